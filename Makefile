@@ -1,0 +1,45 @@
+# The two first commands after cloning are `make demo` and `make test`; they need nothing but Python 3.11 to 3.13.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## these lines
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+# A stamp inside the environment: made again when what it was made from changes.
+$(VENV)/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed, %s is %d.%d: try make PYTHON=python3.12" % (sys.executable, *v))'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/installed  ## makes .venv with the tested versions of everything
+
+.PHONY: demo
+demo: install  ## trains a small TimeSformer on digits in motion, and tests it (ARGS="--config...." to change it)
+	$(BIN)/python main.py --config=configs/moving_digits.py --workdir=runs/demo $(ARGS)
+
+.PHONY: test
+test: install  ## the tests, but for the slow ones
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+.PHONY: test-all
+test-all: install  ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: install  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+.PHONY: format
+format: install  ## lets ruff format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,130 @@
+"""`moving_digits`: handwritten digits that move over textured backgrounds; nothing is downloaded.
+
+Each clip has two labels: which digit (any frame tells) and which of eight motions. A motion and its reversal are the same
+frames in opposite order, so no single frame tells the motion, nor does the set of all frames: whoever ignores their order
+can tell four axes apart but not the two directions along one, and is right half of the time at most.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+
+from input_pipeline._tensorflow import tf, tfds
+
+FRAME_SIZE, DIGIT_SIZE, NUM_FRAMES = 32, 16, 8
+NUM_VALIDATION_DIGITS = 360
+"""The last 360 of scikit-learn's 1,797 images are for validation clips alone."""
+
+MOTIONS: dict[str, tuple[tuple[int, int], bool]] = {
+    "right": ((0, 1), False),
+    "left": ((0, 1), True),
+    "down": ((1, 0), False),
+    "up": ((1, 0), True),
+    "down_right": ((1, 1), False),
+    "up_left": ((1, 1), True),
+    "down_left": ((1, -1), False),
+    "up_right": ((1, -1), True),
+}
+"""Motion -> its axis as (rows, columns) and whether the clip is played backwards."""
+
+_SEEDS = {"train": 0, "val": 1}
+
+
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits, enlarged to `[1797, DIGIT_SIZE, DIGIT_SIZE]` opacities in [0, 1], and their labels."""
+    from scipy.ndimage import zoom
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.asarray(pixels).reshape(-1, 8, 8) / 16.0
+    factor = DIGIT_SIZE / 8
+    enlarged = np.asarray(zoom(images, (1, factor, factor), order=1, grid_mode=True, mode="nearest"))
+    return enlarged.clip(0, 1), np.asarray(labels)
+
+
+def _texture(random: np.random.Generator) -> np.ndarray:
+    """A coloured background `[FRAME_SIZE, FRAME_SIZE, 3]`, values 0 to about 0.6: three waves of random direction and pitch."""
+    rows, columns = np.mgrid[:FRAME_SIZE, :FRAME_SIZE] / FRAME_SIZE
+    waves = np.zeros((FRAME_SIZE, FRAME_SIZE, 3))
+    for _ in range(3):
+        angle, pitch, phase = random.uniform(0, 2 * np.pi), random.uniform(2, 8), random.uniform(0, 2 * np.pi)
+        wave = np.sin(2 * np.pi * pitch * (np.cos(angle) * rows + np.sin(angle) * columns) + phase)
+        waves += wave[..., None] * random.uniform(0.0, 0.08, 3)
+    return (random.uniform(0.1, 0.4, 3) + waves).clip(0, 1)
+
+
+def draw_clip(split: str, index: int) -> tuple[np.ndarray, int, str]:
+    """Clip `index` of a split: frames uint8 `[T, H, W, 3]`, digit, motion. The same arguments always give the same clip."""
+    random = np.random.default_rng([_SEEDS[split], index])
+    images, labels = _digits()
+    first_val = len(images) - NUM_VALIDATION_DIGITS
+    which = random.integers(first_val) if split == "train" else random.integers(first_val, len(images))
+    motion = list(MOTIONS)[index % len(MOTIONS)]
+    axis, backwards = MOTIONS[motion]
+
+    background = _texture(random)
+    colour = random.uniform(0.7, 1.0, 3)
+    centre = (FRAME_SIZE - DIGIT_SIZE) / 2 + random.uniform(-1, 1, 2)
+    reach = random.uniform(0.75, 0.9) * (FRAME_SIZE - DIGIT_SIZE) / 2
+    frames = np.empty((NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
+    for time, frame in enumerate(frames):
+        place = centre + np.array(axis) * reach * (2 * time / (NUM_FRAMES - 1) - 1)
+        top, left = np.rint(place).astype(int).clip(0, FRAME_SIZE - DIGIT_SIZE)
+        picture = background.copy()
+        opacity = images[which][..., None]
+        window = picture[top : top + DIGIT_SIZE, left : left + DIGIT_SIZE]
+        window[:] = (1 - opacity) * window + opacity * colour
+        frame[:] = np.rint(picture * 255)
+    return frames[::-1] if backwards else frames, int(labels[which]), motion
+
+
+@dataclasses.dataclass(kw_only=True)
+class MovingDigitsConfig(tfds.core.BuilderConfig):
+    """How many clips of each split are drawn."""
+
+    name: str = ""  # follows from the other two
+    train_clips: int = 12_000
+    val_clips: int = 1_000
+
+    def __post_init__(self) -> None:
+        self.name = f"{self.train_clips}_{self.val_clips}"
+
+
+class MovingDigits(tfds.core.GeneratorBasedBuilder):
+    """Digits in motion: `video` (JPEG frames), `digit`, `motion`, `fps`, `name`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    builder_config: MovingDigitsConfig
+    BUILDER_CONFIGS = [MovingDigitsConfig()]  # noqa: RUF012  (TFDS's own convention)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "video": tfds.features.Video((NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, 3), encoding_format="jpeg"),
+                    "digit": tfds.features.ClassLabel(num_classes=10),
+                    "motion": tfds.features.ClassLabel(names=list(MOTIONS)),
+                    "fps": np.float32,
+                    "name": tfds.features.Text(),
+                }
+            ),
+            homepage="https://scikit-learn.org/stable/datasets/toy_dataset.html#digits-dataset",
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        config = self.builder_config
+        return {
+            "train": self._generate_examples("train", config.train_clips),
+            "val": self._generate_examples("val", config.val_clips),
+        }
+
+    def _generate_examples(self, split: str, num_clips: int) -> Iterator[tuple[int, dict]]:
+        for index in range(num_clips):
+            frames, digit, motion = draw_clip(split, index)
+            jpegs = [tf.io.encode_jpeg(frame, quality=95).numpy() for frame in frames]
+            yield index, {"video": jpegs, "digit": digit, "motion": motion, "fps": 30.0, "name": f"{split}-{index:05d}"}

@@ -1,0 +1,240 @@
+"""Trains and tests a TimeSformer on a data set: `python main.py --config=configs/moving_digits.py --workdir=runs/demo`.
+
+The job is `--mode=train` (goes on from the workdir's newest checkpoint if there is one, ends with a test) or `--mode=eval`
+(tests the newest checkpoint). Any field of the config can be given on the command line: `--config.train.batch_size=64`.
+"""
+
+import functools
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import config_flags
+from tqdm import tqdm
+
+import timesformer_jax as tsf
+from input_pipeline import ClipOptions, VideoDataset, open_dataset, prepare_training, test_batches, training_batches
+from timesformer_jax import evaluation, training
+from timesformer_jax.video import normalize
+
+log = logging.getLogger("timesformer_jax")
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration, such as configs/folder.py.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go; a folder or gs://...")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and test, or only test.")
+
+SPLITS = ("train", "val")
+
+
+class Job:
+    """What both modes need: the data, the model for it, the mesh, the run's checkpoints."""
+
+    def __init__(self, config: Any, workdir: str, *, read_only: bool):
+        self.config = config
+        self.workdir = workdir
+        self.mesh: Mesh = training.make_mesh()
+        if config.eval.split not in SPLITS:
+            raise tsf.InputError(f"eval.split must be one of {', '.join(SPLITS)}, got {config.eval.split!r}.")
+        # The model is checked before the data are prepared, which can take long.
+        model = tsf.TimeSformer(num_classes=1, **config.model)
+        self.clips = ClipOptions(num_frames=model.num_frames, crop_size=_square(model), **config.clips)
+        self.train_batch_size = training.local_batch_size("train.batch_size", config.train.batch_size, self.mesh)
+        self.data: VideoDataset = open_dataset(**config.data)
+        _report_files(self.data)
+        self.model = model.clone(num_classes=len(self.data.label_names))
+        self.normalize = functools.partial(normalize, mean=config.pixels.mean, std=config.pixels.std)
+        self.score = evaluation.make_score_fn(
+            model=self.model, normalize=self.normalize, average=config.eval.average, mesh=self.mesh
+        )
+        description = {
+            "model": training.describe_model(self.model),
+            "data": {"label_names": self.data.label_names},
+            "optimizer": {"name": config.optimizer.name},
+        }
+        folder = str(epath.Path(workdir) / "checkpoints")
+        self.checkpoints = training.Checkpoints(folder, description, read_only=read_only)
+
+    def predict(self, params: Any, split: str, *, num_clips: int, num_crops: int) -> evaluation.Predictions:
+        local_devices = self.mesh.size // jax.process_count()
+        per_host = -(-self.config.eval.batch_size // self.mesh.size) * local_devices
+        batches = test_batches(self.data, split, self.clips, batch_size=per_host, num_clips=num_clips, num_crops=num_crops)
+        return evaluation.predict_videos(self.score, params, batches, self.mesh)
+
+
+def train(job: Job) -> None:
+    """Trains to the end, then tests."""
+    config, data = job.config, job.data
+    num_videos = data.num_videos("train")
+    steps_per_epoch = num_videos / config.train.batch_size
+    total_steps = max(round(config.train.num_epochs * steps_per_epoch), 1)
+    optimizer, learning_rate = training.make_optimizer(**config.optimizer, total_steps=total_steps)
+    state = training.init_state(job.model, optimizer, config.seed, job.mesh)
+    state = job.checkpoints.restore(state)
+    first_step = int(state.step)
+    log.info(
+        "%d training and %d validation videos, %d labels; %s parameters; %d device(s), batches of %d; %d steps of %.4g epochs.",
+        num_videos,
+        data.num_videos("val"),
+        len(data.label_names),
+        f"{sum(x.size for x in jax.tree.leaves(state.params)):,}",
+        job.mesh.size,
+        config.train.batch_size,
+        total_steps,
+        config.train.num_epochs,
+    )
+    if first_step:
+        rest = f"{total_steps - first_step} steps to go" if first_step < total_steps else "nothing left to train"
+        log.info("Going on from the checkpoint of step %d in %s: %s.", first_step, job.workdir, rest)
+
+    def every(epochs: float) -> int:
+        return max(round(epochs * steps_per_epoch), 1)
+
+    def validate(state: training.TrainState) -> dict[str, float]:
+        predictions = job.predict(state.params, "val", num_clips=1, num_crops=1)
+        return {f"val/{name}": value for name, value in evaluation.accuracies(predictions).items()}
+
+    prepare = functools.partial(prepare_training, **config.pixels)
+    state = training.train(
+        state=state,
+        train_step=training.make_train_step(
+            model=job.model, optimizer=optimizer, prepare=prepare, seed=config.seed, mesh=job.mesh
+        ),
+        batches=training_batches(
+            data,
+            "train",
+            job.clips,
+            batch_size=job.train_batch_size,
+            seed=config.seed,
+            first_example=first_step * job.train_batch_size,
+        ),
+        mesh=job.mesh,
+        total_steps=total_steps,
+        batch_size=config.train.batch_size,
+        learning_rate=learning_rate,
+        write_scalars=_metric_writer(job.workdir).write_scalars,
+        log_every_steps=config.train.log_every_steps,
+        checkpoints=job.checkpoints,
+        checkpoint_every_steps=every(config.train.checkpoint_every_epochs),
+        evaluate=validate,
+        evaluate_every_steps=every(config.train.evaluate_every_epochs),
+    )
+    test(job, state.params, int(state.step))
+
+
+def test(job: Job, params: Any, step: int) -> None:
+    """Scores every video of `eval.split` with all its views; writes results.json and predictions.jsonl."""
+    options = job.config.eval
+    views = {"num_clips": options.num_clips, "num_crops": options.num_crops}
+    predictions = job.predict(params, options.split, **views)
+    results = {
+        "split": options.split,
+        "num_videos": len(predictions.names),
+        "num_left_out": len(job.data.left_out),
+        **views,
+        "average": options.average,
+        **evaluation.accuracies(predictions),
+        "step": step,
+        "model": training.describe_model(job.model),
+    }
+    if jax.process_index() == 0:
+        rows = evaluation.prediction_rows(predictions, job.data.label_names, views=options.num_clips * options.num_crops)
+        evaluation.write_results(job.workdir, results, rows)
+    log.info(
+        "Test on %d videos of '%s', %d clip(s) x %d crop(s): top-1 %.2f %%, top-5 %.2f %%. See %s/results.json.",
+        results["num_videos"],
+        options.split,
+        options.num_clips,
+        options.num_crops,
+        100 * results["top1"],
+        100 * results["top5"],
+        job.workdir,
+    )
+
+
+def _metric_writer(workdir: str) -> Any:
+    """TensorBoard files and the log, from one process."""
+    from clu import metric_writers  # loads TensorFlow: only after input_pipeline has made it quiet
+
+    writers = [metric_writers.SummaryWriter(workdir), metric_writers.LoggingWriter()]
+    return metric_writers.MultiWriter(writers if jax.process_index() == 0 else [])
+
+
+def _square(model: tsf.TimeSformer) -> int:
+    if not isinstance(model.image_size, int):
+        raise tsf.InputError(f"model.image_size must be one number here, since crops are square; got {model.image_size}.")
+    return model.image_size
+
+
+def _report_files(data: VideoDataset) -> None:
+    for name, reason in data.left_out.items():
+        log.warning("Left out %s: %s.", name, reason)
+    for name, places in data.damaged.items():
+        log.warning("Used, though damaged in %d place(s): %s.", places, name)
+
+
+class _Lines(logging.Handler):
+    """Log lines on stderr, above a progress bar if there is one: this project's, the metrics, and everyone's warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ours = record.name == log.name or record.module == "logging_writer"
+        if record.levelno >= logging.WARNING or (ours and jax.process_index() == 0):
+            tqdm.write(self.format(record), file=sys.stderr)
+
+
+def run(config: Any, workdir: str, mode: str) -> None:
+    """One job from beginning to end; raises `InputError` for input that can't work."""
+    job = Job(config, str(epath.Path(workdir).expanduser().resolve()), read_only=mode == "eval")
+    try:
+        if mode == "train":
+            train(job)
+        else:
+            test(job, *job.checkpoints.restore_params(job.model, job.mesh))
+    finally:
+        job.checkpoints.close()
+    if job.data.left_out:
+        log.warning("%d file(s) could not be decoded and were left out.", len(job.data.left_out))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parsing, with one sentence for a field that the config lacks or a config file that isn't there."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise
+        reason = error.args[0]
+        while isinstance(reason, Exception):  # ml_collections wraps its KeyError in an AttributeError
+            reason = reason.args[0]
+        unknown, _, nearest = reason.partition("\n")
+        sys.exit(f"Error: the config has no field {unknown}. {nearest or 'See the config file for its fields.'}")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown argument(s): {' '.join(argv[1:])}")
+    file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+    if not Path(file).is_file():
+        sys.exit(f"Error: there is no config file {file}. Those of this project are in configs/.")
+    handler = _Lines()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger().handlers = [handler]
+    logging.getLogger().setLevel(logging.INFO)
+    absl_logging.set_verbosity(absl_logging.INFO)
+    try:
+        run(CONFIG.value, str(WORKDIR.value), str(MODE.value))
+    except tsf.InputError as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. The same command goes on from the newest checkpoint.")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,74 @@
+"""Strict JAX, eight simulated devices, the golden files, and small real videos."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of what the tests do
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from tests.support import Golden, load_golden, moving_square, write_video  # noqa: E402  (after the strict settings)
+
+
+@pytest.fixture(scope="session", params=["divided_space_time", "joint_space_time", "space_only"])
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return load_golden(request.param)
+
+
+@pytest.fixture(scope="session")
+def made_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LABEL/*.mp4: three labels with four short clips each."""
+    root = tmp_path_factory.mktemp("made_clips")
+    for label, name in enumerate(("across", "down", "back")):
+        for seed in range(4):
+            write_video(root / name / f"{seed}.mp4", moving_square(label, seed))
+    return root
+
+
+@pytest.fixture(scope="session")
+def clips(made_clips: Path) -> Path:
+    """Real videos where TIMESFORMER_CLIPS names a folder of them, else the made ones."""
+    return Path(os.environ.get("TIMESFORMER_CLIPS", made_clips))
+
+
+@pytest.fixture(scope="session")
+def broken_clips(tmp_path_factory: pytest.TempPathFactory, made_clips: Path) -> Path:
+    """Files that can't be decoded, those that TIMESFORMER_BROKEN_CLIPS names among them, and some that only look so."""
+    root = tmp_path_factory.mktemp("broken_clips")
+    given = os.environ.get("TIMESFORMER_BROKEN_CLIPS")
+    if given:
+        shutil.copytree(given, root, dirs_exist_ok=True)
+    whole = (made_clips / "across" / "0.mp4").read_bytes()
+    (root / "empty.mp4").write_bytes(b"")
+    (root / "text.mp4").write_text("this is no video")
+    (root / "truncated.mp4").write_bytes(whole[: len(whole) // 2])
+    write_video(root / "one_frame.mp4", moving_square(0, 0, num_frames=1))
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where data sets are prepared, once for all tests."""
+    return str(tmp_path_factory.mktemp("tensorflow_datasets"))
+
+
+@pytest.fixture(scope="session")
+def digits(data_dir: str):
+    """A few moving digits, labelled by motion."""
+    from input_pipeline import open_dataset
+
+    return open_dataset(name="moving_digits", label="motion", train_clips=96, val_clips=21, data_dir=data_dir)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def optax_promotes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """optax mixes dtypes (step counts with rates), so what runs an optimizer can't be strict about it."""
+    relaxed = request.path.parent.name == "training" or request.path.name == "test_main.py"
+    with jax.numpy_dtype_promotion("standard" if relaxed else "strict"):
+        yield

@@ -1,0 +1,100 @@
+"""Multi-view scores against a plain loop, every video once, and the files that are left."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import timesformer_jax as tsf
+from timesformer_jax import evaluation, training
+from timesformer_jax.video import normalize
+
+MODEL = tsf.TimeSformer(
+    num_classes=7, image_size=8, patch_size=8, num_frames=2, embed_dim=8, depth=1, num_heads=2, initialization="from_scratch"
+)
+VIDEOS, VIEWS = 11, 3
+RANDOM = np.random.default_rng(0)
+CLIPS = RANDOM.integers(0, 256, (VIDEOS, VIEWS, 2, 8, 8, 3), dtype=np.uint8)
+LABELS = RANDOM.integers(0, 7, VIDEOS).astype(np.int32)
+
+
+def to_float(video: jax.Array) -> jax.Array:
+    return normalize(video, (0.45,) * 3, (0.225,) * 3)
+
+
+@pytest.fixture(scope="module")
+def params():
+    params = jax.jit(MODEL.init)(jax.random.key(0), to_float(CLIPS[:, 0]))["params"]
+    return {**params, "head": jax.tree.map(lambda x: 20 * x, params["head"])}  # far from uniform scores
+
+
+def batches(batch_size: int):
+    """As the pipeline gives them: the last one filled up with zeros."""
+    for start in range(0, VIDEOS, batch_size):
+        part = slice(start, start + batch_size)
+        missing = batch_size - len(CLIPS[part])
+        yield {
+            "video": np.concatenate([CLIPS[part], np.zeros((missing, *CLIPS.shape[1:]), np.uint8)]),
+            "label": np.concatenate([LABELS[part], np.zeros(missing, np.int32)]),
+            "name": np.array([b"video %d \xc3\xa9" % i for i in range(VIDEOS)][part] + [b""] * missing, object),
+            "mask": np.arange(batch_size) < batch_size - missing,
+        }
+
+
+def predict(params, average: str, *, batch_size: int, devices: int) -> evaluation.Predictions:
+    mesh = training.make_mesh(jax.devices()[:devices])
+    score = evaluation.make_score_fn(model=MODEL, normalize=to_float, average=average, mesh=mesh)
+    return evaluation.predict_videos(score, params, batches(batch_size), mesh)
+
+
+@pytest.mark.parametrize("average", evaluation.AVERAGES)
+def test_scores_are_the_average_over_views(params, average: str):
+    got = predict(params, average, batch_size=4, devices=2)
+    logits = np.stack([jax.jit(MODEL.apply)({"params": params}, to_float(CLIPS[:, view])) for view in range(VIEWS)], axis=1)
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        odds = np.exp(x - x.max(axis=-1, keepdims=True))
+        return odds / odds.sum(axis=-1, keepdims=True)
+
+    expected = softmax(logits).mean(axis=1) if average == "probabilities" else softmax(logits.sum(axis=1))
+    np.testing.assert_allclose(got.scores, expected, atol=1e-5)
+    assert got.names == [f"video {i} é" for i in range(VIDEOS)]
+    np.testing.assert_array_equal(got.labels, LABELS)
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (8, 8), (16, 4)])
+def test_every_video_counts_once_whatever_the_batches(params, batch_size: int, devices: int):
+    one, other = predict(params, "probabilities", batch_size=11, devices=1), None
+    other = predict(params, "probabilities", batch_size=batch_size, devices=devices)
+    assert other.names == one.names
+    np.testing.assert_allclose(other.scores, one.scores, atol=1e-6)
+    assert evaluation.accuracies(other) == evaluation.accuracies(one)
+
+
+def test_accuracies():
+    scores = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.4, 0.35, 0.25], [0.2, 0.5, 0.3]], np.float32)
+    predictions = evaluation.Predictions(list("abcd"), np.array([0, 1, 2, 1]), scores)
+    assert evaluation.accuracies(predictions, top=(1, 2, 5)) == {"top1": 0.5, "top2": 0.75, "top5": 1.0}
+
+
+def test_files(tmp_path: Path, params):
+    predictions = predict(params, "probabilities", batch_size=11, devices=1)
+    rows = evaluation.prediction_rows(predictions, list("abcdefg"), views=VIEWS)
+    evaluation.write_results(str(tmp_path), {"top1": 0.5}, rows)
+    assert json.loads((tmp_path / "results.json").read_text()) == {"top1": 0.5}
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == VIDEOS
+    first = lines[0]
+    assert (first["video"], first["label"], first["views"]) == ("video 0 é", "abcdefg"[LABELS[0]], VIEWS)
+    scores = [score for _, score in first["best"]]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)
+    assert first["best"][0][0] == "abcdefg"[predictions.scores[0].argmax()]
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "predictions.jsonl"}
+
+
+def test_an_average_that_is_none():
+    with pytest.raises(tsf.InputError, match=r"eval\.average must be one of probabilities, logits, got 'mean'"):
+        evaluation.make_score_fn(model=MODEL, normalize=to_float, average="mean", mesh=training.make_mesh())

@@ -1,0 +1,91 @@
+"""The digits in motion: what the labels mean, what can't be told, what validation never shows in training."""
+
+import numpy as np
+import pytest
+
+from input_pipeline import moving_digits
+from input_pipeline.moving_digits import MOTIONS, draw_clip
+
+
+def brightest_place(frame: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Centre (row, column) of what differs from the background."""
+    weight = np.abs(frame.astype(float) - background).sum(axis=-1)
+    rows, columns = np.mgrid[: frame.shape[0], : frame.shape[1]]
+    return np.array([(rows * weight).sum(), (columns * weight).sum()]) / weight.sum()
+
+
+def test_every_motion_goes_where_its_name_says():
+    ways = {"right": (0, 1), "left": (0, -1), "down": (1, 0), "up": (-1, 0)}
+    for index in range(24):
+        frames, _, motion = draw_clip("train", index)
+        background = np.median(frames, axis=0)
+        way = brightest_place(frames[-1], background) - brightest_place(frames[0], background)
+        expected = np.sum([ways[word] for word in motion.split("_")], axis=0)
+        assert (np.abs(way) > 3).tolist() == (expected != 0).tolist(), motion
+        assert (np.sign(way[expected != 0]) == expected[expected != 0]).all(), motion
+
+
+def test_a_motion_and_its_reversal_are_the_same_frames(monkeypatch: pytest.MonkeyPatch):
+    """So the set of frames, their order forgotten, never tells one from the other."""
+    frames, digit, motion = draw_clip("train", 4)
+    axis, backwards = MOTIONS[motion]
+    (reversal,) = [name for name, value in MOTIONS.items() if value == (axis, not backwards)]
+    monkeypatch.setitem(MOTIONS, motion, MOTIONS[reversal])
+    other, same_digit, _ = draw_clip("train", 4)
+    assert digit == same_digit
+    np.testing.assert_array_equal(frames, other[::-1])
+    assert (frames != other).any()
+
+
+def test_four_axes_each_in_both_directions():
+    axes = [axis for axis, _ in MOTIONS.values()]
+    assert len(MOTIONS) == 8
+    assert all(axes.count(axis) == 2 for axis in axes)
+    assert {backwards for _, backwards in MOTIONS.values()} == {True, False}
+
+
+def test_validation_digits_are_images_never_seen_in_training(monkeypatch: pytest.MonkeyPatch):
+    used: dict[str, set[int]] = {}
+    images, labels = moving_digits._digits()
+
+    class Recorder:
+        def __init__(self, split: str):
+            self.split = split
+
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, index: int) -> np.ndarray:
+            used.setdefault(self.split, set()).add(int(index))
+            return images[index]
+
+    for split in ("train", "val"):
+        monkeypatch.setattr(moving_digits, "_digits", lambda split=split: (Recorder(split), labels))
+        for index in range(600):
+            draw_clip(split, index)
+    assert len(used["train"]) > 300
+    assert len(used["val"]) > 200
+    assert not used["train"] & used["val"]
+
+
+def test_a_clip_follows_from_split_and_index():
+    for split in ("train", "val"):
+        first, again, other = draw_clip(split, 3), draw_clip(split, 3), draw_clip(split, 11)
+        np.testing.assert_array_equal(first[0], again[0])
+        assert (first[0] != other[0]).any()
+
+
+def test_built_data_set(digits):
+    info = digits.builder.info
+    assert {split: info.splits[split].num_examples for split in info.splits} == {"train": 96, "val": 21}
+    assert digits.label_names == list(MOTIONS)
+    examples = list(digits.builder.as_dataset(split="train").as_numpy_iterator())
+    counts = np.bincount([example["motion"] for example in examples])
+    assert (counts == 12).all()
+    assert {example["digit"] for example in examples} == set(range(10))
+    example = min(examples, key=lambda example: example["name"])
+    frames, digit, motion = draw_clip("train", 0)
+    assert example["name"] == b"train-00000"
+    assert example["digit"] == digit
+    assert digits.label_names[example["motion"]] == motion
+    assert np.abs(example["video"].astype(float) - frames).mean() < 5  # as good as JPEG keeps it

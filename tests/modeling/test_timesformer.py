@@ -1,0 +1,222 @@
+"""Sizes, starts, stochastic depth, precision and errors of the model."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import timesformer_jax as tsf
+from timesformer_jax.modeling.block import Block
+
+TINY = {"num_classes": 3, "image_size": 16, "patch_size": 8, "num_frames": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+
+PARAMETERS = {  # per attention type: (174 classes, 400 classes), base size, 8 frames of 224 px
+    "divided_space_time": (121_392_558, 121_566_352),
+    "joint_space_time": (85_938_606, 86_112_400),
+    "space_only": (85_932_462, 86_106_256),
+}
+
+
+def apply(model: tsf.TimeSformer, params: Any, video: jax.Array, dropout_seed: int | None = None) -> jax.Array:
+    """Logits; with stochastic depth where a seed is given."""
+    if dropout_seed is None:
+        return jax.jit(model.apply)({"params": params}, video)
+    rngs = {"dropout": jax.random.key(dropout_seed)}
+    return jax.jit(functools.partial(model.apply, train=True))({"params": params}, video, rngs=rngs)
+
+
+def random_video(*shape: int, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_every_attention_type_has_its_parameter_count():
+    assert PARAMETERS.keys() == tsf.SCHEMES.keys()
+
+
+@pytest.mark.parametrize("attention_type", PARAMETERS)
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_parameter_counts(attention_type: str, scan_layers: bool):
+    for num_classes, expected in zip((174, 400), PARAMETERS[attention_type], strict=True):
+        model = tsf.TimeSformer(num_classes=num_classes, attention_type=attention_type, scan_layers=scan_layers)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 224, 224, 3), jnp.float32))
+        assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
+
+
+@pytest.mark.parametrize("attention_type", tsf.SCHEMES)
+def test_scanned_and_unrolled_blocks_agree(attention_type: str):
+    model = tsf.TimeSformer(**TINY, attention_type=attention_type, initialization="from_scratch", scan_layers=True)
+    video = random_video(2, 4, 16, 16, 3)
+    stacked = jax.jit(model.init)(jax.random.key(1), video)["params"]
+    unrolled = tsf.unstack_blocks(stacked)
+    logits = apply(model, stacked, video)
+    np.testing.assert_allclose(logits, apply(model.clone(scan_layers=False), unrolled, video), atol=1e-5)
+    again = tsf.stack_blocks(unrolled)
+    assert jax.tree.structure(again) == jax.tree.structure(stacked)
+    jax.tree.map(np.testing.assert_array_equal, again, stacked)
+
+
+def test_official_start_is_the_image_model_frame_by_frame():
+    """Zero time embedding and zero temporal_fc in every block: the temporal attention has no say."""
+    model = tsf.TimeSformer(**TINY)
+    video = random_video(2, 4, 16, 16, 3)
+    params = jax.jit(model.init)(jax.random.key(0), video)["params"]
+    assert not params["time_embed"].any()
+    for block in ("blocks_0", "blocks_1"):
+        assert not params[block]["temporal_fc"]["kernel"].any()
+        assert not params[block]["temporal_fc"]["bias"].any()
+        assert params[block]["temporal_attn"]["qkv"]["kernel"].any()
+    shuffled = video[:, jnp.array([2, 0, 3, 1])]
+    np.testing.assert_allclose(apply(model, params, video), apply(model, params, shuffled), atol=1e-5)
+
+
+def test_start_from_scratch_sees_the_order_of_frames():
+    model = tsf.TimeSformer(**TINY, initialization="from_scratch")
+    video = random_video(2, 4, 16, 16, 3)
+    params = jax.jit(model.init)(jax.random.key(0), video)["params"]
+    difference = apply(model, params, video) - apply(model, params, video[:, ::-1])
+    assert float(jnp.abs(difference).min()) > 1e-3
+
+
+def test_official_start_has_the_official_spread():
+    model = tsf.TimeSformer(**{**TINY, "embed_dim": 192})
+    params = jax.jit(model.init)(jax.random.key(0), random_video(1, 4, 16, 16, 3))["params"]
+    for path, spread in {
+        ("cls_token",): 0.02,
+        ("pos_embed",): 0.02,
+        ("blocks_1", "attn", "qkv", "kernel"): 0.02,
+        ("blocks_1", "mlp", "fc2", "kernel"): 0.02,
+        ("head", "kernel"): 0.02,
+        ("patch_embed", "proj", "kernel"): (8 * 8 * 3) ** -0.5 / 3**0.5,
+        ("patch_embed", "proj", "bias"): (8 * 8 * 3) ** -0.5 / 3**0.5,
+    }.items():
+        leaf = params
+        for key in path:
+            leaf = leaf[key]
+        assert float(leaf.std()) == pytest.approx(spread, rel=0.15), path
+    assert not params["blocks_0"]["attn"]["qkv"]["bias"].any()
+
+
+def plain_and_dropped(block: Block, params: Any, tokens: tuple[jax.Array, jax.Array]):
+    """The block's output without stochastic depth, and with a rate of 1/2."""
+    rngs = {"dropout": jax.random.key(7)}
+    plain = jax.jit(block.apply)({"params": params}, *tokens)
+    return plain, jax.jit(lambda p: block.apply({"params": p}, *tokens, 0.5, True, rngs=rngs))(params)
+
+
+@pytest.mark.parametrize(
+    ("attention_type", "patch_rows", "cls_rows"),
+    # What is dropped as one by the block's spatial (or joint) attention: a clip's frame, or the clip.
+    [("divided_space_time", "frame", "clip"), ("joint_space_time", "clip", "clip"), ("space_only", "frame", "frame")],
+)
+def test_stochastic_depth_drops_official_rows(attention_type: str, patch_rows: str, cls_rows: str):
+    """With the MLP silenced, what a block adds to a patch is its attention: zero or twice the undropped one, row by row."""
+    batch, frames, patches, dim = 8, 6, 5, 8
+    block = Block(attention_type, num_heads=2, mlp_ratio=2.0, initialization="official", dtype=jnp.float32)
+    num_cls = frames if cls_rows == "frame" else 1
+    tokens = random_video(batch, num_cls, dim), random_video(batch, frames, patches, dim, seed=1)
+    params = jax.jit(block.init)(jax.random.key(0), *tokens)["params"]
+    params["mlp"]["fc2"] = jax.tree.map(jnp.zeros_like, params["mlp"]["fc2"])
+    (cls, x), (dropped_cls, dropped) = plain_and_dropped(block, params, tokens)
+    factor = np.rint((dropped - tokens[1]) / (x - tokens[1]))  # [B, T, N, D]: 0 or 2
+    rows = factor[:, :, 0, 0]
+    np.testing.assert_array_equal(factor, np.broadcast_to(rows[:, :, None, None], factor.shape))
+    assert set(rows.flat) == {0, 2}
+    assert (rows == rows[:, :1]).all() == (patch_rows == "clip")
+    # CLS: the mean of what its frames' copies got, where frames share one.
+    cls_factor = np.asarray((dropped_cls - tokens[0]) / (cls - tokens[0]))
+    if attention_type == "divided_space_time":
+        assert len({*np.rint(cls_factor.reshape(-1) * 10)}) > 2  # mixtures of kept and dropped frames
+    else:
+        np.testing.assert_array_equal(np.rint(cls_factor), np.broadcast_to(rows[:, :num_cls, None], cls_factor.shape))
+
+
+def test_stochastic_depth_drops_time_by_place_and_before_temporal_fc():
+    """A dropped temporal path still adds the bias of temporal_fc, and its rows are the places of a clip."""
+    block = Block("divided_space_time", num_heads=2, mlp_ratio=2.0, initialization="from_scratch", dtype=jnp.float32)
+    tokens = random_video(4, 1, 8), random_video(4, 6, 5, 8, seed=1)
+    params = jax.jit(block.init)(jax.random.key(0), *tokens)["params"]
+    for layer in (params["mlp"]["fc2"], params["attn"]["proj"]):
+        layer.update(jax.tree.map(jnp.zeros_like, layer))
+    params["temporal_fc"]["bias"] = jnp.full(8, 3.0)
+    (_, x), (_, dropped) = plain_and_dropped(block, params, tokens)
+    factor = np.rint((dropped - tokens[1] - 3.0) / (x - tokens[1] - 3.0))  # [B, T, N, D]: 0 or 2
+    rows = factor[:, 0, :, 0]  # [B, N]
+    np.testing.assert_array_equal(factor, np.broadcast_to(rows[:, None, :, None], factor.shape))
+    assert set(rows.flat) == {0, 2}
+
+
+def test_drop_path_rate_rises_from_zero_to_its_value():
+    """The first block never drops, the last does."""
+    model = tsf.TimeSformer(**{**TINY, "depth": 1}, drop_path_rate=0.9)
+    video = random_video(2, 4, 16, 16, 3)
+    params = jax.jit(model.init)(jax.random.key(0), video)["params"]
+    np.testing.assert_allclose(apply(model, params, video, dropout_seed=1), apply(model, params, video), atol=1e-6)
+    deeper = model.clone(depth=2)
+    params = jax.jit(deeper.init)(jax.random.key(0), video)["params"]
+    dropped = apply(deeper, params, video, dropout_seed=1)
+    assert float(jnp.abs(dropped - apply(deeper, params, video)).max()) > 1e-3
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_scanned_blocks_drop_independently(scan_layers: bool):
+    model = tsf.TimeSformer(**{**TINY, "depth": 3}, drop_path_rate=0.5, scan_layers=scan_layers)
+    video = random_video(2, 4, 16, 16, 3)
+    params = jax.jit(model.init)(jax.random.key(0), video)["params"]
+    first, second, again = (apply(model, params, video, dropout_seed=seed) for seed in (1, 2, 1))
+    np.testing.assert_array_equal(first, again)
+    assert float(jnp.abs(first - second).max()) > 1e-3
+
+
+@pytest.mark.parametrize("attention_type", tsf.SCHEMES)
+def test_bfloat16_keeps_float32_parameters_and_logits(attention_type: str):
+    model = tsf.TimeSformer(**TINY, attention_type=attention_type, initialization="from_scratch", dtype=jnp.bfloat16)
+    video = random_video(2, 4, 16, 16, 3)
+    variables = jax.jit(model.init)(jax.random.key(0), video)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    logits = apply(model, variables["params"], video)
+    assert logits.dtype == jnp.float32
+    exact = apply(model.clone(dtype=jnp.float32), variables["params"], video)
+    np.testing.assert_allclose(logits, exact, atol=0.1)
+    assert float(jnp.abs(logits - exact).max()) > 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (2, 9, 24, 40), (1, 3, 8, 32)], ids=str)
+def test_any_size_at_run_time(shape: tuple[int, ...]):
+    model = tsf.TimeSformer(**TINY, initialization="from_scratch")
+    variables = jax.jit(model.init)(jax.random.key(0), random_video(1, 4, 16, 16, 3))
+    assert apply(model, variables["params"], random_video(*shape, 3)).shape == (shape[0], 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"attention_type": "divided"}, "attention_type must be one of divided_space_time, .*'divided'"),
+        ({"initialization": "random"}, "initialization must be one of official, from_scratch"),
+        ({"image_size": 20}, "image_size 20 x 20 .* 8 x 8 patches.* 16 or 24"),
+        ({"image_size": (16, 4)}, "image_size 16 x 4 .* 8 x 8 patches"),
+        ({"num_heads": 5}, "embed_dim=24 with num_heads=5"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate .* below 1, got 1.0"),
+    ],
+)
+def test_fields_that_cannot_work_are_refused(fields: dict, words: str):
+    with pytest.raises(tsf.InputError, match=words):
+        tsf.TimeSformer(**{**TINY, **fields})
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((2, 4, 20, 16, 3), r"20 x 16 .* 8 x 8 patches"),
+        ((2, 4, 16, 16, 1), r"\[batch, frames, height, width, 3\].*\(2, 4, 16, 16, 1\)"),
+        ((2, 0, 16, 16, 3), "no empty axis"),
+    ],
+)
+def test_videos_that_cannot_work_are_refused(shape: tuple[int, ...], words: str):
+    model = tsf.TimeSformer(**TINY)
+    variables = jax.eval_shape(model.init, jax.random.key(0), random_video(1, 4, 16, 16, 3))
+    with pytest.raises(tsf.InputError, match=words):
+        jax.eval_shape(model.apply, variables, jnp.zeros(shape))

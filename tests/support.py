@@ -1,0 +1,64 @@
+"""Golden files and made videos, for the fixtures and the tests."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import timesformer_jax as tsf
+from timesformer_jax.pretrained import params_from_official
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+class Golden(NamedTuple):
+    """What the official PyTorch implementation computed, and the same model here."""
+
+    model: tsf.TimeSformer
+    arrays: dict[str, np.ndarray]
+
+    def params(self, prefix: str = "param/", *, scan_layers: bool = False) -> Any:
+        """Parameters, or with `prefix="grad/"` gradients, in this project's tree."""
+        tensors = {name.removeprefix(prefix): array for name, array in self.arrays.items() if name.startswith(prefix)}
+        return params_from_official(tensors, self.model.clone(scan_layers=scan_layers))
+
+    def video(self, prefix: str = "") -> jax.Array:
+        return jax.numpy.asarray(self.arrays[f"{prefix}input_bcthw"].transpose(0, 2, 3, 4, 1))  # -> [B, T, H, W, C]
+
+    @property
+    def labels(self) -> jax.Array:
+        return jax.numpy.asarray(self.arrays["labels"], jax.numpy.int32)
+
+
+def load_golden(attention_type: str) -> Golden:
+    with np.load(GOLDEN / f"official_{attention_type}.npz") as file:
+        arrays = dict(file)
+    return Golden(tsf.TimeSformer(**json.loads(str(arrays["config"]))), arrays)
+
+
+def write_video(path: Path, frames: np.ndarray, *, fps: int = 30, codec: str = "libx264") -> Path:
+    """Encodes uint8 frames `[T, H, W, 3]`."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def moving_square(label: int, seed: int, num_frames: int = 40, height: int = 48, width: int = 64) -> np.ndarray:
+    """A bright square on a soft background; its colour and its way go with the label."""
+    shades = np.random.default_rng([label, seed]).uniform(20, 80, (2, 3))
+    background = shades[0] + (shades[1] - shades[0]) * np.linspace(0, 1, width)[None, :, None] * np.ones((height, 1, 1))
+    frames = np.repeat(background[None].astype(np.uint8), num_frames, axis=0)
+    for time, frame in enumerate(frames):
+        row, column = [(12, time), (time // 2, 12), (12, 45 - time)][label]
+        frame[row : row + 16, column : column + 16] = [(250, 60, 60), (60, 250, 60), (60, 60, 250)][label]
+    return frames

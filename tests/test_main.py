@@ -1,0 +1,211 @@
+"""The jobs of main.py from end to end, and what bad input ends in."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+import main
+from timesformer_jax import InputError
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+
+def config_of(name: str, argument: str | None = None, **overrides: Any) -> ConfigDict:
+    """A config of the project, locked, with dotted overrides."""
+    config = importlib.import_module(f"configs.{name}").get_config(*([argument] if argument else []))
+    config.lock()
+    with config.ignore_type():
+        config.update_from_flattened_dict(overrides)
+    return config
+
+
+def small_folder(clips: Path, data_dir: str, **overrides: Any) -> ConfigDict:
+    """The folder config with a model of 60,000 parameters, trained for as long as a test may take."""
+    small = {
+        "data.root": str(clips),
+        "data.data_dir": data_dir,
+        "data.val_fraction": 0.3,
+        "data.max_short_side": 48,
+        "model.image_size": 32,
+        "model.embed_dim": 32,
+        "model.depth": 1,
+        "clips.short_side": (32, 40),
+        "train.num_epochs": 2.0,
+        "train.log_every_steps": 2,
+        "train.evaluate_every_epochs": 1.0,
+        "optimizer.warmup_steps": 1,
+    }
+    return config_of("folder", **{**small, **overrides})
+
+
+def results(workdir: Path) -> dict[str, Any]:
+    return json.loads((workdir / "results.json").read_text())
+
+
+def predictions(workdir: Path) -> dict[str, Any]:
+    rows = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
+    return {row["video"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, made_clips: Path, data_dir: str) -> Path:
+    workdir = tmp_path_factory.mktemp("trained")
+    main.run(small_folder(made_clips, data_dir), str(workdir), "train")
+    return workdir
+
+
+def test_training_leaves_checkpoints_metrics_and_results(trained: Path):
+    assert (trained / "checkpoints" / "2").is_dir()
+    assert list(trained.glob("events.out.tfevents*"))
+    result = results(trained)
+    assert (result["split"], result["num_videos"], result["num_clips"], result["num_crops"]) == ("val", 3, 2, 3)
+    assert result["step"] == 2
+    assert 0 <= result["top1"] <= result["top5"] == 1
+    rows = predictions(trained)
+    assert len(rows) == 3
+    assert all(row["views"] == 6 and row["video"].startswith(row["label"]) for row in rows.values())
+
+
+def test_eval_gives_the_same_scores_again(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
+    before = predictions(trained)
+    for batch_size in (1, 64):
+        main.run(small_folder(made_clips, data_dir, **{"eval.batch_size": batch_size}), str(trained), "eval")
+        for name, row in predictions(trained).items():
+            assert dict(row["best"]) == pytest.approx(dict(before[name]["best"]), abs=2e-6)
+    main.run(small_folder(made_clips, data_dir, **{"eval.split": "train"}), str(trained), "eval")
+    assert results(trained)["num_videos"] == 9
+
+
+def test_a_second_run_goes_on_and_ends_where_one_run_ends(tmp_path: Path, made_clips: Path, data_dir: str):
+    """Two epochs and two more are four epochs at a stretch."""
+    schedule = {"optimizer.schedule": "constant"}
+    longer = small_folder(made_clips, data_dir, **schedule, **{"train.num_epochs": 4.0})
+    main.run(longer, str(tmp_path / "whole"), "train")
+    main.run(small_folder(made_clips, data_dir, **schedule), str(tmp_path / "parts"), "train")
+    assert results(tmp_path / "parts")["step"] == 2
+    main.run(longer, str(tmp_path / "parts"), "train")
+    assert results(tmp_path / "parts")["step"] == results(tmp_path / "whole")["step"] == 4
+    whole, parts = predictions(tmp_path / "whole"), predictions(tmp_path / "parts")
+    for name, row in whole.items():
+        assert dict(row["best"]) == pytest.approx(dict(parts[name]["best"]), abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"data.root": "/no/such/folder"}, "There is no folder /no/such/folder"),
+        ({"data.root": None}, "data.root is not set"),
+        ({"train.batch_size": 12}, "train.batch_size=12 can't be split evenly over 8 device"),
+        ({"model.image_size": 33}, "image_size 33 x 33 .* 16 x 16 patches"),
+        ({"model.image_size": 64}, "clips.short_side .* at least the model's image_size 64"),
+        ({"model.attention_type": "both"}, "attention_type must be one of"),
+        ({"data.name": "kinetics"}, "data.name must be one of moving_digits, video_folder"),
+        ({"optimizer.name": "adam"}, "optimizer.name must be one of sgd, adamw"),
+        ({"eval.average": "max"}, "eval.average must be one of probabilities, logits"),
+        ({"eval.num_crops": 2}, "eval.num_crops must be 1"),
+        ({"eval.split": "test"}, "eval.split must be one of train, val, got 'test'"),
+        ({"model.embed_dim": 64}, "model.embed_dim is 32 there and 64 here"),
+        ({"optimizer.name": "sgd"}, "optimizer.name is 'adamw' there and 'sgd' here"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_input_is_one_sentence(trained: Path, made_clips: Path, data_dir: str, overrides: dict, words: str):
+    with pytest.raises(InputError, match=words) as caught:
+        main.run(small_folder(made_clips, data_dir, **overrides), str(trained), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_other_labels_are_another_model(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
+    clips = tmp_path / "clips"
+    shutil.copytree(made_clips, clips)
+    (clips / "back").rename(clips / "forth")
+    with pytest.raises(InputError, match=r"data\.label_names is .*'back'.* there and .*'forth'.* here"):
+        main.run(small_folder(clips, data_dir), str(trained), "eval")
+
+
+def test_eval_needs_a_checkpoint(tmp_path: Path, made_clips: Path, data_dir: str):
+    with pytest.raises(InputError, match=r"There is no checkpoint in .*train first"):
+        main.run(small_folder(made_clips, data_dir), str(tmp_path / "new"), "eval")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, made_clips: Path, data_dir: str):
+    config = small_folder(
+        made_clips, data_dir, **{"optimizer.name": "sgd", "optimizer.learning_rate": 1e30, "train.num_epochs": 9.0}
+    )
+    with pytest.raises(InputError, match=r"The loss is (nan|inf) at step \d+: lower optimizer.learning_rate"):
+        main.run(config, str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_field_is_read(name: str):
+    """Sections that a function or class takes whole refuse what they don't know; the others are read here, by name."""
+    config = config_of(name)
+    source = (ROOT / "main.py").read_text()
+    for section, fields in config.items():
+        if f"**config.{section}" in source or not isinstance(fields, ConfigDict):
+            assert f"config.{section}" in source, section
+        else:
+            for field in fields:
+                assert re.search(rf"config\.{section}\.{field}\b|options\.{field}\b", source), f"{section}.{field}"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_has_its_command_and_cost(name: str):
+    text = (ROOT / "configs" / f"{name}.py").read_text()
+    assert f"python main.py --config=configs/{name}.py" in text.partition('"""')[2].partition('"""')[0]
+    assert re.search(r"minute", text)
+
+
+def command(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return subprocess.run(
+        [sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config=configs/folder.py", "--config.model.dpth=3"], "no field 'dpth'. Did you mean \"depth\""),
+        (["--config=configs/nothing.py"], "there is no config file configs/nothing.py"),
+        (["--config=configs/folder.py", "--config.data.root=/no/such/folder"], "There is no folder /no/such/folder"),
+    ],
+)
+def test_the_command_ends_in_one_line_and_not_with_0(tmp_path: Path, arguments: list[str], words: str):
+    done = command(*arguments, f"--workdir={tmp_path}")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_readmes_command_learns_a_folder_by_heart(tmp_path: Path, clips: Path, broken_clips: Path, data_dir: str):
+    """Videos of several sizes and rates, broken ones among them: trains to the end, names those, knows every training clip."""
+    root = tmp_path / "clips"
+    shutil.copytree(clips, root)
+    real = "TIMESFORMER_CLIPS" in os.environ
+    label = "walking" if real else "across"  # what the damaged ones were made from
+    for path in broken_clips.iterdir():
+        shutil.copy(path, root / label / f"broken_{path.name}")
+    flags = ["--config=configs/folder.py", f"--config.data.root={root}", f"--config.data.data_dir={data_dir}"]
+    epochs = 60 if real else 100
+    done = command(*flags, f"--workdir={tmp_path}/run", f"--config.train.num_epochs={epochs}.0", devices=2)
+    assert done.returncode == 0, done.stderr
+    for name in ("empty", "text", "truncated"):
+        assert f"Left out {label}/broken_{name}.mp4: " in done.stderr
+    assert re.search(r"\d file\(s\) could not be decoded and were left out", done.stderr)
+    assert results(tmp_path / "run")["num_left_out"] >= 3
+    done = command(*flags, f"--workdir={tmp_path}/run", "--mode=eval", "--config.eval.split=train")
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "run")["top1"] == 1.0

@@ -1,0 +1,73 @@
+"""Video files of several codecs, damaged ones and such as are none."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import moving_square, write_video
+from timesformer_jax.video import UnreadableVideoError, open_video
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mp4", "libx264"), ("webm", "libvpx-vp9"), ("avi", "mpeg4"), ("mkv", "mjpeg")])
+def test_frames_of_any_codec(tmp_path: Path, suffix: str, codec: str):
+    frames = moving_square(0, 0, num_frames=12)
+    path = write_video(tmp_path / f"a.{suffix}", frames, fps=25, codec=codec)
+    with open_video(path) as video:
+        decoded = list(video.frames())
+    assert video.fps == 25
+    assert video.num_damaged == 0
+    assert len(decoded) == 12
+    assert np.abs(np.stack(decoded).astype(float) - frames).mean() < 12  # red, green and blue in their places
+    assert decoded[0].dtype == np.uint8
+
+
+def test_large_frames_shrink_and_small_ones_stay(tmp_path: Path):
+    path = write_video(tmp_path / "a.mp4", moving_square(0, 0, num_frames=2, height=48, width=96))
+    for limit, shape in ((24, (24, 48, 3)), (48, (48, 96, 3)), (100, (48, 96, 3)), (None, (48, 96, 3))):
+        with open_video(path) as video:
+            assert next(video.frames(limit)).shape == shape
+
+
+def test_a_file_that_breaks_off_keeps_its_first_frames(tmp_path: Path):
+    path = write_video(tmp_path / "a.mkv", moving_square(0, 0), codec="mjpeg")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with open_video(path) as video:
+        assert 0 < len(list(video.frames())) < 40
+
+
+def test_damage_in_the_middle_costs_no_more_than_that(tmp_path: Path):
+    path = write_video(tmp_path / "a.mp4", moving_square(0, 0))
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 60] = bytes(60)
+    path.write_bytes(data)
+    with open_video(path) as video:
+        assert 20 < len(list(video.frames())) <= 40
+    assert video.num_damaged
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("empty", "the file is empty"), ("text", "Invalid data"), ("truncated", "Invalid data"), ("missing", "No such file")],
+)
+def test_what_is_no_video_is_refused_with_the_reason(broken_clips: Path, name: str, reason: str):
+    with pytest.raises(UnreadableVideoError, match=reason) as caught, open_video(broken_clips / f"{name}.mp4"):
+        pass
+    assert f"{name}.mp4" in str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # it may cross processes
+
+
+def test_sound_alone_is_refused(tmp_path: Path):
+    import av
+
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(UnreadableVideoError, match="no video stream"), open_video(path):
+        pass

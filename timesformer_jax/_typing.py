@@ -1,0 +1,27 @@
+"""Shape annotations, `Float[Array, "B T N D"]`: checked in the tests, free for users.
+
+jaxtyping is a development dependency. Where it is missing, every annotation is plain `Any`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jax import Array
+    from jaxtyping import Bool, Float, Int, PRNGKeyArray, UInt8
+    from numpy import ndarray
+else:
+    from jax import Array
+    from numpy import ndarray
+
+    try:
+        from jaxtyping import Bool, Float, Int, PRNGKeyArray, UInt8
+    except ImportError:
+
+        class _Anything:
+            def __class_getitem__(cls, item):
+                return Any
+
+        Bool = Float = Int = UInt8 = _Anything
+        PRNGKeyArray = Any
+
+__all__ = ["Array", "Bool", "Float", "Int", "PRNGKeyArray", "UInt8", "ndarray"]

@@ -1,0 +1,49 @@
+"""Accuracies, and the two files that a test leaves behind."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from timesformer_jax._typing import Int, ndarray
+from timesformer_jax.evaluation.multi_view import Predictions
+
+
+def accuracies(predictions: Predictions, top: Sequence[int] = (1, 5)) -> dict[str, float]:
+    """`top1`, `top5`: share of the videos whose label is among the best k (a label that ties with others counts as first)."""
+    at_label = np.take_along_axis(predictions.scores, predictions.labels[:, None], axis=1)
+    rank = (predictions.scores > at_label).sum(axis=1)
+    return {f"top{k}": float((rank < k).mean()) for k in top}
+
+
+def best_labels(scores: np.ndarray, count: int = 5) -> Int[ndarray, "videos count"]:
+    """Indices of the best `count` classes of each row, best first."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :count]
+
+
+def prediction_rows(predictions: Predictions, label_names: Sequence[str], **facts: Any) -> list[dict[str, Any]]:
+    """One JSON object a video: `video`, `label`, `best` (the best five labels with their scores), and `facts`."""
+    best = best_labels(predictions.scores)
+    return [
+        {
+            "video": name,
+            "label": label_names[label],
+            "best": [[label_names[i], round(float(row[i]), 6)] for i in indices],
+            **facts,
+        }
+        for name, label, row, indices in zip(predictions.names, predictions.labels, predictions.scores, best, strict=True)
+    ]
+
+
+def write_results(workdir: str, results: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Writes `results.json` and `predictions.jsonl` (one line a video), each whole or not at all."""
+    _write(epath.Path(workdir) / "results.json", json.dumps(results, indent=2) + "\n")
+    _write(epath.Path(workdir) / "predictions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _write(path: epath.Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)

@@ -1,0 +1,107 @@
+"""Checkpoints in a workdir, by Orbax: the only file that knows its API."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.sharding import Mesh
+from orbax.checkpoint import v1 as ocp
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.modeling import TimeSformer
+from timesformer_jax.training.sharding import replicated
+from timesformer_jax.training.step import TrainState
+
+NOT_OF_THE_WEIGHTS = frozenset({"drop_path_rate", "initialization", "dtype", "parent", "name"})
+"""Fields of the model that may differ between a checkpoint and the model that goes on from it."""
+
+
+def describe_model(model: TimeSformer) -> dict[str, Any]:
+    """The fields that decide what a model's weights mean, as JSON."""
+    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in NOT_OF_THE_WEIGHTS}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+
+class Checkpoints:
+    """The checkpoints of one run: saved in the background, the newest `keep` kept, each with a description of its model.
+
+    `description` is JSON; a checkpoint whose own differs in any entry is refused with the difference. A run that only reads
+    passes `read_only=True`: `InputError` where there is no checkpoint.
+    """
+
+    def __init__(self, directory: str, description: dict[str, Any], *, keep: int = 2, read_only: bool = False):
+        self._directory = directory
+        if read_only and not epath.Path(directory).exists():  # Orbax would make the folder
+            raise self._no_checkpoint()
+        self._description = description
+        newest: Any = ocp.training.preservation_policies.LatestN(keep)
+        self._checkpointer = ocp.training.Checkpointer(directory, preservation_policy=newest)
+
+    @property
+    def latest_step(self) -> int | None:
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Saves in the background; does nothing where this step is saved already."""
+        if self.latest_step == step:
+            return
+        self._checkpointer.save_checkpointables_async(
+            step,
+            {"params": state.params, "opt_state": state.opt_state},
+            custom_metadata=self._description,
+            force=True,
+        )
+
+    def restore(self, state: TrainState) -> TrainState:
+        """The newest checkpoint, placed as `state` is; `state` itself where there is none."""
+        step = self.latest_step
+        if step is None:
+            return state
+        self._check(step)
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+            {"params": state.params, "opt_state": state.opt_state},
+        )
+        restored = self._checkpointer.load_checkpointables(step, abstract)
+        at_step = jax.device_put(jnp.asarray(step, jnp.int32), state.step.sharding)
+        return TrainState(step=at_step, params=restored["params"], opt_state=restored["opt_state"])
+
+    def restore_params(self, model: TimeSformer, mesh: Mesh) -> tuple[Any, int]:
+        """The newest checkpoint's parameters, on every device, and its step; raises `InputError` where there is none."""
+        step = self.latest_step
+        if step is None:
+            raise self._no_checkpoint()
+        self._check(step)
+        video = jax.ShapeDtypeStruct((1, 1, model.patch_size, model.patch_size, model.num_channels), jnp.float32)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), video)["params"]
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+        return self._checkpointer.load_checkpointables(step, {"params": abstract})["params"], step
+
+    def _no_checkpoint(self) -> InputError:
+        return InputError(f"There is no checkpoint in {self._directory}: train first with --mode=train.")
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._checkpointer.close()
+
+    def _check(self, step: int) -> None:
+        saved: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata or {}
+        differences = [
+            f"{group}.{name} is {_short(theirs)} there and {_short(ours)} here"
+            for group, values in self._description.items()
+            for name, ours in values.items()
+            if (theirs := saved.get(group, {}).get(name)) != ours
+        ]
+        if differences:
+            raise InputError(
+                f"{self._directory} holds the checkpoint of another run ({'; '.join(differences)}): choose another --workdir, "
+                "or go on with the settings it was made with."
+            )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,101 @@
+"""Video files -> RGB frames, by PyAV (any container and codec that FFmpeg reads)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from timesformer_jax._typing import UInt8, ndarray
+from timesformer_jax.errors import InputError
+
+
+class UnreadableVideoError(InputError):
+    """A file from which not one frame can be had; `reason` says why in a few words."""
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"Can't read {self.path} as a video: {self.reason}."
+
+
+class VideoFile:
+    """An open video: `fps`, the frames one after the other, and how many places turned out damaged on the way."""
+
+    def __init__(self, path: str | Path, container: Any):
+        self._path = path
+        self._container = container
+        self._stream = container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.fps = float(rate) if rate else 30.0
+        self.num_damaged = 0
+        """Damaged packets and frames met so far. Damage costs those places only; the rest of the video is kept."""
+
+    def frames(self, max_short_side: int | None = None) -> Iterator[UInt8[ndarray, "H W 3"]]:
+        """Every frame in order, RGB uint8; frames with a short side above `max_short_side` are shrunk to it.
+
+        Raises `UnreadableVideoError` where not one frame can be decoded.
+        """
+        from av.video.reformatter import Interpolation, VideoReformatter
+
+        # One reformatter for all frames: `frame.to_ndarray` makes a new one each time, 20 times slower.
+        reformatter = VideoReformatter()
+        count = 0
+        for frame in self._decoded():
+            count += 1
+            height, width = frame.height, frame.width
+            if max_short_side is not None and min(height, width) > max_short_side:
+                scale = max_short_side / min(height, width)
+                height, width = round(height * scale), round(width * scale)
+            rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA)
+            yield rgb.to_ndarray()
+        if not count:
+            raise UnreadableVideoError(self._path, "it holds no frame that can be decoded")
+
+    def _decoded(self) -> Iterator[Any]:
+        from av.error import FFmpegError
+
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except FFmpegError:  # the container breaks off here: what came before stays
+                self.num_damaged += 1
+                return
+            try:
+                frames = self._stream.decode(packet)
+            except FFmpegError:
+                self.num_damaged += 1
+                continue
+            for frame in frames:
+                self.num_damaged += bool(frame.is_corrupt)
+                yield frame
+
+
+@contextmanager
+def open_video(path: str | Path) -> Iterator[VideoFile]:
+    """Opens a video file; raises `UnreadableVideoError` with the reason where that can't be done.
+
+    Needs PyAV: `pip install timesformer_jax[video]`.
+    """
+    try:
+        import av
+        from av.error import FFmpegError
+    except ImportError as error:
+        raise InputError("Reading videos needs PyAV, which is not installed: pip install timesformer_jax[video].") from error
+
+    try:
+        size = Path(path).stat().st_size
+        container = av.open(str(path)) if size else None
+    except (OSError, FFmpegError) as error:
+        raise UnreadableVideoError(path, error.strerror or str(error)) from error
+    if container is None:
+        raise UnreadableVideoError(path, "the file is empty")
+    with container:
+        if not container.streams.video:
+            raise UnreadableVideoError(path, "it has no video stream")
+        yield VideoFile(path, container)

@@ -1,0 +1,23 @@
+"""From stored pixels to what the model expects."""
+
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from timesformer_jax._typing import Array, Float, UInt8, ndarray
+
+OFFICIAL_MEAN = (0.45, 0.45, 0.45)
+"""Per-channel mean of every official checkpoint, on the scale 0 to 1."""
+OFFICIAL_STD = (0.225, 0.225, 0.225)
+
+
+def normalize(
+    video: UInt8[Array | ndarray, "*batch C"], mean: tuple[float, ...], std: tuple[float, ...], dtype: Dtype = jnp.float32
+) -> Float[Array, "*batch C"]:
+    """(video / 255 - mean) / std per channel, from uint8; runs on the device.
+
+    Source: official `datasets/utils.py`, `tensor_normalize`. The official order is normalise, then resize; resizing first
+    is the same but for rounding, since the weights of a bilinear average sum to 1.
+    """
+    shape = (1,) * (video.ndim - 1) + (-1,)
+    offset, scale = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (mean, std))
+    return ((jnp.asarray(video, jnp.float32) / 255.0 - offset) / scale).astype(dtype)

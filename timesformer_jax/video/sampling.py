@@ -1,0 +1,43 @@
+"""Which frames of a video make a clip: the official samplers, as index arithmetic."""
+
+import numpy as np
+
+from timesformer_jax._typing import Int, ndarray
+
+TARGET_FPS = 30.0
+"""`sampling_rate` counts frames of a video at this rate, whatever the video's own."""
+
+
+def clip_frames(
+    num_video_frames: int, fps: float, *, num_frames: int, sampling_rate: float, start: float
+) -> Int[ndarray, "num_frames"]:
+    """Indices of `num_frames` frames spread over a span of `sampling_rate * num_frames` frames at 30 fps, both ends included.
+
+    `start` in [0, 1] places the span: 0 at the first frame, 1 so that it ends with the video. Training draws it; test clip
+    k of K takes k / K (so a single test clip begins at the first frame). Where the video is shorter than the span, the last
+    frame repeats. "8 x 32" at 30 fps therefore takes frames 0, 36, 72, ... 255: a stride of 36.4, not 32.
+
+    Source: official `datasets/decoder.py`, `get_start_end_idx` and `temporal_sampling`; float32 as in PyTorch.
+    """
+    span = sampling_rate * num_frames * fps / TARGET_FPS
+    first = max(num_video_frames - span, 0) * start
+    frames = np.linspace(first, first + span - 1, num_frames, dtype=np.float32)
+    return np.floor(np.clip(frames, 0, num_video_frames - 1)).astype(np.int64)
+
+
+def segment_bounds(num_video_frames: int, num_frames: int) -> tuple[Int[ndarray, "num_frames"], Int[ndarray, "num_frames"]]:
+    """First and last index (inclusive) of each of `num_frames` equal segments of the whole video.
+
+    Training takes a random frame of each, testing the middle one (`segment_frames`). Edges are rounded half to even.
+    Source: official `datasets/ssv2.py`, `get_seq_frames`.
+    """
+    edges = np.round((num_video_frames - 1) / num_frames * np.arange(num_frames + 1)).astype(np.int64)
+    return edges[:-1], edges[1:]
+
+
+def segment_frames(
+    num_video_frames: int, *, num_frames: int, random: np.random.Generator | None = None
+) -> Int[ndarray, "num_frames"]:
+    """Indices of one frame per segment of the whole video: its middle, or a random one where `random` is given."""
+    first, last = segment_bounds(num_video_frames, num_frames)
+    return (first + last) // 2 if random is None else random.integers(first, last + 1)
