@@ -148,6 +148,23 @@ def test_stochastic_depth_drops_time_by_place_and_before_temporal_fc():
     assert set(rows.flat) == {0, 2}
 
 
+@pytest.mark.parametrize(("attention_type", "rows"), [("divided_space_time", 1), ("joint_space_time", 1), ("space_only", 6)])
+def test_stochastic_depth_drops_the_mlp_of_cls_and_patches_together(attention_type: str, rows: int):
+    """By clip, or by frame where each frame has its own CLS; with the attention silenced only the MLP is left."""
+    block = Block(attention_type, num_heads=2, mlp_ratio=2.0, initialization="official", dtype=jnp.float32)
+    tokens = random_video(8, rows, 8), random_video(8, 6, 5, 8, seed=1)
+    params = jax.jit(block.init)(jax.random.key(0), *tokens)["params"]
+    params["attn"]["proj"] = jax.tree.map(jnp.zeros_like, params["attn"]["proj"])
+    (cls, x), (dropped_cls, dropped) = plain_and_dropped(block, params, tokens)
+    cls_factor = np.rint((dropped_cls - tokens[0]) / (cls - tokens[0]))  # [B, F, D]: 0 or 2
+    factor = np.rint((dropped - tokens[1]) / (x - tokens[1]))  # [B, T, N, D]: 0 or 2
+    assert set(cls_factor.flat) == {0, 2}
+    np.testing.assert_array_equal(cls_factor, np.broadcast_to(cls_factor[..., :1], cls_factor.shape))
+    np.testing.assert_array_equal(factor, np.broadcast_to(cls_factor[:, :, None, :1], factor.shape))
+    if rows > 1:
+        assert (cls_factor != cls_factor[:, :1]).any()
+
+
 def test_drop_path_rate_rises_from_zero_to_its_value():
     """The first block never drops, the last does."""
     model = tsf.TimeSformer(**{**TINY, "depth": 1}, drop_path_rate=0.9)

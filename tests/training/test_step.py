@@ -89,6 +89,26 @@ def test_the_batch_is_split_and_the_state_is_everywhere():
     assert int(state.step) == 5
 
 
+def test_random_draws_follow_from_the_seed_and_the_step():
+    """The same batch at another step, or with another seed, is prepared and dropped otherwise."""
+    mesh = training.make_mesh(jax.devices()[:1])
+    sgd = optimizer(name="sgd", schedule="constant", learning_rate=1e-9, warmup_steps=0)
+    batch = training.to_devices(batches(1)[0], mesh)
+
+    def losses(seed: int) -> list[float]:
+        step = training.make_train_step(model=MODEL, optimizer=sgd, prepare=prepare, seed=seed, mesh=mesh)
+        state, values = training.init_state(MODEL, sgd, 0, mesh), []
+        for _ in range(2):
+            state, metrics = step(state, batch)
+            values.append(float(metrics["loss"]))
+        return values
+
+    first, second = losses(0)
+    assert abs(first - second) > 1e-3
+    assert losses(0) == [first, second]
+    assert abs(losses(1)[0] - first) > 1e-3
+
+
 def test_the_step_compiles_once():
     assert five_steps(8)[2]._cache_size() == 1
 
