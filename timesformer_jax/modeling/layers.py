@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
-from timesformer_jax._typing import Array, Float, PRNGKeyArray
+from timesformer_jax._typing import Array, Bool, Float, PRNGKeyArray, ndarray
 
 
 class LayerNorm(nn.LayerNorm):
@@ -26,7 +26,8 @@ class Attention(nn.Module):
     """Multi-head self-attention within each group of tokens (equations 2 to 4 and 5 to 8).
 
     Shapes: `[B, G, L, D] -> [B, G, L, D]`, G groups of L tokens that see each other and nothing else. `D` is split over
-    `num_heads`. The softmax is computed in float32 whatever `dtype` is.
+    `num_heads`. Where `mask` `[G, L]` is False a token is seen by none. The softmax is computed in float32 whatever `dtype`
+    is.
 
     Source: official `models/vit.py`, class `Attention`; its packed `qkv` rows `[q | k | v]`, each head-major, are the axes
     `[3, num_heads, head_dim]` of the kernel here.
@@ -37,7 +38,7 @@ class Attention(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B G L D"]) -> Float[Array, "B G L D"]:
+    def __call__(self, x: Float[Array, "B G L D"], mask: Bool[ndarray, "G L"] | None = None) -> Float[Array, "B G L D"]:
         dim = x.shape[-1]
         head_dim = dim // self.num_heads
         qkv = nn.DenseGeneral((3, self.num_heads, head_dim), kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")(x)
@@ -45,6 +46,9 @@ class Attention(nn.Module):
         # three times faster than contracting over [B, G, L, heads, head_dim].
         query, key, value = jnp.moveaxis(qkv, (3, 4), (0, 3))  # [B, G, L, 3, h, d] -> 3 x [B, G, h, L, d]
         scores = jnp.matmul(query * head_dim**-0.5, key.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+        if mask is not None:
+            # Finite, so that a group of padding alone gives numbers (which nobody reads) and not NaN.
+            scores = jnp.where(mask[None, :, None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)  # [B, G, h, L, L]
         mixed = jnp.matmul(weights, value).swapaxes(2, 3)  # [B, G, h, L, d] -> [B, G, L, h, d]
         return nn.DenseGeneral(dim, axis=(-2, -1), kernel_init=self.kernel_init, dtype=self.dtype, name="proj")(mixed)

@@ -2,38 +2,89 @@
 
 Every scheme is the same block: zero or more *extra steps* in which the patches attend to each other inside groups, then
 the image transformer's own attention, in which the CLS token joins each group, then the MLP. A scheme is no more than the
-choice of groups, so this table is all that tells one from another.
+choice of groups, and a grouping is no more than a rule for each of the axes time, height and width.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from timesformer_jax._typing import Array, Float
+import jax.numpy as jnp
+import numpy as np
+
+from timesformer_jax._typing import Array, Bool, Float, ndarray
+
+
+class AxisRule(NamedTuple):
+    """How an axis of n places is dealt out: `count(n)` groups of `length(n)` places each, padded where n is too short.
+
+    Place i goes to group i // length if `blocks`, else to group i % count.
+    """
+
+    count: Callable[[int], int]
+    length: Callable[[int], int]
+    blocks: bool = True
+
+
+def _half(n: int) -> int:
+    return math.ceil(n / 2)
+
+
+TOGETHER = AxisRule(count=lambda n: 1, length=lambda n: n)
+"""All places see each other."""
+APART = AxisRule(count=lambda n: n, length=lambda n: 1)
+"""No place sees another."""
+HALVES = AxisRule(count=lambda n: 2, length=_half)
+"""The first half and the second half (the first is the longer one)."""
+ALTERNATE = AxisRule(count=lambda n: 2, length=_half, blocks=False)
+"""The even places and the odd places."""
 
 
 class Grouping(NamedTuple):
-    """How the patches `[B, T, N, D]` are dealt into groups `[B, G, L, D]` that attend within themselves, and back."""
+    """Which patches see each other: those that the rules of all three axes put together."""
 
-    split: Callable[[Array], Array]
-    merge: Callable[[Array, tuple[int, ...]], Array]
+    time: AxisRule
+    height: AxisRule
+    width: AxisRule
 
+    def split(self, patches: Float[Array, "B T h w D"]) -> Float[Array, "B G L D"]:
+        """`[B, T, h, w, D] -> [B, G, L, D]`: G groups of L patches, filled up with zeros where an axis doesn't divide."""
+        return self._split(patches, jnp.pad)
 
-def _clip(patches: Float[Array, "B T N D"]) -> Float[Array, "B 1 L D"]:
-    batch, num_frames, num_patches, dim = patches.shape
-    return patches.reshape(batch, 1, num_frames * num_patches, dim)  # [B, T, N, D] -> [B, 1, T N, D]
+    def merge(self, groups: Float[Array, "B G L D"], shape: tuple[int, ...]) -> Float[Array, "B T h w D"]:
+        """The inverse of `split`, for patches of this shape."""
+        batch, *sizes, dim = shape
+        axes, order = self._layout(sizes)
+        groups = groups.reshape(batch, *(axes[axis - 1] for axis in order), dim)
+        patches = groups.transpose(0, *(1 + int(axis) for axis in np.argsort(order)), 7)  # -> [B, t, t, h, h, w, w, D]
+        patches = patches.reshape(batch, axes[0] * axes[1], axes[2] * axes[3], axes[4] * axes[5], dim)
+        return patches[:, : sizes[0], : sizes[1], : sizes[2]]
 
+    def mask(self, sizes: Sequence[int]) -> Bool[ndarray, "G L"] | None:
+        """Which places of the groups hold a patch; None where all do."""
+        if all(rule.count(size) * rule.length(size) == size for rule, size in zip(self, sizes, strict=True)):
+            return None
+        return self._split(np.ones((1, *sizes, 1), bool), np.pad)[0, :, :, 0]
 
-SAME_FRAME = Grouping(split=lambda patches: patches, merge=lambda groups, shape: groups)
-"""A patch sees the patches of its own frame: G = T groups of L = N (equation 6, "space")."""
+    def _split(self, patches: Any, pad: Callable) -> Any:
+        batch, *sizes, dim = patches.shape
+        padding = [(0, rule.count(size) * rule.length(size) - size) for rule, size in zip(self, sizes, strict=True)]
+        if any(after for _, after in padding):
+            patches = pad(patches, [(0, 0), *padding, (0, 0)])
+        axes, order = self._layout(sizes)
+        patches = patches.reshape(batch, *axes, dim).transpose(0, *order, 7)  # -> [B, groups x 3, places x 3, D]
+        return patches.reshape(batch, math.prod(patches.shape[1:4]), math.prod(patches.shape[4:7]), dim)
 
-SAME_PLACE = Grouping(
-    split=lambda patches: patches.swapaxes(1, 2),  # [B, T, N, D] -> [B, N, T, D]
-    merge=lambda groups, shape: groups.swapaxes(1, 2),  # [B, N, T, D] -> [B, T, N, D]
-)
-"""A patch sees the patches at its own place in every frame: G = N groups of L = T (equation 11, "time")."""
-
-WHOLE_CLIP = Grouping(split=_clip, merge=lambda groups, shape: groups.reshape(shape))
-"""A patch sees every patch of the clip: one group of L = T N (equation 5, "joint")."""
+    def _layout(self, sizes: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The six axes that the three are split into, and their order: groups first, places last (1 is the first axis)."""
+        axes, groups, places = [], [], []
+        for rule, size in zip(self, sizes, strict=True):
+            count, length = rule.count(size), rule.length(size)
+            first = len(axes) + 1
+            axes += [count, length] if rule.blocks else [length, count]
+            groups.append(first if rule.blocks else first + 1)
+            places.append(first + 1 if rule.blocks else first)
+        return axes, groups + places
 
 
 class Scheme(NamedTuple):
@@ -47,13 +98,36 @@ class Scheme(NamedTuple):
 
     extra_steps: tuple[tuple[str, Grouping], ...]
     groups: Grouping
-    cls_per_frame: bool
-    time_embedding: bool
+    cls_per_frame: bool = False
+    time_embedding: bool = True
 
+
+SAME_FRAME = Grouping(time=APART, height=TOGETHER, width=TOGETHER)
+SAME_PLACE = Grouping(time=TOGETHER, height=APART, width=APART)
+SAME_ROW = Grouping(time=APART, height=APART, width=TOGETHER)
+SAME_COLUMN = Grouping(time=APART, height=TOGETHER, width=APART)
+WHOLE_CLIP = Grouping(time=TOGETHER, height=TOGETHER, width=TOGETHER)
+QUARTERS = Grouping(time=TOGETHER, height=HALVES, width=HALVES)
+STRIDE_2 = Grouping(time=ALTERNATE, height=ALTERNATE, width=ALTERNATE)
 
 SCHEMES: dict[str, Scheme] = {
-    "divided_space_time": Scheme((("temporal", SAME_PLACE),), SAME_FRAME, cls_per_frame=False, time_embedding=True),
-    "joint_space_time": Scheme((), WHOLE_CLIP, cls_per_frame=False, time_embedding=True),
+    # Equations 11 and 6: a patch sees its own place in all frames, then its own frame.
+    "divided_space_time": Scheme((("temporal", SAME_PLACE),), SAME_FRAME),
+    # Equation 5: a patch sees every patch of the clip.
+    "joint_space_time": Scheme((), WHOLE_CLIP),
+    # Equation 6 alone.
     "space_only": Scheme((), SAME_FRAME, cls_per_frame=True, time_embedding=False),
+    # "L+G": a quarter of the picture in all frames, then the whole clip with stride 2 in time, height and width.
+    "local_global": Scheme((("local", QUARTERS),), STRIDE_2),
+    # "T+W+H": one axis after the other.
+    "axial": Scheme((("temporal", SAME_PLACE), ("width", SAME_ROW)), SAME_COLUMN),
 }
-"""`attention_type` -> scheme (paper Table 1; official file `models/vit.py`, class `Block`)."""
+"""`attention_type` -> scheme (paper Table 1; official file `models/vit.py`, class `Block`, for the first three).
+
+The last two were never released. The paper fixes their neighbourhoods (F x H/2 x W/2 patches, then stride 2; time, width,
+height), that each step has weights of its own and is a residual layer of its own, and, by Table 1's parameter counts, one
+extra step for L+G and two for axial. Chosen here, in analogy to divided attention: the local neighbourhood is one of four
+fixed windows, not one centred on each query; the global step attends within each of the eight residue classes; the extra
+steps come first, with a zero output layer, and the image transformer's own attention comes last and holds the CLS. Frame
+counts and grids that don't divide are padded; padding is masked, and a group with nothing but padding has no say in the CLS.
+"""

@@ -101,28 +101,25 @@ class TimeSformer(nn.Module):
     def features(self, video: Float[Array, "B T H W C"], *, train: bool = False) -> Features:
         """The clip's CLS and patch tokens after the last LayerNorm."""
         self._check(video.shape)
-        cls, patches, grid = self._embed(video.astype(self.dtype))
+        cls, patches = self._embed(video.astype(self.dtype))
         cls, patches = self._run_blocks(cls, patches, drop_paths=train and self.drop_path_rate > 0)
         # Where each frame has a CLS of its own, frames are averaged here: before the LayerNorm, as in the official code.
-        cls = self.norm(cls.mean(axis=1))  # [B, F, D] -> [B, D]
-        patches = self.norm(patches).reshape(*patches.shape[:2], *grid, self.embed_dim)  # [B, T, N, D] -> [B, T, h, w, D]
-        return Features(cls, patches)
+        return Features(cls=self.norm(cls.mean(axis=1)), patches=self.norm(patches))  # [B, F, D] -> [B, D]
 
-    def _embed(self, video: Float[Array, "B T H W C"]) -> tuple[Array, Array, tuple[int, int]]:
-        """Equation 1: cls `[B, F, D]`, patches `[B, T, N, D]` and the patch grid `(h, w)`."""
+    def _embed(self, video: Float[Array, "B T H W C"]) -> tuple[Float[Array, "B F D"], Float[Array, "B T h w D"]]:
+        """Equation 1: the CLS and the patches, each with its position."""
         scheme = SCHEMES[self.attention_type]
         patches = self.patch_embed(video)
         batch, num_frames, rows, columns, dim = patches.shape
-        patches = patches.reshape(batch, num_frames, -1, dim)  # [B, T, h, w, D] -> [B, T, N, D]
         position = resize_position_embedding(self.pos_embed, self.grid, (rows, columns)).astype(self.dtype)
-        patches = patches + position[:, None, 1:]  # [1, 1, N, D]: the same in every frame
+        patches = patches + position[:, 1:].reshape(1, 1, rows, columns, dim)  # the same in every frame
         if scheme.time_embedding:
             time = resize_time_embedding(self.time_embed, num_frames).astype(self.dtype)
-            patches = patches + time[:, :, None]  # [1, T, 1, D]: the same at every place
+            patches = patches + time[:, :, None, None]  # [1, T, 1, 1, D]: the same at every place
         # The CLS has a place (entry 0) but no time.
         cls = self.cls_token.astype(self.dtype) + position[:, :1]
         cls = jnp.broadcast_to(cls, (batch, num_frames if scheme.cls_per_frame else 1, dim))
-        return cls, patches, (rows, columns)
+        return cls, patches
 
     def _run_blocks(self, cls: Array, patches: Array, *, drop_paths: bool) -> tuple[Array, Array]:
         rates = [self.drop_path_rate * i / max(self.depth - 1, 1) for i in range(self.depth)]

@@ -1,0 +1,151 @@
+"""Every scheme against a slow, obvious block: explicit sets of neighbours, one full attention matrix, no groups."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import timesformer_jax as tsf
+from timesformer_jax.modeling.block import Block
+
+Place = tuple[int, int, int]  # time, row, column
+Sees = Callable[[Place, Place, Place], bool]  # (query, key, size of the clip)
+
+
+def half(place: int, size: int) -> int:
+    return int(place >= math.ceil(size / 2))
+
+
+def time(q: Place, k: Place, size: Place) -> bool:
+    return q[1:] == k[1:]
+
+
+def frame(q: Place, k: Place, size: Place) -> bool:
+    return q[0] == k[0]
+
+
+def row(q: Place, k: Place, size: Place) -> bool:
+    return q[:2] == k[:2]
+
+
+def column(q: Place, k: Place, size: Place) -> bool:
+    return (q[0], q[2]) == (k[0], k[2])
+
+
+def clip(q: Place, k: Place, size: Place) -> bool:
+    return True
+
+
+def quarter(q: Place, k: Place, size: Place) -> bool:
+    return all(half(q[axis], size[axis]) == half(k[axis], size[axis]) for axis in (1, 2))
+
+
+def stride_2(q: Place, k: Place, size: Place) -> bool:
+    return all((q[axis] - k[axis]) % 2 == 0 for axis in range(3))
+
+
+NEIGHBOURS: dict[str, tuple[dict[str, Sees], Sees]] = {  # extra steps by name, then the last attention
+    "divided_space_time": ({"temporal": time}, frame),
+    "joint_space_time": ({}, clip),
+    "space_only": ({}, frame),
+    "local_global": ({"local": quarter}, stride_2),
+    "axial": ({"temporal": time, "width": row}, column),
+}
+
+
+def norm(p: Any, x: np.ndarray) -> np.ndarray:
+    x = x - x.mean(axis=-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+
+
+def attend(p: Any, tokens: np.ndarray, sees: np.ndarray) -> np.ndarray:
+    """Attention of all tokens `[n, D]` to those that they see, `[n, n]`."""
+    q, k, v = np.einsum("nd,dchk->chnk", tokens, p["qkv"]["kernel"]) + p["qkv"]["bias"][:, :, None]
+    scores = np.where(sees, np.einsum("hnk,hmk->hnm", q, k) / np.sqrt(q.shape[-1]), -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return np.einsum("hnm,hmk,hkd->nd", weights, v, p["proj"]["kernel"]) + p["proj"]["bias"]
+
+
+def mlp(p: Any, x: np.ndarray) -> np.ndarray:
+    hidden = x @ p["fc1"]["kernel"] + p["fc1"]["bias"]
+    hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
+    return hidden @ p["fc2"]["kernel"] + p["fc2"]["bias"]
+
+
+def slow_block(attention_type: str, p: Any, cls: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The block on one clip: cls `[F, D]`, patches `[T, h, w, D]`."""
+    steps, last = NEIGHBOURS[attention_type]
+    size = x.shape[:3]
+    places = list(itertools.product(*map(range, size)))
+    patches = np.stack([x[place] for place in places])
+
+    def who_sees_whom(rule: Sees) -> np.ndarray:
+        return np.array([[rule(q, k, size) for k in places] for q in places])
+
+    for name, rule in steps.items():
+        attention = attend(p[f"{name}_attn"], norm(p[f"{name}_norm1"], patches), who_sees_whom(rule))
+        patches = patches + attention @ p[f"{name}_fc"]["kernel"] + p[f"{name}_fc"]["bias"]
+
+    sees = who_sees_whom(last)
+    groups = sorted({tuple(np.flatnonzero(line)) for line in sees})
+    residual, cls_residuals = np.zeros_like(patches), []
+    for number, group in enumerate(groups):
+        members = list(group)
+        # Where frames have a CLS each, the groups are the frames, in order.
+        own = cls[number if len(cls) > 1 else 0]
+        tokens = norm(p["norm1"], np.concatenate([own[None], patches[members]]))
+        output = attend(p["attn"], tokens, np.ones((len(tokens), len(tokens)), bool))
+        cls_residuals.append(output[0])
+        residual[members] = output[1:]
+    patches = patches + residual
+    cls = cls + (np.stack(cls_residuals) if attention_type == "space_only" else np.mean(cls_residuals, axis=0))
+    cls, patches = (tokens + mlp(p["mlp"], norm(p["norm2"], tokens)) for tokens in (cls, patches))
+    return cls, patches.reshape(x.shape)
+
+
+def test_every_scheme_has_its_reference():
+    assert NEIGHBOURS.keys() == tsf.SCHEMES.keys()
+
+
+@pytest.mark.parametrize("size", [(4, 4, 4), (3, 5, 3), (1, 3, 2), (5, 1, 4), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("attention_type", NEIGHBOURS)
+def test_block_is_the_slow_one(attention_type: str, size: Place):
+    """Sizes that don't divide among them: so padding changes nothing, and groups of padding alone have no say."""
+    block = Block(attention_type, num_heads=2, mlp_ratio=2.0, initialization="from_scratch", dtype=jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 3)
+    cls = jax.random.normal(keys[0], (2, size[0] if attention_type == "space_only" else 1, 8))
+    patches = jax.random.normal(keys[1], (2, *size, 8))
+    params = jax.jit(block.init)(keys[2], cls, patches)["params"]
+    got_cls, got_patches = jax.jit(block.apply)({"params": params}, cls, patches)
+    plain = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    for clip_index in range(2):
+        expected_cls, expected = slow_block(attention_type, plain, np.asarray(cls[clip_index]), np.asarray(patches[clip_index]))
+        np.testing.assert_allclose(got_cls[clip_index], expected_cls, atol=2e-5)
+        np.testing.assert_allclose(got_patches[clip_index], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("attention_type", ["local_global", "axial"])
+def test_gradients_are_finite_where_groups_are_empty(attention_type: str):
+    """One frame of one row: half of the windows and most residue classes hold nothing but padding."""
+    model = tsf.TimeSformer(
+        num_classes=3,
+        image_size=(8, 24),
+        patch_size=8,
+        num_frames=1,
+        embed_dim=8,
+        depth=2,
+        num_heads=2,
+        attention_type=attention_type,
+        initialization="from_scratch",
+    )
+    video = jax.random.normal(jax.random.key(0), (2, 1, 8, 24, 3))
+    params = jax.jit(model.init)(jax.random.key(1), video)
+    grads = jax.jit(jax.grad(lambda p: (model.apply(p, video) ** 2).sum()))(params)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(grads["params"]["blocks_0"]["mlp"]))
