@@ -1,0 +1,79 @@
+"""The cost model against the paper's figures and against what XLA counts; its command."""
+
+import csv
+import io
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import timesformer_jax as tsf
+from timesformer_jax.__main__ import main
+from timesformer_jax.cost import count_multiply_adds, count_parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "giga", "paper"),
+    [
+        ("timesformer-base", 195.83, 0.59),
+        ("timesformer-hr", 1702.69, 5.11),
+        ("timesformer-large-frames", 2379.86, 7.14),
+    ],
+)
+def test_three_views_cost_what_the_paper_says(name: str, giga: float, paper: float):
+    count = count_multiply_adds(tsf.create(name, num_classes=400))
+    assert count / 1e9 == pytest.approx(giga, abs=0.005)
+    assert round(3 * count / 1e12, 2) == paper
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "divided", "joint"),  # the paper's Figure 3, 10^12 multiply-adds a view
+    [(8, 224, 0.196, 0.180), (32, 224, 0.786, 1.262), (96, 224, 2.380, 8.136), (8, 448, 0.850, 1.262), (8, 560, 1.408, 2.609)],
+)
+def test_joint_against_divided(frames: int, size: int, divided: float, joint: float):
+    model = tsf.create("timesformer-base", num_classes=400)
+    assert count_multiply_adds(model, frames, size) / 1e12 == pytest.approx(divided, abs=6e-4)
+    assert count_multiply_adds(model.clone(attention_type="joint_space_time"), frames, size) / 1e12 == pytest.approx(
+        joint, abs=6e-4
+    )
+
+
+@pytest.mark.parametrize("attention_type", tsf.SCHEMES)
+def test_xla_counts_the_same(attention_type: str):
+    model = tsf.create("timesformer-base", num_classes=400, attention_type=attention_type, depth=2)
+    video = jax.ShapeDtypeStruct((1, 8, 224, 224, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), video)
+    # All features: for logits alone, JAX leaves out the last block's MLP of the patches, which nobody reads.
+    features = jax.jit(lambda variables, video: model.apply(variables, video, method="features"))
+    analysis = features.lower(variables, video).cost_analysis()
+    assert isinstance(analysis, dict)
+    assert analysis["flops"] / 2 == pytest.approx(count_multiply_adds(model), rel=0.02)
+
+
+def test_parameters():
+    assert count_parameters(tsf.create("timesformer-base", num_classes=174)) == 121_392_558
+
+
+def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    plot = tmp_path / "cost.png"
+    assert main(["cost", "--frames", "8", "96", "--sizes", "224", "--csv", f"--plot={plot}"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 2 * len(tsf.SCHEMES)
+    assert rows[0]["attention_type"] == "divided_space_time"
+    assert int(rows[0]["parameters"]) == 121_566_352
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert main(["cost", "--frames", "8", "--sizes", "224"]) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["divided_space_time", "8", "224", "121,566,352", "195.83"] in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--variant", "timesformer-huge"], "There is no variant"), (["--sizes", "100"], "not a whole number of 16 x 16 patches")],
+)
+def test_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str):
+    assert main(["cost", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert words in error
