@@ -101,6 +101,7 @@ def train(job: Job) -> None:
         return {f"val/{name}": value for name, value in evaluation.accuracies(predictions).items()}
 
     prepare = functools.partial(prepare_training, **config.pixels)
+    writer = _metric_writer(job.workdir)
     state = training.train(
         state=state,
         train_step=training.make_train_step(
@@ -118,13 +119,14 @@ def train(job: Job) -> None:
         total_steps=total_steps,
         batch_size=config.train.batch_size,
         learning_rate=learning_rate,
-        write_scalars=_metric_writer(job.workdir).write_scalars,
+        write_scalars=writer.write_scalars,
         log_every_steps=config.train.log_every_steps,
         checkpoints=job.checkpoints,
         checkpoint_every_steps=every(config.train.checkpoint_every_epochs),
         evaluate=validate,
         evaluate_every_steps=every(config.train.evaluate_every_epochs),
     )
+    writer.close()
     test(job, state.params, int(state.step))
 
 
@@ -190,7 +192,10 @@ class _Lines(logging.Handler):
 
 def run(config: Any, workdir: str, mode: str) -> None:
     """One job from beginning to end; raises `InputError` for input that can't work."""
-    job = Job(config, str(epath.Path(workdir).expanduser().resolve()), read_only=mode == "eval")
+    path = epath.Path(workdir).expanduser().resolve()
+    if path.exists() and not path.is_dir():
+        raise tsf.InputError(f"--workdir={workdir} is a file: give a folder.")
+    job = Job(config, str(path), read_only=mode == "eval")
     try:
         if mode == "train":
             train(job)

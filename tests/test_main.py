@@ -66,7 +66,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, made_clips: Path, data_dir
 
 def test_training_leaves_checkpoints_metrics_and_results(trained: Path):
     assert (trained / "checkpoints" / "2").is_dir()
-    assert list(trained.glob("events.out.tfevents*"))
+    (events,) = trained.glob("events.out.tfevents*")
+    for tag in (b"train/loss", b"train/waiting_for_data", b"val/top1"):
+        assert tag in events.read_bytes()
     result = results(trained)
     assert (result["split"], result["num_videos"], result["num_clips"], result["num_crops"]) == ("val", 3, 2, 3)
     assert result["step"] == 2
@@ -137,6 +139,25 @@ def test_eval_needs_a_checkpoint(tmp_path: Path, made_clips: Path, data_dir: str
     with pytest.raises(InputError, match=r"There is no checkpoint in .*train first"):
         main.run(small_folder(made_clips, data_dir), str(tmp_path / "new"), "eval")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_workdir_that_is_a_file(tmp_path: Path, made_clips: Path, data_dir: str):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--workdir=.*file is a file"):
+        main.run(small_folder(made_clips, data_dir), str(tmp_path / "file"), "train")
+
+
+def test_the_readmes_snippet_runs():
+    """With a model of a hundredth of the size."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    for large, small in (("224", "32"), ("768", "24"), ("depth=12", "depth=1"), ("num_heads=12", "num_heads=2")):
+        assert large in snippet
+        snippet = snippet.replace(large, small)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    assert names["logits"].shape == (1, 400)
+    assert names["features"].cls.shape == (1, 24)
+    assert names["features"].patches.shape == (1, 8, 2, 2, 24)
 
 
 def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, made_clips: Path, data_dir: str):
