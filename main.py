@@ -5,7 +5,9 @@ The job is `--mode=train` (goes on from the workdir's newest checkpoint if there
 """
 
 import functools
+import gc
 import logging
+import math
 import sys
 import traceback
 from pathlib import Path
@@ -31,6 +33,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and r
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and test, or only test.")
 
 SPLITS = ("train", "val")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Job:
@@ -40,12 +43,17 @@ class Job:
         self.config = config
         self.workdir = workdir
         self.mesh: Mesh = training.make_mesh()
-        if config.eval.split not in SPLITS:
-            raise tsf.InputError(f"eval.split must be one of {', '.join(SPLITS)}, got {config.eval.split!r}.")
-        # The model is checked before the data are prepared, which can take long.
+        # Everything is checked before the data are prepared, which can take long.
+        _check(config)
         model = tsf.TimeSformer(num_classes=1, **config.model)
         self.clips = ClipOptions(num_frames=model.num_frames, crop_size=_square(model), **config.clips)
-        self.train_batch_size = training.local_batch_size("train.batch_size", config.train.batch_size, self.mesh)
+        if not read_only:
+            training.local_batch_size("train.batch_size", config.train.batch_size, self.mesh)
+        if config.data.get("max_short_side", math.inf) < self.clips.short_side[1]:
+            raise tsf.InputError(
+                f"data.max_short_side={config.data.max_short_side} would keep smaller frames than clips.short_side="
+                f"{self.clips.short_side} needs: use at least {self.clips.short_side[1]}."
+            )
         self.data: VideoDataset = open_dataset(**config.data)
         _report_files(self.data)
         self.model = model.clone(num_classes=len(self.data.label_names))
@@ -72,12 +80,14 @@ def train(job: Job) -> None:
     """Trains to the end, then tests."""
     config, data = job.config, job.data
     num_videos = data.num_videos("train")
+    local_batch_size = training.local_batch_size("train.batch_size", config.train.batch_size, job.mesh)
     steps_per_epoch = num_videos / config.train.batch_size
     total_steps = max(round(config.train.num_epochs * steps_per_epoch), 1)
     optimizer, learning_rate = training.make_optimizer(**config.optimizer, total_steps=total_steps)
     state = training.init_state(job.model, optimizer, config.seed, job.mesh)
     state = job.checkpoints.restore(state)
     first_step = int(state.step)
+    log.info("Labels: %s.", ", ".join(data.label_names[:20]) + (", ..." if len(data.label_names) > 20 else ""))
     log.info(
         "%d training and %d validation videos, %d labels; %s parameters; %d device(s), batches of %d; %d steps of %.4g epochs.",
         num_videos,
@@ -111,9 +121,9 @@ def train(job: Job) -> None:
             data,
             "train",
             job.clips,
-            batch_size=job.train_batch_size,
+            batch_size=local_batch_size,
             seed=config.seed,
-            first_example=first_step * job.train_batch_size,
+            first_example=first_step * local_batch_size,
         ),
         mesh=job.mesh,
         total_steps=total_steps,
@@ -168,6 +178,23 @@ def _metric_writer(workdir: str) -> Any:
     return metric_writers.MultiWriter(writers if jax.process_index() == 0 else [])
 
 
+def _check(config: Any) -> None:
+    """What no other part checks: numbers that must be positive, a split that must be one, a dtype that must exist."""
+    for section, fields in {
+        "train": ("num_epochs", "log_every_steps", "evaluate_every_epochs", "checkpoint_every_epochs"),
+        "eval": ("batch_size",),
+    }.items():
+        for field in fields:
+            if config[section][field] <= 0:
+                raise tsf.InputError(f"{section}.{field} must be above 0, got {config[section][field]}.")
+    if config.seed < 0:
+        raise tsf.InputError(f"seed must be at least 0, got {config.seed}.")
+    if config.eval.split not in SPLITS:
+        raise tsf.InputError(f"eval.split must be one of {', '.join(SPLITS)}, got {config.eval.split!r}.")
+    if config.model.dtype not in DTYPES:
+        raise tsf.InputError(f"model.dtype must be one of {', '.join(DTYPES)}, got {config.model.dtype!r}.")
+
+
 def _square(model: tsf.TimeSformer) -> int:
     if not isinstance(model.image_size, int):
         raise tsf.InputError(f"model.image_size must be one number here, since crops are square; got {model.image_size}.")
@@ -192,10 +219,15 @@ class _Lines(logging.Handler):
 
 def run(config: Any, workdir: str, mode: str) -> None:
     """One job from beginning to end; raises `InputError` for input that can't work."""
-    path = epath.Path(workdir).expanduser().resolve()
-    if path.exists() and not path.is_dir():
-        raise tsf.InputError(f"--workdir={workdir} is a file: give a folder.")
-    job = Job(config, str(path), read_only=mode == "eval")
+    read_only = mode == "eval"
+    if "://" not in workdir:  # else it lies in a bucket, and the path is whole
+        workdir = str(Path(workdir).expanduser().resolve())
+    if not read_only:
+        try:
+            epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise tsf.InputError(f"--workdir={workdir} can't be used as a folder: {error.strerror}.") from error
+    job = Job(config, workdir, read_only=read_only)
     try:
         if mode == "train":
             train(job)
@@ -232,12 +264,18 @@ def main(argv: list[str]) -> None:
     logging.getLogger().handlers = [handler]
     logging.getLogger().setLevel(logging.INFO)
     absl_logging.set_verbosity(absl_logging.INFO)
+    message = None
     try:
         run(CONFIG.value, str(WORKDIR.value), str(MODE.value))
     except tsf.InputError as error:
-        sys.exit(f"Error: {error}")
+        message = f"Error: {error}"
     except KeyboardInterrupt:
-        sys.exit("Interrupted. The same command goes on from the newest checkpoint.")
+        message = "Interrupted. The same command goes on from the newest checkpoint."
+    # Only now, and with the frames of the exception gone: a data pipeline that still lives when the interpreter shuts down
+    # waits for the interpreter, and the process never ends.
+    gc.collect()
+    if message:
+        sys.exit(message)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python main.py --config=configs/moving_digits.py --workdir=runs/moving_digits
     python main.py --config=configs/moving_digits.py:digit --workdir=runs/digits
 
-Cost: about 2 minutes on 2 CPU cores. Result: 99 % of the validation motions; with
-`--config.model.attention_type=space_only`, which can't tell the order of frames, at most half of them.
+Cost: about 2 minutes on 2 CPU cores. Result: all of 1,000 validation motions; with
+`--config.model.attention_type=space_only`, which can't tell the order of frames, about half of them.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -1,6 +1,6 @@
 """Draws the README's picture from the predictions of two finished runs.
 
-python docs/make_picture.py runs/demo runs/space_only docs/moving_digits.png
+python -m docs.make_picture runs/demo runs/space_only docs/moving_digits.png
 """
 
 import json

@@ -50,11 +50,14 @@ class ClipOptions:
     def __post_init__(self) -> None:
         if self.sampling not in ("uniform", "segments"):
             raise InputError(f"clips.sampling must be 'uniform' or 'segments', got {self.sampling!r}.")
-        low, high = self.short_side
-        if not self.crop_size <= low <= high:
+        if not (
+            isinstance(self.short_side, tuple)
+            and len(self.short_side) == 2
+            and self.crop_size <= self.short_side[0] <= self.short_side[1]
+        ):
             raise InputError(
                 f"clips.short_side must be (smallest, largest) with smallest at least the model's image_size "
-                f"{self.crop_size}, got {tuple(self.short_side)}."
+                f"{self.crop_size}, got {self.short_side}."
             )
 
     def training_plan(
@@ -65,7 +68,10 @@ class ClipOptions:
             frames = self._uniform(num_video_frames, fps, start=random.random())
         else:
             frames = segment_frames(num_video_frames, num_frames=self.num_frames, random=random)
-        scaled = scale_short_side(height, width, round(random.uniform(*self.short_side)))
+        low, high = self.short_side
+        # Something-Something's configurations draw the inverse of the short side.
+        size = random.uniform(low, high) if self.sampling == "uniform" else 1 / random.uniform(1 / high, 1 / low)
+        scaled = scale_short_side(height, width, round(size))
         offset = crop_offset(*scaled, self.crop_size, vertical=random.random(), horizontal=random.random())
         return frames, scaled, offset
 
@@ -74,14 +80,15 @@ class ClipOptions:
     ) -> tuple[np.ndarray, tuple[int, int], list[tuple[int, int]]]:
         """Frame indices `[K * T]`, scaled size and crop offsets (top, left) of a video's test views.
 
-        Three crops scale the short side to the crop, one (the centre) to the smallest training size, as the official test
-        and validation do.
+        Three crops scale the short side to the crop, one (the centre) to the smallest training size where `sampling` is
+        "uniform", as the official tests do.
         """
         if self.sampling == "uniform":
             clips = [self._uniform(num_video_frames, fps, start=k / num_clips) for k in range(num_clips)]
         else:
             clips = [segment_frames(num_video_frames, num_frames=self.num_frames)] * num_clips
-        scaled = scale_short_side(height, width, self.crop_size if num_crops == 3 else self.short_side[0])
+        whole_size = num_crops == 1 and self.sampling == "uniform"
+        scaled = scale_short_side(height, width, self.short_side[0] if whole_size else self.crop_size)
         crops = range(3) if num_crops == 3 else [1]
         offsets = [view_crop_offset(*scaled, self.crop_size, crop) for crop in crops]
         return np.concatenate(clips), scaled, offsets

@@ -49,6 +49,8 @@ class VideoDataset:
 def _moving_digits(*, label: str, train_clips: int, val_clips: int, data_dir: str | None) -> VideoDataset:
     if label not in ("motion", "digit"):
         raise InputError(f"data.label must be 'motion' or 'digit', got {label!r}.")
+    if min(train_clips, val_clips) < 1:
+        raise InputError(f"data.train_clips and data.val_clips must be at least 1, got {train_clips} and {val_clips}.")
     config = MovingDigitsConfig(train_clips=train_clips, val_clips=val_clips)
     config = MovingDigits.builder_configs.get(config.name, config)  # TFDS wants its own object where it lists the name
     return VideoDataset(builder=_prepared(MovingDigits, config, data_dir), label=label)
@@ -80,6 +82,11 @@ def _prepared(
 ) -> tfds.core.DatasetBuilder:
     """The builder, with its data on disk: written by the first process while the others wait."""
     data_dir = data_dir and os.path.expanduser(data_dir)
+    if data_dir and "://" not in data_dir:
+        try:
+            os.makedirs(data_dir, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"data.data_dir={data_dir} can't be used as a folder: {error.strerror}.") from error
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     with quiet_tfds():

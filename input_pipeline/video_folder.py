@@ -6,6 +6,7 @@ ROOT/LABEL/*.mp4                                         (a fixed share of every
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ VIDEO_SUFFIXES = frozenset(
 )
 """Files with another ending, and hidden files, are none of ours."""
 
+SPLIT_LIKE = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+"""If a folder's only labels are among these, they are splits by another name."""
+
 Files = dict[str, list[tuple[Path, str]]]
 
 
@@ -37,12 +41,15 @@ def scan_folder(root: Path, val_fraction: float) -> Files:
         raise InputError(f"There is no folder {root}: give the folder of your videos as --config.data.root=FOLDER.")
     if not 0 < val_fraction < 1:
         raise InputError(f"val_fraction must be above 0 and below 1, got {val_fraction}.")
-    if (root / "train").is_dir() or (root / "val").is_dir():
-        files = {split: _labelled_files(root / split) for split in ("train", "val")}
-    else:
+    files = {split: _labelled_files(root / split) for split in ("train", "val")}
+    if not files["train"] and not files["val"]:
         files = {"train": [], "val": []}
         by_label: dict[str, list[Path]] = {}
-        for path, label in _labelled_files(root):
+        everything = _labelled_files(root)
+        if everything and {label.lower() for _, label in everything} <= SPLIT_LIKE:
+            found = ", ".join(sorted({label for _, label in everything}))
+            raise InputError(f"{root} holds {found}: call the folders of the two splits 'train' and 'val'.")
+        for path, label in everything:
             by_label.setdefault(label, []).append(path)
         for label, paths in by_label.items():
             count = min(max(round(val_fraction * len(paths)), 1), len(paths) - 1)
@@ -67,17 +74,22 @@ def scan_folder(root: Path, val_fraction: float) -> Files:
 
 def _labelled_files(folder: Path) -> list[tuple[Path, str]]:
     """(file, label) of every video file in a label's folder or deeper."""
-    pairs = []
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if len(parts) > 1 and not hidden and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            pairs.append((path, parts[0]))
-    return pairs
+    pairs, seen = [], set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        # Hidden folders are left, and so are links that lead back.
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and real not in seen]
+        seen.add(real)
+        parts = Path(where).relative_to(folder).parts
+        for name in names:
+            path = Path(where) / name
+            if parts and not name.startswith(".") and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+                pairs.append((path, parts[0]))
+    return sorted(pairs)
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(text)).hexdigest()
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -94,6 +106,8 @@ class VideoFolderConfig(tfds.core.BuilderConfig):
     max_short_side: int = 320
 
     def __post_init__(self) -> None:
+        if self.max_short_side < 1:
+            raise InputError(f"data.max_short_side must be at least 1 pixel, got {self.max_short_side}.")
         root = Path(self.root).expanduser().resolve()
         self.files = scan_folder(root, self.val_fraction)
         facts = [str((self.val_fraction, self.max_short_side))]
@@ -141,7 +155,7 @@ class VideoFolder(tfds.core.GeneratorBasedBuilder):
         left_out, damaged = metadata["left_out"], metadata["damaged"]
         labels = set()
         for path, label in pairs:
-            name = path.relative_to(root).as_posix()
+            name = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
             try:
                 with open_video(path) as video:
                     frames = video.frames(self.builder_config.max_short_side)

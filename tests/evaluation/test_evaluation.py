@@ -79,6 +79,15 @@ def test_accuracies():
     assert evaluation.accuracies(predictions, top=(1, 2, 5)) == {"top1": 0.5, "top2": 0.75, "top5": 1.0}
 
 
+def test_equal_scores_are_no_success_and_nan_is_an_error():
+    """Of equal scores the first class counts as best, in the accuracy as in the list of the best labels."""
+    predictions = evaluation.Predictions(list("ab"), np.array([0, 2]), np.full((2, 3), 1 / 3, np.float32))
+    assert evaluation.accuracies(predictions, top=(1, 2)) == {"top1": 0.5, "top2": 0.5}
+    assert evaluation.prediction_rows(predictions, list("xyz"))[1]["best"][0][0] == "x"
+    with pytest.raises(tsf.InputError, match="scores are not finite"):
+        evaluation.accuracies(predictions._replace(scores=np.full((2, 3), np.nan, np.float32)))
+
+
 def test_files(tmp_path: Path, params):
     predictions = predict(params, "probabilities", batch_size=11, devices=1)
     rows = evaluation.prediction_rows(predictions, list("abcdefg"), views=VIEWS)

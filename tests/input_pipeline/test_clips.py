@@ -1,13 +1,15 @@
 """Batches: the official crops, the same bytes for the same (seed, epoch, example), every test video once."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from input_pipeline import ClipOptions, test_batches, training_batches
-from input_pipeline._tensorflow import tf
-from input_pipeline.frames import crop_frames, resize_frames
+from input_pipeline import ClipOptions, open_dataset, test_batches, training_batches
+from input_pipeline._tensorflow import tf, tfds
+from input_pipeline.frames import crop_frames, decode_frames, resize_frames
 from tests.support import GOLDEN
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import normalize, scale_short_side, view_crop_offset
@@ -91,20 +93,30 @@ def test_every_test_video_comes_once(digits, num_clips: int, num_crops: int):
     assert sorted(names) == [b"val-%05d" % i for i in range(21)]
 
 
-def test_views_are_clip_major_and_the_official_crops():
-    """View k * crops + c is crop c of clip k."""
-    video = np.random.default_rng(0).integers(0, 255, (20, 30, 40, 3), dtype=np.uint8)
-    frames, scaled, offsets = OPTIONS.test_plan(2, 3, 20, 30.0, 30, 40)
-    assert frames.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
-    assert scaled == (24, 32)
-    assert offsets == [(0, 0), (0, 4), (0, 8)]
-    assert video[frames].shape == (8, 30, 40, 3)
+def test_views_are_clip_major_and_the_official_crops(made_clips: Path, data_dir: str):
+    """View k * crops + c is crop c of clip k, pixel by pixel."""
+    data = open_dataset(name="video_folder", root=str(made_clips), val_fraction=0.3, max_short_side=48, data_dir=data_dir)
+    builder: Any = data.builder
+    encoded = builder.as_dataset(split="val", decoders={"video": tfds.decode.SkipDecoding()})
+    stored = {example["name"].numpy(): decode_frames(example["video"], tf.range(40)) for example in encoded}
+    (batch,) = test_batches(data, "val", OPTIONS, batch_size=3, num_clips=2, num_crops=3)
+    for name, views in zip(batch["name"], batch["video"], strict=True):
+        video = stored[name]  # 40 frames of 48 x 64: two clips of four frames, at 0 and at the middle of what is left
+        resized = resize_frames(video, tf.constant([24, 32])).numpy()
+        for clip, first in enumerate((0, 18)):
+            for crop, left in enumerate((0, 4, 8)):
+                expected = resized[first : first + 4, :, left : left + 24]
+                np.testing.assert_allclose(views[3 * clip + crop], expected, atol=0.5 + 1e-3)
 
 
 def test_one_crop_is_the_centre_of_the_smallest_training_size():
     _, scaled, offsets = OPTIONS.test_plan(1, 1, 20, 30.0, 30, 60)
     assert scaled == (26, 52)
     assert offsets == [(1, 14)]
+    segments = dataclasses.replace(OPTIONS, sampling="segments")  # Something-Something's test scales to the crop
+    _, scaled, offsets = segments.test_plan(1, 1, 20, 30.0, 30, 60)
+    assert scaled == (24, 48)
+    assert offsets == [(0, 12)]
 
 
 def test_views_in_a_batch(digits):
@@ -132,6 +144,7 @@ def test_training_uses_the_whole_range():
     [
         ({"sampling": "all"}, "'uniform' or 'segments', got 'all'"),
         ({"short_side": (20, 30)}, "at least the model's image_size 24"),
+        ({"short_side": 30}, "got 30"),
     ],
 )
 def test_options_that_cannot_work(changes: dict, words: str):

@@ -48,6 +48,21 @@ def test_the_split_follows_from_the_file_names(tmp_path: Path):
     assert len(set(here["val"]) - set(after["val"])) <= 1  # a new file moves at most one other
 
 
+def test_a_label_may_be_called_train(tmp_path: Path):
+    names = [f"{label}/{i}.mp4" for label in ("bus", "train") for i in range(2)]
+    files = scan_folder(touch(tmp_path, *names), 0.5)
+    assert {label for _, label in files["train"]} == {"bus", "train"}
+
+
+def test_linked_folders_are_read_and_loops_end(tmp_path: Path):
+    touch(tmp_path / "elsewhere", "1.mp4", "2.mp4")
+    root = touch(tmp_path / "root", "a/1.mp4", "a/2.mp4")
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "back").symlink_to(root)
+    files = scan_folder(root, 0.5)
+    assert {label for _, label in files["train"]} == {"a", "b"}
+
+
 def test_two_files_of_a_label_give_one_each(tmp_path: Path):
     files = scan_folder(touch(tmp_path, "a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4"), 0.01)
     assert [label for _, label in files["val"]] == ["a", "b"]
@@ -62,6 +77,7 @@ def test_two_files_of_a_label_give_one_each(tmp_path: Path):
         (("val/a/1.mp4", "val/b/1.mp4"), "No video file for the split 'train'"),
         (("a/1.mp4", "b/1.mp4"), "No video file for the split 'val'.* two files or more in each label"),
         (("a/1.mp4", "a/2.mp4"), "Only one label .*'a'"),
+        (("training/a/1.mp4", "validation/a/1.mp4"), "holds training, validation: call the folders .* 'train' and 'val'"),
         (("train/a/1.mp4", "train/b/1.mp4", "val/c/1.mp4"), "val has labels that .*train lacks: c"),
     ],
 )

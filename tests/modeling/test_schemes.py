@@ -78,7 +78,9 @@ def mlp(p: Any, x: np.ndarray) -> np.ndarray:
     return hidden @ p["fc2"]["kernel"] + p["fc2"]["bias"]
 
 
-def slow_block(attention_type: str, p: Any, cls: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def slow_block(
+    attention_type: str, p: Any, cls: np.ndarray, x: np.ndarray, *, order: str = "time_space", cls_key: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """The block on one clip: cls `[F, D]`, patches `[T, h, w, D]`."""
     steps, last = NEIGHBOURS[attention_type]
     size = x.shape[:3]
@@ -88,23 +90,39 @@ def slow_block(attention_type: str, p: Any, cls: np.ndarray, x: np.ndarray) -> t
     def who_sees_whom(rule: Sees) -> np.ndarray:
         return np.array([[rule(q, k, size) for k in places] for q in places])
 
-    for name, rule in steps.items():
-        attention = attend(p[f"{name}_attn"], norm(p[f"{name}_norm1"], patches), who_sees_whom(rule))
-        patches = patches + attention @ p[f"{name}_fc"]["kernel"] + p[f"{name}_fc"]["bias"]
+    def extra(name: str, rule: Sees, patches: np.ndarray) -> np.ndarray:
+        tokens, sees = np.concatenate([patches, cls]), who_sees_whom(rule)  # one CLS, behind the patches
+        sees = np.pad(sees, ((0, 1), (0, 1)), constant_values=cls_key and name == "temporal")
+        sees[-1, -1] = True
+        attention = attend(p[f"{name}_attn"], norm(p[f"{name}_norm1"], tokens), sees)[:-1]
+        return attention @ p[f"{name}_fc"]["kernel"] + p[f"{name}_fc"]["bias"]
 
-    sees = who_sees_whom(last)
-    groups = sorted({tuple(np.flatnonzero(line)) for line in sees})
-    residual, cls_residuals = np.zeros_like(patches), []
-    for number, group in enumerate(groups):
-        members = list(group)
-        # Where frames have a CLS each, the groups are the frames, in order.
-        own = cls[number if len(cls) > 1 else 0]
-        tokens = norm(p["norm1"], np.concatenate([own[None], patches[members]]))
-        output = attend(p["attn"], tokens, np.ones((len(tokens), len(tokens)), bool))
-        cls_residuals.append(output[0])
-        residual[members] = output[1:]
-    patches = patches + residual
-    cls = cls + (np.stack(cls_residuals) if attention_type == "space_only" else np.mean(cls_residuals, axis=0))
+    def own(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        residual, cls_residuals = np.zeros_like(patches), []
+        for number, group in enumerate(sorted({tuple(np.flatnonzero(line)) for line in who_sees_whom(last)})):
+            members = list(group)
+            # Where frames have a CLS each, the groups are the frames, in order.
+            head = cls[number if len(cls) > 1 else 0]
+            tokens = norm(p["norm1"], np.concatenate([head[None], patches[members]]))
+            output = attend(p["attn"], tokens, np.ones((len(tokens), len(tokens)), bool))
+            cls_residuals.append(output[0])
+            residual[members] = output[1:]
+        return (np.stack(cls_residuals) if attention_type == "space_only" else np.mean(cls_residuals, axis=0)), residual
+
+    if order == "parallel":
+        added = [extra(name, rule, patches) for name, rule in steps.items()]
+        cls_residual, residual = own(patches)
+        patches = patches + residual + sum(added)
+    else:
+        if order == "time_space":
+            for name, rule in steps.items():
+                patches = patches + extra(name, rule, patches)
+        cls_residual, residual = own(patches)
+        patches = patches + residual
+        if order == "space_time":
+            for name, rule in steps.items():
+                patches = patches + extra(name, rule, patches)
+    cls = cls + cls_residual
     cls, patches = (tokens + mlp(p["mlp"], norm(p["norm2"], tokens)) for tokens in (cls, patches))
     return cls, patches.reshape(x.shape)
 
@@ -113,21 +131,51 @@ def test_every_scheme_has_its_reference():
     assert NEIGHBOURS.keys() == tsf.SCHEMES.keys()
 
 
-@pytest.mark.parametrize("size", [(4, 4, 4), (3, 5, 3), (1, 3, 2), (5, 1, 4), (1, 1, 1)], ids=str)
-@pytest.mark.parametrize("attention_type", NEIGHBOURS)
-def test_block_is_the_slow_one(attention_type: str, size: Place):
-    """Sizes that don't divide among them: so padding changes nothing, and groups of padding alone have no say."""
-    block = Block(attention_type, num_heads=2, mlp_ratio=2.0, initialization="from_scratch", dtype=jnp.float32)
+def compare(attention_type: str, size: Place, *, order: str = "time_space", cls_key: bool = False) -> None:
+    """The block and the slow one, on two clips."""
+    block = Block(
+        attention_type=attention_type,
+        num_heads=2,
+        mlp_ratio=2.0,
+        initialization="from_scratch",
+        attention_order=order,
+        temporal_cls_key=cls_key,
+        dtype=jnp.float32,
+    )
     keys = jax.random.split(jax.random.key(0), 3)
     cls = jax.random.normal(keys[0], (2, size[0] if attention_type == "space_only" else 1, 8))
     patches = jax.random.normal(keys[1], (2, *size, 8))
     params = jax.jit(block.init)(keys[2], cls, patches)["params"]
     got_cls, got_patches = jax.jit(block.apply)({"params": params}, cls, patches)
     plain = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    for clip_index in range(2):
-        expected_cls, expected = slow_block(attention_type, plain, np.asarray(cls[clip_index]), np.asarray(patches[clip_index]))
-        np.testing.assert_allclose(got_cls[clip_index], expected_cls, atol=2e-5)
-        np.testing.assert_allclose(got_patches[clip_index], expected, atol=2e-5)
+    for got, got_x, one_cls, one_x in zip(got_cls, got_patches, cls, patches, strict=True):
+        expected_cls, expected = slow_block(
+            attention_type, plain, np.asarray(one_cls), np.asarray(one_x), order=order, cls_key=cls_key
+        )
+        np.testing.assert_allclose(got, expected_cls, atol=2e-5)
+        np.testing.assert_allclose(got_x, expected, atol=2e-5)
+
+
+slow = pytest.mark.slow
+SIZES = [(4, 4, 4), (3, 5, 3), *(pytest.param(size, marks=slow) for size in ((1, 3, 2), (5, 1, 4), (1, 1, 1)))]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("attention_type", NEIGHBOURS)
+def test_block_is_the_slow_one(attention_type: str, size: Place):
+    """Sizes that don't divide among them: so padding changes nothing, and groups of padding alone have no say."""
+    compare(attention_type, size)
+
+
+@pytest.mark.parametrize("order", ["space_time", "parallel"])
+@pytest.mark.parametrize("attention_type", ["divided_space_time", "local_global", "axial"])
+def test_orders(attention_type: str, order: str):
+    compare(attention_type, (3, 2, 3), order=order)
+
+
+@pytest.mark.parametrize("attention_type", ["divided_space_time", "axial"])
+def test_cls_as_a_key_in_time(attention_type: str):
+    compare(attention_type, (3, 2, 3), cls_key=True)
 
 
 @pytest.mark.parametrize("attention_type", ["local_global", "axial"])

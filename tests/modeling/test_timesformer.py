@@ -101,6 +101,18 @@ def test_official_start_has_the_official_spread():
     assert not params["blocks_0"]["attn"]["qkv"]["bias"].any()
 
 
+def small_block(attention_type: str, initialization: str) -> Block:
+    return Block(
+        attention_type=attention_type,
+        num_heads=2,
+        mlp_ratio=2.0,
+        initialization=initialization,
+        attention_order="time_space",
+        temporal_cls_key=False,
+        dtype=jnp.float32,
+    )
+
+
 def plain_and_dropped(block: Block, params: Any, tokens: tuple[jax.Array, jax.Array]):
     """The block's output without stochastic depth, and with a rate of 1/2."""
     rngs = {"dropout": jax.random.key(7)}
@@ -116,7 +128,7 @@ def plain_and_dropped(block: Block, params: Any, tokens: tuple[jax.Array, jax.Ar
 def test_stochastic_depth_drops_official_rows(attention_type: str, patch_rows: str, cls_rows: str):
     """With the MLP silenced, what a block adds to a patch is its attention: zero or twice the undropped one, row by row."""
     batch, frames, patches, dim = 8, 6, 5, 8
-    block = Block(attention_type, num_heads=2, mlp_ratio=2.0, initialization="official", dtype=jnp.float32)
+    block = small_block(attention_type, "official")
     num_cls = frames if cls_rows == "frame" else 1
     tokens = random_video(batch, num_cls, dim), random_video(batch, frames, patches, 1, dim, seed=1)
     params = jax.jit(block.init)(jax.random.key(0), *tokens)["params"]
@@ -137,7 +149,7 @@ def test_stochastic_depth_drops_official_rows(attention_type: str, patch_rows: s
 
 def test_stochastic_depth_drops_time_by_place_and_before_temporal_fc():
     """A dropped temporal path still adds the bias of temporal_fc, and its rows are the places of a clip."""
-    block = Block("divided_space_time", num_heads=2, mlp_ratio=2.0, initialization="from_scratch", dtype=jnp.float32)
+    block = small_block("divided_space_time", "from_scratch")
     tokens = random_video(4, 1, 8), random_video(4, 6, 5, 1, 8, seed=1)
     params = jax.jit(block.init)(jax.random.key(0), *tokens)["params"]
     for layer in (params["mlp"]["fc2"], params["attn"]["proj"]):
@@ -153,7 +165,7 @@ def test_stochastic_depth_drops_time_by_place_and_before_temporal_fc():
 @pytest.mark.parametrize(("attention_type", "rows"), [("divided_space_time", 1), ("joint_space_time", 1), ("space_only", 6)])
 def test_stochastic_depth_drops_the_mlp_of_cls_and_patches_together(attention_type: str, rows: int):
     """By clip, or by frame where each frame has its own CLS; with the attention silenced only the MLP is left."""
-    block = Block(attention_type, num_heads=2, mlp_ratio=2.0, initialization="official", dtype=jnp.float32)
+    block = small_block(attention_type, "official")
     tokens = random_video(8, rows, 8), random_video(8, 6, 5, 1, 8, seed=1)
     params = jax.jit(block.init)(jax.random.key(0), *tokens)["params"]
     params["attn"]["proj"] = jax.tree.map(jnp.zeros_like, params["attn"]["proj"])
@@ -202,6 +214,30 @@ def test_bfloat16_keeps_float32_parameters_and_logits(attention_type: str):
     assert float(jnp.abs(logits - exact).max()) > 0
 
 
+@pytest.mark.parametrize(
+    ("position_embedding", "attention_type", "names"),
+    [
+        ("none", "divided_space_time", set()),
+        ("space", "divided_space_time", {"pos_embed"}),
+        ("space_time", "divided_space_time", {"pos_embed", "time_embed"}),
+        ("space_time", "space_only", {"pos_embed"}),
+    ],
+)
+def test_position_embeddings(position_embedding: str, attention_type: str, names: set[str]):
+    """Without the one for space, patches can be shuffled within all frames alike; without the one for time, frames can."""
+    model = tsf.TimeSformer(
+        **TINY, attention_type=attention_type, position_embedding=position_embedding, initialization="from_scratch"
+    )
+    video = random_video(1, 4, 16, 16, 3)
+    params = jax.jit(model.init)(jax.random.key(0), video)["params"]
+    assert {name for name in params if name.endswith("_embed")} == {"patch_embed", *names}
+    logits = apply(model, params, video)
+    moved = apply(model, params, jnp.roll(video, 8, axis=2))  # by one patch
+    later = apply(model, params, jnp.roll(video, 1, axis=1))  # by one frame
+    assert np.allclose(logits, moved, atol=1e-5) == ("pos_embed" not in names)
+    assert np.allclose(logits, later, atol=1e-5) == ("time_embed" not in names)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (2, 9, 24, 40), (1, 3, 8, 32)], ids=str)
 def test_any_size_at_run_time(shape: tuple[int, ...]):
     model = tsf.TimeSformer(**TINY, initialization="from_scratch")
@@ -214,6 +250,8 @@ def test_any_size_at_run_time(shape: tuple[int, ...]):
     [
         ({"attention_type": "divided"}, "attention_type must be one of divided_space_time, .*'divided'"),
         ({"initialization": "random"}, "initialization must be one of official, from_scratch"),
+        ({"attention_order": "time_first"}, "attention_order must be one of time_space, space_time, parallel"),
+        ({"position_embedding": "rotary"}, "position_embedding must be one of none, space, space_time"),
         ({"image_size": 20}, "image_size 20 x 20 .* 8 x 8 patches.* 16 or 24"),
         ({"image_size": (16, 4)}, "image_size 16 x 4 .* 8 x 8 patches"),
         ({"num_heads": 5}, "embed_dim=24 with num_heads=5"),

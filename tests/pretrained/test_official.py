@@ -1,5 +1,6 @@
 """Official weights: everything finds its place, and what doesn't is told at once."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,6 +21,19 @@ def test_all_problems_are_listed_at_once():
     assert "extra.thing (3,): no place" in message
     assert "blocks_1/mlp/fc2/bias (24,): not in the file" in message
     assert "head/kernel: expected (24, 5), got (24, 3)" in message
+
+
+def test_the_prefix_of_released_files_is_taken_off():
+    golden = load_golden("space_only")
+    tensors = {"model." + name[6:]: array for name, array in golden.arrays.items() if name.startswith("param/")}
+    jax.tree.map(np.testing.assert_array_equal, params_from_official(tensors, golden.model), golden.params())
+
+
+def test_heads_that_do_not_fit_are_told():
+    golden = load_golden("space_only")
+    tensors = {name[6:]: array for name, array in golden.arrays.items() if name.startswith("param/")}
+    with pytest.raises(tsf.InputError, match="can't be split over 5 heads"):
+        params_from_official(tensors, golden.model.clone(num_heads=5, embed_dim=25))
 
 
 def test_a_block_too_many_is_told():

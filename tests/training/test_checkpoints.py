@@ -87,6 +87,15 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path, changes: dict, wor
     checkpoints.close()
 
 
+def test_of_two_lists_the_first_difference_is_told(tmp_path: Path):
+    saved(tmp_path / "c", 1)
+    for labels, words in ((["a", "b", "d"], "'c' there and 'd' here at number 2"), (["a"], "3 long there and 1 here")):
+        checkpoints = training.Checkpoints(str(tmp_path / "c"), {**describe(MODEL), "data": {"label_names": labels}})
+        with pytest.raises(tsf.InputError, match=words):
+            checkpoints.restore_params(MODEL, training.make_mesh(jax.devices()[:1]))
+        checkpoints.close()
+
+
 def test_what_does_not_change_the_weights_may_differ(tmp_path: Path):
     saved(tmp_path / "c", 1)
     other = MODEL.clone(drop_path_rate=0.1, initialization="from_scratch", dtype="bfloat16")

@@ -139,6 +139,18 @@ def test_decay_reaches_what_the_pattern_names_and_nothing_else():
         assert (updates["head"]["bias"] == 0).all()
 
 
+def test_clipping_can_be_switched_on_and_off_between_runs():
+    """The optimizer's state has one form either way."""
+    params = {"kernel": jnp.ones(2)}
+    with_clip, without = (optimizer(clip_norm=norm).init(params) for norm in (1.0, 0.0))
+    assert jax.tree.structure(with_clip) == jax.tree.structure(without)
+    grads = {"kernel": jnp.array([30.0, 40.0])}
+    for norm, expected in ((1.0, 1.0), (0.0, 50.0)):
+        sgd = optimizer(name="sgd", clip_norm=norm, warmup_steps=0, schedule="constant", learning_rate=1.0, weight_decay=0.0)
+        updates, _ = sgd.update(grads, sgd.init(params), params)
+        assert float(jnp.linalg.norm(updates["kernel"])) == pytest.approx(1.9 * expected, rel=1e-5)  # Nesterov: 1 + 0.9
+
+
 def test_warm_up_then_cosine():
     _, rate = training.make_optimizer(
         name="sgd",
@@ -158,6 +170,7 @@ def test_warm_up_then_cosine():
     [
         ({"name": "adam"}, "optimizer.name must be one of sgd, adamw, got 'adam'"),
         ({"schedule": "steps"}, "optimizer.schedule must be one of constant, cosine"),
+        ({"decay_pattern": "*kernel"}, "decay_pattern='.kernel' is no regular expression"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
     ],
 )

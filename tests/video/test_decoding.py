@@ -30,6 +30,26 @@ def test_large_frames_shrink_and_small_ones_stay(tmp_path: Path):
             assert next(video.frames(limit)).shape == shape
 
 
+def test_frames_keep_the_first_size_where_the_stream_changes_its_own(tmp_path: Path):
+    small = write_video(tmp_path / "small.ts", moving_square(0, 0, num_frames=5))
+    large = write_video(tmp_path / "large.ts", moving_square(0, 0, num_frames=5, height=96, width=128))
+    both = tmp_path / "both.ts"
+    both.write_bytes(small.read_bytes() + large.read_bytes())
+    with open_video(both) as video:
+        frames = list(video.frames())
+    assert len(frames) > 5
+    assert {frame.shape for frame in frames} == {(48, 64, 3)}
+
+
+def test_a_title_in_another_encoding_does_no_harm(tmp_path: Path):
+    path = write_video(tmp_path / "a.avi", moving_square(0, 0, num_frames=3), codec="mpeg4")
+    data = path.read_bytes().replace(b"Lavf", b"\xe9\xe8\xff\xfe", 1)
+    assert data != path.read_bytes()
+    path.write_bytes(data)
+    with open_video(path) as video:
+        assert len(list(video.frames())) == 3
+
+
 def test_a_file_that_breaks_off_keeps_its_first_frames(tmp_path: Path):
     path = write_video(tmp_path / "a.mkv", moving_square(0, 0), codec="mjpeg")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

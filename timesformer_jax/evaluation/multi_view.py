@@ -58,6 +58,8 @@ def predict_videos(score_fn: ScoreFn, params: Any, batches: Iterator[dict[str, n
     for batch in batches:
         on_devices = to_devices({"video": batch["video"]}, mesh)
         rows = score_fn(params, on_devices["video"])
+        # One batch stays in flight: enough to keep the devices busy, and no more than two batches in their memory.
+        scores[-1:] = jax.device_get(scores[-1:])
         scores.append(multihost_utils.global_array_to_host_local_array(rows, mesh, PartitionSpec(DATA_AXIS)))
         names.append(np.array([np.frombuffer(name[:512].ljust(512, b"\0"), np.uint8) for name in batch["name"]]))
         labels.append(batch["label"])

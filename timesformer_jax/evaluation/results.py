@@ -8,18 +8,23 @@ import numpy as np
 from etils import epath
 
 from timesformer_jax._typing import Int, ndarray
+from timesformer_jax.errors import InputError
 from timesformer_jax.evaluation.multi_view import Predictions
 
 
 def accuracies(predictions: Predictions, top: Sequence[int] = (1, 5)) -> dict[str, float]:
-    """`top1`, `top5`: share of the videos whose label is among the best k (a label that ties with others counts as first)."""
-    at_label = np.take_along_axis(predictions.scores, predictions.labels[:, None], axis=1)
-    rank = (predictions.scores > at_label).sum(axis=1)
-    return {f"top{k}": float((rank < k).mean()) for k in top}
+    """`top1`, `top5`: share of the videos whose label is among the best k of `best_labels`.
+
+    Raises `InputError` for scores that are no numbers: a model that has diverged has no accuracy.
+    """
+    if not np.isfinite(predictions.scores).all():
+        raise InputError("The model's scores are not finite: its parameters have diverged. Test an earlier checkpoint.")
+    hits = best_labels(predictions.scores, max(top)) == predictions.labels[:, None]
+    return {f"top{k}": float(hits[:, :k].any(axis=1).mean()) for k in top}
 
 
 def best_labels(scores: np.ndarray, count: int = 5) -> Int[ndarray, "videos count"]:
-    """Indices of the best `count` classes of each row, best first."""
+    """Indices of the best `count` classes of each row, best first; of equal ones the first class."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 

@@ -1,5 +1,6 @@
 """The TimeSformer model: pixels -> tokens -> blocks -> CLS -> logits."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -36,7 +37,11 @@ class TimeSformer(nn.Module):
     `attention_type`: a key of `SCHEMES`. `drop_path_rate` in [0, 1): stochastic depth of the last block, rising linearly
     from 0 in the first. `initialization`: "official" (zero time embedding and zero `temporal_fc`: the start for pretrained
     image weights) or "from_scratch" (large time and position embeddings, ordinary `temporal_fc`: without pretrained weights
-    the official start doesn't learn the order of frames in reasonable time). `scan_layers`: trace one block instead of
+    the official start doesn't learn the order of frames in reasonable time). `attention_order`: "time_space" (extra steps
+    first), "space_time" (last) or "parallel" (all from the block's input, residuals added; paper 4.7). `temporal_cls_key`: the
+    CLS is a key in temporal attention, as in the paper's equation 11 and unlike the official code. `position_embedding`:
+    "none", "space" or "space_time" (paper Table 4; there is no time embedding in `space_only`). `scan_layers`: trace one block
+    instead of
     `depth`, parameters stacked under `blocks` (see `stack_blocks`). `dtype`: of the computation; parameters, softmax,
     LayerNorm statistics and logits stay float32.
 
@@ -56,6 +61,9 @@ class TimeSformer(nn.Module):
     attention_type: str = "divided_space_time"
     drop_path_rate: float = 0.0
     initialization: str = "official"
+    attention_order: str = "time_space"
+    temporal_cls_key: bool = False
+    position_embedding: str = "space_time"
     num_channels: int = 3
     scan_layers: bool = False
     dtype: Dtype = jnp.float32
@@ -63,6 +71,8 @@ class TimeSformer(nn.Module):
     def __post_init__(self) -> None:
         _one_of("attention_type", self.attention_type, SCHEMES)
         _one_of("initialization", self.initialization, INITIALIZATIONS)
+        _one_of("attention_order", self.attention_order, ("time_space", "space_time", "parallel"))
+        _one_of("position_embedding", self.position_embedding, ("none", "space", "space_time"))
         for name in ("num_classes", "num_frames", "patch_size", "embed_dim", "depth", "num_heads", "num_channels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -81,16 +91,21 @@ class TimeSformer(nn.Module):
         height, width = _pair(self.image_size)
         return height // self.patch_size, width // self.patch_size
 
+    @property
+    def _has_time_embedding(self) -> bool:
+        return self.position_embedding == "space_time" and SCHEMES[self.attention_type].time_embedding
+
     def setup(self) -> None:
         init = INITIALIZATIONS[self.initialization]
         num_patches = self.grid[0] * self.grid[1]
         self.patch_embed = PatchEmbed(self.patch_size, self.embed_dim, dtype=self.dtype)
         self.cls_token = self.param("cls_token", init.cls_token, (1, 1, self.embed_dim), jnp.float32)
-        self.pos_embed = self.param("pos_embed", init.pos_embed, (1, 1 + num_patches, self.embed_dim), jnp.float32)
-        if SCHEMES[self.attention_type].time_embedding:
+        if self.position_embedding != "none":
+            self.pos_embed = self.param("pos_embed", init.pos_embed, (1, 1 + num_patches, self.embed_dim), jnp.float32)
+        if self._has_time_embedding:
             self.time_embed = self.param("time_embed", init.time_embed, (1, self.num_frames, self.embed_dim), jnp.float32)
-        block = (self.attention_type, self.num_heads, self.mlp_ratio, self.initialization, self.dtype)
-        self.blocks: Any = Block(*block) if self.scan_layers else [Block(*block) for _ in range(self.depth)]
+        shared = {field: getattr(self, field) for field in Block.__annotations__ if field not in ("parent", "name")}
+        self.blocks: Any = Block(**shared) if self.scan_layers else [Block(**shared) for _ in range(self.depth)]
         self.norm = LayerNorm()
         self.head = nn.Dense(self.num_classes, kernel_init=init.linear, dtype=jnp.float32)
 
@@ -111,13 +126,14 @@ class TimeSformer(nn.Module):
         scheme = SCHEMES[self.attention_type]
         patches = self.patch_embed(video)
         batch, num_frames, rows, columns, dim = patches.shape
-        position = resize_position_embedding(self.pos_embed, self.grid, (rows, columns)).astype(self.dtype)
-        patches = patches + position[:, 1:].reshape(1, 1, rows, columns, dim)  # the same in every frame
-        if scheme.time_embedding:
+        cls = self.cls_token.astype(self.dtype)
+        if self.position_embedding != "none":
+            position = resize_position_embedding(self.pos_embed, self.grid, (rows, columns)).astype(self.dtype)
+            patches = patches + position[:, 1:].reshape(1, 1, rows, columns, dim)  # the same in every frame
+            cls = cls + position[:, :1]  # the CLS has a place (entry 0) but no time
+        if self._has_time_embedding:
             time = resize_time_embedding(self.time_embed, num_frames).astype(self.dtype)
             patches = patches + time[:, :, None, None]  # [1, T, 1, 1, D]: the same at every place
-        # The CLS has a place (entry 0) but no time.
-        cls = self.cls_token.astype(self.dtype) + position[:, :1]
         cls = jnp.broadcast_to(cls, (batch, num_frames if scheme.cls_per_frame else 1, dim))
         return cls, patches
 
@@ -147,9 +163,9 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _one_of(name: str, value: str, table: dict) -> None:
-    if value not in table:
-        raise InputError(f"{name} must be one of {', '.join(table)}, got {value!r}.")
+def _one_of(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
 def _whole_patches(name: str, height: int, width: int, patch_size: int) -> None:

@@ -56,7 +56,7 @@ OFFICIAL_NAMES: tuple[tuple[str, str, Layout], ...] = (
     (r"head\.weight", r"head/kernel", _linear),
     (r"head\.bias", r"head/bias", _same),
 )
-"""Official name (prefix `model.` taken off), path of ours, layout: exactly one row for every tensor.
+"""Official name (a prefix `model.` is taken off before), path of ours, layout: exactly one row for every tensor.
 
 Source: state dict of the official `models/vit.py`.
 """
@@ -70,13 +70,17 @@ def params_from_official(tensors: Mapping[str, np.ndarray], model: TimeSformer) 
     """
     given: dict[str, np.ndarray] = {}
     problems: list[str] = []
-    for name, tensor in tensors.items():
+    for full_name, tensor in tensors.items():
+        name = full_name.removeprefix("model.")
         rows = [(match, path, layout) for pattern, path, layout in OFFICIAL_NAMES if (match := re.fullmatch(pattern, name))]
         if len(rows) != 1:
             problems.append(f"{name} {tensor.shape}: no place in the model")
             continue
         match, path, layout = rows[0]
-        given[match.expand(path)] = layout(np.asarray(tensor), model.num_heads)
+        try:
+            given[match.expand(path)] = layout(np.asarray(tensor), model.num_heads)
+        except ValueError:
+            problems.append(f"{name} {tensor.shape}: can't be split over {model.num_heads} heads")
 
     unrolled = model.clone(scan_layers=False)
     video = jax.ShapeDtypeStruct((1, 1, model.patch_size, model.patch_size, model.num_channels), jnp.float32)

@@ -90,7 +90,7 @@ class Checkpoints:
     def _check(self, step: int) -> None:
         saved: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata or {}
         differences = [
-            f"{group}.{name} is {_short(theirs)} there and {_short(ours)} here"
+            f"{group}.{name} is {_difference(theirs, ours)}"
             for group, values in self._description.items()
             for name, ours in values.items()
             if (theirs := saved.get(group, {}).get(name)) != ours
@@ -102,6 +102,11 @@ class Checkpoints:
             )
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _difference(theirs: Any, ours: Any) -> str:
+    """What the two are; of two lists only the first place where they differ."""
+    if isinstance(theirs, list) and isinstance(ours, list):
+        place = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), None)
+        if place is None:
+            return f"{len(theirs)} long there and {len(ours)} here"
+        return f"{theirs[place]!r} there and {ours[place]!r} here at number {place}"
+    return f"{theirs!r} there and {ours!r} here"

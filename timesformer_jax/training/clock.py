@@ -38,7 +38,7 @@ class DeviceClock:
             end = time.perf_counter()
             with self._lock:
                 if not self._in_flight:
-                    self._waited += end - max(begin, self._idle_since)
+                    self._waited += max(end - max(begin, self._idle_since), 0.0)
             yield batch
 
     def dispatched(self, output: Any) -> None:

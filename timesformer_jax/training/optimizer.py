@@ -54,14 +54,19 @@ def make_optimizer(
         raise InputError(
             f"optimizer.learning_rate must be positive and warmup_steps not negative, got {learning_rate} and {warmup_steps}."
         )
+    try:
+        pattern = re.compile(decay_pattern)
+    except re.error as error:
+        raise InputError(f"optimizer.decay_pattern={decay_pattern!r} is no regular expression: {error}.") from error
     rate = SCHEDULES[schedule](learning_rate, total_steps - warmup_steps)
     if warmup_steps:
         rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), rate], [warmup_steps])
 
     def mask(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: re.fullmatch(decay_pattern, "/".join(key.key for key in path)) is not None, params
+            lambda path, _: pattern.fullmatch("/".join(key.key for key in path)) is not None, params
         )
 
-    transform = OPTIMIZERS[name](rate, weight_decay, mask)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), transform) if clip_norm else transform, rate
+    # Always in the chain, so that a checkpoint fits whether gradients are clipped or not.
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(clip, OPTIMIZERS[name](rate, weight_decay, mask)), rate

@@ -1,5 +1,6 @@
 """Video files -> RGB frames, by PyAV (any container and codec that FFmpeg reads)."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ class VideoFile:
         self._path = path
         self._container = container
         self._stream = container.streams.video[0]
-        self._stream.thread_type = "AUTO"
+        self._stream.thread_type = "SLICE"  # threads over frames would swallow the errors of damaged ones
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate else 30.0
         self.num_damaged = 0
@@ -36,22 +37,27 @@ class VideoFile:
     def frames(self, max_short_side: int | None = None) -> Iterator[UInt8[ndarray, "H W 3"]]:
         """Every frame in order, RGB uint8; frames with a short side above `max_short_side` are shrunk to it.
 
+        All have the first frame's size, also where the stream changes its own midway.
+
         Raises `UnreadableVideoError` where not one frame can be decoded.
         """
+        from av.error import FFmpegError
         from av.video.reformatter import Interpolation, VideoReformatter
 
         # One reformatter for all frames: `frame.to_ndarray` makes a new one each time, 20 times slower.
         reformatter = VideoReformatter()
-        count = 0
+        size = None
         for frame in self._decoded():
-            count += 1
-            height, width = frame.height, frame.width
-            if max_short_side is not None and min(height, width) > max_short_side:
-                scale = max_short_side / min(height, width)
-                height, width = round(height * scale), round(width * scale)
-            rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA)
-            yield rgb.to_ndarray()
-        if not count:
+            if size is None:
+                scale = min((max_short_side or math.inf) / min(frame.height, frame.width), 1.0)
+                size = round(frame.width * scale), round(frame.height * scale)
+            try:
+                rgb = reformatter.reformat(frame, *size, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
+            except (FFmpegError, ValueError):
+                self.num_damaged += 1
+                continue
+            yield rgb
+        if size is None:
             raise UnreadableVideoError(self._path, "it holds no frame that can be decoded")
 
     def _decoded(self) -> Iterator[Any]:
@@ -90,7 +96,7 @@ def open_video(path: str | Path) -> Iterator[VideoFile]:
 
     try:
         size = Path(path).stat().st_size
-        container = av.open(str(path)) if size else None
+        container = av.open(str(path), metadata_errors="ignore") if size else None
     except (OSError, FFmpegError) as error:
         raise UnreadableVideoError(path, error.strerror or str(error)) from error
     if container is None:
