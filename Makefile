@@ -27,11 +27,11 @@ demo: install  ## trains a small TimeSformer on digits in motion, and tests it (
 
 .PHONY: test
 test: install  ## the tests, but for the slow ones
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" $(ARGS)
 
 .PHONY: test-all
 test-all: install  ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
 
 .PHONY: lint
 lint: install  ## ruff and pyright

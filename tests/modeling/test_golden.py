@@ -18,8 +18,13 @@ scanned = pytest.mark.parametrize("scan_layers", [False, True])
 def test_logits_and_features(golden: Golden, scan_layers: bool, size: str):
     model, params = golden.model.clone(scan_layers=scan_layers), golden.params(scan_layers=scan_layers)
     video = golden.video(size)
-    logits = jax.jit(model.apply)({"params": params}, video)
-    features = jax.jit(lambda p, v: model.apply({"params": p}, v, method="features"))(params, video)
+
+    @jax.jit
+    def both(params, video):
+        variables = {"params": params}
+        return model.apply(variables, video), model.apply(variables, video, method="features")
+
+    logits, features = both(params, video)
     assert isinstance(features, tsf.Features)
     np.testing.assert_allclose(logits, golden.arrays[f"{size}logits"], atol=1e-5)
     np.testing.assert_allclose(features.cls, golden.arrays[f"{size}features"], atol=1e-5)

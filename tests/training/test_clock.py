@@ -46,7 +46,7 @@ def test_only_idle_time_counts(monkeypatch: pytest.MonkeyPatch, data: float, dev
     for _ in range(4):
         next(batches)
         clock.dispatched(simulated.work(device))
-    assert clock.take_waited() == pytest.approx(4 * waits, abs=0.1)
+    assert clock.take_waited() == pytest.approx(4 * waits, abs=0.15)
     assert clock.take_waited() == 0
     clock.close()
 
