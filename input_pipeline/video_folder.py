@@ -43,7 +43,6 @@ def scan_folder(root: Path, val_fraction: float) -> Files:
         raise InputError(f"val_fraction must be above 0 and below 1, got {val_fraction}.")
     files = {split: _labelled_files(root / split) for split in ("train", "val")}
     if not files["train"] and not files["val"]:
-        files = {"train": [], "val": []}
         by_label: dict[str, list[Path]] = {}
         everything = _labelled_files(root)
         if everything and {label.lower() for _, label in everything} <= SPLIT_LIKE:

@@ -4,17 +4,15 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import SCHEMES, TimeSformer
+from timesformer_jax.modeling import SCHEMES, TimeSformer, parameter_shapes
 from timesformer_jax.modeling.schemes import Grouping
 
 
 def count_parameters(model: TimeSformer) -> int:
     """How many numbers the model's parameters are."""
-    video = jax.ShapeDtypeStruct((1, 1, model.patch_size, model.patch_size, model.num_channels), jnp.float32)
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0), video)))
+    return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model)))
 
 
 def count_multiply_adds(model: TimeSformer, num_frames: int | None = None, image_size: int | None = None) -> int:

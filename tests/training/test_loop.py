@@ -61,7 +61,7 @@ def run(losses: list[float], *, first_step: int = 0, seconds: float = 0.0, **cha
         batches=batches(),
         mesh=training.make_mesh(jax.devices()[:1]),
         write_scalars=lambda step, scalars: written.append((step, dict(scalars))),
-        checkpoints=checkpoints,  # type: ignore[arg-type]  (a stand-in)
+        checkpoints=checkpoints,
         evaluate=evaluate,
         **options,
     )

@@ -79,6 +79,22 @@ def test_what_is_no_video_is_refused_with_the_reason(broken_clips: Path, name: s
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # it may cross processes
 
 
+def test_frames_that_all_resist_conversion_make_no_video(made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+    from av.video import reformatter
+
+    class Broken:
+        def reformat(self, *arguments, **options):
+            raise ValueError("unsupported pixel format")
+
+    monkeypatch.setattr(reformatter, "VideoReformatter", Broken)
+    with (
+        pytest.raises(UnreadableVideoError, match="no frame that can be decoded"),
+        open_video(made_clips / "across/0.mp4") as video,
+    ):
+        list(video.frames())
+    assert video.num_damaged == 40
+
+
 def test_sound_alone_is_refused(tmp_path: Path):
     import av
 

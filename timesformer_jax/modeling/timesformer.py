@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
@@ -157,6 +158,12 @@ class TimeSformer(nn.Module):
                 f"The video must be [batch, frames, height, width, {self.num_channels}] with no empty axis, got {shape}."
             )
         _whole_patches("The video's size", shape[2], shape[3], self.patch_size)
+
+
+def parameter_shapes(model: TimeSformer) -> Any:
+    """The model's parameter tree with shapes and dtypes for leaves; nothing is computed or allocated."""
+    video = jax.ShapeDtypeStruct((1, 1, model.patch_size, model.patch_size, model.num_channels), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), video)["params"]
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import TimeSformer, stack_blocks
+from timesformer_jax.modeling import TimeSformer, parameter_shapes, stack_blocks
 
 
 def _same(tensor: np.ndarray, num_heads: int) -> np.ndarray:
@@ -82,9 +82,7 @@ def params_from_official(tensors: Mapping[str, np.ndarray], model: TimeSformer) 
         except ValueError:
             problems.append(f"{name} {tensor.shape}: can't be split over {model.num_heads} heads")
 
-    unrolled = model.clone(scan_layers=False)
-    video = jax.ShapeDtypeStruct((1, 1, model.patch_size, model.patch_size, model.num_channels), jnp.float32)
-    expected = jax.eval_shape(unrolled.init, jax.random.key(0), video)["params"]
+    expected = parameter_shapes(model.clone(scan_layers=False))
     paths, treedef = jax.tree_util.tree_flatten_with_path(expected)
     params = []
     for keys, leaf in paths:

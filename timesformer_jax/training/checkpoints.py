@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import TimeSformer
+from timesformer_jax.modeling import TimeSformer, parameter_shapes
 from timesformer_jax.training.sharding import replicated
 from timesformer_jax.training.step import TrainState
 
@@ -75,9 +75,9 @@ class Checkpoints:
         if step is None:
             raise self._no_checkpoint()
         self._check(step)
-        video = jax.ShapeDtypeStruct((1, 1, model.patch_size, model.patch_size, model.num_channels), jnp.float32)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), video)["params"]
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), parameter_shapes(model)
+        )
         return self._checkpointer.load_checkpointables(step, {"params": abstract})["params"], step
 
     def _no_checkpoint(self) -> InputError:

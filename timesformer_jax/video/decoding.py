@@ -46,7 +46,7 @@ class VideoFile:
 
         # One reformatter for all frames: `frame.to_ndarray` makes a new one each time, 20 times slower.
         reformatter = VideoReformatter()
-        size = None
+        size, count = None, 0
         for frame in self._decoded():
             if size is None:
                 scale = min((max_short_side or math.inf) / min(frame.height, frame.width), 1.0)
@@ -56,8 +56,9 @@ class VideoFile:
             except (FFmpegError, ValueError):
                 self.num_damaged += 1
                 continue
+            count += 1
             yield rgb
-        if size is None:
+        if not count:
             raise UnreadableVideoError(self._path, "it holds no frame that can be decoded")
 
     def _decoded(self) -> Iterator[Any]:
