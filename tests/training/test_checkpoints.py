@@ -1,5 +1,7 @@
 """Saving, going on, and refusing what belongs to another model."""
 
+import os
+import signal
 from pathlib import Path
 
 import jax
@@ -103,3 +105,20 @@ def test_what_does_not_change_the_weights_may_differ(tmp_path: Path):
     mesh = training.make_mesh(jax.devices()[:1])
     assert int(checkpoints.restore(training.init_state(other, OPTIMIZER, 0, mesh)).step) == 1
     checkpoints.close()
+
+
+def test_an_interrupt_waits_for_the_save_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C in the middle of Orbax's own work left threads behind that failed, and the next start found half a folder."""
+    state = saved(tmp_path / "c")
+    checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))
+    begin = checkpoints._checkpointer.save_checkpointables_async
+
+    def interrupted(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        return begin(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables_async", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(state, 3)
+    checkpoints.close()
+    assert training.Checkpoints(str(tmp_path / "c"), describe(MODEL)).latest_step == 3

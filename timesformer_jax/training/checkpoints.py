@@ -1,6 +1,10 @@
 """Checkpoints in a workdir, by Orbax: the only file that knows its API."""
 
+import contextlib
 import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -48,12 +52,13 @@ class Checkpoints:
         """Saves in the background; does nothing where this step is saved already."""
         if self.latest_step == step:
             return
-        self._checkpointer.save_checkpointables_async(
-            step,
-            {"params": state.params, "opt_state": state.opt_state},
-            custom_metadata=self._description,
-            force=True,
-        )
+        with _interrupts_wait():
+            self._checkpointer.save_checkpointables_async(
+                step,
+                {"params": state.params, "opt_state": state.opt_state},
+                custom_metadata=self._description,
+                force=True,
+            )
 
     def restore(self, state: TrainState) -> TrainState:
         """The newest checkpoint, placed as `state` is; `state` itself where there is none."""
@@ -85,7 +90,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until everything is on disk."""
-        self._checkpointer.close()
+        with _interrupts_wait():
+            self._checkpointer.close()
 
     def _check(self, step: int) -> None:
         saved: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata or {}
@@ -100,6 +106,22 @@ class Checkpoints:
                 f"{self._directory} holds the checkpoint of another run ({'; '.join(differences)}): choose another --workdir, "
                 "or go on with the settings it was made with."
             )
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C takes effect at the end: stopped halfway, Orbax leaves threads behind that fail when the program ends."""
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
 
 
 def _difference(theirs: Any, ours: Any) -> str:
