@@ -25,8 +25,12 @@ def get_config() -> ConfigDict:
                 "num_heads": 4,
                 "mlp_ratio": 4.0,
                 "drop_path_rate": 0.0,
+                "dropout_rate": 0.0,
+                "attention_dropout_rate": 0.0,
                 "initialization": "from_scratch",
                 "scan_layers": False,
+                "remat": "none",
+                "attention_implementation": "xla",
                 "dtype": "float32",
             },
             "data": {

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import timesformer_jax as tsf
+from timesformer_jax.modeling import parameter_shapes
 from timesformer_jax.pretrained import params_from_official
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -36,6 +37,20 @@ def load_golden(attention_type: str) -> Golden:
     with np.load(GOLDEN / f"official_{attention_type}.npz") as file:
         arrays = dict(file)
     return Golden(tsf.TimeSformer(**json.loads(str(arrays["config"]))), arrays)
+
+
+def random_variables(model: tsf.TimeSformer, seed: int = 0) -> dict[str, Any]:
+    """Parameters none of which is zero, biases included, made without compiling anything."""
+    draw = np.random.default_rng(seed)
+
+    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        fan_in = leaf.shape[0] if path[-1].key == "kernel" else 25
+        noise = draw.normal(size=leaf.shape) / fan_in**0.5
+        return jax.numpy.asarray(noise + (path[-1].key == "scale"), leaf.dtype)
+
+    one_by_one = parameter_shapes(model.clone(scan_layers=False))
+    params = jax.tree_util.tree_map_with_path(fill, one_by_one)
+    return {"params": tsf.stack_blocks(params) if model.scan_layers else params}
 
 
 def write_video(path: Path, frames: np.ndarray, *, fps: int = 30, codec: str = "libx264") -> Path:

@@ -5,10 +5,13 @@ from timesformer_jax.modeling import (
     INITIALIZATIONS,
     SCHEMES,
     VARIANTS,
+    AttentionMap,
     Features,
     TimeSformer,
     create,
+    fold_for_inference,
     stack_blocks,
+    to_nnx,
     unstack_blocks,
 )
 
@@ -17,10 +20,13 @@ __all__ = [
     "INITIALIZATIONS",
     "SCHEMES",
     "VARIANTS",
+    "AttentionMap",
     "Features",
     "InputError",
     "TimeSformer",
     "create",
+    "fold_for_inference",
     "stack_blocks",
+    "to_nnx",
     "unstack_blocks",
 ]

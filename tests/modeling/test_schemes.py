@@ -1,9 +1,10 @@
 """Every scheme against a slow, obvious block: explicit sets of neighbours, one full attention matrix, no groups."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,13 +64,13 @@ def norm(p: Any, x: np.ndarray) -> np.ndarray:
     return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
 
 
-def attend(p: Any, tokens: np.ndarray, sees: np.ndarray) -> np.ndarray:
-    """Attention of all tokens `[n, D]` to those that they see, `[n, n]`."""
+def attend(p: Any, tokens: np.ndarray, sees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Attention of all tokens `[n, D]` to those that they see, `[n, n]`; and its weights `[heads, n, n]`."""
     q, k, v = np.einsum("nd,dchk->chnk", tokens, p["qkv"]["kernel"]) + p["qkv"]["bias"][:, :, None]
     scores = np.where(sees, np.einsum("hnk,hmk->hnm", q, k) / np.sqrt(q.shape[-1]), -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    return np.einsum("hnm,hmk,hkd->nd", weights, v, p["proj"]["kernel"]) + p["proj"]["bias"]
+    return np.einsum("hnm,hmk,hkd->nd", weights, v, p["proj"]["kernel"]) + p["proj"]["bias"], weights
 
 
 def mlp(p: Any, x: np.ndarray) -> np.ndarray:
@@ -78,61 +79,89 @@ def mlp(p: Any, x: np.ndarray) -> np.ndarray:
     return hidden @ p["fc2"]["kernel"] + p["fc2"]["bias"]
 
 
+class Slow(NamedTuple):
+    cls: np.ndarray
+    patches: np.ndarray
+    frame_cls: np.ndarray
+    attention: dict[str, np.ndarray]  # step -> [heads, queries, keys] over all places, the CLS behind them
+
+
 def slow_block(
-    attention_type: str, p: Any, cls: np.ndarray, x: np.ndarray, *, order: str = "time_space", cls_key: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """The block on one clip: cls `[F, D]`, patches `[T, h, w, D]`."""
+    attention_type: str,
+    p: Any,
+    cls: np.ndarray,
+    x: np.ndarray,
+    *,
+    order: str = "time_space",
+    cls_key: bool = False,
+    real_frames: int | None = None,
+) -> Slow:
+    """The block on one clip: cls `[F, D]`, patches `[T, h, w, D]`; from frame `real_frames` on nobody is seen."""
     steps, last = NEIGHBOURS[attention_type]
     size = x.shape[:3]
+    real = size[0] if real_frames is None else real_frames
     places = list(itertools.product(*map(range, size)))
     patches = np.stack([x[place] for place in places])
+    maps = {}
 
     def who_sees_whom(rule: Sees) -> np.ndarray:
-        return np.array([[rule(q, k, size) for k in places] for q in places])
+        return np.array([[rule(q, k, size) and (k[0] < real or k == q) for k in places] for q in places])
 
     def extra(name: str, rule: Sees, patches: np.ndarray) -> np.ndarray:
         tokens, sees = np.concatenate([patches, cls]), who_sees_whom(rule)  # one CLS, behind the patches
         sees = np.pad(sees, ((0, 1), (0, 1)), constant_values=cls_key and name == "temporal")
         sees[-1, -1] = True
-        attention = attend(p[f"{name}_attn"], norm(p[f"{name}_norm1"], tokens), sees)[:-1]
-        return attention @ p[f"{name}_fc"]["kernel"] + p[f"{name}_fc"]["bias"]
+        attention, maps[name] = attend(p[f"{name}_attn"], norm(p[f"{name}_norm1"], tokens), sees)
+        return attention[:-1] @ p[f"{name}_fc"]["kernel"] + p[f"{name}_fc"]["bias"]
 
-    def own(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        residual, cls_residuals = np.zeros_like(patches), []
-        for number, group in enumerate(sorted({tuple(np.flatnonzero(line)) for line in who_sees_whom(last)})):
-            members = list(group)
+    def own(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        residual, cls_residuals, by_frame = np.zeros_like(patches), [], {}
+        maps["own"] = np.zeros((2, len(places) + 1, len(places) + 1))
+        sees = np.array([[last(q, k, size) for k in places] for q in places])
+        for group in sorted({tuple(np.flatnonzero(line)) for line in sees}):
             # Where frames have a CLS each, the groups are the frames, in order.
-            head = cls[number if len(cls) > 1 else 0]
-            tokens = norm(p["norm1"], np.concatenate([head[None], patches[members]]))
-            output = attend(p["attn"], tokens, np.ones((len(tokens), len(tokens)), bool))
-            cls_residuals.append(output[0])
-            residual[members] = output[1:]
-        return (np.stack(cls_residuals) if attention_type == "space_only" else np.mean(cls_residuals, axis=0)), residual
+            frame = places[group[0]][0]
+            members = [number for number in group if places[number][0] < real]
+            if not members:
+                continue
+            head = cls[frame if len(cls) > 1 else 0]
+            tokens = norm(p["norm1"], np.concatenate([patches[members], head[None]]))
+            output, weights = attend(p["attn"], tokens, np.ones((len(tokens), len(tokens)), bool))
+            maps["own"][np.ix_([0, 1], members, members)] = weights[:, :-1, :-1]
+            maps["own"][:, members, -1] = weights[:, :-1, -1]
+            cls_residuals.append(output[-1])
+            by_frame.setdefault(frame, []).append(output[-1])
+            residual[members] = output[:-1]
+        frame_residuals = np.stack([np.mean(by_frame[frame], axis=0) for frame in sorted(by_frame)])
+        mean = frame_residuals if attention_type == "space_only" else np.mean(cls_residuals, axis=0)
+        return mean, frame_residuals, residual
 
     if order == "parallel":
         added = [extra(name, rule, patches) for name, rule in steps.items()]
-        cls_residual, residual = own(patches)
+        cls_residual, frame_residuals, residual = own(patches)
         patches = patches + residual + sum(added)
     else:
         if order == "time_space":
             for name, rule in steps.items():
                 patches = patches + extra(name, rule, patches)
-        cls_residual, residual = own(patches)
+        cls_residual, frame_residuals, residual = own(patches)
         patches = patches + residual
         if order == "space_time":
             for name, rule in steps.items():
                 patches = patches + extra(name, rule, patches)
-    cls = cls + cls_residual
-    cls, patches = (tokens + mlp(p["mlp"], norm(p["norm2"], tokens)) for tokens in (cls, patches))
-    return cls, patches.reshape(x.shape)
+    out = [cls[:real] + cls_residual, patches, cls[:real] + frame_residuals]
+    cls, patches, frame_cls = (tokens + mlp(p["mlp"], norm(p["norm2"], tokens)) for tokens in out)
+    return Slow(cls, patches.reshape(x.shape), frame_cls, maps)
 
 
 def test_every_scheme_has_its_reference():
     assert NEIGHBOURS.keys() == tsf.SCHEMES.keys()
 
 
-def compare(attention_type: str, size: Place, *, order: str = "time_space", cls_key: bool = False) -> None:
-    """The block and the slow one, on two clips."""
+def compare(
+    attention_type: str, size: Place, *, order: str = "time_space", cls_key: bool = False, real_frames: int | None = None
+) -> None:
+    """The block and the slow one, on two clips: tokens, each frame's CLS and attention maps. `real_frames` of the second."""
     block = Block(
         attention_type=attention_type,
         num_heads=2,
@@ -140,20 +169,57 @@ def compare(attention_type: str, size: Place, *, order: str = "time_space", cls_
         initialization="from_scratch",
         attention_order=order,
         temporal_cls_key=cls_key,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        attention_implementation="xla",
         dtype=jnp.float32,
     )
     keys = jax.random.split(jax.random.key(0), 3)
     cls = jax.random.normal(keys[0], (2, size[0] if attention_type == "space_only" else 1, 8))
     patches = jax.random.normal(keys[1], (2, *size, 8))
     params = jax.jit(block.init)(keys[2], cls, patches)["params"]
-    got_cls, got_patches = jax.jit(block.apply)({"params": params}, cls, patches)
+    lengths = [size[0], real_frames or size[0]]
+    mask = None if real_frames is None else jnp.arange(size[0])[None] < jnp.array(lengths)[:, None]
+    apply = functools.partial(block.apply, with_frame_cls=True, with_attention=True)
+    got = jax.jit(apply)({"params": params}, cls, patches, mask)
     plain = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    for got, got_x, one_cls, one_x in zip(got_cls, got_patches, cls, patches, strict=True):
-        expected_cls, expected = slow_block(
-            attention_type, plain, np.asarray(one_cls), np.asarray(one_x), order=order, cls_key=cls_key
+    scheme = tsf.SCHEMES[attention_type]
+    assert (got.frame_cls is None) == (attention_type in ("joint_space_time", "local_global"))
+    assert got.attention.keys() == scheme.steps.keys()
+    close = functools.partial(np.testing.assert_allclose, atol=2e-5)
+    for clip, real in enumerate(lengths):
+        expected = slow_block(
+            attention_type,
+            plain,
+            np.asarray(cls[clip]),
+            np.asarray(patches[clip]),
+            order=order,
+            cls_key=cls_key,
+            real_frames=real,
         )
-        np.testing.assert_allclose(got, expected_cls, atol=2e-5)
-        np.testing.assert_allclose(got_x, expected, atol=2e-5)
+        close(got.cls[clip, :real], expected.cls)
+        close(got.patches[clip, :real], expected.patches[:real])
+        if got.frame_cls is not None:
+            close(got.frame_cls[clip, :real], expected.frame_cls)
+        for step, grouping in scheme.steps.items():
+            # Which patch (from 1, 0 is padding or masked) stands at which place of which group.
+            numbers = np.arange(1, 1 + math.prod(size)).reshape(1, *size, 1)
+            numbers[:, real:] = 0
+            for group, weights in zip(
+                np.asarray(grouping.split(jnp.asarray(numbers)))[0, :, :, 0], got.attention[step][clip], strict=True
+            ):
+                cls_queries, cls_keys = (1, 1) if step == scheme.name else (0, int(cls_key and step == "temporal"))
+                assert weights.shape[1:] == (cls_queries + len(group), cls_keys + len(group))
+                if not group.any():
+                    continue
+                np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
+                there = np.flatnonzero(group)
+                want = expected.attention["own" if step == scheme.name else step]
+                members = group[there] - 1
+                close(weights[:, cls_queries + there][:, :, cls_keys + there], want[:, members][:, :, members])
+                if cls_keys:
+                    close(weights[:, cls_queries + there, 0], want[:, members, -1])
+                assert not weights[:, :, cls_keys + np.flatnonzero(group == 0)].any()
 
 
 slow = pytest.mark.slow
@@ -165,6 +231,11 @@ SIZES = [(3, 4, 3), *(pytest.param(size, marks=slow) for size in ((4, 4, 4), (3,
 def test_block_is_the_slow_one(attention_type: str, size: Place):
     """Sizes that don't divide among them: so padding changes nothing, and groups of padding alone have no say."""
     compare(attention_type, size)
+
+
+@pytest.mark.parametrize("attention_type", NEIGHBOURS)
+def test_a_masked_frame_is_seen_by_none(attention_type: str):
+    compare(attention_type, (4, 3, 2), real_frames=2)
 
 
 @pytest.mark.parametrize("order", ["space_time", "parallel"])

@@ -1,19 +1,26 @@
 """The model: attention, the space-time schemes, embeddings, blocks. Imports nothing else of the library."""
 
+from timesformer_jax.modeling.features import AttentionMap, Features, Tokens
+from timesformer_jax.modeling.folding import fold_for_inference
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
+from timesformer_jax.modeling.nnx import to_nnx
 from timesformer_jax.modeling.schemes import SCHEMES
 from timesformer_jax.modeling.stacking import stack_blocks, unstack_blocks
-from timesformer_jax.modeling.timesformer import Features, TimeSformer, parameter_shapes
+from timesformer_jax.modeling.timesformer import TimeSformer, parameter_shapes
 from timesformer_jax.modeling.variants import VARIANTS, create
 
 __all__ = [
     "INITIALIZATIONS",
     "SCHEMES",
     "VARIANTS",
+    "AttentionMap",
     "Features",
     "TimeSformer",
+    "Tokens",
     "create",
+    "fold_for_inference",
     "parameter_shapes",
     "stack_blocks",
+    "to_nnx",
     "unstack_blocks",
 ]

@@ -1,25 +1,42 @@
 """One TimeSformer block: attention in space and time, then the MLP (paper section 3)."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax.typing import Dtype
 
-from timesformer_jax._typing import Array, Bool, Float, ndarray
+from timesformer_jax._typing import Array, Bool, Float
+from timesformer_jax.errors import InputError
+from timesformer_jax.modeling.attention import Attention
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
-from timesformer_jax.modeling.layers import Attention, LayerNorm, Mlp, drop_path_scale
+from timesformer_jax.modeling.layers import LayerNorm, Mlp, drop_path_scale, masked_mean
 from timesformer_jax.modeling.schemes import SCHEMES, Grouping
 
 
+class BlockOutput(NamedTuple):
+    """What a block makes of its tokens."""
+
+    cls: Float[Array, "B F D"]
+    patches: Float[Array, "B T h w D"] | None
+    """None where only the CLS was asked for."""
+    frame_cls: Float[Array, "B T D"] | None
+    """The CLS as each frame sees it, before the frames' mean; None unless asked for and where groups mix frames."""
+    attention: dict[str, Float[Array, "B G heads Q L"]]
+    """Attention step -> weights; empty unless asked for."""
+
+
 class Block(nn.Module):
-    """One block of any scheme: `(cls, patches) -> (cls, patches)`.
+    """One block of any scheme: `(cls, patches) -> (cls, patches)` and more, on request.
 
     Shapes: cls `[B, F, D]` with F = 1 CLS a clip, or F = T where each frame has its own (`space_only`); patches
-    `[B, T, h, w, D]`. Units: the residual stream, before any normalisation.
+    `[B, T, h, w, D]`; `frame_mask` `[B, T]`, False for a frame that nobody shall see. Units: the residual stream, before any
+    normalisation.
 
-    Source: official `models/vit.py`, class `Block`. Stochastic depth drops whole rows, and what is a row differs from step
-    to step as it does there: a group of an attention step (in divided attention a place of a clip in time, a frame of a
-    clip in space), a CLS's clip or frame in the MLP.
+    Source: official `models/vit.py`, class `Block`. Stochastic depth (`drop_path_rate`, not None) drops whole rows, and what
+    is a row differs from step to step as it does there: a group of an attention step (in divided attention a place of a clip
+    in time, a frame of a clip in space), a CLS's clip or frame in the MLP.
     """
 
     attention_type: str
@@ -28,6 +45,9 @@ class Block(nn.Module):
     initialization: str
     attention_order: str
     temporal_cls_key: bool
+    dropout_rate: float
+    attention_dropout_rate: float
+    attention_implementation: str | Mapping[str, str]
     dtype: Dtype
 
     @nn.compact
@@ -35,18 +55,39 @@ class Block(nn.Module):
         self,
         cls: Float[Array, "B F D"],
         patches: Float[Array, "B T h w D"],
-        drop_path_rate: float | Float[Array, ""] = 0.0,
-        drop_paths: bool = False,
-    ) -> tuple[Float[Array, "B F D"], Float[Array, "B T h w D"]]:
+        frame_mask: Bool[Array, "B T"] | None = None,
+        drop_path_rate: float | Float[Array, ""] | None = None,
+        *,
+        train: bool = False,
+        cls_only: bool = False,
+        with_frame_cls: bool = False,
+        with_attention: bool = False,
+    ) -> BlockOutput:
         scheme = SCHEMES[self.attention_type]
         init = INITIALIZATIONS[self.initialization]
         dim, sizes = patches.shape[-1], patches.shape[1:4]
+        maps: dict[str, Array] = {}
 
-        def attention(name: str) -> Attention:
-            return Attention(self.num_heads, kernel_init=init.linear, dtype=self.dtype, name=name)
+        def attend(step: str, name: str, x: Array, mask: Array | None, **options: bool | int) -> Array:
+            """`[B, G, L, D] -> [B, G, Q, D]` (folded parameters leave it as [B, G, Q, heads, head_dim])."""
+            given = self.attention_implementation
+            attention = Attention(
+                self.num_heads,
+                kernel_init=init.linear,
+                dtype=self.dtype,
+                dropout_rate=self.dropout_rate,
+                attention_dropout_rate=self.attention_dropout_rate,
+                implementation=given if isinstance(given, str) else given.get(step, "xla"),
+                foldable=step != scheme.name,
+                name=name,
+            )
+            output, weights = attention(x, mask, train=train, with_weights=with_attention, **options)
+            if weights is not None and with_attention:
+                maps[step] = weights
+            return output
 
         def drop(*residuals: Array, rows: int = 2) -> tuple[Array, ...]:
-            if not drop_paths:
+            if drop_path_rate is None:
                 return residuals
             scale = drop_path_scale(self.make_rng("dropout"), drop_path_rate, residuals[0].shape[:rows], self.dtype)
             return tuple(r * scale.reshape(scale.shape + (1,) * (r.ndim - rows)) for r in residuals)
@@ -54,43 +95,65 @@ class Block(nn.Module):
         def extra_step(name: str, grouping: Grouping, patches: Array) -> Array:
             """Patches alone; the CLS takes no part, or is one more key. Returns the patches' residual."""
             with_cls = self.temporal_cls_key and name == "temporal"
-            tokens, mask = grouping.split(patches), grouping.mask(sizes)  # [B, T, h, w, D] -> [B, G, L, D]
+            tokens, mask = grouping.split(patches), grouping.mask(sizes, frame_mask)  # [B, T, h, w, D] -> [B, G, L, D]
             if with_cls:
                 tokens, mask = _lead_by_cls(cls, tokens), _seen_cls(mask)
-            residual = attention(f"{name}_attn")(LayerNorm(name=f"{name}_norm1")(tokens), mask)[:, :, int(with_cls) :]
+            residual = attend(name, f"{name}_attn", LayerNorm(name=f"{name}_norm1")(tokens), mask)[:, :, int(with_cls) :]
+            if with_attention and with_cls:
+                maps[name] = maps[name][:, :, :, 1:]  # the CLS is a key, but no query
+            folded = residual.ndim == 5
+            if folded and train:
+                raise InputError("These parameters were folded for inference: train with those that they were made from.")
             # The drop comes before the last layer, as in the official code, so a dropped path still adds that layer's bias.
             (residual,) = drop(residual)
-            output = nn.Dense(dim, kernel_init=init.extra_step_output, dtype=self.dtype, name=f"{name}_fc")
-            return grouping.merge(output(residual), patches.shape)
+            output = nn.DenseGeneral(
+                dim,
+                axis=(-2, -1) if folded else -1,
+                kernel_init=init.extra_step_output,
+                dtype=self.dtype,
+                name=f"{name}_fc",
+            )
+            return grouping.merge(output(residual), sizes)
 
-        def own_attention(patches: Array) -> tuple[Array, Array]:
-            """The image transformer's: a copy of the CLS leads each group. Returns the residuals of CLS and patches."""
-            mask = scheme.groups.mask(sizes)
+        def own_attention(patches: Array) -> tuple[Array, Array | None]:
+            """The image transformer's: a copy of the CLS leads each group. Returns the residuals of CLS copies and patches."""
             tokens = LayerNorm(name="norm1")(_lead_by_cls(cls, scheme.groups.split(patches)))  # -> [B, G, 1 + L, D]
-            (residual,) = drop(attention("attn")(tokens, _seen_cls(mask)))
-            cls_residual = residual[:, :, 0]  # [B, G, D]
-            if not scheme.cls_per_frame:
-                filled = slice(None) if mask is None else np.flatnonzero(mask.any(axis=1))
-                cls_residual = cls_residual[:, filled].mean(axis=1, keepdims=True)  # [B, G, D] -> [B, 1, D]
-            return cls_residual, scheme.groups.merge(residual[:, :, 1:], patches.shape)
+            options = {"num_queries": 1} if cls_only else {}
+            (residual,) = drop(attend(scheme.name, "attn", tokens, _seen_cls(group_mask), **options))
+            return residual[:, :, 0], None if cls_only else scheme.groups.merge(residual[:, :, 1:], sizes)
 
+        group_mask = scheme.groups.mask(sizes, frame_mask)
         start = patches
         if self.attention_order != "space_time":
             for name, grouping in scheme.extra_steps:
                 patches = patches + extra_step(name, grouping, start if self.attention_order == "parallel" else patches)
-        cls_residual, residual = own_attention(start if self.attention_order == "parallel" else patches)
-        patches = patches + residual
+        group_cls, residual = own_attention(start if self.attention_order == "parallel" else patches)
+        if residual is not None:
+            patches = patches + residual
         if self.attention_order == "space_time":
             for name, grouping in scheme.extra_steps:
                 patches = patches + extra_step(name, grouping, patches)
-        cls = cls + cls_residual
+
+        # Each group's copy of the CLS has seen that group; a group without a single patch has no say.
+        frame_cls = None
+        if with_frame_cls and scheme.groups.keeps_frames:
+            frame_cls = cls + group_cls.reshape(group_cls.shape[0], sizes[0], -1, dim).mean(axis=2)  # [B, G, D] -> [B, T, D]
+        if scheme.cls_per_frame:
+            cls = cls + group_cls
+        else:
+            filled = None if group_mask is None else group_mask.any(axis=2)  # [b, G]
+            cls = cls + masked_mean(group_cls, filled, keepdims=True)  # [B, G, D] -> [B, 1, D]
 
         # The MLP, one drop for a clip's (or a frame's) CLS and patches together.
         norm2 = LayerNorm(name="norm2")
-        mlp = Mlp(int(dim * self.mlp_ratio), kernel_init=init.linear, dtype=self.dtype, name="mlp")
-        cls_residual, residual = mlp(norm2(cls)), mlp(norm2(patches))
-        cls_residual, residual = drop(cls_residual, residual, rows=2 if scheme.cls_per_frame else 1)
-        return cls + cls_residual, patches + residual
+        mlp = Mlp(
+            int(dim * self.mlp_ratio), kernel_init=init.linear, dtype=self.dtype, dropout_rate=self.dropout_rate, name="mlp"
+        )
+        tokens = {"cls": cls, "patches": None if cls_only else patches, "frame_cls": frame_cls}
+        wanted = {name: x for name, x in tokens.items() if x is not None}
+        residuals = drop(*(mlp(norm2(x), train=train) for x in wanted.values()), rows=2 if scheme.cls_per_frame else 1)
+        tokens |= {name: x + residual for (name, x), residual in zip(wanted.items(), residuals, strict=True)}
+        return BlockOutput(**tokens, attention=maps)
 
 
 def _lead_by_cls(cls: Float[Array, "B F D"], groups: Float[Array, "B G L D"]) -> Float[Array, "B G 1+L D"]:
@@ -100,6 +163,6 @@ def _lead_by_cls(cls: Float[Array, "B F D"], groups: Float[Array, "B G L D"]) ->
     return jnp.concatenate([copies, groups], axis=2)
 
 
-def _seen_cls(mask: Bool[ndarray, "G L"] | None) -> Bool[ndarray, "G 1+L"] | None:
+def _seen_cls(mask: Bool[Array, "b G L"] | None) -> Bool[Array, "b G 1+L"] | None:
     """The mask of groups that a CLS leads: everyone sees it."""
-    return None if mask is None else np.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+    return None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (1, 0)), constant_values=True)

@@ -1,11 +1,11 @@
-"""The block's building stones: multi-head self-attention, the MLP, LayerNorm and stochastic depth."""
+"""The block's smaller building stones: LayerNorm, the MLP, stochastic depth and a mean that leaves things out."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
-from timesformer_jax._typing import Array, Bool, Float, PRNGKeyArray, ndarray
+from timesformer_jax._typing import Array, Bool, Float, PRNGKeyArray
 
 
 class LayerNorm(nn.LayerNorm):
@@ -22,50 +22,23 @@ class LayerNorm(nn.LayerNorm):
         return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention within each group of tokens (equations 2 to 4 and 5 to 8).
-
-    Shapes: `[B, G, L, D] -> [B, G, L, D]`, G groups of L tokens that see each other and nothing else. `D` is split over
-    `num_heads`. Where `mask` `[G, L]` is False a token is seen by none. The softmax is computed in float32 whatever `dtype`
-    is.
-
-    Source: official `models/vit.py`, class `Attention`; its packed `qkv` rows `[q | k | v]`, each head-major, are the axes
-    `[3, num_heads, head_dim]` of the kernel here.
-    """
-
-    num_heads: int
-    kernel_init: Initializer
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B G L D"], mask: Bool[ndarray, "G L"] | None = None) -> Float[Array, "B G L D"]:
-        dim = x.shape[-1]
-        head_dim = dim // self.num_heads
-        qkv = nn.DenseGeneral((3, self.num_heads, head_dim), kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")(x)
-        # Heads in front of the tokens, so that both products are plain batched matrix products. On XLA:CPU that is up to
-        # three times faster than contracting over [B, G, L, heads, head_dim].
-        query, key, value = jnp.moveaxis(qkv, (3, 4), (0, 3))  # [B, G, L, 3, h, d] -> 3 x [B, G, h, L, d]
-        scores = jnp.matmul(query * head_dim**-0.5, key.swapaxes(-1, -2), preferred_element_type=jnp.float32)
-        if mask is not None:
-            # Finite, so that a group of padding alone gives numbers (which nobody reads) and not NaN.
-            scores = jnp.where(mask[None, :, None, None, :], scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)  # [B, G, h, L, L]
-        mixed = jnp.matmul(weights, value).swapaxes(2, 3)  # [B, G, h, L, d] -> [B, G, L, h, d]
-        return nn.DenseGeneral(dim, axis=(-2, -1), kernel_init=self.kernel_init, dtype=self.dtype, name="proj")(mixed)
-
-
 class Mlp(nn.Module):
-    """Two linear layers with an exact (erf) GELU between them (equation 9): `[..., D] -> [..., D]`."""
+    """Two linear layers with an exact (erf) GELU between them (equation 9): `[..., D] -> [..., D]`.
+
+    In training, dropout follows each.
+    """
 
     hidden_dim: int
     kernel_init: Initializer
     dtype: Dtype
+    dropout_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
+    def __call__(self, x: Float[Array, "*tokens D"], *, train: bool = False) -> Float[Array, "*tokens D"]:
+        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
         hidden = nn.Dense(self.hidden_dim, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")(x)
-        hidden = jax.nn.gelu(hidden, approximate=False)
-        return nn.Dense(x.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="fc2")(hidden)
+        hidden = dropout(jax.nn.gelu(hidden, approximate=False))
+        return dropout(nn.Dense(x.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="fc2")(hidden))
 
 
 def drop_path_scale(key: PRNGKeyArray, rate: float | Float[Array, ""], rows: tuple[int, ...], dtype: Dtype) -> Array:
@@ -75,3 +48,12 @@ def drop_path_scale(key: PRNGKeyArray, rate: float | Float[Array, ""], rows: tup
     """
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
     return (jax.random.bernoulli(key, keep, rows).astype(jnp.float32) / keep).astype(dtype)
+
+
+def masked_mean(x: Float[Array, "B n D"], mask: Bool[Array, "b n"] | None, *, keepdims: bool = False) -> Array:
+    """The mean over n, `[B, D]` (or `[B, 1, D]`), of those that count; zero where none does."""
+    if mask is None:
+        return x.mean(axis=1, keepdims=keepdims)
+    counts = jnp.maximum(mask.sum(axis=1), 1).astype(x.dtype)[:, None, None]
+    mean = jnp.where(mask[:, :, None], x, jnp.zeros((), x.dtype)).sum(axis=1, keepdims=True) / counts
+    return mean if keepdims else mean[:, 0]

@@ -1,13 +1,17 @@
-"""Parameters of `scan_layers=True` (stacked under `blocks`) and of `scan_layers=False` (`blocks_0`, ...), both ways."""
+"""Blocks traced once: parameters stacked under `blocks` (`scan_layers=True`), per block (`blocks_0`, ...), and between."""
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
+from timesformer_jax._typing import Array, Float
 from timesformer_jax.errors import InputError
+from timesformer_jax.modeling.block import BlockOutput
 
 Params = Mapping[str, Any]
 
@@ -28,3 +32,49 @@ def unstack_blocks(params: Params) -> dict[str, Any]:
     depth = jax.tree.leaves(params["blocks"])[0].shape[0]
     rest = {name: value for name, value in params.items() if name != "blocks"}
     return {**rest, **{f"blocks_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"]) for i in range(depth)}}
+
+
+def run_blocks(
+    run: Callable[[Any, tuple[Array, Array], Array], tuple[BlockOutput, Any]],
+    run_last: Callable[[Any, tuple[Array, Array], Array], tuple[BlockOutput, Any]],
+    blocks: Any,
+    tokens: tuple[Array, Array],
+    rates: Float[Array, "depth"],
+    *,
+    policy: Callable | None,
+) -> tuple[BlockOutput, Any]:
+    """Calls `(output, kept) = run(block, (cls, patches), rate)` for every block but the last, then `run_last`.
+
+    `blocks` is a list of modules, or one with stacked parameters. Returns the last output and everything kept, stacked along
+    a new first axis. `policy`: what the backward pass finds (`jax.checkpoint_policies`), None for all.
+    """
+    scanned, depth = isinstance(blocks, nn.Module), len(rates)
+
+    def remat(call: Callable) -> Callable:
+        return call if policy is None else nn.remat(call, policy=policy, prevent_cse=not scanned)
+
+    if not scanned:
+        every = []
+        for i, block in enumerate(blocks):
+            output, kept = remat(run if i < depth - 1 else run_last)(block, tokens, rates[i])
+            tokens = output.cls, output.patches
+            every.append(kept)
+        return output, jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
+
+    def step(block: nn.Module, tokens: Any, rate: Array) -> tuple[Any, Any]:
+        output, kept = remat(run)(block, tokens, rate)
+        return (output.cls, output.patches), kept
+
+    def scan(length: int) -> Callable:
+        return nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=length)
+
+    def with_part(call: Callable, which: int | slice) -> Callable:
+        part = functools.partial(jax.tree.map, lambda leaf: leaf[which])
+        return nn.map_variables(call, "params", trans_in_fn=part)
+
+    if blocks.is_initializing():  # all parameters are made at once
+        (cls, patches), kept = scan(depth)(blocks, tokens, rates)
+        return BlockOutput(cls, patches, None, {}), kept
+    tokens, others = with_part(scan(depth - 1), slice(-1))(blocks, tokens, rates[:-1])
+    output, kept = with_part(remat(run_last), -1)(blocks, tokens, rates[-1])
+    return output, jax.tree.map(lambda some, one: jnp.concatenate([some, one[None]]), others, kept)

@@ -1,29 +1,32 @@
 """The TimeSformer model: pixels -> tokens -> blocks -> CLS -> logits."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from timesformer_jax._typing import Array, Float
+from timesformer_jax._typing import Array, Bool, Float
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling.block import Block
-from timesformer_jax.modeling.embeddings import PatchEmbed, resize_position_embedding, resize_time_embedding
+from timesformer_jax.modeling.attention import IMPLEMENTATIONS
+from timesformer_jax.modeling.block import Block, BlockOutput
+from timesformer_jax.modeling.embeddings import RESIZES, PatchEmbed, resize_position_embedding, resize_time_embedding
+from timesformer_jax.modeling.features import AttentionMap, Features, Tokens, name_attention
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
-from timesformer_jax.modeling.layers import LayerNorm
+from timesformer_jax.modeling.layers import LayerNorm, masked_mean
 from timesformer_jax.modeling.schemes import SCHEMES
+from timesformer_jax.modeling.stacking import run_blocks
 
-
-class Features(NamedTuple):
-    """What the model knows of a clip before the classifier, after the last LayerNorm."""
-
-    cls: Float[Array, "B D"]
-    """The clip's CLS token: what the classifier reads."""
-    patches: Float[Array, "B T h w D"]
-    """Every patch's token, at its place in the clip."""
+REMATS: dict[str, Any] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""`remat` -> what the backward pass finds of a block: all, the linear layers' outputs, or its input alone (the rest is
+computed again)."""
 
 
 class TimeSformer(nn.Module):
@@ -31,20 +34,27 @@ class TimeSformer(nn.Module):
     Understanding?", ICML 2021).
 
     Shapes: normalised video `[B, T, H, W, C]` (any T; H and W multiples of `patch_size`; the embeddings are resized) to
-    float32 logits `[B, num_classes]`. With `train=True` and a positive `drop_path_rate`, `apply` needs
-    `rngs={"dropout": key}`.
+    float32 logits `[B, num_classes]`. `frame_mask` `[B, T]` is False for frames that are filled up, in clips of different
+    lengths: they influence nothing. With `train=True`, `apply` needs `rngs={"dropout": key}` if one of the three rates below
+    is positive.
 
-    Fields: `image_size` in pixels, an int or (height, width), and `num_frames`: the size that the embeddings are made for.
-    `attention_type`: a key of `SCHEMES`. `drop_path_rate` in [0, 1): stochastic depth of the last block, rising linearly
-    from 0 in the first. `initialization`: "official" (zero time embedding and zero `temporal_fc`: the start for pretrained
-    image weights) or "from_scratch" (large time and position embeddings, ordinary `temporal_fc`: without pretrained weights
-    the official start doesn't learn the order of frames in reasonable time). `attention_order`: "time_space" (extra steps
-    first), "space_time" (last) or "parallel" (all from the block's input, residuals added; paper 4.7). `temporal_cls_key`: the
-    CLS is a key in temporal attention, as in the paper's equation 11 and unlike the official code. `position_embedding`:
-    "none", "space" or "space_time" (paper Table 4; there is no time embedding in `space_only`). `scan_layers`: trace one block
-    instead of
-    `depth`, parameters stacked under `blocks` (see `stack_blocks`). `dtype`: of the computation; parameters, softmax,
-    LayerNorm statistics and logits stay float32.
+    Fields, of the architecture: `image_size` in pixels, an int or (height, width), and `num_frames`: the size that the
+    embeddings are made for. `attention_type`: a key of `SCHEMES`. `attention_order`: "time_space" (extra steps first),
+    "space_time" (last) or "parallel" (all from the block's input, residuals added; paper 4.7). `temporal_cls_key`: the CLS is
+    a key in temporal attention, as in the paper's equation 11 and unlike the official code. `position_embedding`: "none",
+    "space" or "space_time" (paper Table 4; there is no time embedding in `space_only`). `resize`: how the embeddings get to
+    another size, a key of `RESIZES` ("nearest" is official).
+
+    Of training: `drop_path_rate`, stochastic depth of the last block, rising linearly from 0 in the first. `dropout_rate`, of
+    tokens and of the outputs of all linear layers but query, key and value. `attention_dropout_rate`, of attention weights.
+    All in [0, 1). `initialization`: "official" (zero time embedding and zero `temporal_fc`: the start for pretrained image
+    weights) or "from_scratch" (large time and position embeddings, ordinary `temporal_fc`: without pretrained weights the
+    official start doesn't learn the order of frames in reasonable time).
+
+    Of the computation, same results: `scan_layers`: trace two blocks instead of `depth`, parameters stacked under `blocks`
+    (see `stack_blocks`). `remat`: a key of `REMATS`. `attention_implementation`: a key of `IMPLEMENTATIONS`, or one for each
+    attention step of the scheme, `{"temporal": "xla", "spatial": "cudnn"}`. `dtype`: parameters, softmax, LayerNorm statistics
+    and logits stay float32.
 
     Raises `InputError` for fields or a video that can't work, naming the value and the remedy.
 
@@ -65,8 +75,13 @@ class TimeSformer(nn.Module):
     attention_order: str = "time_space"
     temporal_cls_key: bool = False
     position_embedding: str = "space_time"
+    resize: str = "nearest"
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
     num_channels: int = 3
     scan_layers: bool = False
+    remat: str = "none"
+    attention_implementation: str | Mapping[str, str] = "xla"
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
@@ -74,6 +89,9 @@ class TimeSformer(nn.Module):
         _one_of("initialization", self.initialization, INITIALIZATIONS)
         _one_of("attention_order", self.attention_order, ("time_space", "space_time", "parallel"))
         _one_of("position_embedding", self.position_embedding, ("none", "space", "space_time"))
+        _one_of("resize", self.resize, RESIZES)
+        _one_of("remat", self.remat, REMATS)
+        self._check_implementations()
         for name in ("num_classes", "num_frames", "patch_size", "embed_dim", "depth", "num_heads", "num_channels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -81,8 +99,9 @@ class TimeSformer(nn.Module):
             raise InputError(
                 f"embed_dim must be a multiple of num_heads, got embed_dim={self.embed_dim} with num_heads={self.num_heads}."
             )
-        if not 0 <= self.drop_path_rate < 1:
-            raise InputError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}.")
+        for name in ("drop_path_rate", "dropout_rate", "attention_dropout_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
         _whole_patches("image_size", *_pair(self.image_size), self.patch_size)
         super().__post_init__()
 
@@ -105,22 +124,62 @@ class TimeSformer(nn.Module):
             self.pos_embed = self.param("pos_embed", init.pos_embed, (1, 1 + num_patches, self.embed_dim), jnp.float32)
         if self._has_time_embedding:
             self.time_embed = self.param("time_embed", init.time_embed, (1, self.num_frames, self.embed_dim), jnp.float32)
-        shared = {field: getattr(self, field) for field in Block.__annotations__ if field not in ("parent", "name")}
-        self.blocks: Any = Block(**shared) if self.scan_layers else [Block(**shared) for _ in range(self.depth)]
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(Block) if f.name not in ("parent", "name")}
+        self.blocks: Any = Block(**fields) if self.scan_layers else [Block(**fields) for _ in range(self.depth)]
+        self.dropout = nn.Dropout(self.dropout_rate)
         self.norm = LayerNorm()
         self.head = nn.Dense(self.num_classes, kernel_init=init.linear, dtype=jnp.float32)
 
-    def __call__(self, video: Float[Array, "B T H W C"], *, train: bool = False) -> Float[Array, "B classes"]:
-        """Logits, in float32."""
-        return self.head(self.features(video, train=train).cls.astype(jnp.float32))
+    def __call__(
+        self, video: Float[Array, "B T H W C"], frame_mask: Bool[Array, "B T"] | None = None, *, train: bool = False
+    ) -> Float[Array, "B classes"]:
+        """Logits, in float32. The last block computes only what the CLS needs."""
+        outputs, _ = self._run(video, frame_mask, train=train, cls_only=True)
+        return self.head(self._clip_cls(outputs.cls, frame_mask).astype(jnp.float32))
 
-    def features(self, video: Float[Array, "B T H W C"], *, train: bool = False) -> Features:
-        """The clip's CLS and patch tokens after the last LayerNorm."""
-        self._check(video.shape)
-        cls, patches = self._embed(video.astype(self.dtype))
-        cls, patches = self._run_blocks(cls, patches, drop_paths=train and self.drop_path_rate > 0)
-        # Where each frame has a CLS of its own, frames are averaged here: before the LayerNorm, as in the official code.
-        return Features(cls=self.norm(cls.mean(axis=1)), patches=self.norm(patches))  # [B, F, D] -> [B, D]
+    def features(
+        self,
+        video: Float[Array, "B T H W C"],
+        frame_mask: Bool[Array, "B T"] | None = None,
+        *,
+        train: bool = False,
+        blocks: bool = False,
+        attention: bool = False,
+    ) -> Features:
+        """The clip's and its frames' CLS and all patches after the last LayerNorm.
+
+        `blocks`: every block's output too. `attention`: every attention map too, computed with the whole matrix of weights
+        whatever `attention_implementation` is. Neither costs anything where it isn't asked for.
+        """
+        last, (tokens, weights) = self._run(
+            video, frame_mask, train=train, with_frame_cls=True, with_blocks=blocks, with_attention=attention
+        )
+        patches: Any = last.patches
+        return Features(
+            cls=self._clip_cls(last.cls, frame_mask),
+            frame_cls=None if last.frame_cls is None else self.norm(last.frame_cls),
+            patches=self.norm(patches),
+            blocks=tokens,
+            attention=self._name_attention(weights, patches.shape[1:4]) if attention else None,
+        )
+
+    def _clip_cls(self, cls: Float[Array, "B F D"], frame_mask: Bool[Array, "B T"] | None) -> Float[Array, "B D"]:
+        """Equation 10. Frames with a CLS each are averaged first: before the LayerNorm, as in the official code."""
+        return self.norm(masked_mean(cls, frame_mask if SCHEMES[self.attention_type].cls_per_frame else None))
+
+    def _name_attention(self, weights: dict[str, Array], sizes: tuple[int, ...]) -> dict[str, AttentionMap]:
+        scheme = SCHEMES[self.attention_type]
+        own = scheme.name
+        return {
+            step: name_attention(
+                weights[step],
+                grouping,
+                sizes,
+                cls_queries=int(step == own),
+                cls_keys=int(step == own or (step == "temporal" and self.temporal_cls_key)),
+            )
+            for step, grouping in scheme.steps.items()
+        }
 
     def _embed(self, video: Float[Array, "B T H W C"]) -> tuple[Float[Array, "B F D"], Float[Array, "B T h w D"]]:
         """Equation 1: the CLS and the patches, each with its position."""
@@ -129,35 +188,65 @@ class TimeSformer(nn.Module):
         batch, num_frames, rows, columns, dim = patches.shape
         cls = self.cls_token.astype(self.dtype)
         if self.position_embedding != "none":
-            position = resize_position_embedding(self.pos_embed, self.grid, (rows, columns)).astype(self.dtype)
+            position = resize_position_embedding(self.pos_embed, self.grid, (rows, columns), self.resize).astype(self.dtype)
             patches = patches + position[:, 1:].reshape(1, 1, rows, columns, dim)  # the same in every frame
             cls = cls + position[:, :1]  # the CLS has a place (entry 0) but no time
         if self._has_time_embedding:
-            time = resize_time_embedding(self.time_embed, num_frames).astype(self.dtype)
+            time = resize_time_embedding(self.time_embed, num_frames, self.resize).astype(self.dtype)
             patches = patches + time[:, :, None, None]  # [1, T, 1, 1, D]: the same at every place
         cls = jnp.broadcast_to(cls, (batch, num_frames if scheme.cls_per_frame else 1, dim))
         return cls, patches
 
-    def _run_blocks(self, cls: Array, patches: Array, *, drop_paths: bool) -> tuple[Array, Array]:
-        rates = [self.drop_path_rate * i / max(self.depth - 1, 1) for i in range(self.depth)]
-        if not self.scan_layers:
-            for block, rate in zip(self.blocks, rates, strict=True):
-                cls, patches = block(cls, patches, rate, drop_paths)
-            return cls, patches
+    def _run(
+        self,
+        video: Float[Array, "B T H W C"],
+        frame_mask: Bool[Array, "B T"] | None,
+        *,
+        train: bool,
+        with_blocks: bool = False,
+        with_attention: bool = False,
+        **last_wants: bool,
+    ) -> tuple[BlockOutput, tuple[Tokens | None, dict[str, Array]]]:
+        """All blocks: the last one's output, and every one's tokens and attention, stacked, where asked for."""
+        self._check(video.shape, frame_mask)
+        if frame_mask is not None:  # whatever is in the masked frames, NaN included, goes no further
+            video = jnp.where(frame_mask[:, :, None, None, None], video, jnp.zeros((), video.dtype))
+        cls, patches = (self.dropout(x, deterministic=not train) for x in self._embed(video.astype(self.dtype)))
+        rates = jnp.linspace(0.0, self.drop_path_rate, self.depth)
+        drop_paths = train and self.drop_path_rate > 0
 
-        def one_block(block: Block, tokens: tuple[Array, Array], rate: Array) -> tuple[tuple[Array, Array], None]:
-            return block(*tokens, rate, drop_paths), None
+        def run(block: Any, tokens: tuple[Array, Array], rate: Array, **wants: bool) -> tuple[BlockOutput, Any]:
+            given = rate if drop_paths else None
+            output = block(*tokens, frame_mask, given, train=train, with_attention=with_attention, **wants)
+            return output, (Tokens(output.cls, output.patches) if with_blocks else None, output.attention)
 
-        scan = nn.scan(one_block, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=self.depth)
-        tokens, _ = scan(self.blocks, (cls, patches), jnp.asarray(rates, jnp.float32))
-        return tokens
+        def run_last(block: Any, tokens: tuple[Array, Array], rate: Array) -> tuple[BlockOutput, Any]:
+            return run(block, tokens, rate, **last_wants)
 
-    def _check(self, shape: tuple[int, ...]) -> None:
+        return run_blocks(run, run_last, self.blocks, (cls, patches), rates, policy=REMATS[self.remat])
+
+    def _check(self, shape: tuple[Any, ...], frame_mask: Any) -> None:
         if len(shape) != 5 or shape[-1] != self.num_channels or 0 in shape:
             raise InputError(
                 f"The video must be [batch, frames, height, width, {self.num_channels}] with no empty axis, got {shape}."
             )
         _whole_patches("The video's size", shape[2], shape[3], self.patch_size)
+        if frame_mask is not None and (frame_mask.shape != shape[:2] or frame_mask.dtype != jnp.bool_):
+            raise InputError(
+                f"frame_mask must be bool [batch, frames], here {shape[:2]}, got {frame_mask.dtype} {frame_mask.shape}."
+            )
+
+    def _check_implementations(self) -> None:
+        given, steps = self.attention_implementation, SCHEMES[self.attention_type].steps
+        for step, implementation in {"": given}.items() if isinstance(given, str) else given.items():
+            if step:
+                _one_of("A key of attention_implementation", step, steps)
+            _one_of("attention_implementation", implementation, IMPLEMENTATIONS)
+            if self.attention_dropout_rate > 0 and implementation != "xla":
+                raise InputError(
+                    f"attention_dropout_rate works with attention_implementation 'xla' alone, got {implementation!r}: use "
+                    "'xla', or 0."
+                )
 
 
 def parameter_shapes(model: TimeSformer) -> Any:

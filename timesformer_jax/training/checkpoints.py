@@ -18,7 +18,10 @@ from timesformer_jax.modeling import TimeSformer, parameter_shapes
 from timesformer_jax.training.sharding import replicated
 from timesformer_jax.training.step import TrainState
 
-NOT_OF_THE_WEIGHTS = frozenset({"drop_path_rate", "initialization", "dtype", "parent", "name"})
+NOT_OF_THE_WEIGHTS = frozenset(
+    {"drop_path_rate", "dropout_rate", "attention_dropout_rate", "initialization", "dtype"}
+    | {"remat", "attention_implementation", "parent", "name"}
+)
 """Fields of the model that may differ between a checkpoint and the model that goes on from it."""
 
 

@@ -1,0 +1,170 @@
+"""The ways to compute attention give the same, and dropout drops what it should."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+import timesformer_jax as tsf
+from tests.support import random_variables
+from timesformer_jax.modeling import attention
+from timesformer_jax.modeling.attention import Attention
+from timesformer_jax.modeling.layers import Mlp
+
+TINY = {"num_classes": 3, "image_size": 16, "patch_size": 8, "num_frames": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+LINEAR = jax.nn.initializers.xavier_uniform()
+
+
+def layer(**fields: Any) -> Attention:
+    return Attention(num_heads=2, kernel_init=LINEAR, dtype=jnp.float32, **fields)
+
+
+@pytest.mark.parametrize("num_queries", [None, 1])
+@pytest.mark.parametrize("masked", [False, True])
+def test_chunked_is_xla(monkeypatch: pytest.MonkeyPatch, masked: bool, num_queries: int | None):
+    """Outputs and gradients, with chunks that don't divide the number of queries."""
+    monkeypatch.setattr(attention, "_CHUNK", 3 * 2 * 10)  # 3 queries at a time, of 10
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 2, 10, 8))
+    mask = jax.random.bernoulli(keys[1], 0.6, (2, 2, 10)) if masked else None
+    params = layer().init(keys[2], x)
+
+    def outcome(implementation: str):
+        def total(params: Any, x: jax.Array):
+            output, _ = layer(implementation=implementation).apply(params, x, mask, num_queries=num_queries)
+            return (output**2).sum(), output
+
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(params, x)
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), outcome("chunked"), outcome("xla"))
+
+
+def largest_array(jaxpr: Any) -> int:
+    """Numbers in the largest array that a traced program makes, inner programs included."""
+    sizes = [math.prod(variable.aval.shape) for equation in jaxpr.eqns for variable in equation.outvars]
+    inner = [largest_array(sub) for equation in jaxpr.eqns for sub in jaxprs_in_params(equation.params)]
+    return max([*sizes, *inner])
+
+
+def test_chunked_never_holds_the_whole_matrix():
+    """Joint attention on 96 frames of 224 px: 18,817 tokens, whose scores would be 17 GB for 12 heads."""
+    model = tsf.create(
+        "timesformer-large-frames",
+        num_classes=400,
+        attention_type="joint_space_time",
+        attention_implementation="chunked",
+        scan_layers=True,
+    )
+    video = jax.ShapeDtypeStruct((1, 96, 224, 224, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), video)
+    assert largest_array(jax.make_jaxpr(model.apply)(variables, video).jaxpr) < 1e8
+    whole = jax.make_jaxpr(model.clone(attention_implementation="xla").apply)(variables, video)
+    assert largest_array(whole.jaxpr) > 12 * 18_817**2 - 1
+
+
+def test_an_implementation_for_each_step(monkeypatch: pytest.MonkeyPatch):
+    used = []
+    for name in ("xla", "chunked"):
+        compute = attention.IMPLEMENTATIONS[name]
+        monkeypatch.setitem(
+            attention.IMPLEMENTATIONS,
+            name,
+            lambda q, k, v, mask, name=name, compute=compute: used.append((name, k.shape[3])) or compute(q, k, v, mask),
+        )
+    model = tsf.TimeSformer(**{**TINY, "depth": 1}, attention_implementation={"spatial": "chunked"})
+    jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 3, 16, 16, 3)))
+    assert used == [("xla", 3), ("chunked", 5)]  # three frames in time; CLS and four patches in space
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_cudnn_says_what_it_needs(dtype: Any):
+    model = tsf.TimeSformer(**TINY, attention_implementation="cudnn", dtype=dtype)
+    with pytest.raises(tsf.InputError, match=r"needs an NVIDIA GPU, dtype bfloat16 or float16.*got cpu.*'xla' or 'chunked'"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 3, 16, 16, 3)))
+
+
+def many(apply: Any, *arguments: Any, draws: int = 4000) -> jax.Array:
+    """The outputs of as many random draws."""
+    keys = jax.random.split(jax.random.key(5), draws)
+    return jax.jit(jax.vmap(lambda key: apply(*arguments, train=True, rngs={"dropout": key})))(keys)
+
+
+def test_attention_dropout_drops_weights_and_keeps_the_mean():
+    attend = layer(attention_dropout_rate=0.5)
+    x = jax.random.normal(jax.random.key(0), (1, 1, 4, 8))
+    params = attend.init(jax.random.key(1), x)
+    plain, _ = attend.apply(params, x)
+    drawn = many(lambda *args, **kwargs: attend.apply(*args, **kwargs)[0], params, x)
+    assert float(drawn.std(axis=0).min()) > 1e-3
+    np.testing.assert_allclose(drawn.mean(axis=0), plain, atol=0.1)
+    # All four weights of both heads are dropped in one of 256 draws; only the projection's bias, zero, is left then.
+    assert float((drawn == 0).all(axis=-1).mean()) == pytest.approx(1 / 256, abs=0.002)
+
+
+def test_dropout_drops_the_outputs_of_projection_and_mlp():
+    x = jax.random.normal(jax.random.key(0), (1, 1, 4, 8))
+    attend = layer(dropout_rate=0.25)
+    params = attend.init(jax.random.key(1), x)
+    drawn = many(lambda *args, **kwargs: attend.apply(*args, **kwargs)[0], params, x)
+    assert float((drawn == 0).mean()) == pytest.approx(0.25, abs=0.01)
+    np.testing.assert_allclose(drawn.mean(axis=0), attend.apply(params, x)[0], atol=0.1)
+    mlp = Mlp(16, kernel_init=LINEAR, dtype=jnp.float32, dropout_rate=0.25)
+    params = mlp.init(jax.random.key(1), x)
+    drawn = many(mlp.apply, params, x)
+    assert float((drawn == 0).mean()) == pytest.approx(0.25, abs=0.01)
+    np.testing.assert_allclose(drawn.mean(axis=0), mlp.apply(params, x), atol=0.1)
+    kept = [np.unique(np.asarray(drawn[:, 0, 0, 0, 0]).round(5))]
+    assert len(kept[0]) > 2  # the hidden layer is dropped too, or there were but two values
+
+
+def test_dropout_drops_tokens():
+    """With blocks that add nothing, the residual stream is the embedding."""
+    model = tsf.TimeSformer(**{**TINY, "depth": 1}, dropout_rate=0.25)
+    video = jax.random.normal(jax.random.key(0), (4, 4, 16, 16, 3))
+    params = jax.jit(model.init)(jax.random.key(1), video)["params"]
+    for name in (("attn", "proj"), ("mlp", "fc2")):
+        last = params["blocks_0"][name[0]]
+        last[name[1]] = jax.tree.map(jnp.zeros_like, last[name[1]])
+    features = functools.partial(model.apply, {"params": params}, video, method="features", blocks=True)
+    plain = jax.jit(features)().blocks
+    dropped = jax.jit(lambda key: features(train=True, rngs={"dropout": key}))(jax.random.key(2)).blocks
+    for a, b in zip(plain, dropped, strict=True):
+        assert float((b == 0).mean()) == pytest.approx(0.25, abs=0.07)
+        np.testing.assert_allclose(jnp.where(b == 0, 0, b), jnp.where(b == 0, 0, a / 0.75), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rates", [{"dropout_rate": 0.3}, {"attention_dropout_rate": 0.3}, {"drop_path_rate": 0.3}], ids=str)
+@pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_rates_work_in_training_alone(rates: dict[str, float], scan_layers: bool):
+    model = tsf.TimeSformer(**TINY, **rates, scan_layers=scan_layers)
+    video = jax.random.normal(jax.random.key(0), (2, 4, 16, 16, 3))
+    params = random_variables(model)
+    plain = jax.jit(model.clone(**dict.fromkeys(rates, 0.0)).apply)(params, video)
+    np.testing.assert_array_equal(jax.jit(model.apply)(params, video), plain)
+    train = jax.jit(lambda seed: model.apply(params, video, train=True, rngs={"dropout": jax.random.key(seed)}))
+    assert float(jnp.abs(train(0) - plain).max()) > 1e-3
+    assert float(jnp.abs(train(0) - train(1)).max()) > 1e-3
+    np.testing.assert_array_equal(train(0), train(0))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"attention_implementation": "flash"}, "attention_implementation must be one of xla, chunked, cudnn, got 'flash'"),
+        ({"attention_implementation": {"time": "xla"}}, "A key of .* one of temporal, spatial, got 'time'"),
+        ({"attention_implementation": {"temporal": "flash"}}, "must be one of xla, chunked, cudnn, got 'flash'"),
+        ({"attention_implementation": "chunked", "attention_dropout_rate": 0.1}, "'xla' alone, got 'chunked'"),
+        ({"dropout_rate": 1.5}, "dropout_rate .* below 1, got 1.5"),
+        ({"attention_dropout_rate": -0.1}, "attention_dropout_rate .* got -0.1"),
+        ({"remat": "some"}, "remat must be one of none, dots, full, got 'some'"),
+        ({"resize": "lanczos"}, "resize must be one of nearest, linear, bicubic, got 'lanczos'"),
+    ],
+)
+def test_fields_that_cannot_work_are_refused(fields: dict, words: str):
+    with pytest.raises(tsf.InputError, match=words):
+        tsf.TimeSformer(**TINY, **fields)

@@ -1,0 +1,231 @@
+"""The same answer for less work: scanning, rematerialising, the last block's CLS, folding; NNX and exporting."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
+from jax import export
+from jax.extend.core import jaxprs_in_params
+
+import timesformer_jax as tsf
+from tests.support import random_variables
+
+TINY = {"num_classes": 3, "image_size": 16, "patch_size": 8, "num_frames": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+
+
+def made(**fields: Any) -> tuple[tsf.TimeSformer, Any, jax.Array]:
+    model = tsf.TimeSformer(**{**TINY, **fields})
+    return model, random_variables(model), jax.random.normal(jax.random.key(0), (2, 4, 16, 16, 3))
+
+
+slow = pytest.mark.slow
+
+
+def equations(jaxpr: Any, primitive: str) -> int:
+    """How many times a primitive stands in a traced program, inner programs included."""
+    here = sum(equation.primitive.name == primitive for equation in jaxpr.eqns)
+    return here + sum(equations(sub, primitive) for equation in jaxpr.eqns for sub in jaxprs_in_params(equation.params))
+
+
+def backward(model: tsf.TimeSformer) -> Any:
+    variables, video = shapes(model)
+    return jax.make_jaxpr(jax.grad(lambda v: model.apply(v, video).sum()))(variables).jaxpr
+
+
+def shapes(model: tsf.TimeSformer) -> tuple[Any, jax.Array]:
+    video = jnp.ones((2, 4, 16, 16, 3))
+    return jax.eval_shape(model.init, jax.random.key(0), video), video
+
+
+def test_scanned_blocks_are_traced_once_for_all():
+    """The program is as long for 9 blocks as for 3; unrolled it isn't."""
+    lengths = {
+        (scan, depth): equations(backward(tsf.TimeSformer(**{**TINY, "depth": depth}, scan_layers=scan)), "dot_general")
+        for scan in (True, False)
+        for depth in (3, 9)
+    }
+    assert lengths[True, 3] == lengths[True, 9]
+    assert lengths[False, 9] > 2 * lengths[False, 3]
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_remat_computes_again_and_changes_nothing(scan_layers: bool):
+    """ "full" computes every matrix product of a block again, "dots" those of attention."""
+    fields = {"scan_layers": scan_layers, "drop_path_rate": 0.3, "dropout_rate": 0.1}
+    model, variables, video = made(**fields)
+
+    def grads(remat: str) -> Any:
+        rngs = {"dropout": jax.random.key(3)}
+        other = model.clone(remat=remat)
+        return jax.jit(jax.grad(lambda v: (other.apply(v, video, train=True, rngs=rngs) ** 2).sum()))(variables)
+
+    products = {remat: equations(backward(model.clone(remat=remat)), "dot_general") for remat in ("none", "dots", "full")}
+    assert products["none"] < products["dots"] < products["full"]
+    expected = grads("none")
+    for remat in ("dots", "full") if scan_layers else ("full",):
+        jax.tree.map(close, grads(remat), expected)
+
+
+CASES = [
+    pytest.param(attention_type, order, scan, marks=[] if (order, scan) in quick else [slow])
+    for attention_type, *quick in (
+        ("divided_space_time", ("time_space", True), ("parallel", False)),
+        ("joint_space_time", ("time_space", False)),
+        ("space_only", ("time_space", False)),
+        ("local_global", ("space_time", False)),
+        ("axial", ("time_space", False)),
+    )
+    for order in ("time_space", "space_time", "parallel")
+    for scan in (False, True)
+]
+
+
+@pytest.mark.parametrize(("attention_type", "order", "scan_layers"), CASES)
+def test_logits_are_those_of_the_whole_last_block(attention_type: str, order: str, scan_layers: bool):
+    """Gradients too, with stochastic depth drawn alike."""
+    model, variables, video = made(
+        attention_type=attention_type, attention_order=order, scan_layers=scan_layers, drop_path_rate=0.4
+    )
+    options = {"train": True, "rngs": {"dropout": jax.random.key(3)}}
+
+    def short(variables: Any) -> jax.Array:
+        return model.apply(variables, video, **options)
+
+    def whole(variables: Any) -> jax.Array:
+        cls = model.apply(variables, video, **options, method="features").cls
+        return cls @ variables["params"]["head"]["kernel"] + variables["params"]["head"]["bias"][None]
+
+    def outcome(compute: Any) -> Any:
+        """Logits and gradients."""
+
+        def loss(variables: Any) -> tuple[jax.Array, jax.Array]:
+            logits = compute(variables)
+            return (logits**2).sum(), logits
+
+        (_, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
+        return logits, grads
+
+    (logits, grads), (expected, expected_grads) = outcome(short), outcome(whole)
+    close(logits, expected)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), grads, expected_grads)
+
+
+@pytest.mark.parametrize(
+    ("attention_type", "scan_layers", "cls_key"),
+    [
+        ("divided_space_time", False, False),
+        ("divided_space_time", True, True),
+        ("local_global", False, False),
+        ("axial", True, False),
+    ],
+)
+def test_folded_parameters_give_the_same(attention_type: str, scan_layers: bool, cls_key: bool):
+    model, variables, video = made(attention_type=attention_type, scan_layers=scan_layers, temporal_cls_key=cls_key)
+    params = variables["params"]
+    folded = tsf.fold_for_inference(params)
+    steps = len(tsf.SCHEMES[attention_type].extra_steps)
+    fewer = sum(x.size for x in jax.tree.leaves(params)) - sum(x.size for x in jax.tree.leaves(folded))
+    assert fewer == 2 * steps * (24 * 24 + 24)
+    apply = jax.jit(model.apply)
+    close(apply({"params": folded}, video), apply({"params": params}, video))
+    jax.tree.map(np.testing.assert_array_equal, tsf.fold_for_inference(folded), folded)
+    with pytest.raises(tsf.InputError, match="folded for inference"):
+        model.apply({"params": folded}, video, train=True)
+
+
+def test_without_extra_steps_there_is_nothing_to_fold():
+    for attention_type in ("joint_space_time", "space_only"):
+        variables, _ = shapes(tsf.TimeSformer(**TINY, attention_type=attention_type))
+        assert jax.tree.leaves(tsf.fold_for_inference(variables["params"])) == jax.tree.leaves(variables["params"])
+
+
+@pytest.mark.parametrize(
+    ("layers", "error"),
+    [
+        (("temporal_attn", "proj"), ScopeParamShapeError),  # not a folded one: `temporal_fc` is as it was
+        (("temporal_fc",), ScopeParamNotFoundError),
+        (("attn", "proj"), ScopeParamNotFoundError),
+    ],
+)
+def test_a_missing_layer_is_not_taken_for_folding(layers: tuple[str, ...], error: type[Exception]):
+    model, variables, video = made()
+    place = variables["params"]["blocks_1"]
+    for name in layers[:-1]:
+        place = place[name]
+    del place[layers[-1]]
+    with pytest.raises(error):
+        model.apply(variables, video)
+
+
+def multiply_adds(model: tsf.TimeSformer, variables: Any, video: Any, **options: Any) -> float:
+    analysis = jax.jit(lambda v, video: model.apply(v, video, **options)).lower(variables, video).cost_analysis()
+    assert isinstance(analysis, dict)
+    return analysis["flops"] / 2
+
+
+def test_less_work_at_8_frames_of_224():
+    """By XLA's count: 5 % for the last block, 5.6 % for folding."""
+    model = tsf.create("timesformer-base", num_classes=400)
+    video = jax.ShapeDtypeStruct((1, 8, 224, 224, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), video)
+    folded = jax.eval_shape(lambda v: {"params": tsf.fold_for_inference(v["params"])}, variables)
+    whole = multiply_adds(model, variables, video, method="features")
+    assert multiply_adds(model, variables, video) < 0.955 * whole
+    assert multiply_adds(model, folded, video) < 0.90 * whole
+
+
+def test_what_isnt_asked_for_costs_nothing():
+    model, variables, video = made()
+    plain = multiply_adds(model, variables, video, method="features")
+    count = functools.partial(multiply_adds, model, variables, video, method="features")
+    assert count(blocks=True) == pytest.approx(plain, rel=1e-3)
+    assert count(attention=True) == pytest.approx(plain, rel=1e-3)
+    features = jax.eval_shape(lambda: model.apply(variables, video, method="features"))
+    assert features.blocks is None
+    assert features.attention is None
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_nnx_gives_the_same(scan_layers: bool):
+    model, variables, video = made(scan_layers=scan_layers, drop_path_rate=0.3)
+    module = tsf.to_nnx(model, variables)
+    np.testing.assert_array_equal(nnx.jit(lambda m: m(video))(module), jax.jit(model.apply)(variables, video))
+
+    def loss(module: Any) -> jax.Array:
+        return (module(video) ** 2).sum()
+
+    grads = nnx.to_pure_dict(nnx.jit(nnx.grad(loss))(module))
+    expected = jax.jit(jax.grad(lambda v: (model.apply(v, video) ** 2).sum()))(variables)["params"]
+    assert jax.tree.structure(grads) == jax.tree.structure(expected)
+    jax.tree.map(close, grads, expected)
+    assert module(video, train=True, rngs=nnx.Rngs(dropout=0)).shape == (2, 3)
+    features, expected = module.features(video), model.apply(variables, video, method="features")
+    jax.tree.map(close, features, expected)
+
+
+@pytest.mark.parametrize(
+    ("attention_type", "scan_layers"),
+    [("divided_space_time", True), *((attention_type, False) for attention_type in tsf.SCHEMES)],
+)
+def test_export_for_every_platform_with_any_batch(attention_type: str, scan_layers: bool):
+    model, variables, video = made(attention_type=attention_type, scan_layers=scan_layers)
+    (batch,) = export.symbolic_shape("batch")
+    arguments = (
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables),
+        jax.ShapeDtypeStruct((batch, *video.shape[1:]), jnp.float32),
+        jax.ShapeDtypeStruct((batch, video.shape[1]), jnp.bool_),
+    )
+    exported = export.export(jax.jit(model.apply), platforms=("cpu", "cuda", "tpu"))(*arguments)
+    again = export.deserialize(exported.serialize())
+    assert again.platforms == ("cpu", "cuda", "tpu")
+    if attention_type == "divided_space_time":  # the others are lowered, which is what differs
+        for size in (1, 2):
+            mask = jnp.ones((size, 4), bool).at[0, 2:].set(False)
+            close(again.call(variables, video[:size], mask), jax.jit(model.apply)(variables, video[:size], mask))
+    assert export.export(jax.jit(model.apply), platforms=("cuda",))(*arguments[:2]).out_avals[0].shape[0] == batch
