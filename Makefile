@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+TORCH_PYTHON ?=
 
 .DEFAULT_GOAL := help
 
@@ -32,6 +33,14 @@ test: install  ## the tests, but for the slow ones
 .PHONY: test-all
 test-all: install  ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+
+.PHONY: bench
+bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares with PyTorch)
+	$(BIN)/python benchmarks/model.py speed $(if $(TORCH_PYTHON),--torch-python=$(TORCH_PYTHON))
+	$(BIN)/python benchmarks/model.py compile
+	$(BIN)/python benchmarks/model.py memory
+	$(BIN)/python benchmarks/model.py joint
+	$(BIN)/python benchmarks/cls_layout.py
 
 .PHONY: lint
 lint: install  ## ruff and pyright

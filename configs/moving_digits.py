@@ -17,6 +17,10 @@ def get_config(label: str = "motion") -> ConfigDict:
             "seed": 0,
             "model": {
                 "attention_type": "divided_space_time",
+                "attention_order": "time_then_space",
+                "temporal_cls_key": False,
+                "position_embedding": "space_time",
+                "resize": "nearest",
                 "image_size": 32,
                 "patch_size": 8,
                 "num_frames": 8,

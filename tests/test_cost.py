@@ -10,7 +10,7 @@ import pytest
 
 import timesformer_jax as tsf
 from timesformer_jax.__main__ import main
-from timesformer_jax.cost import count_multiply_adds, count_parameters
+from timesformer_jax.cost import cost_table, count_multiply_adds, count_parameters
 
 
 @pytest.mark.parametrize(
@@ -39,16 +39,23 @@ def test_joint_against_divided(frames: int, size: int, divided: float, joint: fl
     )
 
 
-@pytest.mark.parametrize("attention_type", tsf.SCHEMES)
-def test_xla_counts_the_same(attention_type: str):
-    model = tsf.create("timesformer-base", num_classes=400, attention_type=attention_type, depth=2)
+@pytest.mark.parametrize(
+    ("attention_type", "cls_key"), [("divided_space_time", True), *((attention_type, False) for attention_type in tsf.SCHEMES)]
+)
+def test_xla_counts_the_same(attention_type: str, cls_key: bool):
+    model = tsf.create("timesformer-base", num_classes=400, attention_type=attention_type, depth=2, temporal_cls_key=cls_key)
     video = jax.ShapeDtypeStruct((1, 8, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
-    # All features: for logits alone, JAX leaves out the last block's MLP of the patches, which nobody reads.
+    # All features: for logits alone, the last block computes less.
     features = jax.jit(lambda variables, video: model.apply(variables, video, method="features"))
     analysis = features.lower(variables, video).cost_analysis()
     assert isinstance(analysis, dict)
     assert analysis["flops"] / 2 == pytest.approx(count_multiply_adds(model), rel=0.02)
+
+
+def test_every_scheme_can_be_told_from_a_model_with_an_implementation_for_each_step():
+    model = tsf.create("timesformer-base", num_classes=400, attention_implementation={"spatial": "cudnn"})
+    assert {line.attention_type for line in cost_table(model, [8], [224])} == set(tsf.SCHEMES)
 
 
 def test_parameters():

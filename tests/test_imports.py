@@ -34,13 +34,16 @@ def test_the_library_alone_needs_jax_flax_and_numpy():
 
 def test_what_is_imported_is_pinned():
     pinned = {
-        line.partition("==")[0].lower().replace("_", "-") for line in (ROOT / "requirements.txt").read_text().splitlines()
+        line.partition("==")[0].lower().replace("_", "-")
+        for file in ("requirements.txt", "benchmarks/requirements.txt")
+        for line in (ROOT / file).read_text().splitlines()
     }
     packages = {"absl": "absl-py", "sklearn": "scikit-learn", "tensorflow": "tensorflow-cpu", "orbax": "orbax-checkpoint"}
     ours = {"timesformer_jax", "input_pipeline", "configs", "main", "tests"}
     for path in ROOT.glob("**/*.py"):
         if ".venv" in path.parts:
             continue
+        assert path.parent.name == "benchmarks" or not imports(path) & {"torch", "transformers"}, path
         for name in {name.partition(".")[0] for name in imports(path)} - ours - sys.stdlib_module_names:
             assert packages.get(name, name).lower().replace("_", "-") in pinned, f"{path} imports {name}"
 

@@ -16,7 +16,9 @@ def count_parameters(model: TimeSformer) -> int:
 
 
 def count_multiply_adds(model: TimeSformer, num_frames: int | None = None, image_size: int | None = None) -> int:
-    """Multiply-adds of one forward pass of one clip; the model's own size where none is given.
+    """Multiply-adds of one forward pass of one clip with all features; the model's own size where none is given.
+
+    For logits alone the last block leaves out some of it, and `fold_for_inference` more: 10 % together at 8 x 224.
 
     Counted as in the paper: patch embedding, every linear layer, queries by keys, weights by values, the head. Its "TFLOPs"
     (Tables 2 and 5) are these for three views, divided by 10^12: 0.59, 5.11 and 7.14 for base, hr and large-frames. Twice
@@ -33,13 +35,17 @@ def count_multiply_adds(model: TimeSformer, num_frames: int | None = None, image
     sizes, width = (frames, rows, columns), model.embed_dim
     scheme = SCHEMES[model.attention_type]
 
-    def attention(grouping: Grouping, more_tokens: int, linear_layers: int) -> int:
+    def attention(grouping: Grouping, query_layers: int, more_queries: int, more_keys: int) -> int:
+        """So many linear layers per query (query, projection, ...), two per key (key and value), and the two products."""
         groups = math.prod(rule.count(size) for rule, size in zip(grouping, sizes, strict=True))
-        tokens = more_tokens + math.prod(rule.length(size) for rule, size in zip(grouping, sizes, strict=True))
-        return groups * (linear_layers * tokens * width**2 + 2 * tokens**2 * width)
+        patches = math.prod(rule.length(size) for rule, size in zip(grouping, sizes, strict=True))
+        queries, keys = patches + more_queries, patches + more_keys
+        return groups * ((query_layers * queries + 2 * keys) * width**2 + 2 * queries * keys * width)
 
-    # Query, key, value and projection; an extra step has one more layer, the image model's own attention one more token.
-    block = sum(attention(grouping, 0, 5) for _, grouping in scheme.extra_steps) + attention(scheme.groups, 1, 4)
+    # An extra step has one more layer, the image model's own attention one more token.
+    block = attention(scheme.groups, 2, 1, 1) + sum(
+        attention(grouping, 3, 0, int(model.temporal_cls_key and name == "temporal")) for name, grouping in scheme.extra_steps
+    )
     tokens = math.prod(sizes) + (frames if scheme.cls_per_frame else 1)
     block += tokens * 2 * width * int(width * model.mlp_ratio)
     patch_embedding = math.prod(sizes) * model.num_channels * model.patch_size**2 * width
@@ -62,6 +68,12 @@ def cost_table(model: TimeSformer, num_frames: list[int], image_sizes: list[int]
     for attention_type in SCHEMES:
         for size in image_sizes:
             for frames in num_frames:
-                made = model.clone(attention_type=attention_type, num_frames=frames, image_size=size, scan_layers=True)
+                made = model.clone(
+                    attention_type=attention_type,
+                    num_frames=frames,
+                    image_size=size,
+                    scan_layers=True,
+                    attention_implementation="xla",  # one for each step would name another scheme's steps
+                )
                 lines.append(Cost(attention_type, frames, size, count_parameters(made), count_multiply_adds(made)))
     return lines

@@ -63,8 +63,32 @@ def test_chunked_never_holds_the_whole_matrix():
     video = jax.ShapeDtypeStruct((1, 96, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
     assert largest_array(jax.make_jaxpr(model.apply)(variables, video).jaxpr) < 1e8
+    gradient = jax.make_jaxpr(jax.grad(lambda v, video: model.apply(v, video).sum()))(variables, video)
+    assert largest_array(gradient.jaxpr) < 7e8  # the hidden layer of 11 MLPs; all scores of one block would be 4.2e9
     whole = jax.make_jaxpr(model.clone(attention_implementation="xla").apply)(variables, video)
     assert largest_array(whole.jaxpr) > 12 * 18_817**2 - 1
+
+
+@pytest.mark.parametrize("num_queries", [10, 3000])
+def test_chunked_keeps_no_weights_for_the_backward_pass(num_queries: int):
+    """Neither one chunk's nor many chunks': what lives on is no larger than queries, keys and values."""
+    shapes = [jax.ShapeDtypeStruct((1, 1, 2, length, 4), jnp.float32) for length in (num_queries, 3000, 3000)]
+    kept = {
+        name: max(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(functools.partial(jax.vjp, f), *shapes)[1]))
+        for name in ("xla", "chunked")
+        for f in [lambda *args, name=name: attention.IMPLEMENTATIONS[name](*args, None)]
+    }
+    assert kept["xla"] >= 2 * num_queries * 3000
+    assert kept["chunked"] <= 2 * 3001 * 4
+
+
+def test_chunks_are_of_equal_size(monkeypatch: pytest.MonkeyPatch):
+    """No more is computed than one query a chunk too many: 2,157 tokens would otherwise be two chunks of 1,944."""
+    query = jax.ShapeDtypeStruct((1, 1, 1, 2157, 8), jnp.float32)
+    jaxpr = jax.make_jaxpr(lambda q: attention.IMPLEMENTATIONS["chunked"](q, q, q, None))(query).jaxpr
+    (scan,) = (equation for equation in jaxpr.eqns if equation.primitive.name == "scan")
+    chunks = scan.invars[-1].aval.shape
+    assert chunks[0] * chunks[4] in (2157, 2158)
 
 
 def test_an_implementation_for_each_step(monkeypatch: pytest.MonkeyPatch):
@@ -77,15 +101,27 @@ def test_an_implementation_for_each_step(monkeypatch: pytest.MonkeyPatch):
             lambda q, k, v, mask, name=name, compute=compute: used.append((name, k.shape[3])) or compute(q, k, v, mask),
         )
     model = tsf.TimeSformer(**{**TINY, "depth": 1}, attention_implementation={"spatial": "chunked"})
-    jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 3, 16, 16, 3)))
+    video = jnp.zeros((1, 3, 16, 16, 3))
+    jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0), video), video)
+    used = used[len(used) // 2 :]  # after those of init, which is always "xla"
     assert used == [("xla", 3), ("chunked", 5)]  # three frames in time; CLS and four patches in space
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_cudnn_says_what_it_needs(dtype: Any):
     model = tsf.TimeSformer(**TINY, attention_implementation="cudnn", dtype=dtype)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 3, 16, 16, 3)))  # works anywhere
     with pytest.raises(tsf.InputError, match=r"needs an NVIDIA GPU, dtype bfloat16 or float16.*got cpu.*'xla' or 'chunked'"):
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 3, 16, 16, 3)))
+        jax.eval_shape(model.apply, variables, jnp.zeros((1, 3, 16, 16, 3)))
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's attention runs on an NVIDIA GPU alone")
+def test_cudnn_is_xla():
+    model = tsf.create("timesformer-tiny", num_classes=3, dtype=jnp.bfloat16)
+    video = jax.random.normal(jax.random.key(0), (2, 4, 32, 32, 3))
+    variables = random_variables(model)
+    logits = [jax.jit(model.clone(attention_implementation=name).apply)(variables, video) for name in ("xla", "cudnn")]
+    np.testing.assert_allclose(*logits, atol=0.05)
 
 
 def many(apply: Any, *arguments: Any, draws: int = 4000) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.core import freeze
 from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 from jax import export
 from jax.extend.core import jaxprs_in_params
@@ -54,6 +55,19 @@ def test_scanned_blocks_are_traced_once_for_all():
     assert lengths[False, 9] > 2 * lengths[False, 3]
 
 
+def test_one_block_can_be_scanned():
+    model = tsf.create("timesformer-nano", num_classes=3)
+    variables, video = random_variables(model), jax.random.normal(jax.random.key(0), (2, 2, 16, 16, 3))
+    scanned = {"params": tsf.stack_blocks(variables["params"])}
+    for options in ({}, {"method": "features", "blocks": True, "attention": True}):
+        outputs = [
+            jax.jit(functools.partial(m.apply, **options))(v, video)
+            for m, v in ((model, variables), (model.clone(scan_layers=True), scanned))
+        ]
+        for leaf, other in zip(*map(jax.tree.leaves, outputs), strict=True):
+            close(leaf, other)
+
+
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_remat_computes_again_and_changes_nothing(scan_layers: bool):
     """ "full" computes every matrix product of a block again, "dots" those of attention."""
@@ -75,13 +89,13 @@ def test_remat_computes_again_and_changes_nothing(scan_layers: bool):
 CASES = [
     pytest.param(attention_type, order, scan, marks=[] if (order, scan) in quick else [slow])
     for attention_type, *quick in (
-        ("divided_space_time", ("time_space", True), ("parallel", False)),
-        ("joint_space_time", ("time_space", False)),
-        ("space_only", ("time_space", False)),
-        ("local_global", ("space_time", False)),
-        ("axial", ("time_space", False)),
+        ("divided_space_time", ("time_then_space", True), ("parallel", False)),
+        ("joint_space_time", ("time_then_space", False)),
+        ("space_only", ("time_then_space", False)),
+        ("local_global", ("space_then_time", False)),
+        ("axial", ("time_then_space", False)),
     )
-    for order in ("time_space", "space_time", "parallel")
+    for order in ("time_then_space", "space_then_time", "parallel")
     for scan in (False, True)
 ]
 
@@ -139,6 +153,12 @@ def test_folded_parameters_give_the_same(attention_type: str, scan_layers: bool,
         model.apply({"params": folded}, video, train=True)
 
 
+def test_only_a_models_parameters_are_folded():
+    _, variables, _ = made()
+    with pytest.raises(tsf.InputError, match=r'Expected .* variables\["params"\], with its blocks; got params'):
+        tsf.fold_for_inference(variables)
+
+
 def test_without_extra_steps_there_is_nothing_to_fold():
     for attention_type in ("joint_space_time", "space_only"):
         variables, _ = shapes(tsf.TimeSformer(**TINY, attention_type=attention_type))
@@ -181,12 +201,17 @@ def test_less_work_at_8_frames_of_224():
 
 
 def test_what_isnt_asked_for_costs_nothing():
-    model, variables, video = made()
-    plain = multiply_adds(model, variables, video, method="features")
-    count = functools.partial(multiply_adds, model, variables, video, method="features")
-    assert count(blocks=True) == pytest.approx(plain, rel=1e-3)
-    assert count(attention=True) == pytest.approx(plain, rel=1e-3)
-    features = jax.eval_shape(lambda: model.apply(variables, video, method="features"))
+    """Scanned, where no compiler could leave it out afterwards: nothing is kept of the blocks."""
+    model = tsf.TimeSformer(**{**TINY, "depth": 5}, scan_layers=True)
+    variables, video = shapes(model)
+
+    def stacked(**options: Any) -> int:
+        jaxpr = jax.make_jaxpr(lambda v: model.apply(v, video, method="features", **options))(variables).jaxpr
+        (scan,) = (e for e in jaxpr.eqns if e.primitive.name == "scan")
+        return len(scan.outvars) - scan.params["num_carry"]
+
+    assert (stacked(), stacked(blocks=True), stacked(attention=True)) == (0, 2, 2)
+    features = jax.eval_shape(lambda v: model.apply(v, video, method="features"), variables)
     assert features.blocks is None
     assert features.attention is None
 
@@ -207,6 +232,13 @@ def test_nnx_gives_the_same(scan_layers: bool):
     assert module(video, train=True, rngs=nnx.Rngs(dropout=0)).shape == (2, 3)
     features, expected = module.features(video), model.apply(variables, video, method="features")
     jax.tree.map(close, features, expected)
+
+
+def test_nnx_takes_variables():
+    model, variables, video = made()
+    close(tsf.to_nnx(model, freeze(variables))(video), model.apply(variables, video))
+    with pytest.raises(tsf.InputError, match=r'Expected variables, \{"params": \.\.\.\}.*; got .*blocks_0'):
+        tsf.to_nnx(model, variables["params"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import timesformer_jax as tsf
 from tests.support import random_variables
@@ -80,8 +81,9 @@ def test_everything_at_once(attention_type: str, scan_layers: bool):
 
     np.testing.assert_allclose(normed(features.blocks.patches[-1]), features.patches, atol=1e-5)
     np.testing.assert_allclose(normed(features.blocks.cls[-1].mean(axis=1)), features.cls, atol=1e-5)
-    shallow = jax.tree.map(lambda x: x[:2], variables["params"]["blocks"]) if scan_layers else None
-    params = {**variables["params"], "blocks": shallow} if scan_layers else variables["params"]
+    params = {name: value for name, value in variables["params"].items() if name != "blocks_2"}
+    if scan_layers:
+        params["blocks"] = jax.tree.map(lambda x: x[:2], params["blocks"])
     two = model.clone(depth=2)
     short = jax.jit(lambda *a: two.apply(*a, method="features"))({"params": params}, video)
     np.testing.assert_allclose(normed(features.blocks.patches[1]), short.patches, atol=1e-5)
@@ -112,3 +114,20 @@ def test_cls_as_a_temporal_key_is_in_the_map():
     temporal = features.attention["temporal"]
     assert temporal.weights.shape == (2, 1, 4, 4, 2, 3, 4)
     assert (temporal.cls_queries, temporal.cls_keys) == (0, 1)
+
+
+def test_a_head_on_any_feature_can_be_initialised():
+    class Head(nn.Module):
+        backbone: tsf.TimeSformer
+        wanted: str
+
+        @nn.compact
+        def __call__(self, video: jax.Array) -> jax.Array:
+            return nn.Dense(2)(getattr(self.backbone.features(video), self.wanted))
+
+    video = jnp.zeros((1, 3, 16, 16, 3))
+    for scan_layers in (False, True):
+        model = tsf.create("timesformer-nano", num_classes=3, scan_layers=scan_layers)
+        for wanted, shape in (("cls", (1, 2)), ("frame_cls", (1, 3, 2)), ("patches", (1, 3, 2, 2, 2))):
+            output, _ = jax.eval_shape(Head(model, wanted).init_with_output, jax.random.key(0), video)
+            assert output.shape == shape

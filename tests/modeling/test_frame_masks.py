@@ -69,11 +69,12 @@ def test_a_clip_without_any_frame_spoils_no_other(attention_type: str):
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (np.ones((2, 5), bool), r"bool \[batch, frames\], here \(2, 6\), got bool \(2, 5\)"),
+        (np.ones((2, 5), bool), r"bool array \[batch, frames\], here \(2, 6\), got bool \(2, 5\)"),
         (np.ones((2, 6), np.float32), r"got float32 \(2, 6\)"),
+        ([[True] * 6] * 2, "got list"),
     ],
 )
-def test_masks_that_cannot_work_are_refused(mask: np.ndarray, words: str):
+def test_masks_that_cannot_work_are_refused(mask: Any, words: str):
     model = tsf.TimeSformer(**TINY)
     with pytest.raises(tsf.InputError, match=words):  # asked directly: in the tests, jaxtyping would be the first to object
-        model._check((2, 6, 16, 16, 3), mask)
+        model._check((2, 6, 16, 16, 3), jnp.float32, mask)

@@ -92,7 +92,7 @@ def slow_block(
     cls: np.ndarray,
     x: np.ndarray,
     *,
-    order: str = "time_space",
+    order: str = "time_then_space",
     cls_key: bool = False,
     real_frames: int | None = None,
 ) -> Slow:
@@ -107,7 +107,7 @@ def slow_block(
     def who_sees_whom(rule: Sees) -> np.ndarray:
         return np.array([[rule(q, k, size) and (k[0] < real or k == q) for k in places] for q in places])
 
-    def extra(name: str, rule: Sees, patches: np.ndarray) -> np.ndarray:
+    def extra(name: str, rule: Sees, cls: np.ndarray, patches: np.ndarray) -> np.ndarray:
         tokens, sees = np.concatenate([patches, cls]), who_sees_whom(rule)  # one CLS, behind the patches
         sees = np.pad(sees, ((0, 1), (0, 1)), constant_values=cls_key and name == "temporal")
         sees[-1, -1] = True
@@ -137,18 +137,18 @@ def slow_block(
         return mean, frame_residuals, residual
 
     if order == "parallel":
-        added = [extra(name, rule, patches) for name, rule in steps.items()]
+        added = [extra(name, rule, cls, patches) for name, rule in steps.items()]
         cls_residual, frame_residuals, residual = own(patches)
         patches = patches + residual + sum(added)
     else:
-        if order == "time_space":
+        if order == "time_then_space":
             for name, rule in steps.items():
-                patches = patches + extra(name, rule, patches)
+                patches = patches + extra(name, rule, cls, patches)
         cls_residual, frame_residuals, residual = own(patches)
         patches = patches + residual
-        if order == "space_time":
+        if order == "space_then_time":  # of the CLS, too, it is the one after the spatial step
             for name, rule in steps.items():
-                patches = patches + extra(name, rule, patches)
+                patches = patches + extra(name, rule, cls + cls_residual, patches)
     out = [cls[:real] + cls_residual, patches, cls[:real] + frame_residuals]
     cls, patches, frame_cls = (tokens + mlp(p["mlp"], norm(p["norm2"], tokens)) for tokens in out)
     return Slow(cls, patches.reshape(x.shape), frame_cls, maps)
@@ -159,7 +159,7 @@ def test_every_scheme_has_its_reference():
 
 
 def compare(
-    attention_type: str, size: Place, *, order: str = "time_space", cls_key: bool = False, real_frames: int | None = None
+    attention_type: str, size: Place, *, order: str = "time_then_space", cls_key: bool = False, real_frames: int | None = None
 ) -> None:
     """The block and the slow one, on two clips: tokens, each frame's CLS and attention maps. `real_frames` of the second."""
     block = Block(
@@ -238,15 +238,18 @@ def test_a_masked_frame_is_seen_by_none(attention_type: str):
     compare(attention_type, (4, 3, 2), real_frames=2)
 
 
-@pytest.mark.parametrize("order", ["space_time", "parallel"])
+@pytest.mark.parametrize("order", ["space_then_time", "parallel"])
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "local_global", "axial"])
 def test_orders(attention_type: str, order: str):
     compare(attention_type, (3, 2, 3), order=order)
 
 
-@pytest.mark.parametrize("attention_type", ["divided_space_time", "axial"])
-def test_cls_as_a_key_in_time(attention_type: str):
-    compare(attention_type, (3, 2, 3), cls_key=True)
+@pytest.mark.parametrize(
+    ("attention_type", "order"),
+    [("divided_space_time", "time_then_space"), ("divided_space_time", "space_then_time"), ("axial", "parallel")],
+)
+def test_cls_as_a_key_in_time(attention_type: str, order: str):
+    compare(attention_type, (3, 2, 3), order=order, cls_key=True)
 
 
 @pytest.mark.parametrize("attention_type", ["local_global", "axial"])

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import timesformer_jax as tsf
+from tests.support import random_variables
+from timesformer_jax.modeling.attention import attention_weights
 from timesformer_jax.modeling.block import Block
 
 TINY = {"num_classes": 3, "image_size": 16, "patch_size": 8, "num_frames": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -107,7 +109,7 @@ def small_block(attention_type: str, initialization: str) -> Block:
         num_heads=2,
         mlp_ratio=2.0,
         initialization=initialization,
-        attention_order="time_space",
+        attention_order="time_then_space",
         temporal_cls_key=False,
         dropout_rate=0.0,
         attention_dropout_rate=0.0,
@@ -204,6 +206,42 @@ def test_scanned_blocks_drop_independently(scan_layers: bool):
     assert float(jnp.abs(first - second).max()) > 1e-3
 
 
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_blocks_do_not_drop_alike(scan_layers: bool):
+    """With two equal blocks in the middle, of equal rates: what they add to a clip's tokens is dropped in one and kept in the
+    other, sooner or later."""
+    model = tsf.TimeSformer(**{**TINY, "depth": 4}, drop_path_rate=0.6, scan_layers=scan_layers)
+    video = random_video(8, 4, 16, 16, 3)
+    params = tsf.stack_blocks(random_variables(model.clone(scan_layers=False))["params"])
+    silent = {"temporal_fc": {"kernel", "bias"}, "attn": {"proj"}}
+    blocks = dict(params["blocks"])
+    for name, parts in silent.items():  # only the MLP is left, whose rows are the clips
+        blocks[name] = {k: jax.tree.map(jnp.zeros_like, v) if k in parts else v for k, v in blocks[name].items()}
+    params = {**params, "blocks": blocks}
+    variables = {"params": params if scan_layers else tsf.unstack_blocks(params)}
+    features = jax.jit(
+        lambda seed: model.apply(
+            variables, video, train=True, rngs={"dropout": jax.random.key(seed)}, method="features", blocks=True
+        )
+    )
+    steps = jnp.diff(features(0).blocks.patches, axis=0)  # what blocks 1, 2 and 3 add
+    dropped = np.asarray(jnp.all(steps == 0, axis=(2, 3, 4, 5)))  # [3, B]
+    assert len({tuple(row) for row in dropped}) == 3
+    assert dropped.any()
+
+
+def test_bfloat16_softmax_is_float32():
+    """Scores far apart are told apart: bfloat16 has 8 bits, and would round 100.3 and 100.0 to the same."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    query, key = (100 * jax.random.normal(k, (1, 1, 1, 64, 4), jnp.bfloat16) for k in keys)
+    weights = attention_weights(query / 100, key, None)
+    exact = attention_weights(query.astype(jnp.float32) / 100, key.astype(jnp.float32), None)
+    assert weights.dtype == jnp.float32
+    np.testing.assert_allclose(weights, exact, atol=0.05)
+    rounded = jax.nn.softmax(jnp.matmul(query / 100, key.swapaxes(-1, -2)), axis=-1)
+    assert float(jnp.abs(rounded.astype(jnp.float32) - exact).max()) > 0.05  # what this would be otherwise
+
+
 @pytest.mark.parametrize("attention_type", tsf.SCHEMES)
 def test_bfloat16_keeps_float32_parameters_and_logits(attention_type: str):
     model = tsf.TimeSformer(**TINY, attention_type=attention_type, initialization="from_scratch", dtype=jnp.bfloat16)
@@ -253,12 +291,14 @@ def test_any_size_at_run_time(shape: tuple[int, ...]):
     [
         ({"attention_type": "divided"}, "attention_type must be one of divided_space_time, .*'divided'"),
         ({"initialization": "random"}, "initialization must be one of official, from_scratch"),
-        ({"attention_order": "time_first"}, "attention_order must be one of time_space, space_time, parallel"),
+        ({"attention_order": "time_first"}, "attention_order must be one of time_then_space, space_then_time, parallel"),
         ({"position_embedding": "rotary"}, "position_embedding must be one of none, space, space_time"),
         ({"image_size": 20}, "image_size 20 x 20 .* 8 x 8 patches.* 16 or 24"),
         ({"image_size": (16, 4)}, "image_size 16 x 4 .* 8 x 8 patches"),
         ({"num_heads": 5}, "embed_dim=24 with num_heads=5"),
-        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"depth": 0}, "depth must be a whole number of at least 1, got 0"),
+        ({"mlp_ratio": 0}, "mlp_ratio must be positive, got 0"),
+        ({"image_size": (16, 16, 3)}, r"image_size must be pixels, or \(height, width\) in pixels, got \(16, 16, 3\)"),
         ({"drop_path_rate": 1.0}, "drop_path_rate .* below 1, got 1.0"),
     ],
 )
@@ -279,8 +319,43 @@ def test_fields_that_cannot_work_are_refused(fields: dict, words: str):
 def test_videos_that_cannot_work_are_refused(shape: tuple[int, ...], words: str):
     model = tsf.TimeSformer(**TINY)
     with pytest.raises(tsf.InputError, match=words):
-        model._check(shape, None)
+        model._check(shape, jnp.float32, None)
     if len(shape) == 5:  # in the tests, jaxtyping is the first to object to another rank
         variables = jax.eval_shape(model.init, jax.random.key(0), random_video(1, 4, 16, 16, 3))
         with pytest.raises(tsf.InputError, match=words):
             jax.eval_shape(model.apply, variables, jnp.zeros(shape))
+
+
+def test_pixels_that_are_not_normalised_are_refused():
+    model = tsf.TimeSformer(**TINY)
+    with pytest.raises(tsf.InputError, match=r"must be normalised floats, got uint8: see timesformer_jax\.video\.normalize"):
+        model._check((2, 4, 16, 16, 3), jnp.uint8, None)
+
+
+@pytest.mark.parametrize(
+    ("made", "used", "words"),
+    [
+        ({"scan_layers": False}, {"scan_layers": True}, r"are per block, but scan_layers=True: use stack_blocks\(params\)"),
+        ({"scan_layers": True}, {"scan_layers": False}, r"are stacked, but scan_layers=False: use unstack_blocks\(params\)"),
+        ({"scan_layers": True}, {"scan_layers": True, "depth": 3}, r"are of 2 block\(s\), but depth=3"),
+        ({}, {"depth": 1}, r"are of 2 block\(s\), but depth=1"),
+    ],
+)
+def test_parameters_of_another_layout_are_refused(made: dict, used: dict, words: str):
+    video = jnp.zeros((1, 4, 16, 16, 3))
+    variables = jax.eval_shape(tsf.TimeSformer(**TINY, **made).init, jax.random.key(0), video)
+    with pytest.raises(tsf.InputError, match=words):
+        jax.eval_shape(tsf.TimeSformer(**{**TINY, **used}).apply, variables, video)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_a_model_can_be_tabulated_hashed_and_bound(scan_layers: bool):
+    model = tsf.TimeSformer(
+        **{**TINY, "image_size": [16, 16]}, attention_implementation={"spatial": "chunked"}, scan_layers=scan_layers
+    )
+    video = jnp.ones((1, 4, 16, 16, 3))
+    variables = random_variables(model)
+    total = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    assert f"Total Parameters: {total:,}" in model.tabulate(jax.random.key(0), video, depth=1)
+    logits = jax.jit(lambda model, v: model.apply(v, video), static_argnums=0)(model, variables)
+    np.testing.assert_allclose(model.bind(variables)(video), logits, atol=1e-5)

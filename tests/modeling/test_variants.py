@@ -9,6 +9,7 @@ import timesformer_jax as tsf
 
 PARAMETERS = {  # 400 classes, divided attention
     "timesformer-tiny": 181_712,
+    "timesformer-nano": 14_720,
     "timesformer-base": 121_566_352,
     "timesformer-hr": 122_024_080,
     "timesformer-large-frames": 121_633_936,

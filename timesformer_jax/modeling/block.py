@@ -92,15 +92,18 @@ class Block(nn.Module):
             scale = drop_path_scale(self.make_rng("dropout"), drop_path_rate, residuals[0].shape[:rows], self.dtype)
             return tuple(r * scale.reshape(scale.shape + (1,) * (r.ndim - rows)) for r in residuals)
 
-        def extra_step(name: str, grouping: Grouping, patches: Array) -> Array:
+        def extra_step(name: str, grouping: Grouping, cls: Array, patches: Array) -> Array:
             """Patches alone; the CLS takes no part, or is one more key. Returns the patches' residual."""
-            with_cls = self.temporal_cls_key and name == "temporal"
             tokens, mask = grouping.split(patches), grouping.mask(sizes, frame_mask)  # [B, T, h, w, D] -> [B, G, L, D]
-            if with_cls:
-                tokens, mask = _lead_by_cls(cls, tokens), _seen_cls(mask)
-            residual = attend(name, f"{name}_attn", LayerNorm(name=f"{name}_norm1")(tokens), mask)[:, :, int(with_cls) :]
-            if with_attention and with_cls:
-                maps[name] = maps[name][:, :, :, 1:]  # the CLS is a key, but no query
+            options = {}
+            if self.temporal_cls_key and name == "temporal":
+                options = {"num_queries": tokens.shape[2]}
+                copies = jnp.broadcast_to(cls[:, :, None], (*tokens.shape[:2], 1, dim))  # [B, 1, D] -> [B, G, 1, D]
+                tokens = jnp.concatenate([tokens, copies], axis=2)
+                mask = None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (0, 1)), constant_values=True)
+            residual = attend(name, f"{name}_attn", LayerNorm(name=f"{name}_norm1")(tokens), mask, **options)
+            if options and with_attention:
+                maps[name] = jnp.roll(maps[name], 1, axis=-1)  # the CLS first, as everywhere else
             folded = residual.ndim == 5
             if folded and train:
                 raise InputError("These parameters were folded for inference: train with those that they were made from.")
@@ -123,16 +126,13 @@ class Block(nn.Module):
             return residual[:, :, 0], None if cls_only else scheme.groups.merge(residual[:, :, 1:], sizes)
 
         group_mask = scheme.groups.mask(sizes, frame_mask)
-        start = patches
-        if self.attention_order != "space_time":
+        first = patches
+        if self.attention_order != "space_then_time":
             for name, grouping in scheme.extra_steps:
-                patches = patches + extra_step(name, grouping, start if self.attention_order == "parallel" else patches)
-        group_cls, residual = own_attention(start if self.attention_order == "parallel" else patches)
+                patches = patches + extra_step(name, grouping, cls, first if self.attention_order == "parallel" else patches)
+        group_cls, residual = own_attention(first if self.attention_order == "parallel" else patches)
         if residual is not None:
             patches = patches + residual
-        if self.attention_order == "space_time":
-            for name, grouping in scheme.extra_steps:
-                patches = patches + extra_step(name, grouping, patches)
 
         # Each group's copy of the CLS has seen that group; a group without a single patch has no say.
         frame_cls = None
@@ -143,6 +143,9 @@ class Block(nn.Module):
         else:
             filled = None if group_mask is None else group_mask.any(axis=2)  # [b, G]
             cls = cls + masked_mean(group_cls, filled, keepdims=True)  # [B, G, D] -> [B, 1, D]
+        if self.attention_order == "space_then_time":
+            for name, grouping in scheme.extra_steps:
+                patches = patches + extra_step(name, grouping, cls, patches)
 
         # The MLP, one drop for a clip's (or a frame's) CLS and patches together.
         norm2 = LayerNorm(name="norm2")

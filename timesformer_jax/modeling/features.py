@@ -15,7 +15,7 @@ class AttentionMap:
     `weights` has the named `axes`: "block", "batch", what the groups are counted along ("time" where each frame is a group),
     "head", "query", "key"; over the keys they sum to 1. Queries and keys run over `tokens`, row-major, such as ("height",
     "width"), behind `cls_queries` and `cls_keys` (0 or 1) entries for the CLS. Where an axis doesn't divide ("height_half",
-    "time_parity"), the groups are padded: padded keys have weight 0, padded queries mean nothing.
+    "time_parity"), the groups are padded. Padded and masked keys have weight 0; padded and masked queries mean nothing.
     """
 
     weights: Float[Array, "depth B *groups heads Q L"]
@@ -34,7 +34,10 @@ class Tokens(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What the model knows of a clip before the classifier; the first three after the last LayerNorm."""
+    """What the model knows of a clip before the classifier; the first three after the last LayerNorm.
+
+    The entries of frames that `frame_mask` leaves out mean nothing.
+    """
 
     cls: Float[Array, "B D"]
     """The clip's CLS token: what the classifier reads."""

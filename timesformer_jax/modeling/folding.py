@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from timesformer_jax._typing import Array
+from timesformer_jax.errors import InputError
 
 Params = Mapping[str, Any]
 
@@ -16,7 +17,11 @@ def fold_for_inference(params: Params) -> dict[str, Any]:
     Each `<name>_attn/proj` is multiplied into `<name>_fc`, whose kernel becomes `[heads, head_dim, D]`. Between the two stands
     nothing but, in training, stochastic depth and dropout: folded parameters are refused there. Stacked and per-block
     parameters will do; a scheme without extra steps has nothing to fold and comes back as it is.
+
+    Raises `InputError` for a tree without blocks.
     """
+    if not any(name.startswith("blocks") for name in params):
+        raise InputError(f'Expected a model\'s parameters, variables["params"], with its blocks; got {", ".join(params)}.')
     return {name: _fold_block(value) if name.startswith("blocks") else value for name, value in params.items()}
 
 

@@ -73,8 +73,7 @@ def run_blocks(
         return nn.map_variables(call, "params", trans_in_fn=part)
 
     if blocks.is_initializing():  # all parameters are made at once
-        (cls, patches), kept = scan(depth)(blocks, tokens, rates)
-        return BlockOutput(cls, patches, None, {}), kept
+        scan(depth)(blocks, tokens, rates)
     tokens, others = with_part(scan(depth - 1), slice(-1))(blocks, tokens, rates[:-1])
     output, kept = with_part(remat(run_last), -1)(blocks, tokens, rates[-1])
     return output, jax.tree.map(lambda some, one: jnp.concatenate([some, one[None]]), others, kept)

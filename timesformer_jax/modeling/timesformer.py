@@ -1,18 +1,20 @@
 """The TimeSformer model: pixels -> tokens -> blocks -> CLS -> logits."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 from flax.typing import Dtype
 
 from timesformer_jax._typing import Array, Bool, Float
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling.attention import IMPLEMENTATIONS
 from timesformer_jax.modeling.block import Block, BlockOutput
+from timesformer_jax.modeling.checks import check_choice, check_implementations, check_patches, pair
 from timesformer_jax.modeling.embeddings import RESIZES, PatchEmbed, resize_position_embedding, resize_time_embedding
 from timesformer_jax.modeling.features import AttentionMap, Features, Tokens, name_attention
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
@@ -35,21 +37,21 @@ class TimeSformer(nn.Module):
 
     Shapes: normalised video `[B, T, H, W, C]` (any T; H and W multiples of `patch_size`; the embeddings are resized) to
     float32 logits `[B, num_classes]`. `frame_mask` `[B, T]` is False for frames that are filled up, in clips of different
-    lengths: they influence nothing. With `train=True`, `apply` needs `rngs={"dropout": key}` if one of the three rates below
-    is positive.
+    lengths: they influence nothing. T itself does where the time embedding is resized to it: fill up to `num_frames`. With
+    `train=True`, `apply` needs `rngs={"dropout": key}` if one of the three rates below is positive.
 
     Fields, of the architecture: `image_size` in pixels, an int or (height, width), and `num_frames`: the size that the
-    embeddings are made for. `attention_type`: a key of `SCHEMES`. `attention_order`: "time_space" (extra steps first),
-    "space_time" (last) or "parallel" (all from the block's input, residuals added; paper 4.7). `temporal_cls_key`: the CLS is
-    a key in temporal attention, as in the paper's equation 11 and unlike the official code. `position_embedding`: "none",
-    "space" or "space_time" (paper Table 4; there is no time embedding in `space_only`). `resize`: how the embeddings get to
-    another size, a key of `RESIZES` ("nearest" is official).
+    embeddings are made for. `attention_type`: a key of `SCHEMES`. `attention_order`: "time_then_space" (extra steps first),
+    "space_then_time" (last) or "parallel" (all from the block's input, residuals added; paper 4.7). `temporal_cls_key`: the
+    CLS is a key in temporal attention, as in the paper's equation 11 and unlike the official code. (Neither has a say in a
+    scheme without such steps.) `position_embedding`: "none", "space" or "space_time" (paper Table 4; there is no time
+    embedding in `space_only`). `resize`: how the embeddings get to another size, a key of `RESIZES` ("nearest" is official).
 
-    Of training: `drop_path_rate`, stochastic depth of the last block, rising linearly from 0 in the first. `dropout_rate`, of
-    tokens and of the outputs of all linear layers but query, key and value. `attention_dropout_rate`, of attention weights.
-    All in [0, 1). `initialization`: "official" (zero time embedding and zero `temporal_fc`: the start for pretrained image
-    weights) or "from_scratch" (large time and position embeddings, ordinary `temporal_fc`: without pretrained weights the
-    official start doesn't learn the order of frames in reasonable time).
+    Of training, rates in [0, 1): `drop_path_rate`, stochastic depth of the last block, rising linearly from 0 in the first;
+    `dropout_rate`, of the embedded tokens, the projections of attention and both layers of the MLP; `attention_dropout_rate`,
+    of attention weights. `initialization`: "official" (zero time embedding and zero `temporal_fc`: the start for pretrained
+    image weights) or "from_scratch" (large time and position embeddings, ordinary `temporal_fc`: without pretrained weights
+    the official start doesn't learn the order of frames in reasonable time).
 
     Of the computation, same results: `scan_layers`: trace two blocks instead of `depth`, parameters stacked under `blocks`
     (see `stack_blocks`). `remat`: a key of `REMATS`. `attention_implementation`: a key of `IMPLEMENTATIONS`, or one for each
@@ -62,7 +64,7 @@ class TimeSformer(nn.Module):
     """
 
     num_classes: int
-    image_size: int | tuple[int, int] = 224
+    image_size: int | Sequence[int] = 224
     patch_size: int = 16
     num_frames: int = 8
     embed_dim: int = 768
@@ -72,7 +74,7 @@ class TimeSformer(nn.Module):
     attention_type: str = "divided_space_time"
     drop_path_rate: float = 0.0
     initialization: str = "official"
-    attention_order: str = "time_space"
+    attention_order: str = "time_then_space"
     temporal_cls_key: bool = False
     position_embedding: str = "space_time"
     resize: str = "nearest"
@@ -85,16 +87,23 @@ class TimeSformer(nn.Module):
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
-        _one_of("attention_type", self.attention_type, SCHEMES)
-        _one_of("initialization", self.initialization, INITIALIZATIONS)
-        _one_of("attention_order", self.attention_order, ("time_space", "space_time", "parallel"))
-        _one_of("position_embedding", self.position_embedding, ("none", "space", "space_time"))
-        _one_of("resize", self.resize, RESIZES)
-        _one_of("remat", self.remat, REMATS)
-        self._check_implementations()
+        # In a form that can be hashed: a model may be a static argument of `jax.jit`.
+        if isinstance(self.image_size, list):
+            object.__setattr__(self, "image_size", tuple(self.image_size))
+        if isinstance(self.attention_implementation, Mapping):
+            object.__setattr__(self, "attention_implementation", FrozenDict(self.attention_implementation))
+        check_choice("attention_type", self.attention_type, SCHEMES)
+        check_choice("initialization", self.initialization, INITIALIZATIONS)
+        check_choice("attention_order", self.attention_order, ("time_then_space", "space_then_time", "parallel"))
+        check_choice("position_embedding", self.position_embedding, ("none", "space", "space_time"))
+        check_choice("resize", self.resize, RESIZES)
+        check_choice("remat", self.remat, REMATS)
+        check_implementations(self.attention_implementation, self.attention_type, self.attention_dropout_rate)
         for name in ("num_classes", "num_frames", "patch_size", "embed_dim", "depth", "num_heads", "num_channels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}.")
+        if self.mlp_ratio * self.embed_dim < 1:
+            raise InputError(f"mlp_ratio must be positive, got {self.mlp_ratio}.")
         if self.embed_dim % self.num_heads:
             raise InputError(
                 f"embed_dim must be a multiple of num_heads, got embed_dim={self.embed_dim} with num_heads={self.num_heads}."
@@ -102,13 +111,13 @@ class TimeSformer(nn.Module):
         for name in ("drop_path_rate", "dropout_rate", "attention_dropout_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
-        _whole_patches("image_size", *_pair(self.image_size), self.patch_size)
+        check_patches("image_size", *pair(self.image_size), self.patch_size)
         super().__post_init__()
 
     @property
     def grid(self) -> tuple[int, int]:
         """Patches in height and width of the size that the position embedding is made for."""
-        height, width = _pair(self.image_size)
+        height, width = pair(self.image_size)
         return height // self.patch_size, width // self.patch_size
 
     @property
@@ -208,7 +217,8 @@ class TimeSformer(nn.Module):
         **last_wants: bool,
     ) -> tuple[BlockOutput, tuple[Tokens | None, dict[str, Array]]]:
         """All blocks: the last one's output, and every one's tokens and attention, stacked, where asked for."""
-        self._check(video.shape, frame_mask)
+        self._check(video.shape, video.dtype, frame_mask)
+        self._check_layout()
         if frame_mask is not None:  # whatever is in the masked frames, NaN included, goes no further
             video = jnp.where(frame_mask[:, :, None, None, None], video, jnp.zeros((), video.dtype))
         cls, patches = (self.dropout(x, deterministic=not train) for x in self._embed(video.astype(self.dtype)))
@@ -225,49 +235,40 @@ class TimeSformer(nn.Module):
 
         return run_blocks(run, run_last, self.blocks, (cls, patches), rates, policy=REMATS[self.remat])
 
-    def _check(self, shape: tuple[Any, ...], frame_mask: Any) -> None:
+    def _check(self, shape: tuple[Any, ...], dtype: Any, frame_mask: Any) -> None:
         if len(shape) != 5 or shape[-1] != self.num_channels or 0 in shape:
             raise InputError(
                 f"The video must be [batch, frames, height, width, {self.num_channels}] with no empty axis, got {shape}."
             )
-        _whole_patches("The video's size", shape[2], shape[3], self.patch_size)
-        if frame_mask is not None and (frame_mask.shape != shape[:2] or frame_mask.dtype != jnp.bool_):
+        if not jnp.issubdtype(dtype, jnp.floating):
             raise InputError(
-                f"frame_mask must be bool [batch, frames], here {shape[:2]}, got {frame_mask.dtype} {frame_mask.shape}."
+                f"The video must be normalised floats, got {jnp.dtype(dtype).name}: see timesformer_jax.video.normalize."
             )
-
-    def _check_implementations(self) -> None:
-        given, steps = self.attention_implementation, SCHEMES[self.attention_type].steps
-        for step, implementation in {"": given}.items() if isinstance(given, str) else given.items():
-            if step:
-                _one_of("A key of attention_implementation", step, steps)
-            _one_of("attention_implementation", implementation, IMPLEMENTATIONS)
-            if self.attention_dropout_rate > 0 and implementation != "xla":
+        check_patches("The video's size", shape[2], shape[3], self.patch_size)
+        if frame_mask is not None:
+            given = getattr(frame_mask, "dtype", type(frame_mask).__name__), getattr(frame_mask, "shape", "")
+            if given != (jnp.bool_, shape[:2]):
                 raise InputError(
-                    f"attention_dropout_rate works with attention_implementation 'xla' alone, got {implementation!r}: use "
-                    "'xla', or 0."
+                    f"frame_mask must be a bool array [batch, frames], here {shape[:2]}, got {given[0]} {given[1]}."
                 )
+
+    def _check_layout(self) -> None:
+        """Parameters of the other layout, or of another depth, are told by name."""
+        params = self.variables.get("params", {})
+        if self.is_initializing() or not params:
+            return
+        stacked = "blocks" in params
+        depth = jax.tree.leaves(params["blocks"])[0].shape[0] if stacked else sum(name.startswith("blocks_") for name in params)
+        if stacked != self.scan_layers:
+            raise InputError(
+                f"These parameters are {'stacked' if stacked else 'per block'}, but scan_layers={self.scan_layers}: use "
+                f"{'unstack_blocks' if stacked else 'stack_blocks'}(params), or scan_layers={stacked}."
+            )
+        if depth != self.depth:
+            raise InputError(f"These parameters are of {depth} block(s), but depth={self.depth}.")
 
 
 def parameter_shapes(model: TimeSformer) -> Any:
     """The model's parameter tree with shapes and dtypes for leaves; nothing is computed or allocated."""
     video = jax.ShapeDtypeStruct((1, 1, model.patch_size, model.patch_size, model.num_channels), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), video)["params"]
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _one_of(name: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
-
-
-def _whole_patches(name: str, height: int, width: int, patch_size: int) -> None:
-    if height < patch_size or width < patch_size or height % patch_size or width % patch_size:
-        smaller = max(patch_size, min(height, width) // patch_size * patch_size)
-        raise InputError(
-            f"{name} {height} x {width} is not a whole number of {patch_size} x {patch_size} patches: use multiples of "
-            f"patch_size={patch_size}, for example {smaller} or {smaller + patch_size}."
-        )

@@ -10,8 +10,9 @@ _BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 _LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    # For debugging: a second on a laptop.
+    # For debugging: a second on a laptop, and for unit tests.
     "timesformer-tiny": {"image_size": 32, "num_frames": 4, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2},
+    "timesformer-nano": {"image_size": 16, "num_frames": 2, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2},
     # The paper's three (Table 3), all of ViT-B/16's width.
     "timesformer-base": {**_BASE},
     "timesformer-hr": {**_BASE, "image_size": 448, "num_frames": 16},

@@ -1,0 +1,118 @@
+"""Where the CLS should live: in an array of its own, or riding along in front of every frame's patches.
+
+    python benchmarks/cls_layout.py [--blocks 4] [--rounds 7]
+
+Divided attention of base width, 8 frames of 14 x 14 patches, forward and gradient, the two layouts taking turns. `own` is the
+library's block: patches `[B, T, h, w, D]` beside a CLS `[B, 1, D]`, put in front of each frame for the spatial attention.
+`riding` carries `[B, T, 1 + h w, D]` through: no concatenation, but the temporal step has to leave the CLS out, its copies have
+to be made equal again after each block, and the MLP works on every copy. Both give the same, which is checked.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from timesformer_jax.modeling.attention import Attention
+from timesformer_jax.modeling.block import Block
+from timesformer_jax.modeling.layers import LayerNorm, Mlp
+
+WIDTH, HEADS, FRAMES, SIDE = 768, 12, 8, 14
+INIT = nn.initializers.xavier_uniform()
+
+
+class RidingBlock(nn.Module):
+    """The same parameters, `[B, T, 1 + N, D] -> [B, T, 1 + N, D]`; all frames' CLS are equal."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def attend(name: str, x: jax.Array) -> jax.Array:
+            return Attention(HEADS, kernel_init=INIT, dtype=self.dtype, name=name)(x)[0]
+
+        places = x[:, :, 1:].swapaxes(1, 2)  # [B, T, N, D] -> [B, N, T, D]
+        residual = attend("temporal_attn", LayerNorm(name="temporal_norm1")(places))
+        residual = nn.Dense(WIDTH, kernel_init=INIT, dtype=self.dtype, name="temporal_fc")(residual).swapaxes(1, 2)
+        x = x + jnp.pad(residual, ((0, 0), (0, 0), (1, 0), (0, 0)))
+        residual = attend("attn", LayerNorm(name="norm1")(x))
+        cls = jnp.broadcast_to(residual[:, :, :1].mean(axis=1, keepdims=True), residual[:, :, :1].shape)
+        x = x + jnp.concatenate([cls, residual[:, :, 1:]], axis=2)
+        return x + Mlp(4 * WIDTH, kernel_init=INIT, dtype=self.dtype, name="mlp")(LayerNorm(name="norm2")(x))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch-size", type=int, default=2)
+    arguments = parser.parse_args()
+    dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
+    own = Block(
+        attention_type="divided_space_time",
+        num_heads=HEADS,
+        mlp_ratio=4.0,
+        initialization="from_scratch",
+        attention_order="time_then_space",
+        temporal_cls_key=False,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        attention_implementation="xla",
+        dtype=dtype,
+    )
+    riding = RidingBlock(dtype)
+    keys = jax.random.split(jax.random.key(0), arguments.blocks + 2)
+    cls = jax.random.normal(keys[0], (arguments.batch_size, 1, WIDTH), dtype)
+    patches = jax.random.normal(keys[1], (arguments.batch_size, FRAMES, SIDE, SIDE, WIDTH), dtype)
+    params = [jax.jit(own.init)(key, cls, patches) for key in keys[2:]]
+
+    def run_own(params: Any, cls: jax.Array, patches: jax.Array) -> jax.Array:
+        for block in params:
+            cls, patches, *_ = own.apply(block, cls, patches)
+        return jnp.concatenate([cls, patches.reshape(*cls.shape[:1], -1, WIDTH)], axis=1)
+
+    def run_riding(params: Any, cls: jax.Array, patches: jax.Array) -> jax.Array:
+        copies = jnp.broadcast_to(cls[:, None], (cls.shape[0], FRAMES, 1, WIDTH))
+        x = jnp.concatenate([copies, patches.reshape(*patches.shape[:2], -1, WIDTH)], axis=2)
+        for block in params:
+            x = riding.apply(block, x)
+        return jnp.concatenate([x[:, 0, :1], x[:, :, 1:].reshape(cls.shape[0], -1, WIDTH)], axis=1)
+
+    def gradient(run: Any) -> Any:
+        return jax.grad(lambda *given: (run(*given).astype(jnp.float32) ** 2).mean())
+
+    contenders = {
+        (what, layout): jax.jit(run if what == "forward" else gradient(run))
+        for what in ("forward", "gradient")
+        for layout, run in (("own", run_own), ("riding", run_riding))
+    }
+    outputs = [jax.block_until_ready(contenders["forward", layout](params, cls, patches)) for layout in ("own", "riding")]
+    difference = float(jnp.abs(outputs[0] - outputs[1]).max() / jnp.abs(outputs[0]).max())
+    assert difference < (1e-4 if dtype == jnp.float32 else 0.1), f"The two layouts differ by {difference}."
+    seconds: dict[tuple[str, str], list[float]] = {name: [] for name in contenders}
+    for _ in range(arguments.rounds):
+        for name, run in contenders.items():
+            jax.block_until_ready(run(params, cls, patches))  # compiles, and gets back the memory that others used meanwhile
+            begin = time.perf_counter()
+            jax.block_until_ready(run(params, cls, patches))
+            seconds[name].append(time.perf_counter() - begin)
+    print(f"{arguments.blocks} blocks of divided attention, base, {FRAMES} x {SIDE} x {SIDE}, batch {arguments.batch_size},")
+    print(
+        f"{dtype.__name__}, {arguments.rounds} rounds, median seconds; outputs differ by {difference:.0e} of the largest value"
+    )
+    print(f"{'':<10}{'own':>9}{'riding':>9}{'own/riding':>12}")
+    for what in ("forward", "gradient"):
+        a, b = (statistics.median(seconds[what, layout]) for layout in ("own", "riding"))
+        print(f"{what:<10}{a:>9.3f}{b:>9.3f}{a / b:>12.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,381 @@
+"""What the model costs in time and memory, beside Hugging Face transformers in PyTorch.
+
+    python benchmarks/model.py speed --torch-python=PYTHON    forward passes and training steps, alternating
+    python benchmarks/model.py compile                        tracing and compiling, blocks scanned against unrolled
+    python benchmarks/model.py memory                         temporary memory of training steps, 8 to 96 frames
+    python benchmarks/model.py joint                          joint attention on 96 frames, run in chunks
+
+Each prints one table. On a CPU in float32, on a GPU in bfloat16. `speed` runs each contender in a process of its own and lets
+them take turns, so that a noisy machine is noisy for all; PYTHON is one with the packages of `benchmarks/requirements.txt`.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+FRAMES, SIZE, CLASSES = 8, 224, 400  # base
+PRODUCTS = 10
+GIB = 2**30
+
+
+# Contenders of `speed`: each makes a function that runs once and returns when the result is there.
+
+
+def jax_forward(batch_size: int, *, folded: bool = False) -> Callable[[], None]:
+    import jax
+
+    import timesformer_jax as tsf
+
+    model, variables, videos = _jax_model(batch_size)
+    if folded:
+        variables = {"params": tsf.fold_for_inference(variables["params"])}
+    apply = jax.jit(model.apply)
+    return lambda: jax.block_until_ready(apply(variables, next(videos)))
+
+
+def jax_folded_forward(batch_size: int) -> Callable[[], None]:
+    return jax_forward(batch_size, folded=True)
+
+
+def jax_training_step(batch_size: int) -> Callable[[], None]:
+    import jax
+
+    model, variables, videos = _jax_model(batch_size, scan_layers=True)
+    step, state = _training_step(model, variables)
+    step = jax.jit(step, donate_argnums=(0, 1))
+
+    def run() -> None:
+        nonlocal variables, state
+        variables, state, loss = step(variables, state, next(videos))
+        jax.block_until_ready(loss)
+
+    return run
+
+
+def jax_matrix_product(batch_size: int) -> Callable[[], None]:
+    """The yardstick of utilisation: `PRODUCTS` times `_matrix()`^3 multiply-adds."""
+    import jax
+    import jax.numpy as jnp
+
+    dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
+    a = (jax.random.normal(jax.random.key(0), (_matrix(), _matrix())) / _matrix() ** 0.5).astype(dtype)
+
+    @jax.jit
+    def products(a: Any) -> Any:
+        result = a
+        for _ in range(PRODUCTS):
+            result = result @ a
+        return result
+
+    return lambda: jax.block_until_ready(products(a))
+
+
+def torch_forward(batch_size: int) -> Callable[[], None]:
+    import torch
+
+    model, videos, device = _torch_model(batch_size)
+    if device == "cuda":
+        model = torch.compile(model)
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(next(videos)).logits.sum().item()
+
+    return run
+
+
+def torch_training_step(batch_size: int) -> Callable[[], None]:
+    import torch
+
+    model, videos, device = _torch_model(batch_size)
+    compiled = torch.compile(model.train()) if device == "cuda" else model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss = compiled(next(videos)).logits.float().square().mean()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return run
+
+
+CONTENDERS: dict[str, tuple[str, Callable[[int], Callable[[], None]]]] = {
+    "torch forward": ("torch", torch_forward),
+    "jax forward": ("jax", jax_forward),
+    "jax forward, folded": ("jax", jax_folded_forward),
+    "torch training step": ("torch", torch_training_step),
+    "jax training step": ("jax", jax_training_step),
+    "jax matrix product": ("jax", jax_matrix_product),
+}
+"""Name -> (which Python, what to run)."""
+
+
+def _jax_model(batch_size: int, **fields: Any) -> tuple[Any, Any, Iterator[Any]]:
+    import itertools
+
+    import jax
+    import jax.numpy as jnp
+
+    import timesformer_jax as tsf
+
+    dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
+    model = tsf.create("timesformer-base", num_classes=CLASSES, dtype=dtype, **fields)
+    videos = [jax.random.normal(jax.random.key(i), (batch_size, FRAMES, SIZE, SIZE, 3)) for i in range(3)]
+    return model, jax.jit(model.init)(jax.random.key(0), videos[0]), itertools.cycle(videos)
+
+
+def _torch_model(batch_size: int) -> tuple[Any, Iterator[Any], str]:
+    import itertools
+
+    import torch
+    from transformers import TimesformerConfig, TimesformerForVideoClassification
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model = TimesformerForVideoClassification(TimesformerConfig(num_labels=CLASSES)).eval().to(device, dtype)
+    videos = [torch.randn(batch_size, FRAMES, 3, SIZE, SIZE, device=device, dtype=dtype) for _ in range(3)]
+    return model, itertools.cycle(videos), device
+
+
+def _training_step(model: Any, variables: Any) -> tuple[Callable, Any]:
+    import jax
+    import optax
+
+    optimizer = optax.sgd(1e-3, momentum=0.9)
+
+    def step(variables: Any, state: Any, video: Any) -> tuple[Any, Any, Any]:
+        loss, grads = jax.value_and_grad(lambda v: (model.apply(v, video) ** 2).mean())(variables)
+        updates, state = optimizer.update(grads, state, variables)
+        return optax.apply_updates(variables, updates), state, loss
+
+    return step, optimizer.init(variables)
+
+
+def _matrix() -> int:
+    import jax
+
+    return 8192 if jax.default_backend() == "gpu" else 2048
+
+
+def work(name: str, batch_size: int) -> None:
+    """A contender's process: for each line that it gets two runs, answered by the seconds of the second.
+
+    The first gets back the memory that the system took while the others ran, which can cost as much as the run itself.
+    """
+    run = CONTENDERS[name][1](batch_size)
+    run()  # compiles
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        run()
+        start = time.perf_counter()
+        run()
+        print(json.dumps(time.perf_counter() - start), flush=True)
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Medians over rounds in which every contender has its turn."""
+    pythons = {"jax": sys.executable, "torch": arguments.torch_python}
+    names = [name for name, (kind, _) in CONTENDERS.items() if pythons[kind]]
+    if arguments.forward_only:
+        names = [name for name in names if "training" not in name]
+    with ExitStack() as stack:
+        workers = {}
+        for name in names:
+            command = [
+                pythons[CONTENDERS[name][0]],
+                __file__,
+                "work",
+                f"--contender={name}",
+                f"--batch-size={arguments.batch_size}",
+            ]
+            # Several processes share the GPU, where there is one: none may take most of its memory in advance.
+            env = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+            stack.callback(worker.kill)
+            workers[name] = worker
+            if not _answer(worker):  # one after the other, so that none compiles while another is timed
+                sys.exit(f"Error: the process of {name!r} ended; its message is above.")
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(arguments.rounds):
+            for name, worker in workers.items():
+                print("go", file=worker.stdin, flush=True)
+                seconds[name].append(json.loads(_answer(worker)))
+    whole, short, folded = _multiply_adds()
+    yardstick = PRODUCTS * _matrix() ** 3 / statistics.median(seconds["jax matrix product"])
+    print(
+        f"base, {FRAMES} x {SIZE}, batch {arguments.batch_size}, {arguments.rounds} rounds. Utilisation: multiply-adds by XLA's"
+    )
+    print(
+        "count of what runs (a training step: 3 forward passes; parameters float32 in JAX, of the compute dtype in torch), as a"
+    )
+    print(f"share of a {_matrix()}^3 matrix product's {2 * yardstick / 1e9:,.0f} GFLOP/s.")
+    print(f"{'':<22}{'median s':>10}{'fastest s':>11}{'of torch':>10}{'utilisation':>13}")
+    for name in names[:-1]:
+        median = statistics.median(seconds[name])
+        peer = seconds.get("torch training step" if "training" in name else "torch forward")
+        ratio = f"{median / statistics.median(peer):.2f}" if peer else "-"
+        per_clip = whole if "torch" in name else folded if "folded" in name else short
+        work_done = per_clip * arguments.batch_size * (3 if "training" in name else 1)
+        share = work_done / median / yardstick
+        print(f"{name:<22}{median:>10.3f}{min(seconds[name]):>11.3f}{ratio:>10}{share:>13.0%}")
+
+
+def _multiply_adds() -> tuple[float, float, float]:
+    """Of one clip, by XLA's count: with the whole last block (as the peer does it), for logits alone, and folded."""
+    import jax
+
+    import timesformer_jax as tsf
+
+    model, variables, video = _jax_shapes(FRAMES, SIZE)
+    folded = jax.eval_shape(lambda v: {"params": tsf.fold_for_inference(v["params"])}, variables)
+
+    def count(variables: Any, **options: Any) -> float:
+        analysis: Any = jax.jit(lambda v, x: model.apply(v, x, **options)).lower(variables, video).cost_analysis()
+        return analysis["flops"] / 2
+
+    return count(variables, method="features"), count(variables), count(folded)
+
+
+def _answer(worker: subprocess.Popen) -> str:
+    assert worker.stdout is not None
+    return worker.stdout.readline()
+
+
+def _jax_shapes(frames: int, size: int, **fields: Any) -> tuple[Any, Any, Any]:
+    """A base model with the shapes of its parameters and of one video."""
+    import jax
+    import jax.numpy as jnp
+
+    import timesformer_jax as tsf
+
+    model = tsf.create("timesformer-base", num_classes=CLASSES, num_frames=frames, image_size=size, **fields)
+    video = jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.float32)
+    return model, jax.eval_shape(model.init, jax.random.key(0), video), video
+
+
+def _compile_step(frames: int, size: int, **fields: Any) -> tuple[float, float, Any]:
+    """Seconds of tracing and of compiling the project's training step for one clip, and what is compiled.
+
+    As in the official recipe: SGD with momentum and weight decay, stochastic depth 0.1.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from timesformer_jax import training
+    from timesformer_jax.video import normalize
+
+    model, _, _ = _jax_shapes(frames, size, drop_path_rate=0.1, **fields)
+    mesh = training.make_mesh(jax.devices()[:1])
+    optimizer, _ = training.make_optimizer(
+        name="sgd",
+        learning_rate=5e-3,
+        schedule="constant",
+        warmup_steps=0,
+        weight_decay=1e-4,
+        decay_pattern=".*",
+        clip_norm=1.0,
+        total_steps=100,
+    )
+    step: Any = training.make_train_step(
+        model=model,
+        optimizer=optimizer,
+        prepare=lambda key, video: normalize(video, mean=(0.45,) * 3, std=(0.225,) * 3),
+        seed=0,
+        mesh=mesh,
+    )
+    state = jax.eval_shape(lambda: training.init_state(model, optimizer, 0, mesh))
+    batch = {
+        "video": jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+    }
+    begin = time.perf_counter()
+    lowered = step.lower(state, batch)
+    middle = time.perf_counter()
+    compiled = lowered.compile()
+    return middle - begin, time.perf_counter() - middle, compiled
+
+
+def compile_(arguments: argparse.Namespace) -> None:
+    """Alternating, medians over rounds."""
+    times: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    _compile_step(1, 32, scan_layers=True)  # what is slow the first time only
+    for _ in range(arguments.rounds):
+        for scan in times:
+            times[scan].append(_compile_step(FRAMES, SIZE, scan_layers=scan)[:2])
+    print(f"Training step of base, {FRAMES} x {SIZE}, {arguments.rounds} rounds, median seconds")
+    print(f"{'':<14}{'trace':>8}{'compile':>10}{'together':>10}")
+    sums = {}
+    for scan, pairs in times.items():
+        trace, compiling = (statistics.median(column) for column in zip(*pairs, strict=True))
+        sums[scan] = statistics.median(sum(pair) for pair in pairs)
+        print(f"{'scan_layers' if scan else 'unrolled':<14}{trace:>8.1f}{compiling:>10.1f}{sums[scan]:>10.1f}")
+    print(f"scan_layers takes {sums[True] / sums[False]:.2f} of the unrolled time")
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    """By the compiler's own account; nothing is run."""
+    print("Temporary memory of a training step of base, 1 clip, bfloat16, scan_layers, GiB (by `compiled.memory_analysis()`)")
+    ways = [("none", "xla"), ("dots", "xla"), ("full", "xla"), ("full", "chunked")]
+    print(f"{'frames':>6}{'size':>6}" + "".join(f"{f'remat {remat}, {how}':>22}" for remat, how in ways))
+    for size in (224, 448):
+        for frames in (8, 16, 32, 64, 96):
+            row = f"{frames:>6}{size:>6}"
+            for remat, how in ways:
+                *_, compiled = _compile_step(
+                    frames, size, scan_layers=True, remat=remat, attention_implementation=how, dtype="bfloat16"
+                )
+                row += f"{compiled.memory_analysis().temp_size_in_bytes / GIB:>22.2f}"
+            print(row, flush=True)
+
+
+def joint(arguments: argparse.Namespace) -> None:
+    """The whole process's peak, weights and video included."""
+    import jax
+    import jax.numpy as jnp
+
+    model, _, video = _jax_shapes(
+        96, SIZE, scan_layers=True, attention_type="joint_space_time", attention_implementation="chunked"
+    )
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))
+    apply = jax.jit(model.apply).lower(variables, video).compile()
+    clip = jax.random.normal(jax.random.key(1), video.shape)
+    begin = time.perf_counter()
+    logits = jax.block_until_ready(apply(variables, clip))
+    seconds = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"joint_space_time, 96 x {SIZE}, 18,817 tokens, chunked, {model.dtype.__name__}: {seconds:.0f} s a forward pass,")
+    print(f"{peak / GIB:.2f} GiB at the peak; logits {'finite' if jnp.isfinite(logits).all() else 'NOT FINITE'}")
+
+
+JOBS = {"speed": speed, "compile": compile_, "memory": memory, "joint": joint}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", choices=[*JOBS, "work"])
+    parser.add_argument("--torch-python", metavar="PYTHON", help="a Python that has torch and transformers; none: JAX alone")
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--forward-only", action="store_true", help="no training steps")
+    parser.add_argument("--contender", choices=CONTENDERS, help="for `work`, which `speed` starts by itself")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    if arguments.job == "work":
+        work(arguments.contender, arguments.batch_size)
+    else:
+        JOBS[arguments.job](arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What a model's fields and input must be: each check ends in one sentence."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.modeling.attention import IMPLEMENTATIONS
+from timesformer_jax.modeling.schemes import SCHEMES
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a size that may be given as one number."""
+    sides = (size, size) if isinstance(size, Integral) else size
+    if not isinstance(sides, Sequence) or len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
+        raise InputError(f"image_size must be pixels, or (height, width) in pixels, got {size!r}.")
+    return int(sides[0]), int(sides[1])
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """`value` is one of `choices`."""
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def check_patches(name: str, height: int, width: int, patch_size: int) -> None:
+    """Height and width are whole numbers of patches."""
+    if height < patch_size or width < patch_size or height % patch_size or width % patch_size:
+        smaller = max(patch_size, min(height, width) // patch_size * patch_size)
+        raise InputError(
+            f"{name} {height} x {width} is not a whole number of {patch_size} x {patch_size} patches: use multiples of "
+            f"patch_size={patch_size}, for example {smaller} or {smaller + patch_size}."
+        )
+
+
+def check_implementations(given: Any, attention_type: str, attention_dropout_rate: float) -> None:
+    """`given` is a key of `IMPLEMENTATIONS`, or one for each of some steps of the scheme, and can drop weights if it must."""
+    if not isinstance(given, str | Mapping):
+        raise InputError(f"attention_implementation must be a name, or one for each attention step, got {given!r}.")
+    for step, implementation in given.items() if isinstance(given, Mapping) else [(None, given)]:
+        if step is not None:
+            check_choice("A key of attention_implementation", step, SCHEMES[attention_type].steps)
+        check_choice("attention_implementation", implementation, IMPLEMENTATIONS)
+        if attention_dropout_rate > 0 and implementation != "xla":
+            raise InputError(
+                f"attention_dropout_rate works with attention_implementation 'xla' alone, got {implementation!r}: use "
+                "'xla', or 0."
+            )
