@@ -100,11 +100,13 @@ def test_an_implementation_for_each_step(monkeypatch: pytest.MonkeyPatch):
             name,
             lambda q, k, v, mask, name=name, compute=compute: used.append((name, k.shape[3])) or compute(q, k, v, mask),
         )
-    model = tsf.TimeSformer(**{**TINY, "depth": 1}, attention_implementation={"spatial": "chunked"})
+    model = tsf.TimeSformer(**TINY, attention_implementation={"spatial": "chunked"})
     video = jnp.zeros((1, 3, 16, 16, 3))
     jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0), video), video)
     used = used[len(used) // 2 :]  # after those of init, which is always "xla"
-    assert used == [("xla", 3), ("chunked", 5)]  # three frames in time; CLS and four patches in space
+    # Three frames in time; CLS and four patches in space. In the last block there is but one query.
+    assert [entry for entry in used if entry[0] == "chunked"] == [("chunked", 5)]
+    assert used[:2] == [("xla", 3), ("chunked", 5)]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

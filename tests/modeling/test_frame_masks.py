@@ -51,7 +51,13 @@ def test_features_of_real_frames_are_those_of_the_short_clip(scan_layers: bool, 
     np.testing.assert_allclose(long.blocks.patches[:, :1, :4], short.blocks.patches, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention_type", tsf.SCHEMES)
+@pytest.mark.parametrize(
+    "attention_type",
+    [
+        name if name in ("divided_space_time", "space_only") else pytest.param(name, marks=pytest.mark.slow)
+        for name in tsf.SCHEMES
+    ],
+)
 def test_a_clip_without_any_frame_spoils_no_other(attention_type: str):
     """As in a batch that is filled up: numbers, not NaN, in its logits and in everyone's gradients."""
     model, variables, video = made(attention_type=attention_type)

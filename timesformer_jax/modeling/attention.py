@@ -22,9 +22,10 @@ class Attention(nn.Module):
     of L tokens that see each other and nothing else, of which the first `num_queries` ask (all of them by default). `D` is
     split over `num_heads`. Where `mask` `[b, G, L]` is False a token is seen by none.
 
-    `implementation` is a key of `IMPLEMENTATIONS`; weights that are to be returned or dropped are computed by "xla". The
-    softmax is computed in float32 whatever `dtype` is. With `foldable`, parameters without `proj` are taken for folded ones
-    (`fold_for_inference`): the result is the heads' mixtures `[B, G, Q, heads, head_dim]`, for the next layer to project.
+    `implementation` is a key of `IMPLEMENTATIONS`; weights that are to be returned or dropped, or that are one query's, are
+    computed by "xla". The softmax is computed in float32 whatever `dtype` is. With `foldable`, parameters without `proj` are
+    taken for folded ones (`fold_for_inference`): the result is the heads' mixtures `[B, G, Q, heads, head_dim]`, for the next
+    layer to project.
 
     Source: official `models/vit.py`, class `Attention`; its packed `qkv` rows `[q | k | v]`, each head-major, are the axes
     `[3, num_heads, head_dim]` of the kernel here.
@@ -59,9 +60,10 @@ class Attention(nn.Module):
             dropped = nn.Dropout(self.attention_dropout_rate, deterministic=not drop)(weights)
             mixed = jnp.matmul(dropped.astype(self.dtype), value)
         else:
-            # Parameters have the same shapes on a machine, and at a size, that an implementation can't do.
-            implementation = "xla" if self.is_initializing() else self.implementation
-            mixed = IMPLEMENTATIONS[implementation](query, key, value, mask)
+            # One query has no matrix of weights. And parameters have their shapes wherever they are made, also on a machine, or
+            # for a size, that the implementation can't do.
+            plain = num_queries == 1 or self.is_initializing()
+            mixed = IMPLEMENTATIONS["xla" if plain else self.implementation](query, key, value, mask)
         mixed = mixed.swapaxes(2, 3)  # [B, G, h, Q, d] -> [B, G, Q, h, d]
         if self.foldable and not self.is_initializing() and not self.has_variable("params", "proj"):
             return mixed, weights

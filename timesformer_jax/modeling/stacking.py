@@ -50,8 +50,8 @@ def run_blocks(
     """
     scanned, depth = isinstance(blocks, nn.Module), len(rates)
 
-    def remat(call: Callable) -> Callable:
-        return call if policy is None else nn.remat(call, policy=policy, prevent_cse=not scanned)
+    def remat(call: Callable, *, prevent_cse: bool = True) -> Callable:
+        return call if policy is None else nn.remat(call, policy=policy, prevent_cse=prevent_cse)
 
     if not scanned:
         every = []
@@ -62,7 +62,7 @@ def run_blocks(
         return output, jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
 
     def step(block: nn.Module, tokens: Any, rate: Array) -> tuple[Any, Any]:
-        output, kept = remat(run)(block, tokens, rate)
+        output, kept = remat(run, prevent_cse=False)(block, tokens, rate)  # a loop's two passes can't be merged anyway
         return (output.cls, output.patches), kept
 
     def scan(length: int) -> Callable:
