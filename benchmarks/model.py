@@ -64,10 +64,8 @@ def jax_training_step(batch_size: int) -> Callable[[], None]:
 def jax_matrix_product(batch_size: int) -> Callable[[], None]:
     """The yardstick of utilisation: `PRODUCTS` times `_matrix()`^3 multiply-adds."""
     import jax
-    import jax.numpy as jnp
 
-    dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
-    a = (jax.random.normal(jax.random.key(0), (_matrix(), _matrix())) / _matrix() ** 0.5).astype(dtype)
+    a = (jax.random.normal(jax.random.key(0), (_matrix(), _matrix())) / _matrix() ** 0.5).astype(_jax_dtype())
 
     @jax.jit
     def products(a: Any) -> Any:
@@ -125,12 +123,10 @@ def _jax_model(batch_size: int, **fields: Any) -> tuple[Any, Any, Iterator[Any]]
     import itertools
 
     import jax
-    import jax.numpy as jnp
 
     import timesformer_jax as tsf
 
-    dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
-    model = tsf.create("timesformer-base", num_classes=CLASSES, dtype=dtype, **fields)
+    model = tsf.create("timesformer-base", num_classes=CLASSES, dtype=_jax_dtype(), **fields)
     videos = [jax.random.normal(jax.random.key(i), (batch_size, FRAMES, SIZE, SIZE, 3)) for i in range(3)]
     return model, jax.jit(model.init)(jax.random.key(0), videos[0]), itertools.cycle(videos)
 
@@ -160,6 +156,13 @@ def _training_step(model: Any, variables: Any) -> tuple[Callable, Any]:
         return optax.apply_updates(variables, updates), state, loss
 
     return step, optimizer.init(variables)
+
+
+def _jax_dtype() -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    return jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
 
 
 def _matrix() -> int:
@@ -272,10 +275,13 @@ def _compile_step(frames: int, size: int, **fields: Any) -> tuple[float, float, 
     import jax
     import jax.numpy as jnp
 
+    import timesformer_jax as tsf
     from timesformer_jax import training
     from timesformer_jax.video import normalize
 
-    model, _, _ = _jax_shapes(frames, size, drop_path_rate=0.1, **fields)
+    model = tsf.create(
+        "timesformer-base", num_classes=CLASSES, num_frames=frames, image_size=size, drop_path_rate=0.1, **fields
+    )
     mesh = training.make_mesh(jax.devices()[:1])
     optimizer, _ = training.make_optimizer(
         name="sgd",

@@ -24,9 +24,9 @@ def layer(**fields: Any) -> Attention:
     return Attention(num_heads=2, kernel_init=LINEAR, dtype=jnp.float32, **fields)
 
 
-@pytest.mark.parametrize("num_queries", [None, 1])
+@pytest.mark.parametrize("queries", [slice(None), slice(1, None), slice(1)], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
-def test_chunked_is_xla(monkeypatch: pytest.MonkeyPatch, masked: bool, num_queries: int | None):
+def test_chunked_is_xla(monkeypatch: pytest.MonkeyPatch, masked: bool, queries: slice):
     """Outputs and gradients, with chunks that don't divide the number of queries."""
     monkeypatch.setattr(attention, "_CHUNK", 3 * 2 * 10)  # 3 queries at a time, of 10
     keys = jax.random.split(jax.random.key(0), 3)
@@ -36,7 +36,7 @@ def test_chunked_is_xla(monkeypatch: pytest.MonkeyPatch, masked: bool, num_queri
 
     def outcome(implementation: str):
         def total(params: Any, x: jax.Array):
-            output, _ = layer(implementation=implementation).apply(params, x, mask, num_queries=num_queries)
+            output, _ = layer(implementation=implementation).apply(params, x, mask, queries=queries)
             return (output**2).sum(), output
 
         return jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(params, x)

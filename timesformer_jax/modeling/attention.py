@@ -19,8 +19,8 @@ class Attention(nn.Module):
     """Multi-head self-attention within each group of tokens (equations 2 to 4 and 5 to 8).
 
     Shapes: `[B, G, L, D] -> [B, G, Q, D]` and, `with_weights`, float32 weights `[B, G, heads, Q, L]` (else None): G groups
-    of L tokens that see each other and nothing else, of which the first `num_queries` ask (all of them by default). `D` is
-    split over `num_heads`. Where `mask` `[b, G, L]` is False a token is seen by none.
+    of L tokens that see each other and nothing else, of which those of the slice `queries` ask (all by default). `D` is split
+    over `num_heads`. Where `mask` `[b, G, L]` is False a token is seen by none.
 
     `implementation` is a key of `IMPLEMENTATIONS`; weights that are to be returned or dropped, or that are one query's, are
     computed by "xla". The softmax is computed in float32 whatever `dtype` is. With `foldable`, parameters without `proj` are
@@ -45,13 +45,13 @@ class Attention(nn.Module):
         x: Float[Array, "B G L D"],
         mask: Bool[Array, "b G L"] | None = None,
         *,
-        num_queries: int | None = None,
+        queries: slice = slice(None),
         with_weights: bool = False,
         train: bool = False,
     ) -> tuple[Float[Array, "B G Q ..."], Float[Array, "B G h Q L"] | None]:
         head_dim = x.shape[-1] // self.num_heads
         qkv = QueryKeyValue(self.num_heads, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")
-        query, key, value = qkv(x, num_queries)  # [B, G, h, Q, d], twice [B, G, h, L, d]
+        query, key, value = qkv(x, queries)  # [B, G, h, Q, d], twice [B, G, h, L, d]
         query = query * head_dim**-0.5
         drop = train and self.attention_dropout_rate > 0
         weights = None
@@ -62,7 +62,7 @@ class Attention(nn.Module):
         else:
             # One query has no matrix of weights. And parameters have their shapes wherever they are made, also on a machine, or
             # for a size, that the implementation can't do.
-            plain = num_queries == 1 or self.is_initializing()
+            plain = query.shape[3] == 1 or self.is_initializing()
             mixed = IMPLEMENTATIONS["xla" if plain else self.implementation](query, key, value, mask)
         mixed = mixed.swapaxes(2, 3)  # [B, G, h, Q, d] -> [B, G, Q, h, d]
         if self.foldable and not self.is_initializing() and not self.has_variable("params", "proj"):
@@ -74,7 +74,7 @@ class Attention(nn.Module):
 class QueryKeyValue(nn.Module):
     """Equations 2 to 4: `[B, G, L, D]` -> query `[B, G, h, Q, d]`, key and value `[B, G, h, L, d]`.
 
-    Only the first `num_queries` tokens get a query (all of them by default). The parameters are packed, the products are not:
+    Only the tokens of the slice `queries` get a query (all by default). The parameters are packed, the products are not:
     each stands with its heads in front of the tokens, as the batched products that follow want it, and its gradient need not
     be put together again. On XLA:CPU that takes 0.8 of the packed product's time in attention over time.
     """
@@ -84,7 +84,7 @@ class QueryKeyValue(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B G L D"], num_queries: int | None = None) -> tuple[Array, Array, Array]:
+    def __call__(self, x: Float[Array, "B G L D"], queries: slice = slice(None)) -> tuple[Array, Array, Array]:
         dim, x = x.shape[-1], x.astype(self.dtype)
         shape = (3, self.num_heads, dim // self.num_heads)
 
@@ -97,7 +97,7 @@ class QueryKeyValue(nn.Module):
         def project(which: int, x: Array) -> Array:
             return jnp.einsum("BGLD,Dhd->BGhLd", x, kernel[:, which]) + bias[which][None, None, :, None]
 
-        return project(0, x[:, :, :num_queries]), project(1, x), project(2, x)
+        return project(0, x[:, :, queries]), project(1, x), project(2, x)
 
 
 def attention_weights(

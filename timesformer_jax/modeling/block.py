@@ -68,7 +68,7 @@ class Block(nn.Module):
         dim, sizes = patches.shape[-1], patches.shape[1:4]
         maps: dict[str, Array] = {}
 
-        def attend(step: str, name: str, x: Array, mask: Array | None, **options: bool | int) -> Array:
+        def attend(step: str, name: str, x: Array, mask: Array | None, queries: slice) -> Array:
             """`[B, G, L, D] -> [B, G, Q, D]` (folded parameters leave it as [B, G, Q, heads, head_dim])."""
             given = self.attention_implementation
             attention = Attention(
@@ -81,7 +81,7 @@ class Block(nn.Module):
                 foldable=step != scheme.name,
                 name=name,
             )
-            output, weights = attention(x, mask, train=train, with_weights=with_attention, **options)
+            output, weights = attention(x, mask, queries=queries, train=train, with_weights=with_attention)
             if weights is not None and with_attention:
                 maps[step] = weights
             return output
@@ -95,15 +95,10 @@ class Block(nn.Module):
         def extra_step(name: str, grouping: Grouping, cls: Array, patches: Array) -> Array:
             """Patches alone; the CLS takes no part, or is one more key. Returns the patches' residual."""
             tokens, mask = grouping.split(patches), grouping.mask(sizes, frame_mask)  # [B, T, h, w, D] -> [B, G, L, D]
-            options = {}
+            queries = slice(None)
             if self.temporal_cls_key and name == "temporal":
-                options = {"num_queries": tokens.shape[2]}
-                copies = jnp.broadcast_to(cls[:, :, None], (*tokens.shape[:2], 1, dim))  # [B, 1, D] -> [B, G, 1, D]
-                tokens = jnp.concatenate([tokens, copies], axis=2)
-                mask = None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (0, 1)), constant_values=True)
-            residual = attend(name, f"{name}_attn", LayerNorm(name=f"{name}_norm1")(tokens), mask, **options)
-            if options and with_attention:
-                maps[name] = jnp.roll(maps[name], 1, axis=-1)  # the CLS first, as everywhere else
+                tokens, mask, queries = _lead_by_cls(cls, tokens), _seen_cls(mask), slice(1, None)
+            residual = attend(name, f"{name}_attn", LayerNorm(name=f"{name}_norm1")(tokens), mask, queries)
             folded = residual.ndim == 5
             if folded and train:
                 raise InputError("These parameters were folded for inference: train with those that they were made from.")
@@ -121,8 +116,8 @@ class Block(nn.Module):
         def own_attention(patches: Array) -> tuple[Array, Array | None]:
             """The image transformer's: a copy of the CLS leads each group. Returns the residuals of CLS copies and patches."""
             tokens = LayerNorm(name="norm1")(_lead_by_cls(cls, scheme.groups.split(patches)))  # -> [B, G, 1 + L, D]
-            options = {"num_queries": 1} if cls_only else {}
-            (residual,) = drop(attend(scheme.name, "attn", tokens, _seen_cls(group_mask), **options))
+            queries = slice(1) if cls_only else slice(None)
+            (residual,) = drop(attend(scheme.name, "attn", tokens, _seen_cls(group_mask), queries))
             return residual[:, :, 0], None if cls_only else scheme.groups.merge(residual[:, :, 1:], sizes)
 
         group_mask = scheme.groups.mask(sizes, frame_mask)
