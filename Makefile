@@ -28,11 +28,22 @@ demo: install  ## trains a small TimeSformer on digits in motion, and tests it (
 
 .PHONY: test
 test: install  ## the tests, but for the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not parity" $(ARGS)
 
 .PHONY: test-all
-test-all: install  ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+test-all: install  ## all tests, but for those beside PyTorch
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity" $(ARGS)
+
+# Two steps, so that the index of CPU builds is asked for PyTorch alone.
+$(VENV)/parity-installed: $(VENV)/installed tests/parity/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --extra-index-url https://download.pytorch.org/whl/cpu \
+		$$(grep '^torch==' tests/parity/requirements.txt)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/parity/requirements.txt
+	@touch $@
+
+.PHONY: parity
+parity: $(VENV)/parity-installed  ## the tests beside PyTorch and transformers, whose CPU builds it installs
+	$(BIN)/python -m pytest -m parity $(ARGS)
 
 .PHONY: bench
 bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares with PyTorch)
@@ -41,6 +52,7 @@ bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares wi
 	$(BIN)/python benchmarks/model.py memory
 	$(BIN)/python benchmarks/model.py joint
 	$(BIN)/python benchmarks/cls_layout.py
+	$(BIN)/python benchmarks/weights.py
 
 .PHONY: lint
 lint: install  ## ruff and pyright

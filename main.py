@@ -24,7 +24,8 @@ from tqdm import tqdm
 import timesformer_jax as tsf
 from input_pipeline import ClipOptions, VideoDataset, open_dataset, prepare_training, test_batches, training_batches
 from timesformer_jax import evaluation, training
-from timesformer_jax.video import normalize
+from timesformer_jax.modeling import describe_model
+from timesformer_jax.video import Preprocess, normalize
 
 log = logging.getLogger("timesformer_jax")
 
@@ -62,12 +63,23 @@ class Job:
             model=self.model, normalize=self.normalize, average=config.eval.average, mesh=self.mesh
         )
         description = {
-            "model": training.describe_model(self.model),
+            "model": describe_model(self.model),
             "data": {"label_names": self.data.label_names},
             "optimizer": {"name": config.optimizer.name},
         }
         folder = str(epath.Path(workdir) / "checkpoints")
-        self.checkpoints = training.Checkpoints(folder, description, read_only=read_only)
+        # What `timesformer_jax.load` needs to prepare videos as the tests here do.
+        preprocess = Preprocess(
+            num_frames=self.clips.num_frames,
+            crop_size=self.clips.crop_size,
+            sampling=self.clips.sampling,
+            sampling_rate=self.clips.sampling_rate,
+            mean=config.pixels.mean,
+            std=config.pixels.std,
+            short_side=self.clips.test_short_side,
+        )
+        notes = {"preprocess": preprocess.as_dict()}
+        self.checkpoints = training.Checkpoints(folder, description, notes=notes, read_only=read_only)
 
     def predict(self, params: Any, split: str, *, num_clips: int, num_crops: int) -> evaluation.Predictions:
         local_devices = self.mesh.size // jax.process_count()
@@ -153,7 +165,7 @@ def test(job: Job, params: Any, step: int) -> None:
         "average": options.average,
         **evaluation.accuracies(predictions),
         "step": step,
-        "model": training.describe_model(job.model),
+        "model": describe_model(job.model),
     }
     if jax.process_index() == 0:
         rows = evaluation.prediction_rows(predictions, job.data.label_names, views=options.num_clips * options.num_crops)

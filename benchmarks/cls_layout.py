@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+import timesformer_jax as tsf
 from timesformer_jax.modeling.attention import Attention
 from timesformer_jax.modeling.block import Block
 from timesformer_jax.modeling.layers import LayerNorm, Mlp
@@ -56,18 +57,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=2)
     arguments = parser.parse_args()
     dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
-    own = Block(
-        attention_type="divided_space_time",
-        num_heads=HEADS,
-        mlp_ratio=4.0,
-        initialization="from_scratch",
-        attention_order="time_then_space",
-        temporal_cls_key=False,
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-        attention_implementation="xla",
-        dtype=dtype,
-    )
+    base = tsf.create("timesformer-base", num_classes=1, initialization="from_scratch", dtype=dtype)
+    own = Block(**base.block_fields)
     riding = RidingBlock(dtype)
     keys = jax.random.split(jax.random.key(0), arguments.blocks + 2)
     cls = jax.random.normal(keys[0], (arguments.batch_size, 1, WIDTH), dtype)

@@ -18,10 +18,12 @@ from input_pipeline.datasets import VideoDataset
 from input_pipeline.frames import crop_frames, decode_frames, resize_frames
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import (
+    SAMPLINGS,
     clip_frames,
     crop_offset,
     scale_short_side,
     segment_frames,
+    test_clips,
     view_crop_offset,
 )
 
@@ -48,8 +50,8 @@ class ClipOptions:
     short_side: tuple[int, int]
 
     def __post_init__(self) -> None:
-        if self.sampling not in ("uniform", "segments"):
-            raise InputError(f"clips.sampling must be 'uniform' or 'segments', got {self.sampling!r}.")
+        if self.sampling not in SAMPLINGS:
+            raise InputError(f"clips.sampling must be one of {', '.join(SAMPLINGS)}, got {self.sampling!r}.")
         if not (
             isinstance(self.short_side, tuple)
             and len(self.short_side) == 2
@@ -60,12 +62,23 @@ class ClipOptions:
                 f"{self.crop_size}, got {self.short_side}."
             )
 
+    @property
+    def test_short_side(self) -> int:
+        """The short side that a test's single centre crop is taken from."""
+        return self.short_side[0] if self.sampling == "uniform" else self.crop_size
+
     def training_plan(
         self, random: np.random.Generator, num_video_frames: int, fps: float, height: int, width: int
     ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
         """Frame indices `[T]`, scaled size (height, width) and crop offset (top, left) of one random clip."""
         if self.sampling == "uniform":
-            frames = self._uniform(num_video_frames, fps, start=random.random())
+            frames = clip_frames(
+                num_video_frames,
+                fps,
+                num_frames=self.num_frames,
+                sampling_rate=self.sampling_rate,
+                start=random.random(),
+            )
         else:
             frames = segment_frames(num_video_frames, num_frames=self.num_frames, random=random)
         low, high = self.short_side
@@ -83,18 +96,18 @@ class ClipOptions:
         Three crops scale the short side to the crop, one (the centre) to the smallest training size where `sampling` is
         "uniform", as the official tests do.
         """
-        if self.sampling == "uniform":
-            clips = [self._uniform(num_video_frames, fps, start=k / num_clips) for k in range(num_clips)]
-        else:
-            clips = [segment_frames(num_video_frames, num_frames=self.num_frames)] * num_clips
-        whole_size = num_crops == 1 and self.sampling == "uniform"
-        scaled = scale_short_side(height, width, self.short_side[0] if whole_size else self.crop_size)
+        clips = test_clips(
+            num_video_frames,
+            fps,
+            num_clips=num_clips,
+            num_frames=self.num_frames,
+            sampling=self.sampling,
+            sampling_rate=self.sampling_rate,
+        )
+        scaled = scale_short_side(height, width, self.test_short_side if num_crops == 1 else self.crop_size)
         crops = range(3) if num_crops == 3 else [1]
         offsets = [view_crop_offset(*scaled, self.crop_size, crop) for crop in crops]
-        return np.concatenate(clips), scaled, offsets
-
-    def _uniform(self, num_video_frames: int, fps: float, start: float) -> np.ndarray:
-        return clip_frames(num_video_frames, fps, num_frames=self.num_frames, sampling_rate=self.sampling_rate, start=start)
+        return clips.reshape(-1), scaled, offsets
 
 
 def _examples(dataset: VideoDataset, split: str) -> tuple[tf.data.Dataset, int, int]:

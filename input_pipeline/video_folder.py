@@ -16,13 +16,7 @@ import numpy as np
 
 from input_pipeline._tensorflow import tf, tfds
 from timesformer_jax.errors import InputError
-from timesformer_jax.video import UnreadableVideoError, open_video
-
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob"}
-    | {".webm", ".wmv"}
-)
-"""Files with another ending, and hidden files, are none of ours."""
+from timesformer_jax.video import UnreadableVideoError, find_videos, open_video
 
 SPLIT_LIKE = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 """If a folder's only labels are among these, they are splits by another name."""
@@ -73,18 +67,8 @@ def scan_folder(root: Path, val_fraction: float) -> Files:
 
 def _labelled_files(folder: Path) -> list[tuple[Path, str]]:
     """(file, label) of every video file in a label's folder or deeper."""
-    pairs, seen = [], set()
-    for where, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        # Hidden folders are left, and so are links that lead back.
-        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and real not in seen]
-        seen.add(real)
-        parts = Path(where).relative_to(folder).parts
-        for name in names:
-            path = Path(where) / name
-            if parts and not name.startswith(".") and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-                pairs.append((path, parts[0]))
-    return sorted(pairs)
+    placed = [(path, path.relative_to(folder).parts) for path in find_videos(folder)]
+    return sorted((path, parts[0]) for path, parts in placed if len(parts) > 1)
 
 
 def _digest(text: str) -> str:

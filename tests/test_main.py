@@ -16,6 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import main
+import timesformer_jax as tsf
 from timesformer_jax import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -90,6 +91,19 @@ def test_eval_gives_the_same_scores_again(trained: Path, tmp_path: Path, made_cl
     assert results(trained)["num_videos"] == 9
 
 
+def test_a_run_is_loaded_with_all_that_belongs_to_it(trained: Path, made_clips: Path):
+    """From its files, `predict` says of a video what the run's own test said, but for the rounding to JPEG in between."""
+    pretrained = tsf.load(trained)
+    assert pretrained.labels == ("across", "back", "down")
+    config = small_folder(made_clips, "")
+    expected = {"sampling": "uniform", "sampling_rate": config.clips.sampling_rate, "crop_size": 32, "short_side": 32}
+    assert {name: getattr(pretrained.preprocess, name) for name in expected} == expected
+    assert not pretrained.report.notes
+    for name, row in predictions(trained).items():
+        best = dict(pretrained.predict(made_clips / name, num_clips=2, num_crops=3))
+        assert best == pytest.approx(dict(row["best"]), abs=0.02)
+
+
 def test_a_second_run_goes_on_and_ends_where_one_run_ends(tmp_path: Path, made_clips: Path, data_dir: str):
     """Two epochs and two more are four epochs at a stretch."""
     schedule = {"optimizer.schedule": "constant"}
@@ -158,8 +172,9 @@ def test_a_workdir_that_is_a_file(tmp_path: Path, made_clips: Path, data_dir: st
 
 
 def test_the_readmes_snippet_runs():
-    """With a model of a hundredth of the size."""
-    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    """With a model of a hundredth of the size. The other one loads published weights, from the network."""
+    loading, snippet = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert 'tsf.load("timesformer-base-k400")' in loading
     for large, small in (("224", "32"), ("768", "24"), ("depth=12", "depth=1"), ("num_heads=12", "num_heads=2")):
         assert large in snippet
         snippet = snippet.replace(large, small)

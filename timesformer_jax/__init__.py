@@ -14,18 +14,27 @@ from timesformer_jax.modeling import (
     to_nnx,
     unstack_blocks,
 )
+from timesformer_jax.pretrained import ZOO, Pretrained, convert, load, save, save_huggingface
+from timesformer_jax.video import Preprocess
 
 __version__ = "0.1.0"
 __all__ = [
     "INITIALIZATIONS",
     "SCHEMES",
     "VARIANTS",
+    "ZOO",
     "AttentionMap",
     "Features",
     "InputError",
+    "Preprocess",
+    "Pretrained",
     "TimeSformer",
+    "convert",
     "create",
     "fold_for_inference",
+    "load",
+    "save",
+    "save_huggingface",
     "stack_blocks",
     "to_nnx",
     "unstack_blocks",

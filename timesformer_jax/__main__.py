@@ -1,75 +1,36 @@
-"""Jobs over single files and models: `timesformer cost` (the same as `python -m timesformer_jax cost`)."""
+"""Jobs over single files and models: `timesformer JOB` (the same as `python -m timesformer_jax JOB`)."""
 
 import argparse
-import csv
+import os
 import sys
 
-from timesformer_jax.cost import Cost, cost_table
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import SCHEMES, VARIANTS, create
+from timesformer_jax.jobs import convert, cost, predict, zoo
 
-
-def cost(arguments: argparse.Namespace) -> None:
-    """Prints what every scheme costs over frames and sizes, as a table or as CSV; draws it where asked."""
-    model = create(arguments.variant, num_classes=arguments.num_classes)
-    lines = cost_table(model, arguments.frames, arguments.sizes)
-    if arguments.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(Cost._fields)
-        writer.writerows(lines)
-    else:
-        print(f"{'attention_type':<20}{'frames':>7}{'size':>6}{'parameters':>14}{'10^9 multiply-adds':>20}")
-        for line in lines:
-            print(
-                f"{line.attention_type:<20}{line.num_frames:>7}{line.image_size:>6}{line.parameters:>14,}"
-                f"{line.multiply_adds / 1e9:>20,.2f}"
-            )
-    if arguments.plot:
-        _plot(lines, arguments.plot)
-
-
-def _plot(lines: list[Cost], path: str) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("Drawing needs matplotlib, which is not installed: pip install timesformer_jax[plots].") from error
-
-    sizes = sorted({line.image_size for line in lines})
-    figure = Figure(figsize=(4 * len(sizes), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
-    for axis, size in zip(axes, sizes, strict=True):
-        for attention_type in SCHEMES:
-            part = [line for line in lines if (line.attention_type, line.image_size) == (attention_type, size)]
-            axis.plot(
-                [line.num_frames for line in part], [line.multiply_adds / 1e12 for line in part], "o-", label=attention_type
-            )
-        axis.set(xlabel="frames", title=f"{size} x {size} pixels", xscale="log", yscale="log")
-        axis.set_xticks([line.num_frames for line in part], [str(line.num_frames) for line in part])
-        axis.minorticks_off()
-    axes[0].set_ylabel("10^12 multiply-adds a clip")
-    axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=120)
+JOBS = {"predict": predict, "convert": convert, "zoo": zoo, "cost": cost}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one job; returns the exit code."""
+    """Runs one job; returns the exit code: 0, or 1 where something could not be done (it says what on stderr)."""
     parser = argparse.ArgumentParser(prog="timesformer", description=__doc__)
     jobs = parser.add_subparsers(required=True, metavar="JOB")
-    job = jobs.add_parser("cost", help="parameters and multiply-adds of every scheme over frames and sizes")
-    job.add_argument("--variant", default="timesformer-base", help=f"one of {', '.join(VARIANTS)}")
-    job.add_argument("--num-classes", type=int, default=400)
-    job.add_argument("--frames", type=int, nargs="+", default=[8, 16, 32, 64, 96])
-    job.add_argument("--sizes", type=int, nargs="+", default=[224, 448], help="sides in pixels")
-    job.add_argument("--csv", action="store_true", help="as CSV instead of a table")
-    job.add_argument("--plot", metavar="FILE", help="draws the table as well (.png, .svg, .pdf)")
-    job.set_defaults(run=cost)
+    for name, module in JOBS.items():
+        about = str(module.__doc__).partition("\n")[0]
+        job = jobs.add_parser(
+            name, help=about, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(job)
+        job.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments)
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 if __name__ == "__main__":

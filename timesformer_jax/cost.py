@@ -7,6 +7,7 @@ import jax
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import SCHEMES, TimeSformer, parameter_shapes
+from timesformer_jax.modeling.layers import mlp_width
 from timesformer_jax.modeling.schemes import Grouping
 
 
@@ -47,7 +48,7 @@ def count_multiply_adds(model: TimeSformer, num_frames: int | None = None, image
         attention(grouping, 3, 0, int(model.temporal_cls_key and name == "temporal")) for name, grouping in scheme.extra_steps
     )
     tokens = math.prod(sizes) + (frames if scheme.cls_per_frame else 1)
-    block += tokens * 2 * width * int(width * model.mlp_ratio)
+    block += tokens * 2 * width * mlp_width(width, model.mlp_ratio)
     patch_embedding = math.prod(sizes) * model.num_channels * model.patch_size**2 * width
     return patch_embedding + model.depth * block + width * model.num_classes
 

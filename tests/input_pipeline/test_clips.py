@@ -142,7 +142,7 @@ def test_training_uses_the_whole_range():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"sampling": "all"}, "'uniform' or 'segments', got 'all'"),
+        ({"sampling": "all"}, "one of uniform, segments, got 'all'"),
         ({"short_side": (20, 30)}, "at least the model's image_size 24"),
         ({"short_side": 30}, "got 30"),
     ],

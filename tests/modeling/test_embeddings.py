@@ -7,7 +7,8 @@ import pytest
 
 import timesformer_jax as tsf
 from tests.support import random_variables
-from timesformer_jax.modeling.embeddings import RESIZES, nearest_indices, resize_position_embedding, resize_time_embedding
+from timesformer_jax.interpolation import nearest_indices
+from timesformer_jax.modeling.embeddings import RESIZES, resize_position_embedding, resize_time_embedding
 
 
 @pytest.mark.parametrize(

@@ -162,18 +162,17 @@ def compare(
     attention_type: str, size: Place, *, order: str = "time_then_space", cls_key: bool = False, real_frames: int | None = None
 ) -> None:
     """The block and the slow one, on two clips: tokens, each frame's CLS and attention maps. `real_frames` of the second."""
-    block = Block(
+    model = tsf.TimeSformer(
+        num_classes=1,
         attention_type=attention_type,
+        embed_dim=8,
         num_heads=2,
         mlp_ratio=2.0,
         initialization="from_scratch",
         attention_order=order,
         temporal_cls_key=cls_key,
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-        attention_implementation="xla",
-        dtype=jnp.float32,
     )
+    block = Block(**model.block_fields)
     keys = jax.random.split(jax.random.key(0), 3)
     cls = jax.random.normal(keys[0], (2, size[0] if attention_type == "space_only" else 1, 8))
     patches = jax.random.normal(keys[1], (2, *size, 8))

@@ -104,18 +104,8 @@ def test_official_start_has_the_official_spread():
 
 
 def small_block(attention_type: str, initialization: str) -> Block:
-    return Block(
-        attention_type=attention_type,
-        num_heads=2,
-        mlp_ratio=2.0,
-        initialization=initialization,
-        attention_order="time_then_space",
-        temporal_cls_key=False,
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-        attention_implementation="xla",
-        dtype=jnp.float32,
-    )
+    fields = {"embed_dim": 8, "num_heads": 2, "mlp_ratio": 2.0}
+    return Block(**tsf.TimeSformer(1, attention_type=attention_type, initialization=initialization, **fields).block_fields)
 
 
 def plain_and_dropped(block: Block, params: Any, tokens: tuple[jax.Array, jax.Array]):

@@ -11,13 +11,14 @@ import pytest
 
 import timesformer_jax as tsf
 from timesformer_jax import training
+from timesformer_jax.modeling import describe_model
 
 MODEL = tsf.TimeSformer(num_classes=3, image_size=8, patch_size=8, num_frames=2, embed_dim=8, depth=1, num_heads=2)
 OPTIMIZER = optax.adamw(1e-3)
 
 
 def describe(model: tsf.TimeSformer) -> dict:
-    return {"model": training.describe_model(model), "data": {"label_names": ["a", "b", "c"]}}
+    return {"model": describe_model(model), "data": {"label_names": ["a", "b", "c"]}}
 
 
 def saved(directory: Path, *steps: int) -> training.TrainState:

@@ -1,12 +1,13 @@
 """The model: attention, the space-time schemes, embeddings, blocks. Imports nothing else of the library."""
 
+from timesformer_jax.modeling.description import complete_description, describe_model
 from timesformer_jax.modeling.features import AttentionMap, Features, Tokens
 from timesformer_jax.modeling.folding import fold_for_inference
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
 from timesformer_jax.modeling.nnx import to_nnx
 from timesformer_jax.modeling.schemes import SCHEMES
 from timesformer_jax.modeling.stacking import stack_blocks, unstack_blocks
-from timesformer_jax.modeling.timesformer import TimeSformer, parameter_shapes
+from timesformer_jax.modeling.timesformer import TimeSformer, flatten_params, parameter_shapes
 from timesformer_jax.modeling.variants import VARIANTS, create
 
 __all__ = [
@@ -17,7 +18,10 @@ __all__ = [
     "Features",
     "TimeSformer",
     "Tokens",
+    "complete_description",
     "create",
+    "describe_model",
+    "flatten_params",
     "fold_for_inference",
     "parameter_shapes",
     "stack_blocks",

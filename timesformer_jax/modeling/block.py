@@ -11,7 +11,7 @@ from timesformer_jax._typing import Array, Bool, Float
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling.attention import Attention
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
-from timesformer_jax.modeling.layers import LayerNorm, Mlp, drop_path_scale, masked_mean
+from timesformer_jax.modeling.layers import LayerNorm, Mlp, drop_path_scale, masked_mean, mlp_width
 from timesformer_jax.modeling.schemes import SCHEMES, Grouping
 
 
@@ -45,6 +45,8 @@ class Block(nn.Module):
     initialization: str
     attention_order: str
     temporal_cls_key: bool
+    activation: str
+    layer_norm_epsilon: float
     dropout_rate: float
     attention_dropout_rate: float
     attention_implementation: str | Mapping[str, str]
@@ -67,6 +69,9 @@ class Block(nn.Module):
         init = INITIALIZATIONS[self.initialization]
         dim, sizes = patches.shape[-1], patches.shape[1:4]
         maps: dict[str, Array] = {}
+
+        def layer_norm(name: str) -> LayerNorm:
+            return LayerNorm(epsilon=self.layer_norm_epsilon, name=name)
 
         def attend(step: str, name: str, x: Array, mask: Array | None, queries: slice) -> Array:
             """`[B, G, L, D] -> [B, G, Q, D]` (folded parameters leave it as [B, G, Q, heads, head_dim])."""
@@ -98,7 +103,7 @@ class Block(nn.Module):
             queries = slice(None)
             if self.temporal_cls_key and name == "temporal":
                 tokens, mask, queries = _lead_by_cls(cls, tokens), _seen_cls(mask), slice(1, None)
-            residual = attend(name, f"{name}_attn", LayerNorm(name=f"{name}_norm1")(tokens), mask, queries)
+            residual = attend(name, f"{name}_attn", layer_norm(f"{name}_norm1")(tokens), mask, queries)
             folded = residual.ndim == 5
             if folded and train:
                 raise InputError("These parameters were folded for inference: train with those that they were made from.")
@@ -115,7 +120,7 @@ class Block(nn.Module):
 
         def own_attention(patches: Array) -> tuple[Array, Array | None]:
             """The image transformer's: a copy of the CLS leads each group. Returns the residuals of CLS copies and patches."""
-            tokens = LayerNorm(name="norm1")(_lead_by_cls(cls, scheme.groups.split(patches)))  # -> [B, G, 1 + L, D]
+            tokens = layer_norm("norm1")(_lead_by_cls(cls, scheme.groups.split(patches)))  # -> [B, G, 1 + L, D]
             queries = slice(1) if cls_only else slice(None)
             (residual,) = drop(attend(scheme.name, "attn", tokens, _seen_cls(group_mask), queries))
             return residual[:, :, 0], None if cls_only else scheme.groups.merge(residual[:, :, 1:], sizes)
@@ -143,9 +148,14 @@ class Block(nn.Module):
                 patches = patches + extra_step(name, grouping, cls, patches)
 
         # The MLP, one drop for a clip's (or a frame's) CLS and patches together.
-        norm2 = LayerNorm(name="norm2")
+        norm2 = layer_norm("norm2")
         mlp = Mlp(
-            int(dim * self.mlp_ratio), kernel_init=init.linear, dtype=self.dtype, dropout_rate=self.dropout_rate, name="mlp"
+            mlp_width(dim, self.mlp_ratio),
+            kernel_init=init.linear,
+            dtype=self.dtype,
+            activation=self.activation,
+            dropout_rate=self.dropout_rate,
+            name="mlp",
         )
         tokens = {"cls": cls, "patches": None if cls_only else patches, "frame_cls": frame_cls}
         wanted = {name: x for name, x in tokens.items() if x is not None}

@@ -8,6 +8,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from timesformer_jax._typing import Array, Float
+from timesformer_jax.interpolation import cubic, linear, nearest
 from timesformer_jax.modeling.initialization import torch_convolution_bias, torch_convolution_kernel
 
 
@@ -37,56 +38,12 @@ class PatchEmbed(nn.Module):
         )(patches)
 
 
-def nearest_indices(source: int, target: int) -> np.ndarray:
-    """Which of `source` entries PyTorch's `interpolate(mode="nearest")` puts at each of `target` places.
-
-    floor(i * source / target) in float32, as PyTorch computes it. `jax.image.resize` rounds half-pixel centres instead and
-    picks others wherever the ratio isn't whole: 8 -> 4 must give 0, 2, 4, 6.
-    """
-    scale = np.float32(source) / np.float32(target)
-    indices = np.floor(np.arange(target, dtype=np.float32) * scale).astype(np.int32)
-    return np.minimum(indices, source - 1)
-
-
-def _nearest(source: int, target: int) -> np.ndarray:
-    return np.eye(source)[nearest_indices(source, target)]
-
-
-def _linear(source: int, target: int) -> np.ndarray:
-    return _interpolate(source, target, lambda x: np.maximum(1 - x, 0), reach=1)
-
-
-def _cubic(source: int, target: int, a: float = -0.75) -> np.ndarray:
-    """Keys' kernel with PyTorch's a."""
-
-    def kernel(x: np.ndarray) -> np.ndarray:
-        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
-        far = a * (x**3 - 5 * x**2 + 8 * x - 4)
-        return np.where(x <= 1, near, np.where(x < 2, far, 0))
-
-    return _interpolate(source, target, kernel, reach=2)
-
-
-def _interpolate(source: int, target: int, kernel: Callable[[np.ndarray], np.ndarray], *, reach: int) -> np.ndarray:
-    """Half-pixel centres, no antialiasing, the border repeated: PyTorch's `interpolate(align_corners=False)`.
-
-    `jax.image.resize` antialiases and, at the border, leaves entries out and rescales the others instead.
-    """
-    centres = (np.arange(target) + 0.5) * source / target - 0.5
-    weights = np.zeros((target, source))
-    for offset in range(1 - reach, reach + 1):
-        neighbours = np.floor(centres).astype(int) + offset
-        # Added up, because several neighbours beyond the border are the same border entry.
-        np.add.at(weights, (np.arange(target), neighbours.clip(0, source - 1)), kernel(np.abs(centres - neighbours)))
-    return weights
-
-
 Weights = Callable[[int, int], np.ndarray]
 
 RESIZES: dict[str, tuple[Weights, Weights]] = {
-    "nearest": (_nearest, _nearest),
-    "linear": (_linear, _linear),
-    "bicubic": (_linear, _cubic),
+    "nearest": (nearest, nearest),
+    "linear": (linear, linear),
+    "bicubic": (linear, cubic),
 }
 """`resize` -> how to resize in time and in space: (old length, new length) -> weights `[new, old]`. "nearest" is official."""
 

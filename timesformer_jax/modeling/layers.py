@@ -1,5 +1,7 @@
 """The block's smaller building stones: LayerNorm, the MLP, stochastic depth and a mean that leaves things out."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -7,9 +9,17 @@ from flax.typing import Dtype, Initializer
 
 from timesformer_jax._typing import Array, Bool, Float, PRNGKeyArray
 
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+"""`activation` -> the MLP's non-linearity: exact (erf), as in the official code; by tanh, as in the JAX image transformers;
+by a sigmoid, as in OpenAI's CLIP."""
+
 
 class LayerNorm(nn.LayerNorm):
-    """The official LayerNorm: epsilon 1e-6, the variance by the two-pass formula as in PyTorch.
+    """The official LayerNorm: epsilon 1e-6 unless told otherwise, the variance by the two-pass formula as in PyTorch.
 
     Computed in float32 and returned in the input's dtype.
     """
@@ -22,22 +32,28 @@ class LayerNorm(nn.LayerNorm):
         return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
 
 
-class Mlp(nn.Module):
-    """Two linear layers with an exact (erf) GELU between them (equation 9): `[..., D] -> [..., D]`.
+def mlp_width(dim: int, mlp_ratio: float) -> int:
+    """The hidden width: rounded down as in the official code, but not below the whole number that `mlp_ratio` stands for."""
+    return int(dim * mlp_ratio + 1e-3)  # 4304 / 1152 * 1152 is a little less than 4304
 
-    In training, dropout follows each.
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them (equation 9): `[..., D] -> [..., D]`.
+
+    `activation` is a key of `ACTIVATIONS`. In training, dropout follows each layer.
     """
 
     hidden_dim: int
     kernel_init: Initializer
     dtype: Dtype
+    activation: str = "gelu"
     dropout_rate: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "*tokens D"], *, train: bool = False) -> Float[Array, "*tokens D"]:
         dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
         hidden = nn.Dense(self.hidden_dim, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")(x)
-        hidden = dropout(jax.nn.gelu(hidden, approximate=False))
+        hidden = dropout(ACTIVATIONS[self.activation](hidden))
         return dropout(nn.Dense(x.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="fc2")(hidden))
 
 

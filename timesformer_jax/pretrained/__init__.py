@@ -1,5 +1,28 @@
-"""Reading published weights."""
+"""Weights of every published kind, in and out."""
 
-from timesformer_jax.pretrained.official import params_from_official
+from timesformer_jax.pretrained.fitting import POSITION_RESIZES
+from timesformer_jax.pretrained.kinds import KINDS
+from timesformer_jax.pretrained.labels import read_labels
+from timesformer_jax.pretrained.loading import load, params_from_official
+from timesformer_jax.pretrained.pretrained import Prediction, Pretrained
+from timesformer_jax.pretrained.report import Report
+from timesformer_jax.pretrained.saving import WRITERS, convert, save, save_huggingface, save_mmaction2, save_official
+from timesformer_jax.pretrained.zoo import ZOO
 
-__all__ = ["params_from_official"]
+__all__ = [
+    "KINDS",
+    "POSITION_RESIZES",
+    "WRITERS",
+    "ZOO",
+    "Prediction",
+    "Pretrained",
+    "Report",
+    "convert",
+    "load",
+    "params_from_official",
+    "read_labels",
+    "save",
+    "save_huggingface",
+    "save_mmaction2",
+    "save_official",
+]

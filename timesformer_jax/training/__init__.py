@@ -1,6 +1,6 @@
 """Training on batches that someone else provides: mesh, optimizer, step, loop, checkpoints."""
 
-from timesformer_jax.training.checkpoints import Checkpoints, describe_model
+from timesformer_jax.training.checkpoints import Checkpoints
 from timesformer_jax.training.loop import train
 from timesformer_jax.training.optimizer import OPTIMIZERS, SCHEDULES, make_optimizer
 from timesformer_jax.training.sharding import local_batch_size, make_mesh, replicated, split_batch, to_devices
@@ -12,7 +12,6 @@ __all__ = [
     "Checkpoints",
     "TrainState",
     "cross_entropy",
-    "describe_model",
     "init_state",
     "local_batch_size",
     "make_mesh",

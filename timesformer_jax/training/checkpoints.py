@@ -1,10 +1,9 @@
 """Checkpoints in a workdir, by Orbax: the only file that knows its API."""
 
 import contextlib
-import dataclasses
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,35 +13,33 @@ from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import TimeSformer, parameter_shapes
+from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
 from timesformer_jax.training.sharding import replicated
 from timesformer_jax.training.step import TrainState
-
-NOT_OF_THE_WEIGHTS = frozenset(
-    {"drop_path_rate", "dropout_rate", "attention_dropout_rate", "initialization", "dtype"}
-    | {"remat", "attention_implementation", "parent", "name"}
-)
-"""Fields of the model that may differ between a checkpoint and the model that goes on from it."""
-
-
-def describe_model(model: TimeSformer) -> dict[str, Any]:
-    """The fields that decide what a model's weights mean, as JSON."""
-    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in NOT_OF_THE_WEIGHTS}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 class Checkpoints:
     """The checkpoints of one run: saved in the background, the newest `keep` kept, each with a description of its model.
 
-    `description` is JSON; a checkpoint whose own differs in any entry is refused with the difference. A run that only reads
-    passes `read_only=True`: `InputError` where there is no checkpoint.
+    `description` is JSON; a checkpoint whose own differs in any entry is refused with the difference. Its `model` is what
+    `describe_model` gives. `notes`, JSON too, are written beside it and never compared. A run that only reads passes
+    `read_only=True`: `InputError` where there is no checkpoint.
     """
 
-    def __init__(self, directory: str, description: dict[str, Any], *, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self,
+        directory: str,
+        description: dict[str, Any],
+        *,
+        notes: Mapping[str, Any] | None = None,
+        keep: int = 2,
+        read_only: bool = False,
+    ):
         self._directory = directory
         if read_only and not epath.Path(directory).exists():  # Orbax would make the folder
             raise self._no_checkpoint()
         self._description = description
+        self._notes = dict(notes or {})
         newest: Any = ocp.training.preservation_policies.LatestN(keep)
         self._checkpointer = ocp.training.Checkpointer(directory, preservation_policy=newest)
 
@@ -59,7 +56,7 @@ class Checkpoints:
             self._checkpointer.save_checkpointables_async(
                 step,
                 {"params": state.params, "opt_state": state.opt_state},
-                custom_metadata=self._description,
+                custom_metadata={**self._notes, **self._description},
                 force=True,
             )
 
@@ -97,7 +94,8 @@ class Checkpoints:
             self._checkpointer.close()
 
     def _check(self, step: int) -> None:
-        saved: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata or {}
+        metadata: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata or {}
+        saved = {**metadata, "model": complete_description(metadata.get("model", {}))}
         differences = [
             f"{group}.{name} is {_difference(theirs, ours)}"
             for group, values in self._description.items()

@@ -1,19 +1,27 @@
 """Which frames, which crop, which pixels: what happens to a video before the model. Imports nothing else of the library."""
 
-from timesformer_jax.video.decoding import UnreadableVideoError, VideoFile, open_video
+from timesformer_jax.video.decoding import UnreadableVideoError, VideoFile, open_video, sample_frames
+from timesformer_jax.video.files import VIDEO_SUFFIXES, find_videos
 from timesformer_jax.video.geometry import crop_offset, scale_short_side, view_crop_offset
 from timesformer_jax.video.pixels import normalize
-from timesformer_jax.video.sampling import clip_frames, segment_bounds, segment_frames
+from timesformer_jax.video.preprocess import Preprocess
+from timesformer_jax.video.sampling import SAMPLINGS, clip_frames, segment_bounds, segment_frames, test_clips
 
 __all__ = [
+    "SAMPLINGS",
+    "VIDEO_SUFFIXES",
+    "Preprocess",
     "UnreadableVideoError",
     "VideoFile",
     "clip_frames",
     "crop_offset",
+    "find_videos",
     "normalize",
     "open_video",
+    "sample_frames",
     "scale_short_side",
     "segment_bounds",
     "segment_frames",
+    "test_clips",
     "view_crop_offset",
 ]

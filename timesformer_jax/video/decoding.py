@@ -1,13 +1,18 @@
 """Video files -> RGB frames, by PyAV (any container and codec that FFmpeg reads)."""
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.errors import InputError
+
+log = logging.getLogger("timesformer_jax")
 
 
 class UnreadableVideoError(InputError):
@@ -33,9 +38,16 @@ class VideoFile:
         self.fps = float(rate) if rate else 30.0
         self.num_damaged = 0
         """Damaged packets and frames met so far. Damage costs those places only; the rest of the video is kept."""
+        self.num_decoded = 0
+        """Good frames met so far."""
 
-    def frames(self, max_short_side: int | None = None) -> Iterator[UInt8[ndarray, "H W 3"]]:
+    def frames(
+        self, max_short_side: int | None = None, only: Container[int] | None = None
+    ) -> Iterator[UInt8[ndarray, "H W 3"]]:
         """Every frame in order, RGB uint8; frames with a short side above `max_short_side` are shrunk to it.
+
+        `only`: the indices of those that are wanted (all by default); the others are decoded, since frames build on each
+        other, but not converted.
 
         All have the first frame's size, also where the stream changes its own midway.
 
@@ -46,20 +58,35 @@ class VideoFile:
 
         # One reformatter for all frames: `frame.to_ndarray` makes a new one each time, 20 times slower.
         reformatter = VideoReformatter()
-        size, count = None, 0
+        size = None
         for frame in self._decoded():
             if size is None:
                 scale = min((max_short_side or math.inf) / min(frame.height, frame.width), 1.0)
                 size = round(frame.width * scale), round(frame.height * scale)
+            if only is not None and self.num_decoded not in only:
+                self.num_decoded += 1
+                continue
             try:
                 rgb = reformatter.reformat(frame, *size, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
             except (FFmpegError, ValueError):
                 self.num_damaged += 1
                 continue
-            count += 1
+            self.num_decoded += 1
             yield rgb
-        if not count:
+        if not self.num_decoded:
             raise UnreadableVideoError(self._path, "it holds no frame that can be decoded")
+
+    def count_packets(self) -> int:
+        """How many frames the container announces, without decoding any; the file is at its end afterwards."""
+        from av.error import FFmpegError
+
+        count = 0
+        try:
+            for packet in self._container.demux(self._stream):
+                count += packet.size > 0
+        except FFmpegError:
+            pass
+        return count
 
     def _decoded(self) -> Iterator[Any]:
         from av.error import FFmpegError
@@ -106,3 +133,28 @@ def open_video(path: str | Path) -> Iterator[VideoFile]:
         if not container.streams.video:
             raise UnreadableVideoError(path, "it has no video stream")
         yield VideoFile(path, container)
+
+
+def sample_frames(
+    path: str | Path, choose: Callable[[int, float], np.ndarray], transform: Callable[[np.ndarray], Any]
+) -> tuple[dict[int, Any], np.ndarray]:
+    """The frames that `choose(number of frames, frames per second)` picks: index -> `transform(frame)`, and the indices.
+
+    Each frame is decoded, transformed and let go, so memory is what `transform` leaves, however long the video; decoding
+    stops behind the last one. Where fewer frames can be decoded than the container announces, `choose` is asked again.
+
+    Raises `UnreadableVideoError` where not one frame can be decoded.
+    """
+    with open_video(path) as video:
+        num_frames = max(video.count_packets(), 1)
+    while True:
+        with open_video(path) as video:
+            indices = choose(num_frames, video.fps)
+            wanted = np.unique(indices).tolist()
+            frames = zip(wanted, video.frames(only=set(wanted)), strict=False)  # stops behind the last one wanted
+            kept = {index: transform(frame) for index, frame in frames}
+            if len(kept) == len(wanted):
+                if video.num_damaged:
+                    log.warning("Used, though damaged in %d place(s): %s.", video.num_damaged, path)
+                return kept, indices
+            num_frames = video.num_decoded

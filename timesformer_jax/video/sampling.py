@@ -41,3 +41,22 @@ def segment_frames(
     """Indices of one frame per segment of the whole video: its middle, or a random one where `random` is given."""
     first, last = segment_bounds(num_video_frames, num_frames)
     return (first + last) // 2 if random is None else random.integers(first, last + 1)
+
+
+SAMPLINGS = ("uniform", "segments")
+"""`sampling` -> a span of `sampling_rate * num_frames` frames at 30 fps (Kinetics), or one frame of each of `num_frames` parts
+of the whole video (Something-Something)."""
+
+
+def test_clips(
+    num_video_frames: int, fps: float, *, num_clips: int, num_frames: int, sampling: str, sampling_rate: float
+) -> Int[ndarray, "num_clips num_frames"]:
+    """Indices of the frames of every test clip of a video; those of "segments" are all the same."""
+    if sampling == "segments":
+        return np.stack([segment_frames(num_video_frames, num_frames=num_frames)] * num_clips)
+    return np.stack(
+        [
+            clip_frames(num_video_frames, fps, num_frames=num_frames, sampling_rate=sampling_rate, start=k / num_clips)
+            for k in range(num_clips)
+        ]
+    )

@@ -1,0 +1,117 @@
+"""`timesformer predict` and `timesformer convert`, as they are typed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import timesformer_jax as tsf
+from tests.pretrained.files import official_file
+from tests.support import random_variables
+from timesformer_jax.__main__ import JOBS, main
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights, as a checkpoint of our own."""
+    model = tsf.TimeSformer(3, image_size=16, patch_size=8, num_frames=2, embed_dim=24, depth=1, num_heads=3)
+    preprocess = tsf.Preprocess(num_frames=2, crop_size=16, sampling_rate=4.0)
+    path = tmp_path_factory.mktemp("checkpoints") / "own"
+    tsf.save(tsf.Pretrained(model, random_variables(model)["params"], preprocess, ("across", "down", "back")), path)
+    return path
+
+
+def test_a_folder_of_videos(checkpoint: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["predict", str(made_clips), f"--checkpoint={checkpoint}", "--json", "--top-k=2"]) == 0
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["video"] for line in lines] == sorted(str(path) for path in made_clips.rglob("*.mp4"))
+    assert err == ""
+    pretrained = tsf.load(checkpoint)
+    for line in lines[:2]:
+        expected = pretrained.predict(line["video"], top_k=2)
+        assert [label for label, _ in line["best"]] == [prediction.label for prediction in expected]
+        np.testing.assert_allclose([p for _, p in line["best"]], [p.probability for p in expected], atol=1e-6)
+        assert line["views"] == 3
+
+
+def test_a_table_for_people(checkpoint: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+    video = str(made_clips / "down" / "0.mp4")
+    assert main(["predict", video, f"--checkpoint={checkpoint}", "--num-crops=1", "--num-clips=2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == video
+    assert len(lines) == 4  # there are three labels
+    best = tsf.load(checkpoint).predict(video, num_crops=1, num_clips=2)
+    assert [line.split()[1] for line in lines[1:]] == [prediction.label for prediction in best]
+    assert lines[1].split()[0] == f"{best[0].probability:.2%}"
+    assert sum(prediction.probability for prediction in best) == pytest.approx(1)
+
+
+def test_broken_files_are_told_and_the_others_go_on(
+    checkpoint: Path, made_clips: Path, broken_clips: Path, capsys: pytest.CaptureFixture[str]
+):
+    good = str(made_clips / "down" / "0.mp4")
+    names = [str(broken_clips / "text.mp4"), good, str(broken_clips / "missing.mp4"), str(broken_clips / "one_frame.mp4")]
+    assert main(["predict", *names, f"--checkpoint={checkpoint}", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["video"] for line in out.splitlines()] == [good, names[3]]
+    told = err.splitlines()
+    assert told[0].startswith(f"Error: Can't read {names[0]} as a video: ")
+    assert told[1] == f"Error: Can't read {names[2]} as a video: No such file or directory."
+    assert told[2] == "2 of 4 video(s) could not be read."
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--top-k=0"], "--top-k must be at least 1, got 0."),
+        (["--num-clips=0"], "--num-clips must be at least 1, got 0."),
+        (["--labels=missing.txt"], "Can't read the labels in missing.txt: No such file or directory."),
+    ],
+)
+def test_arguments_that_cannot_work(checkpoint: Path, made_clips: Path, arguments: list[str], told: str, capsys):
+    assert main(["predict", str(made_clips), f"--checkpoint={checkpoint}", *arguments]) == 1
+    assert capsys.readouterr().err == f"Error: {told}\n"
+
+
+def test_a_folder_without_videos(checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    good = str(made_clips / "down" / "0.mp4")
+    assert main(["predict", str(tmp_path), good, f"--checkpoint={checkpoint}"]) == 1
+    out, err = capsys.readouterr()
+    assert f"Error: There is no video in the folder {tmp_path}" in err
+    assert out.startswith(good)
+
+
+def test_labels_from_a_file(checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "labels.txt").write_text("one\ntwo\nthree\n")
+    video = str(made_clips / "down" / "0.mp4")
+    assert main(["predict", video, f"--checkpoint={checkpoint}", f"--labels={tmp_path / 'labels.txt'}"]) == 0
+    assert {line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]} == {"one", "two", "three"}
+
+
+def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source = official_file(tmp_path / "a.safetensors")
+    assert main(["convert", str(source), str(tmp_path / "folder"), "--num-heads=3"]) == 0
+    assert "loaded       49 parameters" in capsys.readouterr().out
+    assert main(["convert", str(tmp_path / "folder"), str(tmp_path / "own"), "--to=timesformer_jax"]) == 0
+    assert main(["convert", str(tmp_path / "own"), str(tmp_path / "b.safetensors")]) == 0
+    one, other = (tsf.load(tmp_path / f"{name}.safetensors", num_heads=3) for name in "ab")
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    capsys.readouterr()
+    assert main(["convert", str(source), str(tmp_path / "folder"), "--num-heads=3"]) == 1
+    assert "folder exists" in capsys.readouterr().err
+    assert main(["convert", str(source), str(tmp_path / "folder"), "--num-heads=3", "--overwrite"]) == 0
+
+
+def test_the_command_itself(checkpoint: Path, made_clips: Path):
+    """As a process: nothing but JSON on stdout, and help for every job."""
+    arguments = ["predict", str(made_clips / "down"), f"--checkpoint={checkpoint}", "--json"]
+    done = subprocess.run([sys.executable, "-m", "timesformer_jax", *arguments], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["views"] for line in done.stdout.splitlines()] == [3] * 4
+    done = subprocess.run([sys.executable, "-m", "timesformer_jax", "--help"], capture_output=True, text=True, check=True)
+    assert all(job in done.stdout for job in JOBS)

@@ -1,0 +1,239 @@
+"""Pickled files: every wrapping that people have, and none that runs code."""
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import timesformer_jax as tsf
+from tests.pretrained.files import OFFICIAL, golden_arrays, golden_tensors, official_file
+from tests.pretrained.test_load import assert_golden
+from tests.support import load_golden
+from timesformer_jax.pretrained import save_mmaction2, save_official
+from timesformer_jax.pretrained.saving import WRITERS
+
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
+
+
+def state(attention_type: str, prefix: str = "") -> dict[str, Any]:
+    tensors = golden_tensors(f"official_{attention_type}")
+    return {prefix + name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("attention_type", OFFICIAL)
+@pytest.mark.parametrize(
+    ("wrapper", "prefix", "zipped"),
+    [
+        ("model_state", "model.", True),
+        ("model_state", "model.", False),
+        ("model", "model.", True),
+        ("module", "model.", True),
+        ("state_dict", "module.model.", True),
+        (None, "model.", True),
+        (None, "", True),
+    ],
+)
+def test_official_files(attention_type: str, wrapper: str | None, prefix: str, zipped: bool, tmp_path: Path):
+    tensors = state(attention_type, prefix)
+    content = {"epoch": 14, wrapper: tensors, "optimizer_state": {"state": {}}, "cfg": "A: 1"} if wrapper else tensors
+    torch.save(content, tmp_path / "a.pyth", _use_new_zipfile_serialization=zipped)
+    kind = "official" if (attention_type, prefix) == ("space_only", "") else None  # which could be an image model's
+    pretrained = tsf.load(tmp_path / "a.pyth", num_heads=3, kind=kind)
+    jax.tree.map(np.testing.assert_array_equal, pretrained.params, load_golden(attention_type).params())
+    if prefix == "model." and zipped:
+        assert_golden(pretrained, attention_type)
+
+
+def test_an_image_model_of_deit(tmp_path: Path):
+    golden = golden_arrays("inflate_divided_space_time")
+    vit = {name[4:]: torch.from_numpy(golden[name]) for name in golden if name.startswith("vit/")}
+    torch.save({"model": vit, "args": argparse.Namespace(lr=0.1)}, tmp_path / "deit.pth")
+    pretrained = tsf.load(tmp_path / "deit.pth", num_heads=3, num_frames=4, num_classes=5)
+    video = jnp.asarray(golden["input_bcthw"].transpose(0, 2, 3, 4, 1))
+    features = pretrained.model.apply({"params": pretrained.params}, video, method="features")
+    np.testing.assert_allclose(features.cls, golden["features"], atol=1e-5)
+
+
+def test_half_precision(tmp_path: Path):
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in state("joint_space_time", "model.").items()}
+    torch.save({"model_state": tensors}, tmp_path / "a.pyth")
+    scale = tsf.load(tmp_path / "a.pyth", num_heads=3).params["norm"]["scale"]
+    np.testing.assert_array_equal(scale, tensors["model.norm.weight"].float().numpy())
+
+
+class Mmaction2Attention(nn.Module):
+    """mmcv's wrapper around PyTorch's attention, whose batch is first here."""
+
+    def __init__(self, extra: bool, norm: bool):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(24, 3, batch_first=True)
+        if norm:
+            self.norm = nn.LayerNorm(24, eps=1e-6)
+        if extra:
+            self.temporal_fc = nn.Linear(24, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attn(x, x, x)[0]
+
+
+class Mmaction2Layer(nn.Module):
+    """One layer, written from the description of mmaction2's modules: time, then space, then the MLP."""
+
+    def __init__(self, divided: bool):
+        super().__init__()
+        self.divided = divided
+        self.attentions = nn.ModuleList([Mmaction2Attention(divided and i == 0, divided) for i in range(2 if divided else 1)])
+        mlp = nn.Module()
+        mlp.layers = nn.Sequential(nn.Sequential(nn.Linear(24, 96), nn.GELU()), nn.Linear(96, 24))
+        self.ffns = nn.ModuleList([mlp])
+        if divided:
+            mlp.norm = nn.LayerNorm(24, eps=1e-6)
+        else:
+            self.norms = nn.ModuleList([nn.LayerNorm(24, eps=1e-6) for _ in range(2)])
+
+    def forward(self, x: torch.Tensor, frames: int) -> torch.Tensor:
+        if not self.divided:
+            x = x + self.attentions[0](self.norms[0](x))
+            return x + self.ffns[0].layers(self.norms[1](x))
+        time, space = self.attentions
+        batch, cls, patches = len(x), x[:, :1], x[:, 1:]
+        places = patches.reshape(-1, frames, 24)  # patch-major: [B N, T, D]
+        patches = patches + time.temporal_fc(time(time.norm(places))).reshape(batch, -1, 24)
+        by_frame = patches.reshape(batch, -1, frames, 24).transpose(1, 2).reshape(batch * frames, -1, 24)
+        tokens = torch.cat([cls.repeat_interleave(frames, 0), by_frame], 1)
+        mixed = space(space.norm(tokens))
+        cls = cls + mixed[:, :1].reshape(batch, frames, 24).mean(1, keepdim=True)
+        back = mixed[:, 1:].reshape(batch, frames, -1, 24).transpose(1, 2).reshape(batch, -1, 24)
+        x = torch.cat([cls, patches + back], 1)
+        return x + self.ffns[0].layers(self.ffns[0].norm(x))
+
+
+class Mmaction2(nn.Module):
+    def __init__(self, attention_type: str, frames: int = 4):
+        super().__init__()
+        self.attention_type, self.frames = attention_type, frames
+        self.backbone, self.cls_head = nn.Module(), nn.Module()
+        backbone = self.backbone
+        backbone.cls_token, backbone.pos_embed = nn.Parameter(torch.zeros(1, 1, 24)), nn.Parameter(torch.zeros(1, 17, 24))
+        if attention_type != "space_only":
+            backbone.time_embed = nn.Parameter(torch.zeros(1, frames, 24))
+        backbone.patch_embed = nn.Module()
+        backbone.patch_embed.projection = nn.Conv2d(3, 24, 4, 4)
+        backbone.transformer_layers = nn.Module()
+        divided = attention_type == "divided_space_time"
+        backbone.transformer_layers.layers = nn.ModuleList([Mmaction2Layer(divided) for _ in range(2)])
+        backbone.norm = nn.LayerNorm(24, eps=1e-6)
+        self.cls_head.fc_cls = nn.Linear(24, 5)
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """`[B, T, 3, H, W]` -> logits."""
+        backbone, batch = self.backbone, len(video)
+        x = backbone.patch_embed.projection(video.flatten(0, 1)).flatten(2).transpose(1, 2)
+        x = torch.cat([backbone.cls_token.expand(len(x), -1, -1), x], 1) + backbone.pos_embed
+        if self.attention_type != "space_only":
+            cls = x[:: self.frames, :1]
+            patches = x[:, 1:].reshape(batch, self.frames, 16, 24).transpose(1, 2) + backbone.time_embed
+            x = torch.cat([cls, patches.reshape(batch, -1, 24)], 1)
+        for layer in backbone.transformer_layers.layers:
+            x = layer(x, self.frames)
+        if self.attention_type == "space_only":
+            x = x.reshape(batch, self.frames, 17, 24).mean(1)
+        return self.cls_head.fc_cls(backbone.norm(x)[:, 0])
+
+
+@pytest.mark.parametrize("attention_type", OFFICIAL)
+def test_mmaction2_both_ways(attention_type: str, tmp_path: Path):
+    model = Mmaction2(attention_type).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        pixels = torch.randn((2, 4, 3, 16, 16), generator=generator)
+        expected = model(pixels).numpy()
+    meta = {"dataset_meta": {"classes": list("abcde")}}
+    torch.save({"meta": meta, "state_dict": model.state_dict()}, tmp_path / "a.pth")
+    pretrained = tsf.load(tmp_path / "a.pth", num_heads=3)
+    np.testing.assert_allclose(pretrained(pixels.numpy().transpose(0, 1, 3, 4, 2)), expected, atol=1e-5)
+    assert pretrained.labels == tuple("abcde")
+    assert pretrained.preprocess.mean == (0.5, 0.5, 0.5)
+    save_mmaction2(pretrained, tmp_path / "b.pth")
+    again = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert again["meta"]["dataset_meta"] == meta["dataset_meta"]
+    model.load_state_dict(again["state_dict"])  # strict: neither more nor less
+    with torch.no_grad():
+        np.testing.assert_array_equal(model(pixels).numpy(), expected)
+
+
+TARGETS = {"huggingface": "folder", "official": "a.pyth", "mmaction2": "a.pth", "timesformer_jax": "own"}
+
+
+@pytest.mark.parametrize("second", WRITERS)
+@pytest.mark.parametrize("first", WRITERS)
+def test_every_pair(first: str, second: str, tmp_path: Path):
+    """From one kind to the other, to the last bit; heads, names and preprocessing come along."""
+    preprocess = tsf.Preprocess(num_frames=4, crop_size=16, sampling="segments", channel_order="bgr", mean=(0.1, 0.2, 0.3))
+    source = tsf.load(official_file(tmp_path / "s"), num_heads=3, labels=list("abcde"), preprocess=preprocess)
+    one, other = tmp_path / TARGETS[first], tmp_path / f"second {TARGETS[second]}"
+    WRITERS[first](source, one)
+    tsf.convert(one, other, to=second)
+    again = tsf.load(other)
+    assert again.model == source.model
+    jax.tree.map(np.testing.assert_array_equal, again.params, source.params)
+    assert (again.labels, again.preprocess) == (source.labels, source.preprocess)
+
+
+def test_the_official_code_finds_its_entries(tmp_path: Path):
+    save_official(tsf.load(official_file(tmp_path / "s"), num_heads=3), tmp_path / "a.pyth")
+    content = torch.load(tmp_path / "a.pyth", weights_only=True)
+    assert content["model_state"].keys() == {f"model.{name}" for name in golden_tensors("official_divided_space_time")}
+    assert content["timesformer_jax"]["model"]["num_heads"] == 3
+
+
+class Evil:
+    def __reduce__(self):
+        return (__import__("os").system, ("echo owned > owned.txt",))
+
+
+@pytest.mark.parametrize("form", ["plain", "torch", "legacy"])
+def test_code_in_a_pickle_is_refused(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    content = {"model_state": state("space_only"), "surprise": Evil()}
+    if form == "plain":
+        (tmp_path / "a.pyth").write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, tmp_path / "a.pyth", _use_new_zipfile_serialization=form == "torch")
+    with pytest.raises(tsf.InputError, match=r"is not loaded, because that could run code") as caught:
+        tsf.load(tmp_path / "a.pyth", num_heads=3)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "owned.txt").exists()
+
+
+def test_torchscript_is_refused(tmp_path: Path):
+    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
+    with pytest.raises(tsf.InputError, match=r"TorchScript program, which is code"):
+        tsf.load(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_truncated_files(share: float, zipped: bool, tmp_path: Path):
+    torch.save({"model_state": state("space_only")}, tmp_path / "a.pyth", _use_new_zipfile_serialization=zipped)
+    data = (tmp_path / "a.pyth").read_bytes()
+    (tmp_path / "b.pyth").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(tsf.InputError, match=r"broken or truncated PyTorch") as caught:
+        tsf.load(tmp_path / "b.pyth", num_heads=3)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], {"model_state": {"epoch": 3}}, torch.zeros(3)])
+def test_files_without_tensors_by_name(content: Any, tmp_path: Path):
+    torch.save(content, tmp_path / "a.pyth")
+    with pytest.raises(tsf.InputError, match=r"holds no tensors by name"):
+        tsf.load(tmp_path / "a.pyth")

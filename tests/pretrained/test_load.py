@@ -1,0 +1,350 @@
+"""The same numbers from every kind of file that holds a video model, and everything about the model from its tensors."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import timesformer_jax as tsf
+from tests.pretrained.files import (
+    OFFICIAL,
+    golden_arrays,
+    golden_huggingface,
+    golden_tensors,
+    official_file,
+    write_folder,
+    write_safetensors,
+)
+from tests.support import load_golden, random_variables
+from timesformer_jax.modeling.embeddings import resize_position_embedding, resize_time_embedding
+from timesformer_jax.pretrained import params_from_official, save_official
+from timesformer_jax.pretrained.fields import fields_of_official_config
+
+APPLY = jax.jit(
+    lambda model, params, video: (
+        model.apply({"params": params}, video),
+        model.apply({"params": params}, video, method="features", blocks=True),
+    ),
+    static_argnums=0,
+)
+
+
+def assert_golden(pretrained: tsf.Pretrained, attention_type: str) -> None:
+    """The official model's logits and features, at its own size and at another."""
+    golden = load_golden(attention_type)
+    for prefix in ("", "resized/"):
+        logits, features = APPLY(pretrained.model, pretrained.params, golden.video(prefix))
+        np.testing.assert_allclose(logits, golden.arrays[f"{prefix}logits"], atol=1e-5)
+        np.testing.assert_allclose(features.cls, golden.arrays[f"{prefix}features"], atol=1e-5)
+    np.testing.assert_allclose(pretrained(golden.video()), golden.arrays["logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("attention_type", OFFICIAL)
+def test_official_tensors(attention_type: str, tmp_path: Path):
+    pretrained = tsf.load(official_file(tmp_path / "a.safetensors", attention_type), num_heads=3)
+    assert_golden(pretrained, attention_type)
+    golden = load_golden(attention_type).model
+    assert pretrained.model == golden.clone(num_frames=8) if attention_type == "space_only" else golden
+    assert pretrained.report.kind == "the official TimeSformer release"
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module.model.", "module."])
+def test_prefixes_of_official_files(prefix: str, tmp_path: Path):
+    path = official_file(tmp_path / "the name says nothing", prefix=prefix)
+    pretrained = tsf.load(str(path), num_heads=3)
+    jax.tree.map(np.testing.assert_array_equal, pretrained.params, load_golden("divided_space_time").params())
+
+
+@pytest.mark.parametrize("attention_type", OFFICIAL)
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_official_to_our_own_checkpoint(attention_type: str, scan_layers: bool, tmp_path: Path):
+    source = official_file(tmp_path / "a.safetensors", attention_type)
+    pretrained = tsf.load(source, num_heads=3, scan_layers=scan_layers, labels=list("abcde"))
+    tsf.save(pretrained, tmp_path / "own")
+    for path in (tmp_path / "own", str(tmp_path / "own")):
+        again = tsf.load(path, scan_layers=scan_layers)
+        jax.tree.map(np.testing.assert_array_equal, again.params, pretrained.params)
+        assert (again.model, again.labels, again.preprocess) == (pretrained.model, tuple("abcde"), pretrained.preprocess)
+    assert_golden(tsf.load(tmp_path / "own"), attention_type)
+
+
+@pytest.mark.parametrize("attention_type", OFFICIAL[:2])
+def test_official_to_hugging_face(attention_type: str, tmp_path: Path):
+    source = official_file(tmp_path / "a.safetensors", attention_type)
+    tsf.convert(source, tmp_path / "folder", num_heads=3)
+    assert_golden(tsf.load(tmp_path / "folder"), attention_type)  # which knows its heads
+    assert_golden(tsf.load(tmp_path / "folder" / "model.safetensors"), attention_type)
+
+
+def test_hugging_face_folder(tmp_path: Path):
+    """Logits, and every hidden state in the flat order: the CLS first, then patch-major and time fastest."""
+    golden = golden_arrays("huggingface_divided")
+    pretrained = tsf.load(golden_huggingface(tmp_path / "folder"))
+    video = jnp.asarray(golden["pixel_values_btchw"].transpose(0, 1, 3, 4, 2))
+    logits, features = APPLY(pretrained.model, pretrained.params, video)
+    np.testing.assert_allclose(logits, golden["logits"], atol=1e-5)
+    cls, patches = features.blocks
+    depth, batch, _, _, _, dim = patches.shape
+    flat = patches.transpose(0, 1, 3, 4, 2, 5).reshape(depth, batch, -1, dim)  # [depth, B, T, h, w, D] -> [.., h w T, D]
+    for block in range(depth):
+        hidden = np.concatenate([cls[block], flat[block]], axis=1)
+        np.testing.assert_allclose(hidden, golden[f"hidden_states/{block + 1}"], atol=1e-5)
+    maps = jax.jit(functools.partial(pretrained.model.apply, method="features", attention=True))
+    attention = maps({"params": pretrained.params}, video).attention
+    for block in range(depth):
+        maps = attention["spatial"].weights[block]  # [B, T, h, 1 + N, 1 + N]
+        np.testing.assert_allclose(maps.reshape(-1, *maps.shape[2:]), golden[f"spatial_attention/{block}"], atol=1e-5)
+    assert pretrained.labels is None  # LABEL_0, ... are no names
+
+
+def test_hugging_face_model_without_a_classifier(tmp_path: Path):
+    tensors = golden_tensors("huggingface_divided")
+    tensors = {k.removeprefix("timesformer."): v for k, v in tensors.items() if not k.startswith("classifier")}
+    path = write_safetensors(tmp_path / "a.safetensors", tensors)
+    with pytest.raises(tsf.InputError, match=r"no classifier: .* num_classes="):
+        tsf.load(path, num_heads=3)
+    pretrained = tsf.load(path, num_heads=3, num_classes=7)
+    assert pretrained.report.initialised.keys() == {"head/kernel", "head/bias"}
+    assert pretrained.params["head"]["kernel"].shape == (24, 7)
+
+
+def test_heads_that_no_one_knows(tmp_path: Path):
+    path = official_file(tmp_path / "a.safetensors")
+    with pytest.raises(tsf.InputError, match="width 24 has: give num_heads="):
+        tsf.load(path)
+    with pytest.raises(tsf.InputError, match="embed_dim=24 with num_heads=5"):
+        tsf.load(path, num_heads=5)
+
+
+def test_half_precision_becomes_float32(tmp_path: Path):
+    tensors = {name: tensor.astype(np.float16) for name, tensor in golden_tensors("official_space_only").items()}
+    pretrained = tsf.load(write_safetensors(tmp_path / "a", {f"model.{k}": v for k, v in tensors.items()}), num_heads=3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(pretrained.params)} == {jnp.dtype("float32")}
+    np.testing.assert_array_equal(pretrained.params["norm"]["scale"], tensors["norm.weight"].astype(np.float32))
+
+
+def test_other_frames_and_sizes(tmp_path: Path):
+    path = official_file(tmp_path / "a.safetensors")
+    plain = tsf.load(path, num_heads=3)
+    resized = tsf.load(path, num_heads=3, num_frames=6, image_size=(24, 16))
+    assert resized.report.resized == {"pos_embed": ((1, 17, 24), (1, 25, 24)), "time_embed": ((1, 4, 24), (1, 6, 24))}
+    expected = resize_position_embedding(plain.params["pos_embed"], (4, 4), (6, 4), "bicubic")
+    np.testing.assert_allclose(resized.params["pos_embed"], expected, atol=1e-6)
+    expected = resize_time_embedding(plain.params["time_embed"], 6, "linear")
+    np.testing.assert_allclose(resized.params["time_embed"], expected, atol=1e-6)
+    # By nearest neighbours the model at its new size is the old one, resized as it runs.
+    nearest = tsf.load(path, num_heads=3, num_frames=6, image_size=(24, 16), resize="nearest")
+    golden = load_golden("divided_space_time")
+    np.testing.assert_allclose(nearest(golden.video("resized/")), golden.arrays["resized/logits"], atol=1e-5)
+
+
+def test_a_grid_of_other_proportions_and_equal_size_is_resized(tmp_path: Path):
+    pretrained = tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3, image_size=(8, 32))
+    assert "pos_embed" in pretrained.report.resized
+    assert pretrained.model.grid == (2, 8)
+
+
+def test_the_released_loader_s_resizing(tmp_path: Path):
+    """Nearest along the flattened patches: from 4 x 4 to 8 x 8, new patch j gets old patch j // 4."""
+    path = official_file(tmp_path / "a.safetensors")
+    old = tsf.load(path, num_heads=3).params["pos_embed"]
+    new = tsf.load(path, num_heads=3, image_size=32, resize="official").params["pos_embed"]
+    np.testing.assert_array_equal(new[0, 0], old[0, 0])
+    np.testing.assert_array_equal(new[0, 1:], old[0, 1:][np.arange(64) // 4])
+
+
+def test_another_number_of_classes_gives_a_fresh_classifier(tmp_path: Path):
+    path = official_file(tmp_path / "a.safetensors")
+    one, other = (tsf.load(path, num_heads=3, num_classes=7, key=jax.random.key(i)) for i in range(2))
+    assert one.params["head"]["kernel"].shape == (24, 7)
+    assert not one.params["head"]["bias"].any()
+    assert float(one.params["head"]["kernel"].std()) == pytest.approx(0.02, rel=0.3)
+    assert (one.params["head"]["kernel"] != other.params["head"]["kernel"]).all()
+    assert one.report.initialised == dict.fromkeys(("head/bias", "head/kernel"), "a fresh classifier of 7 classes")
+    kept = tsf.load(path, num_heads=3, num_classes=5)
+    np.testing.assert_array_equal(kept.params["head"]["kernel"], golden_tensors("official_divided_space_time")["head.weight"].T)
+
+
+def test_fields_of_the_computation_are_the_caller_s(tmp_path: Path):
+    path = official_file(tmp_path / "a.safetensors")
+    model = tsf.load(path, num_heads=3, dtype=jnp.bfloat16, drop_path_rate=0.1, remat="full").model
+    assert (model.dtype, model.drop_path_rate, model.remat) == (jnp.bfloat16, 0.1, "full")
+    with pytest.raises(tsf.InputError, match="no argument drop_path"):
+        tsf.load(path, num_heads=3, drop_path=0.1)
+    with pytest.raises(tsf.InputError, match=r"embed_dim is 24 by .*, but 768 by your arguments"):
+        tsf.load(path, num_heads=3, embed_dim=768)
+
+
+def test_into_a_model_of_one_s_own(tmp_path: Path):
+    path = official_file(tmp_path / "a.safetensors")
+    model = load_golden("divided_space_time").model.clone(scan_layers=True, drop_path_rate=0.2, num_frames=2, image_size=32)
+    pretrained = tsf.load(path, model=model)
+    assert pretrained.model is model
+    assert pretrained.report.resized.keys() == {"pos_embed", "time_embed"}
+    with pytest.raises(tsf.InputError, match=r"head/kernel: expected \(24, 9\), got \(24, 5\) \(num_classes=9 gives"):
+        tsf.load(path, model=model.clone(num_classes=9))
+    fresh = tsf.load(path, model=model.clone(num_classes=9), num_classes=9)
+    assert fresh.params["head"]["kernel"].shape == (24, 9)
+    with pytest.raises(tsf.InputError, match=r"embed_dim is 24 by .*, but 48 by the model; depth is 2 by"):
+        tsf.load(path, model=model.clone(embed_dim=48, depth=3))
+    with pytest.raises(tsf.InputError, match="its fields decide: num_frames"):
+        tsf.load(path, model=model, num_frames=9)
+
+
+def test_a_joint_model_becomes_a_divided_one(tmp_path: Path):
+    """As an image model does: the spatial attention is copied, `temporal_fc` zero."""
+    pretrained = tsf.load(
+        official_file(tmp_path / "a.safetensors", "space_only"), num_heads=3, attention_type="divided_space_time"
+    )
+    block = pretrained.params["blocks_1"]
+    jax.tree.map(np.testing.assert_array_equal, block["temporal_attn"], block["attn"])
+    assert not block["temporal_fc"]["kernel"].any()
+    assert len(pretrained.report.copied) == 12
+
+
+def test_the_report_accounts_for_every_parameter(tmp_path: Path):
+    path = official_file(tmp_path / "a.safetensors")
+    report = tsf.load(path, num_heads=3, num_classes=2, num_frames=6).report
+    accounted = [*report.loaded, *report.resized, *report.copied, *report.initialised]
+    expected = {
+        "/".join(k.key for k in keys) for keys, _ in jax.tree_util.tree_leaves_with_path(load_golden(OFFICIAL[0]).params())
+    }
+    assert sorted(accounted) == sorted(expected)
+    text = str(report)
+    assert "loaded       46 parameters" in text
+    assert "time_embed (1, 4, 24) -> (1, 6, 24)" in text
+    assert "initialised  head/bias, head/kernel (a fresh classifier of 2 classes)" in text
+
+
+def test_all_problems_are_listed_at_once(tmp_path: Path):
+    tensors = golden_tensors("official_divided_space_time")
+    del tensors["blocks.1.mlp.fc2.bias"]
+    tensors["blocks.0.mlp.fc1.weight"] = tensors["blocks.0.mlp.fc1.weight"][:, :3]
+    tensors["extra.thing"] = np.zeros(3, np.float32)
+    tensors["blocks.1.attn.qkv.bias"] = np.zeros(71, np.float32)
+    path = write_safetensors(tmp_path / "a.safetensors", tensors)
+    with pytest.raises(tsf.InputError) as caught:
+        tsf.load(path, num_heads=3)
+    for told in (
+        "extra.thing (3,): no place in the model",
+        "blocks_1/mlp/fc2/bias (24,): not in the file",
+        "blocks_0/mlp/fc1/kernel: expected (24, 96), got (3, 96)",
+        "blocks.1.attn.qkv.bias (71,): can't be split over 3 heads",
+    ):
+        assert told in str(caught.value)
+
+
+def test_what_is_allowed_by_name(tmp_path: Path):
+    tensors = golden_tensors("official_divided_space_time")
+    del tensors["blocks.1.attn.qkv.bias"]
+    tensors["extra.thing"] = np.zeros(3, np.float32)
+    path = write_safetensors(tmp_path / "a.safetensors", tensors)
+    pretrained = tsf.load(path, num_heads=3, allow=[r"blocks_\d/attn/qkv/bias", r"extra\..*"])
+    assert pretrained.report.initialised == {"blocks_1/attn/qkv/bias": "allowed by the caller"}
+    assert pretrained.report.ignored == {"extra.thing": "allowed by the caller"}
+    with pytest.raises(tsf.InputError, match=r"extra.thing"):
+        tsf.load(path, num_heads=3, allow=[r"blocks_\d/attn/qkv/bias"])
+
+
+def test_a_config_that_contradicts_its_tensors(tmp_path: Path):
+    config = json.loads(str(golden_arrays("huggingface_divided")["config"])) | {"num_hidden_layers": 3, "num_frames": 8}
+    folder = write_folder(tmp_path / "folder", golden_tensors("huggingface_divided"), config)
+    with pytest.raises(
+        tsf.InputError, match=r"depth is 3 by what stands beside the tensors, but 2 by the tensors; num_frames is 8 by"
+    ):
+        tsf.load(folder)
+
+
+def test_grids_that_are_no_square(tmp_path: Path):
+    model = tsf.TimeSformer(2, image_size=(8, 12), patch_size=4, num_frames=2, embed_dim=24, depth=1, num_heads=3)
+    pretrained = tsf.Pretrained(model, random_variables(model)["params"], tsf.Preprocess(num_frames=2, crop_size=8))
+    tsf.save(pretrained, tmp_path / "own")
+    again = tsf.load(tmp_path / "own")
+    assert again.model == model
+    jax.tree.map(np.testing.assert_array_equal, again.params, pretrained.params)
+    square = tsf.load(tmp_path / "own", image_size=8)
+    assert square.report.resized == {"pos_embed": ((1, 7, 24), (1, 5, 24))}
+    names = {"pos_embed": np.zeros((1, 7, 24), np.float32)}
+    save_official(tsf.load(tmp_path / "own", image_size=8), tmp_path / "a.safetensors")
+    from safetensors.numpy import load_file
+
+    odd = write_safetensors(
+        tmp_path / "b", {k.removeprefix("model."): v for k, v in load_file(tmp_path / "a.safetensors").items()} | names
+    )
+    with pytest.raises(tsf.InputError, match="6 positions, which are no square: say image_size="):
+        tsf.load(odd, num_heads=3)
+    assert tsf.load(odd, num_heads=3, image_size=(8, 12)).model.grid == (2, 3)
+
+
+@pytest.mark.parametrize("scheme", ["local_global", "axial"])
+def test_schemes_without_published_weights_have_our_checkpoint(scheme: str, tmp_path: Path):
+    model = tsf.TimeSformer(
+        2, image_size=8, patch_size=4, num_frames=2, embed_dim=24, depth=1, num_heads=3, attention_type=scheme, pre_norm=True
+    )
+    pretrained = tsf.Pretrained(model, random_variables(model)["params"], tsf.Preprocess(num_frames=2, crop_size=8))
+    tsf.save(pretrained, tmp_path / "own")
+    again = tsf.load(tmp_path / "own")
+    jax.tree.map(np.testing.assert_array_equal, again.params, pretrained.params)
+    assert again.model == model
+    with pytest.raises(tsf.InputError, match=f"can't compute a model with pre_norm=True, attention_type='{scheme}'"):
+        tsf.save_huggingface(again, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_params_of_a_state_dict_in_memory():
+    golden = load_golden("divided_space_time")
+    tensors = golden_tensors("official_divided_space_time")
+    jax.tree.map(np.testing.assert_array_equal, params_from_official(tensors, golden.model), golden.params())
+    wrong: dict[str, Any] = {**tensors, "head.weight": tensors["head.weight"][:3]}
+    with pytest.raises(tsf.InputError, match=r"head/kernel: expected \(24, 5\), got \(24, 3\)"):
+        params_from_official(wrong, golden.model)
+
+
+def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As they are typed: `runs/mine`."""
+    monkeypatch.chdir(tmp_path)
+    tsf.convert(official_file(Path("a.safetensors")), "own", to="timesformer_jax", num_heads=3)
+    tsf.convert("own", "folder")
+    jax.tree.map(np.testing.assert_array_equal, tsf.load("folder").params, tsf.load("own").params)
+
+
+def test_a_missing_part_of_a_classifier_is_not_mixed_with_a_fresh_one(tmp_path: Path):
+    tensors = golden_tensors("official_divided_space_time")
+    del tensors["head.weight"]
+    path = write_safetensors(tmp_path / "a", tensors)
+    with pytest.raises(tsf.InputError, match="no classifier"):
+        tsf.load(path, num_heads=3)
+    pretrained = tsf.load(path, num_heads=3, num_classes=5)
+    assert not pretrained.params["head"]["bias"].any()
+    assert pretrained.report.ignored == {"head/bias": "a fresh classifier of 5 classes"}
+
+
+def test_what_an_official_configuration_says_of_the_model():
+    config = "MODEL:\n  NUM_CLASSES: 5\nDATA:\n  NUM_FRAMES: 4\nTIMESFORMER:\n  ATTENTION_TYPE: joint_space_time\n"
+    assert fields_of_official_config(config) == {"num_classes": 5, "num_frames": 4, "attention_type": "joint_space_time"}
+    assert fields_of_official_config(None) == {}
+
+
+def test_conclusions_are_noted(tmp_path: Path):
+    """What the file leaves open stands in the report: heads by the width, another activation in one's own model."""
+    model = tsf.TimeSformer(3, image_size=8, patch_size=4, num_frames=2, embed_dim=192, depth=1, num_heads=12)
+    mine = tsf.Pretrained(model, random_variables(model)["params"], tsf.Preprocess(num_frames=2, crop_size=8))
+    save_official(mine, tmp_path / "a.safetensors")
+    assert tsf.load(tmp_path / "a.safetensors").model == model  # it stands beside the tensors
+    from safetensors.numpy import load_file
+
+    bare = write_safetensors(tmp_path / "b.safetensors", load_file(tmp_path / "a.safetensors"))
+    guessed = tsf.load(bare)
+    assert guessed.model.num_heads == 3
+    assert "3 attention heads, as models of this width have" in guessed.report.notes[0]
+    assert tsf.load(bare, num_heads=12).model == model
+    other = tsf.load(bare, model=model.clone(activation="quick_gelu"))
+    assert not any("activation" in note for note in other.report.notes)  # the tensors say nothing of it
+    folder = golden_huggingface(tmp_path / "folder")
+    other = tsf.load(folder, model=tsf.load(folder).model.clone(activation="quick_gelu", layer_norm_epsilon=1e-5))
+    assert [note.partition(" is ")[0] for note in other.report.notes[:2]] == ["activation", "layer_norm_epsilon"]

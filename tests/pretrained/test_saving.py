@@ -1,0 +1,190 @@
+"""Out again: folders and files that others read, whole or not at all."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import timesformer_jax as tsf
+from tests.pretrained.files import golden_huggingface, golden_tensors, official_file
+from timesformer_jax.pretrained import save_official
+from timesformer_jax.pretrained.saving import PLAIN, SUFFIXES, WRITERS
+
+PREPROCESS = tsf.Preprocess(
+    num_frames=4, crop_size=16, sampling="segments", sampling_rate=7.0, mean=(0.1, 0.2, 0.3), channel_order="bgr", short_side=20
+)
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> tsf.Pretrained:
+    return tsf.load(
+        official_file(tmp_path / "source.safetensors"), num_heads=3, labels=["a", "b", "ü", "d", "e"], preprocess=PREPROCESS
+    )
+
+
+def test_what_transformers_gets(pretrained: tsf.Pretrained, tmp_path: Path):
+    """The names, shapes and configuration of its own folders (the numbers are compared where it is installed)."""
+    tsf.save_huggingface(pretrained, tmp_path / "folder")
+    golden = golden_huggingface(tmp_path / "golden")
+    theirs, ours = (load_file(folder / "model.safetensors") for folder in (golden, tmp_path / "folder"))
+    assert {name: tensor.shape for name, tensor in ours.items()} == {name: tensor.shape for name, tensor in theirs.items()}
+    config = json.loads((tmp_path / "folder" / "config.json").read_text())
+    expected = json.loads((golden / "config.json").read_text())
+    same = expected.keys() - {"id2label", "label2id", "transformers_version", "initializer_range", "drop_path_rate"}
+    same -= {"attention_probs_dropout_prob", "hidden_dropout_prob"}
+    assert {name: config[name] for name in same} == {name: expected[name] for name in same}
+    assert config["id2label"] == {"0": "a", "1": "b", "2": "ü", "3": "d", "4": "e"}
+    assert config["label2id"]["ü"] == 2
+    preprocessor = json.loads((tmp_path / "folder" / "preprocessor_config.json").read_text())
+    assert preprocessor["image_mean"] == [0.1, 0.2, 0.3]
+    assert preprocessor["size"] == {"shortest_edge": 16}
+
+
+def test_nothing_is_lost_in_a_hugging_face_folder(pretrained: tsf.Pretrained, tmp_path: Path):
+    tsf.save_huggingface(pretrained, tmp_path / "folder")
+    again = tsf.load(tmp_path / "folder")
+    assert (again.model, again.labels, again.preprocess) == (pretrained.model, pretrained.labels, PREPROCESS)
+    jax.tree.map(np.testing.assert_array_equal, again.params, pretrained.params)
+    assert not again.report.notes
+
+
+def test_official_tensors_go_back_as_they_came(pretrained: tsf.Pretrained, tmp_path: Path):
+    save_official(pretrained, tmp_path / "a.safetensors")
+    again = load_file(tmp_path / "a.safetensors")
+    tensors = golden_tensors("official_divided_space_time")
+    assert again.keys() == {f"model.{name}" for name in tensors}
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(again[f"model.{name}"], tensor, err_msg=name)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_scanned_models_are_written_too(scan_layers: bool, tmp_path: Path):
+    source = official_file(tmp_path / "source.safetensors")
+    tsf.convert(source, tmp_path / "folder", num_heads=3, scan_layers=scan_layers)
+    jax.tree.map(np.testing.assert_array_equal, tsf.load(tmp_path / "folder").params, tsf.load(source, num_heads=3).params)
+
+
+def test_other_activations_and_epsilons_are_hugging_face_s_too(pretrained: tsf.Pretrained, tmp_path: Path):
+    model = pretrained.model.clone(activation="gelu_tanh", layer_norm_epsilon=1e-5)
+    tsf.save_huggingface(dataclasses.replace(pretrained, model=model), tmp_path / "folder")
+    assert tsf.load(tmp_path / "folder").model == model
+    with pytest.raises(
+        tsf.InputError, match="the official code can't compute a model with layer_norm_epsilon=1e-05, activation="
+    ):
+        save_official(dataclasses.replace(pretrained, model=model), tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("field", PLAIN)
+def test_what_others_cannot_compute_is_refused(field: str, pretrained: tsf.Pretrained, tmp_path: Path):
+    others = {
+        "attention_order": "parallel",
+        "position_embedding": "space",
+        "layer_norm_epsilon": 1e-3,
+        "activation": "quick_gelu",
+    }
+    model = pretrained.model.clone(**{field: others.get(field, True)})
+    with pytest.raises(tsf.InputError, match=f"{field}=.*: save it with tsf.save instead"):
+        save_official(dataclasses.replace(pretrained, model=model), tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_space_only_is_not_for_transformers(tmp_path: Path):
+    """Whose logits are one row a frame (its version 5.23), so equal ones can't be promised."""
+    source = official_file(tmp_path / "source.safetensors", "space_only")
+    with pytest.raises(tsf.InputError, match="transformers can't compute a model with attention_type='space_only'"):
+        tsf.convert(source, tmp_path / "folder", num_heads=3)
+
+
+def test_folded_parameters_cannot_be_written(pretrained: tsf.Pretrained, tmp_path: Path):
+    folded = dataclasses.replace(pretrained, params=tsf.fold_for_inference(pretrained.params))
+    for write, target in ((tsf.save_huggingface, "folder"), (save_official, "a.safetensors"), (tsf.save, "own")):
+        with pytest.raises(tsf.InputError, match="folded"):
+            write(folded, tmp_path / target)
+        assert not (tmp_path / target).exists()
+
+
+def test_every_ending_is_of_a_kind_that_can_be_written():
+    assert set(SUFFIXES.values()) <= WRITERS.keys()
+
+
+@pytest.mark.parametrize(("target", "kind"), [("folder", None), ("a.safetensors", None), ("own", "timesformer_jax")])
+def test_nothing_is_overwritten_unless_told(target: str, kind: str | None, tmp_path: Path):
+    source = official_file(tmp_path / "source.safetensors")
+    tsf.convert(source, tmp_path / target, to=kind, num_heads=3)
+    with pytest.raises(tsf.InputError, match=f"{target} exists"):
+        tsf.convert(source, tmp_path / target, to=kind, num_heads=3)
+    tsf.convert(source, tmp_path / target, to=kind, num_heads=3, num_frames=2, overwrite=True)
+    assert tsf.load(tmp_path / target, num_heads=3).model.num_frames == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"source.safetensors", target})
+
+
+def test_a_failure_leaves_nothing_behind(pretrained: tsf.Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tsf.save_huggingface(pretrained, tmp_path / "folder")
+    before = (tmp_path / "folder" / "config.json").read_text()
+    monkeypatch.setattr(json, "dumps", lambda *a, **k: 1 / 0)
+    for overwrite in (False, True):
+        with pytest.raises((ZeroDivisionError, tsf.InputError)):
+            tsf.save_huggingface(pretrained, tmp_path / "folder", overwrite=overwrite)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "source.safetensors"]
+    assert (tmp_path / "folder" / "config.json").read_text() == before
+
+
+def test_what_is_something_else_is_never_overwritten(pretrained: tsf.Pretrained, tmp_path: Path):
+    """Nor is anything beside the target."""
+    others = {name: tmp_path / name for name in ("home", "home.old", "home.part")}
+    for folder in others.values():
+        folder.mkdir()
+        (folder / "precious.txt").write_text("")
+    for write in (tsf.save, tsf.save_huggingface, save_official):
+        with pytest.raises(tsf.InputError, match="is a folder of something else"):
+            write(pretrained, tmp_path / "home", overwrite=True)
+    tsf.save_huggingface(pretrained, tmp_path / "empty")
+    assert all((folder / "precious.txt").exists() for folder in others.values())
+
+
+def test_a_folder_in_place_of_a_file_and_back(pretrained: tsf.Pretrained, tmp_path: Path):
+    save_official(pretrained, tmp_path / "x.safetensors")
+    tsf.save_huggingface(pretrained, tmp_path / "x.safetensors", overwrite=True)
+    assert (tmp_path / "x.safetensors").is_dir()
+    save_official(pretrained, tmp_path / "x.safetensors", overwrite=True)
+    assert (tmp_path / "x.safetensors").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.safetensors", "x.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["y" * 300, "a\0b"])
+def test_names_that_cannot_be(name: str, pretrained: tsf.Pretrained, tmp_path: Path):
+    with pytest.raises(tsf.InputError, match="Can't write"):
+        tsf.save_huggingface(pretrained, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
+
+
+def test_no_names_stay_no_names(pretrained: tsf.Pretrained, tmp_path: Path):
+    tsf.save_huggingface(dataclasses.replace(pretrained, labels=None), tmp_path / "folder")
+    assert tsf.load(tmp_path / "folder").labels is None
+
+
+def test_targets_that_cannot_be(tmp_path: Path):
+    source = official_file(tmp_path / "source.safetensors")
+    with pytest.raises(tsf.InputError, match="Its ending says nothing"):
+        tsf.convert(source, tmp_path / "a.onnx", num_heads=3)
+    with pytest.raises(tsf.InputError, match="Can't write 'onnx'"):
+        tsf.convert(source, tmp_path / "a.onnx", to="onnx", num_heads=3)
+    with pytest.raises(tsf.InputError, match="There is no folder"):
+        tsf.convert(source, tmp_path / "nowhere" / "a.safetensors", num_heads=3)
+
+
+def test_a_fine_tuned_model_is_published(pretrained: tsf.Pretrained, tmp_path: Path):
+    """Parameters from anywhere, with their model: what a training script would do."""
+    model = tsf.create("timesformer-nano", num_classes=2)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2, 16, 16, 3)))["params"]
+    mine = tsf.Pretrained(model, params, tsf.Preprocess(num_frames=2, crop_size=16), labels=("yes", "no"))
+    tsf.save_huggingface(mine, tmp_path / "folder")
+    again = tsf.load(tmp_path / "folder")
+    video = jax.random.normal(jax.random.key(1), (2, 2, 16, 16, 3))
+    np.testing.assert_allclose(again(video), mine(video), atol=1e-6)
+    assert again.labels == ("yes", "no")

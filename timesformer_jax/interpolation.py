@@ -1,0 +1,55 @@
+"""PyTorch's `interpolate` along one axis, as matrices: (old length, new length) -> weights `[new, old]`.
+
+For embeddings and for frames alike; imports nothing else of the library.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def nearest_indices(source: int, target: int) -> np.ndarray:
+    """Which of `source` entries PyTorch's `interpolate(mode="nearest")` puts at each of `target` places.
+
+    floor(i * source / target) in float32, as PyTorch computes it. `jax.image.resize` rounds half-pixel centres instead and
+    picks others wherever the ratio isn't whole: 8 -> 4 must give 0, 2, 4, 6.
+    """
+    scale = np.float32(source) / np.float32(target)
+    indices = np.floor(np.arange(target, dtype=np.float32) * scale).astype(np.int32)
+    return np.minimum(indices, source - 1)
+
+
+def nearest(source: int, target: int) -> np.ndarray:
+    """PyTorch's `mode="nearest"`."""
+    return np.eye(source)[nearest_indices(source, target)]
+
+
+def linear(source: int, target: int) -> np.ndarray:
+    """PyTorch's `mode="linear"` and, along each axis, `"bilinear"`."""
+    return _interpolate(source, target, lambda x: np.maximum(1 - x, 0), reach=1)
+
+
+def cubic(source: int, target: int, a: float = -0.75) -> np.ndarray:
+    """PyTorch's `mode="bicubic"` along each axis: Keys' kernel with its a."""
+
+    def kernel(x: np.ndarray) -> np.ndarray:
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+        return np.where(x <= 1, near, np.where(x < 2, far, 0))
+
+    return _interpolate(source, target, kernel, reach=2)
+
+
+def _interpolate(source: int, target: int, kernel: Callable[[np.ndarray], np.ndarray], *, reach: int) -> np.ndarray:
+    """Half-pixel centres, no antialiasing, the border repeated: PyTorch's `interpolate(align_corners=False)`.
+
+    `jax.image.resize` antialiases and, at the border, leaves entries out and rescales the others instead.
+    """
+    scale = np.float32(source) / np.float32(target)  # in float32, as PyTorch computes it
+    centres = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    weights = np.zeros((target, source))
+    for offset in range(1 - reach, reach + 1):
+        neighbours = np.floor(centres).astype(int) + offset
+        # Added up, because several neighbours beyond the border are the same border entry.
+        np.add.at(weights, (np.arange(target), neighbours.clip(0, source - 1)), kernel(np.abs(centres - neighbours)))
+    return weights

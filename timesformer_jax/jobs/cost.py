@@ -1,0 +1,62 @@
+"""Parameters and multiply-adds of every scheme over frames and sizes."""
+
+import argparse
+import csv
+import sys
+
+from timesformer_jax.cost import Cost, cost_table
+from timesformer_jax.errors import InputError
+from timesformer_jax.modeling import SCHEMES, VARIANTS, create
+
+
+def add_arguments(job: argparse.ArgumentParser) -> None:
+    """The job's arguments."""
+    job.add_argument("--variant", default="timesformer-base", help=f"one of {', '.join(VARIANTS)}")
+    job.add_argument("--num-classes", type=int, default=400)
+    job.add_argument("--frames", type=int, nargs="+", default=[8, 16, 32, 64, 96])
+    job.add_argument("--sizes", type=int, nargs="+", default=[224, 448], help="sides in pixels")
+    job.add_argument("--csv", action="store_true", help="as CSV instead of a table")
+    job.add_argument("--plot", metavar="FILE", help="draws the table as well (.png, .svg, .pdf)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints what every scheme costs over frames and sizes, as a table or as CSV; draws it where asked."""
+    model = create(arguments.variant, num_classes=arguments.num_classes)
+    lines = cost_table(model, arguments.frames, arguments.sizes)
+    if arguments.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(Cost._fields)
+        writer.writerows(lines)
+    else:
+        print(f"{'attention_type':<20}{'frames':>7}{'size':>6}{'parameters':>14}{'10^9 multiply-adds':>20}")
+        for line in lines:
+            print(
+                f"{line.attention_type:<20}{line.num_frames:>7}{line.image_size:>6}{line.parameters:>14,}"
+                f"{line.multiply_adds / 1e9:>20,.2f}"
+            )
+    if arguments.plot:
+        _plot(lines, arguments.plot)
+    return 0
+
+
+def _plot(lines: list[Cost], path: str) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("Drawing needs matplotlib, which is not installed: pip install timesformer_jax[plots].") from error
+
+    sizes = sorted({line.image_size for line in lines})
+    figure = Figure(figsize=(4 * len(sizes), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    for axis, size in zip(axes, sizes, strict=True):
+        for attention_type in SCHEMES:
+            part = [line for line in lines if (line.attention_type, line.image_size) == (attention_type, size)]
+            axis.plot(
+                [line.num_frames for line in part], [line.multiply_adds / 1e12 for line in part], "o-", label=attention_type
+            )
+        axis.set(xlabel="frames", title=f"{size} x {size} pixels", xscale="log", yscale="log")
+        axis.set_xticks([line.num_frames for line in part], [str(line.num_frames) for line in part])
+        axis.minorticks_off()
+    axes[0].set_ylabel("10^12 multiply-adds a clip")
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=120)

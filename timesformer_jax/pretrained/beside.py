@@ -1,0 +1,86 @@
+"""What stands beside the tensors: labels, preprocessing, and what this project itself writes there."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from timesformer_jax.modeling import describe_model
+from timesformer_jax.pretrained.labels import names_in_order
+from timesformer_jax.pretrained.pretrained import Pretrained
+from timesformer_jax.pretrained.zoo import DATASETS
+
+KEY = "timesformer_jax"
+"""Where our notes are in the files of others, which leave them alone."""
+
+
+def notes_for(pretrained: Pretrained) -> dict[str, Any]:
+    """What `load` needs and tensors don't tell, as JSON."""
+    return {
+        "model": describe_model(pretrained.model),
+        "data": {"label_names": None if pretrained.labels is None else list(pretrained.labels)},
+        "preprocess": pretrained.preprocess.as_dict(),
+    }
+
+
+def notes_of_ours(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """What `notes_for` gave when the file was written: in a safetensors file as text, in mmaction2's under `meta`."""
+    meta = notes.get("meta")
+    own = notes.get(KEY) or (meta.get(KEY) if isinstance(meta, Mapping) else None)
+    if isinstance(own, str):
+        try:
+            own = json.loads(own)
+        except ValueError:
+            own = None
+    return {k: v for k, v in own.items() if isinstance(v, Mapping)} if isinstance(own, Mapping) else {}
+
+
+def fields_of_notes(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the model that its tensors don't show."""
+    model = own.get("model", {})
+    return {name: model[name] for name in ("num_heads", "num_frames", "layer_norm_epsilon", "activation") if name in model}
+
+
+def labels_of(config: Mapping[str, Any], notes: Mapping[str, Any], own: Mapping[str, Any]) -> list[str] | None:
+    """The classes' names: a Hugging Face configuration's, mmaction2's, or ours."""
+    names = own.get("data", {}).get("label_names")
+    if isinstance(names, list) and names:
+        return [str(name) for name in names]
+    if isinstance(config.get("id2label"), Mapping):
+        names = names_in_order(config["id2label"], "config.json's id2label")
+        # What transformers writes where there are no names.
+        return None if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
+    meta = notes.get("meta")
+    if not isinstance(meta, Mapping):
+        return None
+    inner = meta.get("dataset_meta")
+    classes = meta.get("CLASSES") or (inner.get("classes") if isinstance(inner, Mapping) else None)
+    return [str(name) for name in classes] if isinstance(classes, list | tuple) and classes else None
+
+
+def preprocess_of_notes(preprocessor: Mapping[str, Any], cfg: Any, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of `Preprocess`: a folder's `preprocessor_config.json`, an official file's `cfg`, ours."""
+    values = {
+        ours: preprocessor[theirs] for theirs, ours in (("image_mean", "mean"), ("image_std", "std")) if theirs in preprocessor
+    }
+    for further in (preprocessor.get(KEY), own.get("preprocess")):
+        values |= further if isinstance(further, Mapping) else {}
+    return {**values, **_preprocess_of_official_config(cfg)} if isinstance(cfg, str) else values
+
+
+def _preprocess_of_official_config(config: str) -> dict[str, Any]:
+    """The few entries of the official YAML that decide how a video is prepared."""
+    values: dict[str, Any] = {}
+    number = r"\d+(?:\.\d+)?"
+    if match := re.search(rf"^\s+SAMPLING_RATE:\s*({number})\s*$", config, re.MULTILINE):
+        values["sampling_rate"] = float(match[1])
+    for theirs, ours in (("MEAN", "mean"), ("STD", "std")):
+        pattern = rf"^\s+{theirs}:\s*(?:\[(.*?)\]|((?:\n\s*-\s*{number})+))"
+        if match := re.search(pattern, config, re.MULTILINE):
+            numbers = [float(found) for found in re.findall(number, match[1] or match[2])]
+            if len(numbers) == 3:
+                values[ours] = numbers
+    if match := re.search(r"^\s+DATASET:\s*(\w+)\s*$", config, re.MULTILINE):
+        dataset = DATASETS["ssv2"] if match[1].lower() == "ssv2" else DATASETS["k400"]
+        values |= {"sampling": dataset.sampling, "channel_order": dataset.channel_order}
+    return values

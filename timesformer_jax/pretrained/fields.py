@@ -1,0 +1,145 @@
+"""The model's fields, read off the shapes of its parameters and from what stands beside them; contradictions are told."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.pretrained.kinds import Kind
+
+HEADS = {192: 3, 256: 4, 384: 6, 512: 8, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1664: 16}
+"""Width -> attention heads of the published image transformers: the shapes of PyTorch's files don't tell them."""
+
+HUGGINGFACE_FIELDS: dict[str, tuple[str, type]] = {
+    "hidden_size": ("embed_dim", int),
+    "num_hidden_layers": ("depth", int),
+    "num_attention_heads": ("num_heads", int),
+    "image_size": ("image_size", int),
+    "patch_size": ("patch_size", int),
+    "num_channels": ("num_channels", int),
+    "num_frames": ("num_frames", int),
+    "attention_type": ("attention_type", str),
+    "layer_norm_eps": ("layer_norm_epsilon", float),
+    "hidden_act": ("activation", str),
+}
+"""Entry of a `config.json` -> field, and its type. `intermediate_size` and the number of labels are written otherwise there."""
+
+HUGGINGFACE_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+}
+"""Their names of activations -> ours."""
+
+
+def fields_of_parameters(given: Mapping[str, np.ndarray], kind: Kind) -> dict[str, Any]:
+    """What the shapes tell of the model: all but `num_heads`, and the grid of pictures that aren't square.
+
+    `given`: our path -> array in our layout, at least `ESSENTIAL`.
+    """
+    kernel = given["patch_embed/proj/kernel"]
+    dim = given["norm/scale"].shape[0]
+    if kernel.shape[0] != kernel.shape[1]:
+        raise InputError(f"Expected square patches, a kernel [P, P, channels, D]; got {kernel.shape}.")
+    blocks = {int(match[1]) for path in given if (match := re.match(r"blocks_(\d+)/", path))}
+    if max(blocks, default=0) >= 2 * max(len(blocks), 1):  # a stray one, not some that are missing
+        raise InputError(f"The file has {len(blocks)} block(s), one of which is number {max(blocks)}.")
+    fields: dict[str, Any] = {
+        "embed_dim": dim,
+        "depth": max(blocks, default=0) + 1,
+        "patch_size": kernel.shape[0],
+        "num_channels": kernel.shape[2],
+    }
+    if "blocks_0/mlp/fc1/kernel" in given:
+        fields["mlp_ratio"] = given["blocks_0/mlp/fc1/kernel"].shape[1] / dim
+    if "head/kernel" in given:
+        fields["num_classes"] = given["head/kernel"].shape[1]
+    positions = given["pos_embed"].shape[1] - 1
+    side = math.isqrt(positions)
+    if positions and side**2 == positions:
+        fields["image_size"] = side * kernel.shape[0]
+    if not kind.image:
+        if "time_embed" in given:
+            fields["num_frames"] = given["time_embed"].shape[1]
+        if any("/temporal_" in path for path in given):
+            fields["attention_type"] = "divided_space_time"
+        else:
+            fields["attention_type"] = "joint_space_time" if "time_embed" in given else "space_only"
+    return fields
+
+
+def fields_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a Hugging Face `config.json` says; a whole CLIP model's is its `vision_config`.
+
+    Raises `InputError` for entries of another type than theirs.
+    """
+    tower = config.get("vision_config", {})
+    if not isinstance(tower, Mapping):
+        raise InputError(f"config.json's vision_config should be an object, got {tower!r}.")
+    config = {**config, **tower}
+    fields: dict[str, Any] = {}
+    for theirs, (ours, kind) in HUGGINGFACE_FIELDS.items():
+        value: Any = config.get(theirs)
+        if isinstance(value, list) and value and all(side == value[0] for side in value):
+            value = value[0]  # a size, both ways
+        if value is None:
+            continue
+        numeric = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        if not (isinstance(value, str) if kind is str else numeric and (kind is float or isinstance(value, int))):
+            expected = {int: "a whole number above 0", float: "a number above 0", str: "text"}[kind]
+            raise InputError(f"config.json's {theirs} should be {expected}, got {value!r}.")
+        fields[ours] = kind(value)  # pyright: ignore[reportArgumentType]  (checked above)
+    if "activation" in fields:
+        given = fields["activation"]
+        if given not in HUGGINGFACE_ACTIVATIONS:
+            raise InputError(f"config.json's hidden_act must be one of {', '.join(HUGGINGFACE_ACTIVATIONS)}, got {given!r}.")
+        fields["activation"] = HUGGINGFACE_ACTIVATIONS[given]
+    if isinstance(config.get("intermediate_size"), int) and "embed_dim" in fields:
+        fields["mlp_ratio"] = config["intermediate_size"] / fields["embed_dim"]
+    return fields
+
+
+def fields_of_official_config(config: Any) -> dict[str, Any]:
+    """What the YAML says that the official trainer leaves in its files."""
+    if not isinstance(config, str):
+        return {}
+    entries = {
+        "ATTENTION_TYPE": ("attention_type", str),
+        "NUM_FRAMES": ("num_frames", int),
+        "NUM_CLASSES": ("num_classes", int),
+    }
+    found = {name: re.search(rf"^\s+{name}:\s*(\w+)\s*$", config, re.MULTILINE) for name in entries}
+    return {ours: kind(match[1]) for name, (ours, kind) in entries.items() if (match := found[name])}
+
+
+def merge_fields(*sources: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """All fields that the sources give, each a (name, fields); raises `InputError` with every contradiction."""
+    merged: dict[str, tuple[str, Any]] = {}
+    problems = []
+    for source, fields in sources:
+        for name, value in fields.items():
+            if name in merged and not _same(merged[name][1], value):
+                problems.append(f"{name} is {merged[name][1]!r} by {merged[name][0]}, but {value!r} by {source}")
+            merged.setdefault(name, (source, value))
+    if problems:
+        raise InputError("These weights contradict what is said of them: " + "; ".join(problems) + ".")
+    return {name: value for name, (_, value) in merged.items()}
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) or isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    as_pair = [tuple(x) if isinstance(x, list | tuple) else x for x in (one, other)]
+    pairs = [(x, x) if isinstance(x, int) and isinstance(y, tuple) else x for x, y in (as_pair, as_pair[::-1])]
+    return pairs[0] == pairs[1]
+
+
+def known_heads(dim: int) -> int:
+    """The number of heads that models of this width have; raises `InputError` where there is no such custom."""
+    if dim not in HEADS:
+        raise InputError(f"The file doesn't tell how many attention heads this model of width {dim} has: give num_heads=...")
+    return HEADS[dim]

@@ -1,0 +1,195 @@
+"""Readers of files of tensors: safetensors, NumPy's, PyTorch's. Names and shapes at once, numbers when they are asked for."""
+
+import contextlib
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from timesformer_jax.errors import InputError
+
+
+class Tensors(NamedTuple):
+    """What a file or folder holds."""
+
+    shapes: dict[str, tuple[int, ...]]
+    take: Callable[[str], np.ndarray]
+    """Reads one tensor as float32; each may be taken once, and its memory is then the caller's. Safe in several threads.
+
+    Raises `InputError` for a damaged one, and for one that isn't of real numbers.
+    """
+    wrapper: str | None = None
+    """The key of a PyTorch file under which the tensors were, such as "model_state"."""
+    notes: Mapping[str, Any] = MappingProxyType({})
+    """What else the file says: a PyTorch file's other entries, a safetensors file's metadata."""
+
+
+def open_safetensors(paths: list[Path]) -> Tensors:
+    """One file, or the parts of one model."""
+    try:
+        from safetensors import safe_open
+    except ImportError as error:
+        raise InputError(
+            "Reading .safetensors needs the package safetensors: pip install timesformer_jax[pretrained]."
+        ) from error
+
+    where: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    notes: dict[str, Any] = {}
+    for path in paths:
+        with broken(path, "safetensors"), safe_open(path, framework="numpy") as file:
+            notes |= file.metadata() or {}
+            for name in file.keys():  # noqa: SIM118  (not a dict)
+                where[name], shapes[name] = path, tuple(file.get_slice(name).get_shape())
+
+    def take(name: str) -> np.ndarray:
+        # Opened anew, so that the pages that a tensor was copied from don't stay in memory with those of the others.
+        with broken(where[name], "safetensors"), safe_open(where[name], framework="numpy") as file:
+            return _as_float32(name, file.get_tensor(name))
+
+    return Tensors(shapes, take, notes=notes)
+
+
+def open_npz(paths: list[Path]) -> Tensors:
+    """NumPy's archive of arrays; none of them is unpickled."""
+    (path,) = paths
+    shapes = {}
+    with broken(path, ".npz"):
+        archive = np.load(path, allow_pickle=False)
+        for name in archive.files:
+            with archive.zip.open(f"{name}.npy") as member:
+                version = np.lib.format.read_magic(member)
+                header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shapes[name] = header(member)[0]
+    lock = threading.Lock()  # NumPy parses the headers by Python's parser, which fails when threads meet in it
+
+    def take(name: str) -> np.ndarray:
+        with broken(path, ".npz"), lock:
+            array = archive[name]
+            # NumPy knows bfloat16 as two bytes without meaning.
+            return _as_float32(name, array.view(jnp.bfloat16) if array.dtype == np.dtype("V2") else array)
+
+    return Tensors(shapes, take)
+
+
+def open_torch(paths: list[Path]) -> Tensors:
+    """PyTorch's pickled files, loaded as data: one that would run code is refused."""
+    torch = import_torch(f"Reading {paths[0]}")
+    found: dict[str, Any] = {}
+    wrapper, notes = None, {}
+    for path in paths:
+        wrapper, tensors, notes = _unwrap(path, _torch_load(torch, path))
+        found |= tensors
+
+    def take(name: str) -> np.ndarray:
+        with broken(paths[0], "PyTorch"):
+            tensor = found.pop(name).detach()
+            if not tensor.is_floating_point():
+                raise _not_real(name, tensor.dtype)
+            return tensor.to(torch.float32).numpy()
+
+    return Tensors({name: tuple(tensor.shape) for name, tensor in found.items()}, take, wrapper, notes)
+
+
+def open_zip(paths: list[Path]) -> Tensors:
+    """NumPy's and PyTorch's files are both zip archives."""
+    with broken(paths[0], "PyTorch or .npz"), zipfile.ZipFile(paths[0]) as archive:
+        names = archive.namelist()
+    if names and all(name.endswith(".npy") for name in names):
+        return open_npz(paths)
+    if any(name.endswith("data.pkl") for name in names):
+        return open_torch(paths)
+    raise InputError(f"{paths[0]} is a zip archive without weights, of {', '.join(names[:5]) or 'nothing'}.")
+
+
+def import_torch(what: str) -> Any:
+    """PyTorch, or a sentence that says how to get it."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]  (optional)
+    except ImportError as error:
+        raise InputError(f"{what} needs PyTorch, since it is a pickled file: pip install timesformer_jax[torch].") from error
+    return torch
+
+
+def _torch_load(torch: Any, path: Path) -> Any:
+    import argparse
+
+    with broken(path, "PyTorch"):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
+                    raise InputError(
+                        f"{path} is a TorchScript program, which is code: save its state_dict() with torch.save or "
+                        "safetensors, or use the model's Hugging Face folder (openai/clip-vit-base-patch16, for example)."
+                    )
+        try:
+            with torch.serialization.safe_globals([argparse.Namespace]):  # plain values, in many published files
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            reason = str(error)
+            if (
+                "Unsupported global" not in reason
+                and "Unsupported class" not in reason
+                and "weights_only" not in reason.lower()
+            ):
+                raise
+            unsafe = reason.partition("GLOBAL ")[2].partition(" ")[0] or "an object that is no tensor"
+            raise InputError(
+                f"{path} is not loaded, because that could run code: it holds {unsafe}, where only tensors and plain values "
+                "are expected. If you trust it, save its state_dict anew with torch.save, or as .safetensors."
+            ) from error
+
+
+WRAPPERS = ("model_state", "state_dict", "model", "module")
+"""Where published PyTorch files keep their tensors, if not at the top."""
+
+
+def _unwrap(path: Path, loaded: Any) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+    """The key that the tensors are under, the tensors, and everything else."""
+
+    def tensors_of(value: Any) -> dict[str, Any]:
+        entries = value.items() if isinstance(value, Mapping) else ()
+        return {k: v for k, v in entries if isinstance(k, str) and hasattr(v, "detach")}
+
+    top = loaded if isinstance(loaded, Mapping) else {}
+    for wrapper in WRAPPERS:
+        inner = tensors_of(top.get(wrapper))
+        if inner:
+            return wrapper, inner, {k: v for k, v in top.items() if k != wrapper}
+    tensors = tensors_of(top)
+    if not tensors:
+        entries = ", ".join(map(str, list(top)[:6])) + (", ..." if len(top) > 6 else "")
+        got = f"a {type(loaded).__name__}" + (f" of {entries}" if entries else "")
+        raise InputError(f"{path} holds no tensors by name, at the top or under {', '.join(WRAPPERS)}: it is {got}.")
+    return None, tensors, {k: v for k, v in top.items() if k not in tensors}
+
+
+def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
+    if not (np.issubdtype(array.dtype, np.floating) or array.dtype in (jnp.bfloat16, *_EIGHT_BITS)):
+        raise _not_real(name, array.dtype)
+    return array.astype(np.float32, copy=False)
+
+
+_EIGHT_BITS = (jnp.float8_e4m3fn, jnp.float8_e5m2)
+
+
+def _not_real(name: str, dtype: Any) -> InputError:
+    return InputError(f"The tensor {name} is of {dtype}: expected floating-point numbers.")
+
+
+@contextlib.contextmanager
+def broken(path: Path, what: str) -> Iterator[None]:
+    """Whatever another library raises over a file, of any type, is one sentence about the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        size = f" ({path.stat().st_size:,} bytes)" if path.exists() else ""
+        raise InputError(f"{path}{size} is a broken or truncated {what} file: {reason}.") from error

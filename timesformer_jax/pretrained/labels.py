@@ -1,0 +1,66 @@
+"""Names of classes: from a user's file, or from what stands beside the weights."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timesformer_jax.errors import InputError
+
+
+def read_labels(path: str | Path) -> list[str]:
+    """The class names of a file, in the order of their numbers.
+
+    `.json`: a list of names, `{"0": name, ...}` or `{name: 0, ...}` (as Kinetics' and Something-Something's files are).
+    `.csv`: two columns, a number and a name, with or without a header. Anything else: one name a line.
+
+    Raises `InputError` where the numbers aren't 0, 1, 2, ...
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Can't read the labels in {path}: {getattr(error, 'strerror', None) or error}.") from error
+    if path.suffix == ".json":
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"Can't read the labels in {path} as JSON: {error}.") from error
+        if isinstance(value, list) and all(isinstance(name, str) for name in value):
+            return value
+        return names_in_order(value, str(path))
+    if path.suffix == ".csv":
+        rows = [row for row in csv.reader(text.splitlines()) if row]
+        if rows and not any(cell.strip().isdigit() for cell in rows[0]):
+            rows = rows[1:]  # a header
+        if any(len(row) != 2 for row in rows):
+            raise InputError(f"{path} should have two columns, a number and a name.")
+        return _in_order([(row[0], row[1]) for row in rows], str(path))
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def names_in_order(names: Any, source: str) -> list[str]:
+    """The names of `{number: name}` or `{name: number}`, numbers as text or not."""
+    if not isinstance(names, Mapping) or not names:
+        raise InputError(f"{source} should hold a list of names, or names with their numbers.")
+    return _in_order(list(names.items()), source)
+
+
+def _in_order(pairs: list[tuple[Any, Any]], source: str) -> list[str]:
+    if not all(str(key).strip().isdigit() for key, _ in pairs):
+        pairs = [(number, name) for name, number in pairs]
+    try:
+        by_number = {int(number): str(name).strip().strip('"') for number, name in pairs}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{source} should give every name its number, but {error}.") from error
+    if sorted(by_number) != list(range(len(pairs))):
+        raise InputError(f"{source} should number its {len(pairs)} names from 0 to {len(pairs) - 1}, each once.")
+    return [by_number[number] for number in range(len(pairs))]
+
+
+def check_labels(labels: Sequence[str], num_classes: int, source: str) -> tuple[str, ...]:
+    """As many names as classes."""
+    if len(labels) != num_classes:
+        raise InputError(f"{source} names {len(labels)} labels, but the model has {num_classes} classes.")
+    return tuple(labels)

@@ -1,0 +1,74 @@
+"""This project's own checkpoints, by Orbax: those of a training run, and such as hold parameters alone."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
+
+MARK = "_CHECKPOINT_METADATA"
+"""The file that every folder of Orbax has."""
+
+
+def find_checkpoint(path: Path) -> Path | None:
+    """The checkpoint that `path` is, or the newest in it (a run's workdir or its `checkpoints`); None where there is none.
+
+    Raises `InputError` for a bucket that can't be read.
+    """
+    try:
+        if (path / MARK).exists():
+            return path
+        for folder in (path / "checkpoints", path):
+            entries = folder.iterdir() if folder.is_dir() else ()
+            steps = [entry for entry in entries if entry.name.isdigit() and (entry / MARK).exists()]
+            if steps:
+                return max(steps, key=lambda entry: int(entry.name))
+    except Exception as error:  # of whichever library reads the bucket
+        raise InputError(f"Can't read {path}: {_first_line(error)}.") from error
+    return None
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Its parameters, and what it says of them: `model` (all its fields), `data`, `preprocess`.
+
+    Raises `InputError` for a checkpoint of another program, and for a damaged one.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    notes: Any = _told(path, lambda: ocp.checkpointables_metadata(_place(path)).custom_metadata)
+    if not isinstance(notes, Mapping) or "model" not in notes:
+        raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
+    model = TimeSformer(**complete_description(notes["model"]))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), parameter_shapes(model))
+    if not (path / "params").is_dir():
+        raise InputError(f"The checkpoint {path} is not whole: it has no params.")
+    loaded: Any = _told(path, lambda: ocp.load_checkpointables(_place(path), {"params": abstract}))
+    return loaded["params"], notes
+
+
+def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:
+    """Writes parameters and notes (JSON) as a checkpoint that `read_checkpoint` reads."""
+    from orbax.checkpoint import v1 as ocp
+
+    ocp.save_checkpointables(_place(path), {"params": params}, custom_metadata=dict(notes))
+
+
+def _place(path: Path) -> str:
+    """Orbax wants whole paths."""
+    return str(path) if "://" in str(path) else str(path.absolute())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _told(path: Path, read: Callable[[], Any]) -> Any:
+    """`read()`, with Orbax's exceptions, of many types, as one sentence (its threads may log more about the same)."""
+    try:
+        return read()
+    except Exception as error:
+        raise InputError(f"The checkpoint {path} is damaged or not whole: {_first_line(error)}.") from error

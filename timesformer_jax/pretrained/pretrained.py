@@ -1,0 +1,82 @@
+"""A model with its weights and everything that goes with them."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from timesformer_jax._typing import Array, Float
+from timesformer_jax.modeling import TimeSformer
+from timesformer_jax.pretrained.report import Report
+from timesformer_jax.video import Preprocess
+
+
+class Prediction(NamedTuple):
+    """One of a video's best labels."""
+
+    label: str
+    probability: float
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model: TimeSformer, params: Any, video: Array) -> Array:
+    return model.apply({"params": params}, video)  # type: ignore[return-value]  # without mutable collections it is one array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """`load`'s result: `pretrained(video)` gives logits, `pretrained.predict(path)` the best labels of a video file."""
+
+    model: TimeSformer
+    params: Any
+    """The model's parameters: `model.apply({"params": params}, video)`."""
+    preprocess: Preprocess
+    """Video file or frames -> what the model expects."""
+    labels: tuple[str, ...] | None = None
+    """The classes' names, if they are known."""
+    report: Report | None = None
+    """What became of every tensor when it was loaded."""
+
+    def __call__(self, video: Float[Array | np.ndarray, "B T H W C"]) -> Float[Array, "B classes"]:
+        """Logits of normalised clips; compiled once for every shape."""
+        return _logits(self.model, self.params, jnp.asarray(video))
+
+    def scores(
+        self, video: str | Path | Any, *, num_clips: int = 1, num_crops: int = 3, fps: float = 30.0
+    ) -> Float[np.ndarray, "classes"]:
+        """A video's probabilities, averaged over its views (see `Preprocess` for what `video` may be)."""
+        return self.view_scores(self.preprocess(video, num_clips=num_clips, num_crops=num_crops, fps=fps))
+
+    def view_scores(self, views: Float[np.ndarray, "views T H W C"]) -> Float[np.ndarray, "classes"]:
+        """Probabilities averaged over views that are prepared already; a few at a time, to need no more memory than those."""
+        at_once = max(count for count in range(1, 5) if len(views) % count == 0)
+        parts = [jax.nn.softmax(self(part), axis=-1) for part in np.split(views, len(views) // at_once)]
+        return np.concatenate(jax.device_get(parts)).mean(axis=0)
+
+    def predict(
+        self, video: str | Path | Any, *, top_k: int = 5, num_clips: int = 1, num_crops: int = 3, fps: float = 30.0
+    ) -> list[Prediction]:
+        """The `top_k` best labels of a video file (or of frames uint8 `[frames, H, W, 3]`), best first.
+
+        Decoded, sampled, scaled, cut and normalised as the model was tested; probabilities are averaged over the views, as in
+        the paper.
+        """
+        return self.best(self.scores(video, num_clips=num_clips, num_crops=num_crops, fps=fps), top_k)
+
+    def best(self, scores: Float[np.ndarray, "classes"], top_k: int = 5) -> list[Prediction]:
+        """The `top_k` highest scores with their labels (`class 17` where no names are known)."""
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return [Prediction(self.label(int(i)), float(scores[i])) for i in order]
+
+    def label(self, number: int) -> str:
+        """A class's name."""
+        return f"class {number}" if self.labels is None else self.labels[number]
+
+    def with_labels(self, labels: Sequence[str]) -> "Pretrained":
+        """The same with other names."""
+        return dataclasses.replace(self, labels=tuple(labels))

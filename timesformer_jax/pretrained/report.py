@@ -1,0 +1,53 @@
+"""What became of every tensor of a file and of every parameter of the model."""
+
+import dataclasses
+
+from timesformer_jax.modeling import TimeSformer
+
+
+@dataclasses.dataclass
+class Report:
+    """The account of one load; printing it gives a short table.
+
+    Together `loaded`, `resized`, `copied` and `initialised` are all parameters of the model.
+    """
+
+    source: str
+    kind: str
+    model: TimeSformer
+    loaded: list[str] = dataclasses.field(default_factory=list)
+    """Parameters taken over as they are."""
+    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = dataclasses.field(default_factory=dict)
+    """Parameter -> from what shape to what."""
+    copied: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Parameter of an extra attention step -> the spatial attention's that it is a copy of."""
+    initialised: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Parameter that the file didn't have -> why that is all right."""
+    ignored: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Tensor of the file that the model has no use for -> why that is all right."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """What was concluded and may be wrong, such as the preprocessing."""
+
+    def __str__(self) -> str:
+        model = self.model
+        lines = [
+            f"{self.source}: {self.kind}",
+            f"  model        {model.attention_type}, {model.depth} blocks of {model.embed_dim}, {model.num_heads} heads, "
+            f"{model.num_frames} frames, size {model.image_size}, {model.num_classes} classes",
+        ]
+        lines += [f"  loaded       {len(self.loaded)} parameters"]
+        lines += [f"  resized      {name} {old} -> {new}" for name, (old, new) in self.resized.items()]
+        if self.copied:
+            lines.append(f"  copied       {len(self.copied)} parameters of the extra attention from the spatial one")
+        lines += _grouped("initialised", self.initialised) + _grouped("ignored", self.ignored)
+        return "\n".join(lines + [f"  note         {note}" for note in self.notes])
+
+
+def _grouped(what: str, entries: dict[str, str]) -> list[str]:
+    """One line for each reason, with the first names."""
+    lines = []
+    for reason in dict.fromkeys(entries.values()):
+        names = [name for name, why in entries.items() if why == reason]
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        lines.append(f"  {what:<12} {shown} ({reason})")
+    return lines

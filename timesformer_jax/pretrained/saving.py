@@ -1,0 +1,245 @@
+"""Out again: a Hugging Face folder that transformers loads, the official and mmaction2's files, a checkpoint of our own."""
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.modeling import SCHEMES, flatten_params, parameter_shapes, unstack_blocks
+from timesformer_jax.pretrained.beside import KEY, notes_for
+from timesformer_jax.pretrained.fields import HUGGINGFACE_ACTIVATIONS, HUGGINGFACE_FIELDS
+from timesformer_jax.pretrained.formats import import_torch
+from timesformer_jax.pretrained.kinds import KINDS, Kind, template
+from timesformer_jax.pretrained.loading import load
+from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
+from timesformer_jax.pretrained.pretrained import Pretrained
+
+
+def save(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False) -> None:
+    """A checkpoint of this project (Orbax): everything that `load` gives, whatever the model's fields are.
+
+    Raises `InputError` where `folder` exists and isn't to be overwritten.
+    """
+    _check_params(pretrained)
+    with _new(folder, overwrite) as part:
+        write_checkpoint(part, pretrained.params, notes_for(pretrained))
+
+
+def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False) -> None:
+    """A folder that `transformers` loads as `TimesformerForVideoClassification`, with equal logits at the model's own size.
+
+    It holds `config.json` (with `id2label`), `model.safetensors` and `preprocessor_config.json`; what transformers has no
+    name for (sampling, channel order) stands in the latter under `timesformer_jax`, for `load`.
+
+    Raises `InputError` for a model that transformers can't compute, naming the fields.
+    """
+    model = pretrained.model
+    tensors = _tensors(pretrained, KINDS["huggingface"], "Hugging Face transformers", ("layer_norm_epsilon", "activation"))
+    labels = pretrained.labels or [f"LABEL_{i}" for i in range(model.num_classes)]  # as transformers calls them
+    acts = {ours: theirs for theirs, ours in reversed(HUGGINGFACE_ACTIVATIONS.items())}
+    config = {
+        "architectures": ["TimesformerForVideoClassification"],
+        "model_type": "timesformer",
+        **{theirs: getattr(model, ours) for theirs, (ours, _) in HUGGINGFACE_FIELDS.items()},
+        "hidden_act": acts[model.activation],
+        "intermediate_size": tensors["timesformer.encoder.layer.0.intermediate.dense.bias"].shape[0],
+        "qkv_bias": True,
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+        "dtype": "float32",
+    }
+    preprocess = pretrained.preprocess
+    side = preprocess.crop_size
+    preprocessor = {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+        "resample": 2,  # bilinear
+        KEY: preprocess.as_dict(),
+    }
+    with _new(folder, overwrite) as part:
+        part.mkdir()
+        _save_safetensors(tensors, part / "model.safetensors")
+        for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
+            (part / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def save_official(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
+    """A file that the official code loads: `.safetensors` (no torch needed), else a `.pyth`.
+
+    What it has no name for (labels, preprocessing, the number of heads) stands in it too, for `load`.
+
+    Raises `InputError` for a model that the official code can't compute, naming the fields.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in _tensors(pretrained, KINDS["official"], "the official code").items()}
+    with _new(file, overwrite) as part:
+        if Path(file).suffix == ".safetensors":
+            _save_safetensors(tensors, part, {KEY: json.dumps(notes_for(pretrained))})
+        else:
+            _save_torch({"epoch": 0, "model_state": tensors, KEY: notes_for(pretrained)}, "model_state", part)
+
+
+def save_mmaction2(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
+    """A `.pth` that mmaction2's TimeSformer loads, with the classes' names; what it has no name for is beside them.
+
+    Raises `InputError` for a model that mmaction2 can't compute, naming the fields.
+    """
+    divided = pretrained.model.attention_type == "divided_space_time"
+    tensors = _tensors(pretrained, KINDS["mmaction2_divided" if divided else "mmaction2"], "mmaction2")
+    names = {} if pretrained.labels is None else {"dataset_meta": {"classes": list(pretrained.labels)}}
+    with _new(file, overwrite) as part:
+        _save_torch({"meta": {**names, KEY: notes_for(pretrained)}, "state_dict": tensors}, "state_dict", part)
+
+
+WRITERS: dict[str, Callable[..., None]] = {
+    "huggingface": save_huggingface,
+    "official": save_official,
+    "mmaction2": save_mmaction2,
+    "timesformer_jax": save,
+}
+"""What `convert` can write."""
+
+SUFFIXES = {".pyth": "official", ".safetensors": "official", ".pth": "mmaction2", "": "huggingface"}
+"""A target's ending -> the kind that is meant, unless told otherwise."""
+
+
+def convert(
+    source: str | Path, target: str | Path, *, to: str | None = None, overwrite: bool = False, **options: Any
+) -> Pretrained:
+    """Reads `source` with `load(source, **options)` and writes `target`; `to` is a key of `WRITERS`, else its ending decides.
+
+    Raises `InputError` for an ending that means nothing, and for what can't be read or written; then nothing is left behind.
+    """
+    suffix = Path(target).suffix
+    if to is None and suffix not in SUFFIXES:
+        endings = ", ".join(f"{ending or '(none)'} {kind}" for ending, kind in SUFFIXES.items())
+        raise InputError(f"What should {target} be? Its ending says nothing ({endings}): give one of {', '.join(WRITERS)}.")
+    kind = to or SUFFIXES[suffix]
+    if kind not in WRITERS:
+        raise InputError(f"Can't write {kind!r}, only {', '.join(WRITERS)}.")
+    _check_free(Path(target), overwrite)
+    pretrained = load(source, **options)
+    WRITERS[kind](pretrained, target, overwrite=overwrite)
+    return pretrained
+
+
+PLAIN = {
+    "attention_order": "time_then_space",
+    "temporal_cls_key": False,
+    "position_embedding": "space_time",
+    "pre_norm": False,
+    "layer_norm_epsilon": 1e-6,
+    "activation": "gelu",
+}
+"""The only values that the other implementations compute."""
+
+
+def _tensors(pretrained: Pretrained, kind: Kind, reader: str, free: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """The parameters under their names and in their layout; fields in `free` may be anything."""
+    model = pretrained.model
+    schemes = ["divided_space_time", "joint_space_time"] + ["space_only"] * (kind is not KINDS["huggingface"])
+    problems = [
+        f"{field}={getattr(model, field)!r}"
+        for field, plain in PLAIN.items()
+        if field not in free and getattr(model, field) != plain and not _without_meaning(model.attention_type, field)
+    ]
+    if model.attention_type not in schemes:
+        problems.append(f"attention_type={model.attention_type!r}")
+    if not isinstance(model.image_size, int):
+        problems.append(f"image_size={model.image_size}")
+    if problems:
+        raise InputError(f"{reader} can't compute a model with {', '.join(problems)}: save it with tsf.save instead.")
+    _check_params(pretrained)
+    params = flatten_params(unstack_blocks(pretrained.params) if model.scan_layers else pretrained.params)
+    rows = {row.ours: row for row in kind.rows}
+    tensors, homeless = {}, []
+    for path, array in params.items():
+        general, block = template(path)
+        row = rows.get(general)
+        if row is None or row.layout.write is None:
+            homeless.append(path)
+        else:
+            tensors[row.theirs.replace("{i}", block)] = np.ascontiguousarray(row.layout.write(np.asarray(array)))
+    if homeless:
+        raise InputError(f"{reader} has no place for {', '.join(homeless)}.")
+    return tensors
+
+
+def _check_params(pretrained: Pretrained) -> None:
+    """The parameters are the model's: not folded, not of the other layout, not another model's."""
+    shapes = {path: leaf.shape for path, leaf in flatten_params(parameter_shapes(pretrained.model)).items()}
+    own = {path: np.shape(array) for path, array in flatten_params(pretrained.params).items()}
+    if own != shapes:
+        first = next(path for path in sorted(shapes.keys() | own.keys()) if shapes.get(path) != own.get(path))
+        raise InputError(
+            f"These parameters aren't the model's: {first} is {own.get(first, 'missing')} instead of "
+            f"{shapes.get(first, 'missing')}. If they were folded for inference, save those that they were made from."
+        )
+
+
+def _without_meaning(attention_type: str, field: str) -> bool:
+    """Whether the scheme has no step that the field is about."""
+    return field in ("attention_order", "temporal_cls_key") and not SCHEMES[attention_type].extra_steps
+
+
+def _save_safetensors(tensors: dict[str, np.ndarray], path: Path, notes: dict[str, str] | None = None) -> None:
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise InputError(
+            "Writing .safetensors needs the package safetensors: pip install timesformer_jax[pretrained]."
+        ) from error
+    save_file(tensors, path, metadata={"format": "pt", **(notes or {})})  # without which transformers refuses the file
+
+
+def _save_torch(content: dict[str, Any], where: str, path: Path) -> None:
+    torch = import_torch("Writing a PyTorch file")
+    tensors = {name: torch.from_numpy(np.array(tensor)) for name, tensor in content[where].items()}
+    torch.save({**content, where: tensors}, path)
+
+
+def _check_free(target: Path, overwrite: bool) -> None:
+    """There is a folder to write into, and nothing that must not be lost."""
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"There is no folder {target.absolute().parent} to write {target.name} into.")
+    if not target.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{target} exists: choose another name, or allow overwriting it (overwrite=True, --overwrite).")
+    ours = find_checkpoint(target) == target or (target / "model.safetensors").exists()
+    if target.is_dir() and not ours and any(target.iterdir()):
+        raise InputError(f"{target} is a folder of something else: only a folder of weights is overwritten.")
+
+
+@contextlib.contextmanager
+def _new(target: str | Path, overwrite: bool) -> Iterator[Path]:
+    """A place that becomes `target` when all is written: whole, or not at all."""
+    target = Path(target).absolute()
+    try:
+        _check_free(target, overwrite)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name[:40]}-", dir=target.parent) as beside:
+            part, old = Path(beside) / "new", Path(beside) / "old"
+            yield part
+            if target.exists():
+                target.rename(old)
+            try:
+                part.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"Can't write {target}: {getattr(error, 'strerror', None) or error}.") from error

@@ -1,0 +1,196 @@
+"""The published checkpoints: where they are, what they reach, and what a video must look like for them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.video import Preprocess
+
+
+class Dataset(NamedTuple):
+    """What the official data loaders do differently from one data set to the other."""
+
+    title: str
+    num_classes: int
+    sampling: str = "uniform"
+    channel_order: str = "rgb"
+
+
+DATASETS: dict[str, Dataset] = {
+    "k400": Dataset("Kinetics-400", 400),
+    "k600": Dataset("Kinetics-600", 600),
+    # Its frames are read by OpenCV and never put into RGB order: the switch for that isn't honoured for this model.
+    "ssv2": Dataset("Something-Something v2", 174, sampling="segments", channel_order="bgr"),
+    "howto100m": Dataset("HowTo100M", 1059),
+}
+"""Source: official `datasets/kinetics.py` and `datasets/ssv2.py`."""
+
+
+class Published(NamedTuple):
+    """One released checkpoint: all are divided space-time attention of base width, patches of 16."""
+
+    dataset: str
+    num_frames: int
+    image_size: int
+    sampling_rate: float
+    """Frames at 30 fps from one to the next; without meaning where the whole video is divided into parts."""
+    top1: float
+    """Accuracy in %, three crops of one clip (HowTo100M: all clips), as published with the file."""
+    top5: float | None
+    file: str
+    url: str
+    repository: str | None = None
+    """The same weights on the Hugging Face Hub."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The official test transform: mean 0.45 and standard deviation 0.225 for all of them."""
+        dataset = DATASETS[self.dataset]
+        whole = self.image_size if self.image_size == 448 or dataset.sampling == "segments" else 256
+        return Preprocess(
+            num_frames=self.num_frames,
+            crop_size=self.image_size,
+            sampling=dataset.sampling,
+            sampling_rate=self.sampling_rate,
+            channel_order=dataset.channel_order,
+            short_side=whole,
+        )
+
+
+def _published(
+    dataset: str,
+    num_frames: int,
+    size: int,
+    rate: float,
+    top1: float,
+    top5: float | None,
+    path: str,
+    repository: str | None = None,
+) -> Published:
+    url = f"https://www.dropbox.com/s/{path}?dl=1"
+    return Published(dataset, num_frames, size, rate, top1, top5, path.partition("/")[2], url, repository)
+
+
+# fmt: off
+ZOO: dict[str, Published] = {
+    "timesformer-base-k400": _published(
+        "k400", 8, 224, 32, 77.9, 93.2, "g5t24we9gl5yk88/TimeSformer_divST_8x32_224_K400.pyth",
+        "facebook/timesformer-base-finetuned-k400",
+    ),
+    "timesformer-hr-k400": _published(
+        "k400", 16, 448, 16, 79.6, 94.0, "6f0x172lpqy3oxt/TimeSformer_divST_16x16_448_K400.pyth",
+        "facebook/timesformer-hr-finetuned-k400",
+    ),
+    "timesformer-large-frames-k400": _published(
+        "k400", 96, 224, 4, 80.6, 94.7, "r1iuxahif3sgimo/TimeSformer_divST_96x4_224_K400.pyth"
+    ),
+    "timesformer-base-k600": _published(
+        "k600", 8, 224, 32, 79.1, 94.4, "4h2qt41m2z3aqrb/TimeSformer_divST_8x32_224_K600.pyth",
+        "facebook/timesformer-base-finetuned-k600",
+    ),
+    "timesformer-hr-k600": _published(
+        "k600", 16, 448, 16, 81.8, 95.8, "ft1e92g2vhvxecv/TimeSformer_divST_16x16_448_K600.pyth",
+        "facebook/timesformer-hr-finetuned-k600",
+    ),
+    "timesformer-large-frames-k600": _published(
+        "k600", 96, 224, 4, 82.2, 95.6, "857rx6xeclxfhdg/TimeSformer_divST_96x4_224_K600.pyth"
+    ),
+    "timesformer-base-ssv2": _published(
+        "ssv2", 8, 224, 32, 59.1, 85.6, "tybhuml57y24wpm/TimeSformer_divST_8_224_SSv2.pyth",
+        "facebook/timesformer-base-finetuned-ssv2",
+    ),
+    "timesformer-hr-ssv2": _published(
+        "ssv2", 16, 448, 32, 61.8, 86.9, "9t68uzk8w2fpfnv/TimeSformer_divST_16_448_SSv2.pyth",
+        "facebook/timesformer-hr-finetuned-ssv2",
+    ),
+    "timesformer-large-frames-ssv2": _published(
+        "ssv2", 64, 224, 32, 62.0, 87.5, "3f1rm2al8mhprwa/TimeSformer_divST_64_224_SSv2.pyth"
+    ),
+    "timesformer-8x32-howto100m": _published(
+        "howto100m", 8, 224, 32, 56.8, None, "9v8hcm88b9tc6ff/TimeSformer_divST_8x32_224_HowTo100M.pyth"
+    ),
+    "timesformer-32x32-howto100m": _published(
+        "howto100m", 32, 224, 32, 61.2, None, "4roflx4q1gscu85/TimeSformer_divST_32x32_224_HowTo100M.pyth"
+    ),
+    # The official README says 448 pixels for this one, the file's name and the configuration 224.
+    "timesformer-64x32-howto100m": _published(
+        "howto100m", 64, 224, 32, 62.2, None, "15bvqltl1j5vyp3/TimeSformer_divST_64x32_224_HowTo100M.pyth"
+    ),
+    "timesformer-96x32-howto100m": _published(
+        "howto100m", 96, 224, 32, 62.6, None, "t2mzgahnfhgakma/TimeSformer_divST_96x32_224_HowTo100M.pyth"
+    ),
+}
+# fmt: on
+"""Name -> checkpoint. Source: the official README's model zoo, and the organisation `facebook` on the Hugging Face Hub.
+
+They may be used under CC BY-NC 4.0.
+"""
+
+
+def fetch(name: str) -> Path:
+    """The folder of the zoo's `name`, or of `hf:ORGANISATION/MODEL`: from the cache, or from the Hugging Face Hub.
+
+    Raises `InputError` with the known names, with the address of what only exists as a file to download, or with what went
+    wrong on the way.
+    """
+    if name.startswith("hf:"):
+        return _fetch_repository(name.removeprefix("hf:"))
+    if name not in ZOO:
+        raise InputError(f"There is no file or folder {name}, and no published model of this name. Known: {', '.join(ZOO)}.")
+    published = ZOO[name]
+    if published.repository is None:
+        raise InputError(f"{name} is only published as a file: download {published.url} and load {published.file} by its path.")
+    return _fetch_repository(published.repository)
+
+
+def _fetch_repository(repository: str) -> Path:
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError as error:
+        raise InputError(
+            "Fetching models needs the package huggingface_hub: pip install timesformer_jax[pretrained]."
+        ) from error
+
+    files = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=files))
+        if not any(folder.glob("*.safetensors")):  # an older repository
+            folder = Path(snapshot_download(repository, allow_patterns=[*files[:2], "pytorch_model*"]))
+        if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*")):
+            raise InputError(
+                f"{repository} has no weights that can be read here, or its copy in the cache {folder} is not whole: connect, "
+                "and load it again."
+            )
+    except errors.LocalEntryNotFoundError as error:
+        raise InputError(
+            f"{repository} is not in the cache, and the Hugging Face Hub can't be reached: connect once, or give the path of a "
+            "copy."
+        ) from error
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"Can't fetch {repository} from the Hugging Face Hub: {reason}") from error
+    return folder
+
+
+def name_of(source: str) -> str | None:
+    """The name in `ZOO` that a source stands for, also by its repository."""
+    repositories = {f"hf:{row.repository}": name for name, row in ZOO.items() if row.repository}
+    return source if source in ZOO else repositories.get(source)
+
+
+def published_as(fields: Mapping[str, Any]) -> str | None:
+    """The checkpoint of these frames, size and classes, if they are a model's of base width and divided attention."""
+    for name, published in ZOO.items():
+        expected = {
+            "num_frames": published.num_frames,
+            "image_size": published.image_size,
+            "num_classes": DATASETS[published.dataset].num_classes,
+            "attention_type": "divided_space_time",
+            "embed_dim": 768,
+            "depth": 12,
+            "patch_size": 16,
+        }
+        if all(fields.get(field) == value for field, value in expected.items()):
+            return name
+    return None

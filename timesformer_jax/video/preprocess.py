@@ -1,0 +1,126 @@
+"""From a video to what a model was trained on: the official test views, with the constants of each checkpoint."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from timesformer_jax._typing import Float, Int, UInt8, ndarray
+from timesformer_jax.errors import InputError
+from timesformer_jax.interpolation import linear
+from timesformer_jax.video.decoding import sample_frames
+from timesformer_jax.video.geometry import scale_short_side, view_crop_offset
+from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
+from timesformer_jax.video.sampling import SAMPLINGS, test_clips
+
+CHANNEL_ORDERS = ("rgb", "bgr")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """What happens to a video before a model sees it; calling it with a path or with frames gives the model's input.
+
+    `num_frames` and `crop_size` (pixels, square) are the model's. `sampling`: a value of `SAMPLINGS`; `sampling_rate`: frames
+    at 30 fps from one sampled frame to the next, where it is "uniform". `mean` and `std` are per channel on the scale 0 to 1,
+    in the order that the model gets the channels in: `channel_order`, "rgb" or "bgr" (the official Something-Something
+    models). `short_side`: what a frame is scaled to where one centre crop is taken (None: `crop_size`); for three crops it
+    is always scaled to `crop_size`.
+
+    Raises `InputError` for values that can't work.
+
+    Source: official `datasets/kinetics.py`, `datasets/ssv2.py`, `datasets/utils.py`.
+    """
+
+    num_frames: int
+    crop_size: int
+    sampling: str = "uniform"
+    sampling_rate: float = 32.0
+    mean: Sequence[float] = OFFICIAL_MEAN
+    std: Sequence[float] = OFFICIAL_STD
+    channel_order: str = "rgb"
+    short_side: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # lists, in a file of JSON; the same numbers are to be equal
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        for name, choices in (("sampling", SAMPLINGS), ("channel_order", CHANNEL_ORDERS)):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        for name in ("num_frames", "crop_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0 < self.sampling_rate < math.inf:
+            raise InputError(f"sampling_rate must be above 0, got {self.sampling_rate}.")
+        if self.short_side is not None and self.short_side < self.crop_size:
+            raise InputError(f"short_side must be at least crop_size={self.crop_size}, got {self.short_side}.")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
+            raise InputError(f"mean and std must be three numbers, std positive, got {self.mean} and {self.std}.")
+
+    def __call__(
+        self, video: str | Path | Any, *, fps: float = 30.0, num_clips: int = 1, num_crops: int = 3
+    ) -> Float[ndarray, "views T S S 3"]:
+        """Views of a video file, or of all its frames uint8 `[frames, H, W, 3]` (RGB, at `fps`), normalised float32.
+
+        `views` is `num_clips * num_crops`, clip-major: `num_crops` 3 is along the long side, 1 is the centre.
+
+        Raises `InputError` for a number of views that can't be, `UnreadableVideoError` for a file without a frame.
+        """
+        if num_clips < 1 or num_crops not in (1, 3):
+            raise InputError(f"num_clips must be at least 1 and num_crops 1 or 3, got {num_clips} and {num_crops}.")
+        if isinstance(video, str | Path):
+            crops, indices = sample_frames(
+                video,
+                lambda count, own_fps: self.indices(count, own_fps, num_clips),
+                lambda frame: self.crops(frame, num_crops),
+            )
+        else:
+            frames = np.asarray(video)
+            if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+                raise InputError(f"Expected frames uint8 [frames, height, width, 3], got {frames.dtype} {frames.shape}.")
+            if not 0 < fps < math.inf:
+                raise InputError(f"fps must be above 0, got {fps}.")
+            indices = self.indices(len(frames), fps, num_clips)
+            crops = {index: self.crops(frames[index], num_crops) for index in np.unique(indices).tolist()}
+        views = np.stack([crops[index] for index in indices.reshape(-1).tolist()])  # [K T, crops, S, S, 3]
+        views = views.reshape(num_clips, self.num_frames, *views.shape[1:]).swapaxes(1, 2)  # [K, crops, T, S, S, 3]
+        return views.reshape(-1, *views.shape[2:])
+
+    def indices(self, num_video_frames: int, fps: float, num_clips: int) -> Int[ndarray, "num_clips T"]:
+        """Which frames make the test clips."""
+        return test_clips(
+            num_video_frames,
+            fps,
+            num_clips=num_clips,
+            num_frames=self.num_frames,
+            sampling=self.sampling,
+            sampling_rate=self.sampling_rate,
+        )
+
+    def crops(self, frame: UInt8[ndarray, "H W 3"], num_crops: int) -> Float[ndarray, "num_crops S S 3"]:
+        """One frame, scaled (bilinear, not antialiased), cut and normalised."""
+        height, width = frame.shape[:2]
+        scaled = scale_short_side(height, width, self.crop_size if num_crops == 3 else self.short_side or self.crop_size)
+        vertical, horizontal = (linear(old, new) for old, new in zip((height, width), scaled, strict=True))
+        pixels = (frame[..., ::-1] if self.channel_order == "bgr" else frame).astype(np.float32)
+        crops = []
+        for crop in range(3) if num_crops == 3 else [1]:
+            top, left = view_crop_offset(*scaled, self.crop_size, crop)
+            rows = vertical[top : top + self.crop_size].astype(np.float32)
+            columns = horizontal[left : left + self.crop_size].astype(np.float32)
+            part = np.tensordot(rows, pixels, axes=1)  # [S, H] [H, W, 3] -> [S, W, 3]
+            crops.append(np.einsum("xw,ywc->yxc", columns, part, optimize=True))
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (np.stack(crops) / np.float32(255) - mean) / std
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields as JSON holds them."""
+        values = dataclasses.asdict(self)
+        return {**values, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
+        """The inverse of `as_dict`; entries that it doesn't know are left out."""
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
