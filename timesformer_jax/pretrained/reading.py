@@ -108,7 +108,7 @@ def translate(tensors: Tensors, found: Recognised, num_heads: int) -> tuple[dict
     given: dict[str, np.ndarray] = {}
     parts: dict[str, dict[int, np.ndarray]] = {}
     problems, origins = [], {}
-    with ThreadPoolExecutor() as pool:  # most of the time goes into transposing, which needs no interpreter
+    with ThreadPoolExecutor(3) as pool:  # most of the time goes into transposing, which needs no interpreter
         arrays = pool.map(read, found.places)
         for (name, (row, path)), array in zip(found.places.items(), arrays, strict=True):
             first = origins.setdefault((path, row.part), name)
