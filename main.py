@@ -1,7 +1,8 @@
 """Trains and tests a TimeSformer on a data set: `python main.py --config=configs/moving_digits.py --workdir=runs/demo`.
 
-The job is `--mode=train` (goes on from the workdir's newest checkpoint if there is one, ends with a test) or `--mode=eval`
-(tests the newest checkpoint). Any field of the config can be given on the command line: `--config.train.batch_size=64`.
+The job is `--mode=train` (goes on from the workdir's newest checkpoint if there is one, ends with a test), `--mode=eval`
+(tests the newest checkpoint) or `--mode=show` (draws clips as the model gets them). Any field of the config can be given on
+the command line: `--config.train.batch_size=64`.
 """
 
 import functools
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
@@ -22,7 +24,18 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 import timesformer_jax as tsf
-from input_pipeline import ClipOptions, VideoDataset, open_dataset, prepare_training, test_batches, training_batches
+from input_pipeline import (
+    ClipOptions,
+    MixingOptions,
+    PixelOptions,
+    VideoDataset,
+    draw_clips,
+    mix_clips,
+    open_dataset,
+    prepare_training,
+    test_batches,
+    training_batches,
+)
 from timesformer_jax import evaluation, training
 from timesformer_jax.modeling import describe_model
 from timesformer_jax.video import Preprocess, normalize
@@ -31,7 +44,7 @@ log = logging.getLogger("timesformer_jax")
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration, such as configs/folder.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go; a folder or gs://...")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and test, or only test.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "show"], "Train and test, only test, or draw some clips.")
 
 SPLITS = ("train", "val")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -47,6 +60,8 @@ class Job:
         # Everything is checked before the data are prepared, which can take long.
         _check(config)
         model = tsf.TimeSformer(num_classes=1, **config.model)
+        pixels = PixelOptions(**config.pixels)
+        self.mixing = MixingOptions(**config.mixing)
         self.clips = ClipOptions(num_frames=model.num_frames, crop_size=_square(model), **config.clips)
         if not read_only:
             training.local_batch_size("train.batch_size", config.train.batch_size, self.mesh)
@@ -58,6 +73,7 @@ class Job:
         self.data: VideoDataset = open_dataset(**config.data)
         _report_files(self.data)
         self.model = model.clone(num_classes=len(self.data.label_names))
+        self.pixels = pixels.for_labels(self.data.label_names)
         self.normalize = functools.partial(normalize, mean=config.pixels.mean, std=config.pixels.std)
         self.score = evaluation.make_score_fn(
             model=self.model, normalize=self.normalize, average=config.eval.average, mesh=self.mesh
@@ -77,6 +93,7 @@ class Job:
             mean=config.pixels.mean,
             std=config.pixels.std,
             short_side=self.clips.test_short_side,
+            placement=self.clips.placement,
         )
         notes = {"preprocess": preprocess.as_dict()}
         self.checkpoints = training.Checkpoints(folder, description, notes=notes, read_only=read_only)
@@ -122,12 +139,15 @@ def train(job: Job) -> None:
         predictions = job.predict(state.params, "val", num_clips=1, num_crops=1)
         return {f"val/{name}": value for name, value in evaluation.accuracies(predictions).items()}
 
-    prepare = functools.partial(prepare_training, **config.pixels)
+    prepare = functools.partial(prepare_training, options=job.pixels)
+    mix = functools.partial(mix_clips, options=job.mixing) if job.mixing.mixes else None
+    if config.pixels.flip == "auto":
+        log.info("Flips are %s: %s label speaks of left or right.", job.pixels.flip, "no" if job.pixels.flip == "on" else "a")
     writer = _metric_writer(job.workdir)
     state = training.train(
         state=state,
         train_step=training.make_train_step(
-            model=job.model, optimizer=optimizer, prepare=prepare, seed=config.seed, mesh=job.mesh
+            model=job.model, optimizer=optimizer, prepare=prepare, mix=mix, seed=config.seed, mesh=job.mesh
         ),
         batches=training_batches(
             data,
@@ -162,6 +182,7 @@ def test(job: Job, params: Any, step: int) -> None:
         "num_videos": len(predictions.names),
         "num_left_out": len(job.data.left_out),
         **views,
+        "placement": job.clips.placement,
         "average": options.average,
         **evaluation.accuracies(predictions),
         "step": step,
@@ -180,6 +201,31 @@ def test(job: Job, params: Any, step: int) -> None:
         100 * results["top5"],
         job.workdir,
     )
+
+
+def show(job: Job, num_clips: int = 8) -> None:
+    """Draws the first clips that training and testing get, after all that happens to them: train.png, and one of the split."""
+    key, mix_key = jax.random.split(jax.random.key(job.config.seed))
+    batch = next(training_batches(job.data, "train", job.clips, batch_size=num_clips, seed=job.config.seed, first_example=0))
+    names = job.data.label_names
+    titles = [names[label] for label in batch["label"]]
+    video = prepare_training(key, jax.numpy.asarray(batch["video"]), options=job.pixels)
+    if job.mixing.mixes:
+        video, others, share = mix_clips(mix_key, video, jax.numpy.asarray(batch["label"]), options=job.mixing)
+        titles = [
+            f"{own}: {part:.0%}, {names[other]}: {1 - part:.0%}" for own, other, part in zip(titles, others, share, strict=True)
+        ]
+    pixels = np.asarray(video, np.float32) * np.asarray(job.pixels.std) + np.asarray(job.pixels.mean)
+    draw_clips(str(Path(job.workdir) / "train.png"), (255 * pixels.clip(0, 1)).round().astype(np.uint8), titles)
+    views = {"num_clips": 1, "num_crops": 1}
+    tested = next(test_batches(job.data, job.config.eval.split, job.clips, batch_size=num_clips, **views))
+    real = tested["mask"]
+    titles = [
+        f"{names[label]}: {name.decode(errors='replace')}"
+        for label, name in zip(tested["label"][real], tested["name"][real], strict=True)
+    ]
+    draw_clips(str(Path(job.workdir) / f"{job.config.eval.split}.png"), tested["video"][real, 0], titles)
+    log.info("See %s/train.png and %s.png.", job.workdir, job.config.eval.split)
 
 
 def _metric_writer(workdir: str) -> Any:
@@ -243,6 +289,8 @@ def run(config: Any, workdir: str, mode: str) -> None:
     try:
         if mode == "train":
             train(job)
+        elif mode == "show":
+            show(job)
         else:
             test(job, *job.checkpoints.restore_params(job.model, job.mesh))
     finally:

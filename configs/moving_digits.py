@@ -47,9 +47,21 @@ def get_config(label: str = "motion") -> ConfigDict:
                 "val_clips": 1_000,
                 "data_dir": config_dict.placeholder(str),
             },
-            "clips": {"sampling": "uniform", "sampling_rate": 1.0, "short_side": (32, 32)},
+            "clips": {"sampling": "uniform", "sampling_rate": 1.0, "short_side": (32, 32), "placement": "official"},
             # No flips: they would turn one motion into another, and a digit into none.
-            "pixels": {"flip": False, "mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)},
+            "pixels": {
+                "flip": "off",
+                "mean": (0.45, 0.45, 0.45),
+                "std": (0.225, 0.225, 0.225),
+                "brightness": 0.0,
+                "contrast": 0.0,
+                "saturation": 0.0,
+                "hue": 0.0,
+                "grey": 0.0,
+                "blur": 0.0,
+                "erase": 0.0,
+            },
+            "mixing": {"mixup": 0.0, "cutmix": 0.0},
             "train": {
                 "batch_size": 32,
                 "num_epochs": 2.0,

@@ -1,15 +1,22 @@
 """Videos on disk -> batches of uint8 clips: TFDS builders, one tf.data pipeline, augmentation on the device."""
 
 from input_pipeline.clips import ClipOptions, test_batches, training_batches
+from input_pipeline.contact_sheet import draw_clips
 from input_pipeline.datasets import DATASETS, VideoDataset, open_dataset
-from input_pipeline.on_device import prepare_training
+from input_pipeline.mixing import MixingOptions, mix_clips
+from input_pipeline.on_device import PixelOptions, prepare_training, sides_matter
 
 __all__ = [
     "DATASETS",
     "ClipOptions",
+    "MixingOptions",
+    "PixelOptions",
     "VideoDataset",
+    "draw_clips",
+    "mix_clips",
     "open_dataset",
     "prepare_training",
+    "sides_matter",
     "test_batches",
     "training_batches",
 ]

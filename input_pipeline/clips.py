@@ -18,6 +18,7 @@ from input_pipeline.datasets import VideoDataset
 from input_pipeline.frames import crop_frames, decode_frames, resize_frames
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import (
+    PLACEMENTS,
     SAMPLINGS,
     clip_frames,
     crop_offset,
@@ -40,7 +41,7 @@ class ClipOptions:
     `sampling`: "uniform" (a span of `sampling_rate * num_frames` frames at 30 fps; Kinetics) or "segments" (one frame of
     each of `num_frames` parts of the whole video; Something-Something). `short_side`: (smallest, largest) short side in
     pixels that training scales a frame to before the random crop of `crop_size`; the single centre crop of a test scales
-    to the smallest.
+    to the smallest. `placement`: where test clips begin, a key of `PLACEMENTS`.
     """
 
     num_frames: int
@@ -48,10 +49,13 @@ class ClipOptions:
     sampling: str
     sampling_rate: float
     short_side: tuple[int, int]
+    placement: str = "official"
 
     def __post_init__(self) -> None:
         if self.sampling not in SAMPLINGS:
             raise InputError(f"clips.sampling must be one of {', '.join(SAMPLINGS)}, got {self.sampling!r}.")
+        if self.placement not in PLACEMENTS:
+            raise InputError(f"clips.placement must be one of {', '.join(PLACEMENTS)}, got {self.placement!r}.")
         if not (
             isinstance(self.short_side, tuple)
             and len(self.short_side) == 2
@@ -103,6 +107,7 @@ class ClipOptions:
             num_frames=self.num_frames,
             sampling=self.sampling,
             sampling_rate=self.sampling_rate,
+            placement=self.placement,
         )
         scaled = scale_short_side(height, width, self.test_short_side if num_crops == 1 else self.crop_size)
         crops = range(3) if num_crops == 3 else [1]

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -109,7 +109,8 @@ class VideoFolder(tfds.core.GeneratorBasedBuilder):
     in places is kept and stands in `damaged`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar = {"1.1.0": "Videos of phones held sideways stand upright."}
     builder_config: VideoFolderConfig
 
     def _info(self) -> tfds.core.DatasetInfo:

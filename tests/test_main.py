@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -102,6 +103,44 @@ def test_a_run_is_loaded_with_all_that_belongs_to_it(trained: Path, made_clips: 
     for name, row in predictions(trained).items():
         best = dict(pretrained.predict(made_clips / name, num_clips=2, num_crops=3))
         assert best == pytest.approx(dict(row["best"]), abs=0.02)
+
+
+@pytest.mark.slow
+def test_a_run_with_every_change_of_pixels_and_both_mixes(tmp_path: Path, made_clips: Path, data_dir: str, caplog):
+    changes = {f"pixels.{name}": 0.3 for name in ("brightness", "contrast", "saturation", "hue", "grey", "blur", "erase")}
+    config = small_folder(
+        made_clips, data_dir, **changes, **{"mixing.mixup": 0.8, "mixing.cutmix": 1.0, "clips.placement": "centre"}
+    )
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        main.run(config, str(tmp_path), "train")
+    assert results(tmp_path)["placement"] == "centre"
+    assert tsf.load(tmp_path).preprocess.placement == "centre"
+    assert "Flips are on: no label speaks of left or right." in caplog.text
+
+
+def test_clips_can_be_looked_at(tmp_path: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch):
+    """As the model gets them: what is drawn of a test clip is what the pipeline made of it; mixed clips say of what."""
+    drawn = {}
+    draw = main.draw_clips
+
+    def note(path: str, clips: np.ndarray, titles: list[str]) -> None:
+        drawn[Path(path).name] = clips, titles
+        draw(path, clips, titles)
+
+    monkeypatch.setattr(main, "draw_clips", note)
+    main.run(small_folder(made_clips, data_dir, **{"mixing.cutmix": 1.0}), str(tmp_path), "show")
+    assert {path.name for path in tmp_path.glob("*.png")} == {"train.png", "val.png"} == drawn.keys()
+    clips, titles = drawn["train.png"]
+    assert clips.shape == (8, 8, 32, 32, 3)
+    assert all(re.fullmatch(r"(across|back|down): \d+%, (across|back|down): \d+%", title) for title in titles)
+    clips, titles = drawn["val.png"]
+    assert len(clips) == len(titles) == 3  # three videos, and nothing that fills the batch up
+    name = titles[0].partition(": ")[2]
+    crop = tsf.Preprocess(num_frames=8, crop_size=32, sampling_rate=8.0, mean=(0, 0, 0), std=(1, 1, 1))(
+        made_clips / name, num_crops=1
+    )
+    assert np.abs(crop[0] * 255 - clips[0]).mean() < 6  # but for JPEG
+    assert (tmp_path / "val.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_second_run_goes_on_and_ends_where_one_run_ends(tmp_path: Path, made_clips: Path, data_dir: str):

@@ -143,6 +143,7 @@ def test_training_uses_the_whole_range():
     ("changes", "words"),
     [
         ({"sampling": "all"}, "one of uniform, segments, got 'all'"),
+        ({"placement": "tiled"}, "one of official, centre, dense, got 'tiled'"),
         ({"short_side": (20, 30)}, "at least the model's image_size 24"),
         ({"short_side": 30}, "got 30"),
     ],

@@ -1,9 +1,14 @@
-"""Flips and normalisation on the device."""
+"""What happens to clips on the device: one draw a clip, within bounds, and nothing that wasn't asked for."""
+
+import colorsys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from input_pipeline import prepare_training
+from input_pipeline import PixelOptions, prepare_training, sides_matter
+from timesformer_jax.errors import InputError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
 
@@ -12,21 +17,132 @@ def random_clips() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (64, 3, 4, 6, 3), dtype=np.uint8)
 
 
-def expected(video: np.ndarray) -> np.ndarray:
-    return (video / 255.0 - MEAN) / STD
+PREPARE = jax.jit(prepare_training, static_argnames="options")
+
+
+def prepared(video: np.ndarray, *, seed: int = 0, **changes) -> np.ndarray:
+    """In [0, 1] again, as it was before the normalisation."""
+    options = PixelOptions(**{"flip": "off", "mean": MEAN, "std": STD, **changes})
+    return np.asarray(PREPARE(jax.random.key(seed), jnp.asarray(video), options=options)) * STD + MEAN
 
 
 def test_pixels_are_normalised_per_channel():
-    video = random_clips()
-    got = jax.jit(lambda key, v: prepare_training(key, v, flip=False, mean=MEAN, std=STD))(jax.random.key(0), video)
-    np.testing.assert_allclose(got, expected(video), atol=1e-5)
+    np.testing.assert_allclose(prepared(random_clips()), random_clips() / 255.0, atol=1e-5)
 
 
 def test_about_half_of_the_clips_are_mirrored_whole():
     video = random_clips()
-    got = np.asarray(prepare_training(jax.random.key(0), video, flip=True, mean=MEAN, std=STD))
-    plain, mirrored = expected(video), expected(video[:, :, :, ::-1])
+    got = prepared(video, flip="on")
+    plain, mirrored = video / 255.0, video[:, :, :, ::-1] / 255.0
     flipped = np.array([np.allclose(clip, mirror, atol=1e-5) for clip, mirror in zip(got, mirrored, strict=True)])
     straight = np.array([np.allclose(clip, same, atol=1e-5) for clip, same in zip(got, plain, strict=True)])
     assert (flipped ^ straight).all()  # all frames of a clip, or none
     assert 16 < flipped.sum() < 48
+
+
+def soft_clips(size: int = 4) -> np.ndarray:
+    """Far from black and white, so that nothing is cut off; two frames alike, the third different."""
+    clips = np.random.default_rng(1).integers(90, 160, (64, 3, size, size + 2, 3), dtype=np.uint8)
+    clips[:, 1] = clips[:, 0]
+    return clips
+
+
+def test_brightness_is_one_number_a_clip():
+    difference = prepared(soft_clips(), brightness=0.2) - soft_clips() / 255.0
+    numbers = difference.mean(axis=(1, 2, 3, 4))
+    np.testing.assert_allclose(difference, np.broadcast_to(numbers[:, None, None, None, None], difference.shape), atol=1e-5)
+    assert np.abs(numbers).max() <= 0.2
+    assert len(set(np.round(numbers, 4))) > 50
+    assert numbers.min() < -0.1 < 0.1 < numbers.max()
+
+
+def test_contrast_is_around_the_clip_s_mean():
+    video = soft_clips() / 255.0
+    got = prepared(soft_clips(), contrast=0.5)
+    mean = video.mean(axis=(1, 2, 3, 4), keepdims=True)
+    factors = ((got - mean) / (video - mean)).reshape(64, -1)
+    np.testing.assert_allclose(factors, np.broadcast_to(np.median(factors, axis=1, keepdims=True), factors.shape), rtol=2e-2)
+    middle = np.median(factors, axis=1)
+    assert 0.5 <= middle.min() < 0.7 < 1.3 < middle.max() <= 1.5
+
+
+@pytest.mark.parametrize(("change", "index"), [("saturation", 1), ("hue", 0)])
+def test_colours_in_hue_and_saturation(change: str, index: int):
+    """The value (brightness) stays, what is changed does so by the same amount in all frames of a clip."""
+    got = prepared(soft_clips(), **{change: 0.3})
+    pixels = (soft_clips() / 255.0)[:8, :, 0, 0], got[:8, :, 0, 0]
+    before, after = (np.array([[colorsys.rgb_to_hsv(*frame) for frame in clip] for clip in part]) for part in pixels)
+    np.testing.assert_allclose(before[..., 2], after[..., 2], atol=1e-4)
+    assert np.abs(before[..., index] - after[..., index]).max() > 0.03
+    np.testing.assert_allclose(after[:, 0], after[:, 1], atol=1e-5)  # the frames that are alike still are
+    assert np.abs(before[..., 1 - index] - after[..., 1 - index]).max() < 1e-3
+
+
+@pytest.mark.parametrize(("change", "share"), [("grey", 0.25), ("blur", 0.5), ("erase", 0.5)])
+def test_some_clips_are_changed_and_the_others_are_not(change: str, share: float):
+    video = soft_clips(12)
+    got = np.stack([prepared(video, seed=seed, **{change: share}) for seed in range(4)])
+    changed = np.abs(got - video / 255.0).max(axis=(2, 3, 4, 5)) > 1e-3
+    assert share - 0.1 < changed.mean() < share + 0.1
+    clip = got[0][changed[0]][0]
+    if change == "grey":
+        np.testing.assert_allclose(clip, np.broadcast_to(clip[..., :1], clip.shape), atol=1e-5)
+    elif change == "blur":
+        np.testing.assert_allclose(clip[0], clip[1], atol=1e-5)
+        assert clip.mean() == pytest.approx((video / 255.0)[changed[0]][0].mean(), abs=0.02)
+
+
+def test_the_same_box_is_erased_in_all_frames():
+    video = soft_clips(30)
+    got = prepared(video, erase=1.0)
+    boxes = np.abs(got - video / 255.0).max(axis=-1) > 1e-6  # [B, T, H, W]
+    np.testing.assert_array_equal(boxes.any(axis=1), boxes.all(axis=1))
+    shares = boxes[:, 0].mean(axis=(1, 2))
+    assert 0.01 < shares.min() < 0.1 < 0.25 < shares.max() < 0.36
+    for box in boxes[:, 0]:
+        rows, columns = box.any(axis=1), box.any(axis=0)
+        np.testing.assert_array_equal(box, rows[:, None] & columns[None])  # a box indeed
+        assert np.diff(np.flatnonzero(rows)).max(initial=1) == np.diff(np.flatnonzero(columns)).max(initial=1) == 1
+    centres = np.array([np.argwhere(box).mean(axis=0) for box in boxes[:, 0]])
+    assert (centres.std(axis=0) > 3).all()  # anywhere
+
+
+def test_the_same_key_gives_the_same_clips():
+    changes = {
+        "flip": "on",
+        "brightness": 0.3,
+        "contrast": 0.3,
+        "saturation": 0.3,
+        "hue": 0.1,
+        "grey": 0.2,
+        "blur": 0.5,
+        "erase": 0.5,
+    }
+    one, again, other = (prepared(soft_clips(12), seed=seed, **changes) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one, again)
+    assert (np.abs(one - other).max(axis=(1, 2, 3, 4)) > 1e-3).all()
+    assert np.isfinite(one).all()
+
+
+def test_labels_that_speak_of_sides():
+    assert sides_matter(["walking", "Pushing [something] from left to right"])
+    assert sides_matter(["move_left"])
+    assert sides_matter(["RIGHT"])
+    assert not sides_matter(["bright lights", "cleft", "lefty", "upright"])
+    auto = PixelOptions(flip="auto", mean=MEAN, std=STD)
+    assert auto.for_labels(["bright"]).flip == "on"
+    assert auto.for_labels(["turn right"]).flip == "off"
+    assert PixelOptions(flip="on", mean=MEAN, std=STD).for_labels(["turn right"]).flip == "on"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"flip": "yes"}, "pixels.flip must be auto, on or off, got 'yes'"),
+        ({"hue": 0.7}, r"pixels.hue must be from 0 to 0\.5, got 0\.7"),
+        ({"erase": -0.1}, "pixels.erase must be from 0 to 1"),
+    ],
+)
+def test_options_that_cannot_work(changes: dict, told: str):
+    with pytest.raises(InputError, match=told):
+        PixelOptions(**{"flip": "off", "mean": MEAN, "std": STD, **changes})

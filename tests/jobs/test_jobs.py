@@ -1,5 +1,6 @@
 """`timesformer predict` and `timesformer convert`, as they are typed."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -49,6 +50,16 @@ def test_a_table_for_people(checkpoint: Path, made_clips: Path, capsys: pytest.C
     assert [line.split()[1] for line in lines[1:]] == [prediction.label for prediction in best]
     assert lines[1].split()[0] == f"{best[0].probability:.2%}"
     assert sum(prediction.probability for prediction in best) == pytest.approx(1)
+
+
+def test_clips_from_the_middle(checkpoint: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+    video = str(made_clips / "down" / "0.mp4")
+    assert main(["predict", video, f"--checkpoint={checkpoint}", "--placement=centre", "--json"]) == 0
+    pretrained = tsf.load(checkpoint)
+    middle = dataclasses.replace(pretrained, preprocess=dataclasses.replace(pretrained.preprocess, placement="centre"))
+    best = dict(json.loads(capsys.readouterr().out)["best"])
+    assert best == pytest.approx(dict(middle.predict(video)), abs=1e-6)
+    assert best != pytest.approx(dict(pretrained.predict(video)), abs=1e-6)
 
 
 def test_broken_files_are_told_and_the_others_go_on(

@@ -177,3 +177,39 @@ def test_warm_up_then_cosine():
 def test_optimizers_that_cannot_work(changes: dict, words: str):
     with pytest.raises(tsf.InputError, match=words):
         optimizer(**changes)
+
+
+def test_the_loss_of_mixed_clips_is_that_of_both_labels_by_their_shares():
+    logits = jax.random.normal(jax.random.key(0), (4, 3))
+    labels, others = jnp.array([0, 1, 2, 0]), jnp.array([2, 2, 1, 0])
+    share = jnp.array([1.0, 0.25, 0.0, 0.5])
+    each = -jax.nn.log_softmax(logits)
+    expected = share * each[jnp.arange(4), labels] + (1 - share) * each[jnp.arange(4), others]
+    assert float(training.cross_entropy(logits, labels, others, share)) == pytest.approx(float(expected.mean()), abs=1e-6)
+    assert float(training.cross_entropy(logits, labels)) == pytest.approx(float(each[jnp.arange(4), labels].mean()), abs=1e-6)
+
+
+def test_a_step_on_mixed_clips():
+    """What is mixed is what the model sees, and loss and accuracy count both labels."""
+    model = MODEL.clone(drop_path_rate=0.0)
+    mesh = training.make_mesh(jax.devices()[:2])
+    sgd = optimizer()
+    (batch,) = batches(1)
+    share = jnp.linspace(0.0, 1.0, 16)
+
+    def normalised(key: jax.Array, video: jax.Array) -> jax.Array:
+        return normalize(video, (0.45,) * 3, (0.225,) * 3)
+
+    def mix(key: jax.Array, video: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return video[::-1], labels[::-1], share
+
+    step = training.make_train_step(model=model, optimizer=sgd, prepare=normalised, mix=mix, seed=0, mesh=mesh)
+    state = training.init_state(model, sgd, 0, mesh)
+    seen = normalised(jax.random.key(0), jnp.asarray(batch["video"]))[::-1]
+    logits = jax.jit(model.apply)({"params": state.params}, seen)
+    labels, others = jnp.asarray(batch["label"]), jnp.asarray(batch["label"][::-1].copy())
+    best = logits.argmax(axis=-1)
+    hits = jnp.where(best == labels, share, 0.0) + jnp.where(best == others, 1 - share, 0.0)
+    _, metrics = step(state, training.to_devices(batch, mesh))
+    assert float(metrics["loss"]) == pytest.approx(float(training.cross_entropy(logits, labels, others, share)), abs=1e-5)
+    assert float(metrics["top1"]) == pytest.approx(float(hits.mean()), abs=1e-6)

@@ -1,6 +1,7 @@
 """Video files of several codecs, damaged ones and such as are none."""
 
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,26 @@ def test_frames_keep_the_first_size_where_the_stream_changes_its_own(tmp_path: P
         frames = list(video.frames())
     assert len(frames) > 5
     assert {frame.shape for frame in frames} == {(48, 64, 3)}
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turns"),
+    [((0, 1, 0, -1, 0, 0), -1), ((-1, 0, 0, 0, -1, 0), 2), ((0, -1, 0, 1, 0, 0), 1), ((1, 0, 0, 0, 1, 0), 0)],
+    ids=["90 clockwise", "180", "90 counter-clockwise", "upright"],
+)
+def test_videos_of_phones_held_sideways_stand_upright(matrix: tuple[int, ...], turns: int, tmp_path: Path):
+    """The turn stands in the header, not in the pixels."""
+    upright = write_video(tmp_path / "a.mp4", moving_square(0, 0, num_frames=3))
+    with open_video(upright) as video:
+        expected = np.rot90(next(video.frames()), turns)
+    data = bytearray(upright.read_bytes())
+    place = data.index(b"tkhd") + 44  # behind version, times, id, length, layer and volume
+    data[place : place + 36] = struct.pack(">9i", *(65536 * value for value in matrix), 0, 0, 1 << 30)
+    upright.write_bytes(data)
+    with open_video(upright) as video:
+        turned = next(video.frames())
+    np.testing.assert_array_equal(turned, expected)
+    assert turned.flags.c_contiguous
 
 
 def test_a_title_in_another_encoding_does_no_harm(tmp_path: Path):

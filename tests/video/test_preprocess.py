@@ -1,5 +1,6 @@
 """From a video to a model's input: the official test transform, to the last digit."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -57,6 +58,15 @@ def test_views_are_clip_major():
     assert (views[0] != views[3]).any()
     centre = preprocess(FRAMES, num_clips=2, num_crops=1)
     np.testing.assert_array_equal(centre, views[[1, 4]])
+
+
+def test_tiles_are_as_many_as_it_takes():
+    preprocess = tsf.Preprocess(num_frames=4, crop_size=20, sampling_rate=3.0, placement="tiled")
+    views = preprocess(FRAMES, num_crops=1)
+    assert len(views) == 5  # 50 frames, 12 at a time
+    np.testing.assert_array_equal(views[0], dataclasses.replace(preprocess, placement="official")(FRAMES, num_crops=1)[0])
+    middle = dataclasses.replace(preprocess, placement="centre")(FRAMES, num_crops=1)
+    assert (middle[0] != views[0]).any()
 
 
 def test_channels_in_the_other_order():
@@ -140,6 +150,7 @@ def test_files_without_a_frame(broken_clips: Path):
     [
         ({"sampling": "dense"}, "sampling must be one of uniform, segments, got 'dense'"),
         ({"channel_order": "gbr"}, "channel_order must be one of rgb, bgr"),
+        ({"placement": "middle"}, "placement must be one of official, centre, dense, tiled"),
         ({"short_side": 7}, "short_side must be at least crop_size=8, got 7"),
         ({"std": (1.0, 0.0, 1.0)}, "std positive"),
         ({"mean": (0.5,)}, "three numbers"),

@@ -1,11 +1,15 @@
 """The frame samplers against the official ones, index by index."""
 
 import json
+import math
 
 import numpy as np
+import pytest
 
 from tests.support import GOLDEN
-from timesformer_jax.video import clip_frames, segment_bounds, segment_frames
+from timesformer_jax.video import PLACEMENTS, clip_frames, segment_bounds, segment_frames, test_clips, tiled_clips
+
+test_clips.__test__ = False  # a function of the library, not a test
 
 SAMPLING = json.loads((GOLDEN / "sampling.json").read_text())
 
@@ -40,3 +44,42 @@ def test_random_segments_reach_both_bounds_and_nothing_else():
 
 def test_a_short_video_repeats_its_last_frame():
     assert clip_frames(3, 30.0, num_frames=4, sampling_rate=2, start=0.7).tolist() == [0, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("placement", "num_clips", "first_frames"),
+    [
+        ("official", 1, [0]),
+        ("official", 3, [0, 20, 40]),  # never the end
+        ("centre", 1, [30]),  # the middle: 30 frames before, 30 behind
+        ("centre", 3, [10, 30, 50]),
+        ("dense", 1, [30]),
+        ("dense", 3, [0, 30, 60]),  # both ends
+    ],
+)
+def test_where_test_clips_begin(placement: str, num_clips: int, first_frames: list[int]):
+    """A video of 100 frames, clips that span 40 of them."""
+    span = {"num_frames": 4, "sampling": "uniform", "sampling_rate": 10.0}
+    clips = test_clips(100, 30.0, num_clips=num_clips, placement=placement, **span)
+    assert clips[:, 0].tolist() == first_frames
+    assert clips[:, -1].tolist() == [first + 39 for first in first_frames]
+
+
+def test_every_placement_is_tested():
+    assert {"official", "centre", "dense"} == PLACEMENTS.keys()
+
+
+@pytest.mark.parametrize(("num_video_frames", "fps"), [(100, 30.0), (120, 30.0), (121, 30.0), (100, 25.0), (3, 30.0)])
+def test_tiles_cover_the_video_once(num_video_frames: int, fps: float):
+    span = 40 * fps / 30
+    clips = tiled_clips(num_video_frames, fps, num_frames=4, sampling_rate=10.0)
+    assert len(clips) == math.ceil(num_video_frames / span)
+    for clip, frames in enumerate(clips):
+        assert frames[0] == math.floor(clip * span)
+        assert frames[-1] == min(math.floor((clip + 1) * span - 1), num_video_frames - 1)
+    assert clips.max() == num_video_frames - 1 or num_video_frames % span
+
+
+def test_one_tile_is_the_official_clip():
+    one = tiled_clips(40, 30.0, num_frames=4, sampling_rate=10.0)
+    np.testing.assert_array_equal(one[0], clip_frames(40, 30.0, num_frames=4, sampling_rate=10.0, start=0.0))

@@ -16,6 +16,9 @@ from timesformer_jax.training.sharding import replicated, split_batch
 Prepare = Callable[[Array, Array], Array]
 """(random key, uint8 video `[B, T, H, W, C]`) -> what the model gets, on the device."""
 
+Mix = Callable[[Array, Array, Array], tuple[Array, Array, Array]]
+"""(random key, prepared video, labels `[B]`) -> mixed video, each clip's other label `[B]`, the share of its own `[B]`."""
+
 Metrics = dict[str, Array]
 
 
@@ -40,34 +43,56 @@ def init_state(model: TimeSformer, optimizer: optax.GradientTransformation, seed
     return jax.jit(init, out_shardings=replicated(mesh))()
 
 
-def cross_entropy(logits: Float[Array, "B classes"], labels: Int[Array, "B"]) -> Float[Array, ""]:
-    """Mean cross-entropy of the batch."""
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+def cross_entropy(
+    logits: Float[Array, "B classes"],
+    labels: Int[Array, "B"],
+    other_labels: Int[Array, "B"] | None = None,
+    share: Float[Array, "B"] | float = 1.0,
+) -> Float[Array, ""]:
+    """Mean cross-entropy of the batch; of mixed clips that to both labels, by their shares."""
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if other_labels is not None:
+        others = optax.losses.softmax_cross_entropy_with_integer_labels(logits, other_labels)
+        losses = share * losses + (1 - share) * others
+    return losses.mean()
 
 
 def make_train_step(
-    *, model: TimeSformer, optimizer: optax.GradientTransformation, prepare: Prepare, seed: int, mesh: Mesh
+    *,
+    model: TimeSformer,
+    optimizer: optax.GradientTransformation,
+    prepare: Prepare,
+    mix: Mix | None = None,
+    seed: int,
+    mesh: Mesh,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
     """A function (state, batch) -> (state, metrics); the old state's memory is reused.
 
     The batch has `video` (uint8 `[B, T, H, W, C]`) and `label` (int32 `[B]`), split over the mesh. Metrics are replicated
-    scalars over the whole batch: `loss`, `top1`, `grad_norm`.
+    scalars over the whole batch: `loss`, `top1`, `grad_norm`. Where clips are mixed, `top1` counts either label by its share.
     """
 
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         prepare_key, dropout_key = jax.random.split(key)
-        video = prepare(prepare_key, batch["video"])
+        video, labels = prepare(prepare_key, batch["video"]), batch["label"]
+        others, share = None, 1.0
+        if mix is not None:
+            video, others, share = mix(jax.random.fold_in(prepare_key, 1), video, labels)
 
         def loss_and_logits(params: Any) -> tuple[Array, Array]:
             logits: Any = model.apply({"params": params}, video, train=True, rngs={"dropout": dropout_key})
-            return cross_entropy(logits, batch["label"]), logits
+            return cross_entropy(logits, labels, others, share), logits
 
         (loss, logits), grads = jax.value_and_grad(loss_and_logits, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        best = logits.argmax(axis=-1)
+        hits = share * (best == labels).astype(jnp.float32)
+        if others is not None:
+            hits += (1 - share) * (best == others).astype(jnp.float32)
         metrics = {
             "loss": loss,
-            "top1": (logits.argmax(axis=-1) == batch["label"]).astype(jnp.float32).mean(),
+            "top1": hits.mean(),
             "grad_norm": optax.tree.norm(grads),
         }
         params = optax.apply_updates(state.params, updates)

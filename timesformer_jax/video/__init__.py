@@ -5,9 +5,18 @@ from timesformer_jax.video.files import VIDEO_SUFFIXES, find_videos
 from timesformer_jax.video.geometry import crop_offset, scale_short_side, view_crop_offset
 from timesformer_jax.video.pixels import normalize
 from timesformer_jax.video.preprocess import Preprocess
-from timesformer_jax.video.sampling import SAMPLINGS, clip_frames, segment_bounds, segment_frames, test_clips
+from timesformer_jax.video.sampling import (
+    PLACEMENTS,
+    SAMPLINGS,
+    clip_frames,
+    segment_bounds,
+    segment_frames,
+    test_clips,
+    tiled_clips,
+)
 
 __all__ = [
+    "PLACEMENTS",
     "SAMPLINGS",
     "VIDEO_SUFFIXES",
     "Preprocess",
@@ -23,5 +32,6 @@ __all__ = [
     "segment_bounds",
     "segment_frames",
     "test_clips",
+    "tiled_clips",
     "view_crop_offset",
 ]

@@ -49,7 +49,8 @@ class VideoFile:
         `only`: the indices of those that are wanted (all by default); the others are decoded, since frames build on each
         other, but not converted.
 
-        All have the first frame's size, also where the stream changes its own midway.
+        All have the first frame's size, also where the stream changes its own midway, and stand upright where a phone was held
+        sideways and says so.
 
         Raises `UnreadableVideoError` where not one frame can be decoded.
         """
@@ -72,7 +73,8 @@ class VideoFile:
                 self.num_damaged += 1
                 continue
             self.num_decoded += 1
-            yield rgb
+            turns = round(frame.rotation / 90) % 4  # counter-clockwise
+            yield np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
         if not self.num_decoded:
             raise UnreadableVideoError(self._path, "it holds no frame that can be decoded")
 

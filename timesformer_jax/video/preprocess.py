@@ -14,7 +14,7 @@ from timesformer_jax.interpolation import linear
 from timesformer_jax.video.decoding import sample_frames
 from timesformer_jax.video.geometry import scale_short_side, view_crop_offset
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
-from timesformer_jax.video.sampling import SAMPLINGS, test_clips
+from timesformer_jax.video.sampling import PLACEMENTS, SAMPLINGS, test_clips, tiled_clips
 
 CHANNEL_ORDERS = ("rgb", "bgr")
 
@@ -27,7 +27,8 @@ class Preprocess:
     at 30 fps from one sampled frame to the next, where it is "uniform". `mean` and `std` are per channel on the scale 0 to 1,
     in the order that the model gets the channels in: `channel_order`, "rgb" or "bgr" (the official Something-Something
     models). `short_side`: what a frame is scaled to where one centre crop is taken (None: `crop_size`); for three crops it
-    is always scaled to `crop_size`.
+    is always scaled to `crop_size`. `placement`: where test clips begin, a key of `PLACEMENTS`; or "tiled", as many clips as
+    cover the video.
 
     Raises `InputError` for values that can't work.
 
@@ -42,11 +43,13 @@ class Preprocess:
     std: Sequence[float] = OFFICIAL_STD
     channel_order: str = "rgb"
     short_side: int | None = None
+    placement: str = "official"
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # lists, in a file of JSON; the same numbers are to be equal
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
-        for name, choices in (("sampling", SAMPLINGS), ("channel_order", CHANNEL_ORDERS)):
+        placements = (*PLACEMENTS, "tiled")
+        for name, choices in (("sampling", SAMPLINGS), ("channel_order", CHANNEL_ORDERS), ("placement", placements)):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         for name in ("num_frames", "crop_size"):
@@ -64,7 +67,8 @@ class Preprocess:
     ) -> Float[ndarray, "views T S S 3"]:
         """Views of a video file, or of all its frames uint8 `[frames, H, W, 3]` (RGB, at `fps`), normalised float32.
 
-        `views` is `num_clips * num_crops`, clip-major: `num_crops` 3 is along the long side, 1 is the centre.
+        `views` is `num_clips * num_crops`, clip-major: `num_crops` 3 is along the long side, 1 is the centre. (With placement
+        "tiled" the video's length decides on the number of clips.)
 
         Raises `InputError` for a number of views that can't be, `UnreadableVideoError` for a file without a frame.
         """
@@ -85,11 +89,13 @@ class Preprocess:
             indices = self.indices(len(frames), fps, num_clips)
             crops = {index: self.crops(frames[index], num_crops) for index in np.unique(indices).tolist()}
         views = np.stack([crops[index] for index in indices.reshape(-1).tolist()])  # [K T, crops, S, S, 3]
-        views = views.reshape(num_clips, self.num_frames, *views.shape[1:]).swapaxes(1, 2)  # [K, crops, T, S, S, 3]
+        views = views.reshape(*indices.shape, *views.shape[1:]).swapaxes(1, 2)  # [K, crops, T, S, S, 3]
         return views.reshape(-1, *views.shape[2:])
 
     def indices(self, num_video_frames: int, fps: float, num_clips: int) -> Int[ndarray, "num_clips T"]:
-        """Which frames make the test clips."""
+        """Which frames make the test clips; "tiled" ones are as many as it takes."""
+        if self.placement == "tiled" and self.sampling == "uniform":
+            return tiled_clips(num_video_frames, fps, num_frames=self.num_frames, sampling_rate=self.sampling_rate)
         return test_clips(
             num_video_frames,
             fps,
@@ -97,6 +103,7 @@ class Preprocess:
             num_frames=self.num_frames,
             sampling=self.sampling,
             sampling_rate=self.sampling_rate,
+            placement=self.placement,
         )
 
     def crops(self, frame: UInt8[ndarray, "H W 3"], num_crops: int) -> Float[ndarray, "num_crops S S 3"]:

@@ -1,5 +1,8 @@
 """Which frames of a video make a clip: the official samplers, as index arithmetic."""
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
 from timesformer_jax._typing import Int, ndarray
@@ -47,16 +50,43 @@ SAMPLINGS = ("uniform", "segments")
 """`sampling` -> a span of `sampling_rate * num_frames` frames at 30 fps (Kinetics), or one frame of each of `num_frames` parts
 of the whole video (Something-Something)."""
 
+PLACEMENTS: dict[str, Callable[[int, int], float]] = {
+    "official": lambda clip, num_clips: clip / num_clips,
+    "centre": lambda clip, num_clips: (clip + 0.5) / num_clips,
+    "dense": lambda clip, num_clips: clip / (num_clips - 1) if num_clips > 1 else 0.5,
+}
+"""`placement` -> where test clip k of K begins, 0 at the first frame and 1 so that it ends with the video.
+
+"official": the first clip begins with the video, the last doesn't reach its end (`datasets/decoder.py`, `get_start_end_idx`).
+"centre": in the middle of K equal parts; with one clip the middle of the video, as the paper says it tests. "dense": from the
+first frame to the last. "tiled", besides these, isn't K clips: see `tiled_clips`.
+"""
+
 
 def test_clips(
-    num_video_frames: int, fps: float, *, num_clips: int, num_frames: int, sampling: str, sampling_rate: float
+    num_video_frames: int,
+    fps: float,
+    *,
+    num_clips: int,
+    num_frames: int,
+    sampling: str,
+    sampling_rate: float,
+    placement: str,
 ) -> Int[ndarray, "num_clips num_frames"]:
     """Indices of the frames of every test clip of a video; those of "segments" are all the same."""
     if sampling == "segments":
         return np.stack([segment_frames(num_video_frames, num_frames=num_frames)] * num_clips)
-    return np.stack(
-        [
-            clip_frames(num_video_frames, fps, num_frames=num_frames, sampling_rate=sampling_rate, start=k / num_clips)
-            for k in range(num_clips)
-        ]
-    )
+    starts = [PLACEMENTS[placement](clip, num_clips) for clip in range(num_clips)]
+    span = {"num_frames": num_frames, "sampling_rate": sampling_rate}
+    return np.stack([clip_frames(num_video_frames, fps, start=start, **span) for start in starts])
+
+
+def tiled_clips(
+    num_video_frames: int, fps: float, *, num_frames: int, sampling_rate: float
+) -> Int[ndarray, "num_clips num_frames"]:
+    """As many clips side by side as cover the whole video, none overlapping; the last one repeats the last frame where it
+    reaches beyond the end. The paper tests HowTo100M so (Table 8)."""
+    span = sampling_rate * num_frames * fps / TARGET_FPS
+    firsts = np.arange(max(math.ceil(num_video_frames / span), 1)) * span
+    frames = np.linspace(firsts, firsts + span - 1, num_frames, axis=1)
+    return np.floor(np.clip(frames, 0, num_video_frames - 1)).astype(np.int64)

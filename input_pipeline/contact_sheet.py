@@ -1,0 +1,34 @@
+"""Clips as a picture to look at: one strip of frames each, with its label."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from timesformer_jax._typing import UInt8, ndarray
+from timesformer_jax.errors import InputError
+
+
+def draw_clips(path: str, clips: UInt8[ndarray, "B T H W 3"], titles: Sequence[str]) -> None:
+    """Writes a PNG with a row for each clip, its frames from left to right and its title above.
+
+    Raises `InputError` where matplotlib isn't installed, or `path` can't be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("Drawing needs matplotlib, which is not installed: pip install timesformer_jax[plots].") from error
+
+    count, num_frames, height, width, _ = clips.shape
+    strips = np.full((count, height, num_frames * (width + 2), 3), 255, np.uint8)
+    for frame in range(num_frames):
+        strips[:, :, frame * (width + 2) : frame * (width + 2) + width] = clips[:, frame]
+    across = 12.0  # inches
+    figure = Figure(figsize=(across, count * (across * height / strips.shape[2] + 0.3)), layout="constrained")
+    for axis, strip, title in zip(figure.subplots(count, 1, squeeze=False)[:, 0], strips, titles, strict=True):
+        axis.imshow(strip, interpolation="nearest")
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.axis("off")
+    try:
+        figure.savefig(path, dpi=100)
+    except OSError as error:
+        raise InputError(f"Can't write {path}: {error.strerror}.") from error
