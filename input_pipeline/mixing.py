@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from input_pipeline.boxes import inside_box
 from timesformer_jax._typing import Array, Float, Int, PRNGKeyArray
 from timesformer_jax.errors import InputError
 
@@ -69,11 +70,7 @@ def mix_clips(
 def _box(key: PRNGKeyArray, share: Float[Array, ""], height: int, width: int) -> Array:
     """bool `[H, W]`: a box of the picture's proportions that covers 1 - share of it, but for what hangs over the border."""
     row_key, column_key = jax.random.split(key)
-    side = jnp.sqrt(1 - share)
-
-    def inside(key: PRNGKeyArray, length: int) -> Array:
-        centre, half = jax.random.uniform(key) * length, side * length / 2
-        places = jnp.arange(length, dtype=jnp.float32) + 0.5
-        return (places >= centre - half) & (places < centre + half)
-
-    return inside(row_key, height)[:, None] & inside(column_key, width)[None, :]
+    box_height, box_width = jnp.sqrt(1 - share) * height, jnp.sqrt(1 - share) * width
+    top = jax.random.uniform(row_key) * height - box_height / 2
+    left = jax.random.uniform(column_key) * width - box_width / 2
+    return inside_box((height, width), top, left, box_height, box_width)

@@ -4,16 +4,19 @@ Every random number is drawn once a clip, so that all frames of a clip change al
 """
 
 import dataclasses
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import dm_pix as pix
 import jax
 import jax.numpy as jnp
 
+from input_pipeline.boxes import inside_box
 from timesformer_jax._typing import Array, Float, PRNGKeyArray, UInt8
 from timesformer_jax.errors import InputError
-from timesformer_jax.video import normalize
+from timesformer_jax.video import standardize
 
 LEFT_OR_RIGHT = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
 
@@ -70,66 +73,56 @@ def prepare_training(
     key: PRNGKeyArray, video: UInt8[Array, "B T H W 3"], *, options: PixelOptions
 ) -> Float[Array, "B T H W 3"]:
     """Changes each clip by `options` (whose `flip` is decided) and normalises it."""
-    changes = _changes(options)
-    if not changes and not options.erase:
-        return normalize(video, options.mean, options.std)
+    change_key, erase_key = jax.random.split(key)
+    clips = jnp.asarray(video, jnp.float32) / 255.0
+    wanted = [(change, amount) for name, change in CHANGES.items() if (amount := getattr(options, name)) not in (0, "off")]
 
-    def prepare(key: PRNGKeyArray, clip: Array) -> Array:
-        for change in changes:
+    def change_all(key: PRNGKeyArray, clip: Array) -> Array:
+        for change, amount in wanted:
             key, own = jax.random.split(key)
             with jax.numpy_dtype_promotion("standard"):  # dm-pix mixes bools and floats
-                clip = change(own, clip)
-        clip = (jnp.clip(clip, 0.0, 1.0) - jnp.asarray(options.mean, jnp.float32)[None, None, None]) / jnp.asarray(
-            options.std, jnp.float32
-        )[None, None, None]
-        return _erase(key, clip, options.erase) if options.erase else clip
+                clip = jnp.clip(change(own, clip, amount), 0.0, 1.0)
+        return clip
 
-    keys = jax.random.split(key, video.shape[0])
-    return jax.vmap(prepare)(keys, jnp.asarray(video, jnp.float32) / 255.0)
-
-
-def _changes(options: PixelOptions) -> list:
-    """The functions (key, clip `[T, H, W, 3]` in [0, 1]) -> clip that `options` ask for, in order."""
-    share = {name: getattr(options, name) for name in (*_SHARES, "hue")}
-    changes = []
-    if options.flip == "on":
-        changes.append(pix.random_flip_left_right)
-    if share["brightness"]:
-        changes.append(lambda key, clip: pix.random_brightness(key, clip, share["brightness"]))
-    if share["contrast"]:
-        changes.append(lambda key, clip: _random_contrast(key, clip, share["contrast"]))
-    if share["saturation"]:
-        low, high = 1 - share["saturation"], 1 + share["saturation"]
-        changes.append(lambda key, clip: pix.random_saturation(key, jnp.clip(clip, 0.0, 1.0), low, high))
-    if share["hue"]:
-        changes.append(lambda key, clip: pix.random_hue(key, jnp.clip(clip, 0.0, 1.0), share["hue"]))
-    if share["grey"]:
-        changes.append(lambda key, clip: _sometimes(key, share["grey"], clip, lambda _: _grey(clip)))
-    if share["blur"]:
-        changes.append(lambda key, clip: _sometimes(key, share["blur"], clip, lambda own: _blur(own, clip)))
-    return changes
+    if wanted:
+        clips = jax.vmap(change_all)(jax.random.split(change_key, len(clips)), clips)
+    clips = standardize(clips, options.mean, options.std)
+    if options.erase:
+        erase = functools.partial(_erase, probability=options.erase)
+        clips = jax.vmap(erase)(jax.random.split(erase_key, len(clips)), clips)
+    return clips
 
 
-def _sometimes(key: PRNGKeyArray, probability: float, clip: Array, change) -> Array:
-    whether, own = jax.random.split(key)
-    return jnp.where(jax.random.bernoulli(whether, probability), change(own), clip)
-
-
-def _grey(clip: Array) -> Array:
-    return jnp.broadcast_to(pix.rgb_to_grayscale(clip), clip.shape)
-
-
-def _random_contrast(key: PRNGKeyArray, clip: Array, share: float) -> Array:
+def _contrast(key: PRNGKeyArray, clip: Array, share: float) -> Array:
     """Around the clip's mean, not each frame's: frames of a clip must not drift apart."""
     factor = jax.random.uniform(key, (), minval=1 - share, maxval=1 + share)
     mean = clip.mean()
     return (clip - mean) * factor + mean
 
 
-def _blur(key: PRNGKeyArray, clip: Array) -> Array:
-    sigma = jax.random.uniform(key, (), minval=0.1, maxval=2.0)
+def _grey(key: PRNGKeyArray, clip: Array, probability: float) -> Array:
+    grey = jnp.broadcast_to(pix.rgb_to_grayscale(clip), clip.shape)
+    return jnp.where(jax.random.bernoulli(key, probability), grey, clip)
+
+
+def _blur(key: PRNGKeyArray, clip: Array, probability: float) -> Array:
+    whether, sigma_key = jax.random.split(key)
+    sigma = jax.random.uniform(sigma_key, (), minval=0.1, maxval=2.0)
     border = ((0, 0), (4, 4), (4, 4), (0, 0))  # repeated, where dm-pix would take black
-    return jnp.asarray(pix.gaussian_blur(jnp.pad(clip, border, mode="edge"), sigma, kernel_size=9, padding="VALID"))
+    blurred = pix.gaussian_blur(jnp.pad(clip, border, mode="edge"), sigma, kernel_size=9, padding="VALID")
+    return jnp.where(jax.random.bernoulli(whether, probability), jnp.asarray(blurred), clip)
+
+
+CHANGES: dict[str, Callable[..., Any]] = {
+    "flip": lambda key, clip, on: pix.random_flip_left_right(key, clip),
+    "brightness": pix.random_brightness,
+    "contrast": _contrast,
+    "saturation": lambda key, clip, share: pix.random_saturation(key, clip, 1 - share, 1 + share),
+    "hue": pix.random_hue,
+    "grey": _grey,
+    "blur": _blur,
+}
+"""Field of `PixelOptions` -> (key, clip `[T, H, W, 3]` in [0, 1], its value) -> changed clip; they happen in this order."""
 
 
 def _erase(key: PRNGKeyArray, clip: Float[Array, "T H W 3"], probability: float) -> Float[Array, "T H W 3"]:
@@ -140,15 +133,8 @@ def _erase(key: PRNGKeyArray, clip: Float[Array, "T H W 3"], probability: float)
     ratio = jnp.exp(jax.random.uniform(ratio_key, (), minval=jnp.log(0.3), maxval=jnp.log(1 / 0.3)))
     box_height = jnp.minimum(jnp.sqrt(area * ratio), 1.0) * height
     box_width = jnp.minimum(jnp.sqrt(area / ratio), 1.0) * width
-    inside = _box(height, width, top_key, left_key, box_height, box_width)
-    noise = jax.random.normal(noise_key, clip.shape)
-    return jnp.where(inside[None, :, :, None] & jax.random.bernoulli(whether, probability), noise, clip)
-
-
-def _box(height: int, width: int, top_key: PRNGKeyArray, left_key: PRNGKeyArray, box_height: Array, box_width: Array) -> Array:
-    """bool `[H, W]`: a box that lies within the picture, anywhere."""
     top = jax.random.uniform(top_key) * (height - box_height)
     left = jax.random.uniform(left_key) * (width - box_width)
-    rows, columns = jnp.arange(height, dtype=jnp.float32) + 0.5, jnp.arange(width, dtype=jnp.float32) + 0.5
-    in_rows, in_columns = (rows >= top) & (rows < top + box_height), (columns >= left) & (columns < left + box_width)
-    return in_rows[:, None] & in_columns[None, :]
+    inside = inside_box((height, width), top, left, box_height, box_width)
+    noise = jax.random.normal(noise_key, clip.shape)
+    return jnp.where(inside[None, :, :, None] & jax.random.bernoulli(whether, probability), noise, clip)

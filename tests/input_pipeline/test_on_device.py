@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import PixelOptions, prepare_training, sides_matter
+from input_pipeline.on_device import CHANGES
 from timesformer_jax.errors import InputError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
@@ -146,3 +147,8 @@ def test_labels_that_speak_of_sides():
 def test_options_that_cannot_work(changes: dict, told: str):
     with pytest.raises(InputError, match=told):
         PixelOptions(**{"flip": "off", "mean": MEAN, "std": STD, **changes})
+
+
+def test_every_option_has_its_change():
+    fields = set(PixelOptions.__dataclass_fields__) - {"mean", "std", "erase"}
+    assert CHANGES.keys() == fields

@@ -196,7 +196,7 @@ def test_scanned_blocks_drop_independently(scan_layers: bool):
     assert float(jnp.abs(first - second).max()) > 1e-3
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_blocks_do_not_drop_alike(scan_layers: bool):
     """With two equal blocks in the middle, of equal rates: what they add to a clip's tokens is dropped in one and kept in the
     other, sooner or later."""

@@ -95,8 +95,12 @@ def test_random_draws_follow_from_the_seed_and_the_step():
     sgd = optimizer(name="sgd", schedule="constant", learning_rate=1e-9, warmup_steps=0)
     batch = training.to_devices(batches(1)[0], mesh)
 
+    @functools.cache
+    def step_of(seed: int):
+        return training.make_train_step(model=MODEL, optimizer=sgd, prepare=prepare, seed=seed, mesh=mesh)
+
     def losses(seed: int) -> list[float]:
-        step = training.make_train_step(model=MODEL, optimizer=sgd, prepare=prepare, seed=seed, mesh=mesh)
+        step = step_of(seed)
         state, values = training.init_state(MODEL, sgd, 0, mesh), []
         for _ in range(2):
             state, metrics = step(state, batch)

@@ -3,7 +3,7 @@
 from timesformer_jax.video.decoding import UnreadableVideoError, VideoFile, open_video, sample_frames
 from timesformer_jax.video.files import VIDEO_SUFFIXES, find_videos
 from timesformer_jax.video.geometry import crop_offset, scale_short_side, view_crop_offset
-from timesformer_jax.video.pixels import normalize
+from timesformer_jax.video.pixels import normalize, standardize
 from timesformer_jax.video.preprocess import Preprocess
 from timesformer_jax.video.sampling import (
     PLACEMENTS,
@@ -31,6 +31,7 @@ __all__ = [
     "scale_short_side",
     "segment_bounds",
     "segment_frames",
+    "standardize",
     "test_clips",
     "tiled_clips",
     "view_crop_offset",

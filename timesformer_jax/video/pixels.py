@@ -18,6 +18,11 @@ def normalize(
     Source: official `datasets/utils.py`, `tensor_normalize`. The official order is normalise, then resize; resizing first
     is the same but for rounding, since the weights of a bilinear average sum to 1.
     """
+    return standardize(jnp.asarray(video, jnp.float32) / 255.0, mean, std).astype(dtype)
+
+
+def standardize(video: Float[Array, "*batch C"], mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "*batch C"]:
+    """(video - mean) / std per channel, of pixels on the scale 0 to 1."""
     shape = (1,) * (video.ndim - 1) + (-1,)
     offset, scale = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (mean, std))
-    return ((jnp.asarray(video, jnp.float32) / 255.0 - offset) / scale).astype(dtype)
+    return (video - offset) / scale
