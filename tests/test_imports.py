@@ -104,7 +104,7 @@ def test_every_room_has_its_rule():
         ("tensorflow", ["input_pipeline/_tensorflow.py"]),
         ("tensorflow_datasets", ["input_pipeline/_tensorflow.py"]),
         ("torch", ["timesformer_jax/pretrained/formats.py"]),
-        ("safetensors", ["timesformer_jax/pretrained/formats.py", "timesformer_jax/pretrained/saving.py"]),
+        ("safetensors", ["timesformer_jax/pretrained/formats.py"]),
         ("huggingface_hub", ["timesformer_jax/pretrained/zoo.py"]),
         ("matplotlib", ["input_pipeline/contact_sheet.py", "timesformer_jax/jobs/cost.py"]),
         ("av", ["timesformer_jax/video/decoding.py"]),

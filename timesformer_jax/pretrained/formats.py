@@ -31,13 +31,7 @@ class Tensors(NamedTuple):
 
 def open_safetensors(paths: list[Path]) -> Tensors:
     """One file, or the parts of one model."""
-    try:
-        from safetensors import safe_open
-    except ImportError as error:
-        raise InputError(
-            "Reading .safetensors needs the package safetensors: pip install timesformer_jax[pretrained]."
-        ) from error
-
+    safe_open = import_safetensors("Reading").safe_open
     where: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     notes: dict[str, Any] = {}
@@ -102,9 +96,25 @@ def open_zip(paths: list[Path]) -> Tensors:
         names = archive.namelist()
     if names and all(name.endswith(".npy") for name in names):
         return open_npz(paths)
+    if any(Path(name).name == "constants.pkl" for name in names):
+        raise InputError(
+            f"{paths[0]} is a TorchScript program, which is code: save its state_dict() with torch.save or safetensors, or use "
+            "the model's Hugging Face folder (openai/clip-vit-base-patch16, for example)."
+        )
     if any(name.endswith("data.pkl") for name in names):
         return open_torch(paths)
     raise InputError(f"{paths[0]} is a zip archive without weights, of {', '.join(names[:5]) or 'nothing'}.")
+
+
+def import_safetensors(doing: str) -> Any:
+    """The package safetensors, or a sentence that says how to get it."""
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise InputError(
+            f"{doing} .safetensors needs the package safetensors: pip install timesformer_jax[pretrained]."
+        ) from error
+    return safetensors
 
 
 def import_torch(what: str) -> Any:
@@ -120,13 +130,6 @@ def _torch_load(torch: Any, path: Path) -> Any:
     import argparse
 
     with broken(path, "PyTorch"):
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
-                    raise InputError(
-                        f"{path} is a TorchScript program, which is code: save its state_dict() with torch.save or "
-                        "safetensors, or use the model's Hugging Face folder (openai/clip-vit-base-patch16, for example)."
-                    )
         try:
             with torch.serialization.safe_globals([argparse.Namespace]):  # plain values, in many published files
                 return torch.load(path, map_location="cpu", weights_only=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,8 @@ class Prediction(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(model: TimeSformer, params: Any, video: Array) -> Array:
-    return model.apply({"params": params}, video)  # type: ignore[return-value]  # without mutable collections it is one array
+    logits: Any = model.apply({"params": params}, video)
+    return logits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +76,3 @@ class Pretrained:
     def label(self, number: int) -> str:
         """A class's name."""
         return f"class {number}" if self.labels is None else self.labels[number]
-
-    def with_labels(self, labels: Sequence[str]) -> "Pretrained":
-        """The same with other names."""
-        return dataclasses.replace(self, labels=tuple(labels))

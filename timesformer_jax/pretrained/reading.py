@@ -28,15 +28,13 @@ class Recognised(NamedTuple):
 
 
 def recognise(tensors: Tensors, source: str, kind_name: str | None = None) -> Recognised:
-    """The kind most of whose rows the file has, or the one that was asked for.
+    """The kind most of whose rows the file has, or the one that was asked for, a key of `KINDS`.
 
     An official space-only model has the same tensors as an image transformer of timm: what tells them apart is the prefix
     `model.` or the key `model_state`, which only video models have.
 
     Raises `InputError` where no kind has the tensors that every model has.
     """
-    if kind_name is not None and kind_name not in KINDS:
-        raise InputError(f"There is no kind of weights {kind_name!r}. Known ones: {', '.join(KINDS)}.")
     candidates = [kind_name] if kind_name else list(KINDS)
     sorted_out = {name: _sort_out(tensors, KINDS[name]) for name in candidates}
     best = max(sorted_out, key=lambda name: len(sorted_out[name].places))  # of equal ones the first

@@ -13,7 +13,7 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import SCHEMES, flatten_params, parameter_shapes, unstack_blocks
 from timesformer_jax.pretrained.beside import KEY, notes_for
 from timesformer_jax.pretrained.fields import HUGGINGFACE_ACTIVATIONS, HUGGINGFACE_FIELDS
-from timesformer_jax.pretrained.formats import import_torch
+from timesformer_jax.pretrained.formats import import_safetensors, import_torch
 from timesformer_jax.pretrained.kinds import KINDS, Kind, template
 from timesformer_jax.pretrained.loading import load
 from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
@@ -195,13 +195,9 @@ def _without_meaning(attention_type: str, field: str) -> bool:
 
 
 def _save_safetensors(tensors: dict[str, np.ndarray], path: Path, notes: dict[str, str] | None = None) -> None:
-    try:
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise InputError(
-            "Writing .safetensors needs the package safetensors: pip install timesformer_jax[pretrained]."
-        ) from error
-    save_file(tensors, path, metadata={"format": "pt", **(notes or {})})  # without which transformers refuses the file
+    safetensors = import_safetensors("Writing")
+    metadata = {"format": "pt", **(notes or {})}  # without the format transformers refuses the file
+    safetensors.numpy.save_file(tensors, path, metadata=metadata)
 
 
 def _save_torch(content: dict[str, Any], where: str, path: Path) -> None:
@@ -237,7 +233,8 @@ def _new(target: str | Path, overwrite: bool) -> Iterator[Path]:
             try:
                 part.rename(target)
             except OSError:
-                old.rename(target)
+                if old.exists():
+                    old.rename(target)
                 raise
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
