@@ -8,7 +8,6 @@ the command line: `--config.train.batch_size=64`.
 import functools
 import gc
 import logging
-import math
 import sys
 import traceback
 from pathlib import Path
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 import timesformer_jax as tsf
 from input_pipeline import (
+    WINDOW_AXES,
     ClipOptions,
     MixingOptions,
     PixelOptions,
@@ -32,13 +32,14 @@ from input_pipeline import (
     draw_clips,
     mix_clips,
     open_dataset,
+    prepare_test,
     prepare_training,
     test_batches,
     training_batches,
 )
 from timesformer_jax import evaluation, training
 from timesformer_jax.modeling import describe_model
-from timesformer_jax.video import Preprocess, normalize
+from timesformer_jax.video import Preprocess
 
 log = logging.getLogger("timesformer_jax")
 
@@ -65,18 +66,18 @@ class Job:
         self.clips = ClipOptions(num_frames=model.num_frames, crop_size=_square(model), **config.clips)
         if not read_only:
             training.local_batch_size("train.batch_size", config.train.batch_size, self.mesh)
-        if config.data.get("max_short_side", math.inf) < self.clips.short_side[1]:
+        if config.data.get("short_side", self.clips.short_side[0]) < self.clips.short_side[0]:
             raise tsf.InputError(
-                f"data.max_short_side={config.data.max_short_side} would keep smaller frames than clips.short_side="
-                f"{self.clips.short_side} needs: use at least {self.clips.short_side[1]}."
+                f"data.short_side={config.data.short_side} would keep smaller frames than clips.short_side="
+                f"{self.clips.short_side} needs: use at least {self.clips.short_side[0]}."
             )
         self.data: VideoDataset = open_dataset(**config.data)
         _report_files(self.data)
         self.model = model.clone(num_classes=len(self.data.label_names))
         self.pixels = pixels.for_labels(self.data.label_names)
-        self.normalize = functools.partial(normalize, mean=config.pixels.mean, std=config.pixels.std)
+        self.prepare = functools.partial(prepare_test, mean=config.pixels.mean, std=config.pixels.std)
         self.score = evaluation.make_score_fn(
-            model=self.model, normalize=self.normalize, average=config.eval.average, mesh=self.mesh
+            model=self.model, prepare=self.prepare, average=config.eval.average, mesh=self.mesh
         )
         description = {
             "model": describe_model(self.model),
@@ -102,7 +103,9 @@ class Job:
         local_devices = self.mesh.size // jax.process_count()
         per_host = -(-self.config.eval.batch_size // self.mesh.size) * local_devices
         batches = test_batches(self.data, split, self.clips, batch_size=per_host, num_clips=num_clips, num_crops=num_crops)
-        return evaluation.predict_videos(self.score, params, batches, self.mesh)
+        return evaluation.predict_videos(
+            self.score, params, batches, average=self.config.eval.average, num_crops=num_crops, mesh=self.mesh
+        )
 
 
 def train(job: Job) -> None:
@@ -110,12 +113,14 @@ def train(job: Job) -> None:
     config, data = job.config, job.data
     num_videos = data.num_videos("train")
     local_batch_size = training.local_batch_size("train.batch_size", config.train.batch_size, job.mesh)
-    steps_per_epoch = num_videos / config.train.batch_size
+    steps_per_epoch = num_videos * job.clips.clips_per_video / config.train.batch_size
     total_steps = max(round(config.train.num_epochs * steps_per_epoch), 1)
     optimizer, learning_rate = training.make_optimizer(**config.optimizer, total_steps=total_steps)
     state = training.init_state(job.model, optimizer, config.seed, job.mesh)
     state = job.checkpoints.restore(state)
     first_step = int(state.step)
+    # A checkpoint says how many clips were used up to it, so the run goes on with the next one also with other batches.
+    first_clip = job.checkpoints.pipeline.get("next_clip", first_step * config.train.batch_size)
     log.info("Labels: %s.", ", ".join(data.label_names[:20]) + (", ..." if len(data.label_names) > 20 else ""))
     log.info(
         "%d training and %d validation videos, %d labels; %s parameters; %d device(s), batches of %d; %d steps of %.4g epochs.",
@@ -139,7 +144,7 @@ def train(job: Job) -> None:
         predictions = job.predict(state.params, "val", num_clips=1, num_crops=1)
         return {f"val/{name}": value for name, value in evaluation.accuracies(predictions).items()}
 
-    prepare = functools.partial(prepare_training, options=job.pixels)
+    prepare = functools.partial(prepare_training, options=job.pixels, mesh=job.mesh)
     mix = functools.partial(mix_clips, options=job.mixing) if job.mixing.mixes else None
     if config.pixels.flip == "auto":
         log.info("Flips are %s: %s label speaks of left or right.", job.pixels.flip, "no" if job.pixels.flip == "on" else "a")
@@ -155,7 +160,7 @@ def train(job: Job) -> None:
             job.clips,
             batch_size=local_batch_size,
             seed=config.seed,
-            first_example=first_step * local_batch_size,
+            first_clip=first_clip,
         ),
         mesh=job.mesh,
         total_steps=total_steps,
@@ -165,6 +170,7 @@ def train(job: Job) -> None:
         log_every_steps=config.train.log_every_steps,
         checkpoints=job.checkpoints,
         checkpoint_every_steps=every(config.train.checkpoint_every_epochs),
+        pipeline_state=lambda step: {"next_clip": first_clip + (step - first_step) * config.train.batch_size},
         evaluate=validate,
         evaluate_every_steps=every(config.train.evaluate_every_epochs),
     )
@@ -177,10 +183,11 @@ def test(job: Job, params: Any, step: int) -> None:
     options = job.config.eval
     views = {"num_clips": options.num_clips, "num_crops": options.num_crops}
     predictions = job.predict(params, options.split, **views)
+    unreadable = job.data.left_out.get(options.split, {})
     results = {
         "split": options.split,
         "num_videos": len(predictions.names),
-        "num_left_out": len(job.data.left_out),
+        "unreadable": len(unreadable),
         **views,
         "placement": job.clips.placement,
         "average": options.average,
@@ -189,12 +196,14 @@ def test(job: Job, params: Any, step: int) -> None:
         "model": describe_model(job.model),
     }
     if jax.process_index() == 0:
-        rows = evaluation.prediction_rows(predictions, job.data.label_names, views=options.num_clips * options.num_crops)
+        rows = evaluation.prediction_rows(predictions, job.data.label_names, unreadable)
         evaluation.write_results(job.workdir, results, rows)
     log.info(
-        "Test on %d videos of '%s', %d clip(s) x %d crop(s): top-1 %.2f %%, top-5 %.2f %%. See %s/results.json.",
+        "Test on %d videos of '%s' (%d more can't be read), %d clip(s) x %d crop(s): top-1 %.2f %%, top-5 %.2f %%. "
+        "See %s/results.json.",
         results["num_videos"],
         options.split,
+        len(unreadable),
         options.num_clips,
         options.num_crops,
         100 * results["top1"],
@@ -206,17 +215,16 @@ def test(job: Job, params: Any, step: int) -> None:
 def show(job: Job, num_clips: int = 8) -> None:
     """Draws the first clips that training and testing get, after all that happens to them: train.png, and one of the split."""
     key, mix_key = jax.random.split(jax.random.key(job.config.seed))
-    batch = next(training_batches(job.data, "train", job.clips, batch_size=num_clips, seed=job.config.seed, first_example=0))
+    batch = next(training_batches(job.data, "train", job.clips, batch_size=num_clips, seed=job.config.seed, first_clip=0))
     names = job.data.label_names
     titles = [names[label] for label in batch["label"]]
-    video = prepare_training(key, jax.numpy.asarray(batch["video"]), options=job.pixels)
+    video = prepare_training(key, jax.tree.map(jax.numpy.asarray, batch), options=job.pixels)
     if job.mixing.mixes:
         video, others, share = mix_clips(mix_key, video, jax.numpy.asarray(batch["label"]), options=job.mixing)
         titles = [
             f"{own}: {part:.0%}, {names[other]}: {1 - part:.0%}" for own, other, part in zip(titles, others, share, strict=True)
         ]
-    pixels = np.asarray(video, np.float32) * np.asarray(job.pixels.std) + np.asarray(job.pixels.mean)
-    draw_clips(str(Path(job.workdir) / "train.png"), (255 * pixels.clip(0, 1)).round().astype(np.uint8), titles)
+    draw_clips(str(Path(job.workdir) / "train.png"), _pictures(video, job.pixels), titles)
     views = {"num_clips": 1, "num_crops": 1}
     tested = next(test_batches(job.data, job.config.eval.split, job.clips, batch_size=num_clips, **views))
     real = tested["mask"]
@@ -224,8 +232,15 @@ def show(job: Job, num_clips: int = 8) -> None:
         f"{names[label]}: {name.decode(errors='replace')}"
         for label, name in zip(tested["label"][real], tested["name"][real], strict=True)
     ]
-    draw_clips(str(Path(job.workdir) / f"{job.config.eval.split}.png"), tested["video"][real, 0], titles)
+    clips = job.prepare({name: jax.numpy.asarray(tested[name][real]) for name in WINDOW_AXES})
+    draw_clips(str(Path(job.workdir) / f"{job.config.eval.split}.png"), _pictures(clips, job.pixels), titles)
     log.info("See %s/train.png and %s.png.", job.workdir, job.config.eval.split)
+
+
+def _pictures(clips: jax.Array, pixels: PixelOptions) -> np.ndarray:
+    """uint8 again, after all that happened to them."""
+    values = np.asarray(clips, np.float32) * np.asarray(pixels.std) + np.asarray(pixels.mean)
+    return (255 * values.clip(0, 1)).round().astype(np.uint8)
 
 
 def _metric_writer(workdir: str) -> Any:
@@ -260,8 +275,9 @@ def _square(model: tsf.TimeSformer) -> int:
 
 
 def _report_files(data: VideoDataset) -> None:
-    for name, reason in data.left_out.items():
-        log.warning("Left out %s: %s.", name, reason)
+    for split, videos in data.left_out.items():
+        for name, reason in videos.items():
+            log.warning("Left out %s of '%s': %s.", name, split, reason)
     for name, places in data.damaged.items():
         log.warning("Used, though damaged in %d place(s): %s.", places, name)
 
@@ -295,8 +311,8 @@ def run(config: Any, workdir: str, mode: str) -> None:
             test(job, *job.checkpoints.restore_params(job.model, job.mesh))
     finally:
         job.checkpoints.close()
-    if job.data.left_out:
-        log.warning("%d file(s) could not be decoded and were left out.", len(job.data.left_out))
+    if left_out := sum(map(len, job.data.left_out.values())):
+        log.warning("%d video(s) could not be read and were left out.", left_out)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

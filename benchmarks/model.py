@@ -296,7 +296,7 @@ def _compile_step(frames: int, size: int, **fields: Any) -> tuple[float, float, 
     step: Any = training.make_train_step(
         model=model,
         optimizer=optimizer,
-        prepare=lambda key, video: normalize(video, mean=(0.45,) * 3, std=(0.225,) * 3),
+        prepare=lambda key, batch: normalize(batch["video"], mean=(0.45,) * 3, std=(0.225,) * 3),
         seed=0,
         mesh=mesh,
     )

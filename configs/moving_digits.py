@@ -47,7 +47,16 @@ def get_config(label: str = "motion") -> ConfigDict:
                 "val_clips": 1_000,
                 "data_dir": config_dict.placeholder(str),
             },
-            "clips": {"sampling": "uniform", "sampling_rate": 1.0, "short_side": (32, 32), "placement": "official"},
+            "clips": {
+                "sampling": "uniform",
+                "sampling_rate": 1.0,
+                "short_side": (32, 32),
+                "placement": "official",
+                "jitter": "uniform",
+                "area": (0.08, 1.0),
+                "aspect": (3 / 4, 4 / 3),
+                "clips_per_video": 1,
+            },
             # No flips: they would turn one motion into another, and a digit into none.
             "pixels": {
                 "flip": "off",
@@ -60,6 +69,7 @@ def get_config(label: str = "motion") -> ConfigDict:
                 "grey": 0.0,
                 "blur": 0.0,
                 "erase": 0.0,
+                "rand_augment": (0, 0.0),
             },
             "mixing": {"mixup": 0.0, "cutmix": 0.0},
             "train": {

@@ -1,13 +1,15 @@
 """Videos on disk -> batches of uint8 clips: TFDS builders, one tf.data pipeline, augmentation on the device."""
 
-from input_pipeline.clips import ClipOptions, test_batches, training_batches
+from input_pipeline.clips import test_batches, training_batches
 from input_pipeline.contact_sheet import draw_clips
 from input_pipeline.datasets import DATASETS, VideoDataset, open_dataset
 from input_pipeline.mixing import MixingOptions, mix_clips
-from input_pipeline.on_device import PixelOptions, prepare_training, sides_matter
+from input_pipeline.on_device import WINDOW_AXES, PixelOptions, prepare_test, prepare_training, sides_matter
+from input_pipeline.views import ClipOptions
 
 __all__ = [
     "DATASETS",
+    "WINDOW_AXES",
     "ClipOptions",
     "MixingOptions",
     "PixelOptions",
@@ -15,6 +17,7 @@ __all__ = [
     "draw_clips",
     "mix_clips",
     "open_dataset",
+    "prepare_test",
     "prepare_training",
     "sides_matter",
     "test_batches",

@@ -12,6 +12,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.core.splits import SplitDict
 
 # The accelerators belong to JAX; TensorFlow would otherwise take a GPU's whole memory.
 tf.config.set_visible_devices([], "GPU")
@@ -29,4 +30,4 @@ def quiet_tfds() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-__all__ = ["quiet_tfds", "tf", "tfds"]
+__all__ = ["SplitDict", "quiet_tfds", "tf", "tfds"]

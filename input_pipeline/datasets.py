@@ -2,19 +2,26 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
-from input_pipeline._tensorflow import quiet_tfds, tfds
-from input_pipeline.moving_digits import MovingDigits, MovingDigitsConfig
-from input_pipeline.video_folder import VideoFolder, VideoFolderConfig
+from input_pipeline._tensorflow import quiet_tfds, tf, tfds
+from input_pipeline.builders import BUILDERS, own_config
+from input_pipeline.moving_digits import FRAME_SIZE, MovingDigits, MovingDigitsConfig
+from input_pipeline.records import Records
+from input_pipeline.video_builder import VideoConfig
+from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Storage
 from timesformer_jax.errors import InputError
 
 log = logging.getLogger("timesformer_jax")
@@ -22,27 +29,60 @@ log = logging.getLogger("timesformer_jax")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoDataset:
-    """A prepared TFDS builder, and which of its labels is meant."""
+    """A prepared TFDS builder: which of its features is the label, how its frames are kept, and how large at most."""
 
     builder: tfds.core.DatasetBuilder
     label: str
+    codec: str
+    short_side: int
+
+    @property
+    def _label_feature(self) -> Any:
+        features: Any = self.builder.info.features
+        return features[self.label]
+
+    @property
+    def several(self) -> bool:
+        """Whether a video may have any number of labels."""
+        return self.label == "labels"
 
     @property
     def label_names(self) -> list[str]:
-        features: Any = self.builder.info.features
-        return features[self.label].names
+        return list((self._label_feature.feature if self.several else self._label_feature).names)
 
     def num_videos(self, split: str) -> int:
         return self.builder.info.splits[split].num_examples
 
+    @functools.cached_property
+    def _records(self) -> dict[str, Records]:
+        return {}
+
+    def records(self, split: str) -> Records:
+        """The examples of a split, any by its number."""
+        if split not in self._records:
+            self._records[split] = Records(self.builder, split)
+        return self._records[split]
+
+    def encode_label(self, features: Any) -> np.ndarray:
+        """An example's label as the model learns it: its number, or for several one or zero for each class."""
+        labels = list(features[self.label].int64_list.value)
+        if not self.several:
+            return np.array(labels[0], np.int32)
+        return np.isin(np.arange(len(self.label_names)), labels).astype(np.float32)
+
     @property
-    def left_out(self) -> dict[str, str]:
-        """File -> why it was left out."""
-        return dict((self.builder.info.metadata or {}).get("left_out", {}))
+    def label_spec(self) -> tf.TensorSpec:
+        """Shape and type of `encode_label`."""
+        return tf.TensorSpec([len(self.label_names)], tf.float32) if self.several else tf.TensorSpec([], tf.int32)
+
+    @property
+    def left_out(self) -> dict[str, dict[str, str]]:
+        """Split -> video that is listed but couldn't be read, or isn't there -> why."""
+        return {split: dict(videos) for split, videos in (self.builder.info.metadata or {}).get("left_out", {}).items()}
 
     @property
     def damaged(self) -> dict[str, int]:
-        """File -> in how many places it is damaged; such files are used."""
+        """Video -> in how many places it is damaged; such videos are used."""
         return dict((self.builder.info.metadata or {}).get("damaged", {}))
 
 
@@ -52,20 +92,56 @@ def _moving_digits(*, label: str, train_clips: int, val_clips: int, data_dir: st
     if min(train_clips, val_clips) < 1:
         raise InputError(f"data.train_clips and data.val_clips must be at least 1, got {train_clips} and {val_clips}.")
     config = MovingDigitsConfig(train_clips=train_clips, val_clips=val_clips)
-    config = MovingDigits.builder_configs.get(config.name, config)  # TFDS wants its own object where it lists the name
-    return VideoDataset(builder=_prepared(MovingDigits, config, data_dir), label=label)
+    builder = _prepared(MovingDigits, config, data_dir)
+    return VideoDataset(builder=builder, label=label, codec="jpeg", short_side=FRAME_SIZE)
 
 
-def _video_folder(*, root: str | None, val_fraction: float, max_short_side: int, data_dir: str | None) -> VideoDataset:
-    if root is None:
-        raise InputError("data.root is not set: give the folder of your videos as --config.data.root=FOLDER.")
-    config = VideoFolderConfig(root=root, val_fraction=val_fraction, max_short_side=max_short_side)
-    return VideoDataset(builder=_prepared(VideoFolder, config, data_dir), label="label")
+def _videos(
+    name: str,
+    *,
+    storage: str,
+    short_side: int,
+    max_fps: float | None,
+    num_workers: int,
+    data_dir: str | None,
+    root: str | None = None,
+    part_seconds: float | None = None,
+    **layout: Any,
+) -> VideoDataset:
+    kept = Storage(
+        codec=storage,
+        short_side=short_side,
+        max_fps=math.inf if max_fps is None else max_fps,
+        part_seconds=math.inf if part_seconds is None else part_seconds,
+    )
+    folder = None if root is None else Path(root).expanduser().resolve()
+    if name == "video_folder":
+        if folder is None:
+            raise InputError("data.root is not set: give the folder of your videos as --config.data.root=FOLDER.")
+        config = own_config(kept, folder.name, LAYOUTS[name](folder, **layout))
+    elif name == "video_list":
+        lists = {split: layout.pop(split) for split in ("train", "val")}
+        for split, path in lists.items():
+            if path is None:
+                raise InputError(f"data.{split} is not set: give the list of its videos as --config.data.{split}=FILE.csv.")
+        listing = LAYOUTS[name](*(Path(path).expanduser() for path in lists.values()), root=folder, **layout)
+        config = own_config(kept, Path(lists["train"]).stem, listing)
+    else:
+        config = VideoConfig(storage=kept, root=None if folder is None else str(folder), layout=layout)
+    config.num_workers = num_workers
+    builder = _prepared(BUILDERS[name], config, data_dir)
+    dataset = VideoDataset(
+        builder=builder, label="labels" if config.several else "label", codec=kept.codec, short_side=kept.short_side
+    )
+    expected, found = EXPECTED_CLASSES[name], len(dataset.label_names)
+    if expected not in (None, found):
+        log.warning("%s has %d labels here, and %d in all: published weights won't fit.", name, found, expected)
+    return dataset
 
 
 DATASETS: dict[str, Callable[..., VideoDataset]] = {
     "moving_digits": _moving_digits,
-    "video_folder": _video_folder,
+    **{name: functools.partial(_videos, name) for name in BUILDERS},
 }
 """`data.name` -> a function whose keyword arguments are the other keys of the config's `data`."""
 
@@ -81,6 +157,7 @@ def _prepared(
     builder_class: type[tfds.core.DatasetBuilder], config: tfds.core.BuilderConfig, data_dir: str | None
 ) -> tfds.core.DatasetBuilder:
     """The builder, with its data on disk: written by the first process while the others wait."""
+    listed = builder_class.builder_configs.get(config.name, config)  # TFDS wants its own object where it lists the name
     data_dir = data_dir and os.path.expanduser(data_dir)
     if data_dir and "://" not in data_dir:
         try:
@@ -90,13 +167,24 @@ def _prepared(
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     with quiet_tfds():
-        builder = builder_class(data_dir=data_dir, config=config)
+        builder = builder_class(data_dir=data_dir, config=listed)
+        if isinstance(config, VideoConfig) and not builder.is_prepared():
+            if config.root is None and config.listing is None:
+                raise InputError(
+                    f"{builder.name} isn't prepared in {builder.data_path}, and data.root is not set: give the folder of its "
+                    "videos and lists as --config.data.root=FOLDER, or where it is prepared as --config.data.data_dir=FOLDER."
+                )
+            known: Any = builder.builder_config
+            known.root, known.num_workers = config.root, config.num_workers
         if jax.process_index() == 0 and not builder.is_prepared():
             log.info("Preparing the data set in %s; this is done once.", builder.data_path)
             with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its sizes, which are unknown here
-                builder.download_and_prepare()
+                try:
+                    builder.download_and_prepare()
+                except OSError as error:
+                    raise InputError(f"{builder.name} can't be prepared in {builder.data_path}: {error.strerror}.") from error
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("data set prepared")
-            builder = builder_class(data_dir=data_dir, config=config)
+            builder = builder_class(data_dir=data_dir, config=listed)
             builder.download_and_prepare()  # does nothing where the disk is shared
     return builder

@@ -8,6 +8,7 @@ can tell four axes apart but not the two directions along one, and is right half
 import dataclasses
 from collections.abc import Iterator
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 
@@ -96,7 +97,8 @@ class MovingDigitsConfig(tfds.core.BuilderConfig):
 class MovingDigits(tfds.core.GeneratorBasedBuilder):
     """Digits in motion: `video` (JPEG frames), `digit`, `motion`, `fps`, `name`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar = {"1.1.0": "Sizes are features."}
     builder_config: MovingDigitsConfig
     BUILDER_CONFIGS = [MovingDigitsConfig()]  # noqa: RUF012  (TFDS's own convention)
 
@@ -110,6 +112,8 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
                     "digit": tfds.features.ClassLabel(num_classes=10),
                     "motion": tfds.features.ClassLabel(names=list(MOTIONS)),
                     "fps": np.float32,
+                    "height": np.int32,
+                    "width": np.int32,
                     "name": tfds.features.Text(),
                 }
             ),
@@ -124,7 +128,8 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, split: str, num_clips: int) -> Iterator[tuple[int, dict]]:
+        size = {"height": FRAME_SIZE, "width": FRAME_SIZE}
         for index in range(num_clips):
             frames, digit, motion = draw_clip(split, index)
             jpegs = [tf.io.encode_jpeg(frame, quality=95).numpy() for frame in frames]
-            yield index, {"video": jpegs, "digit": digit, "motion": motion, "fps": 30.0, "name": f"{split}-{index:05d}"}
+            yield index, {"video": jpegs, "digit": digit, "motion": motion, "fps": 30.0, **size, "name": f"{split}-{index:05d}"}

@@ -1,4 +1,4 @@
-"""What the device does to a batch of uint8 clips before the model: flips, colours, normalisation, erasing.
+"""What the device does to a batch of uint8 windows before the model: crops, flips, colours, normalisation, erasing.
 
 Every random number is drawn once a clip, so that all frames of a clip change alike.
 """
@@ -6,17 +6,19 @@ Every random number is drawn once a clip, so that all frames of a clip change al
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dm_pix as pix
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from input_pipeline.boxes import inside_box
-from timesformer_jax._typing import Array, Float, PRNGKeyArray, UInt8
+from input_pipeline.rand_augment import LARGEST_MAGNITUDE, rand_augment_batch
+from timesformer_jax._typing import Array, Float, PRNGKeyArray
 from timesformer_jax.errors import InputError
-from timesformer_jax.video import standardize
+from timesformer_jax.video import crop_and_scale, standardize
 
 LEFT_OR_RIGHT = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
 
@@ -37,7 +39,8 @@ class PixelOptions:
     `brightness` in [0, 1] is added or taken away at most; `contrast` and `saturation` in [0, 1) are the largest shares by
     which they grow or shrink; `hue` in [0, 0.5] is the largest turn of the colour circle. `grey`, `blur` and `erase` are
     probabilities: of a clip without colours, of one blurred by a Gaussian of 0.1 to 2 pixels, and of one with a box of
-    noise, 2 to 33 % of the picture, the same in all frames. `mean` and `std` are the model's.
+    noise, 2 to 33 % of the picture, the same in all frames. `rand_augment` is (number of operations, magnitude from 0 to 10),
+    usual (4, 7.0) or (2, 9.0); it comes first. `mean` and `std` are the model's.
 
     Raises `InputError` for values out of range.
     """
@@ -52,6 +55,7 @@ class PixelOptions:
     grey: float = 0.0
     blur: float = 0.0
     erase: float = 0.0
+    rand_augment: tuple[int, float] = (0, 0.0)
 
     def __post_init__(self) -> None:
         if self.flip not in ("auto", "on", "off"):
@@ -59,6 +63,12 @@ class PixelOptions:
         for name, largest in (("hue", 0.5), *((name, 1.0) for name in _SHARES)):
             if not 0 <= getattr(self, name) <= largest:
                 raise InputError(f"pixels.{name} must be from 0 to {largest:g}, got {getattr(self, name)}.")
+
+        ops, magnitude = self.rand_augment
+        if ops < 0 or not 0 <= magnitude <= LARGEST_MAGNITUDE:
+            raise InputError(
+                f"pixels.rand_augment must be (number of operations, magnitude from 0 to 10), got {tuple(self.rand_augment)}."
+            )
 
     def for_labels(self, label_names: Sequence[str]) -> "PixelOptions":
         """The same with "auto" decided."""
@@ -69,12 +79,29 @@ class PixelOptions:
 _SHARES = ("brightness", "contrast", "saturation", "grey", "blur", "erase")
 
 
+def prepare_test(batch: Mapping[str, Array], *, mean: Sequence[float], std: Sequence[float]) -> Float[Array, "B T S S 3"]:
+    """The crops of a batch, normalised; axes between the batch and time, such as views, are merged into it."""
+    video, rows, columns = (batch[name].reshape(-1, *batch[name].shape[-axes:]) for name, axes in WINDOW_AXES.items())
+    return standardize(crop_and_scale(video, rows, columns), tuple(mean), tuple(std))
+
+
+WINDOW_AXES = {"video": 4, "rows": 1, "columns": 1}
+"""What clips on their way to the device consist of -> how many axes each of them has for one clip."""
+
+
 def prepare_training(
-    key: PRNGKeyArray, video: UInt8[Array, "B T H W 3"], *, options: PixelOptions
-) -> Float[Array, "B T H W 3"]:
-    """Changes each clip by `options` (whose `flip` is decided) and normalises it."""
+    key: PRNGKeyArray, batch: Mapping[str, Array], *, options: PixelOptions, mesh: Mesh | None = None
+) -> Float[Array, "B T S S 3"]:
+    """Crops each clip out of its window, changes it by `options` (whose `flip` is decided) and normalises it.
+
+    `mesh`: the devices that the batch is split over, for what goes from clip to clip (RandAugment).
+    """
     change_key, erase_key = jax.random.split(key)
-    clips = jnp.asarray(video, jnp.float32) / 255.0
+    clips = crop_and_scale(*(batch[name] for name in WINDOW_AXES))
+    num_ops, magnitude = options.rand_augment
+    if num_ops:
+        augment_key, change_key = jax.random.split(change_key)
+        clips = rand_augment_batch(augment_key, clips, num_ops=num_ops, magnitude=magnitude, mesh=mesh)
     wanted = [(change, amount) for name, change in CHANGES.items() if (amount := getattr(options, name)) not in (0, "off")]
 
     def change_all(key: PRNGKeyArray, clip: Array) -> Array:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("tensorflow", "tensorflow_datasets", "torch", "optax", "orbax", "av", "matplotlib", "sklearn", "clu", "tqdm")
-HEAVY += ("safetensors", "huggingface_hub", "transformers")
+HEAVY += ("PIL", "loky", "safetensors", "huggingface_hub", "transformers")
 
 
 def test_the_library_loads_nothing_heavy():
@@ -39,7 +39,13 @@ def test_what_is_imported_is_pinned():
         for file in ("requirements.txt", "tests/parity/requirements.txt")
         for line in (ROOT / file).read_text().splitlines()
     }
-    packages = {"absl": "absl-py", "sklearn": "scikit-learn", "tensorflow": "tensorflow-cpu", "orbax": "orbax-checkpoint"}
+    packages = {
+        "absl": "absl-py",
+        "sklearn": "scikit-learn",
+        "tensorflow": "tensorflow-cpu",
+        "orbax": "orbax-checkpoint",
+        "PIL": "pillow",
+    }
     ours = {"timesformer_jax", "input_pipeline", "configs", "main", "tests"}
     for path in ROOT.glob("**/*.py"):
         if ".venv" in path.parts:
@@ -63,22 +69,24 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-GROUND = {"timesformer_jax._typing", "timesformer_jax.errors", "timesformer_jax.interpolation"}
+GROUND = {f"timesformer_jax.{name}" for name in ("_typing", "errors", "interpolation", "labels")}
 
 MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself and GROUND
     "timesformer_jax/modeling": set(),
     "timesformer_jax/video": set(),
+    "timesformer_jax/datasets": {"timesformer_jax.video"},
     "timesformer_jax/pretrained": {"timesformer_jax.modeling", "timesformer_jax.video"},
     "timesformer_jax/cost.py": {"timesformer_jax.modeling"},
     "timesformer_jax/training": {"timesformer_jax.modeling"},
     "timesformer_jax/jobs": {
         "timesformer_jax.modeling",
         "timesformer_jax.video",
+        "timesformer_jax.datasets",
         "timesformer_jax.pretrained",
         "timesformer_jax.cost",
     },
     "timesformer_jax/evaluation": {"timesformer_jax.modeling", "timesformer_jax.training"},
-    "input_pipeline": {"timesformer_jax.video"},
+    "input_pipeline": {"timesformer_jax.video", "timesformer_jax.datasets"},
     "configs": set(),
 }
 
@@ -107,7 +115,9 @@ def test_every_room_has_its_rule():
         ("safetensors", ["timesformer_jax/pretrained/formats.py"]),
         ("huggingface_hub", ["timesformer_jax/pretrained/zoo.py"]),
         ("matplotlib", ["input_pipeline/contact_sheet.py", "timesformer_jax/jobs/cost.py"]),
-        ("av", ["timesformer_jax/video/decoding.py"]),
+        ("av", ["timesformer_jax/video/decoding.py", "timesformer_jax/video/encoding.py"]),
+        ("PIL", ["timesformer_jax/video/encoding.py"]),
+        ("loky", ["timesformer_jax/datasets/parallel.py"]),
         ("orbax", ["timesformer_jax/pretrained/own.py", "timesformer_jax/training/checkpoints.py"]),
     ],
 )

@@ -39,7 +39,7 @@ def small_folder(clips: Path, data_dir: str, **overrides: Any) -> ConfigDict:
         "data.root": str(clips),
         "data.data_dir": data_dir,
         "data.val_fraction": 0.3,
-        "data.max_short_side": 48,
+        "data.short_side": 48,
         "model.image_size": 32,
         "model.embed_dim": 32,
         "model.depth": 1,
@@ -107,7 +107,9 @@ def test_a_run_is_loaded_with_all_that_belongs_to_it(trained: Path, made_clips: 
 
 @pytest.mark.slow
 def test_a_run_with_every_change_of_pixels_and_both_mixes(tmp_path: Path, made_clips: Path, data_dir: str, caplog):
-    changes = {f"pixels.{name}": 0.3 for name in ("brightness", "contrast", "saturation", "hue", "grey", "blur", "erase")}
+    changes = {f"pixels.{name}": 0.3 for name in ("brightness", "contrast", "saturation", "hue", "grey", "blur", "erase")} | {
+        "pixels.rand_augment": (2, 9.0)
+    }
     config = small_folder(
         made_clips, data_dir, **changes, **{"mixing.mixup": 0.8, "mixing.cutmix": 1.0, "clips.placement": "centre"}
     )
@@ -166,8 +168,10 @@ def test_a_second_run_goes_on_and_ends_where_one_run_ends(tmp_path: Path, made_c
         ({"model.image_size": 33}, "image_size 33 x 33 .* 16 x 16 patches"),
         ({"model.image_size": 64}, "clips.short_side .* at least the model's image_size 64"),
         ({"model.attention_type": "both"}, "attention_type must be one of"),
-        ({"data.name": "kinetics"}, "data.name must be one of moving_digits, video_folder"),
-        ({"data.max_short_side": 0}, "data.max_short_side=0 would keep smaller frames"),
+        ({"data.name": "kinetics"}, "data.name must be one of moving_digits, kinetics400, .*, video_folder"),
+        ({"data.short_side": 31}, "data.short_side=31 would keep smaller frames than clips.short_side=.32, 40. needs"),
+        ({"data.storage": "png"}, "data.storage must be one of jpeg, h264, got 'png'"),
+        ({"clips.clips_per_video": 3}, "clips.clips_per_video=3 doesn't divide the 8 clips"),
         ({"clips.short_side": 64}, "clips.short_side must be .smallest, largest.* got 64"),
         ({"model.dtype": "flot16"}, "model.dtype must be one of float32"),
         ({"eval.batch_size": 0}, "eval.batch_size must be above 0"),
@@ -318,9 +322,12 @@ def test_the_readmes_command_learns_a_folder_by_heart(tmp_path: Path, clips: Pat
     done = command(*flags, f"--workdir={tmp_path}/run", f"--config.train.num_epochs={epochs}.0", devices=2)
     assert done.returncode == 0, done.stderr
     for name in ("empty", "text", "truncated"):
-        assert f"Left out {label}/broken_{name}.mp4: " in done.stderr
-    assert re.search(r"\d file\(s\) could not be decoded and were left out", done.stderr)
-    assert results(tmp_path / "run")["num_left_out"] >= 3
+        assert f"Left out {label}/broken_{name}.mp4 of '" in done.stderr
+    assert re.search(r"\d video\(s\) could not be read and were left out", done.stderr)
+    test, rows = results(tmp_path / "run"), predictions(tmp_path / "run")
+    assert len(rows) == test["num_videos"] + test["unreadable"]
+    assert sum("error" in row for row in rows.values()) == test["unreadable"]
     done = command(*flags, f"--workdir={tmp_path}/run", "--mode=eval", "--config.eval.split=train")
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "run")["top1"] == 1.0
+    assert test["unreadable"] + results(tmp_path / "run")["unreadable"] >= 3

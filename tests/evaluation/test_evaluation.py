@@ -17,11 +17,17 @@ MODEL = tsf.TimeSformer(
 VIDEOS, VIEWS = 11, 3
 RANDOM = np.random.default_rng(0)
 CLIPS = RANDOM.integers(0, 256, (VIDEOS, VIEWS, 2, 8, 8, 3), dtype=np.uint8)
+IDENTITIES = RANDOM.integers(2**62, 2**63, VIDEOS)
 LABELS = RANDOM.integers(0, 7, VIDEOS).astype(np.int32)
 
 
-def to_float(video: jax.Array) -> jax.Array:
+def to_float(video: jax.Array | np.ndarray) -> jax.Array:
     return normalize(video, (0.45,) * 3, (0.225,) * 3)
+
+
+def prepare(batch: dict[str, jax.Array]) -> jax.Array:
+    """[B, crops, T, H, W, C] -> [B * crops, T, H, W, C]"""
+    return to_float(batch["video"].reshape(-1, *batch["video"].shape[2:]))
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +44,32 @@ def batches(batch_size: int):
         yield {
             "video": np.concatenate([CLIPS[part], np.zeros((missing, *CLIPS.shape[1:]), np.uint8)]),
             "label": np.concatenate([LABELS[part], np.zeros(missing, np.int32)]),
-            "name": np.array([b"video %d \xc3\xa9" % i for i in range(VIDEOS)][part] + [b""] * missing, object),
+            "name": np.array([b"video %02d \xc3\xa9" % i for i in range(VIDEOS)][part] + [b""] * missing, object),
             "mask": np.arange(batch_size) < batch_size - missing,
+            "identity": np.array([*IDENTITIES[part], *[0] * missing]),
         }
 
 
-def predict(params, average: str, *, batch_size: int, devices: int) -> evaluation.Predictions:
+def by_clips(batch_size: int):
+    """The same views as single clips, each video's spread over batches; the first video has only two."""
+    (whole,) = batches(VIDEOS)
+    rows = [(video, view) for view in range(VIEWS) for video in range(VIDEOS) if (video, view) != (0, 2)]
+    rows += [(0, 0)] * (-len(rows) % batch_size)
+    for start in range(0, len(rows), batch_size):
+        videos, views = (np.array(column) for column in zip(*rows[start : start + batch_size], strict=True))
+        real = np.arange(start, start + batch_size) < VIDEOS * VIEWS - 1
+        yield {
+            "video": CLIPS[videos, views][:, None],
+            "mask": real,
+            **{name: whole[name][videos] for name in ("label", "name", "identity")},
+        }
+
+
+def predict(params, average: str, *, batch_size: int, devices: int, clips: bool = False) -> evaluation.Predictions:
     mesh = training.make_mesh(jax.devices()[:devices])
-    score = evaluation.make_score_fn(model=MODEL, normalize=to_float, average=average, mesh=mesh)
-    return evaluation.predict_videos(score, params, batches(batch_size), mesh)
+    score = evaluation.make_score_fn(model=MODEL, prepare=prepare, average=average, mesh=mesh)
+    incoming = by_clips(batch_size) if clips else batches(batch_size)
+    return evaluation.predict_videos(score, params, incoming, average=average, num_crops=1 if clips else VIEWS, mesh=mesh)
 
 
 @pytest.mark.parametrize("average", evaluation.AVERAGES)
@@ -60,7 +83,7 @@ def test_scores_are_the_average_over_views(params, average: str):
 
     expected = softmax(logits).mean(axis=1) if average == "probabilities" else softmax(logits.sum(axis=1))
     np.testing.assert_allclose(got.scores, expected, atol=1e-5)
-    assert got.names == [f"video {i} é" for i in range(VIDEOS)]
+    assert got.names == [f"video {i:02d} é" for i in range(VIDEOS)]
     np.testing.assert_array_equal(got.labels, LABELS)
 
 
@@ -73,15 +96,26 @@ def test_every_video_counts_once_whatever_the_batches(params, batch_size: int, d
     assert evaluation.accuracies(other) == evaluation.accuracies(one)
 
 
+@pytest.mark.parametrize("average", evaluation.AVERAGES)
+def test_clips_of_a_video_may_be_in_any_batch(params, average: str):
+    whole = predict(params, average, batch_size=11, devices=1)
+    clips = predict(params, average, batch_size=8, devices=2, clips=True)
+    assert clips.names == whole.names
+    assert clips.num_views.tolist() == [2] + [3] * (VIDEOS - 1)
+    np.testing.assert_allclose(clips.scores[1:], whole.scores[1:], atol=1e-6)
+    np.testing.assert_allclose(clips.scores.sum(axis=1), 1, atol=1e-5)
+    assert (clips.scores[0] != whole.scores[0]).any()
+
+
 def test_accuracies():
     scores = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.4, 0.35, 0.25], [0.2, 0.5, 0.3]], np.float32)
-    predictions = evaluation.Predictions(list("abcd"), np.array([0, 1, 2, 1]), scores)
+    predictions = evaluation.Predictions(list("abcd"), np.array([0, 1, 2, 1]), scores, np.ones(4, int))
     assert evaluation.accuracies(predictions, top=(1, 2, 5)) == {"top1": 0.5, "top2": 0.75, "top5": 1.0}
 
 
 def test_equal_scores_are_no_success_and_nan_is_an_error():
     """Of equal scores the first class counts as best, in the accuracy as in the list of the best labels."""
-    predictions = evaluation.Predictions(list("ab"), np.array([0, 2]), np.full((2, 3), 1 / 3, np.float32))
+    predictions = evaluation.Predictions(list("ab"), np.array([0, 2]), np.full((2, 3), 1 / 3, np.float32), np.ones(2, int))
     assert evaluation.accuracies(predictions, top=(1, 2)) == {"top1": 0.5, "top2": 0.5}
     assert evaluation.prediction_rows(predictions, list("xyz"))[1]["best"][0][0] == "x"
     with pytest.raises(tsf.InputError, match="scores are not finite"):
@@ -90,13 +124,14 @@ def test_equal_scores_are_no_success_and_nan_is_an_error():
 
 def test_files(tmp_path: Path, params):
     predictions = predict(params, "probabilities", batch_size=11, devices=1)
-    rows = evaluation.prediction_rows(predictions, list("abcdefg"), views=VIEWS)
+    rows = evaluation.prediction_rows(predictions, list("abcdefg"), {"broken.mp4": "the file is empty"})
     evaluation.write_results(str(tmp_path), {"top1": 0.5}, rows)
     assert json.loads((tmp_path / "results.json").read_text()) == {"top1": 0.5}
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    assert len(lines) == VIDEOS
+    assert len(lines) == VIDEOS + 1
+    assert lines[-1] == {"video": "broken.mp4", "error": "the file is empty"}
     first = lines[0]
-    assert (first["video"], first["label"], first["views"]) == ("video 0 é", "abcdefg"[LABELS[0]], VIEWS)
+    assert (first["video"], first["label"], first["views"]) == ("video 00 é", "abcdefg"[LABELS[0]], VIEWS)
     scores = [score for _, score in first["best"]]
     assert len(scores) == 5
     assert scores == sorted(scores, reverse=True)
@@ -106,4 +141,4 @@ def test_files(tmp_path: Path, params):
 
 def test_an_average_that_is_none():
     with pytest.raises(tsf.InputError, match=r"eval\.average must be one of probabilities, logits, got 'mean'"):
-        evaluation.make_score_fn(model=MODEL, normalize=to_float, average="mean", mesh=training.make_mesh())
+        evaluation.make_score_fn(model=MODEL, prepare=prepare, average="mean", mesh=training.make_mesh())

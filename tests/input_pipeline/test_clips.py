@@ -1,54 +1,23 @@
-"""Batches: the official crops, the same bytes for the same (seed, epoch, example), every test video once."""
+"""Batches: the same bytes for the same (seed, epoch, example) whatever else differs, every test video once."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
-from input_pipeline import ClipOptions, open_dataset, test_batches, training_batches
-from input_pipeline._tensorflow import tf, tfds
-from input_pipeline.frames import crop_frames, decode_frames, resize_frames
-from tests.support import GOLDEN
+from input_pipeline import ClipOptions, VideoDataset, open_dataset, test_batches, training_batches
 from timesformer_jax.errors import InputError
-from timesformer_jax.video import normalize, scale_short_side, view_crop_offset
+from timesformer_jax.video import crop_and_scale, open_video
 
 OPTIONS = ClipOptions(num_frames=4, crop_size=24, sampling="uniform", sampling_rate=1.0, short_side=(26, 40))
-MEAN, STD = (0.45,) * 3, (0.225,) * 3
 test_batches.__test__ = False  # a function of the pipeline, not a test
 
 
-@pytest.fixture(scope="module")
-def preprocess() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / "preprocess.npz") as file:
-        return dict(file)
-
-
-@pytest.mark.parametrize(
-    ("name", "short_side", "size", "crops"),
-    [("crop32", 32, 32, (0, 1, 2)), ("portrait_crop32", 32, 32, (0, 1, 2)), ("center48_of_64", 64, 48, (1,))],
-)
-def test_test_crops_are_the_official_ones(preprocess, name: str, short_side: int, size: int, crops: tuple[int, ...]):
-    video = preprocess["video_uint8_thwc"]
-    if name.startswith("portrait"):
-        video = video.transpose(0, 2, 1, 3)
-    scaled = scale_short_side(*video.shape[1:3], short_side)
-    resized = resize_frames(tf.constant(video), tf.constant(scaled))
-    for crop in crops:
-        top, left = view_crop_offset(*scaled, size, crop)
-        expected = preprocess[f"{name}/{crop}"]
-        exact = resized.numpy()[:, top : top + size, left : left + size]
-        np.testing.assert_allclose((exact / 255 - 0.45) / 0.225, expected, atol=1e-5)
-        # The device gets the same, rounded to whole grey levels.
-        pixels = crop_frames(resized, tf.constant([top, left]), size).numpy()
-        assert pixels.dtype == np.uint8
-        np.testing.assert_allclose(normalize(pixels, MEAN, STD), expected, atol=0.5 / 255 / 0.225 + 1e-5)
-
-
-def take(digits, count: int, **changes) -> list[dict[str, np.ndarray]]:
-    arguments = {"batch_size": 7, "seed": 0, **changes}
-    batches = training_batches(digits, "train", OPTIONS, **arguments)
+def take(data: VideoDataset, count: int, **changes) -> list[dict[str, np.ndarray]]:
+    options = changes.pop("options", OPTIONS)
+    batches = training_batches(data, "train", options, **{"batch_size": 7, "seed": 0, **changes})
     return [next(batches) for _ in range(count)]
 
 
@@ -58,12 +27,13 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 
 def test_training_batches_repeat_and_resume_exactly(digits):
     batches = take(digits, 30)  # 210 clips of 96 videos: more than two epochs, and batches across their ends
-    assert batches[0]["video"].shape == (7, 4, 24, 24, 3)
+    assert batches[0]["video"].shape == (7, 4, 32, 32, 3)
     assert batches[0]["video"].dtype == np.uint8
+    assert batches[0]["rows"].shape == batches[0]["columns"].shape == (7, 24)
     assert batches[0]["label"].dtype == np.int32
     assert all(map(same, batches, take(digits, 30)))
     for done in (1, 13, 14, 29):
-        (resumed,) = take(digits, 1, first_example=7 * done)
+        (resumed,) = take(digits, 1, first_clip=7 * done)
         assert same(resumed, batches[done])
 
 
@@ -73,7 +43,7 @@ def test_seeds_and_epochs_differ(digits):
         assert np.bincount(batch["label"]).tolist() == [12] * 8  # every video once
     assert not (epochs[0]["label"] == epochs[1]["label"]).all()
     assert not same(epochs[0], take(digits, 1, batch_size=96, seed=1)[0])
-    first, second = (np.sort(batch["video"].reshape(96, -1).sum(axis=1)) for batch in epochs[:2])
+    first, second = (np.sort(clips_of(batch).reshape(96, -1).mean(axis=1)) for batch in epochs[:2])
     assert (first != second).mean() > 0.9  # other crops of the same videos
 
 
@@ -84,73 +54,106 @@ def test_clips_do_not_depend_on_the_order(digits):
     np.testing.assert_array_equal(small, large)
 
 
-@pytest.mark.parametrize(("num_clips", "num_crops"), [(1, 1), (1, 3), (3, 3)])
-def test_every_test_video_comes_once(digits, num_clips: int, num_crops: int):
-    batches = list(test_batches(digits, "val", OPTIONS, batch_size=8, num_clips=num_clips, num_crops=num_crops))
-    assert [batch["mask"].sum() for batch in batches] == [8, 8, 5]
-    assert all(batch["video"].shape == (8, num_clips * num_crops, 4, 24, 24, 3) for batch in batches)
-    names = [name for batch in batches for name in batch["name"][batch["mask"]]]
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_hosts_share_the_batches_of_one(digits, monkeypatch: pytest.MonkeyPatch, hosts: int):
+    """Their parts, one after the other, are the batch of a single host, for training and from any place on."""
+    whole = take(digits, 20, batch_size=12, first_clip=36)
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
+    parts = []
+    for host in range(hosts):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        parts.append(take(digits, 20, batch_size=12 // hosts, first_clip=36))
+    for batch, *of_hosts in zip(whole, *parts, strict=True):
+        assert same(batch, {name: np.concatenate([part[name] for part in of_hosts]) for name in batch})
+
+
+@pytest.mark.parametrize("hosts", [2, 5])
+def test_hosts_test_every_video_once(digits, monkeypatch: pytest.MonkeyPatch, hosts: int):
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
+    names, counts = [], []
+    for host in range(hosts):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        batches = list(test_batches(digits, "val", OPTIONS, batch_size=4, num_clips=1, num_crops=1))
+        counts.append(len(batches))
+        names += [name for batch in batches for name in batch["name"][batch["mask"]]]
+    assert len(set(counts)) == 1
     assert sorted(names) == [b"val-%05d" % i for i in range(21)]
 
 
-def test_views_are_clip_major_and_the_official_crops(made_clips: Path, data_dir: str):
-    """View k * crops + c is crop c of clip k, pixel by pixel."""
-    data = open_dataset(name="video_folder", root=str(made_clips), val_fraction=0.3, max_short_side=48, data_dir=data_dir)
-    builder: Any = data.builder
-    encoded = builder.as_dataset(split="val", decoders={"video": tfds.decode.SkipDecoding()})
-    stored = {example["name"].numpy(): decode_frames(example["video"], tf.range(40)) for example in encoded}
-    (batch,) = test_batches(data, "val", OPTIONS, batch_size=3, num_clips=2, num_crops=3)
-    for name, views in zip(batch["name"], batch["video"], strict=True):
-        video = stored[name]  # 40 frames of 48 x 64: two clips of four frames, at 0 and at the middle of what is left
-        resized = resize_frames(video, tf.constant([24, 32])).numpy()
-        for clip, first in enumerate((0, 18)):
-            for crop, left in enumerate((0, 4, 8)):
-                expected = resized[first : first + 4, :, left : left + 24]
-                np.testing.assert_allclose(views[3 * clip + crop], expected, atol=0.5 + 1e-3)
+@pytest.mark.parametrize(("num_clips", "num_crops"), [(1, 1), (1, 3), (3, 3)])
+def test_every_test_video_comes_once(digits, num_clips: int, num_crops: int):
+    batches = list(test_batches(digits, "val", OPTIONS, batch_size=8, num_clips=num_clips, num_crops=num_crops))
+    assert sum(batch["mask"].sum() for batch in batches) == 21 * num_clips
+    assert len(batches) == -(-21 * num_clips // 8)
+    assert {batch["video"].shape for batch in batches} == {(8, num_crops, 4, *batches[0]["video"].shape[3:])}
+    rows = [(*row,) for batch in batches for row in zip(batch["name"], batch["identity"], batch["mask"], strict=True)]
+    assert sorted(name for name, _, real in rows if real) == sorted([b"val-%05d" % i for i in range(21)] * num_clips)
+    assert len({identity for _, identity, real in rows if real}) == 21
 
 
-def test_one_crop_is_the_centre_of_the_smallest_training_size():
-    _, scaled, offsets = OPTIONS.test_plan(1, 1, 20, 30.0, 30, 60)
-    assert scaled == (26, 52)
-    assert offsets == [(1, 14)]
-    segments = dataclasses.replace(OPTIONS, sampling="segments")  # Something-Something's test scales to the crop
-    _, scaled, offsets = segments.test_plan(1, 1, 20, 30.0, 30, 60)
-    assert scaled == (24, 48)
-    assert offsets == [(0, 12)]
+@pytest.fixture(scope="module", params=["jpeg", "h264"])
+def folder(request: pytest.FixtureRequest, made_clips: Path, data_dir: str) -> VideoDataset:
+    options = {"val_fraction": 0.3, "short_side": 48, "max_fps": None, "num_workers": 0, "data_dir": data_dir}
+    return open_dataset(name="video_folder", root=str(made_clips), storage=request.param, **options)
 
 
-def test_views_in_a_batch(digits):
-    """Clips one after the other, the crops of each together; digits are square, so their crops are equal."""
-    options = dataclasses.replace(OPTIONS, num_frames=2)
-    (batch,) = test_batches(digits, "val", options, batch_size=21, num_clips=2, num_crops=3)
-    views = batch["video"]
-    for clip in (0, 3):
-        np.testing.assert_array_equal(views[:, clip], views[:, clip + 1])
-        np.testing.assert_array_equal(views[:, clip], views[:, clip + 2])
-    assert (views[:, 0] != views[:, 3]).any()
+def decoded(path: Path) -> np.ndarray:
+    with open_video(path) as video:
+        return np.stack(list(video.frames()))
 
 
-def test_training_uses_the_whole_range():
-    random = np.random.default_rng(0)
-    plans = [OPTIONS.training_plan(random, 50, 30.0, 30, 60) for _ in range(400)]
-    assert {min(scaled) for _, scaled, _ in plans} == set(range(26, 41))
-    assert {int(frames[0]) for frames, _, _ in plans} == set(range(46))
-    widest = [(scaled, offset) for _, scaled, offset in plans if scaled[0] == 26]
-    assert {offset[0] for _, offset in widest} == {0, 1, 2}
+def clips_of(batch: dict[str, np.ndarray]) -> np.ndarray:
+    """Clips [..., T, S, S, 3] on the scale 0 to 255."""
+    arrays = (batch[name].reshape(-1, *batch[name].shape[-axes:]) for name, axes in (("video", 4), ("rows", 1), ("columns", 1)))
+    return np.asarray(crop_and_scale(*arrays)).reshape(*batch["video"].shape[:-3], 24, 24, 3) * 255
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"sampling": "all"}, "one of uniform, segments, got 'all'"),
-        ({"placement": "tiled"}, "one of official, centre, dense, got 'tiled'"),
-        ({"short_side": (20, 30)}, "at least the model's image_size 24"),
-        ({"short_side": 30}, "got 30"),
-    ],
-)
-def test_options_that_cannot_work(changes: dict, words: str):
-    with pytest.raises(InputError, match=words):
-        dataclasses.replace(OPTIONS, **changes)
+def test_views_of_real_videos(folder: VideoDataset, made_clips: Path):
+    """Row k of a video's is clip k, its crops from left to right; the pixels are those of the file, but for the encoding."""
+    options = dataclasses.replace(OPTIONS, short_side=(24, 24))
+    (batch,) = test_batches(folder, "val", options, batch_size=6, num_clips=2, num_crops=3)
+    whole = {name: decoded(made_clips / name.decode()) for name in set(batch["name"])}
+    for row, (name, clips) in enumerate(zip(batch["name"], clips_of(batch), strict=True)):
+        first = (0, 18)[row % 2]  # 40 frames of 48 x 64: two clips of four, at 0 and at the middle of what is left
+        frames = whole[name][first : first + 4].astype(float)
+        half = frames.reshape(4, 24, 2, 32, 2, 3).mean(axis=(2, 4))  # scaling to the half is an average of four pixels
+        for clip, left in zip(clips, (0, 4, 8), strict=True):
+            assert np.abs(clip - half[:, :, left : left + 24]).mean() < 4
+            others = [other for other in (0, 4, 8) if other != left]
+            errors = [np.abs(clip - half[:, :, other : other + 24]).mean() for other in others]
+            assert min(errors) > 2 * np.abs(clip - half[:, :, left : left + 24]).mean()
+
+
+def test_several_clips_of_a_video_are_together(folder: VideoDataset):
+    """The first of them is the clip that one alone would be; all have the video's label."""
+    twice = take(folder, 2, batch_size=8, options=dataclasses.replace(OPTIONS, clips_per_video=2))
+    once = take(folder, 2, batch_size=4)
+    for pair, single in zip(twice, once, strict=True):
+        np.testing.assert_array_equal(pair["label"], np.repeat(single["label"], 2))
+        np.testing.assert_allclose(clips_of(pair)[::2], clips_of(single), atol=0.02)
+        assert (pair["rows"][::2] != pair["rows"][1::2]).any(axis=1).all()
+    (resumed,) = take(folder, 1, batch_size=8, first_clip=8, options=dataclasses.replace(OPTIONS, clips_per_video=2))
+    assert same(resumed, twice[1])
+    with pytest.raises(InputError, match="clips_per_video=2 doesn't divide the 7 clips"):
+        take(folder, 1, options=dataclasses.replace(OPTIONS, clips_per_video=2))
+
+
+def test_tiled_tests_have_as_many_rows_as_the_videos_need(folder: VideoDataset):
+    options = dataclasses.replace(OPTIONS, placement="tiled", sampling_rate=4.0)  # 16 frames a clip, of 40
+    batches = list(test_batches(folder, "val", options, batch_size=4, num_clips=1, num_crops=1))
+    identities = np.concatenate([batch["identity"][batch["mask"]] for batch in batches])
+    assert np.unique(identities, return_counts=True)[1].tolist() == [3, 3, 3]
+
+
+def test_a_damaged_record_is_one_sentence(folder: VideoDataset, monkeypatch: pytest.MonkeyPatch):
+    """What was prepared can rot; the run then ends with the reason, not in TensorFlow's pages."""
+    records = folder.records("train")
+    example = records[0]
+    for number in range(len(example.features.feature["video"].bytes_list.value)):
+        example.features.feature["video"].bytes_list.value[number] = b"nothing"
+    monkeypatch.setattr(type(records), "__getitem__", lambda self, number: example)
+    with pytest.raises(InputError, match=r"The prepared data of .* are damaged.*: prepare them again"):
+        take(folder, 1)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import colorsys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,7 +23,10 @@ PREPARE = jax.jit(prepare_training, static_argnames="options")
 def prepared(video: np.ndarray, *, seed: int = 0, **changes) -> np.ndarray:
     """In [0, 1] again, as it was before the normalisation."""
     options = PixelOptions(**{"flip": "off", "mean": MEAN, "std": STD, **changes})
-    return np.asarray(PREPARE(jax.random.key(seed), jnp.asarray(video), options=options)) * STD + MEAN
+    batch, _, height, width, _ = video.shape
+    whole = {"rows": np.tile(np.arange(height, dtype=np.float32), (batch, 1))}
+    whole["columns"] = np.tile(np.arange(width, dtype=np.float32), (batch, 1))
+    return np.asarray(PREPARE(jax.random.key(seed), {"video": video, **whole}, options=options)) * STD + MEAN
 
 
 def test_pixels_are_normalised_per_channel():
@@ -118,6 +120,7 @@ def test_the_same_key_gives_the_same_clips():
         "grey": 0.2,
         "blur": 0.5,
         "erase": 0.5,
+        "rand_augment": (2, 9.0),
     }
     one, again, other = (prepared(soft_clips(12), seed=seed, **changes) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one, again)
@@ -142,6 +145,7 @@ def test_labels_that_speak_of_sides():
         ({"flip": "yes"}, "pixels.flip must be auto, on or off, got 'yes'"),
         ({"hue": 0.7}, r"pixels.hue must be from 0 to 0\.5, got 0\.7"),
         ({"erase": -0.1}, "pixels.erase must be from 0 to 1"),
+        ({"rand_augment": (2, 11.0)}, r"pixels.rand_augment must be .*magnitude from 0 to 10\), got \(2, 11\.0\)"),
     ],
 )
 def test_options_that_cannot_work(changes: dict, told: str):
@@ -150,5 +154,5 @@ def test_options_that_cannot_work(changes: dict, told: str):
 
 
 def test_every_option_has_its_change():
-    fields = set(PixelOptions.__dataclass_fields__) - {"mean", "std", "erase"}
+    fields = set(PixelOptions.__dataclass_fields__) - {"mean", "std", "erase", "rand_augment"}
     assert CHANGES.keys() == fields

@@ -20,8 +20,8 @@ class Checkpoints:
     def __init__(self):
         self.steps: list[int] = []
 
-    def save(self, state: Any, step: int) -> None:
-        assert int(state.step) == step
+    def save(self, state: Any, step: int, pipeline: dict[str, int]) -> None:
+        assert int(state.step) == step == pipeline["step"]
         self.steps.append(step)
 
 
@@ -52,6 +52,7 @@ def run(losses: list[float], *, first_step: int = 0, seconds: float = 0.0, **cha
         "log_every_steps": 2,
         "checkpoint_every_steps": 100,
         "evaluate_every_steps": 100,
+        "pipeline_state": lambda step: {"step": step},
         **changes,
     }
     state = training.TrainState(step=jnp.int32(first_step), params={}, opt_state={})

@@ -39,10 +39,10 @@ def optimizer(**changes):
     return training.make_optimizer(**{**options, **changes})[0]
 
 
-def prepare(key: jax.Array, video: jax.Array) -> jax.Array:
+def prepare(key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
     """Random brightness, so that the step's random keys matter."""
-    bright = jax.random.uniform(key, (video.shape[0], 1, 1, 1, 1))
-    return normalize(video, (0.45,) * 3, (0.225,) * 3) + bright
+    bright = jax.random.uniform(key, (len(batch["video"]), 1, 1, 1, 1))
+    return normalize(batch["video"], (0.45,) * 3, (0.225,) * 3) + bright
 
 
 def batches(count: int) -> list[dict[str, np.ndarray]]:
@@ -201,15 +201,15 @@ def test_a_step_on_mixed_clips():
     (batch,) = batches(1)
     share = jnp.linspace(0.0, 1.0, 16)
 
-    def normalised(key: jax.Array, video: jax.Array) -> jax.Array:
-        return normalize(video, (0.45,) * 3, (0.225,) * 3)
+    def normalised(key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+        return normalize(jnp.asarray(batch["video"]), (0.45,) * 3, (0.225,) * 3)
 
     def mix(key: jax.Array, video: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         return video[::-1], labels[::-1], share
 
     step = training.make_train_step(model=model, optimizer=sgd, prepare=normalised, mix=mix, seed=0, mesh=mesh)
     state = training.init_state(model, sgd, 0, mesh)
-    seen = normalised(jax.random.key(0), jnp.asarray(batch["video"]))[::-1]
+    seen = normalised(jax.random.key(0), batch)[::-1]
     logits = jax.jit(model.apply)({"params": state.params}, seen)
     labels, others = jnp.asarray(batch["label"]), jnp.asarray(batch["label"][::-1].copy())
     best = logits.argmax(axis=-1)

@@ -1,4 +1,4 @@
-"""Scores of whole videos: several clips and crops of each, averaged; every video counts once."""
+"""Scores of whole videos: several clips and crops of each, as many as it has, averaged; every video counts once."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -8,64 +8,103 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
-from timesformer_jax._typing import Array, Float, Int, UInt8, ndarray
+from timesformer_jax._typing import Array, Float, Int, ndarray
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer
 from timesformer_jax.training.sharding import DATA_AXIS, replicated, split_batch, to_devices
 
-AVERAGES: dict[str, Callable[[Array], Array]] = {
-    "probabilities": lambda logits: jax.nn.softmax(logits, axis=-1).mean(axis=1),
-    "logits": lambda logits: jax.nn.softmax(logits.sum(axis=1), axis=-1),
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return odds / odds.sum(axis=-1, keepdims=True)
+
+
+class Average(NamedTuple):
+    """How a video's views become its scores: what each view adds (on the device), and what is made of the sum."""
+
+    of_view: Callable[[Array], Array]
+    of_video: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+AVERAGES: dict[str, Average] = {
+    "probabilities": Average(lambda logits: jax.nn.softmax(logits, axis=-1), lambda total, views: total / views),
+    "logits": Average(lambda logits: logits, lambda total, views: _softmax(total)),
 }
-"""Logits `[B, views, classes]` -> a video's scores `[B, classes]`, which sum to 1.
+"""`eval.average` -> how. Scores sum to 1.
 
 The paper averages the views' probabilities, the official code adds up their logits (shown here through a softmax, which
 changes no ranking).
 """
 
-ScoreFn = Callable[[Any, Array], Array]
+ScoreFn = Callable[[Any, dict[str, Array]], Array]
 
 
 class Predictions(NamedTuple):
-    """One row a video, on every host the same rows."""
+    """One row a video, sorted by name; on every host the same rows."""
 
     names: list[str]
     labels: Int[ndarray, "videos"]
     scores: Float[ndarray, "videos classes"]
+    num_views: Int[ndarray, "videos"]
 
 
-def make_score_fn(*, model: TimeSformer, normalize: Callable[[Array], Array], average: str, mesh: Mesh) -> ScoreFn:
-    """A jitted function (params, uint8 views `[B, views, T, H, W, C]`) -> scores `[B, classes]`, split over the mesh."""
-    if average not in AVERAGES:
-        raise InputError(f"eval.average must be one of {', '.join(AVERAGES)}, got {average!r}.")
-
-    def score(params: Any, video: UInt8[Array, "B views T H W C"]) -> Float[Array, "B classes"]:
-        batch, views = video.shape[:2]
-        clips = normalize(video.reshape(batch * views, *video.shape[2:]))  # [B, views, ...] -> [B views, ...]
-        logits: Any = model.apply({"params": params}, clips)
-        return AVERAGES[average](logits.reshape(batch, views, -1))
-
-    batch = split_batch(mesh)
-    return jax.jit(score, in_shardings=(replicated(mesh), batch), out_shardings=batch)
+def _average(name: str) -> Average:
+    if name not in AVERAGES:
+        raise InputError(f"eval.average must be one of {', '.join(AVERAGES)}, got {name!r}.")
+    return AVERAGES[name]
 
 
-def predict_videos(score_fn: ScoreFn, params: Any, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh) -> Predictions:
-    """Scores of every video in `batches` (this host's part; rows whose `mask` is False fill a batch up and don't count).
+def make_score_fn(*, model: TimeSformer, prepare: Callable[[dict[str, Array]], Array], average: str, mesh: Mesh) -> ScoreFn:
+    """A jitted function (params, batch of `B` clips) -> what each adds to its video's score, `[B, classes]`.
 
-    Every host must bring equally many batches of one size. `name` is bytes; longer names than 512 bytes are cut.
+    `prepare` makes `[B * crops, T, H, W, C]` as the model gets them out of the batch, the crops of a clip together.
     """
-    names, labels, masks, scores = [], [], [], []
+    of_view = _average(average).of_view
+
+    def score(params: Any, batch: dict[str, Array]) -> Float[Array, "B classes"]:
+        clips = prepare(batch)
+        logits: Any = model.apply({"params": params}, clips)
+        return of_view(logits).reshape(len(batch["video"]), -1, logits.shape[-1]).sum(axis=1)
+
+    split = split_batch(mesh)
+    return jax.jit(score, in_shardings=(replicated(mesh), split), out_shardings=split)
+
+
+def predict_videos(
+    score_fn: ScoreFn, params: Any, batches: Iterator[dict[str, np.ndarray]], *, average: str, num_crops: int, mesh: Mesh
+) -> Predictions:
+    """Scores of every video in `batches` (this host's clips; rows whose `mask` is False fill a batch up and don't count).
+
+    The clips of a video share their `identity`, a number, and needn't be in one batch. Every host must bring equally many
+    batches of one size. `name` is bytes; longer names than 512 bytes are cut.
+    """
+    names, labels, masks, identities, scores = [], [], [], [], []
     for batch in batches:
-        on_devices = to_devices({"video": batch["video"]}, mesh)
-        rows = score_fn(params, on_devices["video"])
+        rows = score_fn(params, to_devices({name: batch[name] for name in batch.keys() - NOT_FOR_DEVICES}, mesh))
         # One batch stays in flight: enough to keep the devices busy, and no more than two batches in their memory.
         scores[-1:] = jax.device_get(scores[-1:])
         scores.append(multihost_utils.global_array_to_host_local_array(rows, mesh, PartitionSpec(DATA_AXIS)))
         names.append(np.array([np.frombuffer(name[:512].ljust(512, b"\0"), np.uint8) for name in batch["name"]]))
-        labels.append(batch["label"])
-        masks.append(batch["mask"])
-    local = (*(np.concatenate(column) for column in (names, labels, masks)), np.concatenate(jax.device_get(scores)))
-    everything = multihost_utils.process_allgather(local, tiled=True) if jax.process_count() > 1 else local
-    name_bytes, labels, mask, scores = (np.asarray(column) for column in everything)
-    names = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in name_bytes[mask]]
-    return Predictions(names, labels[mask], scores[mask])
+        for column, name in ((labels, "label"), (masks, "mask"), (identities, "identity")):
+            column.append(batch[name])
+    columns = (
+        *(np.concatenate(column) for column in (names, labels, masks, identities)),
+        np.concatenate(jax.device_get(scores)),
+    )
+    # As bytes: JAX would make 32 bits of the identities' 64.
+    columns = (*columns[:3], np.ascontiguousarray(columns[3])[:, None].view(np.uint8), columns[4])
+    everything = multihost_utils.process_allgather(columns, tiled=True) if jax.process_count() > 1 else columns
+    name_bytes, labels, mask, identities, scores = (np.asarray(column) for column in everything)
+    identities = np.ascontiguousarray(identities).view(np.int64)[:, 0]
+    _, first, video_of = np.unique(identities[mask], return_index=True, return_inverse=True)
+    total = np.zeros((len(first), scores.shape[-1]), np.float32)
+    np.add.at(total, video_of, scores[mask])
+    num_views = np.bincount(video_of) * num_crops
+    names = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in name_bytes[mask][first]]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    scores = _average(average).of_video(total, num_views[:, None])
+    return Predictions([names[i] for i in order], labels[mask][first][order], scores[order], num_views[order])
+
+
+NOT_FOR_DEVICES = frozenset({"label", "name", "mask", "identity"})
+"""What a batch of clips says of them, and the model isn't asked."""

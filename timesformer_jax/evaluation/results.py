@@ -1,7 +1,7 @@
 """Accuracies, and the two files that a test leaves behind."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,18 +28,23 @@ def best_labels(scores: np.ndarray, count: int = 5) -> Int[ndarray, "videos coun
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
-def prediction_rows(predictions: Predictions, label_names: Sequence[str], **facts: Any) -> list[dict[str, Any]]:
-    """One JSON object a video: `video`, `label`, `best` (the best five labels with their scores), and `facts`."""
+def prediction_rows(
+    predictions: Predictions, label_names: Sequence[str], unreadable: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """One JSON object a video: `video`, `label`, `best` (the best five labels with their scores) and `views`, how many were
+    averaged; of each `unreadable` one `video` and `error`, the reason."""
     best = best_labels(predictions.scores)
     return [
         {
             "video": name,
             "label": label_names[label],
             "best": [[label_names[i], round(float(row[i]), 6)] for i in indices],
-            **facts,
+            "views": int(views),
         }
-        for name, label, row, indices in zip(predictions.names, predictions.labels, predictions.scores, best, strict=True)
-    ]
+        for name, label, row, views, indices in zip(
+            predictions.names, predictions.labels, predictions.scores, predictions.num_views, best, strict=True
+        )
+    ] + [{"video": name, "error": reason} for name, reason in (unreadable or {}).items()]
 
 
 def write_results(workdir: str, results: dict[str, Any], rows: list[dict[str, Any]]) -> None:

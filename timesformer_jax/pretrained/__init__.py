@@ -1,8 +1,8 @@
 """Weights of every published kind, in and out."""
 
+from timesformer_jax.labels import read_labels
 from timesformer_jax.pretrained.fitting import POSITION_RESIZES
 from timesformer_jax.pretrained.kinds import KINDS
-from timesformer_jax.pretrained.labels import read_labels
 from timesformer_jax.pretrained.loading import load, params_from_official
 from timesformer_jax.pretrained.pretrained import Prediction, Pretrained
 from timesformer_jax.pretrained.report import Report

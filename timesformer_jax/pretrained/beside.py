@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from timesformer_jax.labels import names_in_order
 from timesformer_jax.modeling import describe_model
-from timesformer_jax.pretrained.labels import names_in_order
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.zoo import DATASETS
 

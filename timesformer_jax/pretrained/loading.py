@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from timesformer_jax.errors import InputError
+from timesformer_jax.labels import check_labels, read_labels
 from timesformer_jax.modeling import TimeSformer, complete_description, flatten_params, unstack_blocks
 from timesformer_jax.modeling.checks import pair
 from timesformer_jax.pretrained.beside import fields_of_notes, labels_of, notes_of_ours, preprocess_of_notes
@@ -24,7 +25,6 @@ from timesformer_jax.pretrained.files import open_tensors, read_beside
 from timesformer_jax.pretrained.fitting import HEAD, POSITION_RESIZES, fit
 from timesformer_jax.pretrained.formats import Tensors
 from timesformer_jax.pretrained.kinds import KINDS, OWN, Kind
-from timesformer_jax.pretrained.labels import check_labels, read_labels
 from timesformer_jax.pretrained.own import find_checkpoint, read_checkpoint
 from timesformer_jax.pretrained.preprocessing import choose_preprocess
 from timesformer_jax.pretrained.pretrained import Pretrained

@@ -48,17 +48,25 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, state: TrainState, step: int) -> None:
-        """Saves in the background; does nothing where this step is saved already."""
+    def save(self, state: TrainState, step: int, pipeline: Mapping[str, Any] | None = None) -> None:
+        """Saves in the background; does nothing where this step is saved already.
+
+        `pipeline`, JSON: what the data pipeline needs to go on behind this step.
+        """
         if self.latest_step == step:
             return
         with _interrupts_wait():
             self._checkpointer.save_checkpointables_async(
                 step,
                 {"params": state.params, "opt_state": state.opt_state},
-                custom_metadata={**self._notes, **self._description},
+                custom_metadata={**self._notes, "pipeline": dict(pipeline or {}), **self._description},
                 force=True,
             )
+
+    @property
+    def pipeline(self) -> dict[str, Any]:
+        """What the newest checkpoint was given as `pipeline`; empty where there is none."""
+        return {} if self.latest_step is None else self._metadata(self.latest_step).get("pipeline", {})
 
     def restore(self, state: TrainState) -> TrainState:
         """The newest checkpoint, placed as `state` is; `state` itself where there is none."""
@@ -93,8 +101,12 @@ class Checkpoints:
         with _interrupts_wait():
             self._checkpointer.close()
 
+    def _metadata(self, step: int) -> dict[str, Any]:
+        metadata: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        return metadata or {}
+
     def _check(self, step: int) -> None:
-        metadata: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata or {}
+        metadata = self._metadata(step)
         saved = {**metadata, "model": complete_description(metadata.get("model", {}))}
         differences = [
             f"{group}.{name} is {_difference(theirs, ours)}"

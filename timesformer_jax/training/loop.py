@@ -31,6 +31,7 @@ def train(
     log_every_steps: int,
     checkpoints: Checkpoints,
     checkpoint_every_steps: int,
+    pipeline_state: Callable[[int], Mapping[str, Any]],
     evaluate: Callable[[TrainState], Mapping[str, float]],
     evaluate_every_steps: int,
 ) -> TrainState:
@@ -38,7 +39,8 @@ def train(
 
     `batches` yields this host's part of each batch, `batch_size` counts the clips of all hosts. Every `log_every_steps` the
     means since the last log are written: loss, top1, grad_norm, learning rate, clips per second and the share of the time
-    that the devices waited for data. `evaluate` returns scalars, which are written too.
+    that the devices waited for data. `pipeline_state(step)`, saved with each checkpoint, is what `batches` would need to go on
+    behind that step. `evaluate` returns scalars, which are written too.
 
     Raises `InputError` where the loss or the gradient is no longer finite.
     """
@@ -94,7 +96,7 @@ def train(
             if last or step % evaluate_every_steps == 0 or step % checkpoint_every_steps == 0:
                 report(step)
                 if last or step % checkpoint_every_steps == 0:
-                    checkpoints.save(state, step)
+                    checkpoints.save(state, step, pipeline_state(step))
                 if step % evaluate_every_steps == 0 and not last:
                     write_scalars(step, evaluate(state))
                 window_began = time.perf_counter()

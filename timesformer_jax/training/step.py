@@ -13,8 +13,8 @@ from timesformer_jax._typing import Array, Float, Int
 from timesformer_jax.modeling import TimeSformer
 from timesformer_jax.training.sharding import replicated, split_batch
 
-Prepare = Callable[[Array, Array], Array]
-"""(random key, uint8 video `[B, T, H, W, C]`) -> what the model gets, on the device."""
+Prepare = Callable[[Array, dict[str, Array]], Array]
+"""(random key, batch) -> clips `[B, T, H, W, C]` as the model gets them, on the device."""
 
 Mix = Callable[[Array, Array, Array], tuple[Array, Array, Array]]
 """(random key, prepared video, labels `[B]`) -> mixed video, each clip's other label `[B]`, the share of its own `[B]`."""
@@ -68,14 +68,14 @@ def make_train_step(
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
     """A function (state, batch) -> (state, metrics); the old state's memory is reused.
 
-    The batch has `video` (uint8 `[B, T, H, W, C]`) and `label` (int32 `[B]`), split over the mesh. Metrics are replicated
+    The batch has what `prepare` makes clips of, and `label` (int32 `[B]`), all split over the mesh. Metrics are replicated
     scalars over the whole batch: `loss`, `top1`, `grad_norm`. Where clips are mixed, `top1` counts either label by its share.
     """
 
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         prepare_key, dropout_key = jax.random.split(key)
-        video, labels = prepare(prepare_key, batch["video"]), batch["label"]
+        video, labels = prepare(prepare_key, batch), batch["label"]
         others, share = None, 1.0
         if mix is not None:
             video, others, share = mix(jax.random.fold_in(prepare_key, 1), video, labels)

@@ -2,8 +2,14 @@
 
 from timesformer_jax.video.decoding import UnreadableVideoError, VideoFile, open_video, sample_frames
 from timesformer_jax.video.files import VIDEO_SUFFIXES, find_videos
-from timesformer_jax.video.geometry import crop_offset, scale_short_side, view_crop_offset
-from timesformer_jax.video.pixels import normalize, standardize
+from timesformer_jax.video.geometry import (
+    crop_offset,
+    random_resized_crop,
+    sample_positions,
+    scale_short_side,
+    view_crop_offset,
+)
+from timesformer_jax.video.pixels import crop_and_scale, normalize, standardize
 from timesformer_jax.video.preprocess import Preprocess
 from timesformer_jax.video.sampling import (
     PLACEMENTS,
@@ -23,11 +29,14 @@ __all__ = [
     "UnreadableVideoError",
     "VideoFile",
     "clip_frames",
+    "crop_and_scale",
     "crop_offset",
     "find_videos",
     "normalize",
     "open_video",
+    "random_resized_crop",
     "sample_frames",
+    "sample_positions",
     "scale_short_side",
     "segment_bounds",
     "segment_frames",

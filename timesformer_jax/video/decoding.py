@@ -1,9 +1,10 @@
 """Video files -> RGB frames, by PyAV (any container and codec that FFmpeg reads)."""
 
+import contextlib
 import logging
 import math
+import re
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.errors import InputError
+from timesformer_jax.video.files import PICTURE_SUFFIXES
 
 log = logging.getLogger("timesformer_jax")
 
@@ -42,12 +44,18 @@ class VideoFile:
         """Good frames met so far."""
 
     def frames(
-        self, max_short_side: int | None = None, only: Container[int] | None = None
+        self,
+        max_short_side: int | None = None,
+        only: Container[int] | None = None,
+        *,
+        span: tuple[float, float] | None = None,
+        even: bool = False,
     ) -> Iterator[UInt8[ndarray, "H W 3"]]:
         """Every frame in order, RGB uint8; frames with a short side above `max_short_side` are shrunk to it.
 
         `only`: the indices of those that are wanted (all by default); the others are decoded, since frames build on each
-        other, but not converted.
+        other, but not converted. `span`: first second and the second where it ends; indices count from its first frame.
+        `even`: height and width are rounded down to even ones.
 
         All have the first frame's size, also where the stream changes its own midway, and stand upright where a phone was held
         sideways and says so.
@@ -60,10 +68,12 @@ class VideoFile:
         # One reformatter for all frames: `frame.to_ndarray` makes a new one each time, 20 times slower.
         reformatter = VideoReformatter()
         size = None
-        for frame in self._decoded():
+        for frame in self._decoded(span):
             if size is None:
                 scale = min((max_short_side or math.inf) / min(frame.height, frame.width), 1.0)
                 size = round(frame.width * scale), round(frame.height * scale)
+                if even:
+                    size = max(size[0] - size[0] % 2, 2), max(size[1] - size[1] % 2, 2)
             if only is not None and self.num_decoded not in only:
                 self.num_decoded += 1
                 continue
@@ -76,7 +86,8 @@ class VideoFile:
             turns = round(frame.rotation / 90) % 4  # counter-clockwise
             yield np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
         if not self.num_decoded:
-            raise UnreadableVideoError(self._path, "it holds no frame that can be decoded")
+            where = "" if span is None else f" from {span[0]:g} to {span[1]:g} s"
+            raise UnreadableVideoError(self._path, f"it holds no frame that can be decoded{where}")
 
     def count_packets(self) -> int:
         """How many frames the container announces, without decoding any; the file is at its end afterwards."""
@@ -90,7 +101,32 @@ class VideoFile:
             pass
         return count
 
-    def _decoded(self) -> Iterator[Any]:
+    @property
+    def seconds(self) -> float | None:
+        """How long the container says that the video is."""
+        if self._stream.duration is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        return None if self._container.duration is None else self._container.duration / 1e6  # in microseconds
+
+    def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
+        """The frames of `span`, or all; one without a time of its own counts as its neighbour."""
+        if span is None:
+            yield from self._from_here()
+            return
+        from av.error import FFmpegError
+
+        zero = float((self._stream.start_time or 0) * self._stream.time_base)
+        with contextlib.suppress(FFmpegError):  # what can't be sought is decoded from its start
+            self._container.seek(int((zero + span[0]) / self._stream.time_base), stream=self._stream)
+        now = 0.0
+        for frame in self._from_here():
+            now = now if frame.time is None else frame.time - zero
+            if now >= span[1] - 1e-6:
+                return
+            if now >= span[0] - 1e-6:
+                yield frame
+
+    def _from_here(self) -> Iterator[Any]:
         from av.error import FFmpegError
 
         packets = self._container.demux(self._stream)
@@ -112,9 +148,46 @@ class VideoFile:
                 yield frame
 
 
-@contextmanager
-def open_video(path: str | Path) -> Iterator[VideoFile]:
-    """Opens a video file; raises `UnreadableVideoError` with the reason where that can't be done.
+class FrameFolder(VideoFile):
+    """A video as a folder of pictures, in the order of their names (frame9 before frame10)."""
+
+    def __init__(self, path: Path, fps: float):
+        self._path = path
+        pictures = (
+            file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
+        )
+        self._pictures = sorted(pictures, key=_natural)
+        self.fps = fps
+        self.num_damaged = self.num_decoded = 0
+
+    @property
+    def seconds(self) -> float:
+        return len(self._pictures) / self.fps
+
+    def count_packets(self) -> int:
+        return len(self._pictures)
+
+    def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
+        import av
+        from av.error import FFmpegError
+
+        first, last = (0, None) if span is None else (math.ceil(second * self.fps) for second in span)
+        for picture in self._pictures[first:last]:
+            try:
+                with av.open(str(picture)) as container:
+                    yield next(container.decode(video=0))
+            except (OSError, FFmpegError, StopIteration):
+                self.num_damaged += 1
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts numbers in names by their value."""
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+@contextlib.contextmanager
+def open_video(path: str | Path, fps: float | None = None) -> Iterator[VideoFile]:
+    """Opens a video file, or a folder of pictures at `fps` (30); raises `UnreadableVideoError` with the reason where it can't.
 
     Needs PyAV: `pip install timesformer_jax[video]`.
     """
@@ -124,6 +197,9 @@ def open_video(path: str | Path) -> Iterator[VideoFile]:
     except ImportError as error:
         raise InputError("Reading videos needs PyAV, which is not installed: pip install timesformer_jax[video].") from error
 
+    if Path(path).is_dir():
+        yield FrameFolder(Path(path), fps or 30.0)
+        return
     try:
         size = Path(path).stat().st_size
         container = av.open(str(path), metadata_errors="ignore") if size else None

@@ -9,6 +9,9 @@ VIDEO_SUFFIXES = frozenset(
 )
 """Files with another ending, and hidden files, are none of ours."""
 
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+"""Frames of a video that is kept as a folder of pictures."""
+
 
 def find_videos(folder: Path) -> list[Path]:
     """Every video file in a folder or deeper, sorted; links are followed, hidden folders and links that lead back are not."""

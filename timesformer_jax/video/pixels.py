@@ -21,6 +21,24 @@ def normalize(
     return standardize(jnp.asarray(video, jnp.float32) / 255.0, mean, std).astype(dtype)
 
 
+def crop_and_scale(
+    windows: UInt8[Array | ndarray, "B T H W C"], rows: Float[Array | ndarray, "B R"], columns: Float[Array | ndarray, "B S"]
+) -> Float[Array, "B T R S C"]:
+    """The pixels at `rows` x `columns` of each window, bilinear: the clip, cropped and scaled, on the scale 0 to 1.
+
+    Positions count pixels of the window (`sample_positions`). As two matrix products, which is what accelerators are for;
+    in full float32, since a product of bfloat16 would lose two bits of each pixel.
+    """
+
+    def weights(positions: Array | ndarray, length: int) -> Array:
+        distances = jnp.asarray(positions)[:, :, None] - jnp.arange(length, dtype=jnp.float32)[None, None]
+        return jnp.maximum(1 - jnp.abs(distances), 0)
+
+    pixels = jnp.asarray(windows, jnp.float32) / 255.0
+    pixels = jnp.einsum("brh,bthwc->btrwc", weights(rows, pixels.shape[2]), pixels, precision="highest")
+    return jnp.einsum("bsw,btrwc->btrsc", weights(columns, pixels.shape[3]), pixels, precision="highest")
+
+
 def standardize(video: Float[Array, "*batch C"], mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "*batch C"]:
     """(video - mean) / std per channel, of pixels on the scale 0 to 1."""
     shape = (1,) * (video.ndim - 1) + (-1,)

@@ -1,0 +1,138 @@
+"""The TFDS builders of data sets that are files on someone's disk: `main.py` prepares them, and so does
+
+PYTHONPATH=. tfds build kinetics400/h264_256 --imports=input_pipeline.builders --manual_dir=FOLDER
+"""
+
+import dataclasses
+import hashlib
+import re
+from pathlib import Path
+from typing import ClassVar
+
+from input_pipeline.video_builder import VideoBuilder, VideoConfig
+from timesformer_jax.datasets import LAYOUTS, Listing, Storage
+from timesformer_jax.errors import InputError
+
+PREPARED = [VideoConfig(storage=Storage(codec=codec, short_side=side)) for codec in ("h264", "jpeg") for side in (256, 320)]
+"""The configs that `tfds build` knows by name; `main.py` makes others from its own."""
+
+
+class ListedBuilder(VideoBuilder, skip_registration=True):
+    """A data set whose lists a reader of `LAYOUTS` understands: the one of the builder's name, or `layout_name`."""
+
+    BUILDER_CONFIGS = PREPARED
+    layout_name: ClassVar[str | None] = None
+
+    def read(self, root: Path) -> Listing:
+        return LAYOUTS[self.layout_name or self.name](root, **self.builder_config.layout)
+
+
+class Kinetics400(ListedBuilder):
+    """Kinetics-400: 400 human actions, clips of about 10 seconds from YouTube (Kay et al. 2017)."""
+
+    name = "kinetics400"
+
+
+class Kinetics600(ListedBuilder):
+    """Kinetics-600: 600 human actions (Carreira et al. 2018)."""
+
+    name = "kinetics600"
+
+
+class Kinetics700(ListedBuilder):
+    """Kinetics-700: 700 human actions (Carreira et al. 2019)."""
+
+    name = "kinetics700"
+
+
+class SomethingSomethingV2(ListedBuilder):
+    """Something-Something v2: 174 things that hands do to objects; the order of frames counts (Goyal et al. 2017)."""
+
+    name = "something_something_v2"
+
+
+class Diving48(ListedBuilder):
+    """Diving-48: 48 dives, told apart by their turns (Li et al. 2018; labels of version 2)."""
+
+    name = "diving48"
+
+
+class HowTo100M(ListedBuilder):
+    """HowTo100M: videos of minutes that show how something is done, classified by task (Miech et al. 2019).
+
+    Kept in parts of a minute each.
+    """
+
+    name = "howto100m"
+    BUILDER_CONFIGS: ClassVar = [
+        VideoConfig(storage=dataclasses.replace(config.storage, part_seconds=60.0)) for config in PREPARED
+    ]
+
+
+class UCF101(ListedBuilder):
+    """UCF-101: 101 human actions (Soomro et al. 2012), by its official split files; `layout={"fold": 2}` takes another."""
+
+    name = "ucf101_files"  # TFDS has a ucf101 of its own, of squashed frames
+    layout_name = "ucf101"
+
+
+class HMDB51(ListedBuilder):
+    """HMDB-51: 51 human actions (Kuehne et al. 2011), by its official split files; `layout={"fold": 2}` takes another."""
+
+    name = "hmdb51"
+
+
+def own_config(storage: Storage, title: str, listing: Listing) -> VideoConfig:
+    """The config of someone's own videos.
+
+    Its name holds a fingerprint of the storage and of every entry with its file's size and time, so what has changed is
+    prepared anew and never taken for the old.
+    """
+    facts = [str((storage, listing.label_names, listing.several))]
+    for split, entries in listing.splits.items():
+        for entry in entries:
+            stat = entry.path.stat()
+            facts.append(ascii((split, entry.name, entry.labels, entry.start, entry.end, stat.st_size, stat.st_mtime_ns)))
+    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+    name = f"{re.sub(r'[^A-Za-z0-9]+', '_', title)}_{digest}"
+    return VideoConfig(name=name, storage=storage, listing=listing, several=listing.several)
+
+
+class VideoFolder(ListedBuilder):
+    """A folder of videos, one sub-folder a label."""
+
+    name = "video_folder"
+
+
+class VideoList(ListedBuilder):
+    """Videos by lists: `train` and `val`, each a csv or jsonl, one label a video or (the configs "..._several") any number."""
+
+    name = "video_list"
+    BUILDER_CONFIGS: ClassVar = [
+        dataclasses.replace(config, name="", several=on) for on in (False, True) for config in PREPARED
+    ]
+
+    def read(self, root: Path) -> Listing:
+        """For `tfds build`: the lists are `train` and `val`, `.csv` or `.jsonl`, in the folder."""
+        lists = [
+            next((file for file in sorted(root.glob(f"{split}.*")) if file.suffix in (".csv", ".jsonl")), None)
+            for split in ("train", "val")
+        ]
+        if None in lists:
+            raise InputError(f"Expected the lists train.csv and val.csv (or .jsonl) in {root}.")
+        return LAYOUTS[self.name](*lists)
+
+
+BUILDERS: dict[str, type[VideoBuilder]] = {
+    "kinetics400": Kinetics400,
+    "kinetics600": Kinetics600,
+    "kinetics700": Kinetics700,
+    "something_something_v2": SomethingSomethingV2,
+    "diving48": Diving48,
+    "howto100m": HowTo100M,
+    "ucf101": UCF101,
+    "hmdb51": HMDB51,
+    "video_folder": VideoFolder,
+    "video_list": VideoList,
+}
+"""Name in `LAYOUTS` -> its builder."""

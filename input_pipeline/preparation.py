@@ -1,0 +1,152 @@
+"""Writing a large data set: read by many processes, written by one, and going on where it was interrupted.
+
+Each split is written in parts of about `PART_BYTES`; a part counts once its own note stands beside it. An interrupted
+preparation leaves its whole parts, and the next one begins behind them.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from input_pipeline._tensorflow import tf
+from input_pipeline.records import FOOTER_BYTES, HEADER_BYTES
+from timesformer_jax.datasets import Entry, Storage, StoredVideo, map_in_processes, store_video
+from timesformer_jax.errors import InputError
+
+PART_BYTES = 512 << 20
+ENTRIES_BEFORE_A_FORECAST = 16
+
+
+class Part:
+    """A file of records and, beside it, its note: which entries it holds, where its records are, who was left out."""
+
+    def __init__(self, folder: epath.Path, number: int):
+        self.records = folder / f"{number:05d}.tfrecord"
+        self._note = folder / f"{number:05d}.json"
+        self.end = 0
+        self.places: list[tuple[int, int]] = []
+        self.left_out: dict[str, str] = {}
+        self.damaged: dict[str, int] = {}
+
+    def read(self) -> bool:
+        """Whether the part is whole; takes over what its note says."""
+        if not self._note.exists():
+            return False
+        vars(self).update(json.loads(self._note.read_text()))
+        return True
+
+    def finish(self) -> None:
+        facts = {name: getattr(self, name) for name in ("end", "places", "left_out", "damaged")}
+        unfinished = self._note.with_suffix(".part")
+        unfinished.write_text(json.dumps(facts))
+        unfinished.replace(self._note)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(length for _, length in self.places)
+
+
+def write_parts(
+    entries: Sequence[Entry],
+    storage: Storage,
+    serialize: Callable[[Entry, int, StoredVideo], bytes],
+    folder: epath.Path,
+    *,
+    title: str,
+    num_workers: int = 0,
+) -> list[Part]:
+    """Prepares all entries of a split into `folder`, in an order that mixes them; goes on behind the parts that are there.
+
+    `serialize` makes a record out of an entry, the number of its piece and the piece. Files that can't be read are named in
+    their part's `left_out`, files with damaged places in `damaged`.
+
+    Raises `InputError` where the disk is too small, or full.
+    """
+    # The folder belongs to these entries in this storage: an interrupted preparation of others is none of ours.
+    mixed = sorted(entries, key=lambda entry: hashlib.sha256(os.fsencode(entry.name)).digest())
+    folder = folder / hashlib.sha256(repr((mixed, storage)).encode(errors="backslashreplace")).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: list[Part] = []
+    while (part := Part(folder, len(parts))).read():
+        parts.append(part)
+    done = parts[-1].end if parts else 0
+    rest = _prepared(mixed[done:], storage=storage, num_workers=num_workers)
+    with tqdm(
+        total=len(mixed), initial=done, desc=title, unit="video", dynamic_ncols=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        try:
+            while done < len(mixed):
+                part = Part(folder, len(parts))
+                part.end = done
+                _write_part(part, rest, serialize, functools.partial(_check_space, folder, parts, len(mixed)), bar)
+                done = part.end
+                parts.append(part)
+        except (OSError, tf.errors.OpError) as error:
+            raise InputError(
+                f"Writing to {folder} failed with {done} of {len(mixed)} videos done "
+                f"({getattr(error, 'strerror', None) or error}): make room on the disk, the same command goes on from "
+                "there."
+            ) from error
+    return parts
+
+
+def _prepared(entries: Sequence[Entry], *, storage: Storage, num_workers: int) -> Iterator[tuple[Entry, Any]]:
+    return map_in_processes(functools.partial(store_video, storage=storage), entries, num_workers=num_workers)
+
+
+def _write_part(
+    part: Part,
+    prepared: Iterator[tuple[Entry, Any]],
+    serialize: Callable[[Entry, int, StoredVideo], bytes],
+    check_space: Callable[[Part], None],
+    bar: Any,
+) -> None:
+    """Writes entries until the part is large enough, or none is left."""
+    place = 0
+    with tf.io.TFRecordWriter(os.fspath(part.records)) as writer:
+        for entry, pieces in prepared:
+            part.end += 1
+            bar.update()
+            if isinstance(pieces, InputError):
+                part.left_out[entry.name] = getattr(pieces, "reason", str(pieces))
+                continue
+            if pieces[0].num_damaged:
+                part.damaged[entry.name] = pieces[0].num_damaged
+            for number, piece in enumerate(pieces):
+                record = serialize(entry, number, piece)
+                writer.write(record)
+                part.places.append((place + HEADER_BYTES, len(record)))
+                place += HEADER_BYTES + len(record) + FOOTER_BYTES
+            check_space(part)
+            if place >= PART_BYTES:
+                break
+    part.finish()
+
+
+def _check_space(folder: epath.Path, finished: Sequence[Part], num_entries: int, part: Part) -> None:
+    """Raises `InputError` once it can be foreseen that the disk won't hold all of it."""
+    if "://" in os.fspath(folder) or part.end < ENTRIES_BEFORE_A_FORECAST:
+        return
+    written = part.num_bytes + sum(other.num_bytes for other in finished)
+    needed = written / part.end * (num_entries - part.end)
+    free = shutil.disk_usage(Path(os.fspath(folder))).free
+    if free < needed:
+        raise InputError(
+            f"{num_entries - part.end} of {num_entries} videos need about {needed / 1e9:.1f} GB more, and the disk of {folder} "
+            f"has {free / 1e9:.1f} GB left: make room, or choose another folder, h264 storage or a smaller short side."
+        )
+
+
+def places_of(parts: Iterable[Part]) -> list[np.ndarray]:
+    """Where the records of each part are, as `Records` wants it."""
+    return [np.array(part.places, np.int64).reshape(-1, 2) for part in parts]

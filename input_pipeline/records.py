@@ -1,0 +1,103 @@
+"""Any example of a prepared split by its number, read from the TFRecord files that TFDS writes.
+
+A record file is a run of records, each 8 bytes of length, 4 of checksum, the data, 4 of checksum. Knowing where each begins, an
+epoch can be any permutation and a run can go on anywhere: nothing has to be read past, and no buffer has to be filled.
+"""
+
+import contextlib
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from input_pipeline._tensorflow import tf, tfds
+from timesformer_jax._typing import Int, ndarray
+from timesformer_jax.errors import InputError
+
+HEADER_BYTES, FOOTER_BYTES = 12, 4
+
+Places = Int[ndarray, "examples 2"]
+"""Where each record's data begin in its file, and how long they are."""
+
+
+def index_path(folder: str, split: str) -> epath.Path:
+    """Where the places of a split's records are kept, beside the records."""
+    return epath.Path(folder) / f"{split}.records.npy"
+
+
+def save_index(folder: str, split: str, places: Iterable[Places]) -> None:
+    """Keeps the places of every file's records, so that nobody has to look for them again."""
+    rows = [np.concatenate([np.full((len(part), 1), file), part], axis=1) for file, part in enumerate(places)]
+    path = index_path(folder, split)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("wb") as file:
+        np.save(file, np.concatenate(rows) if rows else np.zeros((0, 3), np.int64))
+    part.replace(path)
+
+
+class Records:
+    """The records of one split: `len(records)`, `records[i]` is a parsed `tf.train.Example`. Threads may share it.
+
+    Raises `InputError` for files that are shorter than their index says.
+    """
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
+        info: Any = builder.info.splits[split]
+        self._files = [os.fspath(path) for path in info.filepaths]
+        self._open: dict[int, mmap.mmap] = {}
+        self._lock = threading.Lock()
+        self._where: Int[ndarray, "examples 3"] = self._index(builder.data_path, split, info.num_examples)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, number: int) -> Any:
+        file, begin, length = self._where[number].tolist()
+        data = self._read(file, begin, length)
+        if len(data) != length:
+            raise InputError(f"{self._files[file]} ends in the middle of a record: prepare the data set again.")
+        return tf.train.Example.FromString(data)
+
+    def _read(self, file: int, begin: int, length: int) -> Any:
+        path = self._files[file]
+        if "://" in path:
+            with tf.io.gfile.GFile(path, "rb") as remote:
+                remote.seek(begin)
+                return remote.read(length)
+        with self._lock:
+            if file not in self._open:
+                with open(path, "rb") as local:
+                    self._open[file] = mmap.mmap(local.fileno(), 0, access=mmap.ACCESS_READ)
+        return memoryview(self._open[file])[begin : begin + length]
+
+    def _index(self, folder: Any, split: str, num_examples: int) -> np.ndarray:
+        path = index_path(folder, split)
+        if path.exists():
+            with path.open("rb") as file:
+                index = np.load(file)
+            if len(index) == num_examples:
+                return index
+        places = [_scan(file) for file in self._files]
+        with contextlib.suppress(OSError):  # someone else's folder: it is made again next time
+            save_index(folder, split, places)
+        return np.concatenate([np.insert(part, 0, file, axis=1) for file, part in enumerate(places)])
+
+
+def _scan(path: str) -> Places:
+    """Where the records of a file are, by going from one length to the next."""
+    places, begin = [], 0
+    with tf.io.gfile.GFile(path, "rb") as file:
+        size = file.size()
+        while begin + HEADER_BYTES <= size:
+            file.seek(begin)
+            (length,) = struct.unpack("<Q", file.read(8))
+            places.append((begin + HEADER_BYTES, length))
+            begin += HEADER_BYTES + length + FOOTER_BYTES
+    if begin != size:
+        raise InputError(f"{path} ends in the middle of a record: prepare the data set again.")
+    return np.array(places, np.int64).reshape(-1, 2)

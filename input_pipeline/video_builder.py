@@ -1,0 +1,228 @@
+"""What all TFDS builders of video files have in common: from a `Listing` to prepared splits."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from etils import epath
+
+from input_pipeline._tensorflow import SplitDict, tfds
+from input_pipeline.preparation import Part, places_of, write_parts
+from input_pipeline.records import save_index
+from timesformer_jax.datasets import Entry, Listing, Storage, StoredVideo, store_video
+from timesformer_jax.errors import InputError
+from timesformer_jax.video import UnreadableVideoError
+
+
+@dataclasses.dataclass(kw_only=True)
+class VideoConfig(tfds.core.BuilderConfig):
+    """How the videos are kept, and where they are: `root`, or TFDS's `--manual_dir` where it is None.
+
+    `layout`: more keyword arguments of the data set's reader, such as a fold. `several`: whether a video may have any number of
+    labels. `listing`: what the reader would give. The name follows from everything but `root`, `listing` and `num_workers`
+    (processes that read; 0: one a core).
+    """
+
+    name: str = ""
+    storage: Storage = dataclasses.field(default_factory=lambda: Storage(codec="h264", short_side=256))
+    root: str | None = None
+    layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    several: bool = False
+    listing: Listing | None = None
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        self.name = self.name or storage_name(self.storage, self.layout) + "_several" * self.several
+
+
+def storage_name(storage: Storage, layout: Mapping[str, Any]) -> str:
+    """A name for prepared data: "h264_256", "jpeg_320_10fps_fold2"."""
+    words = [storage.codec, f"{storage.short_side}"]
+    words += [f"{storage.max_fps:g}fps"] if np.isfinite(storage.max_fps) else []
+    words += [f"parts{storage.part_seconds:g}s"] if np.isfinite(storage.part_seconds) else []
+    return "_".join([*words, *(f"{name}{value}" for name, value in sorted(layout.items()))]).replace(".", "p")
+
+
+VIDEO_FEATURES: dict[str, Any] = {
+    "jpeg": lambda: tfds.features.Video((None, None, None, 3), encoding_format="jpeg"),
+    "h264": lambda: tfds.features.Sequence(tfds.features.Tensor(shape=(), dtype=np.object_)),
+}
+"""`Storage.codec` -> the feature `video`: frames that TFDS decodes, or the packets of a .h264 stream, one for each frame."""
+
+
+class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Prepared videos: `video`, `label` (or `labels`), `fps` and `source_fps`, `height`, `width`, `name`, `part`.
+
+    `name` is the entry's, `part` counts the pieces of a long video. What couldn't be read, or isn't there, stands in the
+    metadata's `left_out` (split -> name -> why), damaged places in `damaged`; damaged videos are used.
+    """
+
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar = {"2.0.0": "Sizes and rates are features, files left out are listed by split."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "The folder of the videos and their lists; see docs/data.md."
+    builder_config: VideoConfig
+
+    def read(self, root: Path) -> Listing:
+        """What the data set's files in `root` say."""
+        raise NotImplementedError
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        label = tfds.features.ClassLabel()  # its names are read from the data set's files, when it is prepared
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "video": VIDEO_FEATURES[self.builder_config.storage.codec](),
+                    **({"labels": tfds.features.Sequence(label)} if self.builder_config.several else {"label": label}),
+                    "fps": np.float32,
+                    "source_fps": np.float32,
+                    "height": np.int32,
+                    "width": np.int32,
+                    "name": tfds.features.Text(),
+                    "part": np.int32,
+                }
+            ),
+            metadata=tfds.core.MetadataDict(left_out={}, damaged={}),
+        )
+
+    def _listing(self, dl_manager: tfds.download.DownloadManager) -> Listing:
+        """The listing; fills in the label names, which have to be known before an example can be written."""
+        config = self.builder_config
+        listing = config.listing or self.read(Path(config.root or dl_manager.manual_dir).expanduser())
+        if listing.several != config.several:
+            wanted = f"{config.name}_several" if listing.several else config.name.removesuffix("_several")
+            number = "any number of labels" if listing.several else "one label each"
+            raise InputError(f"The lists give videos {number}: use the config {wanted}.")
+        features: Any = self.info.features
+        label = features["labels"].feature if self.builder_config.several else features["label"]
+        if label.num_classes is None:
+            label.names = listing.label_names
+        self._metadata["left_out"] = {split: dict(missing) for split, missing in listing.missing.items()}
+        return listing
+
+    @property
+    def _metadata(self) -> Any:
+        return self.info.metadata
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        if download_config.beam_runner or download_config.beam_options:
+            super()._download_and_prepare(dl_manager, download_config)
+            self._gather_left_out()
+            return
+        listing = self._listing(dl_manager)
+        infos = []
+        unfinished = epath.Path(self.data_path).parent / f".unfinished_{self.version}"
+        finished: list[tuple[str, list[Part]]] = []
+        for split, entries in listing.splits.items():
+            parts = write_parts(
+                entries[: download_config.max_examples_per_split],
+                self.builder_config.storage,
+                self._serialize,
+                unfinished / split,
+                title=split,
+                num_workers=self.builder_config.num_workers,
+            )
+            left_out = self._metadata["left_out"].setdefault(split, {})
+            for part in parts:
+                left_out.update(part.left_out)
+                self._metadata["damaged"].update(part.damaged)
+            finished.append((split, [part for part in parts if part.places]))
+        try:
+            self._check_readable(listing)
+        except InputError:
+            unfinished.rmtree()  # the next try is to read the repaired files
+            raise
+        for split, parts in finished:
+            template = self._get_filename_template(split_name=split)
+            for number, part in enumerate(parts):
+                part.records.replace(template.sharded_filepath(shard_index=number, num_shards=len(parts)))
+            save_index(str(self.data_path), split, places_of(parts))
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[len(part.places) for part in parts],
+                    num_bytes=sum(part.num_bytes for part in parts),
+                    filename_template=template,
+                )
+            )
+        self.info.set_splits(SplitDict(infos))
+        unfinished.rmtree()
+
+    def _check_readable(self, listing: Listing) -> None:
+        """Raises `InputError` where what can be read of a split is too little to train on, or to test."""
+        for split, entries in listing.splits.items():
+            left_out = self._metadata["left_out"][split]
+            readable = [entry for entry in entries if entry.name not in left_out]
+            labels = {label for entry in readable for label in entry.labels}
+            if entries and (not readable or (split == "train" and len(labels) < 2)):
+                name, reason = next(iter(left_out.items()))
+                raise InputError(
+                    f"Too few of the {len(entries)} videos of the split '{split}' can be read: labels with a readable video "
+                    f"are {', '.join(sorted(labels)) or 'none'}. Replace the broken ones ({name}: {reason})."
+                )
+
+    def _example(self, entry: Entry, part: int, video: StoredVideo) -> dict[str, Any]:
+        return {
+            "video": video.frames,
+            **({"labels": list(entry.labels)} if self.builder_config.several else {"label": entry.labels[0]}),
+            "fps": video.fps,
+            "source_fps": video.source_fps,
+            "height": video.height,
+            "width": video.width,
+            "name": entry.name,
+            "part": part,
+        }
+
+    def _serialize(self, entry: Entry, part: int, video: StoredVideo) -> bytes:
+        features: Any = self.info.features
+        return features.serialize_example(features.encode_example(self._example(entry, part, video)))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        """For Beam, which gets the entries of each split; alone, `_download_and_prepare` does without it."""
+        splits = self._listing(dl_manager).splits
+        return {split: self._generate_examples(split, entries) for split, entries in splits.items()}
+
+    def _generate_examples(self, split: str, entries: Iterable[Entry]) -> Any:
+        beam = tfds.core.lazy_imports.apache_beam
+        return (
+            f"{split}: entries" >> beam.Create(list(entries))
+            | f"{split}: to all workers" >> beam.Reshuffle()
+            | f"{split}: read" >> beam.FlatMap(functools.partial(self._examples_of, split))
+        )
+
+    def _examples_of(self, split: str, entry: Entry) -> Iterator[tuple[str, dict[str, Any]]]:
+        try:
+            videos = store_video(entry, self.builder_config.storage)
+        except UnreadableVideoError as error:
+            self._note(split, entry, {"left_out": error.reason})
+            return
+        if videos[0].num_damaged:
+            self._note(split, entry, {"damaged": videos[0].num_damaged})
+        for part, video in enumerate(videos):
+            yield f"{entry.name}#{part}", self._example(entry, part, video)
+
+    def _note(self, split: str, entry: Entry, fact: dict[str, Any]) -> None:
+        """Beam's workers have no memory in common, so each leaves a file beside the data."""
+        path = self._notes / f"{hashlib.sha256(ascii((split, entry.name)).encode()).hexdigest()}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"split": split, "name": entry.name, **fact}))
+
+    @property
+    def _notes(self) -> epath.Path:
+        return epath.Path(self.data_path) / "notes"
+
+    def _gather_left_out(self) -> None:
+        for path in self._notes.iterdir() if self._notes.exists() else ():
+            note = json.loads(path.read_text())
+            if "damaged" in note:
+                self._metadata["damaged"][note["name"]] = note["damaged"]
+            else:
+                self._metadata["left_out"].setdefault(note["split"], {})[note["name"]] = note["left_out"]
+        if self._notes.exists():
+            self._notes.rmtree()

@@ -1,0 +1,204 @@
+"""Which frames and which pixels of a video make a clip: the plan of its views, in NumPy, without a pixel."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from timesformer_jax._typing import Float, Int, ndarray
+from timesformer_jax.errors import InputError
+from timesformer_jax.video import (
+    PLACEMENTS,
+    SAMPLINGS,
+    clip_frames,
+    crop_offset,
+    random_resized_crop,
+    sample_positions,
+    scale_short_side,
+    segment_frames,
+    test_clips,
+    tiled_clips,
+    view_crop_offset,
+)
+
+JITTERS: dict[str, Callable[[Any, float, float], float]] = {
+    "uniform": lambda random, low, high: random.uniform(low, high),
+    "inverse_uniform": lambda random, low, high: 1 / random.uniform(1 / high, 1 / low),
+}
+"""`jitter` -> how the short side is drawn: Kinetics' configurations draw it, Something-Something's draw its inverse.
+"resized_crop", besides these, draws a box of random area and aspect instead."""
+
+WIDEST = 16 / 9
+"""The boxes of "resized_crop" are at most this many short sides long, so that the windows have one size."""
+
+
+class Video(NamedTuple):
+    """What the plan has to know of a video."""
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+
+
+class View(NamedTuple):
+    """A clip of a video: which of its frames, and where the crop's pixels lie in them, in rows and columns of the stored
+    frame."""
+
+    frames: Int[ndarray, "T"]
+    rows: Float[ndarray, "S"]
+    columns: Float[ndarray, "S"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipOptions:
+    """How clips are cut out of a video.
+
+    `sampling`: "uniform" (a span of `sampling_rate * num_frames` frames at 30 fps; Kinetics) or "segments" (one frame of
+    each of `num_frames` parts of the whole video; Something-Something). `placement`: where test clips begin, a key of
+    `PLACEMENTS`, or "tiled", as many clips as cover the video.
+
+    `jitter`: a key of `JITTERS`: training scales the short side to a length drawn between the two of `short_side` and takes a
+    random crop of `crop_size`; or "resized_crop": a random box, its share of the frame drawn from `area` and its width :
+    height from `aspect`, is scaled to the crop. A test's single centre crop scales the short side to the smallest of
+    `short_side`. `clips_per_video`: how many clips training takes out of a video each time that it is read.
+    """
+
+    num_frames: int
+    crop_size: int
+    sampling: str
+    sampling_rate: float
+    short_side: tuple[int, int]
+    placement: str = "official"
+    jitter: str = "uniform"
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    clips_per_video: int = 1
+
+    def __post_init__(self) -> None:
+        choices = {"sampling": SAMPLINGS, "placement": (*PLACEMENTS, "tiled"), "jitter": (*JITTERS, "resized_crop")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"clips.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+        if self.placement == "tiled" and self.sampling == "segments":
+            raise InputError(
+                "clips.placement=tiled needs clips.sampling=uniform: a clip of segments is the whole video already."
+            )
+        if not _ascending(self.short_side) or self.crop_size > self.short_side[0]:
+            raise InputError(
+                f"clips.short_side must be (smallest, largest) with smallest at least the model's image_size "
+                f"{self.crop_size}, got {self.short_side}."
+            )
+        if not _ascending(self.area) or not self.area[0] > 0 or self.area[1] > 1:
+            raise InputError(f"clips.area must be (smallest, largest), above 0 and at most 1, got {self.area}.")
+        if not _ascending(self.aspect) or not self.aspect[0] > 0:
+            raise InputError(f"clips.aspect must be (smallest, largest), above 0, got {self.aspect}.")
+        if self.clips_per_video < 1:
+            raise InputError(f"clips.clips_per_video must be at least 1, got {self.clips_per_video}.")
+        if not self.sampling_rate > 0:
+            raise InputError(f"clips.sampling_rate must be above 0, got {self.sampling_rate}.")
+
+    @property
+    def test_short_side(self) -> int:
+        """The short side that a test's single centre crop is taken from."""
+        return self.short_side[0] if self.sampling == "uniform" else self.crop_size
+
+    def training_views(self, random: np.random.Generator, video: Video, longest: int) -> list[View]:
+        """`clips_per_video` random clips; a box of "resized_crop" has sides of at most `longest` pixels."""
+        return [self._training_view(random, video, longest) for _ in range(self.clips_per_video)]
+
+    def _training_view(self, random: np.random.Generator, video: Video, longest: int) -> View:
+        if self.sampling == "uniform":
+            span = {"num_frames": self.num_frames, "sampling_rate": self.sampling_rate}
+            frames = clip_frames(video.num_frames, video.fps, start=random.random(), **span)
+        else:
+            frames = segment_frames(video.num_frames, num_frames=self.num_frames, random=random)
+        if self.jitter == "resized_crop":
+            area, log_aspect = random.uniform(*self.area), random.uniform(*np.log(self.aspect))
+            place = {"vertical": random.random(), "horizontal": random.random()}
+            top, left, height, width = random_resized_crop(
+                video.height, video.width, area=area, aspect=math.exp(log_aspect), longest=longest, **place
+            )
+            rows = top + sample_positions(height, self.crop_size, 0, self.crop_size)
+            columns = left + sample_positions(width, self.crop_size, 0, self.crop_size)
+            return View(frames, rows, columns)
+        scaled = scale_short_side(video.height, video.width, round(JITTERS[self.jitter](random, *self.short_side)))
+        offset = crop_offset(*scaled, self.crop_size, vertical=random.random(), horizontal=random.random())
+        return self._crop(video, frames, scaled, offset)
+
+    def test_views(self, video: Video, num_clips: int, num_crops: int) -> list[View]:
+        """All clips of a test, the crops of each together; `num_clips` doesn't count where `placement` is "tiled".
+
+        Three crops scale the short side to the crop, one (the centre) to the smallest training size where `sampling` is
+        "uniform", as the official tests do.
+        """
+        span = {"num_frames": self.num_frames, "sampling_rate": self.sampling_rate}
+        if self.placement == "tiled":
+            clips = tiled_clips(video.num_frames, video.fps, **span)
+        else:
+            clips = test_clips(
+                video.num_frames, video.fps, num_clips=num_clips, sampling=self.sampling, placement=self.placement, **span
+            )
+        scaled = scale_short_side(video.height, video.width, self.test_short_side if num_crops == 1 else self.crop_size)
+        crops = range(3) if num_crops == 3 else [1]
+        offsets = [view_crop_offset(*scaled, self.crop_size, crop) for crop in crops]
+        return [self._crop(video, frames, scaled, offset) for frames in clips for offset in offsets]
+
+    def _crop(self, video: Video, frames: np.ndarray, scaled: tuple[int, int], offset: tuple[int, int]) -> View:
+        rows = sample_positions(video.height, scaled[0], offset[0], self.crop_size)
+        return View(frames, rows, sample_positions(video.width, scaled[1], offset[1], self.crop_size))
+
+    def training_window(self, stored_short_side: int) -> int:
+        """Side in pixels of the windows that hold every training crop of frames of at most `stored_short_side`."""
+        if self.jitter == "resized_crop":
+            return math.ceil(stored_short_side * min(WIDEST, math.sqrt(self.area[1] * WIDEST * self.aspect[1]))) + 2
+        return self._window(stored_short_side, self.short_side[0])
+
+    def test_window(self, stored_short_side: int, num_crops: int) -> int:
+        """The same of test crops."""
+        return self._window(stored_short_side, self.test_short_side if num_crops == 1 else self.crop_size)
+
+    def _window(self, stored_short_side: int, scaled_short_side: int) -> int:
+        # The long side is scaled to a whole number of pixels, rounded down: its pixels lie further apart by up to this much.
+        apart = stored_short_side / scaled_short_side * (1 + 1 / scaled_short_side)
+        return math.ceil((self.crop_size - 1) * apart) + 2  # and the pixels on either side
+
+
+def _ascending(pair: Any) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and pair[0] <= pair[1]
+
+
+class Windows(NamedTuple):
+    """What has to be decoded for some views of a video, and how they are cut out of it.
+
+    `frames`: ascending, each once. `box`: (top, left, height, width) of what is decoded of each. `which`: the places of each
+    view's frames in `frames`; `corners`: (top, left) of its window in the box; `rows`, `columns`: positions in its window.
+    """
+
+    frames: list[int]
+    box: Int[ndarray, "4"]
+    which: Int[ndarray, "views T"]
+    corners: Int[ndarray, "views 2"]
+    rows: Float[ndarray, "views S"]
+    columns: Float[ndarray, "views S"]
+
+
+def plan_windows(views: Sequence[View], video: Video, size: int) -> Windows:
+    """Windows of `size` x `size` pixels that hold the views' pixels."""
+    frames, which = np.unique(np.stack([view.frames for view in views]), return_inverse=True)
+    rows, columns = np.stack([view.rows for view in views]), np.stack([view.columns for view in views])
+    tops = np.floor(rows.min(axis=1)).astype(np.int64).clip(0, max(video.height - size, 0))
+    lefts = np.floor(columns.min(axis=1)).astype(np.int64).clip(0, max(video.width - size, 0))
+    # One pixel more on every side: where a JPEG is cut, the colours of its border pixels come out differently.
+    top, left = max(int(tops.min()) - 1, 0), max(int(lefts.min()) - 1, 0)
+    bottom, right = min(int(tops.max()) + size + 1, video.height), min(int(lefts.max()) + size + 1, video.width)
+    return Windows(
+        frames.tolist(),
+        np.array([top, left, bottom - top, right - left], np.int64),
+        which.reshape(len(views), -1).astype(np.int64),
+        np.stack([tops - top, lefts - left], axis=1),
+        (rows - tops[:, None]).astype(np.float32),
+        (columns - lefts[:, None]).astype(np.float32),
+    )

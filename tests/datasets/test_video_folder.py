@@ -1,0 +1,104 @@
+"""Folders of videos: splits, stray files, and folders that can't be trained on."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.datasets.trees import grow, labels, paths
+from timesformer_jax.datasets import Listing
+from timesformer_jax.datasets.layouts import read_video_folder
+from timesformer_jax.errors import InputError
+
+
+def names(listing: Listing) -> dict[str, list[str]]:
+    return {split: [entry.name for entry in entries] for split, entries in listing.splits.items()}
+
+
+def test_given_splits_are_kept(tmp_path: Path):
+    files = ("train/a/1.mp4", "train/a/2.mp4", "train/b/1.avi", "val/a/3.webm")
+    listing = read_video_folder(grow(tmp_path, *files))
+    assert labels(listing) == {"train": dict(zip(files[:3], "aab", strict=True)), "val": {"val/a/3.webm": "a"}}
+    assert paths(listing, tmp_path) == {name: name for name in files}
+    assert listing.label_names == ("a", "b")
+
+
+def test_stray_files_are_none_of_ours(tmp_path: Path):
+    strays = ("README.md", "loose.mp4", "a/notes.txt", "a/.hidden.mp4", ".git/a.mp4", "a/cover.jpg", "c/only.txt")
+    grow(tmp_path, *strays, "a/1.mp4", "a/2.MP4", "a/deeper/3.mov", "b/1.mp4", "b/2.mp4")
+    found = names(read_video_folder(tmp_path))
+    assert sorted(found["train"] + found["val"]) == ["a/1.mp4", "a/2.MP4", "a/deeper/3.mov", "b/1.mp4", "b/2.mp4"]
+
+
+def test_the_split_follows_from_the_file_names(tmp_path: Path):
+    files = [f"{label}/{i:03d}.mp4" for label in "ab" for i in range(20)]
+    here = names(read_video_folder(grow(tmp_path / "here", *files), val_fraction=0.25))
+    there = names(read_video_folder(grow(tmp_path / "elsewhere", *reversed(files)), val_fraction=0.25))
+    assert here == there
+    for label in "ab":
+        assert sum(name.startswith(label) for name in here["val"]) == 5
+    grow(tmp_path / "here", "a/new.mp4")
+    after = names(read_video_folder(tmp_path / "here", val_fraction=0.25))
+    assert len(set(here["val"]) - set(after["val"])) <= 1  # a new file moves at most one other
+
+
+def test_the_split_is_the_one_of_earlier_versions(tmp_path: Path):
+    files = [f"{label}/{i}.mp4" for label in "ab" for i in range(6)]
+    found = names(read_video_folder(grow(tmp_path, *files), val_fraction=0.3))
+    assert found["val"] == ["a/0.mp4", "a/4.mp4", "b/0.mp4", "b/4.mp4"]
+
+
+def test_a_label_may_be_called_train(tmp_path: Path):
+    files = [f"{label}/{i}.mp4" for label in ("bus", "train") for i in range(2)]
+    assert read_video_folder(grow(tmp_path, *files), val_fraction=0.5).label_names == ("bus", "train")
+
+
+def test_linked_folders_are_read_and_loops_end(tmp_path: Path):
+    grow(tmp_path / "elsewhere", "1.mp4", "2.mp4")
+    root = grow(tmp_path / "root", "a/1.mp4", "a/2.mp4")
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "back").symlink_to(root)
+    assert read_video_folder(root, val_fraction=0.5).label_names == ("a", "b")
+
+
+def test_two_files_of_a_label_give_one_each(tmp_path: Path):
+    listing = read_video_folder(grow(tmp_path, "a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4"), val_fraction=0.01)
+    assert [entry.labels for entry in listing.splits["val"]] == [("a",), ("b",)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files must be text")
+def test_names_that_are_no_text_become_some(tmp_path: Path):
+    grow(tmp_path, "train/b/1.mp4", "val/b/2.mp4")
+    for folder in (b"train", b"val"):
+        odd = os.path.join(os.fsencode(tmp_path), folder, b"caf\xe9")
+        os.mkdir(odd)
+        Path(os.fsdecode(os.path.join(odd, b"\xff.mp4"))).write_bytes(b"x")
+    listing = read_video_folder(tmp_path)
+    assert labels(listing)["train"] == {"train/b/1.mp4": "b", r"train/caf\xe9/\xff.mp4": r"caf\xe9"}
+    assert all(entry.path.is_file() for entry in listing.splits["train"])
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (None, r"There is no folder .*missing.*--config.data.root=FOLDER"),
+        ((), r"No video file for the split 'train'"),
+        (("train/a/1.mp4", "train/b/1.mp4"), r"No video file for the split 'val'"),
+        (("val/a/1.mp4", "val/b/1.mp4"), r"No video file for the split 'train'"),
+        (("a/1.mp4", "b/1.mp4"), r"No video file for the split 'val'.* two files or more in each label"),
+        (("a/1.mp4", "a/2.mp4"), r"Only one label .*'a'"),
+        (("training/a/1.mp4", "validation/a/1.mp4"), r"holds training, validation: call the folders .* 'train' and 'val'"),
+        (("train/a/1.mp4", "train/b/1.mp4", "val/c/1.mp4"), r"val has labels that .*train lacks: c"),
+    ],
+)
+def test_folders_that_cannot_be_trained_on(tmp_path: Path, files: tuple[str, ...] | None, words: str):
+    root = tmp_path / "missing" if files is None else grow(tmp_path, *files)
+    with pytest.raises(InputError, match=words):
+        read_video_folder(root)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
+def test_shares_that_are_none(tmp_path: Path, fraction: float):
+    with pytest.raises(InputError, match=r"val_fraction must be above 0 and below 1"):
+        read_video_folder(grow(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "val/a/1.mp4"), val_fraction=fraction)

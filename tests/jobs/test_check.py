@@ -1,0 +1,58 @@
+"""`timesformer check`: what can be read of a data set, before anything is written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from timesformer_jax.__main__ import main
+
+
+def test_a_folder_and_what_cannot_be_read_in_it(
+    tmp_path: Path, made_clips: Path, broken_clips: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(made_clips, tmp_path / "clips")
+    assert main(["check", str(tmp_path)]) == 0
+    assert "all: 12 of 12 videos can be read." in capsys.readouterr().out
+    shutil.copy(broken_clips / "empty.mp4", tmp_path / "clips" / "down" / "empty file.mp4")
+    assert main(["check", str(tmp_path / "clips"), "--dataset=video_folder"]) == 1
+    out = capsys.readouterr().out
+    assert "can't be read: down/empty file.mp4: the file is empty" in out
+    assert "seconds: 1.3 to 1.3, median 1.3" in out
+    assert "short side in pixels: 48 to 48" in out
+    assert main(["check", str(tmp_path / "clips"), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)["all"]
+    assert report["unreadable"] == {"down/empty file.mp4": "the file is empty"}
+    assert report["videos"]["across/0.mp4"] == {"num_frames": 40, "fps": 30.0, "height": 48, "width": 64, "num_damaged": 0}
+
+
+def test_lists_and_what_they_name_in_vain(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+    clips = [f"{label}/0.mp4" for label in ("across", "down")]
+    (tmp_path / "train.csv").write_text("path,label\n" + "".join(f"{clip},{clip[:4]}\n" for clip in clips))
+    (tmp_path / "val.csv").write_text("path,label\nacross/1.mp4,acro\ndown/9.mp4,down\n")
+    lists = [f"--{split}={tmp_path / f'{split}.csv'}" for split in ("train", "val")]
+    assert main(["check", str(made_clips), "--dataset=video_list", *lists]) == 1
+    out = capsys.readouterr().out
+    assert "train: 2 of 2 videos" in out
+    assert "val: 1 of 2 videos" in out
+    assert "can't be read: down/9.mp4: there is no such file" in out
+    assert "labels without a video: down" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["/no/such"], "There is no folder /no/such: give the one that holds the videos."),
+        ([], "No folder is given."),
+        (["--dataset=video_list"], "The lists are not given: --train=FILE.csv --val=FILE.csv."),
+    ],
+)
+def test_arguments_that_cannot_work(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["check", *arguments]) == 1
+    assert capsys.readouterr().err == f"Error: {told}\n"
+
+
+def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["check", str(tmp_path)]) == 1
+    assert "There is no video in the folder" in capsys.readouterr().err

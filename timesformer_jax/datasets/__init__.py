@@ -1,0 +1,29 @@
+"""Data sets as people have them on disk: who lists what, and reading it by many processes. Knows no TensorFlow."""
+
+from timesformer_jax.datasets.entries import Entry, Listing
+from timesformer_jax.datasets.layouts import EXPECTED_CLASSES, LAYOUTS
+from timesformer_jax.datasets.parallel import map_in_processes
+from timesformer_jax.datasets.storage import (
+    CODECS,
+    KEY_FRAME_EVERY,
+    Storage,
+    StoredVideo,
+    VideoFacts,
+    inspect_video,
+    store_video,
+)
+
+__all__ = [
+    "CODECS",
+    "EXPECTED_CLASSES",
+    "KEY_FRAME_EVERY",
+    "LAYOUTS",
+    "Entry",
+    "Listing",
+    "Storage",
+    "StoredVideo",
+    "VideoFacts",
+    "inspect_video",
+    "map_in_processes",
+    "store_video",
+]

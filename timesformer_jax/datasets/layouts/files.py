@@ -1,0 +1,105 @@
+"""Finding the lists of a data set, and the videos that they name."""
+
+import contextlib
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.video.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+
+DEPTH = 3
+"""How many folders below the root lists are looked for."""
+
+
+def check_root(root: Path) -> None:
+    """Raises `InputError` where there is no such folder."""
+    if not root.is_dir():
+        raise InputError(f"There is no folder {root}: give the folder of your videos as --config.data.root=FOLDER.")
+
+
+def find_lists(root: Path, wanted: Mapping[str, Sequence[str]], optional: Collection[str] = ()) -> dict[str, Path]:
+    """Key of `wanted` -> the first file that has one of its names (`*` stands for anything).
+
+    All are in one folder: the root, or the nearest below it that has them all; those of `optional` may be missing.
+
+    Raises `InputError` where there is no such folder, or two that are equally near.
+    """
+    check_root(root)
+    level = [root]
+    for _ in range(DEPTH + 1):
+        found = [lists for folder in level if (lists := _lists_in(folder, wanted)).keys() >= wanted.keys() - set(optional)]
+        if len(found) > 1:
+            first, second = (next(iter(lists.values())).parent for lists in found[:2])
+            raise InputError(f"Expected the lists of one data set in {root}, got those in {first} and in {second}.")
+        if found:
+            return found[0]
+        level = [below for folder in level for below in _folders_in(folder)]
+    names = "; ".join(" or ".join(names) for key, names in wanted.items() if key not in optional)
+    raise InputError(f"Expected the lists of the data set in {root} or a folder below it: {names}.")
+
+
+def _lists_in(folder: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    found = {}
+    for key, names in wanted.items():
+        paths = (path for name in names for path in sorted(folder.glob(name)))
+        if path := next((path for path in paths if path.is_file() and not path.name.startswith(".")), None):
+            found[key] = path
+    return found
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    with contextlib.suppress(OSError), os.scandir(folder) as inside:
+        return sorted(Path(entry.path) for entry in inside if not entry.name.startswith(".") and entry.is_dir())
+    return []
+
+
+def index_files(root: Path, frame_folders: Collection[str] = frozenset()) -> dict[str, list[Path]]:
+    """Name without its ending -> the video files below a folder that have it, by one walk over what `find_videos` finds.
+
+    `frame_folders`: names of videos that may be folders of pictures; such folders come after files. They aren't listed to
+    the end, which for all frames of a data set would take hours.
+    """
+    check_root(root)
+    files: dict[str, list[Path]] = {}
+    folders: dict[str, list[Path]] = {}
+    seen = set()
+    for where, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        further = []
+        for name in sorted(below):
+            if name in frame_folders and is_frame_folder(Path(where, name)):
+                folders.setdefault(name, []).append(Path(where, name))
+            elif not name.startswith("."):
+                further.append(name)
+        below[:] = further
+        for name in sorted(names):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".") and os.path.isfile(os.path.join(where, name)):
+                files.setdefault(stem, []).append(Path(where, name))
+    for name, paths in folders.items():
+        files.setdefault(name, []).extend(paths)
+    return files
+
+
+def is_frame_folder(path: Path) -> bool:
+    """Whether a folder directly holds a picture."""
+    with contextlib.suppress(OSError), os.scandir(path) as inside:
+        return any(os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES for entry in inside if entry.name[0] != ".")
+    return False
+
+
+def choose(paths: Sequence[Path], folders: Sequence[str]) -> Path | None:
+    """Of files with one name the first in a folder of `folders`, earlier ones before later, else the first; or none."""
+    ranks = {folder: rank for rank, folder in enumerate(folders)}
+    return min(paths, key=lambda path: min(ranks.get(part, len(ranks)) for part in path.parent.parts), default=None)
+
+
+def resolve(text: str, bases: Iterable[Path]) -> Path | None:
+    """What a list means by a path: the first that exists, if it is relative, below the folders of `bases`."""
+    candidates = (base / text for base in bases)
+    return next((path for path in candidates if os.path.exists(path)), None)

@@ -1,0 +1,72 @@
+"""HowTo100M, by task: which of its tasks a video of minutes is about."""
+
+from collections import Counter
+from pathlib import Path
+
+from timesformer_jax.datasets.entries import Listing
+from timesformer_jax.datasets.layouts.files import find_lists, index_files
+from timesformer_jax.datasets.layouts.gathering import Gathered
+from timesformer_jax.datasets.layouts.lists import read_lines, read_table
+from timesformer_jax.datasets.layouts.shares import val_share
+from timesformer_jax.errors import InputError
+
+LISTS = {"videos": ("HowTo100M_v1.csv",), "tasks": ("task_ids.csv",)}
+
+
+def read_howto100m(root: Path, *, min_videos: int = 100, val_fraction: float = 0.29) -> Listing:
+    """Reads `HowTo100M_v1.csv` and `task_ids.csv`, in the root or a folder below it; videos are anywhere below the root.
+
+    A video of several tasks is one of the task in whose search results it was highest. Tasks with fewer than `min_videos`
+    videos in the list are left out, as in the TimeSformer paper, which kept 1,059 tasks and 120 thousand videos. Its split
+    was never published: here `val_fraction` of each task's listed videos are `val`, as many as in the paper and the same
+    whichever of them are there.
+    """
+    if min_videos < 1:
+        raise InputError(f"min_videos must be at least 1, got {min_videos}.")
+    lists = find_lists(root, LISTS)
+    titles = _read_titles(lists["tasks"])
+    tasks = {task: videos for task, videos in _read_videos(lists["videos"]).items() if len(videos) >= min_videos}
+    if not tasks:
+        raise InputError(f"No task of {lists['videos']} has {min_videos} videos: give a smaller min_videos.")
+    if untitled := next((task for task in tasks if task not in titles), None):
+        raise InputError(f"{lists['tasks']} has no title for task {untitled}: take both files from one download.")
+    names = {task: titles[task] for task in sorted(tasks, key=lambda task: (len(task), task))}
+    uses = Counter(names.values())  # where a title doesn't tell its tasks apart, the number does
+    names = {task: title if uses[title] == 1 else f"{title} ({task})" for task, title in names.items()}
+    files = index_files(root)
+    gathered = Gathered()
+    for task, name in names.items():
+        val = val_share(tasks[task], val_fraction)
+        for video in tasks[task]:
+            gathered.add("val" if video in val else "train", video, next(iter(files.get(video, [])), None), name)
+    return gathered.listing(names.values())
+
+
+def _read_videos(path: Path) -> dict[str, list[str]]:
+    """Task -> its videos."""
+    best: dict[str, tuple[int, str]] = {}
+    for line, row in read_table(path, ("video_id", "rank", "task_id")):
+        video, task, rank = row["video_id"], row["task_id"], row["rank"]
+        if not video or not task or not rank.isdecimal():
+            got = ", ".join(row.values())
+            raise InputError(f"{path}, line {line}: expected a video_id, a task_id and a whole number as rank, got {got}.")
+        if video not in best or int(rank) < best[video][0]:
+            best[video] = int(rank), task
+    tasks: dict[str, list[str]] = {}
+    for video, (_, task) in best.items():
+        tasks.setdefault(task, []).append(video)
+    return tasks
+
+
+def _read_titles(path: Path) -> dict[str, str]:
+    """Task -> its title; a tab or the first comma separates them, and there may be a header."""
+    titles = {}
+    for number, line in read_lines(path):
+        task, separator, title = line.partition("\t" if "\t" in line else ",")
+        task, title = task.strip().strip('"'), title.strip().strip('"')
+        if not task.isdecimal() and number == 1:
+            continue
+        if not separator or not task.isdecimal() or not title:
+            raise InputError(f"{path}, line {number}: expected a task's number, a tab and its title, got {line!r}.")
+        titles[task] = title
+    return titles

@@ -1,0 +1,141 @@
+"""Anyone's own videos, by two lists: csv with a header, or one JSON object a line."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from timesformer_jax.datasets.entries import Listing
+from timesformer_jax.datasets.layouts.files import check_root, is_frame_folder, resolve
+from timesformer_jax.datasets.layouts.gathering import Gathered
+from timesformer_jax.datasets.layouts.lists import parse_json, parse_seconds, parse_span, read_lines, read_table
+from timesformer_jax.errors import InputError
+from timesformer_jax.labels import read_labels
+
+FPS = 30.0
+"""Of a folder of pictures, where the list doesn't tell."""
+
+
+class Row(NamedTuple):
+    """A video as a list has it; `fields` are text but for `labels`."""
+
+    line: int
+    fields: Mapping[str, str]
+    labels: tuple[str, ...]
+
+
+def read_video_list(
+    train: str | Path, val: str | Path, *, root: str | Path | None = None, labels: str | Path | None = None
+) -> Listing:
+    """Reads two lists of videos, `.csv` with a header or `.jsonl`.
+
+    Columns, or keys: `path` below `root` (by default the list's own folder), of a file or a folder of pictures, and `label`;
+    or instead `labels`, any number of them, in csv as `a;b`. Optional are `start` and `end` in seconds of a piece of the
+    video, `name` (by default the path, and the piece), and `fps` of a folder of pictures (30).
+
+    The classes are those of `train`, sorted, numbers by their value; or those of the file `labels`, in its order.
+    """
+    files = {"train": Path(train), "val": Path(val)}
+    if root is not None:
+        check_root(Path(root))
+    kinds, rows = {}, {}
+    for split, file in files.items():
+        kinds[split], rows[split] = _read(file)
+        if kinds[split] != kinds["train"]:
+            raise InputError(f"{files['train']} has {kinds['train']} for each video, but {file} has {kinds[split]}.")
+    label_names = read_labels(labels) if labels else _sorted({label for row in rows["train"] for label in row.labels})
+    known, source = set(label_names), labels or train
+    gathered = Gathered()
+    for split, file in files.items():
+        for row in rows[split]:
+            if unknown := [label for label in row.labels if label not in known]:
+                raise InputError(f"{file}, line {row.line}: the label {unknown[0]!r} isn't in {source}.")
+            _add(gathered, split, row, file, Path(root) if root is not None else file.parent)
+    return gathered.listing(label_names, several=kinds["train"] == "labels")
+
+
+def _add(gathered: Gathered, split: str, row: Row, file: Path, root: Path) -> None:
+    path, fields = resolve(row.fields["path"], (root,)), row.fields
+    span: tuple[float, float] | tuple[None, None] = None, None
+    default_name = fields["path"]
+    if fields.get("start") or fields.get("end"):
+        if not (fields.get("start") and fields.get("end")):
+            raise InputError(f"{file}, line {row.line}: expected a start and an end, or neither.")
+        span = parse_span(fields["start"], fields["end"], file, row.line)
+        default_name += f" {fields['start']}-{fields['end']}"
+    fps = parse_seconds(fields["fps"], file, row.line) if fields.get("fps") else FPS
+    if not fps:
+        raise InputError(f"{file}, line {row.line}: expected fps above 0, got {fields['fps']}.")
+    name = fields.get("name") or default_name
+    if path and path.is_dir() and not is_frame_folder(path):
+        gathered.add_missing(split, name, "there are no pictures in the folder")
+    else:
+        fps = fps if path and path.is_dir() else None
+        gathered.add(split, name, path, *row.labels, start=span[0], end=span[1], fps=fps)
+
+
+def _sorted(labels: Iterable[str]) -> list[str]:
+    labels = sorted(labels)
+    return sorted(labels, key=int) if all(label.isdecimal() for label in labels) else labels
+
+
+def _read(file: Path) -> tuple[str, list[Row]]:
+    """Whether videos have a `label` or `labels`, and all of them."""
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
+    if file.suffix.lower() not in readers:
+        raise InputError(f"{file}: expected a list that ends in .csv or .jsonl.")
+    kind, rows = readers[file.suffix.lower()](file)
+    for row in rows:
+        if not row.fields.get("path"):
+            raise InputError(f"{file}, line {row.line}: expected the path of a video, got none.")
+        if kind == "label" and len(row.labels) != 1:
+            raise InputError(f"{file}, line {row.line}: expected a label, got none.")
+    return kind, rows
+
+
+def _kind(keys: Iterable[str], file: Path, line: int) -> str:
+    kinds = [key for key in ("label", "labels") if key in keys]
+    if len(kinds) != 1:
+        got = "both" if kinds else f"{', '.join(keys) or 'nothing'}"
+        raise InputError(f"{file}, line {line}: expected either label or labels beside path, got {got}.")
+    return kinds[0]
+
+
+def _read_csv(file: Path) -> tuple[str, list[Row]]:
+    rows = list(read_table(file, ("path",)))
+    if not rows:
+        raise InputError(f"{file}: expected videos below the header, got none.")
+    kind = _kind(rows[0][1], file, 1)
+    found = []
+    for line, fields in rows:
+        labels = fields[kind].split(";") if kind == "labels" else [fields[kind]]
+        found.append(Row(line, fields, tuple(dict.fromkeys(label.strip() for label in labels if label.strip()))))
+    return kind, found
+
+
+def _read_jsonl(file: Path) -> tuple[str, list[Row]]:
+    rows = []
+    kind = ""
+    for line, text in read_lines(file):
+        value = parse_json(text, file, line)
+        if not isinstance(value, dict):
+            raise InputError(f"{file}, line {line}: expected an object with path and label, got {text}.")
+        here = _kind(value, file, line)
+        kind = kind or here
+        if here != kind:
+            raise InputError(f"{file}, line {line}: expected {kind}, as in the lines before, got {here}.")
+        given = value[kind] if kind == "labels" else [value[kind]]
+        if not isinstance(given, list) or not all(_is_text(label) for label in given):
+            raise InputError(f"{file}, line {line}: expected text as {kind}, got {value[kind]!r}.")
+        fields = {key: _as_text(value[key]) for key in ("path", "start", "end", "name", "fps") if value.get(key) is not None}
+        rows.append(Row(line, fields, tuple(dict.fromkeys(str(label).strip() for label in given if str(label).strip()))))
+    if not rows:
+        raise InputError(f"{file}: expected a JSON object in each line, got an empty file.")
+    return kind, rows
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or type(value) is int  # numbers of classes
+
+
+def _as_text(value: Any) -> str:
+    return value.strip() if isinstance(value, str) else str(value)
