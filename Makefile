@@ -28,11 +28,11 @@ demo: install  ## trains a small TimeSformer on digits in motion, and tests it (
 
 .PHONY: test
 test: install  ## the tests, but for the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not parity" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not parity and not beam" $(ARGS)
 
 .PHONY: test-all
 test-all: install  ## all tests, but for those beside PyTorch
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity and not beam" $(ARGS)
 
 # Two steps, so that the index of CPU builds is asked for PyTorch alone.
 $(VENV)/parity-installed: $(VENV)/installed tests/parity/requirements.txt
@@ -45,6 +45,16 @@ $(VENV)/parity-installed: $(VENV)/installed tests/parity/requirements.txt
 parity: $(VENV)/parity-installed  ## the tests beside PyTorch and transformers, whose CPU builds it installs
 	$(BIN)/python -m pytest -m parity $(ARGS)
 
+# An environment of its own: Beam's pins conflict with the others.
+.venv-beam/installed: tests/beam/requirements.txt
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/pip install --quiet --disable-pip-version-check -r tests/beam/requirements.txt
+	@touch $@
+
+.PHONY: beam
+beam: .venv-beam/installed  ## makes .venv-beam, for `tfds build` and Apache Beam, and tests preparing with it
+	.venv-beam/bin/python -m pytest -c /dev/null -W ignore::pytest.PytestUnknownMarkWarning --rootdir=. --noconftest -p no:cacheprovider tests/beam $(ARGS)
+
 .PHONY: bench
 bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares with PyTorch)
 	$(BIN)/python benchmarks/model.py speed $(if $(TORCH_PYTHON),--torch-python=$(TORCH_PYTHON))
@@ -53,6 +63,7 @@ bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares wi
 	$(BIN)/python benchmarks/model.py joint
 	$(BIN)/python benchmarks/cls_layout.py
 	$(BIN)/python benchmarks/weights.py
+	$(BIN)/python benchmarks/input_pipeline.py
 
 .PHONY: lint
 lint: install  ## ruff and pyright

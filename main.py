@@ -8,6 +8,7 @@ the command line: `--config.train.batch_size=64`.
 import functools
 import gc
 import logging
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -73,6 +74,10 @@ class Job:
             )
         self.data: VideoDataset = open_dataset(**config.data)
         _report_files(self.data)
+        if self.data.several:
+            raise tsf.InputError(
+                f"The videos of {config.data.name} have any number of labels, and there is no loss for that here."
+            )
         self.model = model.clone(num_classes=len(self.data.label_names))
         self.pixels = pixels.for_labels(self.data.label_names)
         self.prepare = functools.partial(prepare_test, mean=config.pixels.mean, std=config.pixels.std)
@@ -316,9 +321,12 @@ def run(config: Any, workdir: str, mode: str) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parsing, with one sentence for a field that the config lacks or a config file that isn't there."""
+    """absl's parsing, with one sentence for what a config file refuses or lacks, or a config file that isn't there."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        last_line = str(error).strip().splitlines()[-1].strip()  # of a traceback, where the config itself has failed
+        sys.exit("Error: " + re.sub(r"^[\w.]+Error: ", "", last_line))
     except (AttributeError, KeyError) as error:
         if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
             raise

@@ -1,8 +1,11 @@
-"""Your own videos: a folder with one sub-folder for each label.
+"""Videos on your disk: a folder with one sub-folder for each label, lists of your own, or a published data set.
 
     python main.py --config=configs/folder.py --config.data.root=FOLDER --workdir=runs/mine
+    python main.py --config=configs/folder.py:video_list --config.data.train=A.csv --config.data.val=B.csv --workdir=runs/mine
+    python main.py --config=configs/folder.py:ucf101 --config.data.root=FOLDER --workdir=runs/ucf101
 
-FOLDER holds LABEL/*.mp4 (a fifth of each label becomes the validation split), or train/LABEL/*.mp4 and val/LABEL/*.mp4.
+FOLDER holds LABEL/*.mp4 (a fifth of each label becomes the validation split), or train/LABEL/*.mp4 and val/LABEL/*.mp4; for the
+others see docs/data.md.
 
 A small model (1.2 million parameters) at 64 px, made to try a data set on a laptop: 32 short clips take about a minute on 2
 CPU cores. Without pretrained weights and with few videos it learns its training clips by heart; it's no recipe for accuracy.
@@ -10,8 +13,27 @@ CPU cores. Without pretrained weights and with few videos it learns its training
 
 from ml_collections import ConfigDict, config_dict
 
+from timesformer_jax.errors import InputError
 
-def get_config() -> ConfigDict:
+FIELDS = {
+    "kinetics400": {},
+    "kinetics600": {},
+    "kinetics700": {},
+    "something_something_v2": {},
+    "diving48": {},
+    "howto100m": {"min_videos": 100, "val_fraction": 0.29, "part_seconds": 60.0},
+    "ucf101": {"fold": 1},
+    "hmdb51": {"fold": 1},
+    "video_folder": {"val_fraction": 0.2},
+    "video_list": {"train": None, "val": None, "labels": None},
+}
+"""Data set -> the fields of `data` that only it has, with their usual values; None is a text that isn't given."""
+
+
+def get_config(name: str = "video_folder") -> ConfigDict:
+    """`name`: a key of `FIELDS`."""
+    if name not in FIELDS:
+        raise InputError(f"configs/folder.py:NAME must be one of {', '.join(FIELDS)}, got {name!r}.")
     return ConfigDict(
         {
             "seed": 0,
@@ -41,9 +63,9 @@ def get_config() -> ConfigDict:
                 "dtype": "float32",
             },
             "data": {
-                "name": "video_folder",
+                "name": name,
                 "root": config_dict.placeholder(str),
-                "val_fraction": 0.2,
+                **{key: config_dict.placeholder(str) if value is None else value for key, value in FIELDS[name].items()},
                 "storage": "jpeg",
                 "short_side": 96,
                 "max_fps": config_dict.placeholder(float),

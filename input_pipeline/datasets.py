@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import inspect
 import io
 import logging
 import math
@@ -108,6 +109,9 @@ def _videos(
     part_seconds: float | None = None,
     **layout: Any,
 ) -> VideoDataset:
+    parameters = inspect.signature(LAYOUTS[name]).parameters
+    if unknown := sorted(set(layout) - set(parameters)):
+        raise InputError(f"The data set {name} has no field data.{unknown[0]}: see configs/folder.py:{name}.")
     kept = Storage(
         codec=storage,
         short_side=short_side,
@@ -127,6 +131,8 @@ def _videos(
         listing = LAYOUTS[name](*(Path(path).expanduser() for path in lists.values()), root=folder, **layout)
         config = own_config(kept, Path(lists["train"]).stem, listing)
     else:
+        # What is as it would be anyway stays out of the name, so that `tfds build` and `main.py` find each other's data.
+        layout = {field: value for field, value in layout.items() if value != parameters[field].default}
         config = VideoConfig(storage=kept, root=None if folder is None else str(folder), layout=layout)
     config.num_workers = num_workers
     builder = _prepared(BUILDERS[name], config, data_dir)

@@ -193,28 +193,23 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return (
             f"{split}: entries" >> beam.Create(list(entries))
             | f"{split}: to all workers" >> beam.Reshuffle()
-            | f"{split}: read" >> beam.FlatMap(functools.partial(self._examples_of, split))
+            | f"{split}: read" >> beam.FlatMap(functools.partial(self._examples_of, split, str(self._notes)))
         )
 
-    def _examples_of(self, split: str, entry: Entry) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _examples_of(self, split: str, notes: str, entry: Entry) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             videos = store_video(entry, self.builder_config.storage)
         except UnreadableVideoError as error:
-            self._note(split, entry, {"left_out": error.reason})
+            _note(notes, split, entry, {"left_out": error.reason})
             return
         if videos[0].num_damaged:
-            self._note(split, entry, {"damaged": videos[0].num_damaged})
+            _note(notes, split, entry, {"damaged": videos[0].num_damaged})
         for part, video in enumerate(videos):
             yield f"{entry.name}#{part}", self._example(entry, part, video)
 
-    def _note(self, split: str, entry: Entry, fact: dict[str, Any]) -> None:
-        """Beam's workers have no memory in common, so each leaves a file beside the data."""
-        path = self._notes / f"{hashlib.sha256(ascii((split, entry.name)).encode()).hexdigest()}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"split": split, "name": entry.name, **fact}))
-
     @property
     def _notes(self) -> epath.Path:
+        """Where Beam's workers leave what they have to say: in the unfinished data, which they know as the finished ones."""
         return epath.Path(self.data_path) / "notes"
 
     def _gather_left_out(self) -> None:
@@ -226,3 +221,10 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 self._metadata["left_out"].setdefault(note["split"], {})[note["name"]] = note["left_out"]
         if self._notes.exists():
             self._notes.rmtree()
+
+
+def _note(folder: str, split: str, entry: Entry, fact: dict[str, Any]) -> None:
+    """Beam's workers have no memory in common, so each leaves a file."""
+    path = epath.Path(folder) / f"{hashlib.sha256(ascii((split, entry.name)).encode()).hexdigest()}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"split": split, "name": entry.name, **fact}))

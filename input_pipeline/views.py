@@ -10,7 +10,7 @@ import numpy as np
 from timesformer_jax._typing import Float, Int, ndarray
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import (
-    PLACEMENTS,
+    PLACEMENT_NAMES,
     SAMPLINGS,
     clip_frames,
     crop_offset,
@@ -19,7 +19,6 @@ from timesformer_jax.video import (
     scale_short_side,
     segment_frames,
     test_clips,
-    tiled_clips,
     view_crop_offset,
 )
 
@@ -57,8 +56,8 @@ class ClipOptions:
     """How clips are cut out of a video.
 
     `sampling`: "uniform" (a span of `sampling_rate * num_frames` frames at 30 fps; Kinetics) or "segments" (one frame of
-    each of `num_frames` parts of the whole video; Something-Something). `placement`: where test clips begin, a key of
-    `PLACEMENTS`, or "tiled", as many clips as cover the video.
+    each of `num_frames` parts of the whole video; Something-Something). `placement`: where test clips begin, one of
+    `PLACEMENT_NAMES`; "tiled" is as many clips as cover the video.
 
     `jitter`: a key of `JITTERS`: training scales the short side to a length drawn between the two of `short_side` and takes a
     random crop of `crop_size`; or "resized_crop": a random box, its share of the frame drawn from `area` and its width :
@@ -78,7 +77,7 @@ class ClipOptions:
     clips_per_video: int = 1
 
     def __post_init__(self) -> None:
-        choices = {"sampling": SAMPLINGS, "placement": (*PLACEMENTS, "tiled"), "jitter": (*JITTERS, "resized_crop")}
+        choices = {"sampling": SAMPLINGS, "placement": PLACEMENT_NAMES, "jitter": (*JITTERS, "resized_crop")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"clips.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
@@ -135,12 +134,9 @@ class ClipOptions:
         "uniform", as the official tests do.
         """
         span = {"num_frames": self.num_frames, "sampling_rate": self.sampling_rate}
-        if self.placement == "tiled":
-            clips = tiled_clips(video.num_frames, video.fps, **span)
-        else:
-            clips = test_clips(
-                video.num_frames, video.fps, num_clips=num_clips, sampling=self.sampling, placement=self.placement, **span
-            )
+        clips = test_clips(
+            video.num_frames, video.fps, num_clips=num_clips, sampling=self.sampling, placement=self.placement, **span
+        )
         scaled = scale_short_side(video.height, video.width, self.test_short_side if num_crops == 1 else self.crop_size)
         crops = range(3) if num_crops == 3 else [1]
         offsets = [view_crop_offset(*scaled, self.crop_size, crop) for crop in crops]

@@ -30,7 +30,17 @@ def test_the_library_alone_needs_jax_flax_and_numpy():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = [requirement.partition(">")[0] for requirement in project["dependencies"]]
     assert names == ["jax", "flax", "numpy"]
-    assert set(project["optional-dependencies"]) == {"video", "pretrained", "train", "torch", "plots", "dev", "cuda", "tpu"}
+    assert set(project["optional-dependencies"]) == {
+        "video",
+        "pretrained",
+        "train",
+        "torch",
+        "plots",
+        "beam",
+        "dev",
+        "cuda",
+        "tpu",
+    }
 
 
 def test_what_is_imported_is_pinned():

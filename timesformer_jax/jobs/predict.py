@@ -17,7 +17,7 @@ import numpy as np
 from timesformer_jax.errors import InputError
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
 from timesformer_jax.pretrained import Pretrained, load
-from timesformer_jax.video import PLACEMENTS, VIDEO_SUFFIXES, find_videos
+from timesformer_jax.video import PLACEMENT_NAMES, VIDEO_SUFFIXES, find_videos
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
@@ -27,8 +27,9 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
     job.add_argument("--top-k", type=int, default=5, help="how many labels")
     job.add_argument("--num-clips", type=int, default=1, help="clips over the length of each video")
     job.add_argument("--num-crops", type=int, default=3, choices=(1, 3), help="along the long side, or one in the centre")
-    places = (*PLACEMENTS, "tiled")
-    job.add_argument("--placement", choices=places, help="where the clips begin (default: as the checkpoint was tested)")
+    job.add_argument(
+        "--placement", choices=PLACEMENT_NAMES, help="where the clips begin (default: as the checkpoint was tested)"
+    )
     job.add_argument("--json", action="store_true", help="one JSON object a line instead of tables")
     add_load_arguments(job)
 

@@ -12,6 +12,7 @@ from timesformer_jax.video.geometry import (
 from timesformer_jax.video.pixels import crop_and_scale, normalize, standardize
 from timesformer_jax.video.preprocess import Preprocess
 from timesformer_jax.video.sampling import (
+    PLACEMENT_NAMES,
     PLACEMENTS,
     SAMPLINGS,
     clip_frames,
@@ -23,6 +24,7 @@ from timesformer_jax.video.sampling import (
 
 __all__ = [
     "PLACEMENTS",
+    "PLACEMENT_NAMES",
     "SAMPLINGS",
     "VIDEO_SUFFIXES",
     "Preprocess",

@@ -14,7 +14,7 @@ from timesformer_jax.interpolation import linear
 from timesformer_jax.video.decoding import sample_frames
 from timesformer_jax.video.geometry import scale_short_side, view_crop_offset
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
-from timesformer_jax.video.sampling import PLACEMENTS, SAMPLINGS, test_clips, tiled_clips
+from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, test_clips
 
 CHANNEL_ORDERS = ("rgb", "bgr")
 
@@ -27,7 +27,7 @@ class Preprocess:
     at 30 fps from one sampled frame to the next, where it is "uniform". `mean` and `std` are per channel on the scale 0 to 1,
     in the order that the model gets the channels in: `channel_order`, "rgb" or "bgr" (the official Something-Something
     models). `short_side`: what a frame is scaled to where one centre crop is taken (None: `crop_size`); for three crops it
-    is always scaled to `crop_size`. `placement`: where test clips begin, a key of `PLACEMENTS`; or "tiled", as many clips as
+    is always scaled to `crop_size`. `placement`: where test clips begin, one of `PLACEMENT_NAMES`; "tiled" is as many clips as
     cover the video.
 
     Raises `InputError` for values that can't work.
@@ -48,8 +48,7 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # lists, in a file of JSON; the same numbers are to be equal
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
-        placements = (*PLACEMENTS, "tiled")
-        for name, choices in (("sampling", SAMPLINGS), ("channel_order", CHANNEL_ORDERS), ("placement", placements)):
+        for name, choices in (("sampling", SAMPLINGS), ("channel_order", CHANNEL_ORDERS), ("placement", PLACEMENT_NAMES)):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         for name in ("num_frames", "crop_size"):
@@ -94,8 +93,6 @@ class Preprocess:
 
     def indices(self, num_video_frames: int, fps: float, num_clips: int) -> Int[ndarray, "num_clips T"]:
         """Which frames make the test clips; "tiled" ones are as many as it takes."""
-        if self.placement == "tiled" and self.sampling == "uniform":
-            return tiled_clips(num_video_frames, fps, num_frames=self.num_frames, sampling_rate=self.sampling_rate)
         return test_clips(
             num_video_frames,
             fps,

@@ -62,6 +62,8 @@ PLACEMENTS: dict[str, Callable[[int, int], float]] = {
 first frame to the last. "tiled", besides these, isn't K clips: see `tiled_clips`.
 """
 
+PLACEMENT_NAMES = (*PLACEMENTS, "tiled")
+
 
 def test_clips(
     num_video_frames: int,
@@ -73,7 +75,12 @@ def test_clips(
     sampling_rate: float,
     placement: str,
 ) -> Int[ndarray, "num_clips num_frames"]:
-    """Indices of the frames of every test clip of a video; those of "segments" are all the same."""
+    """Indices of the frames of every test clip of a video; those of "segments" are all the same.
+
+    `placement`: one of `PLACEMENT_NAMES`; of "tiled" clips there are as many as it takes, whatever `num_clips`.
+    """
+    if placement == "tiled" and sampling == "uniform":
+        return tiled_clips(num_video_frames, fps, num_frames=num_frames, sampling_rate=sampling_rate)
     if sampling == "segments":
         return np.stack([segment_frames(num_video_frames, num_frames=num_frames)] * num_clips)
     starts = [PLACEMENTS[placement](clip, num_clips) for clip in range(num_clips)]
