@@ -6,6 +6,7 @@ the same clip whatever the number of workers, hosts or restarts; and the order o
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -90,12 +91,8 @@ def _decode(
             fetch, [number], (*types, label.dtype, tf.string, tf.int64)
         )
         encoded, entries, frames = (tf.ensure_shape(tensor, [None]) for tensor in (encoded, entries, frames))
-        box, which, corners = (
-            tf.ensure_shape(box, [4]),
-            tf.ensure_shape(which, [None, None]),
-            tf.ensure_shape(corners, [None, 2]),
-        )
-        pixels = tf.ensure_shape(decoded(encoded, entries, frames, box), [None, None, None, 3])
+        which, corners = tf.ensure_shape(which, [None, None]), tf.ensure_shape(corners, [None, 2])
+        pixels = tf.ensure_shape(decoded(encoded, entries, frames, tf.ensure_shape(box, [4])), [None, None, None, 3])
         return {
             "video": cut_windows(pixels, which, corners, window),
             "rows": tf.ensure_shape(rows, [None, None]),
@@ -146,22 +143,15 @@ def training_batches(
         return options.training_views(np.random.default_rng([seed, epoch, identity]), video, window - 2)
 
     numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
-    clips = _decode(dataset, split, numbers, choose, share.__getitem__, window)
+    videos = _decode(dataset, split, numbers, choose, share.__getitem__, window)
+    batches = videos.batch(batch_size // per_video, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
-    def flat(videos: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def flat(batch: Batch) -> Batch:
         """[videos, clips, ...] -> [videos * clips, ...]"""
-        merged = {
-            name: tf.reshape(videos[name], (batch_size, *videos[name].shape[2:])) for name in ("video", "rows", "columns")
-        }
-        return {**merged, "label": tf.repeat(videos["label"], per_video, axis=0)}
+        merged = {name: batch[name].reshape(batch_size, *batch[name].shape[2:]) for name in ("video", "rows", "columns")}
+        return {**merged, "label": np.repeat(batch["label"], per_video, axis=0)}
 
-    shapes = {"video": (per_video, options.num_frames, window, window, 3), "rows": (per_video, options.crop_size)}
-    clips = clips.map(lambda video: _shaped(video, {**shapes, "columns": shapes["rows"]}))
-    return _numpy(clips.batch(batch_size // per_video, drop_remainder=True).map(flat).prefetch(tf.data.AUTOTUNE), dataset)
-
-
-def _shaped(video: dict[str, tf.Tensor], shapes: dict[str, tuple]) -> dict[str, tf.Tensor]:
-    return {**video, **{name: tf.ensure_shape(video[name], shape) for name, shape in shapes.items()}}
+    return map(flat, _numpy(batches, dataset))
 
 
 def test_batches(
@@ -187,21 +177,38 @@ def test_batches(
         return options.test_views(video, num_clips, num_crops)
 
     mine = tf.data.Dataset.range(jax.process_index(), total, hosts)
-    videos = _decode(dataset, split, mine, choose, lambda number: (0, number), window)
+    videos = _decode(dataset, split, mine, choose, lambda number: (0, number), window).prefetch(tf.data.AUTOTUNE)
+    shapes = {
+        "video": (num_crops, options.num_frames, window, window, 3),
+        "rows": (num_crops, size),
+        "columns": (num_crops, size),
+    }
+    nothing = {
+        "video": np.zeros(shapes["video"], np.uint8),
+        "rows": np.zeros(shapes["rows"], np.float32),
+        "columns": np.zeros(shapes["columns"], np.float32),
+        "label": np.zeros(tuple(dataset.label_spec.shape), dataset.label_spec.dtype.as_numpy_dtype),
+        "name": b"",
+        "identity": np.int64(0),
+        "mask": np.False_,
+    }
 
-    def by_clip(video: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """[clips * crops, ...] -> [clips, crops, ...], and everything else once for each clip."""
-        shapes = {"video": (options.num_frames, window, window, 3), "rows": (size,), "columns": (size,)}
-        clips = {name: tf.reshape(video[name], (-1, num_crops, *shape)) for name, shape in shapes.items()}
-        number = tf.shape(clips["video"])[0]
-        rest = {name: tf.repeat(video[name][None], number, axis=0) for name in ("label", "name", "identity")}
-        return {**clips, **rest, "mask": tf.fill([number], True)}
+    def clips() -> Iterator[dict[str, Any]]:
+        for video in _numpy(videos, dataset):
+            parts = {name: video[name].reshape(-1, *shape) for name, shape in shapes.items()}  # [clips, crops, ...]
+            for clip in range(len(parts["video"])):
+                yield {**video, **{name: part[clip] for name, part in parts.items()}, "mask": np.True_}
+        yield from itertools.repeat(nothing)
 
-    clips = videos.map(by_clip).unbatch()
-    specs: Any = clips.element_spec
-    nothing = tf.data.Dataset.from_tensors({key: tf.zeros(spec.shape, spec.dtype) for key, spec in specs.items()})
-    padded = clips.concatenate(nothing.repeat()).batch(batch_size, drop_remainder=True).take(num_batches)
-    return _numpy(padded.prefetch(tf.data.AUTOTUNE), dataset)
+    def batches() -> Iterator[Batch]:
+        rows = clips()
+        for _ in range(num_batches):
+            batch = list(itertools.islice(rows, batch_size))
+            yield {name: np.array([row[name] for row in batch]) for name in nothing if name != "name"} | {
+                "name": np.array([row["name"] for row in batch], object)  # else NumPy would cut zeros off their ends
+            }
+
+    return batches()
 
 
 def _tiles(dataset: VideoDataset, split: str, options: ClipOptions) -> np.ndarray:

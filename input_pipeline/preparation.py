@@ -4,6 +4,8 @@ Each split is written in parts of about `PART_BYTES`; a part counts once its own
 preparation leaves its whole parts, and the next one begins behind them.
 """
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import json
@@ -23,8 +25,23 @@ from input_pipeline.records import FOOTER_BYTES, HEADER_BYTES
 from timesformer_jax.datasets import Entry, Storage, StoredVideo, map_in_processes, store_video
 from timesformer_jax.errors import InputError
 
-PART_BYTES = 512 << 20
-ENTRIES_BEFORE_A_FORECAST = 16
+PART_BYTES = 128 << 20
+ENTRIES_BEFORE_A_FORECAST = 16  # and between one and the next
+
+
+@contextlib.contextmanager
+def alone(folder: epath.Path) -> Iterator[None]:
+    """Raises `InputError` where another process of this machine writes to the folder, since their parts would get mixed up."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if "://" in os.fspath(folder):
+        yield
+        return
+    with open(os.fspath(folder / "lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+        except BlockingIOError:
+            raise InputError(f"Another process is preparing {folder.parent}: wait until it has finished.") from None
+        yield
 
 
 class Part:
@@ -40,10 +57,10 @@ class Part:
 
     def read(self) -> bool:
         """Whether the part is whole; takes over what its note says."""
-        if not self._note.exists():
+        if not (self._note.exists() and self.records.exists()):  # the records leave first, when everything is whole
             return False
         vars(self).update(json.loads(self._note.read_text()))
-        return True
+        return self.records.stat().length == self.file_bytes
 
     def finish(self) -> None:
         facts = {name: getattr(self, name) for name in ("end", "places", "left_out", "damaged")}
@@ -53,7 +70,13 @@ class Part:
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of the records themselves."""
         return sum(length for _, length in self.places)
+
+    @property
+    def file_bytes(self) -> int:
+        """Where the next record would begin."""
+        return self.num_bytes + len(self.places) * (HEADER_BYTES + FOOTER_BYTES)
 
 
 def write_parts(
@@ -127,7 +150,8 @@ def _write_part(
                 writer.write(record)
                 part.places.append((place + HEADER_BYTES, len(record)))
                 place += HEADER_BYTES + len(record) + FOOTER_BYTES
-            check_space(part)
+            if part.end % ENTRIES_BEFORE_A_FORECAST == 0:
+                check_space(part)
             if place >= PART_BYTES:
                 break
     part.finish()
@@ -135,7 +159,7 @@ def _write_part(
 
 def _check_space(folder: epath.Path, finished: Sequence[Part], num_entries: int, part: Part) -> None:
     """Raises `InputError` once it can be foreseen that the disk won't hold all of it."""
-    if "://" in os.fspath(folder) or part.end < ENTRIES_BEFORE_A_FORECAST:
+    if "://" in os.fspath(folder):
         return
     written = part.num_bytes + sum(other.num_bytes for other in finished)
     needed = written / part.end * (num_entries - part.end)

@@ -5,10 +5,10 @@ epoch can be any permutation and a run can go on anywhere: nothing has to be rea
 """
 
 import contextlib
+import functools
 import mmap
 import os
 import struct
-import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +20,8 @@ from timesformer_jax._typing import Int, ndarray
 from timesformer_jax.errors import InputError
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
+OPEN_FILES = 256
+"""A large data set has more files than a process may hold open."""
 
 Places = Int[ndarray, "examples 2"]
 """Where each record's data begin in its file, and how long they are."""
@@ -49,8 +51,7 @@ class Records:
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
         info: Any = builder.info.splits[split]
         self._files = [os.fspath(path) for path in info.filepaths]
-        self._open: dict[int, mmap.mmap] = {}
-        self._lock = threading.Lock()
+        self._mapped = functools.lru_cache(maxsize=OPEN_FILES)(self._map)
         self._where: Int[ndarray, "examples 3"] = self._index(builder.data_path, split, info.num_examples)
 
     def __len__(self) -> int:
@@ -69,11 +70,11 @@ class Records:
             with tf.io.gfile.GFile(path, "rb") as remote:
                 remote.seek(begin)
                 return remote.read(length)
-        with self._lock:
-            if file not in self._open:
-                with open(path, "rb") as local:
-                    self._open[file] = mmap.mmap(local.fileno(), 0, access=mmap.ACCESS_READ)
-        return memoryview(self._open[file])[begin : begin + length]
+        return memoryview(self._mapped(file))[begin : begin + length]
+
+    def _map(self, file: int) -> mmap.mmap:
+        with open(self._files[file], "rb") as local:
+            return mmap.mmap(local.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _index(self, folder: Any, split: str, num_examples: int) -> np.ndarray:
         path = index_path(folder, split)

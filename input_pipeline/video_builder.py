@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline._tensorflow import SplitDict, tfds
-from input_pipeline.preparation import Part, places_of, write_parts
+from input_pipeline.preparation import Part, alone, places_of, write_parts
 from input_pipeline.records import save_index
 from timesformer_jax.datasets import Entry, Listing, Storage, StoredVideo, store_video
 from timesformer_jax.errors import InputError
@@ -115,13 +115,18 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             super()._download_and_prepare(dl_manager, download_config)
             self._gather_left_out()
             return
-        listing = self._listing(dl_manager)
-        infos = []
         unfinished = epath.Path(self.data_path).parent / f".unfinished_{self.version}"
+        with alone(unfinished):
+            self._write(self._listing(dl_manager), unfinished, download_config.max_examples_per_split)
+            unfinished.rmtree()
+
+    def _write(self, listing: Listing, unfinished: epath.Path, max_examples: int | None) -> None:
+        """Prepares every split in parts, by way of the folder `unfinished`, and takes them over once all are there."""
+        infos = []
         finished: list[tuple[str, list[Part]]] = []
         for split, entries in listing.splits.items():
             parts = write_parts(
-                entries[: download_config.max_examples_per_split],
+                entries[:max_examples],
                 self.builder_config.storage,
                 self._serialize,
                 unfinished / split,
@@ -152,7 +157,6 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 )
             )
         self.info.set_splits(SplitDict(infos))
-        unfinished.rmtree()
 
     def _check_readable(self, listing: Listing) -> None:
         """Raises `InputError` where what can be read of a split is too little to train on, or to test."""

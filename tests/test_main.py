@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 import main
 import timesformer_jax as tsf
 from input_pipeline import DATASETS, open_dataset
-from timesformer_jax import InputError
+from timesformer_jax import InputError, training
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -71,6 +71,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, made_clips: Path, data_dir
 
 def test_training_leaves_checkpoints_metrics_and_results(trained: Path):
     assert (trained / "checkpoints" / "2").is_dir()
+    assert training.Checkpoints(str(trained / "checkpoints"), {}, read_only=True).pipeline == {"next_clip": 16}
     (events,) = trained.glob("events.out.tfevents*")
     for tag in (b"train/loss", b"train/waiting_for_data", b"val/top1"):
         assert tag in events.read_bytes()

@@ -276,6 +276,9 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path, made_clips: Path, mo
             read.append(entry.name)
             yield entry, result
 
+    (third,) = (tmp_path / "parts").rglob("00002.tfrecord")
+    third.write_bytes(third.read_bytes()[:-1])  # the disk lost something
+    del read[2:]
     monkeypatch.setattr(preparation, "_prepared", note)
     parts = folder(made_clips, tmp_path / "parts")
     assert len(read) == len(set(read)) == 12
@@ -310,6 +313,16 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, made_clips: Path):
     assert data.num_videos("train") == 9
     times = [path.stat().st_mtime_ns for path in tmp_path.rglob("*tfrecord-*")]
     assert set(kept.values()) <= set(times)
+
+
+def test_only_one_process_prepares_a_data_set(tmp_path: Path, made_clips: Path):
+    """The other ends with a sentence, and does no harm."""
+    builder = folder(made_clips, tmp_path / "elsewhere").builder
+    name = builder.builder_config.name
+    unfinished = tmp_path / "data" / "video_folder" / name / f".unfinished_{builder.version}"
+    with preparation.alone(unfinished), pytest.raises(InputError, match=f"Another process is preparing .*{name}: wait"):
+        folder(made_clips, tmp_path / "data")
+    assert folder(made_clips, tmp_path / "data").num_videos("train") == 9
 
 
 def test_a_full_disk_is_one_sentence_and_the_next_try_goes_on(
@@ -351,6 +364,15 @@ def test_records_by_number(digits):
     read = digits.builder.as_dataset(split="val", decoders={"video": tfds.decode.SkipDecoding()})
     assert names == [example["name"].decode() for example in read.as_numpy_iterator()]
     assert index_path(str(digits.builder.data_path), "val").exists()
+
+
+def test_more_files_than_may_be_open(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(preparation, "PART_BYTES", 1)
+    monkeypatch.setattr("input_pipeline.records.OPEN_FILES", 2)
+    records = Records(folder(made_clips, tmp_path).builder, "train")
+    names = {record.features.feature["name"].bytes_list.value[0] for _ in range(2) for record in records}
+    assert len(names) == 9
+    assert records._mapped.cache_info().currsize == 2
 
 
 def test_a_record_file_that_was_cut_is_told(tmp_path: Path, made_clips: Path):
