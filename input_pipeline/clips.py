@@ -183,11 +183,12 @@ def test_batches(
         "rows": (num_crops, size),
         "columns": (num_crops, size),
     }
+    label: Any = dataset.label_spec
     nothing = {
         "video": np.zeros(shapes["video"], np.uint8),
         "rows": np.zeros(shapes["rows"], np.float32),
         "columns": np.zeros(shapes["columns"], np.float32),
-        "label": np.zeros(tuple(dataset.label_spec.shape), dataset.label_spec.dtype.as_numpy_dtype),
+        "label": np.zeros(label.shape.as_list(), label.dtype.as_numpy_dtype),
         "name": b"",
         "identity": np.int64(0),
         "mask": np.False_,

@@ -44,13 +44,13 @@ def cut_windows(frames: tf.Tensor, which: tf.Tensor, corners: tf.Tensor, size: i
 
     def cut(view: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         chosen, corner = view
-        window = frames[:, corner[0] : corner[0] + size, corner[1] : corner[1] + size]
+        window = tf.gather(frames, chosen)[:, corner[0] : corner[0] + size, corner[1] : corner[1] + size]
         missing = [size - tf.shape(window)[1], size - tf.shape(window)[2]]
         padded = tf.cond(
             tf.reduce_any(tf.greater(missing, 0)),
             lambda: tf.pad(window, tf.convert_to_tensor([[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])),
             lambda: window,
         )
-        return tf.ensure_shape(tf.gather(padded, chosen), (None, size, size, 3))
+        return tf.ensure_shape(padded, (None, size, size, 3))
 
     return tf.map_fn(cut, (which, corners), fn_output_signature=tf.TensorSpec((None, size, size, 3), tf.uint8))

@@ -42,7 +42,7 @@ def test_every_frame_is_kept(file: Path, codec: str):
     assert (video.fps, video.source_fps, video.height, video.width, video.num_damaged) == (30, 30, 48, 64, 0)
     assert len(video.frames) == 40
     got = pixels(video, codec)
-    assert np.abs(got.astype(float) - FRAMES).mean() < 4
+    assert np.abs(got.astype(float) - FRAMES).mean() < 6
     for number in (3, 20, 39):  # each is its own frame, not a neighbour
         errors = [np.abs(got[number].astype(float) - frame).mean() for frame in FRAMES]
         assert np.argmin(errors) == number
@@ -73,7 +73,7 @@ def test_a_piece_is_cut_out_of_a_longer_file(file: Path):
     path = write_video(file.with_name("long.mp4"), np.stack(long))
     (piece,) = stored(path, start=1.6, end=1.7)
     assert len(piece.frames) == 3
-    assert np.abs(pixels(piece).astype(float) - FRAMES[8:11]).mean() < 4
+    assert np.abs(pixels(piece).astype(float) - FRAMES[8:11]).mean() < 6
     (whole,) = stored(file, start=12.0, end=13.0)
     assert len(whole.frames) == 40
     with pytest.raises(UnreadableVideoError, match="no frame that can be decoded from 30 to 31 s"):
