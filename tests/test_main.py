@@ -332,17 +332,22 @@ def test_an_interrupted_run_ends_and_goes_on(tmp_path: Path, made_clips: Path, d
     assert errors.strip().splitlines()[-1] == "Interrupted. The same command goes on from the newest checkpoint."
 
 
-def test_the_readmes_command_learns_a_folder_by_heart(tmp_path: Path, clips: Path, broken_clips: Path, data_dir: str):
-    """Videos of several sizes and rates, broken ones among them: trains to the end, names those, knows every training clip."""
-    root = tmp_path / "clips"
+@pytest.fixture(scope="module")
+def clips_with_broken_ones(tmp_path_factory: pytest.TempPathFactory, clips: Path, broken_clips: Path) -> tuple[Path, str]:
+    """Videos of several sizes and rates, and broken ones under one of their labels."""
+    root = tmp_path_factory.mktemp("mixed") / "clips"
     shutil.copytree(clips, root)
-    real = "TIMESFORMER_CLIPS" in os.environ
-    label = "walking" if real else "across"  # what the damaged ones were made from
+    label = "walking" if "TIMESFORMER_CLIPS" in os.environ else "across"  # what the damaged ones were made from
     for path in broken_clips.iterdir():
         shutil.copy(path, root / label / f"broken_{path.name}")
+    return root, label
+
+
+def test_the_readmes_command_names_what_it_cannot_read(tmp_path: Path, clips_with_broken_ones: tuple[Path, str], data_dir: str):
+    """Trains to the end, and counts the unreadable videos in training and in the test."""
+    root, label = clips_with_broken_ones
     flags = ["--config=configs/folder.py", f"--config.data.root={root}", f"--config.data.data_dir={data_dir}"]
-    epochs = 60 if real else 100
-    done = command(*flags, f"--workdir={tmp_path}/run", f"--config.train.num_epochs={epochs}.0", devices=2)
+    done = command(*flags, f"--workdir={tmp_path}/run", "--config.train.num_epochs=1.0", devices=2)
     assert done.returncode == 0, done.stderr
     for name in ("empty", "text", "truncated"):
         assert f"Left out {label}/broken_{name}.mp4 of '" in done.stderr
@@ -350,6 +355,16 @@ def test_the_readmes_command_learns_a_folder_by_heart(tmp_path: Path, clips: Pat
     test, rows = results(tmp_path / "run"), predictions(tmp_path / "run")
     assert len(rows) == test["num_videos"] + test["unreadable"]
     assert sum("error" in row for row in rows.values()) == test["unreadable"]
+
+
+@pytest.mark.slow
+def test_the_readmes_command_learns_a_folder_by_heart(tmp_path: Path, clips_with_broken_ones: tuple[Path, str], data_dir: str):
+    root, _ = clips_with_broken_ones
+    flags = ["--config=configs/folder.py", f"--config.data.root={root}", f"--config.data.data_dir={data_dir}"]
+    epochs = 60 if "TIMESFORMER_CLIPS" in os.environ else 100
+    done = command(*flags, f"--workdir={tmp_path}/run", f"--config.train.num_epochs={epochs}.0", devices=2)
+    assert done.returncode == 0, done.stderr
+    test = results(tmp_path / "run")
     done = command(*flags, f"--workdir={tmp_path}/run", "--mode=eval", "--config.eval.split=train")
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "run")["top1"] == 1.0
