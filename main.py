@@ -30,6 +30,8 @@ from input_pipeline import (
     MixingOptions,
     PixelOptions,
     VideoDataset,
+    check_clips_per_video,
+    check_test_views,
     draw_clips,
     mix_clips,
     open_dataset,
@@ -65,8 +67,10 @@ class Job:
         pixels = PixelOptions(**config.pixels)
         self.mixing = MixingOptions(**config.mixing)
         self.clips = ClipOptions(num_frames=model.num_frames, crop_size=_square(model), **config.clips)
+        check_test_views(config.eval.num_clips, config.eval.num_crops)
         if not read_only:
-            training.local_batch_size("train.batch_size", config.train.batch_size, self.mesh)
+            batch_size = training.local_batch_size("train.batch_size", config.train.batch_size, self.mesh)
+            check_clips_per_video(self.clips, batch_size)
         if config.data.get("short_side", self.clips.short_side[0]) < self.clips.short_side[0]:
             raise tsf.InputError(
                 f"data.short_side={config.data.short_side} would keep smaller frames than clips.short_side="

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
+from input_pipeline.fingerprints import facts_of
 from input_pipeline.video_builder import VideoBuilder, VideoConfig
 from timesformer_jax.datasets import LAYOUTS, Listing, Storage
 from timesformer_jax.errors import InputError
@@ -85,14 +86,11 @@ class HMDB51(ListedBuilder):
 def own_config(storage: Storage, title: str, listing: Listing) -> VideoConfig:
     """The config of someone's own videos.
 
-    Its name holds a fingerprint of the storage and of every entry with its file's size and time, so what has changed is
+    Its name holds a fingerprint of the storage and of every entry with its file's path, size and time, so what has changed is
     prepared anew and never taken for the old.
     """
-    facts = [str((storage, listing.label_names, listing.several))]
-    for split, entries in listing.splits.items():
-        for entry in entries:
-            stat = entry.path.stat()
-            facts.append(ascii((split, entry.name, entry.labels, entry.start, entry.end, stat.st_size, stat.st_mtime_ns)))
+    facts = [ascii((storage, listing.label_names, listing.several))]
+    facts += [f"{split} {facts_of(entry)}" for split, entries in listing.splits.items() for entry in entries]
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
     name = f"{re.sub(r'[^A-Za-z0-9]+', '_', title)}_{digest}"
     return VideoConfig(name=name, storage=storage, listing=listing, several=listing.several)

@@ -121,6 +121,22 @@ def _numpy(batches: Any, dataset: VideoDataset) -> Iterator[Batch]:
         yield batch
 
 
+def check_clips_per_video(options: ClipOptions, batch_size: int) -> None:
+    """Raises `InputError` where a host's batch can't consist of whole videos; needs no data, so it can be asked early."""
+    if batch_size % options.clips_per_video:
+        raise InputError(
+            f"clips.clips_per_video={options.clips_per_video} doesn't divide the {batch_size} clips of a host's batch."
+        )
+
+
+def check_test_views(num_clips: int, num_crops: int) -> None:
+    """Raises `InputError` for views that a test can't have; it comes long after everything else, so ask before."""
+    if num_crops not in (1, 3):
+        raise InputError(f"eval.num_crops must be 1 (centre) or 3 (along the long side), got {num_crops}.")
+    if num_clips < 1:
+        raise InputError(f"eval.num_clips must be at least 1, got {num_clips}.")
+
+
 def training_batches(
     dataset: VideoDataset, split: str, options: ClipOptions, *, batch_size: int, seed: int, first_clip: int = 0
 ) -> Iterator[Batch]:
@@ -133,9 +149,8 @@ def training_batches(
 
     Raises `InputError` where `clips_per_video` doesn't divide the batch.
     """
+    check_clips_per_video(options, batch_size)
     per_video = options.clips_per_video
-    if batch_size % per_video:
-        raise InputError(f"clips.clips_per_video={per_video} doesn't divide the {batch_size} clips of a host's batch.")
     window = options.training_window(dataset.short_side)
     share = _Share(dataset.num_videos(split), seed, batch_size // per_video, first_clip // per_video)
 
@@ -163,10 +178,7 @@ def test_batches(
     A video's clips are one after the other and cost one decoding. `batch_size` is this host's; the last batches are filled up
     with zeros whose `mask` is False, so that every host yields equally many.
     """
-    if num_crops not in (1, 3):
-        raise InputError(f"eval.num_crops must be 1 (centre) or 3 (along the long side), got {num_crops}.")
-    if num_clips < 1:
-        raise InputError(f"eval.num_clips must be at least 1, got {num_clips}.")
+    check_test_views(num_clips, num_crops)
     window, size = options.test_window(dataset.short_side, num_crops), options.crop_size
     hosts, total = jax.process_count(), dataset.num_videos(split)
     counts = np.full(total, num_clips) if options.placement != "tiled" else _tiles(dataset, split, options)

@@ -1,6 +1,7 @@
 """Two clips in one: mixup, and VideoMix (CutMix for videos), on the device."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,8 @@ class MixingOptions:
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise InputError(f"mixing.{name} must be at least 0, got {getattr(self, name)}.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"mixing.{name} must be at least 0 and finite, got {getattr(self, name)}.")
 
     @property
     def mixes(self) -> bool:

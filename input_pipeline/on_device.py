@@ -5,6 +5,7 @@ Every random number is drawn once a clip, so that all frames of a clip change al
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,15 +21,17 @@ from timesformer_jax._typing import Array, Float, PRNGKeyArray
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import crop_and_scale, standardize
 
-LEFT_OR_RIGHT = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
+LEFT_OR_RIGHT = re.compile(r"(?<![a-z])(left|right)(wards?)?(?![a-z])", re.IGNORECASE)
+NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Where a capital letter begins a word: Turn|Left, LEFT|Turn."""
 
 
 def sides_matter(label_names: Sequence[str]) -> bool:
     """Whether a label speaks of left or right, so that a mirrored clip would have another label.
 
-    "Pushing something from left to right" does, "bright" doesn't.
+    "Pushing something from left to right" and "TurnLeft" do, "bright" doesn't.
     """
-    return any(LEFT_OR_RIGHT.search(name) for name in label_names)
+    return any(LEFT_OR_RIGHT.search(NEW_WORD.sub(" ", name)) for name in label_names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,17 +66,25 @@ class PixelOptions:
         for name, largest in (("hue", 0.5), *((name, 1.0) for name in _SHARES)):
             if not 0 <= getattr(self, name) <= largest:
                 raise InputError(f"pixels.{name} must be from 0 to {largest:g}, got {getattr(self, name)}.")
-
-        ops, magnitude = self.rand_augment
-        if ops < 0 or not 0 <= magnitude <= LARGEST_MAGNITUDE:
+        if not _is_rand_augment(self.rand_augment):
             raise InputError(
-                f"pixels.rand_augment must be (number of operations, magnitude from 0 to 10), got {tuple(self.rand_augment)}."
+                f"pixels.rand_augment must be (whole number of operations, magnitude from 0 to 10), got {self.rand_augment}."
             )
+        if not len(self.mean) == len(self.std) == 3 or not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise InputError(f"pixels.mean and pixels.std must be three numbers each, got {self.mean} and {self.std}.")
+        if min(self.std) <= 0:
+            raise InputError(f"pixels.std must be above 0, since pixels are divided by it; got {self.std}.")
 
     def for_labels(self, label_names: Sequence[str]) -> "PixelOptions":
         """The same with "auto" decided."""
         decided = "off" if sides_matter(label_names) else "on"
         return dataclasses.replace(self, flip=decided) if self.flip == "auto" else self
+
+
+def _is_rand_augment(pair: Any) -> bool:
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or type(pair[0]) is not int:
+        return False
+    return pair[0] >= 0 and isinstance(pair[1], int | float) and 0 <= pair[1] <= LARGEST_MAGNITUDE
 
 
 _SHARES = ("brightness", "contrast", "saturation", "grey", "blur", "erase")

@@ -21,6 +21,7 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline._tensorflow import tf
+from input_pipeline.fingerprints import facts_of
 from input_pipeline.records import FOOTER_BYTES, HEADER_BYTES
 from timesformer_jax.datasets import Entry, Storage, StoredVideo, map_in_processes, store_video
 from timesformer_jax.errors import InputError
@@ -59,11 +60,17 @@ class Part:
         """Whether the part is whole; takes over what its note says."""
         if not (self._note.exists() and self.records.exists()):  # the records leave first, when everything is whole
             return False
-        vars(self).update(json.loads(self._note.read_text()))
+        try:
+            note = json.loads(self._note.read_text())
+        except ValueError:  # cut, or empty: the disk lost something
+            return False
+        if not isinstance(note, dict) or note.keys() != set(_NOTED):
+            return False
+        vars(self).update(note)
         return self.records.stat().length == self.file_bytes
 
     def finish(self) -> None:
-        facts = {name: getattr(self, name) for name in ("end", "places", "left_out", "damaged")}
+        facts = {name: getattr(self, name) for name in _NOTED}
         unfinished = self._note.with_suffix(".part")
         unfinished.write_text(json.dumps(facts))
         unfinished.replace(self._note)
@@ -79,6 +86,9 @@ class Part:
         return self.num_bytes + len(self.places) * (HEADER_BYTES + FOOTER_BYTES)
 
 
+_NOTED = ("end", "places", "left_out", "damaged")
+
+
 def write_parts(
     entries: Sequence[Entry],
     storage: Storage,
@@ -86,18 +96,22 @@ def write_parts(
     folder: epath.Path,
     *,
     title: str,
+    written_as: str,
     num_workers: int = 0,
 ) -> list[Part]:
     """Prepares all entries of a split into `folder`, in an order that mixes them; goes on behind the parts that are there.
 
-    `serialize` makes a record out of an entry, the number of its piece and the piece. Files that can't be read are named in
-    their part's `left_out`, files with damaged places in `damaged`.
+    `serialize` makes a record out of an entry, the number of its piece and the piece; `written_as` is text that changes
+    whenever its records would, such as with the order of the classes. Files that can't be read are named in their part's
+    `left_out`, files with damaged places in `damaged`.
 
     Raises `InputError` where the disk is too small, or full.
     """
-    # The folder belongs to these entries in this storage: an interrupted preparation of others is none of ours.
+    # The folder belongs to these files, as they are now, in this storage: what an interrupted preparation has made of others,
+    # or of the same ones with other classes, is none of ours.
     mixed = sorted(entries, key=lambda entry: hashlib.sha256(os.fsencode(entry.name)).digest())
-    folder = folder / hashlib.sha256(repr((mixed, storage)).encode(errors="backslashreplace")).hexdigest()[:16]
+    facts = [ascii((storage, written_as)), *map(facts_of, mixed)]
+    folder = folder / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     parts: list[Part] = []
     while (part := Part(folder, len(parts))).read():

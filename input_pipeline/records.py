@@ -45,7 +45,7 @@ def save_index(folder: str, split: str, places: Iterable[Places]) -> None:
 class Records:
     """The records of one split: `len(records)`, `records[i]` is a parsed `tf.train.Example`. Threads may share it.
 
-    Raises `InputError` for files that are shorter than their index says.
+    Raises `InputError` for files that are shorter than their index says, or hold another number of records than the split.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
@@ -79,11 +79,16 @@ class Records:
     def _index(self, folder: Any, split: str, num_examples: int) -> np.ndarray:
         path = index_path(folder, split)
         if path.exists():
-            with path.open("rb") as file:
+            with contextlib.suppress(EOFError, ValueError), path.open("rb") as file:  # a damaged one is as good as none
                 index = np.load(file)
-            if len(index) == num_examples:
-                return index
+                if index.shape == (num_examples, 3):
+                    return index
         places = [_scan(file) for file in self._files]
+        if (found := sum(map(len, places))) != num_examples:
+            raise InputError(
+                f"The prepared data of {folder} are damaged (expected {num_examples} records of the split '{split}', got "
+                f"{found}): prepare them again."
+            )
         with contextlib.suppress(OSError):  # someone else's folder: it is made again next time
             save_index(folder, split, places)
         return np.concatenate([np.insert(part, 0, file, axis=1) for file, part in enumerate(places)])

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +18,8 @@ from input_pipeline.records import save_index
 from timesformer_jax.datasets import Entry, Listing, Storage, StoredVideo, store_video
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import UnreadableVideoError
+
+log = logging.getLogger("timesformer_jax")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -92,7 +95,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _listing(self, dl_manager: tfds.download.DownloadManager) -> Listing:
-        """The listing; fills in the label names, which have to be known before an example can be written."""
+        """The listing without empty splits; fills in the label names, which have to be known before examples can be written."""
         config = self.builder_config
         listing = config.listing or self.read(Path(config.root or dl_manager.manual_dir).expanduser())
         if listing.several != config.several:
@@ -104,7 +107,10 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if label.num_classes is None:
             label.names = listing.label_names
         self._metadata["left_out"] = {split: dict(missing) for split, missing in listing.missing.items()}
-        return listing
+        there = {split: entries for split, entries in listing.splits.items() if entries}
+        for split in sorted(listing.splits.keys() - there.keys()):
+            log.warning("Not one video of the split '%s' is there: it is left away.", split)
+        return dataclasses.replace(listing, splits=there)
 
     @property
     def _metadata(self) -> Any:
@@ -131,6 +137,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 self._serialize,
                 unfinished / split,
                 title=split,
+                written_as=ascii((str(self.version), listing.label_names, listing.several)),
                 num_workers=self.builder_config.num_workers,
             )
             left_out = self._metadata["left_out"].setdefault(split, {})

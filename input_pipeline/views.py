@@ -92,12 +92,12 @@ class ClipOptions:
             )
         if not _ascending(self.area) or not self.area[0] > 0 or self.area[1] > 1:
             raise InputError(f"clips.area must be (smallest, largest), above 0 and at most 1, got {self.area}.")
-        if not _ascending(self.aspect) or not self.aspect[0] > 0:
-            raise InputError(f"clips.aspect must be (smallest, largest), above 0, got {self.aspect}.")
+        if not _ascending(self.aspect) or not self.aspect[0] > 0 or self.aspect[1] == math.inf:
+            raise InputError(f"clips.aspect must be (smallest, largest), above 0 and finite, got {self.aspect}.")
         if self.clips_per_video < 1:
             raise InputError(f"clips.clips_per_video must be at least 1, got {self.clips_per_video}.")
-        if not self.sampling_rate > 0:
-            raise InputError(f"clips.sampling_rate must be above 0, got {self.sampling_rate}.")
+        if not 0 < self.sampling_rate < math.inf:
+            raise InputError(f"clips.sampling_rate must be above 0 and finite, got {self.sampling_rate}.")
 
     @property
     def test_short_side(self) -> int:

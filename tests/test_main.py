@@ -173,7 +173,6 @@ def test_a_second_run_goes_on_and_ends_where_one_run_ends(tmp_path: Path, made_c
         ({"data.name": "kinetics"}, "data.name must be one of moving_digits, kinetics400, .*, video_folder"),
         ({"data.short_side": 31}, "data.short_side=31 would keep smaller frames than clips.short_side=.32, 40. needs"),
         ({"data.storage": "png"}, "data.storage must be one of jpeg, h264, got 'png'"),
-        ({"clips.clips_per_video": 3}, "clips.clips_per_video=3 doesn't divide the 8 clips"),
         ({"clips.short_side": 64}, "clips.short_side must be .smallest, largest.* got 64"),
         ({"model.dtype": "flot16"}, "model.dtype must be one of float32"),
         ({"eval.batch_size": 0}, "eval.batch_size must be above 0"),
@@ -183,7 +182,6 @@ def test_a_second_run_goes_on_and_ends_where_one_run_ends(tmp_path: Path, made_c
         ({"data.data_dir": "/dev/null/x"}, "data.data_dir=/dev/null/x can't be used as a folder"),
         ({"optimizer.name": "adam"}, "optimizer.name must be one of sgd, adamw"),
         ({"eval.average": "max"}, "eval.average must be one of probabilities, logits"),
-        ({"eval.num_crops": 2}, "eval.num_crops must be 1"),
         ({"eval.split": "test"}, "eval.split must be one of train, val, got 'test'"),
         ({"model.embed_dim": 64}, "model.embed_dim is 32 there and 64 here"),
         ({"optimizer.name": "sgd"}, "optimizer.name is 'adamw' there and 'sgd' here"),
@@ -194,6 +192,22 @@ def test_bad_input_is_one_sentence(trained: Path, made_clips: Path, data_dir: st
     with pytest.raises(InputError, match=words) as caught:
         main.run(small_folder(made_clips, data_dir, **overrides), str(trained), "train")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"eval.num_crops": 2}, "eval.num_crops must be 1"),
+        ({"eval.num_clips": 0}, "eval.num_clips must be at least 1"),
+        ({"clips.clips_per_video": 3}, "clips.clips_per_video=3 doesn't divide the 8 clips"),
+        ({"pixels.std": (0.2, 0.0, 0.2)}, "pixels.std must be above 0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_work_is_told_before_the_data_are_prepared(tmp_path: Path, overrides: dict, words: str):
+    """And so before there is any model to test: here there aren't even data."""
+    with pytest.raises(InputError, match=words):
+        main.run(small_folder(Path("/no/such/folder"), str(tmp_path), **overrides), str(tmp_path / "run"), "train")
 
 
 def test_other_labels_are_another_model(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):

@@ -27,6 +27,7 @@ def test_official_lists(tmp_path: Path):
     }
     assert paths(listing, tmp_path)["_a-b_C_000030_000040"] == "train/_a-b_C.mkv"
     assert [(entry.start, entry.end) for entry in listing.splits["train"]] == [(None, None), (0, 10), (30, 40)]
+    assert [entry.perhaps_cut for entry in listing.splits["train"]] == [False, True, True]
     assert not listing.missing
 
 
@@ -66,6 +67,8 @@ def test_missing_videos(tmp_path: Path):
     assert listing.missing == {"train": {"gone_000001_000011": "there is no such file"}}
     with pytest.raises(InputError, match=r"None of the 3 videos .*-3B32lodo2M_000012_000022: there is no such file"):
         read_kinetics(write(grow(tmp_path / "empty", "9.mp4"), {"train.csv": TRAIN, "val.csv": VAL}))
+    with pytest.raises(InputError, match=r"None of the 1 videos .*'val' .*9_000005_000015: there is no such file"):
+        read_kinetics(write(grow(tmp_path / "no val", *VIDEOS[:2]), {"train.csv": TRAIN, "val.csv": VAL}))
 
 
 @pytest.mark.parametrize(

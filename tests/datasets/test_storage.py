@@ -7,6 +7,7 @@ import pytest
 
 from tests.support import moving_square, write_video
 from timesformer_jax.datasets import Entry, Storage, StoredVideo, inspect_video, store_video
+from timesformer_jax.datasets.layouts import read_video_list
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import UnreadableVideoError
 from timesformer_jax.video.encoding import decode_h264, encode_jpeg, packets_needed
@@ -20,7 +21,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stored(path: Path, codec: str = "jpeg", short_side: int = 48, **changes) -> list[StoredVideo]:
-    piece = {name: changes.pop(name) for name in ("start", "end", "fps") if name in changes}
+    piece = {name: changes.pop(name) for name in ("start", "end", "fps", "perhaps_cut") if name in changes}
     entry = Entry(name="a", path=path, labels=("x",), **piece)
     return store_video(entry, Storage(codec=codec, short_side=short_side, **changes))
 
@@ -68,16 +69,36 @@ def test_frames_are_shrunk_to_the_short_side_and_even_for_h264(file: Path):
 
 
 def test_a_piece_is_cut_out_of_a_longer_file(file: Path):
-    """40 frames at 30 a second: from 0.2 s to 0.3 s are the frames 6, 7 and 8. A file as long as its piece is the piece."""
+    """40 frames at 30 a second: from 0.2 s to 0.3 s are the frames 6, 7 and 8."""
     long = [frame for _ in range(3) for frame in FRAMES]
     path = write_video(file.with_name("long.mp4"), np.stack(long))
     (piece,) = stored(path, start=1.6, end=1.7)
     assert len(piece.frames) == 3
     assert np.abs(pixels(piece).astype(float) - FRAMES[8:11]).mean() < 6
-    (whole,) = stored(file, start=12.0, end=13.0)
-    assert len(whole.frames) == 40
     with pytest.raises(UnreadableVideoError, match="no frame that can be decoded from 30 to 31 s"):
         stored(path, start=30.0, end=31.0)
+
+
+def test_pieces_are_cut_out_of_short_files_too(tmp_path: Path):
+    """Two seconds, listed as two pieces of one each: neither may be taken for the whole file."""
+    video = write_video(tmp_path / "two.mp4", np.concatenate([moving_square(0, 0, num_frames=30), moving_square(1, 1, 30)]))
+    lists = [tmp_path / f"{split}.csv" for split in ("train", "val")]
+    for path in lists:
+        path.write_text(f"path,label,start,end\n{video.name},a,0,1\n{video.name},b,1,2\n")
+    entries = read_video_list(*lists).splits["train"]
+    pieces = [store_video(entry, Storage(codec="jpeg", short_side=48))[0] for entry in entries]
+    assert [len(piece.frames) for piece in pieces] == [30, 30]
+    assert not set(pieces[0].frames) & set(pieces[1].frames)
+    assert [inspect_video(entry).num_frames for entry in entries] == [30, 30]
+
+
+def test_what_may_be_cut_already_is_left_whole_where_it_is_as_long_as_the_piece(file: Path):
+    (whole,) = stored(file, start=12.0, end=13.0, perhaps_cut=True)
+    assert len(whole.frames) == 40
+    with pytest.raises(UnreadableVideoError, match="no frame that can be decoded from 12 to 13 s"):
+        stored(file, start=12.0, end=13.0)
+    (piece,) = stored(file, start=0.0, end=0.1, perhaps_cut=True)
+    assert len(piece.frames) == 3
 
 
 def test_long_videos_become_parts(file: Path):
@@ -95,7 +116,7 @@ def test_a_folder_of_pictures_is_a_video(tmp_path: Path):
     (video,) = stored(tmp_path, fps=12.0)
     assert (len(video.frames), video.fps) == (12, 12.0)
     assert np.abs(pixels(video).astype(float) - FRAMES[:12]).mean() < 4
-    assert len(stored(tmp_path, fps=12.0, start=0.25, end=0.5)[0].frames) == 12  # no longer than the piece, by a second
+    assert len(stored(tmp_path, fps=12.0, start=0.25, end=0.5)[0].frames) == 3
     (tmp_path / "frame5.jpg").write_bytes(b"broken")
     (video,) = stored(tmp_path, fps=12.0)
     assert (len(video.frames), video.num_damaged) == (11, 1)

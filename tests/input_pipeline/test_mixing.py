@@ -71,5 +71,6 @@ def test_shares_are_drawn_as_asked():
 def test_options():
     assert not MixingOptions(mixup=0.0, cutmix=0.0).mixes
     assert MixingOptions(mixup=0.0, cutmix=1.0).mixes
-    with pytest.raises(InputError, match=r"mixing\.mixup must be at least 0, got -1"):
-        MixingOptions(mixup=-1, cutmix=0)
+    for value in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=rf"mixing\.mixup must be at least 0 and finite, got {value}"):
+            MixingOptions(mixup=value, cutmix=0.0)

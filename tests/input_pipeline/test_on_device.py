@@ -132,7 +132,19 @@ def test_labels_that_speak_of_sides():
     assert sides_matter(["walking", "Pushing [something] from left to right"])
     assert sides_matter(["move_left"])
     assert sides_matter(["RIGHT"])
-    assert not sides_matter(["bright lights", "cleft", "lefty", "upright"])
+    for name in (
+        "TurnLeft",
+        "turnRight",
+        "LEFTTurn",
+        "LeftHand2",
+        "facing leftward",
+        "rightwards",
+        "Leftwards",
+        "go_RIGHTWARDS",
+    ):
+        assert sides_matter([name]), name
+    assert not sides_matter(["bright lights", "cleft", "lefty", "upright", "leftover", "copyright", "Brightness", "BRIGHT"])
+    assert not sides_matter(["CopyrightNotice", "EatingLeftovers"])
     auto = PixelOptions(flip="auto", mean=MEAN, std=STD)
     assert auto.for_labels(["bright"]).flip == "on"
     assert auto.for_labels(["turn right"]).flip == "off"
@@ -145,6 +157,16 @@ def test_labels_that_speak_of_sides():
         ({"flip": "yes"}, "pixels.flip must be auto, on or off, got 'yes'"),
         ({"hue": 0.7}, r"pixels.hue must be from 0 to 0\.5, got 0\.7"),
         ({"erase": -0.1}, "pixels.erase must be from 0 to 1"),
+        ({"rand_augment": (2,)}, r"pixels.rand_augment must be .*, got \(2,\)"),
+        ({"rand_augment": 2}, "pixels.rand_augment must be .*, got 2"),
+        ({"rand_augment": (2.5, 9.0)}, r"must be \(whole number of operations, .*, got \(2\.5, 9\.0\)"),
+        ({"rand_augment": (-1, 9.0)}, "pixels.rand_augment must be"),
+        ({"rand_augment": (2, float("nan"))}, "pixels.rand_augment must be"),
+        ({"rand_augment": (2, "9")}, "pixels.rand_augment must be"),
+        ({"hue": float("nan")}, "pixels.hue must be from 0"),
+        ({"std": (0.2, 0.0, 0.2)}, r"pixels.std must be above 0, .* got \(0\.2, 0\.0, 0\.2\)"),
+        ({"std": (0.2, float("nan"), 0.2)}, "pixels.mean and pixels.std must be three numbers each"),
+        ({"mean": (0.5,)}, "pixels.mean and pixels.std must be three numbers each"),
         ({"rand_augment": (2, 11.0)}, r"pixels.rand_augment must be .*magnitude from 0 to 10\), got \(2, 11\.0\)"),
     ],
 )

@@ -161,7 +161,10 @@ def test_several_clips_are_drawn_each_for_itself():
         ({"area": (0.0, 1.0)}, "clips.area must be .*above 0 and at most 1"),
         ({"aspect": (2.0, 1.0)}, "clips.aspect must be"),
         ({"clips_per_video": 0}, "clips_per_video must be at least 1"),
+        ({"aspect": (1.0, float("inf"))}, "clips.aspect must be"),
         ({"sampling_rate": 0.0}, "sampling_rate must be above 0"),
+        ({"sampling_rate": float("inf")}, "sampling_rate must be above 0 and finite, got inf"),
+        ({"sampling_rate": float("nan")}, "sampling_rate must be above 0 and finite, got nan"),
     ],
 )
 def test_options_that_cannot_work(changes: dict, words: str):

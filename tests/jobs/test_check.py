@@ -1,7 +1,10 @@
 """`timesformer check`: what can be read of a data set, before anything is written."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,25 @@ def test_a_folder_and_what_cannot_be_read_in_it(
     report = json.loads(capsys.readouterr().out)["all"]
     assert report["unreadable"] == {"down/empty file.mp4": "the file is empty"}
     assert report["videos"]["across/0.mp4"] == {"num_frames": 40, "fps": 30.0, "height": 48, "width": 64, "num_damaged": 0}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files must be text")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_names_that_are_no_text_can_be_printed(tmp_path: Path, form: list[str]):
+    """Into a pipe that takes UTF-8 alone."""
+    Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"caf\xe9.mp4"))).write_bytes(b"")
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        [sys.executable, "-m", "timesformer_jax", "check", str(tmp_path), *form],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    name = r"caf\xe9.mp4"
+    assert (json.dumps(name) if form else f"can't be read: {name}: the file is empty") in done.stdout
 
 
 def test_lists_and_what_they_name_in_vain(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):

@@ -3,12 +3,14 @@
 import pickle
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.support import moving_square, write_video
 from timesformer_jax.video import UnreadableVideoError, open_video
+from timesformer_jax.video.encoding import encode_jpeg
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mp4", "libx264"), ("webm", "libvpx-vp9"), ("avi", "mpeg4"), ("mkv", "mjpeg")])
@@ -22,6 +24,27 @@ def test_frames_of_any_codec(tmp_path: Path, suffix: str, codec: str):
     assert len(decoded) == 12
     assert np.abs(np.stack(decoded).astype(float) - frames).mean() < 12  # red, green and blue in their places
     assert decoded[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "file:a.mp4", "http:a.mp4"])
+def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "a.mp4", moving_square(0, 0, num_frames=3)).rename(name)
+    with open_video(name) as video:
+        assert len(list(video.frames())) == 3
+    Path(name).write_text("no video")
+    with pytest.raises(UnreadableVideoError) as caught, open_video(name):
+        pass
+    assert str(caught.value).startswith(f"Can't read {name} as a video: Invalid data")
+
+
+def test_a_colon_in_the_name_of_a_folder_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("12:30").mkdir()
+    Path("12:30/1.jpg").write_bytes(encode_jpeg(moving_square(0, 0, num_frames=1), quality=90)[0])
+    with open_video("12:30") as video:
+        assert len(list(video.frames())) == 1
+    assert not video.num_damaged
 
 
 def test_large_frames_shrink_and_small_ones_stay(tmp_path: Path):
@@ -43,15 +66,27 @@ def test_frames_keep_the_first_size_where_the_stream_changes_its_own(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("matrix", "turns"),
-    [((0, 1, 0, -1, 0, 0), -1), ((-1, 0, 0, 0, -1, 0), 2), ((0, -1, 0, 1, 0, 0), 1), ((1, 0, 0, 0, 1, 0), 0)],
-    ids=["90 clockwise", "180", "90 counter-clockwise", "upright"],
+    ("matrix", "shown"),
+    [
+        ((0, 1, 0, -1, 0, 0), lambda frame: np.rot90(frame, -1)),
+        ((-1, 0, 0, 0, -1, 0), lambda frame: frame[::-1, ::-1]),
+        ((0, -1, 0, 1, 0, 0), lambda frame: np.rot90(frame)),
+        ((1, 0, 0, 0, 1, 0), lambda frame: frame),
+        ((-1, 0, 0, 0, 1, 0), lambda frame: frame[:, ::-1]),
+        ((1, 0, 0, 0, -1, 0), lambda frame: frame[::-1]),
+        ((0, 1, 0, 1, 0, 0), lambda frame: frame.transpose(1, 0, 2)),
+        ((0, -1, 0, -1, 0, 0), lambda frame: frame[::-1, ::-1].transpose(1, 0, 2)),
+    ],
+    ids=[
+        *("90 clockwise", "180", "90 counter-clockwise", "upright"),
+        *("left to right", "upside down", "rows for columns", "the same from the other corner"),
+    ],
 )
-def test_videos_of_phones_held_sideways_stand_upright(matrix: tuple[int, ...], turns: int, tmp_path: Path):
-    """The turn stands in the header, not in the pixels."""
+def test_videos_of_phones_held_sideways_stand_upright(matrix: tuple[int, ...], shown: Any, tmp_path: Path):
+    """The turn, and that a camera at the front mirrors, stands in the header, not in the pixels."""
     upright = write_video(tmp_path / "a.mp4", moving_square(0, 0, num_frames=3))
     with open_video(upright) as video:
-        expected = np.rot90(next(video.frames()), turns)
+        expected = shown(next(video.frames()))
     data = bytearray(upright.read_bytes())
     place = data.index(b"tkhd") + 44  # behind version, times, id, length, layer and volume
     data[place : place + 36] = struct.pack(">9i", *(65536 * value for value in matrix), 0, 0, 1 << 30)

@@ -12,7 +12,8 @@ class Entry:
     """One video of a split.
 
     `name` is unique in its split. `path` is a file, or a folder of pictures (its frames in order of their names, at `fps`
-    frames per second). `start` and `end` in seconds cut a piece out of a longer file.
+    frames per second). `start` and `end` in seconds cut a piece out of it. `perhaps_cut`: the file may be that piece already,
+    and is where it is no longer, by a second at most; only the data set's reader can know whether people keep it so.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Entry:
     start: float | None = None
     end: float | None = None
     fps: float | None = None
+    perhaps_cut: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -111,10 +111,11 @@ def inspect_video(entry: Entry) -> VideoFacts:
 
 
 def _span(entry: Entry, seconds: float | None) -> tuple[float, float] | None:
-    """What to cut out of the file: nothing where it is no longer than the piece, since then it is the piece already."""
-    if entry.start is None or entry.end is None or (seconds is not None and seconds <= entry.end - entry.start + 1):
+    """What to cut out of the file: nothing where it is the piece already."""
+    if entry.start is None or entry.end is None:
         return None
-    return entry.start, entry.end
+    is_piece = entry.perhaps_cut and seconds is not None and seconds <= entry.end - entry.start + 1
+    return None if is_piece else (entry.start, entry.end)
 
 
 def _parts(frames: Iterator[np.ndarray], length: float) -> Iterator[Iterator[np.ndarray]]:

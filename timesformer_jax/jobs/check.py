@@ -15,7 +15,7 @@ from typing import Any
 
 from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Entry, Listing, VideoFacts, inspect_video, map_in_processes
 from timesformer_jax.errors import InputError
-from timesformer_jax.video import find_videos
+from timesformer_jax.video import find_videos, printable
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
@@ -71,7 +71,8 @@ def _entries(arguments: argparse.Namespace) -> tuple[Listing | None, Mapping[str
             f"There is no folder {folder}: give the one that holds the videos." if folder else "No folder is given."
         )
     if name is None:
-        found = [Entry(name=path.relative_to(folder).as_posix(), path=path, labels=()) for path in find_videos(folder)]
+        paths = find_videos(folder)
+        found = [Entry(name=printable(path.relative_to(folder).as_posix()), path=path, labels=()) for path in paths]
         if not found:
             raise InputError(f"There is no video in the folder {folder}.")
         return None, {"all": found}

@@ -1,7 +1,7 @@
 """Which frames, which crop, which pixels: what happens to a video before the model. Imports nothing else of the library."""
 
 from timesformer_jax.video.decoding import UnreadableVideoError, VideoFile, open_video, sample_frames
-from timesformer_jax.video.files import VIDEO_SUFFIXES, find_videos
+from timesformer_jax.video.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, find_videos, printable
 from timesformer_jax.video.geometry import (
     crop_offset,
     random_resized_crop,
@@ -23,6 +23,7 @@ from timesformer_jax.video.sampling import (
 )
 
 __all__ = [
+    "PICTURE_SUFFIXES",
     "PLACEMENTS",
     "PLACEMENT_NAMES",
     "SAMPLINGS",
@@ -36,6 +37,7 @@ __all__ = [
     "find_videos",
     "normalize",
     "open_video",
+    "printable",
     "random_resized_crop",
     "sample_frames",
     "sample_positions",

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ class VideoFile:
         `even`: height and width are rounded down to even ones.
 
         All have the first frame's size, also where the stream changes its own midway, and stand upright where a phone was held
-        sideways and says so.
+        sideways, or has mirrored them, and says so.
 
         Raises `UnreadableVideoError` where not one frame can be decoded.
         """
@@ -83,8 +84,7 @@ class VideoFile:
                 self.num_damaged += 1
                 continue
             self.num_decoded += 1
-            turns = round(frame.rotation / 90) % 4  # counter-clockwise
-            yield np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+            yield _upright(rgb, frame)
         if not self.num_decoded:
             where = "" if span is None else f" from {span[0]:g} to {span[1]:g} s"
             raise UnreadableVideoError(self._path, f"it holds no frame that can be decoded{where}")
@@ -148,6 +148,17 @@ class VideoFile:
                 yield frame
 
 
+def _upright(rgb: np.ndarray, frame: Any) -> np.ndarray:
+    """The pixels of a frame turned and mirrored as its display matrix says: (x, y) is shown at (a x + c y, b x + d y)."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return rgb
+    a, b, _, c, d, *_ = memoryview(matrix).cast("B").cast("i").tolist()
+    # The angle is that of the rows. Where it isn't the columns' too, they were upside down before the turn.
+    mirrored = a * d - b * c < 0
+    return np.ascontiguousarray(np.rot90(rgb[::-1] if mirrored else rgb, round(frame.rotation / 90) % 4))  # counter-clockwise
+
+
 class FrameFolder(VideoFile):
     """A video as a folder of pictures, in the order of their names (frame9 before frame10)."""
 
@@ -174,7 +185,7 @@ class FrameFolder(VideoFile):
         first, last = (0, None) if span is None else (math.ceil(second * self.fps) for second in span)
         for picture in self._pictures[first:last]:
             try:
-                with av.open(str(picture)) as container:
+                with av.open(os.path.abspath(picture)) as container:
                     yield next(container.decode(video=0))
             except (OSError, FFmpegError, StopIteration):
                 self.num_damaged += 1
@@ -202,7 +213,8 @@ def open_video(path: str | Path, fps: float | None = None) -> Iterator[VideoFile
         return
     try:
         size = Path(path).stat().st_size
-        container = av.open(str(path), metadata_errors="ignore") if size else None
+        # FFmpeg would take what stands before a colon, as in 12:30.mp4, for a protocol: not so behind a slash.
+        container = av.open(os.path.abspath(path), metadata_errors="ignore") if size else None
     except (OSError, FFmpegError) as error:
         raise UnreadableVideoError(path, error.strerror or str(error)) from error
     if container is None:

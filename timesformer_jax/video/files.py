@@ -13,6 +13,11 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 """Frames of a video that is kept as a folder of pictures."""
 
 
+def printable(name: str) -> str:
+    """A file's name as text, also where its bytes aren't any."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def find_videos(folder: Path) -> list[Path]:
     """Every video file in a folder or deeper, sorted; links are followed, hidden folders and links that lead back are not."""
     found, seen = [], set()

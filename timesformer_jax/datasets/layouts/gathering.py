@@ -24,13 +24,15 @@ class Gathered:
         start: float | None = None,
         end: float | None = None,
         fps: float | None = None,
+        perhaps_cut: bool = False,
     ) -> None:
         """One more video, or one that isn't there, where `path` is None."""
         if path is None:
             self.add_missing(split, name, NO_FILE)
         else:
-            entry = Entry(name=name, path=path, labels=labels, start=start, end=end, fps=fps)
-            self._splits.setdefault(split, []).append(entry)
+            self._splits.setdefault(split, []).append(
+                Entry(name=name, path=path, labels=labels, start=start, end=end, fps=fps, perhaps_cut=perhaps_cut)
+            )
 
     def add_missing(self, split: str, name: str, reason: str) -> None:
         """A video that is listed and can't be used."""

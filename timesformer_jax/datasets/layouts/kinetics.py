@@ -27,7 +27,8 @@ def read_kinetics(root: Path) -> Listing:
     root or a folder below it. Two forms are known:
 
     The official one has the columns `label`, `youtube_id`, `time_start`, `time_end`. Videos are found anywhere below the
-    root by their name: `ID_000012_000022`, or `ID` for the whole video, from which the piece is to be cut.
+    root by their name: `ID_000012_000022`, or `ID` for the whole video, from which the piece is to be cut where it is
+    longer than the piece by more than a second.
 
     Lists without a header have a path and the number of its label in each line; or, separated by a comma or tab, its name.
     Paths may start at the root or at the list's folder; a mere id is looked for as in the official form. The names of the
@@ -70,8 +71,9 @@ def _read_official(root: Path, lists: Mapping[str, Path]) -> Listing:
             name = f"{video}_{int(start):06d}_{int(end):06d}"
             if piece := _choose(files.get(name, []), split):
                 gathered.add(split, name, piece, row["label"])
-            else:
-                gathered.add(split, name, _choose(files.get(video, []), split), row["label"], start=start, end=end)
+            else:  # many keep the piece alone under the id of the whole video
+                whole = _choose(files.get(video, []), split)
+                gathered.add(split, name, whole, row["label"], start=start, end=end, perhaps_cut=True)
         if split == "train":
             label_names = {row["label"] for _, row in rows}
     return gathered.listing(sorted(label_names))

@@ -4,7 +4,6 @@ ROOT/train/LABEL/*.mp4  and  ROOT/val/LABEL/*.mp4        (the splits as given)
 ROOT/LABEL/*.mp4                                         (a fixed share of every label's files becomes `val`)
 """
 
-import os
 from pathlib import Path
 
 from timesformer_jax.datasets.entries import Listing
@@ -12,7 +11,7 @@ from timesformer_jax.datasets.layouts.files import check_root
 from timesformer_jax.datasets.layouts.gathering import Gathered
 from timesformer_jax.datasets.layouts.shares import check_fraction, val_share
 from timesformer_jax.errors import InputError
-from timesformer_jax.video.files import find_videos
+from timesformer_jax.video.files import find_videos, printable
 
 SPLIT_LIKE = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 """If a folder's only labels are among these, they are splits by another name."""
@@ -46,7 +45,7 @@ def read_video_folder(root: Path, *, val_fraction: float = 0.2) -> Listing:
     gathered = Gathered()
     for split, pairs in files.items():
         for path, label in sorted(pairs):
-            gathered.add(split, _printable(path.relative_to(root).as_posix()), path, label)
+            gathered.add(split, printable(path.relative_to(root).as_posix()), path, label)
     return gathered.listing(sorted(labels))
 
 
@@ -70,9 +69,4 @@ def _split(root: Path, val_fraction: float) -> dict[str, list[tuple[Path, str]]]
 def _labelled_files(folder: Path) -> list[tuple[Path, str]]:
     """(file, label) of every video file in a label's folder or deeper."""
     placed = [(path, path.relative_to(folder).parts) for path in find_videos(folder)]
-    return [(path, _printable(parts[0])) for path, parts in placed if len(parts) > 1]
-
-
-def _printable(name: str) -> str:
-    """The name as text, also where its bytes aren't any."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return [(path, printable(parts[0])) for path, parts in placed if len(parts) > 1]

@@ -1,0 +1,166 @@
+"""Preparations that are interrupted or killed, disks that are full, files that change in between."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from etils import epath
+
+from input_pipeline import builders, open_dataset, preparation
+from input_pipeline._tensorflow import tf
+from input_pipeline.builders import BUILDERS
+from tests.input_pipeline.miniatures import OPTIONS, folder, make_kinetics
+from tests.support import moving_square, write_video
+from timesformer_jax.errors import InputError
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_an_interrupted_preparation_goes_on(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+    """Parts that are whole are kept, whatever happens to the one after them; the result is the same as at a stretch."""
+    whole = folder(made_clips, tmp_path / "whole")
+    monkeypatch.setattr(preparation, "PART_BYTES", 1)  # a part for each video
+    read = []
+
+    def stop_after_five(entries, **options):
+        for entry, result in original(entries, **options):
+            if len(read) == 5:
+                raise KeyboardInterrupt
+            read.append(entry.name)
+            yield entry, result
+
+    original = preparation._prepared
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "_prepared", stop_after_five)
+        with pytest.raises(KeyboardInterrupt):
+            folder(made_clips, tmp_path / "parts")
+    assert not list((tmp_path / "parts").rglob("dataset_info.json"))
+
+    def note(entries, **options):
+        for entry, result in original(entries, **options):
+            read.append(entry.name)
+            yield entry, result
+
+    (third,) = (tmp_path / "parts").rglob("00002.tfrecord")
+    third.write_bytes(third.read_bytes()[:-1])  # the disk lost something
+    del read[2:]
+    monkeypatch.setattr(preparation, "_prepared", note)
+    parts = folder(made_clips, tmp_path / "parts")
+    assert len(read) == len(set(read)) == 12
+    assert parts.builder.info.splits["train"].num_shards == 9
+    for split in ("train", "val"):
+        assert [bytes_of(record) for record in parts.records(split)] == [bytes_of(record) for record in whole.records(split)]
+    assert not list((tmp_path / "parts").rglob("*.json.part")) + list((tmp_path / "parts").rglob(".unfinished*"))
+
+
+@pytest.mark.parametrize("change", ["classes", "file"])
+def test_parts_of_what_has_changed_since_the_interruption_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+):
+    """A class more moves the labels' numbers, which is what records hold; a file under an old name is another file."""
+    make_kinetics(tmp_path / "videos")
+    options = {**OPTIONS, "storage": "jpeg", "root": str(tmp_path / "videos"), "data_dir": str(tmp_path / "prepared")}
+    with monkeypatch.context() as patch:
+        patch.setattr(BUILDERS["kinetics400"], "_check_readable", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            open_dataset(name="kinetics400", **options)
+    assert list((tmp_path / "prepared").rglob("00000.tfrecord"))
+    if change == "classes":
+        with open(tmp_path / "videos/train.csv", "a") as file:
+            file.write("archery,none,0,10,train\n")
+    else:
+        path = tmp_path / "videos/val/häns_000003_000013.mkv"
+        write_video(path, moving_square(0, 5, num_frames=7))
+    data = open_dataset(name="kinetics400", **options)
+    (record,) = list(data.records("val"))
+    assert data.label_names[int(data.encode_label(record.features.feature))] == "walking"
+    assert len(record.features.feature["video"].bytes_list.value) == (12 if change == "classes" else 7)
+
+
+def interrupt(*arguments: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("note", ["", '{"end": 1, "pla', "[]", "{}"])
+def test_a_part_whose_note_is_damaged_is_not_whole(tmp_path: Path, note: str):
+    part = preparation.Part(epath.Path(tmp_path), 0)
+    part.records.write_bytes(b"")
+    part.finish()
+    assert part.read()
+    (tmp_path / "00000.json").write_text(note)
+    assert not part.read()
+
+
+def test_a_killed_preparation_goes_on(tmp_path: Path, made_clips: Path):
+    """By the command, with a part for each video, killed while it writes."""
+    code = (
+        "import sys; from input_pipeline import open_dataset, preparation; preparation.PART_BYTES = 1; "
+        "open_dataset(name='video_folder', root=sys.argv[1], data_dir=sys.argv[2], val_fraction=0.3, storage='h264', "
+        "short_side=48, max_fps=None, num_workers=1)"
+    )
+    arguments = [sys.executable, "-c", code, str(made_clips), str(tmp_path)]
+    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("00001.json")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.rglob("dataset_info.json"))
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("0000[01].tfrecord")}
+    assert len(kept) == 2
+    data = folder(made_clips, tmp_path, storage="h264", short_side=48)
+    assert data.num_videos("train") == 9
+    times = [path.stat().st_mtime_ns for path in tmp_path.rglob("*tfrecord-*")]
+    assert set(kept.values()) <= set(times)
+
+
+def test_only_one_process_prepares_a_data_set(tmp_path: Path, made_clips: Path):
+    """The other ends with a sentence, and does no harm."""
+    builder = folder(made_clips, tmp_path / "elsewhere").builder
+    name = builder.builder_config.name
+    unfinished = tmp_path / "data" / "video_folder" / name / f".unfinished_{builder.version}"
+    with preparation.alone(unfinished), pytest.raises(InputError, match=f"Another process is preparing .*{name}: wait"):
+        folder(made_clips, tmp_path / "data")
+    assert folder(made_clips, tmp_path / "data").num_videos("train") == 9
+
+
+def test_a_full_disk_is_one_sentence_and_the_next_try_goes_on(
+    tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Full:
+        def __init__(self, path: str):
+            raise tf.errors.ResourceExhaustedError(None, None, f"{path}; No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.io, "TFRecordWriter", Full)
+        with pytest.raises(
+            InputError, match=r"failed with 0 of 9 videos done \(.*No space left.*make room .* goes on from there"
+        ):
+            folder(made_clips, tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "ENTRIES_BEFORE_A_FORECAST", 2)
+        patch.setattr(preparation.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        with pytest.raises(InputError, match=r"7 of 9 videos need about 0\.0 GB more, and the disk of .* has 0\.0 GB left"):
+            folder(made_clips, tmp_path)
+    assert not list(tmp_path.rglob("dataset_info.json"))
+    assert folder(made_clips, tmp_path).num_videos("train") == 9
+
+
+def test_a_read_only_folder_is_one_sentence(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(builders.VideoFolder, "download_and_prepare", refuse)
+    with pytest.raises(InputError, match=r"can't be prepared in .*: Permission denied"):
+        folder(made_clips, tmp_path / "data")
+
+
+def bytes_of(record: Any) -> bytes:
+    return record.SerializeToString(deterministic=True)
