@@ -64,6 +64,7 @@ bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares wi
 	$(BIN)/python benchmarks/cls_layout.py
 	$(BIN)/python benchmarks/weights.py
 	$(BIN)/python benchmarks/input_pipeline.py
+	$(BIN)/python benchmarks/loop.py
 
 .PHONY: lint
 lint: install  ## ruff and pyright

@@ -283,16 +283,23 @@ def _compile_step(frames: int, size: int, **fields: Any) -> tuple[float, float, 
         "timesformer-base", num_classes=CLASSES, num_frames=frames, image_size=size, drop_path_rate=0.1, **fields
     )
     mesh = training.make_mesh(jax.devices()[:1])
-    optimizer, _ = training.make_optimizer(
+    optimizer = training.make_optimizer(
         name="sgd",
         learning_rate=5e-3,
         schedule="constant",
-        warmup_steps=0,
+        steps=(),
+        warmup_epochs=0.0,
         weight_decay=1e-4,
         decay_pattern=".*",
         clip_norm=1.0,
-        total_steps=100,
-    )
+        momentum=0.9,
+        b2=0.999,
+        layer_decay=1.0,
+        rates=((".*", 1.0),),
+        depth=model.depth,
+        num_epochs=1.0,
+        steps_per_epoch=100.0,
+    ).transformation
     step: Any = training.make_train_step(
         model=model,
         optimizer=optimizer,

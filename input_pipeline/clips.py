@@ -21,12 +21,21 @@ from timesformer_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 
+Part = tuple[int, int]
+"""Which part of every global batch a host brings, and of how many."""
+
+
+def _every_host() -> Part:
+    return jax.process_index(), jax.process_count()
+
 
 class _Share:
-    """Which examples come one after the other on this host: rows `host * rows` to `(host + 1) * rows` of each global batch."""
+    """Which examples come one after the other on this host, part `index` of `count`: rows `index * rows` to `(index + 1) *
+    rows` of each global batch."""
 
-    def __init__(self, num_examples: int, seed: int, rows: int, first: int):
+    def __init__(self, num_examples: int, seed: int, rows: int, first: int, part: Part):
         self._num_examples, self._seed, self._rows, self._first = num_examples, seed, rows, first
+        self._index, self._count = part
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
 
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -35,7 +44,7 @@ class _Share:
     def __getitem__(self, number: int) -> tuple[int, int]:
         """(epoch, example) of this host's `number`th."""
         batch, row = divmod(number, self._rows)
-        position = self._first + (batch * jax.process_count() + jax.process_index()) * self._rows + row
+        position = self._first + (batch * self._count + self._index) * self._rows + row
         epoch, place = divmod(position, self._num_examples)
         return epoch, int(self._order(epoch)[place])
 
@@ -138,21 +147,29 @@ def check_test_views(num_clips: int, num_crops: int) -> None:
 
 
 def training_batches(
-    dataset: VideoDataset, split: str, options: ClipOptions, *, batch_size: int, seed: int, first_clip: int = 0
+    dataset: VideoDataset,
+    split: str,
+    options: ClipOptions,
+    *,
+    batch_size: int,
+    seed: int,
+    first_clip: int = 0,
+    part: Part | None = None,
 ) -> Iterator[Batch]:
     """Endless batches: `video` uint8 `[batch_size, T, R, R, 3]`, `rows` and `columns` float32 `[batch_size, S]`, `label`.
 
     `video` holds windows of the stored frames; the crop is made of them on the device (`timesformer_jax.video.crop_and_scale`).
     `batch_size` is this host's. `first_clip` starts in the middle: the number of clips that all hosts together have used
     before, so a restarted run goes on with the very next one, whatever the number of hosts. Batches run across the ends of
-    epochs; no video is dropped.
+    epochs; no video is dropped. `part`: which part of how many this host brings, one each by default; hosts that hold parts of
+    the same clips have the same.
 
     Raises `InputError` where `clips_per_video` doesn't divide the batch.
     """
     check_clips_per_video(options, batch_size)
     per_video = options.clips_per_video
     window = options.training_window(dataset.short_side)
-    share = _Share(dataset.num_videos(split), seed, batch_size // per_video, first_clip // per_video)
+    share = _Share(dataset.num_videos(split), seed, batch_size // per_video, first_clip // per_video, part or _every_host())
 
     def choose(epoch: int, video: Video, identity: int) -> list[View]:
         return options.training_views(np.random.default_rng([seed, epoch, identity]), video, window - 2)
@@ -170,25 +187,32 @@ def training_batches(
 
 
 def test_batches(
-    dataset: VideoDataset, split: str, options: ClipOptions, *, batch_size: int, num_clips: int, num_crops: int
+    dataset: VideoDataset,
+    split: str,
+    options: ClipOptions,
+    *,
+    batch_size: int,
+    num_clips: int,
+    num_crops: int,
+    part: Part | None = None,  # noqa: PT028 (this is no test)
 ) -> Iterator[Batch]:
     """Every clip of every video of a split once: `video` uint8 `[batch_size, crops, T, R, R, 3]`, `rows` and `columns` float32
     `[batch_size, crops, S]`, `label`, `name`, `identity` (a number for the name) and `mask`.
 
     A video's clips are one after the other and cost one decoding. `batch_size` is this host's; the last batches are filled up
-    with zeros whose `mask` is False, so that every host yields equally many.
+    with zeros whose `mask` is False, so that every host yields equally many. `part`: as in `training_batches`.
     """
     check_test_views(num_clips, num_crops)
     window, size = options.test_window(dataset.short_side, num_crops), options.crop_size
-    hosts, total = jax.process_count(), dataset.num_videos(split)
+    (host, hosts), total = part or _every_host(), dataset.num_videos(split)
     counts = np.full(total, num_clips) if options.placement != "tiled" else _tiles(dataset, split, options)
-    rows_of_hosts = [int(counts[host::hosts].sum()) for host in range(hosts)]
+    rows_of_hosts = [int(counts[first::hosts].sum()) for first in range(hosts)]
     num_batches = -(-max(rows_of_hosts) // batch_size)
 
     def choose(epoch: int, video: Video, identity: int) -> list[View]:
         return options.test_views(video, num_clips, num_crops)
 
-    mine = tf.data.Dataset.range(jax.process_index(), total, hosts)
+    mine = tf.data.Dataset.range(host, total, hosts)
     videos = _decode(dataset, split, mine, choose, lambda number: (0, number), window).prefetch(tf.data.AUTOTUNE)
     shapes = {
         "video": (num_crops, options.num_frames, window, window, 3),
@@ -233,4 +257,4 @@ def _tiles(dataset: VideoDataset, split: str, options: ClipOptions) -> np.ndarra
         video = Video(len(features["video"].bytes_list.value), features["fps"].float_list.value[0], 1, 1)
         return len(options.test_views(video, 1, 3)) // 3
 
-    return np.array([count(number) for number in range(len(records))])
+    return np.array([count(number) for number in range(dataset.num_videos(split))])

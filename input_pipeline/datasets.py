@@ -36,6 +36,8 @@ class VideoDataset:
     label: str
     codec: str
     short_side: int
+    most_videos: int | None = None
+    """Of each split only so many, the first ones; None for all."""
 
     @property
     def _label_feature(self) -> Any:
@@ -52,7 +54,8 @@ class VideoDataset:
         return list((self._label_feature.feature if self.several else self._label_feature).names)
 
     def num_videos(self, split: str) -> int:
-        return self.builder.info.splits[split].num_examples
+        there = self.builder.info.splits[split].num_examples
+        return there if self.most_videos is None else min(there, self.most_videos)
 
     @functools.cached_property
     def _records(self) -> dict[str, Records]:

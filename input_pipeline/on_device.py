@@ -13,13 +13,13 @@ from typing import Any
 import dm_pix as pix
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 
 from input_pipeline.boxes import inside_box
 from input_pipeline.rand_augment import LARGEST_MAGNITUDE, rand_augment_batch
 from timesformer_jax._typing import Array, Float, PRNGKeyArray
 from timesformer_jax.errors import InputError
-from timesformer_jax.video import crop_and_scale, standardize
+from timesformer_jax.video import CHANNEL_ORDERS, crop_and_scale, standardize
 
 LEFT_OR_RIGHT = re.compile(r"(?<![a-z])(left|right)(wards?)?(?![a-z])", re.IGNORECASE)
 NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -43,7 +43,8 @@ class PixelOptions:
     which they grow or shrink; `hue` in [0, 0.5] is the largest turn of the colour circle. `grey`, `blur` and `erase` are
     probabilities: of a clip without colours, of one blurred by a Gaussian of 0.1 to 2 pixels, and of one with a box of
     noise, 2 to 33 % of the picture, the same in all frames. `rand_augment` is (number of operations, magnitude from 0 to 10),
-    usual (4, 7.0) or (2, 9.0); it comes first. `mean` and `std` are the model's.
+    usual (4, 7.0) or (2, 9.0); it comes first. `mean` and `std` are the model's, in its `channel_order`: "rgb" or "bgr" (the
+    official Something-Something models).
 
     Raises `InputError` for values out of range.
     """
@@ -51,6 +52,7 @@ class PixelOptions:
     flip: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    channel_order: str = "rgb"
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
@@ -63,6 +65,8 @@ class PixelOptions:
     def __post_init__(self) -> None:
         if self.flip not in ("auto", "on", "off"):
             raise InputError(f"pixels.flip must be auto, on or off, got {self.flip!r}.")
+        if self.channel_order not in CHANNEL_ORDERS:
+            raise InputError(f"pixels.channel_order must be one of {', '.join(CHANNEL_ORDERS)}, got {self.channel_order!r}.")
         for name, largest in (("hue", 0.5), *((name, 1.0) for name in _SHARES)):
             if not 0 <= getattr(self, name) <= largest:
                 raise InputError(f"pixels.{name} must be from 0 to {largest:g}, got {getattr(self, name)}.")
@@ -90,10 +94,16 @@ def _is_rand_augment(pair: Any) -> bool:
 _SHARES = ("brightness", "contrast", "saturation", "grey", "blur", "erase")
 
 
-def prepare_test(batch: Mapping[str, Array], *, mean: Sequence[float], std: Sequence[float]) -> Float[Array, "B T S S 3"]:
-    """The crops of a batch, normalised; axes between the batch and time, such as views, are merged into it."""
+def prepare_test(batch: Mapping[str, Array], *, options: PixelOptions) -> Float[Array, "B T S S 3"]:
+    """The crops of a batch, unchanged, normalised; axes between the batch and time, such as views, are merged into it."""
     video, rows, columns = (batch[name].reshape(-1, *batch[name].shape[-axes:]) for name, axes in WINDOW_AXES.items())
-    return standardize(crop_and_scale(video, rows, columns), tuple(mean), tuple(std))
+    return _normalize(crop_and_scale(video, rows, columns), options)
+
+
+def _normalize(clips: Float[Array, "B T S S 3"], options: PixelOptions) -> Float[Array, "B T S S 3"]:
+    """As the model wants them."""
+    ordered = clips[..., ::-1] if options.channel_order == "bgr" else clips
+    return standardize(ordered, options.mean, options.std)
 
 
 WINDOW_AXES = {"video": 4, "rows": 1, "columns": 1}
@@ -101,18 +111,18 @@ WINDOW_AXES = {"video": 4, "rows": 1, "columns": 1}
 
 
 def prepare_training(
-    key: PRNGKeyArray, batch: Mapping[str, Array], *, options: PixelOptions, mesh: Mesh | None = None
+    key: PRNGKeyArray, batch: Mapping[str, Array], *, options: PixelOptions, split: NamedSharding | None = None
 ) -> Float[Array, "B T S S 3"]:
     """Crops each clip out of its window, changes it by `options` (whose `flip` is decided) and normalises it.
 
-    `mesh`: the devices that the batch is split over, for what goes from clip to clip (RandAugment).
+    `split`: how the batch is split over devices, for what goes from clip to clip (RandAugment).
     """
     change_key, erase_key = jax.random.split(key)
     clips = crop_and_scale(*(batch[name] for name in WINDOW_AXES))
     num_ops, magnitude = options.rand_augment
     if num_ops:
         augment_key, change_key = jax.random.split(change_key)
-        clips = rand_augment_batch(augment_key, clips, num_ops=num_ops, magnitude=magnitude, mesh=mesh)
+        clips = rand_augment_batch(augment_key, clips, num_ops=num_ops, magnitude=magnitude, split=split)
     wanted = [(change, amount) for name, change in CHANGES.items() if (amount := getattr(options, name)) not in (0, "off")]
 
     def change_all(key: PRNGKeyArray, clip: Array) -> Array:
@@ -124,7 +134,7 @@ def prepare_training(
 
     if wanted:
         clips = jax.vmap(change_all)(jax.random.split(change_key, len(clips)), clips)
-    clips = standardize(clips, options.mean, options.std)
+    clips = _normalize(clips, options)
     if options.erase:
         erase = functools.partial(_erase, probability=options.erase)
         clips = jax.vmap(erase)(jax.random.split(erase_key, len(clips)), clips)

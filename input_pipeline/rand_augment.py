@@ -13,7 +13,7 @@ from typing import Any
 import dm_pix as pix
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import NamedSharding
 
 from timesformer_jax._typing import Array, Float, PRNGKeyArray
 
@@ -51,11 +51,11 @@ def rand_augment_batch(
     num_ops: int,
     magnitude: float,
     magnitude_std: float = 0.5,
-    mesh: Mesh | None = None,
+    split: NamedSharding | None = None,
 ) -> Float[Array, "B T H W 3"]:
     """`rand_augment` for one clip after the other, so that only the operations that were drawn are computed.
 
-    `mesh`: the devices that the batch is split over. Each goes over its own clips then; otherwise all go over all of them.
+    `split`: how the batch is split over devices. Each goes over its own clips then; otherwise all go over all of them.
     The result is the same.
     """
     change = functools.partial(rand_augment, num_ops=num_ops, magnitude=magnitude, magnitude_std=magnitude_std)
@@ -63,9 +63,8 @@ def rand_augment_batch(
     def change_all(keys: PRNGKeyArray, clips: Array) -> Array:
         return jax.lax.map(lambda one: change(*one), (keys, clips))
 
-    if mesh is not None:
-        split = PartitionSpec(mesh.axis_names)
-        change_all = jax.shard_map(change_all, mesh=mesh, in_specs=(split, split), out_specs=split)
+    if split is not None:
+        change_all = jax.shard_map(change_all, mesh=split.mesh, in_specs=(split.spec, split.spec), out_specs=split.spec)
     return change_all(jax.random.split(key, len(clips)), clips)
 
 

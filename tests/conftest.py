@@ -1,6 +1,7 @@
 """Strict JAX, eight simulated devices, the golden files, and small real videos."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,28 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from tests.support import Golden, load_golden, moving_square, write_video  # noqa: E402  (after the strict settings)
+
+SLOW_CASES = (
+    r"test_computation\.py::test_logits_are_those_of_the_whole_last_block\[(local_global|axial|space_only|.*parallel)",
+    r"test_computation\.py::test_(remat_changes_nothing|nnx_gives_the_same|export_for_every_platform.*)\[.*True",
+    r"test_features\.py::test_everything_at_once\[(local_global|axial).*True",
+    r"test_timesformer\.py::test_scanned_blocks_drop_independently\[True",
+    r"test_frame_masks\.py::test_a_masked_frame_influences_nothing\[(local_global|axial|joint_space_time)",
+    r"test_schemes\.py::test_gradients_are_finite_where_groups_are_empty\[local_global",
+    r"test_attention\.py::test_rates_work_in_training_alone\[True",
+    r"test_fields_of_image_models\.py::test_the_fields_change_what_the_model_says\[fields[12]",
+    r"test_step\.py::test_four_parts_of_eight_are_a_batch_of_32\[1",
+    r"test_probe_mode\.py::test_an_attentive_probe_on_the_workdirs_own_checkpoint",
+    r"test_configs\.py::test_a_recipe_from_videos_to_results",
+    r"test_configs\.py::test_a_small_copy_takes_two_steps\[(?!diving48:(base|modern))",
+)
+"""Cases that take long and show what other cases of their test show: marked `slow`, as if it were written beside them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(re.search(pattern, item.nodeid) for pattern in SLOW_CASES):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", params=["divided_space_time", "joint_space_time", "space_only"])

@@ -72,7 +72,7 @@ def predict(params, average: str, *, batch_size: int, devices: int, clips: bool 
     return evaluation.predict_videos(score, params, incoming, average=average, num_crops=1 if clips else VIEWS, mesh=mesh)
 
 
-@pytest.mark.parametrize("average", evaluation.AVERAGES)
+@pytest.mark.parametrize("average", evaluation.AVERAGES["softmax"])
 def test_scores_are_the_average_over_views(params, average: str):
     got = predict(params, average, batch_size=4, devices=2)
     logits = np.stack([jax.jit(MODEL.apply)({"params": params}, to_float(CLIPS[:, view])) for view in range(VIEWS)], axis=1)
@@ -96,7 +96,7 @@ def test_every_video_counts_once_whatever_the_batches(params, batch_size: int, d
     assert evaluation.accuracies(other) == evaluation.accuracies(one)
 
 
-@pytest.mark.parametrize("average", evaluation.AVERAGES)
+@pytest.mark.parametrize("average", evaluation.AVERAGES["softmax"])
 def test_clips_of_a_video_may_be_in_any_batch(params, average: str):
     whole = predict(params, average, batch_size=11, devices=1)
     clips = predict(params, average, batch_size=8, devices=2, clips=True)
@@ -105,6 +105,31 @@ def test_clips_of_a_video_may_be_in_any_batch(params, average: str):
     np.testing.assert_allclose(clips.scores[1:], whole.scores[1:], atol=1e-6)
     np.testing.assert_allclose(clips.scores.sum(axis=1), 1, atol=1e-5)
     assert (clips.scores[0] != whole.scores[0]).any()
+
+
+@pytest.mark.parametrize("average", evaluation.AVERAGES["sigmoid"])
+def test_scores_of_several_labels_are_probabilities_each(params, average: str):
+    mesh = training.make_mesh(jax.devices()[:2])
+    options = {"average": average, "mesh": mesh, "objective": "sigmoid"}
+    score = evaluation.make_score_fn(model=MODEL, prepare=prepare, **options)
+    got = evaluation.predict_videos(score, params, batches(4), num_crops=VIEWS, **options)
+    logits = np.stack([jax.jit(MODEL.apply)({"params": params}, to_float(CLIPS[:, view])) for view in range(VIEWS)], axis=1)
+
+    def sigmoid(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
+    expected = sigmoid(logits).mean(axis=1) if average == "probabilities" else sigmoid(logits.mean(axis=1))
+    np.testing.assert_allclose(got.scores, expected, atol=1e-5)
+
+
+def test_accuracies_of_several_labels():
+    """A hit where any label is among the best; mean average precision over the classes that some video has."""
+    labels = np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], np.float32)
+    scores = np.array([[0.9, 0.8, 0.1, 0.0], [0.7, 0.2, 0.1, 0.0], [0.1, 0.3, 0.6, 0.0]], np.float32)
+    got = evaluation.accuracies(evaluation.Predictions(["a", "b", "c"], labels, scores, np.ones(3, int)), top=(1, 2))
+    assert got["top1"] == pytest.approx(2 / 3)
+    assert got["top2"] == 1.0
+    assert got["map"] == pytest.approx((1 + (1 + 2 / 3) / 2 + 1) / 3)  # of class 1 the second hit is third
 
 
 def test_accuracies():

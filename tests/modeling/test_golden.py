@@ -8,7 +8,7 @@ import pytest
 
 import timesformer_jax as tsf
 from tests.support import Golden
-from timesformer_jax.training import cross_entropy, make_optimizer
+from timesformer_jax.training import OBJECTIVES, make_optimizer, make_targets
 
 scanned = pytest.mark.parametrize("scan_layers", [False, True])
 
@@ -33,7 +33,8 @@ def test_logits_and_features(golden: Golden, scan_layers: bool, size: str):
 
 def loss_function(golden: Golden):
     def loss(params):
-        return cross_entropy(golden.model.apply({"params": params}, golden.video()), golden.labels)
+        logits = golden.model.apply({"params": params}, golden.video())
+        return OBJECTIVES["softmax"].loss(logits, make_targets(golden.labels, logits.shape[-1])).mean()
 
     return loss
 
@@ -51,16 +52,23 @@ def test_loss_and_gradients(golden: Golden):
 
 
 def test_five_steps_of_sgd(golden: Golden):
-    optimizer, _ = make_optimizer(
+    optimizer = make_optimizer(
         name="sgd",
         learning_rate=float(golden.arrays["sgd/lr"]),
         schedule="constant",
-        warmup_steps=0,
+        steps=(),
+        warmup_epochs=0.0,
         weight_decay=1e-4,
         decay_pattern=".*",
         clip_norm=0.0,
-        total_steps=5,
-    )
+        momentum=0.9,
+        b2=0.999,
+        layer_decay=1.0,
+        rates=((".*", 1.0),),
+        depth=golden.model.depth,
+        num_epochs=1.0,
+        steps_per_epoch=5.0,
+    ).transformation
     params = golden.params()
     state = optimizer.init(params)
 

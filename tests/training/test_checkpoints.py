@@ -1,7 +1,10 @@
 """Saving, going on, and refusing what belongs to another model."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -21,14 +24,19 @@ def describe(model: tsf.TimeSformer) -> dict:
     return {"model": describe_model(model), "data": {"label_names": ["a", "b", "c"]}}
 
 
-def saved(directory: Path, *steps: int) -> training.TrainState:
+def saved(directory: Path, *steps: int, metrics: dict[int, float] | None = None) -> training.TrainState:
     mesh = training.make_mesh(jax.devices()[:1])
     state = training.init_state(MODEL, OPTIMIZER, 0, mesh)
     checkpoints = training.Checkpoints(str(directory), describe(MODEL))
     for step in steps:
-        checkpoints.save(jax.tree.map(lambda x, step=step: x + np.asarray(step, x.dtype), state), step)
+        at_step = jax.tree.map(lambda x, step=step: x + np.asarray(step, x.dtype), state)
+        checkpoints.save(at_step, step, metric=(metrics or {}).get(step))
     checkpoints.close()
     return state
+
+
+def kept(directory: Path) -> list[int]:
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
 
 
 def test_the_newest_is_restored_on_other_devices(tmp_path: Path):
@@ -38,7 +46,7 @@ def test_the_newest_is_restored_on_other_devices(tmp_path: Path):
     mesh = training.make_mesh(jax.devices()[:4])
     fresh = training.init_state(MODEL, OPTIMIZER, 1, mesh)
     restored = checkpoints.restore(fresh)
-    assert int(restored.step) == 5
+    assert int(restored.step) == int(restored.skipped) == 5
     for part in ("params", "opt_state"):
         jax.tree.map(
             lambda got, first: np.testing.assert_array_equal(got, np.asarray(first) + np.asarray(5, first.dtype)),
@@ -52,9 +60,112 @@ def test_the_newest_is_restored_on_other_devices(tmp_path: Path):
     checkpoints.close()
 
 
-def test_the_newest_two_are_kept(tmp_path: Path):
-    saved(tmp_path / "c", 1, 2, 5, 9)
-    assert sorted(path.name for path in (tmp_path / "c").iterdir() if path.name.isdigit()) == ["5", "9"]
+def test_the_newest_two_and_the_best_are_kept(tmp_path: Path):
+    """Also over a restart, where the metrics come from the disk, and where the newest have no metric."""
+    saved(tmp_path / "c", 1, 2, 5, 9, metrics={1: 0.3, 2: 0.7, 5: 0.1})
+    assert kept(tmp_path / "c") == [2, 5, 9]
+    saved(tmp_path / "c", 11, 12, metrics={11: 0.6})
+    assert kept(tmp_path / "c") == [2, 11, 12]
+    checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))
+    assert (checkpoints.best_step, checkpoints.latest_step) == (2, 12)
+    mesh = training.make_mesh(jax.devices()[:1])
+    assert checkpoints.restore_params(MODEL, mesh, checkpoints.best_step)[1] == 2
+    checkpoints.close()
+
+
+def test_the_newest_is_the_best_where_none_was_rated(tmp_path: Path):
+    saved(tmp_path / "c", 1, 4)
+    checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))
+    assert checkpoints.best_step == 4
+    checkpoints.close()
+
+
+def test_the_moving_average_is_what_is_tested(tmp_path: Path):
+    mesh = training.make_mesh(jax.devices()[:1])
+    state = training.init_state(MODEL, OPTIMIZER, 0, mesh, ema=True)
+    state = state.replace(ema=jax.tree.map(lambda x: x + 1, state.ema))
+    notes = {**describe(MODEL), "optimizer": {"ema": True}}
+    checkpoints = training.Checkpoints(str(tmp_path / "c"), notes)
+    checkpoints.save(state, 3)
+    checkpoints.wait()
+    tested, _ = checkpoints.restore_params(MODEL, mesh)
+    jax.tree.map(np.testing.assert_array_equal, tested, state.ema)
+    restored = checkpoints.restore(training.init_state(MODEL, OPTIMIZER, 1, mesh, ema=True))
+    jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
+    jax.tree.map(np.testing.assert_array_equal, restored.ema, state.ema)
+    checkpoints.close()
+    loaded = tsf.load(tmp_path / "c", labels=["a", "b", "c"])
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, jax.device_get(state.ema))
+
+
+def interrupted(directory: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Another process that saves step 1 whole, and then does `code`."""
+    program = f"""
+import os, resource, signal, sys, threading, time
+from pathlib import Path
+import jax
+sys.path.insert(0, {str(Path.cwd())!r})
+from tests.training.test_checkpoints import MODEL, OPTIMIZER, describe, training
+folder = Path({str(directory)!r})
+state = training.init_state(MODEL, OPTIMIZER, 0, training.make_mesh(jax.devices()[:1]))
+checkpoints = training.Checkpoints(str(folder), describe(MODEL))
+checkpoints.save(state, 1)
+checkpoints.wait()
+{code}
+"""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path.cwd())
+
+
+def test_killed_in_the_middle_of_a_save(tmp_path: Path):
+    """What is half-written isn't taken for whole, and the next run clears it away."""
+    done = interrupted(
+        tmp_path / "c",
+        """
+def kill():
+    while not list(folder.glob("2*tmp*")):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+threading.Thread(target=kill).start()
+checkpoints.save(state, 2)
+time.sleep(30)
+""",
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in (tmp_path / "c").iterdir() if path.name.startswith("2")] != []
+    checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))
+    assert checkpoints.latest_step == 1
+    mesh = training.make_mesh(jax.devices()[:1])
+    state = training.init_state(MODEL, OPTIMIZER, 1, mesh)
+    assert int(checkpoints.restore(state).step) == 1
+    checkpoints.save(state, 2)
+    checkpoints.close()
+    assert kept(tmp_path / "c") == [1, 2]
+    assert not list((tmp_path / "c").glob("*tmp*"))
+
+
+def test_a_disk_that_fills_while_saving(tmp_path: Path):
+    """No file may grow beyond a kilobyte any more: one sentence, and the checkpoint before is whole."""
+    done = interrupted(
+        tmp_path / "c",
+        """
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    checkpoints.save(state, 2)
+    checkpoints.close()
+except Exception as error:
+    os.write(1, f"{type(error).__name__}: {error}".encode())
+os._exit(0)
+""",
+    )
+    assert re.match(
+        r"InputError: .*checkpoint.* could not be written to .*: .*\. The earlier ones are whole; free", done.stdout
+    ), done
+    checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))
+    assert checkpoints.latest_step == 1
+    mesh = training.make_mesh(jax.devices()[:1])
+    assert int(checkpoints.restore(training.init_state(MODEL, OPTIMIZER, 1, mesh)).step) == 1
+    checkpoints.close()
 
 
 def test_nothing_there(tmp_path: Path):

@@ -1,5 +1,7 @@
 """The loop: what is logged when, means over the window, checkpoints and evaluations at their steps."""
 
+import os
+import signal
 import time
 from typing import Any
 
@@ -10,63 +12,77 @@ import pytest
 
 import timesformer_jax as tsf
 from timesformer_jax import training
+from timesformer_jax.training.chips import peak_teraflops
+from timesformer_jax.training.loop import compile_step
+from timesformer_jax.training.memory import out_of_memory_told
 
 
 class Checkpoints:
-    """Records what was saved."""
+    """Records what was saved, and how good it was."""
 
     latest_step = None
 
     def __init__(self):
-        self.steps: list[int] = []
+        self.saved: dict[int, float | None] = {}
 
-    def save(self, state: Any, step: int, pipeline: dict[str, int]) -> None:
+    def save(self, state: Any, step: int, pipeline: dict[str, int], metric: float | None) -> None:
         assert int(state.step) == step == pipeline["step"]
-        self.steps.append(step)
+        self.saved[step] = metric
+
+    def wait(self) -> None:
+        pass
 
 
-def run(losses: list[float], *, first_step: int = 0, seconds: float = 0.0, **changes: Any):
+def state_of(step: int) -> training.TrainState:
+    zero = jnp.zeros((), jnp.int32)
+    return training.TrainState(jnp.asarray(step, jnp.int32), {}, {}, None, zero, zero)
+
+
+def run(losses: list[float], *, first_step: int = 0, seconds: float = 0.0, on_batch: Any = None, **changes: Any):
     """Trains for as many steps as there are losses, with a step that returns them; each batch takes some seconds."""
     written: list[tuple[int, dict[str, float]]] = []
     evaluated: list[int] = []
     checkpoints = Checkpoints()
+    table = jnp.asarray([*losses, 0.0], jnp.float32)
 
+    @jax.jit
     def step(state: training.TrainState, batch: dict[str, jax.Array]):
-        loss = jnp.float32(losses[int(state.step) - first_step])
-        metrics = {"loss": loss, "top1": jnp.float32(0.5), "grad_norm": jnp.float32(1.0)}
-        return training.TrainState(step=state.step + 1, params={}, opt_state={}), metrics
+        loss = table[state.step - first_step]
+        bad = 1 - jnp.isfinite(loss).astype(jnp.int32)
+        in_a_row = bad * (state.skipped_in_a_row + 1)
+        metrics = {"loss": loss, "top1": jnp.float32(0.5), "skipped": bad, "skipped_in_a_row": in_a_row}
+        return state.replace(step=state.step + 1, skipped=state.skipped + bad, skipped_in_a_row=in_a_row), metrics
 
     def batches():
+        number = 0
         while True:
             time.sleep(seconds)
+            number += 1
+            if on_batch is not None:
+                on_batch(number)
             yield {"label": np.zeros(4, np.int32)}
 
-    def evaluate(state: training.TrainState) -> dict[str, float]:
+    def evaluate(state: training.TrainState) -> tuple[dict[str, float], float]:
         evaluated.append(int(state.step))
-        return {"val/top1": 0.25}
+        return {"val/top1": 0.25}, 0.25
 
-    options = {
-        "total_steps": first_step + len(losses),
-        "batch_size": 4,
-        "learning_rate": lambda step: 0.1 * step,
-        "log_every_steps": 2,
-        "checkpoint_every_steps": 100,
-        "evaluate_every_steps": 100,
-        "pipeline_state": lambda step: {"step": step},
-        **changes,
-    }
-    state = training.TrainState(step=jnp.int32(first_step), params={}, opt_state={})
+    plan = training.Plan(
+        total_steps=first_step + len(losses), batch_size=4, log_every=2, evaluate_every=100, checkpoint_every=100
+    )
     final = training.train(
-        state=state,
+        state=state_of(first_step),
         train_step=step,
         batches=batches(),
         mesh=training.make_mesh(jax.devices()[:1]),
+        plan=plan._replace(**changes),
+        learning_rate=lambda step: 0.1 * step,
+        flops_per_clip=1e9,
         write_scalars=lambda step, scalars: written.append((step, dict(scalars))),
         checkpoints=checkpoints,
+        pipeline_state=lambda step: {"step": step},
         evaluate=evaluate,
-        **options,
     )
-    return final, written, checkpoints.steps, evaluated
+    return final, written, checkpoints.saved, evaluated
 
 
 @pytest.fixture(autouse=True)
@@ -80,20 +96,21 @@ def test_means_over_the_window_and_a_last_report():
     assert int(final.step) == 5
     assert [(step, values["train/loss"]) for step, values in written] == [(2, 2.0), (4, 6.0), (5, 9.0)]
     assert [values["train/learning_rate"] for _, values in written] == pytest.approx([0.1, 0.3, 0.4])
-    assert saved == [5]
+    assert saved == {5: None}
     assert evaluated == []
 
 
 def test_checkpoints_and_evaluations_come_at_their_steps():
-    _, written, saved, evaluated = run([1.0] * 7, first_step=2, checkpoint_every_steps=3, evaluate_every_steps=4)
-    assert saved == [3, 6, 9]
+    """Where both come at once, the checkpoint knows how good it is."""
+    _, written, saved, evaluated = run([1.0] * 7, first_step=2, checkpoint_every=2, evaluate_every=4)
+    assert saved == {4: 0.25, 6: None, 8: 0.25, 9: None}
     assert evaluated == [4, 8]
     assert [(step, values["val/top1"]) for step, values in written if "val/top1" in values] == [(4, 0.25), (8, 0.25)]
 
 
 def test_rates_leave_the_first_step_out():
     """A batch takes 0.1 s and nothing else does: 40 clips a second, all of the time waiting."""
-    _, written, _, _ = run([1.0] * 8, seconds=0.1, log_every_steps=4)
+    _, written, _, _ = run([1.0] * 8, seconds=0.1, log_every=4)
     for _, values in written:
         assert 15 < values["train/clips_per_second"] < 42  # fewer where the machine is busy with something else
         assert values["train/waiting_for_data"] > 0.6
@@ -102,9 +119,79 @@ def test_rates_leave_the_first_step_out():
 def test_nothing_left_to_do():
     final, written, saved, _ = run([], first_step=3)
     assert int(final.step) == 3
-    assert (written, saved) == ([], [])
+    assert (written, saved) == ([], {})
 
 
-def test_a_loss_that_is_not_finite():
-    with pytest.raises(tsf.InputError, match=r"The loss is nan at step 2"):
-        run([1.0, float("nan"), 1.0, 1.0])
+NAN = float("nan")
+
+
+def test_steps_that_are_not_finite_are_counted_and_left_out_of_the_means(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("WARNING", logger="timesformer_jax"):
+        final, written, _, _ = run([1.0, NAN, 3.0, 5.0, NAN, 7.0])
+    assert [values["train/loss"] for _, values in written] == [1.0, 4.0, 7.0]
+    assert [values["train/skipped"] for _, values in written] == [1, 0, 1]
+    assert int(final.skipped) == 2
+    assert "Skipped 1 step(s) up to step 2" in caplog.text
+
+
+@pytest.mark.parametrize("losses", [[1.0, NAN, NAN, NAN, 1.0, 1.0, 1.0, 1.0], [NAN] * 8])
+def test_too_many_in_a_row_end_training(losses: list[float]):
+    """Also where they are over when the window is reported."""
+    with pytest.raises(
+        tsf.InputError, match=r"not finite in \d steps in a row, up to step \d or shortly before; they were skipped"
+    ):
+        run(losses, most_skipped=3, log_every=4)
+
+
+def test_training_ends_early_where_the_loss_is_low_enough():
+    final, _, saved, _ = run([1.0, 0.5, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0], stop_below=0.2)
+    assert int(final.step) == 5
+    assert saved == {5: None}
+
+
+def test_told_to_end():
+    """SIGTERM: the step that is under way is saved, and nothing after it."""
+
+    def tell(number: int) -> None:
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(training.Preempted, match=r"saved step 4 of 9\. The same command goes on"):
+        run([1.0] * 9, on_batch=tell)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_step_is_compiled_once_and_for_these_shapes():
+    """A batch of another shape is an error, not another minute of compiling."""
+    step = jax.jit(lambda state, batch: (state, {"loss": batch["video"].sum()}))
+    compiled = compile_step(step, state_of(0), {"video": jnp.zeros((4, 2))})
+    compiled(state_of(0), {"video": jnp.ones((4, 2))})
+    with pytest.raises(TypeError):
+        compiled(state_of(0), {"video": jnp.ones((3, 2))})
+
+
+def test_too_little_memory_is_told_with_the_settings_to_change():
+    compiled = jax.jit(lambda x: x + 1).lower(jnp.zeros(4)).compile()
+    text = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12884901888 bytes.\nmore"
+    words = r"needs 0\.0 GiB on each device: too much\. Lower train\.batch_size, .*accumulation.* model\.remat=full"
+    with pytest.raises(tsf.InputError, match=words), out_of_memory_told(lambda: compiled):
+        raise jax.errors.JaxRuntimeError(text)
+    with pytest.raises(tsf.InputError, match="allocate 12884901888 bytes: too much"), out_of_memory_told(lambda: None):
+        raise jax.errors.JaxRuntimeError(text)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), out_of_memory_told(lambda: None):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("TPU v5 lite", 197.0),
+        ("TPU v4", 275.0),
+        ("cpu", None),
+    ],
+)
+def test_peaks_of_known_chips(kind: str, peak: float | None):
+    assert peak_teraflops(kind) == peak

@@ -6,17 +6,24 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from timesformer_jax._typing import Array, Float, Int, ndarray
+from timesformer_jax._typing import Array, Float, Int, Shaped, ndarray
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import TimeSformer
-from timesformer_jax.training.sharding import DATA_AXIS, replicated, split_batch, to_devices
+from timesformer_jax.modeling import TimeSformer, parameter_shapes
+from timesformer_jax.training.activations import split_activations, split_clips
+from timesformer_jax.training.mesh import batch_share, split_batch, to_devices
+from timesformer_jax.training.objective import OBJECTIVES
+from timesformer_jax.training.placement import place
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
     odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return odds / odds.sum(axis=-1, keepdims=True)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
 
 
 class Average(NamedTuple):
@@ -26,11 +33,17 @@ class Average(NamedTuple):
     of_video: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-AVERAGES: dict[str, Average] = {
-    "probabilities": Average(lambda logits: jax.nn.softmax(logits, axis=-1), lambda total, views: total / views),
-    "logits": Average(lambda logits: logits, lambda total, views: _softmax(total)),
+AVERAGES: dict[str, dict[str, Average]] = {
+    "softmax": {
+        "probabilities": Average(OBJECTIVES["softmax"].scores, lambda total, views: total / views),
+        "logits": Average(lambda logits: logits, lambda total, views: _softmax(total)),
+    },
+    "sigmoid": {
+        "probabilities": Average(OBJECTIVES["sigmoid"].scores, lambda total, views: total / views),
+        "logits": Average(lambda logits: logits, lambda total, views: _sigmoid(total / views)),
+    },
 }
-"""`eval.average` -> how. Scores sum to 1.
+"""Objective -> `eval.average` -> how. Scores sum to 1 where a video has one label.
 
 The paper averages the views' probabilities, the official code adds up their logits (shown here through a softmax, which
 changes no ranking).
@@ -43,35 +56,53 @@ class Predictions(NamedTuple):
     """One row a video, sorted by name; on every host the same rows."""
 
     names: list[str]
-    labels: Int[ndarray, "videos"]
+    labels: Shaped[ndarray, "videos ..."]
+    """Numbers, or zeros and ones `[videos, classes]` where a video has any number of labels."""
     scores: Float[ndarray, "videos classes"]
     num_views: Int[ndarray, "videos"]
 
 
-def _average(name: str) -> Average:
-    if name not in AVERAGES:
-        raise InputError(f"eval.average must be one of {', '.join(AVERAGES)}, got {name!r}.")
-    return AVERAGES[name]
+def _average(objective: str, name: str) -> Average:
+    averages = AVERAGES[objective]
+    if name not in averages:
+        raise InputError(f"eval.average must be one of {', '.join(averages)}, got {name!r}.")
+    return averages[name]
 
 
-def make_score_fn(*, model: TimeSformer, prepare: Callable[[dict[str, Array]], Array], average: str, mesh: Mesh) -> ScoreFn:
+def make_score_fn(
+    *,
+    model: TimeSformer,
+    prepare: Callable[[dict[str, Array]], Array],
+    average: str,
+    mesh: Mesh,
+    objective: str = "softmax",
+) -> ScoreFn:
     """A jitted function (params, batch of `B` clips) -> what each adds to its video's score, `[B, classes]`.
 
-    `prepare` makes `[B * crops, T, H, W, C]` as the model gets them out of the batch, the crops of a clip together.
+    `objective`: a key of `OBJECTIVES`. `prepare` makes `[B * crops, T, H, W, C]` as the model gets them out of the batch, the
+    crops of a clip together.
     """
-    of_view = _average(average).of_view
+    of_view = _average(objective, average).of_view
 
     def score(params: Any, batch: dict[str, Array]) -> Float[Array, "B classes"]:
         clips = prepare(batch)
-        logits: Any = model.apply({"params": params}, clips)
+        with split_activations(mesh):
+            logits: Any = model.apply({"params": params}, split_clips(clips, mesh))
         return of_view(logits).reshape(len(batch["video"]), -1, logits.shape[-1]).sum(axis=1)
 
-    split = split_batch(mesh)
-    return jax.jit(score, in_shardings=(replicated(mesh), split), out_shardings=split)
+    split, shapes = split_batch(mesh), parameter_shapes(model)
+    return jax.jit(score, in_shardings=(place(shapes, shapes, mesh), split), out_shardings=split)
 
 
 def predict_videos(
-    score_fn: ScoreFn, params: Any, batches: Iterator[dict[str, np.ndarray]], *, average: str, num_crops: int, mesh: Mesh
+    score_fn: ScoreFn,
+    params: Any,
+    batches: Iterator[dict[str, np.ndarray]],
+    *,
+    average: str,
+    num_crops: int,
+    mesh: Mesh,
+    objective: str = "softmax",
 ) -> Predictions:
     """Scores of every video in `batches` (this host's clips; rows whose `mask` is False fill a batch up and don't count).
 
@@ -83,10 +114,12 @@ def predict_videos(
         rows = score_fn(params, to_devices({name: batch[name] for name in batch.keys() - NOT_FOR_DEVICES}, mesh))
         # One batch stays in flight: enough to keep the devices busy, and no more than two batches in their memory.
         scores[-1:] = jax.device_get(scores[-1:])
-        scores.append(multihost_utils.global_array_to_host_local_array(rows, mesh, PartitionSpec(DATA_AXIS)))
+        scores.append(multihost_utils.global_array_to_host_local_array(rows, mesh, split_batch(mesh).spec))
         names.append(np.array([np.frombuffer(name[:512].ljust(512, b"\0"), np.uint8) for name in batch["name"]]))
         for column, name in ((labels, "label"), (masks, "mask"), (identities, "identity")):
             column.append(batch[name])
+    if not batch_share(mesh).leads:  # another host counts the same clips
+        masks = [np.zeros_like(mask) for mask in masks]
     columns = (
         *(np.concatenate(column) for column in (names, labels, masks, identities)),
         np.concatenate(jax.device_get(scores)),
@@ -102,7 +135,7 @@ def predict_videos(
     num_views = np.bincount(video_of) * num_crops
     names = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in name_bytes[mask][first]]
     order = sorted(range(len(names)), key=names.__getitem__)
-    scores = _average(average).of_video(total, num_views[:, None])
+    scores = _average(objective, average).of_video(total, num_views[:, None])
     return Predictions([names[i] for i in order], labels[mask][first][order], scores[order], num_views[order])
 
 

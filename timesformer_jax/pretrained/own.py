@@ -32,7 +32,8 @@ def find_checkpoint(path: Path) -> Path | None:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Its parameters, and what it says of them: `model` (all its fields), `data`, `preprocess`.
+    """Its parameters (their moving average where one was kept), and what it says of them: `model` (all its fields), `data`,
+    `preprocess`.
 
     Raises `InputError` for a checkpoint of another program, and for a damaged one.
     """
@@ -44,10 +45,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
     model = TimeSformer(**complete_description(notes["model"]))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), parameter_shapes(model))
-    if not (path / "params").is_dir():
-        raise InputError(f"The checkpoint {path} is not whole: it has no params.")
-    loaded: Any = _told(path, lambda: ocp.load_checkpointables(_place(path), {"params": abstract}))
-    return loaded["params"], notes
+    name = "ema" if notes.get("optimizer", {}).get("ema") else "params"
+    if not (path / name).is_dir():
+        raise InputError(f"The checkpoint {path} is not whole: it has no {name}.")
+    loaded: Any = _told(path, lambda: ocp.load_checkpointables(_place(path), {name: abstract}))
+    return loaded[name], notes
 
 
 def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:

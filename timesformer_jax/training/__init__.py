@@ -1,24 +1,63 @@
 """Training on batches that someone else provides: mesh, optimizer, step, loop, checkpoints."""
 
 from timesformer_jax.training.checkpoints import Checkpoints
-from timesformer_jax.training.loop import train
-from timesformer_jax.training.optimizer import OPTIMIZERS, SCHEDULES, make_optimizer
-from timesformer_jax.training.sharding import local_batch_size, make_mesh, replicated, split_batch, to_devices
-from timesformer_jax.training.step import TrainState, cross_entropy, init_state, make_train_step
+from timesformer_jax.training.distributed import start_distributed
+from timesformer_jax.training.loop import Plan, train
+from timesformer_jax.training.mesh import batch_share, local_batch_size, make_mesh, replicated, split_batch, to_devices
+from timesformer_jax.training.objective import OBJECTIVES, make_targets
+from timesformer_jax.training.optimizer import OPTIMIZERS, Optimizer, make_optimizer
+from timesformer_jax.training.placement import PLACEMENT, check_mesh, describe_mesh, place, placement_table
+from timesformer_jax.training.preemption import Preempted
+from timesformer_jax.training.probe import (
+    ProbeState,
+    Rates,
+    init_probe_state,
+    make_probe_optimizer,
+    make_probe_score_fn,
+    make_probe_step,
+    probe_rates,
+)
+from timesformer_jax.training.probe_heads import PROBES, AttentiveProbe, LinearProbe, make_probe, read_probe, write_probe
+from timesformer_jax.training.schedules import SCHEDULES
+from timesformer_jax.training.step import TrainState, init_state, make_train_step
 
 __all__ = [
+    "OBJECTIVES",
     "OPTIMIZERS",
+    "PLACEMENT",
+    "PROBES",
     "SCHEDULES",
+    "AttentiveProbe",
     "Checkpoints",
+    "LinearProbe",
+    "Optimizer",
+    "Plan",
+    "Preempted",
+    "ProbeState",
+    "Rates",
     "TrainState",
-    "cross_entropy",
+    "batch_share",
+    "check_mesh",
+    "describe_mesh",
+    "init_probe_state",
     "init_state",
     "local_batch_size",
     "make_mesh",
     "make_optimizer",
+    "make_probe",
+    "make_probe_optimizer",
+    "make_probe_score_fn",
+    "make_probe_step",
+    "make_targets",
     "make_train_step",
+    "place",
+    "placement_table",
+    "probe_rates",
+    "read_probe",
     "replicated",
     "split_batch",
+    "start_distributed",
     "to_devices",
     "train",
+    "write_probe",
 ]

@@ -1,107 +1,190 @@
 """The training loop: one function, from the first batch to the last checkpoint."""
 
+import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from timesformer_jax.errors import InputError
 from timesformer_jax.training.checkpoints import Checkpoints
 from timesformer_jax.training.clock import DeviceClock
-from timesformer_jax.training.sharding import to_devices
+from timesformer_jax.training.memory import out_of_memory_told
+from timesformer_jax.training.mesh import to_devices
+from timesformer_jax.training.preemption import Preempted, watch_preemption
 from timesformer_jax.training.step import Metrics, TrainState
+from timesformer_jax.training.window import Window
+
+log = logging.getLogger("timesformer_jax")
+
+TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
+
+
+class Plan(NamedTuple):
+    """What happens at which step. `batch_size` counts the clips of all processes."""
+
+    total_steps: int
+    batch_size: int
+    log_every: int
+    evaluate_every: int
+    checkpoint_every: int
+    most_skipped: int = 10
+    stop_below: float = -math.inf
+    """Training ends early where the mean loss between two logs is below this."""
+    compiled_ahead: bool = True
+    """False lets JAX take the step apart where it has been told to look for NaN (which needs a step that donates nothing)."""
 
 
 def train(
     *,
     state: TrainState,
-    train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]],
+    train_step: TrainStep,
     batches: Iterator[dict[str, np.ndarray]],
     mesh: Mesh,
-    total_steps: int,
-    batch_size: int,
+    plan: Plan,
     learning_rate: Callable[[int], Any],
+    flops_per_clip: float,
     write_scalars: Callable[[int, Mapping[str, float]], None],
-    log_every_steps: int,
     checkpoints: Checkpoints,
-    checkpoint_every_steps: int,
     pipeline_state: Callable[[int], Mapping[str, Any]],
-    evaluate: Callable[[TrainState], Mapping[str, float]],
-    evaluate_every_steps: int,
+    evaluate: Callable[[TrainState], tuple[Mapping[str, float], float]],
+    profile: str | None = None,
 ) -> TrainState:
-    """Trains from `state.step` to `total_steps` and returns the last state, saved.
+    """Trains from `state.step` to the end of `plan` and returns the last state, saved.
 
-    `batches` yields this host's part of each batch, `batch_size` counts the clips of all hosts. Every `log_every_steps` the
-    means since the last log are written: loss, top1, grad_norm, learning rate, clips per second and the share of the time
-    that the devices waited for data. `pipeline_state(step)`, saved with each checkpoint, is what `batches` would need to go on
-    behind that step. `evaluate` returns scalars, which are written too.
+    `batches` yields this process's part of each batch. Every `log_every` steps the figures of `Window.take` and the learning
+    rate are written, under `train/`. `pipeline_state(step)`, saved with each checkpoint, is what `batches` would need to go on
+    behind that step. `evaluate` returns scalars, which are written too, and the number that tells the best checkpoint.
+    `profile`: a folder for a trace of a few steps.
 
-    Raises `InputError` where the loss or the gradient is no longer finite.
+    The step is compiled once, for the first batch; a batch of another shape is an error.
+
+    Raises `Preempted`, with everything saved, where the process was told to end; `InputError` where too many steps in a row
+    were not finite, a checkpoint can't be written, or the device has too little memory.
     """
     first_step = int(state.step)
     clock = DeviceClock()
     incoming = clock.batches(batches)
-    window: list[Metrics] = []
-    window_began, timed_steps = time.perf_counter(), 0
+    window = Window(clock, batch_size=plan.batch_size, flops_per_clip=flops_per_clip, most_skipped=plan.most_skipped)
+    loss = math.inf
 
     def report(step: int) -> None:
-        """Writes the means of the window that ended with `step`."""
-        nonlocal window, window_began, timed_steps
-        values = jax.device_get(window)
-        means = {f"train/{name}": float(np.mean([value[name] for value in values])) for name in values[0]}
-        for what in ("loss", "grad_norm"):
-            if not math.isfinite(means[f"train/{what}"]):
-                raise InputError(
-                    f"The {what} is {means[f'train/{what}']} at step {step}: lower optimizer.learning_rate, lengthen its "
-                    f"warm-up or clip gradients (optimizer.clip_norm). The newest checkpoint is of step "
-                    f"{checkpoints.latest_step}."
-                )
-        seconds = time.perf_counter() - window_began
-        means["train/learning_rate"] = float(learning_rate(step - 1))
-        means["train/clips_per_second"] = timed_steps * batch_size / seconds
-        means["train/waiting_for_data"] = min(clock.take_waited() / seconds, 1.0)
-        write_scalars(step, means)
+        """Writes what happened in the window that ended with `step`."""
+        nonlocal loss
+        figures = {**window.take(step), "learning_rate": float(learning_rate(step - 1))}
+        loss = figures["loss"]
+        write_scalars(step, {f"train/{name}": value for name, value in figures.items()})
+        if figures.get("skipped"):
+            log.warning("Skipped %d step(s) up to step %d: the loss or the gradient was not finite.", figures["skipped"], step)
         bar.set_postfix_str(
-            f"loss {means['train/loss']:.3f}, top-1 {means['train/top1']:.1%}, "
-            f"{means['train/clips_per_second']:.0f} clips/s, {means['train/waiting_for_data']:.0%} waiting for data"
+            f"loss {figures['loss']:.3f}, top-1 {figures['top1']:.1%}, {figures['clips_per_second']:.0f} clips/s, "
+            f"{figures['waiting_for_data']:.0%} waiting for data"
         )
-        window, window_began, timed_steps = [], time.perf_counter(), 0
+
+    def evaluated(step: int, state: TrainState) -> float:
+        scalars, metric = evaluate(state)
+        write_scalars(step, scalars)
+        return metric
 
     # The bar is for a person at a terminal; the log has the same figures.
     bar = tqdm(
-        total=total_steps, initial=first_step, desc="train", unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
+        total=plan.total_steps,
+        initial=first_step,
+        desc="train",
+        unit="step",
+        dynamic_ncols=True,
+        disable=not sys.stderr.isatty() or jax.process_index() > 0,
     )
+    profiler = _Profiler(profile, first_step, plan.total_steps)
+    compiled: Any = None
     try:
-        for step in range(first_step + 1, total_steps + 1):
-            state, metrics = train_step(state, to_devices(next(incoming), mesh))
-            clock.dispatched(metrics)
-            timed_steps += 1
-            # The window that ended with the step before is reported now: fetching its metrics waits for the device, which
-            # has this step to work on meanwhile.
-            if len(window) == log_every_steps:
-                report(step - 1)
-            window.append(metrics)
-            if step == first_step + 1 < total_steps:  # the first step compiles; leave that out of the rates
-                jax.block_until_ready(metrics)
-                clock.take_waited()
-                window_began, timed_steps = time.perf_counter(), 0
-            bar.update()
-            last = step == total_steps
-            if last or step % evaluate_every_steps == 0 or step % checkpoint_every_steps == 0:
-                report(step)
-                if last or step % checkpoint_every_steps == 0:
-                    checkpoints.save(state, step, pipeline_state(step))
-                if step % evaluate_every_steps == 0 and not last:
-                    write_scalars(step, evaluate(state))
-                window_began = time.perf_counter()
-                clock.take_waited()
+        with watch_preemption() as told_to_end, out_of_memory_told(lambda: compiled):
+            for step in range(first_step + 1, plan.total_steps + 1):
+                batch = to_devices(next(incoming), mesh)
+                if compiled is None:
+                    compiled = compile_step(train_step, state, batch) if plan.compiled_ahead else train_step
+                profiler.before(step)
+                state, metrics = compiled(state, batch)
+                clock.dispatched(metrics)
+                profiler.after(step, metrics)
+                window.dispatched()
+                if step == first_step + 1 < plan.total_steps:  # what came before it is no part of the rates
+                    jax.block_until_ready(metrics)
+                    window.restart_clock()
+                # The window that ended with the step before is reported now: fetching its metrics waits for the device, which
+                # has this step to work on meanwhile.
+                if len(window) == plan.log_every:
+                    report(step - 1)
+                window.add(metrics)
+                bar.update()
+                last = step == plan.total_steps or loss < plan.stop_below
+                ends = told_to_end(step)
+                evaluates = step % plan.evaluate_every == 0 and not last and not ends
+                saves = last or ends or step % plan.checkpoint_every == 0
+                if saves or evaluates:
+                    report(step)
+                    metric = evaluated(step, state) if evaluates else None
+                    if saves:
+                        checkpoints.save(state, step, pipeline_state(step), metric)
+                    window.restart_clock()
+                if ends and not last:
+                    checkpoints.wait()
+                    raise Preempted(
+                        f"Told to end: saved step {step} of {plan.total_steps}. The same command goes on from there."
+                    )
+                if last:
+                    break
     finally:
         bar.close()
         clock.close()
+        profiler.close()
     return state
+
+
+def compile_step(train_step: TrainStep, state: TrainState, batch: dict[str, jax.Array]) -> Any:
+    """The step compiled for these shapes and no others."""
+    jitted: Any = train_step
+    began = time.perf_counter()
+    compiled = jitted.lower(state, batch).compile()
+    seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    needed = (
+        f"; on each device {memory.argument_size_in_bytes / 2**20:.0f} MiB of state and batch, and "
+        f"{memory.temp_size_in_bytes / 2**20:.0f} MiB while it runs"
+        if memory is not None
+        else ""
+    )
+    log.info("Compiled the step in %.1f s%s.", seconds, needed)
+    return compiled
+
+
+class _Profiler:
+    """Traces the steps from the tenth of this run on (or what there is), where a folder is given."""
+
+    NUM_STEPS = 5
+
+    def __init__(self, folder: str | None, first_step: int, total_steps: int):
+        self._folder = folder if jax.process_index() == 0 else None
+        self._from = min(first_step + 10, max(total_steps - self.NUM_STEPS, first_step) + 1)
+        self._running = False
+
+    def before(self, step: int) -> None:
+        if self._folder is not None and step == self._from:
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+
+    def after(self, step: int, metrics: Metrics) -> None:
+        if self._running and step == self._from + self.NUM_STEPS - 1:
+            jax.block_until_ready(metrics)
+            self.close()
+
+    def close(self) -> None:
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+            log.info("A trace of steps from %d on is in %s: see it with TensorBoard or xprof.", self._from, self._folder)

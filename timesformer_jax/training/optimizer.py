@@ -1,31 +1,55 @@
-"""Optimizers and learning-rate schedules by name, from optax."""
+"""Optimizers by name, from optax, and which parameter they move how far."""
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from timesformer_jax.errors import InputError
+from timesformer_jax.training.placement import path_of
+from timesformer_jax.training.schedules import make_schedule
+
+Mask = Callable[[Any], Any]
 
 
-def _sgd(learning_rate: optax.Schedule, weight_decay: float, mask: Callable[[Any], Any]) -> optax.GradientTransformation:
+class Settings(NamedTuple):
+    """What an optimizer is made of besides its name."""
+
+    weight_decay: float
+    mask: Mask
+    momentum: float
+    b2: float
+
+
+def _decay(given: Settings) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(given.weight_decay, given.mask)
+
+
+OPTIMIZERS: dict[str, Callable[[Settings], list[optax.GradientTransformation]]] = {
     # As in PyTorch, decay joins the gradient before the momentum. Source: official `models/optimizer.py`.
-    return optax.chain(optax.add_decayed_weights(weight_decay, mask), optax.sgd(learning_rate, momentum=0.9, nesterov=True))
-
-
-def _adamw(learning_rate: optax.Schedule, weight_decay: float, mask: Callable[[Any], Any]) -> optax.GradientTransformation:
-    return optax.adamw(learning_rate, weight_decay=weight_decay, mask=mask)
-
-
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"sgd": _sgd, "adamw": _adamw}
-
-SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
-    "constant": lambda peak, steps: optax.constant_schedule(peak),
-    "cosine": lambda peak, steps: optax.cosine_decay_schedule(peak, max(steps, 1)),
+    "sgd": lambda given: [_decay(given), optax.trace(given.momentum, nesterov=True)],
+    "adamw": lambda given: [optax.scale_by_adam(b1=given.momentum, b2=given.b2), _decay(given)],
+    "lion": lambda given: [optax.scale_by_lion(b1=given.momentum, b2=given.b2), _decay(given)],
+    "lamb": lambda given: [
+        optax.scale_by_adam(b1=given.momentum, b2=given.b2, eps=1e-6),
+        _decay(given),
+        optax.scale_by_trust_ratio(),
+    ],
 }
-"""Name -> (peak learning rate, steps after the warm-up) -> schedule."""
+"""Name -> what happens to a clipped gradient, before the learning rate."""
+
+
+class Optimizer(NamedTuple):
+    """What `make_optimizer` makes."""
+
+    transformation: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    """Step -> learning rate, before the factors of single parameters."""
+    trained: Callable[[Any], Any]
+    """Parameters -> True for each that moves at all."""
 
 
 def make_optimizer(
@@ -33,40 +57,122 @@ def make_optimizer(
     name: str,
     learning_rate: float,
     schedule: str,
-    warmup_steps: int,
+    steps: Sequence[tuple[float, float]],
+    warmup_epochs: float,
     weight_decay: float,
     decay_pattern: str,
     clip_norm: float,
-    total_steps: int,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer and its learning rate as a function of the step.
+    momentum: float,
+    b2: float,
+    layer_decay: float,
+    rates: Sequence[Any],
+    depth: int,
+    num_epochs: float,
+    steps_per_epoch: float,
+) -> Optimizer:
+    """The optimizer `name` of `OPTIMIZERS` with a learning rate of `SCHEDULES`.
 
-    `learning_rate` is the peak, reached after `warmup_steps` of linear rise from 0. Parameters whose path (such as
-    `blocks/attn/qkv/kernel`) matches `decay_pattern` whole decay by `weight_decay`. Gradients longer than `clip_norm` are
-    shortened to it; 0 leaves them.
+    Gradients longer than `clip_norm`, all parameters together, are shortened to it first; 0 leaves them. Parameters whose path
+    (such as `blocks/attn/qkv/kernel`) matches `decay_pattern` whole decay by `weight_decay`. `momentum` is SGD's, or the first
+    beta; `b2` the second. `depth`: the model's blocks.
 
-    Raises `InputError` for a name that isn't in `OPTIMIZERS` or `SCHEDULES`.
+    `rates`: (pattern, factor) pairs; the first pattern that matches a path whole gives the factor of its learning rate, None
+    keeps the parameter as it is. Every parameter must be matched. `layer_decay`: a factor more for each layer below the
+    classifier, 1.0 for none (Bao et al. 2022: the classifier and the last LayerNorm have 1, the last block `layer_decay`, the
+    embeddings `layer_decay`^(depth + 1)).
+
+    Raises `InputError` for a name that isn't in the tables, patterns that are none, and numbers that can't be.
     """
-    for field, value, table in (("name", name, OPTIMIZERS), ("schedule", schedule, SCHEDULES)):
-        if value not in table:
-            raise InputError(f"optimizer.{field} must be one of {', '.join(table)}, got {value!r}.")
-    if warmup_steps < 0 or learning_rate <= 0:
+    if name not in OPTIMIZERS:
+        raise InputError(f"optimizer.name must be one of {', '.join(OPTIMIZERS)}, got {name!r}.")
+    for field, value, valid in (
+        ("weight_decay", weight_decay, weight_decay >= 0),
+        ("clip_norm", clip_norm, clip_norm >= 0),
+        ("momentum", momentum, 0 <= momentum < 1),
+        ("b2", b2, 0 <= b2 < 1),
+        ("layer_decay", layer_decay, 0 < layer_decay <= 1),
+    ):
+        if not valid:
+            bounds = (
+                "above 0 and at most 1"
+                if field == "layer_decay"
+                else "at least 0" + (" and below 1" if field in ("momentum", "b2") else "")
+            )
+            raise InputError(f"optimizer.{field} must be {bounds}, got {value}.")
+    decays = _compile("decay_pattern", decay_pattern)
+    if not all(
+        isinstance(rate, tuple | list) and len(rate) == 2 and isinstance(rate[0], str) and _is_factor(rate[1]) for rate in rates
+    ):
         raise InputError(
-            f"optimizer.learning_rate must be positive and warmup_steps not negative, got {learning_rate} and {warmup_steps}."
+            "optimizer.rates must be (pattern, factor of at least 0 or None) pairs, such as (('.*', 1.0),); "
+            f"got {tuple(rates)}."
         )
+    table = [(_compile("rates", pattern), factor) for pattern, factor in rates]
+
+    def rate(path: str) -> float | None:
+        for pattern, factor in table:
+            if pattern.fullmatch(path):
+                return factor or None
+        raise InputError(f"optimizer.rates has no line for the parameter {path}: end it with ('.*', 1.0), or ('.*', None).")
+
+    def by_path(choose: Callable[[str, Any], Any]) -> Mask:
+        return lambda params: jax.tree_util.tree_map_with_path(lambda keys, leaf: choose(path_of(keys), leaf), params)
+
+    trained = by_path(lambda path, _: rate(path) is not None)
+    given = Settings(weight_decay, by_path(lambda path, _: decays.fullmatch(path) is not None), momentum, b2)
+    learning_rate_at = make_schedule(
+        name=schedule,
+        learning_rate=learning_rate,
+        warmup_epochs=warmup_epochs,
+        steps=steps,
+        num_epochs=num_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    moving = optax.chain(
+        # Always in the chain, so that a checkpoint fits whether gradients are clipped or not.
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        *OPTIMIZERS[name](given),
+        _scale_each(lambda params: layer_factors(params, layer_decay, depth, rate)),
+        optax.scale_by_learning_rate(learning_rate_at),
+    )
+    labels = by_path(lambda path, _: "frozen" if rate(path) is None else "moving")
+    # What is frozen has no moments, and no say in the gradient's length.
+    transformation = optax.partition({"moving": moving, "frozen": optax.set_to_zero()}, labels)
+    return Optimizer(transformation, learning_rate_at, trained)
+
+
+def layer_factors(params: Any, layer_decay: float, depth: int, rate: Callable[[str], float | None]) -> Any:
+    """Each parameter's factor of the learning rate, a number or (for stacked blocks) `[depth, 1, ...]`."""
+
+    def factor(keys: Any, leaf: Any) -> Any:
+        path = path_of(keys)
+        below: Any = 0  # how many layers below the classifier
+        if block := re.match(r"blocks_(\d+)/", path):
+            below = depth - int(block[1])
+        elif path.startswith("blocks/"):
+            below = (depth - jnp.arange(depth)).reshape(depth, *(1,) * (leaf.ndim - 1))
+        elif not path.startswith(("head/", "norm/")):
+            below = depth + 1
+        return (rate(path) or 0.0) * jnp.asarray(layer_decay, jnp.float32) ** below
+
+    return jax.tree_util.tree_map_with_path(factor, params)
+
+
+def _scale_each(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """Multiplies each update by its factor."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda update, factor: update * factor.astype(update.dtype), updates, factors(updates)), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _is_factor(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and value >= 0)
+
+
+def _compile(field: str, pattern: str) -> re.Pattern[str]:
     try:
-        pattern = re.compile(decay_pattern)
+        return re.compile(pattern)
     except re.error as error:
-        raise InputError(f"optimizer.decay_pattern={decay_pattern!r} is no regular expression: {error}.") from error
-    rate = SCHEDULES[schedule](learning_rate, total_steps - warmup_steps)
-    if warmup_steps:
-        rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), rate], [warmup_steps])
-
-    def mask(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: pattern.fullmatch("/".join(key.key for key in path)) is not None, params
-        )
-
-    # Always in the chain, so that a checkpoint fits whether gradients are clipped or not.
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, OPTIMIZERS[name](rate, weight_decay, mask)), rate
+        raise InputError(f"optimizer.{field} has {pattern!r}, which is no regular expression: {error}.") from error

@@ -10,7 +10,7 @@ from timesformer_jax.video.geometry import (
     view_crop_offset,
 )
 from timesformer_jax.video.pixels import crop_and_scale, normalize, standardize
-from timesformer_jax.video.preprocess import Preprocess
+from timesformer_jax.video.preprocess import CHANNEL_ORDERS, Preprocess
 from timesformer_jax.video.sampling import (
     PLACEMENT_NAMES,
     PLACEMENTS,
@@ -23,6 +23,7 @@ from timesformer_jax.video.sampling import (
 )
 
 __all__ = [
+    "CHANNEL_ORDERS",
     "PICTURE_SUFFIXES",
     "PLACEMENTS",
     "PLACEMENT_NAMES",

@@ -1,0 +1,159 @@
+"""What all configs have in common: every field there is, each set to what leaves things as they are.
+
+A config file takes `new_config` and says what it wants otherwise. The fields are explained where they are used: `model` in
+`timesformer_jax.TimeSformer`, `clips` in `input_pipeline.ClipOptions`, `pixels` in `input_pipeline.PixelOptions`, `mixing` in
+`input_pipeline.MixingOptions`, `optimizer` in `timesformer_jax.training.make_optimizer`, `mesh` in
+`timesformer_jax.training.make_mesh`, the others here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from timesformer_jax.errors import InputError
+
+MODEL = {
+    "attention_type": "divided_space_time",
+    "attention_order": "time_then_space",
+    "temporal_cls_key": False,
+    "position_embedding": "space_time",
+    "resize": "nearest",
+    "activation": "gelu",
+    "layer_norm_epsilon": 1e-6,
+    "pre_norm": False,
+    "image_size": 224,
+    "patch_size": 16,
+    "num_frames": 8,
+    "embed_dim": 768,
+    "depth": 12,
+    "num_heads": 12,
+    "mlp_ratio": 4.0,
+    "drop_path_rate": 0.0,
+    "dropout_rate": 0.0,
+    "attention_dropout_rate": 0.0,
+    "initialization": "official",
+    "scan_layers": True,
+    "remat": "none",
+    "attention_implementation": "xla",
+    "dtype": "float32",
+}
+
+
+def new_config(**sections: Any) -> ConfigDict:
+    """A config with every field, `sections` changed or (for `data`, which has no fields of its own here) given.
+
+    Raises `InputError` for a field that doesn't exist.
+    """
+    config: Any = ConfigDict(
+        {
+            "seed": 0,
+            # What to begin with where the workdir has no checkpoint: a file, folder or name that `timesformer_jax.load` takes
+            # (a run's workdir, too). Not given: random numbers.
+            "init_from": config_dict.placeholder(str),
+            # A few steps on a few videos, with every number that isn't finite shown where it arises.
+            "debug": False,
+            # The first batch alone, unchanged, until its loss is near zero: whether model and data fit together at all.
+            "overfit_batch": False,
+            # A trace of five steps, for TensorBoard or xprof, in the workdir.
+            "profile": False,
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1},
+            "model": dict(MODEL),
+            "data": {},
+            "clips": {
+                "sampling": "uniform",
+                "sampling_rate": 32.0,
+                "short_side": (256, 320),
+                "placement": "official",
+                "jitter": "uniform",
+                "area": (0.08, 1.0),
+                "aspect": (3 / 4, 4 / 3),
+                "clips_per_video": 1,
+            },
+            "pixels": {
+                "flip": "auto",
+                "channel_order": "rgb",
+                "mean": (0.45, 0.45, 0.45),
+                "std": (0.225, 0.225, 0.225),
+                "brightness": 0.0,
+                "contrast": 0.0,
+                "saturation": 0.0,
+                "hue": 0.0,
+                "grey": 0.0,
+                "blur": 0.0,
+                "erase": 0.0,
+                "rand_augment": (0, 0.0),
+            },
+            "mixing": {"mixup": 0.0, "cutmix": 0.0},
+            "train": {
+                # Clips of all devices together; each step goes through them in `accumulation` parts.
+                "batch_size": 64,
+                "accumulation": 1,
+                "num_epochs": 15.0,
+                "label_smoothing": 0.0,
+                # Of a moving average of the parameters, which is what is tested; 0 for none.
+                "ema_decay": 0.0,
+                # So many steps in a row whose loss or gradient isn't finite end training; fewer are skipped.
+                "max_skipped_steps": 10,
+                "log_every_steps": 50,
+                "evaluate_every_epochs": 1.0,
+                "checkpoint_every_epochs": 1.0,
+            },
+            "optimizer": {
+                "name": "sgd",
+                "learning_rate": 0.005,
+                "schedule": "constant",
+                "steps": (),
+                "warmup_epochs": 0.0,
+                "weight_decay": 1e-4,
+                "decay_pattern": ".*",
+                "clip_norm": 0.0,
+                "momentum": 0.9,
+                "b2": 0.999,
+                "layer_decay": 1.0,
+                "rates": ((".*", 1.0),),
+            },
+            "eval": {
+                "checkpoint": "latest",  # or "best": of the highest accuracy in validation
+                "split": "val",
+                "batch_size": 64,
+                "num_clips": 1,
+                "num_crops": 3,
+                "average": "probabilities",
+            },
+            # `--mode=probe`: heads on frozen features, one for each combination of the two tuples (V-JEPA 2's: 20 heads), all
+            # trained at once. `train` says how often they are tested and how often the log has a line.
+            "probe": {
+                "kind": "linear",  # or "attentive"
+                "learning_rates": (0.005, 0.003, 0.001, 0.0003, 0.0001),
+                "weight_decays": (0.01, 0.1, 0.4, 0.8),
+                "num_epochs": 20.0,
+                # Clips of all devices together; `train.batch_size` where it isn't given.
+                "batch_size": config_dict.placeholder(int),
+                # Of an attentive probe: its blocks (V-JEPA 2's has 4) and the heads of its attention (its 16).
+                "depth": 1,
+                "num_heads": 16,
+                # So many heads at a time, where all at once need too much memory; 0 for all.
+                "heads_at_once": 0,
+            },
+        }
+    )
+    for section, values in sections.items():
+        change(config, section, values)
+    return config
+
+
+def change(config: Any, section: str, values: Any) -> None:
+    """Sets fields of a section (any, of `data`), or a field that is no section.
+
+    Raises `InputError` for one that doesn't exist.
+    """
+    if section not in config:
+        raise InputError(f"A config has no section {section!r}.")
+    if not isinstance(values, Mapping):
+        config[section] = values
+        return
+    for field, value in values.items():
+        if section != "data" and field not in config[section]:
+            raise InputError(f"The config's {section} has no field {field!r}.")
+        config[section][field] = value

@@ -1,0 +1,31 @@
+"""Kinetics-600: the paper's three models.
+
+    python main.py --config=configs/k600.py --config.data.root=FOLDER --workdir=runs/k600
+    python main.py --config=configs/k600.py:large --config.data.root=FOLDER --workdir=runs/k600_large
+
+Lists, weights to begin with and batches are as in configs/k400.py; the official code has no configuration for this data set,
+and its author says that it is Kinetics-400's.
+
+Expected accuracy (top-1 / top-5, %, one clip, three crops), with its source; the cost: 10^9 multiply-adds a view, FLOPs of
+the whole training of 392,000 videos; memory: MiB for each clip of a device's batch in float32 (configs/recipes.py says how
+these are counted):
+
+| variant | accuracy    | source                             | a view | training | memory |
+|---------|-------------|------------------------------------|--------|----------|--------|
+| base    | 79.1 / 94.4 | paper, Table 6; released the same  |    196 |  6.9e18  |   2324 |
+| hr      | 81.8 / 95.8 | paper, Table 6; released the same  |   1703 |  6.0e19  |   3962 |
+| large   | 82.2 / 95.6 | paper, Table 6; released the same  |   2380 |  8.4e19  |   4631 |
+| modern  | unknown     | not measured                       |    196 |  2.8e19  |   2355 |
+"""
+
+from ml_collections import ConfigDict
+
+from configs.recipes import HR, LARGE, MODERN, OFFICIAL, Table, recipe, videos
+
+VARIANTS: dict[str, Table] = {"base": {}, "hr": HR, "large": LARGE, "modern": MODERN}
+"""Name -> what it changes of the official recipe. Several can be named, with commas between: the later one wins."""
+
+
+def get_config(variant: str = "base") -> ConfigDict:
+    """`variant`: keys of `VARIANTS`, with commas between."""
+    return recipe("k600", VARIANTS, variant, OFFICIAL, {"data": videos("kinetics600")})

@@ -1,0 +1,52 @@
+"""What a command says: flags and configs refused in one sentence, log lines above the progress bar."""
+
+import logging
+import re
+import sys
+import traceback
+
+import jax
+from absl import flags
+from absl import logging as absl_logging
+from tqdm import tqdm
+
+log = logging.getLogger("timesformer_jax")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parsing, with one sentence for what a config file refuses or lacks, or a config file that isn't there."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        last_line = str(error).strip().splitlines()[-1].strip()  # of a traceback, where the config itself has failed
+        sys.exit("Error: " + re.sub(r"^[\w.]+Error: ", "", last_line))
+    except (AttributeError, KeyError) as error:
+        if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise
+        reason = error.args[0]
+        while isinstance(reason, Exception):  # ml_collections wraps its KeyError in an AttributeError
+            reason = reason.args[0]
+        unknown, _, nearest = reason.partition("\n")
+        sys.exit(f"Error: the config has no field {unknown}. {nearest or 'See the config file for its fields.'}")
+
+
+class _Lines(logging.Handler):
+    """Log lines on stderr, above a progress bar if there is one: this project's, the metrics, and everyone's warnings.
+
+    Of several processes the first one talks; warnings come from all.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ours = record.name == log.name or record.module == "logging_writer"
+        if record.levelno >= logging.WARNING or (ours and jax.process_index() == 0):
+            tqdm.write(self.format(record), file=sys.stderr)
+
+
+def log_to_stderr() -> None:
+    """Sets the log up, once, after the processes have found each other."""
+    handler = _Lines()
+    logging.getLogger().handlers = [handler]  # before JAX looks for devices, and tells what it hasn't found
+    logging.getLogger().setLevel(logging.INFO)
+    absl_logging.set_verbosity(absl_logging.INFO)
+    number = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {number}%(message)s", "%H:%M:%S"))

@@ -1,0 +1,282 @@
+"""`--mode=probe`: what the frozen features know, told by many heads that are trained on them at once."""
+
+import functools
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+import timesformer_jax as tsf
+from experiment.setup import Job
+from input_pipeline import prepare_test, prepare_training, training_batches
+from timesformer_jax import evaluation, training
+from timesformer_jax.modeling import describe_model
+from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
+from timesformer_jax.training.clock import DeviceClock
+
+log = logging.getLogger("timesformer_jax")
+
+FOLDER, FILE, TABLE = "probe", "probe.npz", "probe.json"
+"""In the workdir: the model with the best linear head, or the best attentive probe; and every head's accuracy."""
+
+Accuracies = dict[str, float | None]
+
+
+def check_probe(config: Any, workdir: str) -> None:
+    """Raises `InputError` for what can't become a probe, before the data are prepared, which can take long."""
+    options = config.probe
+    training.probe_rates(options.learning_rates, options.weight_decays)
+    _make_probe(config, tsf.TimeSformer(num_classes=1, **config.model))
+    if options.num_epochs <= 0:
+        raise tsf.InputError(f"probe.num_epochs must be above 0, got {options.num_epochs}.")
+    if options.heads_at_once < 0:
+        raise tsf.InputError(f"probe.heads_at_once must be at least 0 (all at once), got {options.heads_at_once}.")
+    training.local_batch_size(*_batch_size(config), training.make_mesh(**config.mesh))
+    place = _path(workdir)
+    if find_checkpoint(place / "checkpoints") is None and not config.init_from:
+        raise tsf.InputError(
+            f"--mode=probe needs a model that has learned something: there is no checkpoint in {workdir}, and init_from isn't "
+            "set. Give --config.init_from=... (a file, a name of the zoo, a run) or the --workdir of a run."
+        )
+    folder = place / FOLDER
+    if folder.exists() and find_checkpoint(folder) != folder:
+        raise tsf.InputError(f"{folder} is none of this project's checkpoints, and the probe goes there: move it away.")
+
+
+def probe(job: Job) -> None:
+    """Trains all heads on the frozen model's features, tests them, writes probe.json and the best of them.
+
+    Nothing is written before the end, and each file is whole or not there; stopped before, the same command begins again.
+    """
+    config, options = job.config, job.config.probe
+    name, batch_size = _batch_size(config)
+    local_batch_size = training.local_batch_size(name, batch_size, job.mesh)
+    rates = training.probe_rates(options.learning_rates, options.weight_decays)
+    backbone, source = _frozen(job)
+    steps_per_epoch = job.data.num_videos("train") * job.clips.clips_per_video / batch_size
+    total_steps = max(round(options.num_epochs * steps_per_epoch), 1)
+    optimizer = training.make_probe_optimizer(
+        rates=rates, num_epochs=total_steps / steps_per_epoch, steps_per_epoch=steps_per_epoch
+    )
+    module = _make_probe(config, job.model)
+    parts = {"model": job.model, "probe": module, "kind": options.kind, "mesh": job.mesh}
+    state = training.init_probe_state(**parts, optimizer=optimizer, num_heads=len(rates), seed=config.seed)
+    each = {"objective": job.objective, "heads_at_once": options.heads_at_once}
+    split = training.split_batch(job.mesh) if job.mesh.size > 1 else None
+    prepare = functools.partial(prepare_training, options=job.pixels, split=split)
+    step_fn = training.make_probe_step(**parts, **each, optimizer=optimizer, prepare=prepare, seed=config.seed)
+    score = training.make_probe_score_fn(**parts, **each, prepare=functools.partial(prepare_test, options=job.pixels))
+    log.info(
+        "Probing (%s): %d heads of %s parameters each on %d training videos, %d steps of batches of %d clips.",
+        options.kind,
+        len(rates),
+        f"{sum(x.size for x in jax.tree.leaves(state.params)) // len(rates):,}",
+        job.data.num_videos("train"),
+        total_steps,
+        batch_size,
+    )
+    batches = training_batches(
+        job.data,
+        "train",
+        job.clips,
+        batch_size=local_batch_size,
+        seed=config.seed,
+        first_clip=0,
+        part=(job.share.index, job.share.count),
+    )
+    evaluate_every = max(round(config.train.evaluate_every_epochs * steps_per_epoch), 1)
+    clock = DeviceClock()
+    incoming = clock.batches(batches)
+    bar = tqdm(total=total_steps, desc="probe", unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty() or _further())
+    began, since = time.perf_counter(), 0
+    try:
+        for step in range(1, total_steps + 1):
+            state, metrics = step_fn(state, backbone, training.to_devices(next(incoming), job.mesh))
+            clock.dispatched(metrics)
+            bar.update()
+            since += 1
+            if step % config.train.log_every_steps == 0 or step == total_steps:
+                _tell_step(jax.device_get(metrics), step, total_steps, since * batch_size, began, clock.take_waited())
+                began, since = time.perf_counter(), 0
+            if step % evaluate_every == 0 and step < total_steps:
+                found, _ = _test(job, score, (backbone, state.params), len(rates))
+                log.info("After %d of %d steps the best head is %s.", step, total_steps, _named(found, rates))
+                clock.take_waited()  # the test is no part of the next line's figures
+                began, since = time.perf_counter(), 0
+    finally:
+        bar.close()
+        clock.close()
+    found, num_videos = _test(job, score, (backbone, state.params), len(rates))
+    _write(job, module, backbone, state.params, rates, found, {"steps": total_steps, "num_videos": num_videos, **source})
+
+
+def _path(workdir: str) -> Any:
+    return epath.Path(workdir) if "://" in workdir else Path(workdir)
+
+
+def _make_probe(config: Any, model: tsf.TimeSformer) -> Any:
+    options = config.probe
+    return training.make_probe(kind=options.kind, model=model, depth=options.depth, num_heads=options.num_heads)
+
+
+def _batch_size(config: Any) -> tuple[str, int]:
+    """The field that says how many clips a batch has, and how many."""
+    given = config.probe.batch_size
+    return ("train.batch_size", config.train.batch_size) if given is None else ("probe.batch_size", given)
+
+
+def _further() -> bool:
+    """Whether this is another process than the first, which talks and writes."""
+    return jax.process_index() > 0
+
+
+def _frozen(job: Job) -> tuple[Any, dict[str, Any]]:
+    """The parameters of the workdir's checkpoint, else of `init_from`, on the devices; and which they are."""
+    config, checkpoints = job.config, job.checkpoints
+    if checkpoints.latest_step is not None:
+        params, step = job.restore_params()
+        log.info("Frozen: the checkpoint of step %d in %s.", step, job.workdir)
+        if config.init_from:
+            log.info("init_from=%s is left aside: it is for a workdir without a checkpoint.", config.init_from)
+        return params, {"backbone": job.workdir, "backbone_step": step}
+    labels = job.data.label_names
+    pretrained = tsf.load(
+        config.init_from, model=job.model, num_classes=len(labels), labels=labels, key=jax.random.key(config.seed)
+    )
+    log.info("Frozen: the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
+    params = jax.device_get(pretrained.params)
+    placed = jax.device_put(params, training.place(params, params, job.mesh))
+    return placed, {"backbone": config.init_from, "backbone_step": None}
+
+
+def _tell_step(metrics: Any, step: int, total_steps: int, clips: int, began: float, waited: float) -> None:
+    seconds = max(time.perf_counter() - began, 1e-9)
+    finite = np.isfinite(metrics["loss"])
+    lost = "" if finite.all() else f"; {(~finite).sum()} of {len(finite)} heads have diverged"
+    log.info(
+        "Step %d of %d: loss of the best head %.4f, of the worst %.4f; %.1f clips/s, %.0f %% waiting for data%s.",
+        step,
+        total_steps,
+        metrics["loss"][finite].min(initial=math.inf),
+        metrics["loss"][finite].max(initial=-math.inf),
+        clips / seconds,
+        100 * min(waited / seconds, 1.0),
+        lost,
+    )
+
+
+def _test(job: Job, score: Any, params: Any, num_heads: int) -> tuple[list[Accuracies], int]:
+    """Every head's accuracies on the validation videos, one clip and crop each, by one pass of the model; and their number.
+
+    Those of a head that has diverged are None.
+    """
+    predictions = evaluation.predict_videos(
+        score,
+        params,
+        job.test_batches("val", num_clips=1, num_crops=1),
+        average="probabilities",
+        num_crops=1,
+        mesh=job.mesh,
+        objective=job.objective,
+    )
+    by_head = predictions.scores.reshape(len(predictions.names), num_heads, -1)
+    found: list[Accuracies] = []
+    for i in range(num_heads):
+        finite = np.isfinite(by_head[:, i]).all()
+        shown = predictions._replace(scores=by_head[:, i] if finite else np.zeros_like(by_head[:, i]))
+        found.append({name: value if finite else None for name, value in evaluation.accuracies(shown).items()})
+    return found, len(predictions.names)
+
+
+def _best(found: Sequence[Accuracies]) -> int:
+    """The number of the best head: by mean average precision where there is one, else by top-1; of equal ones the first.
+
+    Raises `InputError` where all have diverged.
+    """
+    name = "map" if "map" in found[0] else "top1"
+    rated = [-math.inf if (value := row[name]) is None else value for row in found]
+    if max(rated) == -math.inf:
+        raise tsf.InputError("Every head of the probe has diverged: lower probe.learning_rates.")
+    return int(np.argmax(rated))
+
+
+def _named(found: Sequence[Accuracies], rates: Sequence[training.Rates]) -> str:
+    best = _best(found)
+    figures = ", ".join(f"{name} {value:.2%}" for name, value in found[best].items())
+    return f"number {best} (learning rate {rates[best].learning_rate:g}, weight decay {rates[best].weight_decay:g}): {figures}"
+
+
+def _table(found: Sequence[Accuracies], rates: Sequence[training.Rates]) -> str:
+    lines = [f"{'head':>4} {'learning rate':>14} {'weight decay':>13} " + " ".join(f"{name:>9}" for name in found[0])]
+    for i, (row, each) in enumerate(zip(found, rates, strict=True)):
+        figures = " ".join(f"{'diverged' if value is None else format(value, '.2%'):>9}" for value in row.values())
+        lines.append(f"{i:>4} {each.learning_rate:>14g} {each.weight_decay:>13g} {figures}")
+    return "\n".join(lines)
+
+
+def _write(
+    job: Job,
+    module: Any,
+    backbone: Any,
+    heads: Any,
+    rates: Sequence[training.Rates],
+    found: Sequence[Accuracies],
+    notes: dict[str, Any],
+) -> None:
+    """The best head and the table, in place of those of an earlier probe."""
+    options, best = job.config.probe, _best(found)
+    log.info("Every head on %d videos of 'val', 1 clip x 1 crop:\n%s", notes["num_videos"], _table(found, rates))
+    params = jax.jit(lambda heads: jax.tree.map(lambda x: x[best], heads))(heads)
+    folder, file, table = (_path(job.workdir) / name for name in (FOLDER, FILE, TABLE))
+    if not _further():
+        for old in (table, file):  # the table first: it never speaks of another probe than the one beside it
+            old.unlink(missing_ok=True)
+        if folder.exists():
+            epath.Path(folder).rmtree()
+    _together("the old probe is gone")
+    results = [{**each._asdict(), **row} for each, row in zip(rates, found, strict=True)]
+    saved = folder if options.kind == "linear" else file
+    results = {
+        "kind": options.kind,
+        **notes,
+        "split": "val",
+        "num_clips": 1,
+        "num_crops": 1,
+        "num_epochs": options.num_epochs,
+        "batch_size": _batch_size(job.config)[1],
+        "heads": results,
+        "best": {"head": best, **results[best]},
+        "saved": saved.name,
+        "model": describe_model(job.model),
+    }
+    model_notes = {
+        "model": describe_model(job.model),
+        "data": {"label_names": job.data.label_names},
+        "preprocess": job.preprocess.as_dict(),
+    }
+    about = {name: results[name] for name in ("kind", "backbone", "backbone_step", "best")}
+    if options.kind == "linear":
+        write_checkpoint(folder, {**backbone, **params}, {**model_notes, "probe": about})
+    elif not _further():
+        training.write_probe(file, module, jax.device_get(params), {**model_notes, **about})
+    if not _further():
+        part = table.with_name(table.name + ".part")
+        part.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        part.replace(table)
+    _together("the probe is written")
+    log.info("The best head is %s. It is in %s, the table in %s.", _named(found, rates), saved, table)
+
+
+def _together(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

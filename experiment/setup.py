@@ -1,0 +1,189 @@
+"""What every job needs: the data, the model for it, the mesh, the run's checkpoints."""
+
+import dataclasses
+import functools
+import logging
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+import timesformer_jax as tsf
+from input_pipeline import (
+    ClipOptions,
+    MixingOptions,
+    PixelOptions,
+    VideoDataset,
+    check_clips_per_video,
+    check_test_views,
+    open_dataset,
+    prepare_test,
+    test_batches,
+)
+from timesformer_jax import evaluation, training
+from timesformer_jax.modeling import describe_model
+from timesformer_jax.video import Preprocess
+
+log = logging.getLogger("timesformer_jax")
+
+SPLITS = ("train", "val")
+DTYPES = ("float32", "bfloat16", "float16")
+CHECKPOINTS = ("latest", "best")
+
+
+class Job:
+    """A config come to life. Everything is checked before the data are prepared, which can take long.
+
+    Raises `InputError` for whatever can't work.
+    """
+
+    def __init__(self, config: Any, workdir: str, *, read_only: bool):
+        self.config = config
+        self.workdir = workdir
+        _check(config)
+        self.mesh: Mesh = training.make_mesh(**config.mesh)
+        self.share = training.batch_share(self.mesh)
+        model = tsf.TimeSformer(num_classes=1, **config.model)
+        training.check_mesh(model, self.mesh)
+        pixels = PixelOptions(**config.pixels)
+        self.mixing = MixingOptions(**config.mixing)
+        self.clips = ClipOptions(num_frames=model.num_frames, crop_size=_square(model), **config.clips)
+        check_test_views(config.eval.num_clips, config.eval.num_crops)
+        if not read_only:
+            parts = config.train.accumulation
+            local = training.local_batch_size("train.batch_size", config.train.batch_size, self.mesh, parts)
+            check_clips_per_video(self.clips, local)
+        if config.data.get("short_side", self.clips.short_side[0]) < self.clips.short_side[0]:
+            raise tsf.InputError(
+                f"data.short_side={config.data.short_side} would keep smaller frames than clips.short_side="
+                f"{self.clips.short_side} needs: use at least {self.clips.short_side[0]}."
+            )
+        self.data: VideoDataset = open_dataset(**config.data)
+        _report_files(self.data)
+        if config.debug:
+            self.data = dataclasses.replace(self.data, most_videos=2 * max(config.train.batch_size, config.eval.batch_size))
+        self.objective = "sigmoid" if self.data.several else "softmax"
+        self.model = model.clone(num_classes=len(self.data.label_names))
+        self.pixels = pixels.for_labels(self.data.label_names)
+        self.score = evaluation.make_score_fn(
+            model=self.model,
+            prepare=functools.partial(prepare_test, options=self.pixels),
+            average=config.eval.average,
+            mesh=self.mesh,
+            objective=self.objective,
+        )
+        self.checkpoints = self._open_checkpoints(read_only)
+
+    def _open_checkpoints(self, read_only: bool) -> training.Checkpoints:
+        config = self.config
+        description = {
+            "model": describe_model(self.model),
+            "data": {"label_names": self.data.label_names},
+            # What decides which arrays an optimizer's state has, and what the random keys are made of.
+            "optimizer": {
+                "name": config.optimizer.name,
+                "frozen": [pattern for pattern, factor in config.optimizer.rates if factor is None],
+                "ema": config.train.ema_decay > 0,
+            },
+            "run": {"seed": config.seed},
+        }
+        folder = str(epath.Path(self.workdir) / "checkpoints")
+        return training.Checkpoints(folder, description, notes={"preprocess": self.preprocess.as_dict()}, read_only=read_only)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What `timesformer_jax.load` needs to prepare videos as the tests here do."""
+        return Preprocess(
+            num_frames=self.clips.num_frames,
+            crop_size=self.clips.crop_size,
+            sampling=self.clips.sampling,
+            sampling_rate=self.clips.sampling_rate,
+            mean=self.config.pixels.mean,
+            std=self.config.pixels.std,
+            channel_order=self.config.pixels.channel_order,
+            short_side=self.clips.test_short_side,
+            placement=self.clips.placement,
+        )
+
+    @property
+    def local_batch_size(self) -> int:
+        """Clips of a training batch that this process brings."""
+        return self.config.train.batch_size // self.share.count
+
+    def restore_params(self) -> tuple[Any, int]:
+        """The parameters of the checkpoint that `eval.checkpoint` names, and its step."""
+        best = self.config.eval.checkpoint == "best"
+        return self.checkpoints.restore_params(self.model, self.mesh, self.checkpoints.best_step if best else None)
+
+    def test_batches(self, split: str, *, num_clips: int, num_crops: int) -> Any:
+        """This process's batches of every video of a split, `eval.batch_size` (rounded up to the devices) of all together."""
+        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        local = -(-self.config.eval.batch_size // shards) * shards // self.share.count
+        return test_batches(
+            self.data,
+            split,
+            self.clips,
+            batch_size=local,
+            num_clips=num_clips,
+            num_crops=num_crops,
+            part=(self.share.index, self.share.count),
+        )
+
+    def predict(self, params: Any, split: str, *, num_clips: int, num_crops: int) -> evaluation.Predictions:
+        """The scores of every video of a split, on every process."""
+        return evaluation.predict_videos(
+            self.score,
+            params,
+            self.test_batches(split, num_clips=num_clips, num_crops=num_crops),
+            average=self.config.eval.average,
+            num_crops=num_crops,
+            mesh=self.mesh,
+            objective=self.objective,
+        )
+
+
+def _check(config: Any) -> None:
+    """What no other part checks: numbers that must be positive, a split that must be one, a dtype that must exist."""
+    for section, fields in {
+        "train": (
+            "accumulation",
+            "num_epochs",
+            "max_skipped_steps",
+            "log_every_steps",
+            "evaluate_every_epochs",
+            "checkpoint_every_epochs",
+        ),
+        "eval": ("batch_size",),
+    }.items():
+        for field in fields:
+            if not config[section][field] > 0:
+                raise tsf.InputError(f"{section}.{field} must be above 0, got {config[section][field]}.")
+    for field in ("label_smoothing", "ema_decay"):
+        if not 0 <= config.train[field] < 1:
+            raise tsf.InputError(f"train.{field} must be at least 0 and below 1, got {config.train[field]}.")
+    if config.seed < 0:
+        raise tsf.InputError(f"seed must be at least 0, got {config.seed}.")
+    for name, value, choices in (
+        ("eval.split", config.eval.split, SPLITS),
+        ("eval.checkpoint", config.eval.checkpoint, CHECKPOINTS),
+        ("model.dtype", config.model.dtype, DTYPES),
+    ):
+        if value not in choices:
+            raise tsf.InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def _square(model: tsf.TimeSformer) -> int:
+    if not isinstance(model.image_size, int):
+        raise tsf.InputError(f"model.image_size must be one number here, since crops are square; got {model.image_size}.")
+    return model.image_size
+
+
+def _report_files(data: VideoDataset) -> None:
+    if jax.process_index():
+        return
+    for split, videos in data.left_out.items():
+        for name, reason in videos.items():
+            log.warning("Left out %s of '%s': %s.", name, split, reason)
+    for name, places in data.damaged.items():
+        log.warning("Used, though damaged in %d place(s): %s.", places, name)

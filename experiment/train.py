@@ -1,0 +1,220 @@
+"""`--mode=train`: goes on from the workdir's newest checkpoint, or begins; trains to the end, then tests."""
+
+import functools
+import itertools
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+import timesformer_jax as tsf
+from experiment.setup import Job
+from experiment.show import show
+from experiment.testing import test
+from input_pipeline import mix_clips, prepare_training, training_batches
+from timesformer_jax import evaluation, training
+from timesformer_jax.cost import count_multiply_adds
+
+log = logging.getLogger("timesformer_jax")
+
+DEBUG_STEPS = 4
+OVERFIT_STEPS = 500
+OVERFIT_LOSS = 0.02
+"""Near enough to zero: the right label has 98 %."""
+
+
+def adjust(config: Any, workdir: str) -> tuple[Any, str]:
+    """What `debug` and `overfit_batch` make of a config, and the folder of their own that they work in."""
+    if not (config.debug or config.overfit_batch):
+        return config, workdir
+    config = config.copy_and_resolve_references()
+    folder = epath.Path(workdir) / ("overfit_batch" if config.overfit_batch else "debug")
+    if jax.process_index() == 0 and folder.exists():
+        folder.rmtree()
+    if config.overfit_batch:
+        pixels = {name: getattr(config.pixels, name) for name in ("channel_order", "mean", "std")}
+        config.pixels.update({name: type(value)() for name, value in config.pixels.items() if isinstance(value, float)})
+        config.pixels.update({"flip": "off", "rand_augment": (0, 0.0), **pixels})
+        config.mixing.update({"mixup": 0.0, "cutmix": 0.0})
+        config.model.update({"drop_path_rate": 0.0, "dropout_rate": 0.0, "attention_dropout_rate": 0.0})
+        config.train.update({"label_smoothing": 0.0, "ema_decay": 0.0, "log_every_steps": 10})
+        config.optimizer.update({"schedule": "constant", "warmup_epochs": 0.0, "weight_decay": 0.0})
+    return config, str(folder)
+
+
+def train(job: Job) -> None:
+    """Trains to the end, then tests."""
+    config, data = job.config, job.data
+    num_videos = data.num_videos("train")
+    steps_per_epoch = num_videos * job.clips.clips_per_video / config.train.batch_size
+    total_steps = max(round(config.train.num_epochs * steps_per_epoch), 1)
+    if config.debug:
+        total_steps = min(total_steps, DEBUG_STEPS)
+    if config.overfit_batch:
+        total_steps = OVERFIT_STEPS
+    optimizer = training.make_optimizer(
+        **config.optimizer,
+        depth=job.model.depth,
+        num_epochs=total_steps / steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
+    )
+    state = _begin(job, optimizer.transformation, total_steps)
+    first_step = int(state.step)
+    # A checkpoint says how many clips were used up to it, so the run goes on with the next one also with other batches.
+    first_clip = job.checkpoints.pipeline.get("next_clip", first_step * config.train.batch_size)
+    _tell(job, state, total_steps)
+    split = training.split_batch(job.mesh)
+    prepare = functools.partial(prepare_training, options=job.pixels, split=split if job.mesh.size > 1 else None)
+    step = training.make_train_step(
+        model=job.model,
+        optimizer=optimizer.transformation,
+        prepare=prepare,
+        mix=functools.partial(mix_clips, options=job.mixing) if job.mixing.mixes else None,
+        seed=config.seed,
+        mesh=job.mesh,
+        objective=job.objective,
+        label_smoothing=config.train.label_smoothing,
+        accumulation=config.train.accumulation,
+        ema_decay=config.train.ema_decay,
+        trained=optimizer.trained,
+        donate=not config.debug,
+    )
+
+    def every(epochs: float) -> int:
+        return total_steps + 1 if config.overfit_batch else max(round(epochs * steps_per_epoch), 1)
+
+    plan = training.Plan(
+        total_steps=total_steps,
+        batch_size=config.train.batch_size,
+        log_every=1 if config.debug else config.train.log_every_steps,
+        evaluate_every=every(config.train.evaluate_every_epochs),
+        checkpoint_every=every(config.train.checkpoint_every_epochs),
+        most_skipped=config.train.max_skipped_steps,
+        stop_below=OVERFIT_LOSS if config.overfit_batch else -math.inf,
+        compiled_ahead=not config.debug,
+    )
+    if config.debug:
+        show(job)
+    losses: list[float] = []
+    writer = _metric_writer(job.workdir)
+
+    def write_scalars(step: int, scalars: Any) -> None:
+        losses.extend([scalars["train/loss"]] if "train/loss" in scalars else [])
+        writer.write_scalars(step, scalars)
+
+    state = training.train(
+        state=state,
+        train_step=step,
+        batches=_batches(job, first_clip),
+        mesh=job.mesh,
+        plan=plan,
+        learning_rate=optimizer.learning_rate,
+        flops_per_clip=3 * 2 * count_multiply_adds(job.model),  # the backward pass takes twice what the forward pass does
+        write_scalars=write_scalars,
+        checkpoints=job.checkpoints,
+        pipeline_state=lambda step: {"next_clip": first_clip + (step - first_step) * config.train.batch_size},
+        evaluate=functools.partial(_validate, job),
+        profile=str(Path(job.workdir) / "profile") if config.profile else None,
+    )
+    writer.close()
+    if config.overfit_batch:
+        _judge(losses[-1] if losses else None, int(state.step))
+        return
+    test(job, state.best_params, int(state.step))
+
+
+def _begin(job: Job, optimizer: Any, total_steps: int) -> training.TrainState:
+    """The workdir's newest checkpoint, else the weights of `init_from`, else random numbers; the log says which."""
+    config, params = job.config, None
+    if job.checkpoints.latest_step is None and config.init_from:
+        labels = job.data.label_names
+        pretrained = tsf.load(
+            config.init_from, model=job.model, num_classes=len(labels), labels=labels, key=jax.random.key(config.seed)
+        )
+        params = pretrained.params
+        log.info("Beginning with the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
+    elif job.checkpoints.latest_step is None:
+        log.info("Beginning with random weights (seed %d): neither a checkpoint nor init_from.", config.seed)
+    state = training.init_state(job.model, optimizer, config.seed, job.mesh, params=params, ema=config.train.ema_decay > 0)
+    state = job.checkpoints.restore(state)
+    if step := int(state.step):
+        rest = f"{total_steps - step} steps to go" if step < total_steps else "nothing left to train"
+        log.info("Going on from the checkpoint of step %d in %s: %s.", step, job.workdir, rest)
+        if config.init_from:
+            log.info("init_from=%s is left aside: it is for a workdir without a checkpoint.", config.init_from)
+    return state
+
+
+def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
+    """What is about to happen, in the log."""
+    config, data = job.config, job.data
+    names = data.label_names
+    log.info("Labels: %s.", ", ".join(names[:20]) + (", ..." if len(names) > 20 else ""))
+    log.info("Where the parameters are:\n%s", training.placement_table(state.params, state.opt_state, job.mesh))
+    shards = job.mesh.shape["data"] * job.mesh.shape["fsdp"]
+    parts = config.train.accumulation
+    log.info(
+        "%d training and %d validation videos, %d labels; %s parameters; %d device(s) (%s); batches of %d clips: %d shard(s) x "
+        "%d part(s) x %d; %d steps of %.4g epochs.",
+        data.num_videos("train"),
+        data.num_videos("val"),
+        len(names),
+        f"{sum(x.size for x in jax.tree.leaves(state.params)):,}",
+        job.mesh.size,
+        training.describe_mesh(job.mesh),
+        config.train.batch_size,
+        shards,
+        parts,
+        config.train.batch_size // shards // parts,
+        total_steps,
+        config.train.num_epochs,
+    )
+    if config.pixels.flip == "auto":
+        log.info("Flips are %s: %s label speaks of left or right.", job.pixels.flip, "no" if job.pixels.flip == "on" else "a")
+
+
+def _batches(job: Job, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
+    batches = training_batches(
+        job.data,
+        "train",
+        job.clips,
+        batch_size=job.local_batch_size,
+        seed=job.config.seed,
+        first_clip=first_clip,
+        part=(job.share.index, job.share.count),
+    )
+    if not (job.config.debug or job.config.overfit_batch):
+        return batches
+    first = next(batches)
+    described = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in first.items())
+    log.info("A process's part of a batch: %s.", described)
+    return itertools.repeat(first) if job.config.overfit_batch else itertools.chain([first], batches)
+
+
+def _validate(job: Job, state: training.TrainState) -> tuple[dict[str, float], float]:
+    """One clip and crop of every validation video."""
+    predictions = job.predict(state.best_params, "val", num_clips=1, num_crops=1)
+    found = evaluation.accuracies(predictions)
+    return {f"val/{name}": value for name, value in found.items()}, found.get("map", found["top1"])
+
+
+def _judge(loss: float | None, steps: int) -> None:
+    if loss is None or not loss < OVERFIT_LOSS:
+        raise tsf.InputError(
+            f"overfit_batch: the loss of a single batch is still {loss} after {steps} steps. Try another "
+            "optimizer.learning_rate; where that doesn't help, look at the clips and labels with --mode=show."
+        )
+    log.info("overfit_batch: the loss of the first batch is %.4f after %d steps, as it should be.", loss, steps)
+
+
+def _metric_writer(workdir: str) -> Any:
+    """TensorBoard files and the log, from one process."""
+    from clu import metric_writers  # loads TensorFlow: only after input_pipeline has made it quiet
+
+    writers = [metric_writers.SummaryWriter(workdir), metric_writers.LoggingWriter()]
+    return metric_writers.MultiWriter(writers if jax.process_index() == 0 else [])

@@ -1,0 +1,307 @@
+"""Every recipe: what its file says of it, that all its parts are accepted, and that a small copy of it trains."""
+
+import functools
+import importlib
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import main
+import timesformer_jax as tsf
+from configs import recipes
+from input_pipeline import ClipOptions, MixingOptions, PixelOptions, mix_clips, open_dataset, prepare_training
+from tests.support import moving_square, write_video
+from timesformer_jax import InputError, training
+from timesformer_jax.cost import count_multiply_adds
+from timesformer_jax.pretrained.zoo import ZOO
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "recipes"))
+CLASSES = {"k400": 400, "k600": 600, "ssv2": 174, "diving48": 48, "howto100m": 1059, "ucf101": 101, "hmdb51": 51}
+OFFICIAL = ("k400", "k600", "ssv2", "diving48", "howto100m")
+
+
+def module(file: str) -> ModuleType:
+    return importlib.import_module(f"configs.{file}")
+
+
+def variants(file: str) -> list[str]:
+    """All that may follow the colon, and every change together with another input size or scheme."""
+    table = module(file).VARIANTS
+    if file == "folder":
+        return [*module(file).FIELDS, *(f"video_folder,{name}" for name in table), "video_list,finetune,modern"]
+    return [*table, *(f"{name},modern" for name in table if "modern" in table and name != "modern")]
+
+
+EVERY = [(file, variant) for file in FILES for variant in variants(file)]
+
+
+def config_of(file: str, variant: str | None = None, **overrides: Any) -> ConfigDict:
+    """A config of the project, locked, with dotted overrides."""
+    config = module(file).get_config(*([] if variant is None else [variant]))
+    config.lock()
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def optimizer_of(config: ConfigDict, depth: int, steps_per_epoch: float = 100.0) -> training.Optimizer:
+    return training.make_optimizer(
+        **config.optimizer, depth=depth, num_epochs=config.train.num_epochs, steps_per_epoch=steps_per_epoch
+    )
+
+
+def test_the_issues_recipes_are_there():
+    assert set(FILES) == {*CLASSES, "folder", "moving_digits"}
+    names = "base hr large joint space_only local_global axial scratch modern"
+    assert set(module("k400").VARIANTS) == set(names.split())
+    assert all("modern" in module(file).VARIANTS for file in FILES if file != "moving_digits")
+
+
+# What the files say.
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_file_has_its_command_accuracy_cost_and_memory(file: str):
+    text = str(module(file).__doc__)
+    assert f"python main.py --config=configs/{file}.py" in text
+    assert "Expected accuracy" in text
+    assert re.search("[Ss]ource", text)
+    assert "FLOPs" in text
+    assert re.search(r"memory: MiB for each clip|MiB\s+of\s+memory\s+for\s+each\s+clip", text)
+    for variant in re.findall(rf"configs/{file}\.py:(\S+)", text):
+        config_of(file, variant)
+
+
+@pytest.mark.parametrize("file", sorted(CLASSES))
+def test_the_table_has_every_variant_with_its_cost(file: str):
+    """The columns `a view` and `training` are what the model and the schedule come to."""
+    text = str(module(file).__doc__)
+    videos = int(re.search(r"training of\s+([\d,]+) videos", text)[1].replace(",", ""))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[1:]] == list(module(file).VARIANTS)
+    for variant, *_, view, whole, memory in rows[1:]:
+        config = config_of(file, variant)
+        multiply_adds = count_multiply_adds(tsf.TimeSformer(num_classes=CLASSES[file], **config.model))
+        frozen = any(factor is None for _, factor in config.optimizer.rates)
+        clips = videos * config.train.num_epochs * config.clips.clips_per_video
+        assert int(view) == round(multiply_adds / 1e9), variant
+        assert float(whole) == pytest.approx((2 if frozen else 6) * multiply_adds * clips, rel=0.03), variant
+        assert int(memory) > 0
+
+
+# That everything is accepted.
+
+
+@pytest.mark.parametrize(("file", "variant"), EVERY)
+def test_every_variant_builds(file: str, variant: str):
+    config = config_of(file, variant)
+    model = tsf.TimeSformer(num_classes=CLASSES.get(file, 7), **config.model)
+    clips = ClipOptions(num_frames=model.num_frames, crop_size=model.image_size, **config.clips)
+    PixelOptions(**config.pixels)
+    MixingOptions(**config.mixing)
+    optimizer_of(config, model.depth)
+    assert config.data.get("short_side", 32) >= clips.short_side[0]  # as the jobs demand
+    assert config.train.batch_size % clips.clips_per_video == 0
+    assert config.init_from is None or config.init_from.startswith("hf:") or config.init_from in ZOO
+    assert (config.init_from is None) == (config.model.initialization == "from_scratch")
+
+
+@pytest.mark.parametrize("file", sorted(CLASSES))
+def test_the_data_set_takes_its_fields(file: str, tmp_path: Path):
+    """All that is missing is the data. (Those of `folder` and `moving_digits` are opened in other tests.)"""
+    for variant in module(file).VARIANTS:
+        with pytest.raises(InputError, match=r"data\.root is not set"):
+            open_dataset(**{**config_of(file, variant).data, "data_dir": str(tmp_path)})
+
+
+def test_configs_share_nothing():
+    one, other = config_of("ssv2"), config_of("ssv2")
+    one.data.root, one.init_from = "here", "other"
+    assert other.data.root is None
+    assert other.init_from == config_of("ssv2").init_from == recipes.IMAGENET_21K
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file != "folder"])
+def test_an_unknown_variant_names_the_known_ones(file: str):
+    first, *_ = known = list(module(file).VARIANTS)
+    with pytest.raises(InputError, match=rf"configs/{file}.py has no variant 'huge'. Known ones: {', '.join(known)};"):
+        config_of(file, f"{first},huge")
+
+
+def test_the_folders_first_word_is_a_data_set():
+    with pytest.raises(
+        InputError, match=r"folder.py:NAME must be one of kinetics400, .*video_list, got 'modern'; finetune and"
+    ):
+        config_of("folder", "modern")
+    with pytest.raises(InputError, match=r"folder.py has no variant 'ucf101'. Known ones: finetune, modern"):
+        config_of("folder", "hmdb51,ucf101")
+
+
+def test_the_later_variant_wins():
+    assert config_of("k400", "hr,large").clips.sampling_rate == 4.0
+    assert config_of("k400", "large,hr").clips.sampling_rate == 16.0
+    both = config_of("k400", "hr,modern")
+    assert (both.model.image_size, both.optimizer.name, both.clips.short_side) == (448, "adamw", (448, 512))
+
+
+# The published numbers.
+
+
+@pytest.mark.parametrize("file", OFFICIAL)
+def test_the_official_hyper_parameters(file: str):
+    for variant in module(file).VARIANTS.keys() - {"modern", "scratch"}:
+        config = config_of(file, variant)
+        assert config.train.batch_size == 64  # of all devices and parts together
+        steps = 1000
+        rate = optimizer_of(config, 12, steps).learning_rate
+        expected = {0: 5e-3, 10.9: 5e-3, 10.999: 5e-3, 11: 5e-4, 13.999: 5e-4, 14: 5e-5, 14.999: 5e-5}
+        assert {epoch: float(rate(round(epoch * steps))) for epoch in expected} == pytest.approx(expected)
+        assert config.train.num_epochs == 15
+        optimizer = {
+            field: config.optimizer[field] for field in ("name", "momentum", "weight_decay", "decay_pattern", "clip_norm")
+        }
+        assert list(optimizer.values()) == ["sgd", 0.9, 1e-4, ".*", 0.0]
+        assert (config.pixels.mean, config.pixels.std) == ((0.45,) * 3, (0.225,) * 3)
+        assert config.model.drop_path_rate == 0.1
+        assert (config.eval.num_clips, config.eval.num_crops) == (1, 3)
+        assert (config.train.label_smoothing, config.train.ema_decay, config.mixing.mixup) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "variant", "frames", "size", "rate", "short_side"),
+    [
+        *((file, "base", 8, 224, 32, (256, 320)) for file in ("k400", "k600", "diving48")),
+        *((file, "hr", 16, 448, 16, (448, 512)) for file in ("k400", "k600", "diving48")),
+        *((file, "large", 96, 224, 4, (256, 320)) for file in ("k400", "k600", "diving48")),
+        ("ssv2", "base", 8, 224, None, (256, 320)),
+        ("ssv2", "hr", 16, 448, None, (448, 512)),
+        ("ssv2", "large", 64, 224, None, (256, 320)),
+        *(("howto100m", f"frames_{frames}", frames, 224, 32, (256, 320)) for frames in (8, 32, 64, 96)),
+    ],
+)
+def test_the_official_inputs(file: str, variant: str, frames: int, size: int, rate: float | None, short_side: tuple[int, int]):
+    config = config_of(file, variant)
+    assert (config.model.num_frames, config.model.image_size, config.clips.short_side) == (frames, size, short_side)
+    assert config.clips.sampling == ("segments" if rate is None else "uniform")
+    assert rate in (None, config.clips.sampling_rate)
+    assert config.pixels.channel_order == ("bgr" if file == "ssv2" else "rgb")
+    assert config.clips.jitter == ("inverse_uniform" if file == "ssv2" else "uniform")
+
+
+# Training.
+
+
+class Small(NamedTuple):
+    """A recipe with a model of a few thousand parameters."""
+
+    config: ConfigDict
+    model: tsf.TimeSformer
+
+
+def shrink(file: str, variant: str) -> Small:
+    config = config_of(file, variant)
+    config.model.update({"image_size": config.model.image_size // 14, "num_frames": config.model.num_frames // 4 * 2})
+    config.model.update({"num_frames": min(config.model.num_frames, 8), "image_size": max(config.model.image_size, 16)})
+    config.model.update({"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2})
+    return Small(config, tsf.TimeSformer(num_classes=5, **config.model))
+
+
+def distinct() -> list[Any]:
+    """One of those variants whose small copies compile to much the same step; RandAugment alone takes seconds to compile."""
+    found: dict[str, Any] = {}
+    alone = [(file, variant) for file, variant in EVERY if not variant.endswith(",modern")]
+    for file, variant in alone:
+        config = shrink(file, variant).config.to_dict()
+        del config["pixels"]["channel_order"], config["optimizer"]["clip_norm"], config["optimizer"]["warmup_epochs"]
+        keyed = {name: config[name] for name in ("model", "pixels", "mixing")}
+        keyed["train"] = (config["train"]["label_smoothing"], config["train"]["ema_decay"])
+        keyed["optimizer"] = {name: value for name, value in config["optimizer"].items() if name != "learning_rate"}
+        found.setdefault(json.dumps(keyed, sort_keys=True), pytest.param(file, variant, id=f"{file}:{variant}"))
+    return list(found.values())
+
+
+@pytest.mark.parametrize(("file", "variant"), distinct())
+def test_a_small_copy_takes_two_steps(file: str, variant: str):
+    config, model = shrink(file, variant)
+    mesh = training.make_mesh(jax.devices()[:1])
+    mixing = MixingOptions(**config.mixing)
+    options = PixelOptions(**config.pixels).for_labels(["up", "down"])
+    optimizer = optimizer_of(config, model.depth, steps_per_epoch=1.0)
+    ema = config.train.ema_decay
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes steps and rates
+        state = training.init_state(model, optimizer.transformation, config.seed, mesh, ema=ema > 0)
+        before = jax.device_get(state.params)
+        step = training.make_train_step(
+            model=model,
+            optimizer=optimizer.transformation,
+            prepare=functools.partial(prepare_training, options=options),
+            mix=functools.partial(mix_clips, options=mixing) if mixing.mixes else None,
+            seed=config.seed,
+            mesh=mesh,
+            label_smoothing=config.train.label_smoothing,
+            ema_decay=ema,
+            trained=optimizer.trained,
+        )
+        for _ in range(2):
+            state, metrics = step(state, training.to_devices(batch_for(model), mesh))
+    assert np.isfinite(metrics["loss"])
+    assert (int(state.step), int(state.skipped)) == (2, 0)
+    moved = jax.tree.map(lambda old, new: bool((old != new).any()), before, jax.device_get(state.params))
+    assert moved["head"]["kernel"]
+    frozen = any(factor is None for _, factor in config.optimizer.rates)
+    assert moved["patch_embed"]["proj"]["kernel"] is not frozen
+
+
+def batch_for(model: tsf.TimeSformer) -> dict[str, np.ndarray]:
+    random, size = np.random.default_rng(0), model.image_size
+    assert isinstance(size, int)
+    positions = np.tile(np.linspace(0, size, size, dtype=np.float32), (4, 1))
+    return {
+        "video": random.integers(0, 256, (4, model.num_frames, size + 2, size + 2, 3), dtype=np.uint8),
+        "rows": positions,
+        "columns": positions,
+        "label": random.integers(0, 5, 4, dtype=np.int32),
+    }
+
+
+def test_a_recipe_from_videos_to_results(tmp_path: Path, data_dir: str):
+    """UCF-101, of which three classes and a dozen videos are left: whole training, then the classifier alone from that."""
+    root = tmp_path / "ucf"
+    names = ["Across", "Down", "Back"]
+    lists: dict[str, list[str]] = {"train": [], "test": []}
+    for label, name in enumerate(names):
+        for seed in range(4):
+            file = f"v_{name}_g{seed:02d}_c01.avi"
+            write_video(root / name / file, moving_square(label, seed), codec="mjpeg")
+            lists["test" if seed == 3 else "train"].append(f"{name}/{file}" + ("" if seed == 3 else f" {label + 1}"))
+    (root / "classInd.txt").write_text("".join(f"{number} {name}\n" for number, name in enumerate(names, start=1)))
+    for split, lines in lists.items():
+        (root / f"{split}list01.txt").write_text("\n".join(lines) + "\n")
+    small = {
+        "data.root": str(root),
+        "data.data_dir": data_dir,
+        "data.short_side": 48,
+        "clips.short_side": (32, 40),
+        "model.image_size": 32,
+        "model.embed_dim": 16,
+        "model.depth": 2,
+        "model.num_heads": 2,
+        "train.batch_size": 8,
+        "train.num_epochs": 1.0,
+        "eval.batch_size": 8,
+    }
+    whole, head = tmp_path / "whole", tmp_path / "head"
+    with jax.numpy_dtype_promotion("standard"):
+        # No network here, so the released weights are left out.
+        main.run(config_of("ucf101", init_from=None, **small), str(whole), "train")
+        main.run(config_of("ucf101", "head", init_from=str(whole), **small), str(head), "train")
+    for workdir in (whole, head):
+        found = json.loads((workdir / "results.json").read_text())
+        assert (found["split"], found["num_videos"], found["num_clips"], found["num_crops"]) == ("val", 3, 1, 3)

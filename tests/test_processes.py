@@ -1,0 +1,168 @@
+"""`main.py` on several processes: the same training as on one, and what happens when one of them is told to end."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.test_main import ROOT, predictions, results
+from timesformer_jax.pretrained.own import read_checkpoint
+
+NUM_STEPS = 40
+
+
+def flags(clips: Path, data_dir: str, workdir: Path) -> list[str]:
+    """Small enough to compile in seconds; SGD, since Adam makes steps of full size out of rounding noise."""
+    options = {
+        "data.root": clips,
+        "data.data_dir": data_dir,
+        "data.val_fraction": 0.3,
+        "data.short_side": 48,
+        "model.image_size": 32,
+        "model.embed_dim": 32,
+        "model.depth": 1,
+        "clips.short_side": "(32, 40)",
+        "train.num_epochs": NUM_STEPS * 8 / 9,
+        "train.log_every_steps": 5,
+        "train.checkpoint_every_epochs": 8.0,
+        "train.evaluate_every_epochs": 20.0,
+        "optimizer.name": "sgd",
+        "optimizer.schedule": "constant",
+        "optimizer.learning_rate": 0.01,
+    }
+    fields = [f"--config.{name}={value}" for name, value in options.items()]
+    return ["main.py", "--config=configs/folder.py", f"--workdir={workdir}", *fields]
+
+
+def start(arguments: list[str], *, processes: int, devices: int) -> list[subprocess.Popen[str]]:
+    """So many processes that know of each other, with so many simulated devices each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    together = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "NUM_PROCESSES": str(processes)}
+    started = []
+    for number in range(processes):
+        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        if processes > 1:
+            environment |= {**together, "PROCESS_ID": str(number)}
+        started.append(
+            subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        )
+    return started
+
+
+def finish(started: list[subprocess.Popen[str]]) -> list[str]:
+    """What each wrote; every one must have ended well."""
+    errors = []
+    try:
+        for process in started:
+            errors.append(process.communicate(timeout=240)[1])
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * len(started), "\n".join(errors)
+    return errors
+
+
+def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both(
+    tmp_path: Path, made_clips: Path, data_dir: str
+):
+    """Both save the same step and exit with 0; the same command goes on, and ends where an undisturbed run on one ends."""
+    finish(start(flags(made_clips, data_dir, tmp_path / "one"), processes=1, devices=4))
+    arguments = flags(made_clips, data_dir, tmp_path / "two")
+    both = start(arguments, processes=2, devices=2)
+    deadline = time.monotonic() + 180
+    # Not before the first checkpoint: by then both have met.
+    while not list((tmp_path / "two").glob("checkpoints/[0-9]")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    both[1].send_signal(signal.SIGTERM)
+    told = [re.findall(r"Told to end: saved step (\d+) of 40", error) for error in finish(both)]
+    assert told[0] == told[1], told
+    assert len(told[0]) == 1, "the run was over before it was told to end"
+    step = int(told[0][0])
+    assert (tmp_path / "two" / "checkpoints" / str(step)).is_dir()
+    first, _ = finish(start(arguments, processes=2, devices=2))
+    assert f"Going on from the checkpoint of step {step} in" in first
+    one, two = (read_checkpoint(tmp_path / name / "checkpoints" / str(NUM_STEPS))[0] for name in ("one", "two"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(a).max() + 1e-7), one, two)
+    assert results(tmp_path / "one")["top1"] == results(tmp_path / "two")["top1"]
+    for name, row in predictions(tmp_path / "one").items():
+        assert dict(row["best"]) == pytest.approx(dict(predictions(tmp_path / "two")[name]["best"]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode", "words"),
+    [
+        ({}, "on", r"--distributed=on: this process can't find the others .* use --distributed=off"),
+        ({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "NUM_PROCESSES": "two"}, "auto", "NUM_PROCESSES must be a whole number"),
+        ({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"}, "auto", r"--distributed=auto: this process can't find the others"),
+        ({}, "maybe", r"--distributed must be one of auto, on, off"),
+    ],
+)
+def test_processes_that_cannot_meet(environment: dict, mode: str, words: str):
+    done = joined(environment, mode)
+    assert re.search(words, done.stderr), done
+
+
+def joined(environment: dict[str, str], mode: str) -> subprocess.CompletedProcess[str]:
+    """Another process, in which JAX hasn't begun, tries to find others; prints whether there are any."""
+    ours = ("JAX_COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID", "SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri")
+    code = (
+        f"from timesformer_jax.training import start_distributed; start_distributed({mode!r}); import jax; "
+        "print(jax.distributed.is_initialized())"
+    )
+    outside = {name: value for name, value in os.environ.items() if name not in (*ours, "KUBERNETES_SERVICE_HOST")}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env={**outside, **environment}, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_a_single_process_needs_nothing(mode: str):
+    assert joined({}, mode).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {
+            "SLURM_JOB_ID": "{job}",
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": "{number}",
+            "SLURM_LOCALID": "{number}",
+        },
+        {
+            "OMPI_MCA_orte_hnp_uri": "{big}.0;tcp://127.0.0.1:34911",
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "OMPI_COMM_WORLD_RANK": "{number}",
+            "OMPI_COMM_WORLD_LOCAL_RANK": "{number}",
+        },
+    ],
+    ids=["slurm", "openmpi"],
+)
+def test_schedulers_are_recognised(environment: dict):
+    """By what they put into the environment: two processes find each other without a word from us."""
+    code = (
+        "from timesformer_jax.training import start_distributed; start_distributed(); import jax; "
+        "print(jax.process_count(), jax.process_index(), flush=True)"
+    )
+    job = 1000 + os.getpid() % 3000
+    started = []
+    for number in range(2):
+        given = {key: value.format(job=job, big=(job + 3000) * 2**12, number=number) for key, value in environment.items()}
+        given |= {"JAX_LOCAL_DEVICE_IDS": "0"}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **given}, stdout=subprocess.PIPE, text=True
+            )
+        )
+    outputs = [process.communicate(timeout=60)[0].strip().splitlines() for process in started]
+    assert [output[-1] for output in outputs] == ["2 0", "2 1"]

@@ -1,0 +1,164 @@
+"""The mesh, each process's share of a batch, and where parameters live."""
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import timesformer_jax as tsf
+from timesformer_jax import training
+from timesformer_jax.modeling import SCHEMES, parameter_shapes
+from timesformer_jax.training.mesh import AXES
+from timesformer_jax.training.placement import path_of
+
+MODEL = tsf.create("timesformer-tiny", num_classes=8)
+ADAMW = optax.adamw(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ({}, (8, 1, 1, 1)),
+        ({"data": 1, "fsdp": -1}, (1, 8, 1, 1)),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 2, 1)),
+        ({"context": 4}, (2, 1, 1, 4)),
+    ],
+)
+def test_sizes(sizes: dict, shape: tuple):
+    mesh = training.make_mesh(**sizes)
+    assert tuple(mesh.shape.values()) == shape
+    assert mesh.axis_names == AXES
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"data": 3}, r"must multiply to the number of devices, 8; got mesh.data=3"),
+        ({"tensor": 3}, r"must multiply to the number of devices, 8, or divide it; got .*mesh.tensor=3"),
+        ({"fsdp": -1}, r"one of them -1 for what is left; got mesh.data=-1, mesh.fsdp=-1"),
+        ({"tensor": 0}, r"at least 1.*mesh.tensor=0"),
+    ],
+)
+def test_sizes_that_cannot_be(sizes: dict, words: str):
+    with pytest.raises(tsf.InputError, match=words):
+        training.make_mesh(**sizes)
+
+
+def fake_mesh(processes: int, *sizes: int) -> Any:
+    """As many devices as the sizes make, dealt out to the processes one after the other."""
+    count = int(np.prod(sizes))
+    owners = np.arange(count) // (count // processes)
+    devices = np.array([SimpleNamespace(process_index=int(owner)) for owner in owners], object).reshape(sizes)
+    return SimpleNamespace(devices=devices, shape=dict(zip(AXES, sizes, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("processes", "sizes", "shares"),
+    [
+        (1, (8, 1, 1, 1), [(0, 1, True)]),
+        (4, (8, 1, 1, 1), [(0, 4, True), (1, 4, True), (2, 4, True), (3, 4, True)]),
+        (2, (2, 2, 2, 1), [(0, 2, True), (1, 2, True)]),
+        (4, (2, 1, 1, 4), [(0, 2, True), (0, 2, False), (1, 2, True), (1, 2, False)]),  # two processes hold the same clips
+        (2, (1, 1, 2, 4), [(0, 1, True), (0, 1, False)]),
+    ],
+)
+def test_shares(monkeypatch: pytest.MonkeyPatch, processes: int, sizes: tuple, shares: list):
+    share = getattr(training.batch_share, "__wrapped__", training.batch_share)  # the run-time check wants a real mesh
+    monkeypatch.setattr("timesformer_jax.training.mesh.batch_shards", lambda mesh: sizes[0] * sizes[1])
+    assert [tuple(share(fake_mesh(processes, *sizes), process)) for process in range(processes)] == shares
+
+
+def test_shares_that_overlap(monkeypatch: pytest.MonkeyPatch):
+    share = getattr(training.batch_share, "__wrapped__", training.batch_share)
+    monkeypatch.setattr("timesformer_jax.training.mesh.batch_shards", lambda mesh: 2)
+    with pytest.raises(tsf.InputError, match=r"overlapping parts of a batch: let mesh.tensor x mesh.context divide"):
+        share(fake_mesh(3, 2, 1, 1, 3), 0)
+
+
+@pytest.mark.parametrize("batch_size", [12, 0, 4])
+def test_a_batch_that_devices_do_not_divide(batch_size: int):
+    with pytest.raises(tsf.InputError, match=rf"train.batch_size={batch_size} .* 8 device.* multiple of 8, such as (8|16)"):
+        training.local_batch_size("train.batch_size", batch_size, training.make_mesh())
+
+
+def test_a_batch_that_parts_do_not_divide():
+    mesh = training.make_mesh(data=2, context=4)
+    assert training.local_batch_size("train.batch_size", 12, mesh, 3) == 12
+    with pytest.raises(tsf.InputError, match=r"2 device\(s\) and 3 micro-batches: use a multiple of 6, such as 18"):
+        training.local_batch_size("train.batch_size", 16, mesh, 3)
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("attention_type", SCHEMES)
+def test_every_parameter_has_its_place(attention_type: str, scan_layers: bool):
+    model = MODEL.clone(attention_type=attention_type, scan_layers=scan_layers, pre_norm=True)
+    shapes = parameter_shapes(model)
+    mesh = training.make_mesh(data=2, fsdp=2, tensor=2)
+    placed = training.place(shapes, shapes, mesh)
+    for keys, sharding in jax.tree_util.tree_flatten_with_path(placed)[0]:
+        path, kernel = path_of(keys), path_of(keys).endswith("kernel")
+        assert ("fsdp" in sharding.spec) == kernel, path  # all that is large is split
+
+
+def test_a_parameter_without_a_place():
+    tree = {"blocks_0": {"gate": {"weights": jax.ShapeDtypeStruct((4,), np.float32)}}}
+    with pytest.raises(tsf.InputError, match=r"PLACEMENT says where the parameter blocks_0/gate/weights is to live"):
+        training.place(tree, tree, training.make_mesh())
+
+
+def test_every_pattern_is_of_use():
+    paths = set()
+    for attention_type in SCHEMES:
+        shapes = parameter_shapes(MODEL.clone(attention_type=attention_type))
+        paths |= {path_of(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(shapes)[0]}
+    for pattern, _ in training.PLACEMENT:
+        assert any(re.fullmatch(pattern, path) for path in paths), pattern
+
+
+def test_moments_lie_where_their_parameters_lie_and_what_does_not_divide_stays_whole():
+    model = MODEL.clone(embed_dim=36, num_heads=2, scan_layers=True)
+    mesh = training.make_mesh(data=1, fsdp=8)
+    state = training.init_state(model, ADAMW, 0, mesh, ema=True)
+    moments = [
+        leaf
+        for keys, leaf in jax.tree_util.tree_flatten_with_path(state.opt_state)[0]
+        if path_of(keys).endswith("mu/blocks/mlp/fc2/kernel")
+    ]
+    (moment,) = moments
+    for array in (moment, state.params["blocks"]["mlp"]["fc2"]["kernel"], state.ema["blocks"]["mlp"]["fc2"]["kernel"]):
+        assert array.sharding.is_fully_replicated  # 36 isn't divided by 8
+    mesh = training.make_mesh(data=2, fsdp=4)
+    state = training.init_state(model, ADAMW, 0, mesh)
+    kernel = state.params["blocks"]["mlp"]["fc2"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (2, 144, 9)
+
+
+def test_the_table_adds_up():
+    model = MODEL.clone(scan_layers=True)
+    mesh = training.make_mesh(data=2, fsdp=2, tensor=2)
+    shapes = parameter_shapes(model)
+    lines = training.placement_table(shapes, jax.eval_shape(ADAMW.init, shapes), mesh).splitlines()
+    figures = {line[:48].strip(): [float(word) for word in line[48:].split()] for line in lines[1:]}
+    size = sum(leaf.size * 4 for leaf in jax.tree.leaves(shapes)) / 2**20
+    assert figures["all parameters"][:2] == pytest.approx([len(jax.tree.leaves(shapes)), size], abs=0.01)
+    assert figures["optimizer state"][1] == pytest.approx(2 * size, abs=0.01)
+    assert 0.2 * size < figures["all parameters"][2] < 0.4 * size  # a quarter, and what is small
+    whole = sum(values[1] for name, values in figures.items() if not name.startswith(("all", "optimizer")))
+    assert whole == pytest.approx(size, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes", "words"),
+    [
+        ({"num_heads": 2}, {"tensor": 4}, r"mesh.tensor=4 must divide the model's 2 heads and the MLP's 256 hidden"),
+        ({"attention_type": "joint_space_time"}, {"context": 2}, r"only divided_space_time, space_only, axial can do"),
+        ({"num_frames": 6}, {"context": 4}, r"mesh.context=4 must divide the 6 frames and the 4 x 4 = 16 patches"),
+    ],
+)
+def test_meshes_that_a_model_cannot_be_split_over(changes: dict, sizes: dict, words: str):
+    with pytest.raises(tsf.InputError, match=words):
+        training.check_mesh(MODEL.clone(**changes), training.make_mesh(**sizes))

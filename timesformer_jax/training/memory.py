@@ -1,0 +1,33 @@
+"""Where the device has too little memory: the numbers, and what to change."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.training.chips import device_memory
+
+
+@contextlib.contextmanager
+def out_of_memory_told(compiled: Callable[[], Any]) -> Iterator[None]:
+    """XLA's pages about exhausted memory become one sentence; `compiled()` is the step, or None where it isn't compiled yet."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        text = str(error)
+        if "RESOURCE_EXHAUSTED" not in text and not isinstance(error, MemoryError):
+            raise
+        step, memory = compiled(), device_memory()
+        analysis = step.memory_analysis() if hasattr(step, "memory_analysis") else None
+        needs = (
+            f"The step needs {(analysis.argument_size_in_bytes + analysis.temp_size_in_bytes) / 2**30:.1f} GiB on each device"
+            if analysis is not None
+            else next((line.strip().rstrip(".") for line in text.splitlines() if "RESOURCE_EXHAUSTED" in line), "Out of memory")
+        )
+        has = f", which has {memory[1]:.1f} GiB" if memory else ""
+        raise InputError(
+            f"{needs}{has}: too much. Lower train.batch_size, or set train.accumulation=2, 4, ... (the same batch in parts) or "
+            "model.remat=full (about 1.3 times the time); model.dtype=bfloat16 and mesh.fsdp=-1 with mesh.data=1 help too."
+        ) from error

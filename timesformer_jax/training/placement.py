@@ -1,0 +1,149 @@
+"""Where parameters and optimizer state live: one table of patterns over paths; the modules know nothing of it."""
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.modeling import TimeSformer
+from timesformer_jax.modeling.layers import mlp_width
+
+log = logging.getLogger("timesformer_jax")
+
+PLACEMENT: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    # Attention: heads over `tensor`.                          kernel [D, 3, heads, head_dim]
+    (r".*attn/qkv/kernel", ("fsdp", None, "tensor", None)),
+    (r".*attn/qkv/bias", (None, "tensor", None)),
+    (r".*attn/proj/kernel", ("tensor", None, "fsdp")),  # [heads, head_dim, D]
+    # The extra steps' last layer; folded ones have [heads, head_dim, D].
+    (r".*_fc/kernel", (None, "fsdp")),
+    # The MLP: hidden units over `tensor`.
+    (r".*mlp/fc1/kernel", ("fsdp", "tensor")),
+    (r".*mlp/fc1/bias", ("tensor",)),
+    (r".*mlp/fc2/kernel", ("tensor", "fsdp")),
+    # Once a model.
+    (r"patch_embed/proj/kernel", (None, None, None, "fsdp")),  # [P, P, C, D]
+    (r"head/kernel", ("fsdp", None)),
+    # Small: on every device.
+    (r".*/(bias|scale)", ()),
+    (r"cls_token|pos_embed|time_embed", ()),
+)
+"""Pattern of a parameter's path -> the mesh axis of each of its last axes; the first that matches whole counts.
+
+The optimizer's arrays that belong to a parameter have its path at the end of theirs, and its shape, so they lie as it does.
+"""
+
+
+def path_of(keys: Any) -> str:
+    """`blocks/attn/qkv/kernel` for the keys of a leaf, whatever they are keys of."""
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def place(tree: Any, params: Any, mesh: Mesh) -> Any:
+    """The sharding of every array of `tree`: parameters, or a state that holds them and more, as arrays or as shapes.
+
+    `params` is the tree of parameters that the paths are taken from. An axis that `fsdp` doesn't divide stays whole.
+
+    Raises `InputError` for a parameter that no pattern matches.
+    """
+    specs: dict[str, tuple[str | None, ...]] = {}
+    for keys, _ in jax.tree_util.tree_flatten_with_path(params)[0]:
+        path = path_of(keys)
+        specs[path] = _spec(path)
+
+    def sharding(keys: Any, leaf: Any) -> NamedSharding:
+        parts = path_of(keys).split("/")
+        paths = ("/".join(parts[start:]) for start in range(len(parts)))
+        path = next((path for path in paths if path in specs), None)
+        if path is None or not leaf.shape:  # counters
+            return NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, _fitting(specs[path], leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def _spec(path: str) -> tuple[str | None, ...]:
+    for pattern, axes in PLACEMENT:
+        if re.fullmatch(pattern, path):
+            return axes
+    raise InputError(f"No line of timesformer_jax.training.placement.PLACEMENT says where the parameter {path} is to live.")
+
+
+def _fitting(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The axes put to the last axes of the shape, those that don't divide left out."""
+    whole = (None,) * (len(shape) - len(axes)) + axes[max(len(axes) - len(shape), 0) :]
+    return PartitionSpec(
+        *(None if axis is None or size % mesh.shape[axis] else axis for axis, size in zip(whole, shape, strict=True))
+    )
+
+
+def check_mesh(model: TimeSformer, mesh: Mesh) -> None:
+    """Raises `InputError` where the mesh can't split this model: heads, hidden units, frames."""
+    tensor, context = mesh.shape["tensor"], mesh.shape["context"]
+    hidden = mlp_width(model.embed_dim, model.mlp_ratio)
+    if model.num_heads % tensor or hidden % tensor:
+        raise InputError(
+            f"mesh.tensor={tensor} must divide the model's {model.num_heads} heads and the MLP's {hidden} hidden units."
+        )
+    if context == 1:
+        return
+    if model.attention_type not in CONTEXT_SCHEMES:
+        raise InputError(
+            f"mesh.context={context} splits a clip's frames, which only {', '.join(CONTEXT_SCHEMES)} can do: in "
+            f"{model.attention_type} every patch sees other frames' other places. Use mesh.context=1."
+        )
+    rows, columns = model.grid
+    if model.num_frames % context or (rows * columns) % context:
+        raise InputError(
+            f"mesh.context={context} must divide the {model.num_frames} frames and the {rows} x {columns} = {rows * columns} "
+            "patches of a frame."
+        )
+
+
+CONTEXT_SCHEMES = ("divided_space_time", "space_only", "axial")
+"""`attention_type`s whose steps stay within a frame, or within a place."""
+
+
+def placement_table(params: Any, optimizer_state: Any, mesh: Mesh) -> str:
+    """What lies where, a line for each pattern that is in use: the axes, how many arrays, MiB in all and on one device."""
+    lines: dict[str, list[float]] = {}
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    shardings = jax.tree.leaves(place(params, params, mesh))
+    for (keys, leaf), sharding in zip(leaves, shardings, strict=True):
+        path = path_of(keys)
+        pattern = next(pattern for pattern, _ in PLACEMENT if re.fullmatch(pattern, path))
+        split = [axis for axis in sharding.spec if isinstance(axis, str) and mesh.shape[axis] > 1]
+        line = lines.setdefault(f"{pattern:32} {' x '.join(split) or 'every device':15}", [0, 0, 0])
+        _add(line, leaf, sharding)
+    total, rest = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
+    for line in lines.values():
+        total = [a + b for a, b in zip(total, line, strict=True)]
+    for leaf, sharding in zip(
+        jax.tree.leaves(optimizer_state), jax.tree.leaves(place(optimizer_state, params, mesh)), strict=True
+    ):
+        _add(rest, leaf, sharding)
+    rows = [(f"{'parameters':32} {'split over':15}", "arrays", "MiB", "per device")]
+    rows += [(name, *_figures(line)) for name, line in lines.items()]
+    rows += [(f"{'all parameters':48}", *_figures(total)), (f"{'optimizer state':48}", *_figures(rest))]
+    return "\n".join(f"{name} {arrays:>7} {whole:>10} {part:>11}" for name, arrays, whole, part in rows)
+
+
+def _add(line: list[float], leaf: Any, sharding: NamedSharding) -> None:
+    size = np.dtype(leaf.dtype).itemsize / 2**20
+    for i, value in enumerate((1, np.prod(leaf.shape) * size, np.prod(sharding.shard_shape(leaf.shape)) * size)):
+        line[i] += float(value)
+
+
+def _figures(line: list[float]) -> tuple[str, str, str]:
+    return f"{line[0]:.0f}", f"{line[1]:.2f}", f"{line[2]:.2f}"
+
+
+def describe_mesh(mesh: Mesh) -> str:
+    """`data 4 x context 2`, for a log."""
+    sizes: Mapping[str, int] = dict(mesh.shape)
+    return " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "one device"

@@ -1,0 +1,205 @@
+"""Probes: many heads, each with a learning rate and a weight decay of its own, trained at once on one frozen forward pass."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from timesformer_jax._typing import Array, Float, Int
+from timesformer_jax.errors import InputError
+from timesformer_jax.modeling import TimeSformer, parameter_shapes
+from timesformer_jax.training.activations import split_activations, split_clips
+from timesformer_jax.training.mesh import replicated, split_batch
+from timesformer_jax.training.objective import OBJECTIVES, hits, make_targets
+from timesformer_jax.training.placement import path_of, place
+from timesformer_jax.training.probe_heads import PROBES
+from timesformer_jax.training.schedules import make_schedule
+from timesformer_jax.training.step import Metrics, Prepare
+
+WARM_UP = 0.05
+"""The share of the epochs in which the learning rates rise from 0."""
+
+
+class Rates(NamedTuple):
+    """What one head is trained with."""
+
+    learning_rate: float
+    weight_decay: float
+
+
+def probe_rates(learning_rates: Sequence[float], weight_decays: Sequence[float]) -> list[Rates]:
+    """Every combination, a head each; raises `InputError` for an empty list, and for numbers that can't be."""
+    for name, values, valid in (
+        ("learning_rates", learning_rates, lambda value: 0 < value < float("inf")),
+        ("weight_decays", weight_decays, lambda value: 0 <= value < float("inf")),
+    ):
+        several = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
+        if not several or not all(isinstance(value, int | float) and valid(value) for value in values):
+            wanted = "positive" if name == "learning_rates" else "of at least 0"
+            raise InputError(f"probe.{name} must be one or more numbers, each {wanted}, such as (0.001, 0.1); got {values!r}.")
+    return [Rates(float(rate), float(decay)) for decay, rate in itertools.product(weight_decays, learning_rates)]
+
+
+def make_probe_optimizer(
+    *, rates: Sequence[Rates], num_epochs: float, steps_per_epoch: float, b1: float = 0.9, b2: float = 0.999
+) -> optax.GradientTransformation:
+    """AdamW for stacked heads: parameters `[heads, ...]`, of which every head has its learning rate and its decay.
+
+    The rates rise from 0 within `WARM_UP` of the epochs and fall to 0 by a cosine. Kernels decay, by rate x decay; biases, the
+    scales of LayerNorms and a learned query don't. No head has a say in what another one gets.
+    """
+    if num_epochs <= 0:
+        raise InputError(f"probe.num_epochs must be above 0, got {num_epochs}.")
+    factor = make_schedule(
+        name="cosine",
+        learning_rate=1.0,
+        warmup_epochs=WARM_UP * num_epochs,
+        steps=(),
+        num_epochs=num_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    learning_rate, weight_decay = (jnp.array(values, jnp.float32) for values in zip(*rates, strict=True))
+
+    def rated(updates: Any, params: Any) -> Any:
+        def one(keys: Any, update: Array, param: Array) -> Array:
+            each = (len(rates), *(1,) * (param.ndim - 1))
+            if path_of(keys).endswith("kernel"):
+                update = update + weight_decay.reshape(each) * param
+            return -learning_rate.reshape(each) * update
+
+        return jax.tree_util.tree_map_with_path(one, updates, params)
+
+    return optax.chain(optax.scale_by_adam(b1, b2), optax.stateless(rated), optax.scale_by_schedule(factor))
+
+
+@struct.dataclass
+class ProbeState:
+    """All that training a probe changes; parameters and moments have the heads as their first axis."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+
+
+def _reader(model: TimeSformer, kind: str, mesh: Mesh) -> Callable[[Any, Array], Array]:
+    """(the model's parameters, clips) -> the features that the probe reads, without a gradient, split as the batch is."""
+
+    def read(params: Any, video: Array) -> Array:
+        with split_activations(mesh):
+            features: Any = model.apply({"params": params}, split_clips(video, mesh), method="features")
+        given = jax.lax.stop_gradient(PROBES[kind].read(features))
+        return jax.lax.with_sharding_constraint(given, split_batch(mesh))
+
+    return read
+
+
+def _each_head(function: Callable[[Any], Any], params: Any, at_once: int) -> Any:
+    """`function` of every head's parameters, stacked; so many heads at a time, 0 for all."""
+    num_heads = len(jax.tree.leaves(params)[0])
+    if at_once in (0, num_heads) or at_once > num_heads:
+        return jax.vmap(function)(params)
+    return jax.lax.map(function, params, batch_size=at_once)
+
+
+def init_probe_state(
+    *, model: TimeSformer, probe: Any, kind: str, optimizer: optax.GradientTransformation, num_heads: int, seed: int, mesh: Mesh
+) -> ProbeState:
+    """A fresh state, whole on every device. All heads begin with the same numbers: what differs between them is their rates."""
+    height, width = (size * model.patch_size for size in model.grid)
+    video = jax.ShapeDtypeStruct((1, model.num_frames, height, width, model.num_channels), jnp.float32)
+
+    def read(params: Any, video: Array) -> Array:
+        features: Any = model.apply({"params": params}, video, method="features")
+        return PROBES[kind].read(features)
+
+    given = jax.eval_shape(read, parameter_shapes(model), video)
+
+    def init() -> ProbeState:
+        params = probe.init(jax.random.key(seed), jnp.zeros(given.shape, given.dtype))["params"]
+        params = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_heads, *x.shape)), params)
+        return ProbeState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return jax.jit(init, out_shardings=replicated(mesh))()
+
+
+def make_probe_step(
+    *,
+    model: TimeSformer,
+    probe: Any,
+    kind: str,
+    optimizer: optax.GradientTransformation,
+    prepare: Prepare,
+    seed: int,
+    mesh: Mesh,
+    objective: str = "softmax",
+    heads_at_once: int = 0,
+) -> Callable[[ProbeState, Any, dict[str, Array]], tuple[ProbeState, Metrics]]:
+    """A function (state, the model's parameters, batch) -> (state, metrics); the old state's memory is reused.
+
+    The model is frozen and runs forward once a batch, without dropout; its features are what every head is trained on. Each
+    head trains as it would alone. `batch`, `prepare` and `objective` as in `make_train_step`; nothing is mixed or smoothed.
+    With `heads_at_once` the heads have their turn in groups of that size, in the memory that a group needs; 0 for all at once.
+
+    Metrics, of each head `[heads]` over the whole batch: `loss`, `top1`.
+    """
+    read, loss_of = _reader(model, kind, mesh), OBJECTIVES[objective].loss
+
+    def train_step(state: ProbeState, backbone: Any, batch: dict[str, Array]) -> tuple[ProbeState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        given, labels = read(backbone, prepare(key, batch)), batch["label"]
+        targets = make_targets(labels, model.num_classes)
+
+        def loss_and_top1(params: Any) -> tuple[Array, Array]:
+            logits: Any = probe.apply({"params": params}, given)
+            return loss_of(logits, targets).mean(), hits(logits, labels).mean()
+
+        differentiate = jax.value_and_grad(loss_and_top1, has_aux=True)
+        (loss, top1), grads = _each_head(differentiate, state.params, heads_at_once)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return ProbeState(state.step + 1, params, opt_state), {"loss": loss, "top1": top1}
+
+    whole, shapes = replicated(mesh), parameter_shapes(model)
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(whole, place(shapes, shapes, mesh), split_batch(mesh)),
+        out_shardings=whole,
+    )
+
+
+def make_probe_score_fn(
+    *,
+    model: TimeSformer,
+    probe: Any,
+    kind: str,
+    prepare: Callable[[dict[str, Array]], Array],
+    mesh: Mesh,
+    objective: str = "softmax",
+    heads_at_once: int = 0,
+) -> Callable[[tuple[Any, Any], dict[str, Array]], Array]:
+    """A jitted function ((the model's parameters, the heads'), batch of `B` clips) -> scores `[B, heads * classes]`.
+
+    One forward pass of the model serves all heads. `predict_videos` takes it (with `average="probabilities"`, which treats
+    every number alike), where each clip has one crop.
+    """
+    read, scores_of = _reader(model, kind, mesh), OBJECTIVES[objective].scores
+
+    def score(params: tuple[Any, Any], batch: dict[str, Array]) -> Float[Array, "B scores"]:
+        backbone, heads = params
+        given = read(backbone, prepare(batch))
+
+        def of_head(params: Any) -> Array:
+            logits: Any = probe.apply({"params": params}, given)
+            return scores_of(logits)
+
+        scores = _each_head(of_head, heads, heads_at_once)  # [heads, B, classes]
+        return jnp.moveaxis(scores, 0, 1).reshape(len(given), -1)
+
+    whole, split, shapes = replicated(mesh), split_batch(mesh), parameter_shapes(model)
+    return jax.jit(score, in_shardings=((place(shapes, shapes, mesh), whole), split), out_shardings=split)
