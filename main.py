@@ -6,6 +6,7 @@ gets them). Any field of the config can be given on the command line: `--config.
 once on every machine, trains on all of them (docs/scale.md).
 """
 
+import contextlib
 import gc
 import logging
 import sys
@@ -56,7 +57,10 @@ def run(config: Any, workdir: str, mode: str) -> None:
     job = Job(config, workdir, read_only=read_only)
     try:
         if mode == "train":
-            with jax.debug_nans(bool(config.debug)), jax.debug_infs(bool(config.debug)):
+            with contextlib.ExitStack() as stack:
+                if config.debug:
+                    stack.enter_context(jax.debug_nans(True))
+                    stack.enter_context(jax.debug_infs(True))
                 train(job)
         elif mode == "show":
             show(job)

@@ -22,7 +22,7 @@ from input_pipeline import (
     test_batches,
 )
 from timesformer_jax import evaluation, training
-from timesformer_jax.modeling import describe_model
+from timesformer_jax.modeling import describe_model, parameter_shapes
 from timesformer_jax.video import Preprocess
 
 log = logging.getLogger("timesformer_jax")
@@ -83,7 +83,7 @@ class Job:
             # What decides which arrays an optimizer's state has, and what the random keys are made of.
             "optimizer": {
                 "name": config.optimizer.name,
-                "frozen": [pattern for pattern, factor in config.optimizer.rates if factor is None],
+                "frozen": training.frozen_paths(config.optimizer.rates, parameter_shapes(self.model)),
                 "ema": config.train.ema_decay > 0,
             },
             "run": {"seed": config.seed},

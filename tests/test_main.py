@@ -265,6 +265,8 @@ def test_debugging_stops_where_a_number_is_lost(tmp_path: Path, made_clips: Path
         ({"eval.split": "test"}, "eval.split must be one of train, val, got 'test'"),
         ({"model.embed_dim": 64}, "model.embed_dim is 32 there and 64 here"),
         ({"optimizer.name": "sgd"}, "optimizer.name is 'adamw' there and 'sgd' here"),
+        ({"optimizer.rates": (("head/.*", 1.0), (".*", None))}, "optimizer.frozen is 0 long there and 27 here"),
+        ({"optimizer.rates": (("head/.*", 1.0),)}, r"rates has no line for the parameter blocks_0/attn/proj/bias"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

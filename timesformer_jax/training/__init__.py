@@ -5,7 +5,7 @@ from timesformer_jax.training.distributed import start_distributed
 from timesformer_jax.training.loop import Plan, train
 from timesformer_jax.training.mesh import batch_share, local_batch_size, make_mesh, replicated, split_batch, to_devices
 from timesformer_jax.training.objective import OBJECTIVES, make_targets
-from timesformer_jax.training.optimizer import OPTIMIZERS, Optimizer, make_optimizer
+from timesformer_jax.training.optimizer import OPTIMIZERS, Optimizer, frozen_paths, make_optimizer
 from timesformer_jax.training.placement import PLACEMENT, check_mesh, describe_mesh, place, placement_table
 from timesformer_jax.training.preemption import Preempted
 from timesformer_jax.training.probe import (
@@ -39,6 +39,7 @@ __all__ = [
     "batch_share",
     "check_mesh",
     "describe_mesh",
+    "frozen_paths",
     "init_probe_state",
     "init_state",
     "local_batch_size",

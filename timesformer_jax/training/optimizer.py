@@ -33,6 +33,7 @@ OPTIMIZERS: dict[str, Callable[[Settings], list[optax.GradientTransformation]]] 
     "sgd": lambda given: [_decay(given), optax.trace(given.momentum, nesterov=True)],
     "adamw": lambda given: [optax.scale_by_adam(b1=given.momentum, b2=given.b2), _decay(given)],
     "lion": lambda given: [optax.scale_by_lion(b1=given.momentum, b2=given.b2), _decay(given)],
+    # One trust ratio for each array: with `scan_layers`, all blocks' kernels share theirs.
     "lamb": lambda given: [
         optax.scale_by_adam(b1=given.momentum, b2=given.b2, eps=1e-6),
         _decay(given),
@@ -100,20 +101,7 @@ def make_optimizer(
             )
             raise InputError(f"optimizer.{field} must be {bounds}, got {value}.")
     decays = _compile("decay_pattern", decay_pattern)
-    if not all(
-        isinstance(rate, tuple | list) and len(rate) == 2 and isinstance(rate[0], str) and _is_factor(rate[1]) for rate in rates
-    ):
-        raise InputError(
-            "optimizer.rates must be (pattern, factor of at least 0 or None) pairs, such as (('.*', 1.0),); "
-            f"got {tuple(rates)}."
-        )
-    table = [(_compile("rates", pattern), factor) for pattern, factor in rates]
-
-    def rate(path: str) -> float | None:
-        for pattern, factor in table:
-            if pattern.fullmatch(path):
-                return factor or None
-        raise InputError(f"optimizer.rates has no line for the parameter {path}: end it with ('.*', 1.0), or ('.*', None).")
+    rate = _rate_of_path(rates)
 
     def by_path(choose: Callable[[str, Any], Any]) -> Mask:
         return lambda params: jax.tree_util.tree_map_with_path(lambda keys, leaf: choose(path_of(keys), leaf), params)
@@ -139,6 +127,33 @@ def make_optimizer(
     # What is frozen has no moments, and no say in the gradient's length.
     transformation = optax.partition({"moving": moving, "frozen": optax.set_to_zero()}, labels)
     return Optimizer(transformation, learning_rate_at, trained)
+
+
+def frozen_paths(rates: Sequence[Any], params: Any) -> list[str]:
+    """The parameters that `rates` keeps as they are: what decides which arrays an optimizer's state has."""
+    rate = _rate_of_path(rates)
+    paths = (path_of(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(params)[0])
+    return [path for path in paths if rate(path) is None]
+
+
+def _rate_of_path(rates: Sequence[Any]) -> Callable[[str], float | None]:
+    """A parameter's factor, None where it is frozen."""
+    if not all(
+        isinstance(rate, tuple | list) and len(rate) == 2 and isinstance(rate[0], str) and _is_factor(rate[1]) for rate in rates
+    ):
+        raise InputError(
+            "optimizer.rates must be (pattern, factor of at least 0 or None) pairs, such as (('.*', 1.0),); "
+            f"got {tuple(rates)}."
+        )
+    table = [(_compile("rates", pattern), factor) for pattern, factor in rates]
+
+    def rate(path: str) -> float | None:
+        for pattern, factor in table:
+            if pattern.fullmatch(path):
+                return factor or None
+        raise InputError(f"optimizer.rates has no line for the parameter {path}: end it with ('.*', 1.0), or ('.*', None).")
+
+    return rate
 
 
 def layer_factors(params: Any, layer_decay: float, depth: int, rate: Callable[[str], float | None]) -> Any:
