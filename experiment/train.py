@@ -5,7 +5,6 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -119,7 +118,7 @@ def train(job: Job) -> None:
         checkpoints=job.checkpoints,
         pipeline_state=lambda step: {"next_clip": first_clip + (step - first_step) * config.train.batch_size},
         evaluate=functools.partial(_validate, job),
-        profile=str(Path(job.workdir) / "profile") if config.profile else None,
+        profile=str(epath.Path(job.workdir) / "profile") if config.profile else None,
     )
     writer.close()
     if config.overfit_batch:

@@ -19,7 +19,7 @@ from tests.support import Golden, load_golden, moving_square, write_video  # noq
 SLOW_CASES = (
     r"test_computation\.py::test_logits_are_those_of_the_whole_last_block\[(local_global|axial|space_only|.*parallel)",
     r"test_computation\.py::test_(remat_changes_nothing|nnx_gives_the_same|export_for_every_platform.*)\[.*True",
-    r"test_features\.py::test_everything_at_once\[(local_global|axial).*True",
+    r"test_features\.py::test_everything_at_once\[(local_global|axial)",
     r"test_timesformer\.py::test_scanned_blocks_drop_independently\[True",
     r"test_frame_masks\.py::test_a_masked_frame_influences_nothing\[(local_global|axial|joint_space_time)",
     r"test_schemes\.py::test_gradients_are_finite_where_groups_are_empty\[local_global",
@@ -28,7 +28,10 @@ SLOW_CASES = (
     r"test_step\.py::test_four_parts_of_eight_are_a_batch_of_32\[1",
     r"test_probe_mode\.py::test_an_attentive_probe_on_the_workdirs_own_checkpoint",
     r"test_configs\.py::test_a_recipe_from_videos_to_results",
-    r"test_configs\.py::test_a_small_copy_takes_two_steps\[(?!diving48:(base|modern))",
+    r"test_configs\.py::test_a_small_copy_takes_two_steps\[(?!diving48:base)",
+    r"test_step\.py::test_one_device_and_eight_agree\[fsdp 2, tensor 2, context 2",
+    r"test_probe\.py::test_a_head_trains_as_it_would_alone\[attentive",
+    r"test_main\.py::test_an_interrupted_run_ends_and_goes_on",  # told to end by another signal: test_processes.py
 )
 """Cases that take long and show what other cases of their test show: marked `slow`, as if it were written beside them."""
 

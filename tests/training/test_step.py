@@ -27,6 +27,10 @@ MODEL = tsf.TimeSformer(
 """Scanned: what is split, and where, must not depend on it, and the program is half as long."""
 
 
+ONE_BLOCK = MODEL.clone(depth=1, scan_layers=False, drop_path_rate=0.0)
+"""Where the number of blocks doesn't matter."""
+
+
 def optimizer(**changes) -> training.Optimizer:
     options = {
         "name": "adamw",
@@ -225,11 +229,10 @@ def one_gradient(model: tsf.TimeSformer, batch: dict[str, np.ndarray], accumulat
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_four_parts_of_eight_are_a_batch_of_32(devices: int):
-    model = MODEL.clone(drop_path_rate=0.0)
     first, second = batches(2)
     batch = {name: np.concatenate([first[name], second[name]]) for name in first}
-    whole, metrics = one_gradient(model, batch, 1)
-    parts, part_metrics = one_gradient(model, batch, 4, devices)
+    whole, metrics = one_gradient(ONE_BLOCK, batch, 1)
+    parts, part_metrics = one_gradient(ONE_BLOCK, batch, 4, devices)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), whole, parts)
     for name in ("loss", "top1", "grad_norm"):
         assert part_metrics[name] == pytest.approx(metrics[name], rel=1e-5)
@@ -254,9 +257,9 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
     mesh = training.make_mesh(jax.devices()[:1])
     sgd = optimizer(name="sgd", schedule="constant", warmup_epochs=0.0).transformation
     step = training.make_train_step(
-        model=MODEL.clone(drop_path_rate=0.0), optimizer=sgd, prepare=lambda key, batch: batch["video"], seed=0, mesh=mesh
+        model=ONE_BLOCK, optimizer=sgd, prepare=lambda key, batch: batch["video"], seed=0, mesh=mesh
     )
-    state = training.init_state(MODEL, sgd, 0, mesh)
+    state = training.init_state(ONE_BLOCK, sgd, 0, mesh)
     (batch,) = batches(1)
     good = {**batch, "video": batch["video"].astype(np.float32) / 255}
     bad = {**good, "video": np.where(np.arange(16)[:, None, None, None, None] == 3, np.float32(np.nan), good["video"])}
@@ -299,7 +302,7 @@ def test_frozen_parameters_have_no_gradient_and_no_moments():
 
 def test_a_step_on_mixed_clips():
     """What is mixed is what the model sees, and loss and accuracy count both labels."""
-    model = MODEL.clone(drop_path_rate=0.0)
+    model = ONE_BLOCK
     mesh = training.make_mesh(jax.devices()[:2])
     sgd = optimizer().transformation
     (batch,) = batches(1)
