@@ -31,6 +31,8 @@ SLOW_CASES = (
     r"test_configs\.py::test_a_small_copy_takes_two_steps\[(?!diving48:base)",
     r"test_step\.py::test_one_device_and_eight_agree\[fsdp 2, tensor 2, context 2",
     r"test_probe\.py::test_a_head_trains_as_it_would_alone\[attentive",
+    r"test_main\.py::test_debugging_shows_the_first_batch",
+    r"test_docs\.py::test_snippet\[(Serving|In an NNX project)",
     r"test_main\.py::test_an_interrupted_run_ends_and_goes_on",  # told to end by another signal: test_processes.py
 )
 """Cases that take long and show what other cases of their test show: marked `slow`, as if it were written beside them."""
