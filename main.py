@@ -54,7 +54,7 @@ def run(config: Any, workdir: str, mode: str) -> None:
             epath.Path(workdir).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--workdir={workdir} can't be used as a folder: {error.strerror}.") from error
-    job = Job(config, workdir, read_only=read_only)
+    job = Job(config, workdir, read_only=read_only, trains=mode == "train")
     try:
         if mode == "train":
             with contextlib.ExitStack() as stack:

@@ -38,7 +38,7 @@ class Job:
     Raises `InputError` for whatever can't work.
     """
 
-    def __init__(self, config: Any, workdir: str, *, read_only: bool):
+    def __init__(self, config: Any, workdir: str, *, read_only: bool, trains: bool = False):
         self.config = config
         self.workdir = workdir
         _check(config)
@@ -73,9 +73,9 @@ class Job:
             mesh=self.mesh,
             objective=self.objective,
         )
-        self.checkpoints = self._open_checkpoints(read_only)
+        self.checkpoints = self._open_checkpoints(read_only, trains)
 
-    def _open_checkpoints(self, read_only: bool) -> training.Checkpoints:
+    def _open_checkpoints(self, read_only: bool, trains: bool) -> training.Checkpoints:
         config = self.config
         description = {
             "model": describe_model(self.model),
@@ -86,10 +86,13 @@ class Job:
                 "frozen": training.frozen_paths(config.optimizer.rates, parameter_shapes(self.model)),
                 "ema": config.train.ema_decay > 0,
             },
-            "run": {"seed": config.seed},
+            # Steps and the schedule count batches.
+            "run": {"seed": config.seed, "batch_size": config.train.batch_size},
         }
         folder = str(epath.Path(self.workdir) / "checkpoints")
-        return training.Checkpoints(folder, description, notes={"preprocess": self.preprocess.as_dict()}, read_only=read_only)
+        return training.Checkpoints(
+            folder, description, notes={"preprocess": self.preprocess.as_dict()}, read_only=read_only, clears_up=trains
+        )
 
     @property
     def preprocess(self) -> Preprocess:

@@ -64,7 +64,7 @@ def train(job: Job) -> None:
     )
     state = _begin(job, optimizer.transformation, total_steps)
     first_step = int(state.step)
-    # A checkpoint says how many clips were used up to it, so the run goes on with the next one also with other batches.
+    # A checkpoint says how many clips were used up to it, and the run goes on with the next one.
     first_clip = job.checkpoints.pipeline.get("next_clip", first_step * config.train.batch_size)
     _tell(job, state, total_steps)
     split = training.split_batch(job.mesh)

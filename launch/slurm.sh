@@ -22,6 +22,7 @@ cd "${SLURM_SUBMIT_DIR:?start this with sbatch}"
 gpus=${SLURM_GPUS_ON_NODE:-8}
 JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))
 export JAX_LOCAL_DEVICE_IDS
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # srun doesn't take it over by itself; decoding needs the cores
 
 # JAX reads the rest (who is there, how many, where the first one is) from Slurm. Where one process fails, the others don't wait
 # for it.

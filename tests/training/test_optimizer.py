@@ -105,6 +105,24 @@ def test_optimizers_are_the_references(name: str):
         np.testing.assert_allclose(got[leaf], expected[leaf], rtol=2e-5, atol=1e-6)
 
 
+def test_stacked_blocks_are_updated_as_single_ones():
+    """By LAMB too, whose ratio is each array's: blocks of very different lengths would share one."""
+    random = np.random.default_rng(0)
+    lengths = np.array([1.0, 0.1, 0.01])[:, None, None]
+    kernels, grads = (jnp.asarray(random.normal(size=(3, 4, 2)) * lengths, jnp.float32) for _ in range(2))
+    for name in training.OPTIMIZERS:
+        made = make(name=name, weight_decay=0.1, layer_decay=0.5, depth=3).transformation
+        stacked, single = (
+            made.update(as_tree(grads), made.init(as_tree(kernels)), as_tree(kernels))[0]
+            for as_tree in (
+                lambda x: {"blocks": {"kernel": x}},
+                lambda x: {f"blocks_{i}": {"kernel": x[i]} for i in range(3)},
+            )
+        )
+        expected = np.stack([single[f"blocks_{i}"]["kernel"] for i in range(3)])
+        np.testing.assert_allclose(stacked["blocks"]["kernel"], expected, rtol=1e-5, atol=1e-9)
+
+
 def test_clipping_comes_before_decay_and_momentum():
     norm = np.sqrt(sum((g**2).sum() for g in draw(1)["head"].values()))
 

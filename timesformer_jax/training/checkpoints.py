@@ -27,7 +27,8 @@ class Checkpoints:
     `description` is JSON, groups of entries; a checkpoint whose own differs in any entry is refused with the difference. Its
     `model` is what `describe_model` gives, and with `data` all that those who only want parameters ask for. `notes`, JSON too,
     are written beside it and never compared. A run that only reads passes `read_only=True`: `InputError` where there is no
-    checkpoint.
+    checkpoint. `clears_up`: half-written checkpoints of a run that was killed are deleted; not so where another run may be
+    writing them now.
     """
 
     def __init__(
@@ -38,11 +39,12 @@ class Checkpoints:
         notes: Mapping[str, Any] | None = None,
         keep: int = 2,
         read_only: bool = False,
+        clears_up: bool = True,
     ):
         self._directory = directory
         if read_only and not epath.Path(directory).exists():  # Orbax would make the folder
             raise self._no_checkpoint()
-        if not read_only and jax.process_index() == 0:
+        if clears_up and not read_only and jax.process_index() == 0:
             for left in epath.Path(directory).glob("*.orbax-checkpoint-tmp*"):  # of a run that was killed while it saved
                 left.rmtree(missing_ok=True)
         self._description = description

@@ -59,7 +59,8 @@ def train(
 
     `batches` yields this process's part of each batch. Every `log_every` steps the figures of `Window.take` and the learning
     rate are written, under `train/`. `pipeline_state(step)`, saved with each checkpoint, is what `batches` would need to go on
-    behind that step. `evaluate` returns scalars, which are written too, and the number that tells the best checkpoint.
+    behind that step. `evaluate` returns scalars, which are written too, and the number that tells the best checkpoint; it comes
+    at the end too, and a checkpoint is saved whenever it has come.
     `profile`: a folder for a trace of a few steps.
 
     The step is compiled once, for the first batch; a batch of another shape is an error.
@@ -124,8 +125,9 @@ def train(
                 bar.update()
                 last = step == plan.total_steps or loss < plan.stop_below
                 ends = told_to_end(step)
-                evaluates = step % plan.evaluate_every == 0 and not last and not ends
-                saves = last or ends or step % plan.checkpoint_every == 0
+                evaluates = not ends and (step % plan.evaluate_every == 0 or (last and plan.evaluate_every <= step))
+                # What has been judged is kept: else the best one could be one that wasn't saved.
+                saves = evaluates or last or ends or step % plan.checkpoint_every == 0
                 if saves or evaluates:
                     report(step)
                     metric = evaluated(step, state) if evaluates else None

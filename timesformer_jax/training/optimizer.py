@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from timesformer_jax._typing import Array
 from timesformer_jax.errors import InputError
 from timesformer_jax.training.placement import path_of
 from timesformer_jax.training.schedules import make_schedule
@@ -33,11 +34,10 @@ OPTIMIZERS: dict[str, Callable[[Settings], list[optax.GradientTransformation]]] 
     "sgd": lambda given: [_decay(given), optax.trace(given.momentum, nesterov=True)],
     "adamw": lambda given: [optax.scale_by_adam(b1=given.momentum, b2=given.b2), _decay(given)],
     "lion": lambda given: [optax.scale_by_lion(b1=given.momentum, b2=given.b2), _decay(given)],
-    # One trust ratio for each array: with `scan_layers`, all blocks' kernels share theirs.
     "lamb": lambda given: [
         optax.scale_by_adam(b1=given.momentum, b2=given.b2, eps=1e-6),
         _decay(given),
-        optax.scale_by_trust_ratio(),
+        _scale_by_trust_ratio(),
     ],
 }
 """Name -> what happens to a clipped gradient, before the learning rate."""
@@ -178,6 +178,21 @@ def _scale_each(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         return jax.tree.map(lambda update, factor: update * factor.astype(update.dtype), updates, factors(updates)), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _scale_by_trust_ratio() -> optax.GradientTransformation:
+    """optax's, but that each of several stacked blocks has a ratio of its own."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        def scale(keys: Any, update: Array, param: Array) -> Array:
+            axes = tuple(range(int(path_of(keys).startswith("blocks/")), update.ndim))
+            length, step = (jnp.sqrt(jnp.square(x).sum(axis=axes, keepdims=True)) for x in (param, update))
+            ratio = jnp.where((length == 0) | (step == 0), 1.0, length / jnp.where(step == 0, 1.0, step))
+            return update * ratio.astype(update.dtype)
+
+        return jax.tree_util.tree_map_with_path(scale, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

@@ -124,11 +124,11 @@ def make_train_step(
     shapes = parameter_shapes(model)
 
     def loss_and_metrics(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Array, Metrics]:
-        prepare_key, dropout_key = jax.random.split(key)
+        prepare_key, mix_key, dropout_key = jax.random.split(key, 3)
         video, labels = prepare(prepare_key, batch), batch["label"]
         others, share = None, None
         if mix is not None:
-            video, others, share = mix(jax.random.fold_in(prepare_key, 1), video, labels)
+            video, others, share = mix(mix_key, video, labels)
         if trained is not None:
             params = jax.tree.map(lambda x, train: x if train else jax.lax.stop_gradient(x), params, trained(params))
         with split_activations(mesh):
