@@ -22,20 +22,15 @@ in float32 (configs/recipes.py says how these are counted):
 
 from ml_collections import ConfigDict
 
-from configs.recipes import FINETUNED, HEAD_ONLY, MODERN, OFFICIAL, Table, merge, recipe, videos
+from configs.recipes import FINETUNED, FINETUNED_VARIANTS, OFFICIAL, Table, recipe, videos
 
 HMDB: Table = {
     # Videos take 3 seconds: at Kinetics' rate of 32 more than half of a clip would be the last frame.
     "clips": {"sampling_rate": 12.0},
 }
 
-VARIANTS: dict[str, Table] = {
-    "base": {},
-    "head": HEAD_ONLY,
-    "modern": merge(MODERN, {"optimizer": {"learning_rate": 1e-4}}),
-}
-"""Name -> what it changes of fine-tuning by the official schedule. Several can be named, with commas between: the later one
-wins."""
+VARIANTS = FINETUNED_VARIANTS
+"""Several can be named, with commas between: the later one wins."""
 
 
 def get_config(variant: str = "base") -> ConfigDict:

@@ -103,6 +103,14 @@ def merge(*tables: Table) -> Table:
     return merged
 
 
+FINETUNED_VARIANTS: dict[str, Table] = {
+    "base": {},
+    "head": HEAD_ONLY,
+    "modern": merge(MODERN, {"optimizer": {"learning_rate": 1e-4}}),
+}
+"""Of a small data set that begins with a Kinetics model: what a variant changes of fine-tuning by the official schedule."""
+
+
 def videos(name: str, *, storage: str = "h264", short_side: int = 256, max_fps: float | None = None, **layout: Any) -> Table:
     """The fields of `data` of a data set that is files on someone's disk; `layout`: those that only it has.
 

@@ -23,20 +23,15 @@ in float32 (configs/recipes.py says how these are counted):
 
 from ml_collections import ConfigDict
 
-from configs.recipes import FINETUNED, HEAD_ONLY, MODERN, OFFICIAL, Table, merge, recipe, videos
+from configs.recipes import FINETUNED, FINETUNED_VARIANTS, OFFICIAL, Table, recipe, videos
 
 UCF: Table = {
     # Videos take 7 seconds, where Kinetics' take 10: at its rate of 32 the last frame would be repeated.
     "clips": {"sampling_rate": 24.0},
 }
 
-VARIANTS: dict[str, Table] = {
-    "base": {},
-    "head": HEAD_ONLY,
-    "modern": merge(MODERN, {"optimizer": {"learning_rate": 1e-4}}),
-}
-"""Name -> what it changes of fine-tuning by the official schedule. Several can be named, with commas between: the later one
-wins."""
+VARIANTS = FINETUNED_VARIANTS
+"""Several can be named, with commas between: the later one wins."""
 
 
 def get_config(variant: str = "base") -> ConfigDict:

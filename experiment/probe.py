@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import timesformer_jax as tsf
 from experiment.setup import Job
-from input_pipeline import prepare_test, prepare_training, training_batches
+from input_pipeline import prepare_test
 from timesformer_jax import evaluation, training
 from timesformer_jax.modeling import describe_model
 from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
@@ -72,9 +72,7 @@ def probe(job: Job) -> None:
     parts = {"model": job.model, "probe": module, "kind": options.kind, "mesh": job.mesh}
     state = training.init_probe_state(**parts, optimizer=optimizer, num_heads=len(rates), seed=config.seed)
     each = {"objective": job.objective, "heads_at_once": options.heads_at_once}
-    split = training.split_batch(job.mesh) if job.mesh.size > 1 else None
-    prepare = functools.partial(prepare_training, options=job.pixels, split=split)
-    step_fn = training.make_probe_step(**parts, **each, optimizer=optimizer, prepare=prepare, seed=config.seed)
+    step_fn = training.make_probe_step(**parts, **each, optimizer=optimizer, prepare=job.prepare_training, seed=config.seed)
     score = training.make_probe_score_fn(**parts, **each, prepare=functools.partial(prepare_test, options=job.pixels))
     log.info(
         "Probing (%s): %d heads of %s parameters each on %d training videos, %d steps of batches of %d clips.",
@@ -85,18 +83,9 @@ def probe(job: Job) -> None:
         total_steps,
         batch_size,
     )
-    batches = training_batches(
-        job.data,
-        "train",
-        job.clips,
-        batch_size=local_batch_size,
-        seed=config.seed,
-        first_clip=0,
-        part=(job.share.index, job.share.count),
-    )
     evaluate_every = max(round(config.train.evaluate_every_epochs * steps_per_epoch), 1)
     clock = DeviceClock()
-    incoming = clock.batches(batches)
+    incoming = clock.batches(job.training_batches(local_batch_size, first_clip=0))
     bar = tqdm(total=total_steps, desc="probe", unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty() or _further())
     began, since = time.perf_counter(), 0
     try:
@@ -149,10 +138,7 @@ def _frozen(job: Job) -> tuple[Any, dict[str, Any]]:
         if config.init_from:
             log.info("init_from=%s is left aside: it is for a workdir without a checkpoint.", config.init_from)
         return params, {"backbone": job.workdir, "backbone_step": step}
-    labels = job.data.label_names
-    pretrained = tsf.load(
-        config.init_from, model=job.model, num_classes=len(labels), labels=labels, key=jax.random.key(config.seed)
-    )
+    pretrained = job.load_init_from()
     log.info("Frozen: the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
     params = jax.device_get(pretrained.params)
     placed = jax.device_put(params, training.place(params, params, job.mesh))

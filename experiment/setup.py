@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -19,7 +21,9 @@ from input_pipeline import (
     check_test_views,
     open_dataset,
     prepare_test,
+    prepare_training,
     test_batches,
+    training_batches,
 )
 from timesformer_jax import evaluation, training
 from timesformer_jax.modeling import describe_model, parameter_shapes
@@ -119,9 +123,32 @@ class Job:
         best = self.config.eval.checkpoint == "best"
         return self.checkpoints.restore_params(self.model, self.mesh, self.checkpoints.best_step if best else None)
 
+    def load_init_from(self) -> tsf.Pretrained:
+        """The weights that `init_from` names, in this model; a fresh classifier where theirs has other classes."""
+        labels, key = self.data.label_names, jax.random.key(self.config.seed)
+        return tsf.load(self.config.init_from, model=self.model, num_classes=len(labels), labels=labels, key=key)
+
+    @property
+    def prepare_training(self) -> Callable[..., jax.Array]:
+        """What happens to a training batch on the devices."""
+        split = training.split_batch(self.mesh) if self.mesh.size > 1 else None
+        return functools.partial(prepare_training, options=self.pixels, split=split)
+
+    def training_batches(self, batch_size: int, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's part, so many clips, of every training batch from the clip `first_clip` of the run on."""
+        return training_batches(
+            self.data,
+            "train",
+            self.clips,
+            batch_size=batch_size,
+            seed=self.config.seed,
+            first_clip=first_clip,
+            part=(self.share.index, self.share.count),
+        )
+
     def test_batches(self, split: str, *, num_clips: int, num_crops: int) -> Any:
         """This process's batches of every video of a split, `eval.batch_size` (rounded up to the devices) of all together."""
-        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        shards = training.batch_shards(self.mesh)
         local = -(-self.config.eval.batch_size // shards) * shards // self.share.count
         return test_batches(
             self.data,

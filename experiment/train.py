@@ -15,7 +15,7 @@ import timesformer_jax as tsf
 from experiment.setup import Job
 from experiment.show import show
 from experiment.testing import test
-from input_pipeline import mix_clips, prepare_training, training_batches
+from input_pipeline import mix_clips
 from timesformer_jax import evaluation, training
 from timesformer_jax.cost import count_multiply_adds
 
@@ -67,12 +67,10 @@ def train(job: Job) -> None:
     # A checkpoint says how many clips were used up to it, and the run goes on with the next one.
     first_clip = job.checkpoints.pipeline.get("next_clip", first_step * config.train.batch_size)
     _tell(job, state, total_steps)
-    split = training.split_batch(job.mesh)
-    prepare = functools.partial(prepare_training, options=job.pixels, split=split if job.mesh.size > 1 else None)
     step = training.make_train_step(
         model=job.model,
         optimizer=optimizer.transformation,
-        prepare=prepare,
+        prepare=job.prepare_training,
         mix=functools.partial(mix_clips, options=job.mixing) if job.mixing.mixes else None,
         seed=config.seed,
         mesh=job.mesh,
@@ -131,10 +129,7 @@ def _begin(job: Job, optimizer: Any, total_steps: int) -> training.TrainState:
     """The workdir's newest checkpoint, else the weights of `init_from`, else random numbers; the log says which."""
     config, params = job.config, None
     if job.checkpoints.latest_step is None and config.init_from:
-        labels = job.data.label_names
-        pretrained = tsf.load(
-            config.init_from, model=job.model, num_classes=len(labels), labels=labels, key=jax.random.key(config.seed)
-        )
+        pretrained = job.load_init_from()
         params = pretrained.params
         log.info("Beginning with the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
     elif job.checkpoints.latest_step is None:
@@ -155,7 +150,7 @@ def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
     names = data.label_names
     log.info("Labels: %s.", ", ".join(names[:20]) + (", ..." if len(names) > 20 else ""))
     log.info("Where the parameters are:\n%s", training.placement_table(state.params, state.opt_state, job.mesh))
-    shards = job.mesh.shape["data"] * job.mesh.shape["fsdp"]
+    shards = training.batch_shards(job.mesh)
     parts = config.train.accumulation
     log.info(
         "%d training and %d validation videos, %d labels; %s parameters; %d device(s) (%s); batches of %d clips: %d shard(s) x "
@@ -178,15 +173,7 @@ def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
 
 
 def _batches(job: Job, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
-    batches = training_batches(
-        job.data,
-        "train",
-        job.clips,
-        batch_size=job.local_batch_size,
-        seed=job.config.seed,
-        first_clip=first_clip,
-        part=(job.share.index, job.share.count),
-    )
+    batches = job.training_batches(job.local_batch_size, first_clip)
     if not (job.config.debug or job.config.overfit_batch):
         return batches
     first = next(batches)

@@ -1,4 +1,4 @@
-"""The one exception that means "what was given can't be used"."""
+"""The one exception that means "what was given can't be used", and how those of others become part of its sentence."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,8 @@ class InputError(ValueError):
     The command-line jobs print it without a traceback and end with exit code 1. A traceback therefore always
     means a defect of this project, never of the user's input.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, as part of a sentence: its first line without the full stop, or its type's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, first_line
 
 
 class Tensors(NamedTuple):
@@ -193,6 +193,6 @@ def broken(path: Path, what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error)
         size = f" ({path.stat().st_size:,} bytes)" if path.exists() else ""
         raise InputError(f"{path}{size} is a broken or truncated {what} file: {reason}.") from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
 
 MARK = "_CHECKPOINT_METADATA"
@@ -27,7 +27,7 @@ def find_checkpoint(path: Path) -> Path | None:
             if steps:
                 return max(steps, key=lambda entry: int(entry.name))
     except Exception as error:  # of whichever library reads the bucket
-        raise InputError(f"Can't read {path}: {_first_line(error)}.") from error
+        raise InputError(f"Can't read {path}: {first_line(error)}.") from error
     return None
 
 
@@ -64,13 +64,9 @@ def _place(path: Path) -> str:
     return str(path) if "://" in str(path) else str(path.absolute())
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def _told(path: Path, read: Callable[[], Any]) -> Any:
     """`read()`, with Orbax's exceptions, of many types, as one sentence (its threads may log more about the same)."""
     try:
         return read()
     except Exception as error:
-        raise InputError(f"The checkpoint {path} is damaged or not whole: {_first_line(error)}.") from error
+        raise InputError(f"The checkpoint {path} is damaged or not whole: {first_line(error)}.") from error

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.video import Preprocess
 
 
@@ -168,8 +168,7 @@ def _fetch_repository(repository: str) -> Path:
             "copy."
         ) from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"Can't fetch {repository} from the Hugging Face Hub: {reason}") from error
+        raise InputError(f"Can't fetch {repository} from the Hugging Face Hub: {first_line(error)}.") from error
     return folder
 
 

@@ -3,7 +3,15 @@
 from timesformer_jax.training.checkpoints import Checkpoints
 from timesformer_jax.training.distributed import start_distributed
 from timesformer_jax.training.loop import Plan, train
-from timesformer_jax.training.mesh import batch_share, local_batch_size, make_mesh, replicated, split_batch, to_devices
+from timesformer_jax.training.mesh import (
+    batch_shards,
+    batch_share,
+    local_batch_size,
+    make_mesh,
+    replicated,
+    split_batch,
+    to_devices,
+)
 from timesformer_jax.training.objective import OBJECTIVES, make_targets
 from timesformer_jax.training.optimizer import OPTIMIZERS, Optimizer, frozen_paths, make_optimizer
 from timesformer_jax.training.placement import PLACEMENT, check_mesh, describe_mesh, place, placement_table
@@ -36,6 +44,7 @@ __all__ = [
     "ProbeState",
     "Rates",
     "TrainState",
+    "batch_shards",
     "batch_share",
     "check_mesh",
     "describe_mesh",

@@ -12,7 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
 from timesformer_jax.training.placement import place
 from timesformer_jax.training.step import TrainState
@@ -148,7 +148,7 @@ class Checkpoints:
             yield
         except Exception as error:  # of many types: Orbax's, TensorStore's, the system's
             which = "A checkpoint" if step is None else f"The checkpoint of step {step}, or the one before it,"
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            reason = first_line(error)
             raise InputError(
                 f"{which} could not be written to {self._directory}: {reason[:300]}. The earlier ones are whole; free some "
                 "space and start the same command again."

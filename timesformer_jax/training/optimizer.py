@@ -37,7 +37,7 @@ OPTIMIZERS: dict[str, Callable[[Settings], list[optax.GradientTransformation]]] 
     "lamb": lambda given: [
         optax.scale_by_adam(b1=given.momentum, b2=given.b2, eps=1e-6),
         _decay(given),
-        _scale_by_trust_ratio(),
+        optax.stateless(_times_trust_ratio),
     ],
 }
 """Name -> what happens to a clipped gradient, before the learning rate."""
@@ -120,7 +120,7 @@ def make_optimizer(
         # Always in the chain, so that a checkpoint fits whether gradients are clipped or not.
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         *OPTIMIZERS[name](given),
-        _scale_each(lambda params: layer_factors(params, layer_decay, depth, rate)),
+        optax.stateless(lambda updates, params: _times(updates, layer_factors(updates, layer_decay, depth, rate))),
         optax.scale_by_learning_rate(learning_rate_at),
     )
     labels = by_path(lambda path, _: "frozen" if rate(path) is None else "moving")
@@ -173,28 +173,20 @@ def layer_factors(params: Any, layer_decay: float, depth: int, rate: Callable[[s
     return jax.tree_util.tree_map_with_path(factor, params)
 
 
-def _scale_each(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
-    """Multiplies each update by its factor."""
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return jax.tree.map(lambda update, factor: update * factor.astype(update.dtype), updates, factors(updates)), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+def _times(updates: Any, factors: Any) -> Any:
+    return jax.tree.map(lambda update, factor: update * factor.astype(update.dtype), updates, factors)
 
 
-def _scale_by_trust_ratio() -> optax.GradientTransformation:
-    """optax's, but that each of several stacked blocks has a ratio of its own."""
+def _times_trust_ratio(updates: Any, params: Any) -> Any:
+    """As by optax's `scale_by_trust_ratio`, but that each of several stacked blocks has a ratio of its own."""
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def scale(keys: Any, update: Array, param: Array) -> Array:
-            axes = tuple(range(int(path_of(keys).startswith("blocks/")), update.ndim))
-            length, step = (jnp.sqrt(jnp.square(x).sum(axis=axes, keepdims=True)) for x in (param, update))
-            ratio = jnp.where((length == 0) | (step == 0), 1.0, length / jnp.where(step == 0, 1.0, step))
-            return update * ratio.astype(update.dtype)
+    def scale(keys: Any, update: Array, param: Array) -> Array:
+        axes = tuple(range(int(path_of(keys).startswith("blocks/")), update.ndim))
+        length, step = (jnp.sqrt(jnp.square(x).sum(axis=axes, keepdims=True)) for x in (param, update))
+        ratio = jnp.where((length == 0) | (step == 0), 1.0, length / jnp.where(step == 0, 1.0, step))
+        return update * ratio.astype(update.dtype)
 
-        return jax.tree_util.tree_map_with_path(scale, updates, params), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return jax.tree_util.tree_map_with_path(scale, updates, params)
 
 
 def _is_factor(value: Any) -> bool:
