@@ -102,7 +102,7 @@ def main() -> None:
             write_scalars=lambda step, scalars: None,
             checkpoints=checkpoints,
             pipeline_state=lambda step: {},
-            evaluate=lambda state: ({}, 0.0),
+            evaluate=lambda state, check: ({}, 0.0),
         )
         return (time.perf_counter() - times[1]) / STEPS  # from the second batch on: the first one waits for the compiler
 

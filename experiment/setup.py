@@ -45,7 +45,7 @@ class Job:
     def __init__(self, config: Any, workdir: str, *, read_only: bool, trains: bool = False):
         self.config = config
         self.workdir = workdir
-        _check(config)
+        _check(config, trains)
         self.mesh: Mesh = training.make_mesh(**config.mesh)
         self.share = training.batch_share(self.mesh)
         model = tsf.TimeSformer(num_classes=1, **config.model)
@@ -57,6 +57,11 @@ class Job:
         if not read_only:
             parts = config.train.accumulation
             local = training.local_batch_size("train.batch_size", config.train.batch_size, self.mesh, parts)
+            if self.mixing.mixes and config.train.batch_size < 2 * parts:
+                raise tsf.InputError(
+                    f"mixing.mixup and mixing.cutmix mix the clips of a part of a batch, which has one clip alone "
+                    f"(train.batch_size={config.train.batch_size}, train.accumulation={parts}): give it two, or set both to 0."
+                )
             check_clips_per_video(self.clips, local)
         if config.data.get("short_side", self.clips.short_side[0]) < self.clips.short_side[0]:
             raise tsf.InputError(
@@ -160,12 +165,21 @@ class Job:
             part=(self.share.index, self.share.count),
         )
 
-    def predict(self, params: Any, split: str, *, num_clips: int, num_crops: int) -> evaluation.Predictions:
-        """The scores of every video of a split, on every process."""
+    def predict(
+        self, params: Any, split: str, *, num_clips: int, num_crops: int, between: Callable[[], None] | None = None
+    ) -> evaluation.Predictions:
+        """The scores of every video of a split, on every process; `between` is called before every batch, and may raise."""
+
+        def batches() -> Iterator[dict[str, np.ndarray]]:
+            for batch in self.test_batches(split, num_clips=num_clips, num_crops=num_crops):
+                if between is not None:
+                    between()
+                yield batch
+
         return evaluation.predict_videos(
             self.score,
             params,
-            self.test_batches(split, num_clips=num_clips, num_crops=num_crops),
+            batches(),
             average=self.config.eval.average,
             num_crops=num_crops,
             mesh=self.mesh,
@@ -173,8 +187,13 @@ class Job:
         )
 
 
-def _check(config: Any) -> None:
+def _check(config: Any, trains: bool) -> None:
     """What no other part checks: numbers that must be positive, a split that must be one, a dtype that must exist."""
+    if trains and config.model.dtype == "float16":
+        raise tsf.InputError(
+            "model.dtype=float16 is for testing: in training small gradients would vanish in it, and the loss isn't scaled "
+            "against that. Use bfloat16, which has float32's range."
+        )
     for section, fields in {
         "train": (
             "accumulation",

@@ -1,11 +1,11 @@
 """`--mode=show`: clips as the model gets them, drawn."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from experiment.setup import Job
 from input_pipeline import (
@@ -53,7 +53,7 @@ def show(job: Job, num_clips: int = 8) -> None:
 
 def _draw(job: Job, name: str, clips: jax.Array, titles: list[str]) -> None:
     if jax.process_index() == 0:
-        draw_clips(str(Path(job.workdir) / f"{name}.png"), _pictures(clips, job.pixels), titles)
+        draw_clips(epath.Path(job.workdir) / f"{name}.png", _pictures(clips, job.pixels), titles)
 
 
 def _name(label: Any, names: list[str]) -> str:

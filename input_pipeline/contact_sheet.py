@@ -1,14 +1,16 @@
 """Clips as a picture to look at: one strip of frames each, with its label."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.errors import InputError
 
 
-def draw_clips(path: str, clips: UInt8[ndarray, "B T H W 3"], titles: Sequence[str]) -> None:
+def draw_clips(path: epath.Path, clips: UInt8[ndarray, "B T H W 3"], titles: Sequence[str]) -> None:
     """Writes a PNG with a row for each clip, its frames from left to right and its title above.
 
     Raises `InputError` where matplotlib isn't installed, or `path` can't be written.
@@ -28,7 +30,9 @@ def draw_clips(path: str, clips: UInt8[ndarray, "B T H W 3"], titles: Sequence[s
         axis.imshow(strip, interpolation="nearest")
         axis.set_title(title, fontsize=9, loc="left")
         axis.axis("off")
+    picture = io.BytesIO()  # matplotlib writes to no bucket
+    figure.savefig(picture, dpi=100, format="png")
     try:
-        figure.savefig(path, dpi=100)
+        path.write_bytes(picture.getvalue())
     except OSError as error:
         raise InputError(f"Can't write {path}: {error.strerror}.") from error

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 
 import experiment.show
@@ -130,8 +131,8 @@ def test_clips_can_be_looked_at(tmp_path: Path, made_clips: Path, data_dir: str,
     drawn = {}
     draw = experiment.show.draw_clips
 
-    def note(path: str, clips: np.ndarray, titles: list[str]) -> None:
-        drawn[Path(path).name] = clips, titles
+    def note(path: epath.Path, clips: np.ndarray, titles: list[str]) -> None:
+        drawn[path.name] = clips, titles
         draw(path, clips, titles)
 
     monkeypatch.setattr(experiment.show, "draw_clips", note)
@@ -278,6 +279,11 @@ def test_bad_input_is_one_sentence(trained: Path, made_clips: Path, data_dir: st
         ({"eval.num_clips": 0}, "eval.num_clips must be at least 1"),
         ({"clips.clips_per_video": 3}, "clips.clips_per_video=3 doesn't divide the 8 clips"),
         ({"pixels.std": (0.2, 0.0, 0.2)}, "pixels.std must be above 0"),
+        ({"model.dtype": "float16"}, "model.dtype=float16 is for testing: .* Use bfloat16"),
+        (
+            {"mixing.cutmix": 1.0, "train.accumulation": 8, "mesh.data": 1, "mesh.context": 4, "mesh.tensor": 2},
+            r"which has one clip alone .train\.batch_size=8, train\.accumulation=8.: give it two, or set both to 0",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -38,7 +38,15 @@ def state_of(step: int) -> training.TrainState:
     return training.TrainState(jnp.asarray(step, jnp.int32), {}, {}, None, zero, zero)
 
 
-def run(losses: list[float], *, first_step: int = 0, seconds: float = 0.0, on_batch: Any = None, **changes: Any):
+def run(
+    losses: list[float],
+    *,
+    first_step: int = 0,
+    seconds: float = 0.0,
+    on_batch: Any = None,
+    on_evaluation: Any = None,
+    **changes: Any,
+):
     """Trains for as many steps as there are losses, with a step that returns them; each batch takes some seconds."""
     written: list[tuple[int, dict[str, float]]] = []
     evaluated: list[int] = []
@@ -62,7 +70,10 @@ def run(losses: list[float], *, first_step: int = 0, seconds: float = 0.0, on_ba
                 on_batch(number)
             yield {"label": np.zeros(4, np.int32)}
 
-    def evaluate(state: training.TrainState) -> tuple[dict[str, float], float]:
+    def evaluate(state: training.TrainState, check: Any) -> tuple[dict[str, float], float]:
+        if on_evaluation is not None:
+            on_evaluation(checkpoints)
+        check()
         evaluated.append(int(state.step))
         return {"val/top1": 0.25}, 0.25
 
@@ -160,6 +171,20 @@ def test_told_to_end():
     with pytest.raises(training.Preempted, match=r"saved step 4 of 9\. The same command goes on"):
         run([1.0] * 9, on_batch=tell)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("steps", [6, 4])
+def test_told_to_end_during_a_validation(steps: int):
+    """Which may take longer than a machine waits: it is left, and its step saved without a number."""
+    seen: list[Checkpoints] = []
+
+    def tell(checkpoints: Checkpoints) -> None:
+        seen.append(checkpoints)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(training.Preempted, match=rf"saved step 4 of {steps}; its validation was cut short"):
+        run([1.0] * steps, on_evaluation=tell, evaluate_every=4)
+    assert [checkpoints.saved for checkpoints in seen] == [{4: None}]
 
 
 def test_the_step_is_compiled_once_and_for_these_shapes():

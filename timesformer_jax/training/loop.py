@@ -52,15 +52,16 @@ def train(
     write_scalars: Callable[[int, Mapping[str, float]], None],
     checkpoints: Checkpoints,
     pipeline_state: Callable[[int], Mapping[str, Any]],
-    evaluate: Callable[[TrainState], tuple[Mapping[str, float], float]],
+    evaluate: Callable[[TrainState, Callable[[], None]], tuple[Mapping[str, float], float]],
     profile: str | None = None,
 ) -> TrainState:
     """Trains from `state.step` to the end of `plan` and returns the last state, saved.
 
     `batches` yields this process's part of each batch. Every `log_every` steps the figures of `Window.take` and the learning
     rate are written, under `train/`. `pipeline_state(step)`, saved with each checkpoint, is what `batches` would need to go on
-    behind that step. `evaluate` returns scalars, which are written too, and the number that tells the best checkpoint; it comes
-    at the end too, and a checkpoint is saved whenever it has come.
+    behind that step. `evaluate(state, check)` returns scalars, which are written too, and the number that tells the best
+    checkpoint; it comes at the end too, and a checkpoint is saved whenever it has come. It may take longer than a machine that
+    goes away waits: it calls `check()` every now and then, every process equally often, and lets through what that raises.
     `profile`: a folder for a trace of a few steps.
 
     The step is compiled once, for the first batch; a batch of another shape is an error.
@@ -87,8 +88,12 @@ def train(
             f"{figures['waiting_for_data']:.0%} waiting for data"
         )
 
-    def evaluated(step: int, state: TrainState) -> float:
-        scalars, metric = evaluate(state)
+    def evaluated(step: int, state: TrainState) -> float | None:
+        """The number that tells the best checkpoint, None where the process was told to end meanwhile."""
+        try:
+            scalars, metric = evaluate(state, check)
+        except Preempted:
+            return None
         write_scalars(step, scalars)
         return metric
 
@@ -105,6 +110,11 @@ def train(
     compiled: Any = None
     try:
         with watch_preemption() as told_to_end, out_of_memory_told(lambda: compiled):
+
+            def check() -> None:
+                if told_to_end():
+                    raise Preempted("Told to end.")
+
             for step in range(first_step + 1, plan.total_steps + 1):
                 batch = to_devices(next(incoming), mesh)
                 if compiled is None:
@@ -124,20 +134,21 @@ def train(
                 window.add(metrics)
                 bar.update()
                 last = step == plan.total_steps or loss < plan.stop_below
-                ends = told_to_end(step)
+                ends = told_to_end()
                 evaluates = not ends and (step % plan.evaluate_every == 0 or (last and plan.evaluate_every <= step))
                 # What has been judged is kept: else the best one could be one that wasn't saved.
                 saves = evaluates or last or ends or step % plan.checkpoint_every == 0
-                if saves or evaluates:
+                if saves:
                     report(step)
                     metric = evaluated(step, state) if evaluates else None
-                    if saves:
-                        checkpoints.save(state, step, pipeline_state(step), metric)
+                    checkpoints.save(state, step, pipeline_state(step), metric)
                     window.restart_clock()
-                if ends and not last:
+                    ends = ends or (evaluates and metric is None)
+                if ends:
                     checkpoints.wait()
+                    unjudged = "; its validation was cut short, so it can't be the best" if evaluates else ""
                     raise Preempted(
-                        f"Told to end: saved step {step} of {plan.total_steps}. The same command goes on from there."
+                        f"Told to end: saved step {step} of {plan.total_steps}{unjudged}. The same command goes on from there."
                     )
                 if last:
                     break

@@ -1,6 +1,7 @@
-"""Stopping at a step that all processes agree on, when a machine is to go away (SIGTERM)."""
+"""Stopping at a moment that all processes agree on, when a machine is to go away (SIGTERM)."""
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,25 +11,32 @@ from jax.experimental import multihost_utils
 
 
 class Preempted(Exception):  # noqa: N818 (it's no error)
-    """Training has stopped, and saved its state, because the process was told to end."""
+    """What was going on has stopped because the process was told to end; training has saved its state."""
 
 
 @contextlib.contextmanager
-def watch_preemption() -> Iterator[Callable[[int], bool]]:
-    """Gives a function that every process asks after every step: whether to save this step and stop.
+def watch_preemption() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether to save and stop; from the first yes on it is yes.
 
-    Where several processes run, JAX tells all when one was told to end, and which step is the last. A single one notes SIGTERM
-    itself.
+    Where several processes run, each must ask it equally often, wherever it may stop: JAX tells all when one was told to end,
+    and at which question all stop. A single one notes SIGTERM itself.
     """
+    told = threading.Event()
     if jax.distributed.is_initialized():
-        yield multihost_utils.reached_preemption_sync_point
+        questions = itertools.count()
+
+        def ask() -> bool:
+            if not told.is_set() and multihost_utils.reached_preemption_sync_point(next(questions)):
+                told.set()
+            return told.is_set()
+
+        yield ask
         return
     if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
-        yield lambda step: False
+        yield told.is_set
         return
-    told = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
     try:
-        yield lambda step: told.is_set()
+        yield told.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
