@@ -28,11 +28,11 @@ demo: install  ## trains a small TimeSformer on digits in motion, and tests it (
 
 .PHONY: test
 test: install  ## the tests, but for the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not parity and not beam" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow and not parity and not beam" $(ARGS)
 
 .PHONY: test-all
 test-all: install  ## all tests, but for those beside PyTorch
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not parity and not beam" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not parity and not beam" $(ARGS)
 
 # Two steps, so that the index of CPU builds is asked for PyTorch alone.
 $(VENV)/parity-installed: $(VENV)/installed tests/parity/requirements.txt

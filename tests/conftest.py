@@ -40,7 +40,12 @@ SLOW_CASES = (
 """Cases that take long and show what other cases of their test show: marked `slow`, as if it were written beside them."""
 
 
+LONGEST = ("test_processes.py", "test_main.py", "test_step.py")
+"""Files that begin first, so that no process is left alone with one of them at the end (a file's tests stay together)."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
         if any(re.search(pattern, item.nodeid) for pattern in SLOW_CASES):
             item.add_marker("slow")
