@@ -432,7 +432,7 @@ def test_an_interrupted_run_ends_and_goes_on(tmp_path: Path, made_clips: Path, d
         while not list(tmp_path.glob("checkpoints/[0-9]*")) and time.monotonic() < deadline:
             time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=180)
     finally:
         process.kill()
     assert process.returncode == 1
