@@ -86,6 +86,7 @@ MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself a
     "timesformer_jax/video": set(),
     "timesformer_jax/datasets": {"timesformer_jax.video"},
     "timesformer_jax/pretrained": {"timesformer_jax.modeling", "timesformer_jax.video"},
+    "timesformer_jax/explain": {"timesformer_jax.modeling", "timesformer_jax.video"},
     "timesformer_jax/cost.py": {"timesformer_jax.modeling"},
     "timesformer_jax/training": {"timesformer_jax.modeling"},
     "timesformer_jax/jobs": {

@@ -1,0 +1,6 @@
+"""What a model has looked at in a video, and for which label."""
+
+from timesformer_jax.explain.relevance import class_relevance
+from timesformer_jax.explain.rollout import attention_rollout
+
+__all__ = ["attention_rollout", "class_relevance"]
