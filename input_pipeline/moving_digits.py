@@ -8,13 +8,16 @@ can tell four axes apart but not the two directions along one, and is right half
 import dataclasses
 from collections.abc import Iterator
 from functools import cache
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from input_pipeline._tensorflow import tf, tfds
+from timesformer_jax._typing import Int, ndarray
 
 FRAME_SIZE, DIGIT_SIZE, NUM_FRAMES = 32, 16, 8
+VISIBLE = 0.2
+"""Of a pixel's opacity: from here on it belongs to the digit's box."""
 NUM_VALIDATION_DIGITS = 360
 """The last 360 of scikit-learn's 1,797 images are for validation clips alone."""
 
@@ -57,8 +60,24 @@ def _texture(random: np.random.Generator) -> np.ndarray:
     return (random.uniform(0.1, 0.4, 3) + waves).clip(0, 1)
 
 
+class _Clip(NamedTuple):
+    frames: np.ndarray
+    digit: int
+    motion: str
+    boxes: np.ndarray
+
+
 def draw_clip(split: str, index: int) -> tuple[np.ndarray, int, str]:
     """Clip `index` of a split: frames uint8 `[T, H, W, 3]`, digit, motion. The same arguments always give the same clip."""
+    return _draw(split, index)[:3]
+
+
+def digit_boxes(split: str, index: int) -> Int[ndarray, "T 4"]:
+    """Where the digit of clip `index` is: (top, left, bottom, right) in pixels, in each frame."""
+    return _draw(split, index).boxes
+
+
+def _draw(split: str, index: int) -> _Clip:
     random = np.random.default_rng([_SEEDS[split], index])
     images, labels = _digits()
     first_val = len(images) - NUM_VALIDATION_DIGITS
@@ -71,6 +90,8 @@ def draw_clip(split: str, index: int) -> tuple[np.ndarray, int, str]:
     centre = (FRAME_SIZE - DIGIT_SIZE) / 2 + random.uniform(-1, 1, 2)
     reach = random.uniform(0.75, 0.9) * (FRAME_SIZE - DIGIT_SIZE) / 2
     frames = np.empty((NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
+    rows, columns = (np.flatnonzero(images[which].max(axis=axis) > VISIBLE)[[0, -1]] + [0, 1] for axis in (1, 0))
+    boxes = np.empty((NUM_FRAMES, 4), np.int64)
     for time, frame in enumerate(frames):
         place = centre + np.array(axis) * reach * (2 * time / (NUM_FRAMES - 1) - 1)
         top, left = np.rint(place).astype(int).clip(0, FRAME_SIZE - DIGIT_SIZE)
@@ -79,7 +100,9 @@ def draw_clip(split: str, index: int) -> tuple[np.ndarray, int, str]:
         window = picture[top : top + DIGIT_SIZE, left : left + DIGIT_SIZE]
         window[:] = (1 - opacity) * window + opacity * colour
         frame[:] = np.rint(picture * 255)
-    return frames[::-1] if backwards else frames, int(labels[which]), motion
+        boxes[time] = top + rows[0], left + columns[0], top + rows[1], left + columns[1]
+    order = slice(None, None, -1 if backwards else 1)
+    return _Clip(frames[order], int(labels[which]), motion, boxes[order])
 
 
 @dataclasses.dataclass(kw_only=True)

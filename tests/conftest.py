@@ -104,6 +104,10 @@ def digits(data_dir: str):
 @pytest.fixture(autouse=True, scope="module")
 def optax_promotes(request: pytest.FixtureRequest) -> Iterator[None]:
     """optax mixes dtypes (step counts with rates), so what runs an optimizer can't be strict about it."""
-    relaxed = request.path.parent.name == "training" or request.path.name in ("test_main.py", "test_docs.py")
+    relaxed = request.path.parent.name == "training" or request.path.name in (
+        "test_main.py",
+        "test_docs.py",
+        "test_pointing.py",
+    )
     with jax.numpy_dtype_promotion("standard" if relaxed else "strict"):
         yield

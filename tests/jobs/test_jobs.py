@@ -1,4 +1,4 @@
-"""`timesformer predict` and `timesformer convert`, as they are typed."""
+"""`timesformer predict`, `explain` and `convert`, as they are typed."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import timesformer_jax as tsf
 from tests.pretrained.files import official_file
@@ -50,6 +51,44 @@ def test_a_table_for_people(checkpoint: Path, made_clips: Path, capsys: pytest.C
     assert [line.split()[1] for line in lines[1:]] == [prediction.label for prediction in best]
     assert lines[1].split()[0] == f"{best[0].probability:.2%}"
     assert sum(prediction.probability for prediction in best) == pytest.approx(1)
+
+
+def test_explaining_a_video(checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A sheet with the frames as the model got them, and a row for each label; the labels of what is drawn are printed."""
+    video, output = str(made_clips / "down" / "0.mp4"), tmp_path / "x.PNG"
+    asked = ["explain", video, f"--checkpoint={checkpoint}", f"--output={output}", "--num-clips=2"]
+    assert main([*asked, "--label=back", "--label=0"]) == 0
+    best = tsf.load(checkpoint).predict(video, num_crops=1, num_clips=2)
+    out, err = capsys.readouterr()
+    assert [line.split()[1] for line in out.splitlines()[1:4]] == [prediction.label for prediction in best]
+    assert (out.splitlines()[-1], err) == (f"Written: {output}", "")
+    picture = np.asarray(Image.open(output))
+    assert picture.shape == (3 * (224 + 22), 4 * (224 + 4), 3)  # plain and two labels; two clips of two frames
+    rows = picture.reshape(3, 246, 912, 3)[:, 22:]
+    changes = [np.abs(row.astype(int) - rows[0]).mean() for row in rows[1:]]
+    assert min(changes) > 1
+    assert np.abs(rows[1].astype(int) - rows[2]).mean() > 1  # each label has a map of its own
+    assert main([*asked, "--method=rollout"]) == 0
+    assert np.asarray(Image.open(output)).shape == (2 * (224 + 22), 4 * (224 + 4), 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.PNG"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--output=x.jpg"], "--output must end in .gif, .mp4, .png, got x.jpg"),
+        (["--output=/no/such/x.gif"], "There is no folder /no/such to write x.gif to"),
+        (["--output=x.gif", "--label=dwn"], "no label 'dwn': give a name, or a number below 3. Did you mean 'down'?"),
+        (["--output=x.gif", "--label=3"], "no label '3'"),
+        (["--output=x.gif", "--label=down", "--method=rollout"], "Rollout is the same for all labels"),
+        (["--output=x.gif", "--fps=0"], "--fps must be above 0"),
+        (["--output=x.gif", "--num-clips=0"], "--num-clips must be at least 1"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_explained(checkpoint: Path, made_clips: Path, arguments: list[str], words: str, capsys):
+    assert main(["explain", str(made_clips / "down" / "0.mp4"), f"--checkpoint={checkpoint}", *arguments]) == 1
+    assert words in capsys.readouterr().err
 
 
 def test_clips_from_the_middle(checkpoint: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):

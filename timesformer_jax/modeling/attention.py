@@ -25,7 +25,8 @@ class Attention(nn.Module):
     `implementation` is a key of `IMPLEMENTATIONS`; weights that are to be returned or dropped, or that are one query's, are
     computed by "xla". The softmax is computed in float32 whatever `dtype` is. With `foldable`, parameters without `proj` are
     taken for folded ones (`fold_for_inference`): the result is the heads' mixtures `[B, G, Q, heads, head_dim]`, for the next
-    layer to project.
+    layer to project. A variable "weights" in the collection `WATCHED`, zeros `[B, G, Q, L]`, gets as its gradient what `watch`
+    makes of the weights'.
 
     Source: official `models/vit.py`, class `Attention`; its packed `qkv` rows `[q | k | v]`, each head-major, are the axes
     `[3, num_heads, head_dim]` of the kernel here.
@@ -54,9 +55,11 @@ class Attention(nn.Module):
         query, key, value = qkv(x, queries)  # [B, G, h, Q, d], twice [B, G, h, L, d]
         query = query * head_dim**-0.5
         drop = train and self.attention_dropout_rate > 0
-        weights = None
-        if with_weights or drop:
+        weights, watched = None, self.has_variable(WATCHED, "weights")
+        if with_weights or drop or watched:
             weights = attention_weights(query, key, mask)
+            if watched:
+                weights = watch(weights, self.get_variable(WATCHED, "weights"))
             dropped = nn.Dropout(self.attention_dropout_rate, deterministic=not drop)(weights)
             mixed = jnp.matmul(dropped.astype(self.dtype), value)
         else:
@@ -109,6 +112,34 @@ def attention_weights(
         # Finite, so that a group that is masked whole gives numbers (which nobody reads) and not NaN.
         scores = jnp.where(mask[:, :, None, None, :], scores, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)
+
+
+WATCHED = "watched_attention"
+"""The collection of zeros whose gradients are attention weights' part in the result."""
+
+
+@jax.custom_vjp
+def watch(
+    weights: Float[Array, "B G h Q L"],
+    zeros: Float[Array, "B G Q L"],
+) -> Float[Array, "B G h Q L"]:
+    """The weights as they are; the gradient of `zeros` is mean over heads of max(weight * its gradient, 0).
+
+    So that what a clip's weights have done for a result is found without any of them, or of their gradients, being kept for
+    each head. Source: Chefer et al. 2021, "Generic Attention-model Explainability", equation 5.
+    """
+    return weights
+
+
+def _watch_forward(weights: Array, zeros: Array) -> tuple[Array, Array]:
+    return weights, weights
+
+
+def _watch_backward(weights: Array, gradient: Array) -> tuple[Array, Array]:
+    return gradient, jax.nn.relu(weights * gradient).mean(axis=2)
+
+
+watch.defvjp(_watch_forward, _watch_backward)
 
 
 def _xla(query: Array, key: Array, value: Array, mask: Mask) -> Array:

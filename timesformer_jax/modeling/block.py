@@ -23,7 +23,7 @@ class BlockOutput(NamedTuple):
     """None where only the CLS was asked for."""
     frame_cls: Float[Array, "B T D"] | None
     """The CLS as each frame sees it, before the frames' mean; None unless asked for and where groups mix frames."""
-    attention: dict[str, Float[Array, "B G heads Q L"]]
+    attention: dict[str, Float[Array, "B G *heads Q L"]]
     """Attention step -> weights; empty unless asked for."""
 
 
@@ -31,7 +31,8 @@ class Block(nn.Module):
     """One block of any scheme: `(cls, patches) -> (cls, patches)` and more, on request.
 
     Shapes: cls `[B, F, D]` with F = 1 CLS a clip, or F = T where each frame has its own (`space_only`); patches
-    `[B, T, h, w, D]`; `frame_mask` `[B, T]`, False for a frame that nobody shall see. Units: the residual stream, before any
+    `[B, T, h, w, D]`; `frame_mask` `[B, T]`, False for a frame that nobody shall see; `with_attention`: False, True, or "mean"
+    over the heads. Units: the residual stream, before any
     normalisation.
 
     Source: official `models/vit.py`, class `Block`. Stochastic depth (`drop_path_rate`, not None) drops whole rows, and what
@@ -63,7 +64,7 @@ class Block(nn.Module):
         train: bool = False,
         cls_only: bool = False,
         with_frame_cls: bool = False,
-        with_attention: bool = False,
+        with_attention: bool | str = False,
     ) -> BlockOutput:
         scheme = SCHEMES[self.attention_type]
         init = INITIALIZATIONS[self.initialization]
@@ -86,9 +87,9 @@ class Block(nn.Module):
                 foldable=step != scheme.name,
                 name=name,
             )
-            output, weights = attention(x, mask, queries=queries, train=train, with_weights=with_attention)
+            output, weights = attention(x, mask, queries=queries, train=train, with_weights=bool(with_attention))
             if weights is not None and with_attention:
-                maps[step] = weights
+                maps[step] = weights.mean(axis=2) if with_attention == "mean" else weights
             return output
 
         def drop(*residuals: Array, rows: int = 2) -> tuple[Array, ...]:

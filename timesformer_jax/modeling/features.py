@@ -13,12 +13,13 @@ class AttentionMap:
     """Who looks at whom in one attention step of every block.
 
     `weights` has the named `axes`: "block", "batch", what the groups are counted along ("time" where each frame is a group),
-    "head", "query", "key"; over the keys they sum to 1. Queries and keys run over `tokens`, row-major, such as ("height",
-    "width"), behind `cls_queries` and `cls_keys` (0 or 1) entries for the CLS. Where an axis doesn't divide ("height_half",
-    "time_parity"), the groups are padded. Padded and masked keys have weight 0; padded and masked queries mean nothing.
+    "head" (unless their mean was asked for), "query", "key"; over the keys they sum to 1. Queries and keys run over `tokens`,
+    row-major, such as ("height", "width"), behind `cls_queries` and `cls_keys` (0 or 1) entries for the CLS. Where an axis
+    doesn't divide ("height_half", "time_parity"), the groups are padded. Padded and masked keys have weight 0; padded and
+    masked queries mean nothing.
     """
 
-    weights: Float[Array, "depth B *groups heads Q L"]
+    weights: Float[Array, "depth B *groups Q L"]
     axes: tuple[str, ...] = struct.field(pytree_node=False)
     tokens: tuple[str, ...] = struct.field(pytree_node=False)
     cls_queries: int = struct.field(pytree_node=False)
@@ -53,14 +54,19 @@ class Features(NamedTuple):
 
 
 def name_attention(
-    weights: Float[Array, "depth B G heads Q L"], grouping: Grouping, sizes: tuple[int, ...], *, cls_queries: int, cls_keys: int
+    weights: Float[Array, "depth B G *heads Q L"],
+    grouping: Grouping,
+    sizes: tuple[int, ...],
+    *,
+    cls_queries: int,
+    cls_keys: int,
 ) -> AttentionMap:
     """An attention step's weights with the axes of its groups apart, `sizes` being frames, rows and columns of patches."""
     groups, tokens = grouping.names()
     depth, batch, _, *rest = weights.shape
     return AttentionMap(
         weights=weights.reshape(depth, batch, *grouping.counts(sizes), *rest),
-        axes=("block", "batch", *groups, "head", "query", "key"),
+        axes=("block", "batch", *groups, *(["head"] if len(rest) == 3 else []), "query", "key"),
         tokens=tokens,
         cls_queries=cls_queries,
         cls_keys=cls_keys,

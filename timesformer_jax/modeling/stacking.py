@@ -11,9 +11,13 @@ from flax import linen as nn
 
 from timesformer_jax._typing import Array, Float
 from timesformer_jax.errors import InputError
+from timesformer_jax.modeling.attention import WATCHED
 from timesformer_jax.modeling.block import BlockOutput
 
 Params = Mapping[str, Any]
+
+STACKED = ("params", WATCHED)
+"""The collections with one entry for each block."""
 
 
 def stack_blocks(params: Params) -> dict[str, Any]:
@@ -66,11 +70,13 @@ def run_blocks(
         return (output.cls, output.patches), kept
 
     def scan(length: int) -> Callable:
-        return nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=length)
+        return nn.scan(
+            step, variable_axes=dict.fromkeys(STACKED, 0), split_rngs={"params": True, "dropout": True}, length=length
+        )
 
     def with_part(call: Callable, which: int | slice) -> Callable:
         part = functools.partial(jax.tree.map, lambda leaf: leaf[which])
-        return nn.map_variables(call, "params", trans_in_fn=part)
+        return nn.map_variables(call, STACKED, trans_in_fn=part)
 
     if blocks.is_initializing():  # all parameters are made at once
         scan(depth)(blocks, tokens, rates)

@@ -169,13 +169,16 @@ class TimeSformer(nn.Module):
         *,
         train: bool = False,
         blocks: bool = False,
-        attention: bool = False,
+        attention: bool | str = False,
     ) -> Features:
         """The clip's and its frames' CLS and all patches after the last LayerNorm.
 
-        `blocks`: every block's output too. `attention`: every attention map too, computed with the whole matrix of weights
-        whatever `attention_implementation` is. Neither costs anything where it isn't asked for.
+        `blocks`: every block's output too. `attention`: every attention map too (True, or "mean": of all heads together),
+        computed with the whole matrix of weights whatever `attention_implementation` is. Neither costs anything where it isn't
+        asked for.
         """
+        if attention not in (False, True, "mean"):
+            raise InputError(f"attention must be True, False or 'mean' (of the heads), got {attention!r}.")
         last, (tokens, weights) = self._run(
             video, frame_mask, train=train, with_frame_cls=True, with_blocks=blocks, with_attention=attention
         )
@@ -229,7 +232,7 @@ class TimeSformer(nn.Module):
         *,
         train: bool,
         with_blocks: bool = False,
-        with_attention: bool = False,
+        with_attention: bool | str = False,
         **last_wants: bool,
     ) -> tuple[BlockOutput, tuple[Tokens | None, dict[str, Array]]]:
         """All blocks: the last one's output, and every one's tokens and attention, stacked, where asked for."""

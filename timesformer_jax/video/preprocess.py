@@ -119,6 +119,12 @@ class Preprocess:
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (np.stack(crops) / np.float32(255) - mean) / std
 
+    def pictures(self, clip: Float[ndarray, "*T S S 3"]) -> UInt8[ndarray, "*T S S 3"]:
+        """Prepared frames as they look again, in RGB."""
+        pixels = np.asarray(clip, np.float32) * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
+        pixels = pixels[..., ::-1] if self.channel_order == "bgr" else pixels
+        return np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
+
     def as_dict(self) -> dict[str, Any]:
         """Its fields as JSON holds them."""
         values = dataclasses.asdict(self)

@@ -1,0 +1,8 @@
+"""What a model has looked at in a video, and for which label."""
+
+from timesformer_jax.explain.drawing import gif_bytes, overlay
+from timesformer_jax.explain.pointing import box_mask, inside_over_outside
+from timesformer_jax.explain.relevance import class_relevance
+from timesformer_jax.explain.rollout import attention_rollout
+
+__all__ = ["attention_rollout", "box_mask", "class_relevance", "gif_bytes", "inside_over_outside", "overlay"]

@@ -1,0 +1,137 @@
+"""Maps over frames, to look at: panels side by side with titles, as an animation, a film, or a sheet for a paper."""
+
+import io
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from timesformer_jax._typing import Shaped, UInt8, ndarray
+from timesformer_jax.errors import InputError
+from timesformer_jax.interpolation import linear
+
+STRENGTH = 0.65
+"""How much of a pixel is colour where the map is highest."""
+LEAST_SIDE = 224
+"""Smaller frames are enlarged to this many pixels: titles must be legible."""
+TITLE_HEIGHT = 22
+MOST_COLUMNS = 8
+
+
+class Panel(NamedTuple):
+    """Frames with a title above them."""
+
+    title: str
+    frames: UInt8[ndarray, "T H W 3"]
+
+
+def overlay(frames: UInt8[ndarray, "T H W 3"], maps: Shaped[ndarray, "T h w"]) -> UInt8[ndarray, "T H W 3"]:
+    """The frames with a map over each: from nothing where the clip's maps are lowest to bright where they are highest.
+
+    Maps are scaled up bilinearly. One scale for the whole clip, so that frames can be compared. Raises `InputError` where
+    matplotlib, whose colours these are, isn't installed.
+    """
+    try:
+        from matplotlib import colormaps
+    except ImportError as error:
+        raise InputError("Drawing needs matplotlib, which is not installed: pip install timesformer_jax[plots].") from error
+
+    _, height, width, _ = frames.shape
+    rows, columns = linear(maps.shape[1], height), linear(maps.shape[2], width)
+    heat = np.einsum("yh,thw,xw->tyx", rows, np.asarray(maps, np.float64), columns)
+    low, high = heat.min(), heat.max()
+    heat = (heat - low) / (high - low) if high - low > 1e-6 * abs(high) else np.zeros_like(heat)  # not the rounding's picture
+    share = STRENGTH * heat[..., None]
+    return np.rint((1 - share) * frames + share * 255 * colormaps["inferno"](heat)[..., :3]).astype(np.uint8)
+
+
+def side_by_side(panels: Sequence[Panel]) -> UInt8[ndarray, "T H W 3"]:
+    """The panels' frames in one row, each with its title."""
+    return np.concatenate([_titled(panel) for panel in panels], axis=2)
+
+
+def sheet(panels: Sequence[Panel]) -> UInt8[ndarray, "H W 3"]:
+    """A row for each panel, its frames from left to right: all of them, or 8 evenly spread out."""
+    count = len(panels[0].frames)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int))
+    rows = []
+    for panel in panels:
+        frames = _enlarged(panel.frames[chosen])
+        strip = np.concatenate([np.pad(frame, ((0, 0), (0, 4), (0, 0)), constant_values=255) for frame in frames], axis=1)
+        rows.append(_with_title(strip, panel.title))
+    return np.concatenate(rows)
+
+
+def gif_bytes(frames: UInt8[ndarray, "T H W 3"], fps: float) -> bytes:
+    """An animation that runs for ever."""
+    pictures = [_pillow().fromarray(frame) for frame in frames]
+    file = io.BytesIO()
+    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
+    return file.getvalue()
+
+
+def mp4_bytes(frames: UInt8[ndarray, "T H W 3"], fps: float) -> bytes:
+    """A film that browsers play (H.264)."""
+    try:
+        import av
+    except ImportError as error:
+        raise InputError("Films need PyAV, which is not installed: pip install timesformer_jax[video].") from error
+
+    file = io.BytesIO()
+    _, height, width, _ = frames.shape
+    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with av.open(file, "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width, stream.pix_fmt = even.shape[1], even.shape[2], "yuv420p"
+        for frame in even:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def png_bytes(picture: UInt8[ndarray, "H W 3"]) -> bytes:
+    """A picture."""
+    file = io.BytesIO()
+    _pillow().fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+WRITERS: dict[str, Callable[[Sequence[Panel], float], bytes]] = {
+    ".gif": lambda panels, fps: gif_bytes(side_by_side(panels), fps),
+    ".mp4": lambda panels, fps: mp4_bytes(side_by_side(panels), fps),
+    ".png": lambda panels, fps: png_bytes(sheet(panels)),
+}
+"""A file's ending -> what is in it: (panels, frames a second) -> bytes."""
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise InputError("Drawing needs Pillow, which is not installed: pip install timesformer_jax[plots].") from error
+    return Image
+
+
+def _enlarged(frames: UInt8[ndarray, "T H W 3"]) -> UInt8[ndarray, "T H2 W2 3"]:
+    """By a whole number, where they are small."""
+    factor = -(-LEAST_SIDE // min(frames.shape[1:3]))
+    image, size = _pillow(), (frames.shape[2] * factor, frames.shape[1] * factor)
+    return frames if factor == 1 else np.stack([np.asarray(image.fromarray(frame).resize(size)) for frame in frames])
+
+
+def _titled(panel: Panel) -> UInt8[ndarray, "T H W 3"]:
+    return np.stack([_with_title(frame, panel.title) for frame in _enlarged(panel.frames)])
+
+
+def _with_title(picture: UInt8[ndarray, "H W 3"], title: str) -> UInt8[ndarray, "H2 W 3"]:
+    """A white band with the title above the picture, cut where it is too long."""
+    from PIL import ImageDraw, ImageFont
+
+    band = _pillow().new("RGB", (picture.shape[1], TITLE_HEIGHT), "white")
+    draw, font = ImageDraw.Draw(band), ImageFont.load_default(14)
+    text = title
+    while text and draw.textlength(text + ("" if text == title else "…"), font=font) > picture.shape[1] - 6:
+        text = text[:-1]
+    draw.text((3, 3), text + ("" if text == title else "…"), fill="black", font=font)
+    return np.concatenate([np.asarray(band), picture])

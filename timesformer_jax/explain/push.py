@@ -1,0 +1,90 @@
+"""From a block's output to its input: whose relevance an attention step hands on to whom.
+
+A step's dense matrix over all tokens is never built. Relevance is a row of it, one number a token, and a row is pushed through
+a step group by group: memory and time are those of the step's own maps. In divided attention that is, per block,
+O(T N^2 + N T^2) for N patches in T frames where the dense product is O(((1 + N) T)^3).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from timesformer_jax._typing import Array, Bool, Float
+from timesformer_jax.modeling import SCHEMES, TimeSformer
+from timesformer_jax.modeling.schemes import Grouping
+
+
+class Relevance(NamedTuple):
+    """One number for each token of a clip."""
+
+    cls: Float[Array, "B F"]
+    """F is 1, or the number of frames where each has a CLS of its own."""
+    patches: Float[Array, "B T h w"]
+
+
+def push_block(
+    relevance: Relevance,
+    maps: Mapping[str, Float[Array, "B G Q L"]],
+    model: TimeSformer,
+    frame_mask: Bool[Array, "B T"] | None,
+    *,
+    normalized: bool,
+) -> Relevance:
+    """The relevance of a block's input tokens, given that of its output tokens and its maps, attention step by step.
+
+    With `normalized` a token and what it has seen weigh the same, and rows sum to 1: r (I + A) / 2 for each step (Abnar and
+    Zuidema 2020; r (I + A + B) / 3 where two steps run in parallel). Without, r (I + A) (Chefer et al. 2021).
+    """
+    for stage in reversed(_stages(model)):
+        patches_seen = 1 + len(stage) if normalized else 1
+        cls_seen = 2 if normalized and SCHEMES[model.attention_type].name in stage else 1
+        relevance = Relevance(relevance.cls / cls_seen, relevance.patches / patches_seen)
+        seen = [_push_step(relevance, maps[step], model, step, frame_mask) for step in stage]
+        relevance = Relevance(
+            relevance.cls + sum(part.cls for part in seen), relevance.patches + sum(part.patches for part in seen)
+        )
+    return relevance
+
+
+def _stages(model: TimeSformer) -> list[list[str]]:
+    """The block's attention steps in their order; those of one stage have the same input."""
+    scheme = SCHEMES[model.attention_type]
+    extra = [name for name, _ in scheme.extra_steps]
+    if model.attention_order == "parallel":
+        return [[*extra, scheme.name]]
+    one_by_one = [[name] for name in extra]
+    return [[scheme.name], *one_by_one] if model.attention_order == "space_then_time" else [*one_by_one, [scheme.name]]
+
+
+def _push_step(
+    relevance: Relevance,
+    weights: Float[Array, "B G Q L"],
+    model: TimeSformer,
+    step: str,
+    frame_mask: Bool[Array, "B T"] | None,
+) -> Relevance:
+    """What the keys of a step get from its queries: r A."""
+    scheme = SCHEMES[model.attention_type]
+    grouping, own = scheme.steps[step], step == scheme.name
+    sizes = relevance.patches.shape[1:]
+    rows = grouping.split(relevance.patches[..., None])[..., 0]  # [B, T, h, w] -> [B, G, L]
+    if own:  # a copy of the CLS asks in each group, and counts by its share in the CLS that comes out
+        copies = relevance.cls * (1.0 if scheme.cls_per_frame else _shares(grouping, sizes, frame_mask))
+        rows = jnp.concatenate([copies[:, :, None], rows], axis=2)
+    seen = jnp.einsum("bgq,bgqk->bgk", rows, weights)
+    cls = jnp.zeros_like(relevance.cls)
+    if seen.shape[2] > rows.shape[2] or own:  # the CLS is a key too: the first one of every group
+        cls = seen[:, :, 0] if scheme.cls_per_frame and own else seen[:, :, 0].sum(axis=1, keepdims=True)
+        seen = seen[:, :, 1:]
+    return Relevance(cls, grouping.merge(seen[..., None], sizes)[..., 0])
+
+
+def _shares(grouping: Grouping, sizes: Sequence[int], frame_mask: Bool[Array, "B T"] | None) -> Float[Array, "b G"]:
+    """How much each group's copy has in the mean that is the CLS: nothing where the group has no patch that counts."""
+    mask = grouping.mask(sizes, frame_mask)
+    if mask is None:
+        num_groups = grouping.split(jnp.zeros((1, *sizes, 1))).shape[1]
+        return jnp.full((1, num_groups), 1 / num_groups)
+    filled = mask.any(axis=2).astype(jnp.float32)
+    return filled / jnp.maximum(filled.sum(axis=1, keepdims=True), 1)

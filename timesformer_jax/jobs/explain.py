@@ -1,0 +1,111 @@
+"""What a model has looked at in a video, drawn over its frames, for its best label or any other.
+
+timesformer explain clip.mp4 --checkpoint=timesformer-base-k400 --output=clip.gif
+timesformer explain clip.mp4 --checkpoint=runs/mine --label=running --label=walking --output=clip.png
+timesformer explain clip.mp4 --checkpoint=runs/mine --method=rollout --output=clip.mp4
+"""
+
+import argparse
+import difflib
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.explain import attention_rollout, class_relevance
+from timesformer_jax.explain.drawing import WRITERS, Panel, overlay
+from timesformer_jax.jobs.convert import add_load_arguments, load_options
+from timesformer_jax.pretrained import Pretrained, load
+
+METHODS = ("relevance", "rollout")
+
+
+def add_arguments(job: argparse.ArgumentParser) -> None:
+    """The job's arguments."""
+    job.add_argument("video", metavar="VIDEO", help="a video file")
+    job.add_argument("--checkpoint", required=True, help="a file, folder, run, name of the zoo, or hf:ORGANISATION/MODEL")
+    job.add_argument("--output", required=True, metavar="FILE", help=f"{', '.join(WRITERS)} (a sheet with 8 frames at most)")
+    job.add_argument("--method", choices=METHODS, default="relevance", help="for a label, or what the class token has gathered")
+    job.add_argument("--label", action="append", default=[], help="name or number; several may be given (default: the best)")
+    job.add_argument("--num-clips", type=int, default=1, help="clips over the length of the video, one after the other")
+    job.add_argument("--fps", type=float, default=4.0, help="frames a second of an animation")
+    job.add_argument("--top-k", type=int, default=5, help="how many labels to print")
+    add_load_arguments(job)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the best labels of the clips that are drawn (one centre crop each), and draws them."""
+    output = Path(arguments.output)
+    _check(arguments, output)
+    pretrained = load(arguments.checkpoint, **load_options(arguments))
+    labels = [_number(label, pretrained) for label in arguments.label]
+    for note in pretrained.report.notes if pretrained.report else []:
+        print(f"Note: {note}.", file=sys.stderr)
+    clips = pretrained.preprocess(arguments.video, num_clips=arguments.num_clips, num_crops=1)
+    scores = pretrained.view_scores(clips)
+    print(arguments.video + "".join(f"\n  {p:7.2%}  {label}" for label, p in pretrained.best(scores, arguments.top_k)))
+    panels = explain(pretrained, clips, scores, labels, title=Path(arguments.video).name, method=arguments.method)
+    part = output.with_name(f".{output.name}.part")
+    try:
+        part.write_bytes(WRITERS[output.suffix.lower()](panels, arguments.fps))
+        part.replace(output)
+    except OSError as error:
+        raise InputError(f"Can't write {output}: {error.strerror}.") from error
+    print(f"Written: {output}")
+    return 0
+
+
+def explain(
+    pretrained: Pretrained, clips: np.ndarray, scores: np.ndarray, labels: Sequence[int], *, title: str, method: str
+) -> list[Panel]:
+    """The frames of all clips `[clips, T, H, W, 3]`, plain and with the map of each label (of the best one by default)."""
+    frames = np.concatenate([pretrained.preprocess.pictures(clip) for clip in clips])
+    video, model, params = jnp.asarray(clips), pretrained.model, pretrained.params
+
+    def panel(title: str, maps: jax.Array) -> Panel:
+        return Panel(title, overlay(frames, np.asarray(maps).reshape(-1, *maps.shape[2:])))
+
+    if method == "rollout":
+        return [Panel(title, frames), panel("attention rollout", attention_rollout(model, params, video))]
+    return [
+        Panel(title, frames),
+        *(
+            panel(
+                f"{pretrained.label(label)} {scores[label]:.1%}",
+                class_relevance(model, params, video, np.full(len(clips), label)),
+            )
+            for label in labels or [int(scores.argmax())]
+        ),
+    ]
+
+
+def _check(arguments: argparse.Namespace, output: Path) -> None:
+    """Raises `InputError` for what can't work, before anything is loaded."""
+    for name in ("num_clips", "top_k"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}.")
+    if not 0 < arguments.fps < math.inf:
+        raise InputError(f"--fps must be above 0, got {arguments.fps}.")
+    if output.suffix.lower() not in WRITERS:
+        raise InputError(f"--output must end in {', '.join(WRITERS)}, got {output}.")
+    if not output.parent.is_dir():
+        raise InputError(f"There is no folder {output.parent} to write {output.name} to.")
+    if arguments.method == "rollout" and arguments.label:
+        raise InputError("Rollout is the same for all labels: leave --label out, or use --method=relevance.")
+
+
+def _number(label: str, pretrained: Pretrained) -> int:
+    """A class's number, by its name or number."""
+    names = list(pretrained.labels or [])
+    if label in names:
+        return names.index(label)
+    if label.isdecimal() and int(label) < pretrained.model.num_classes:
+        return int(label)
+    near = difflib.get_close_matches(label, names, n=3, cutoff=0.4)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise InputError(f"The model has no label {label!r}: give a name, or a number below {pretrained.model.num_classes}.{hint}")
