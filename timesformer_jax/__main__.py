@@ -5,9 +5,9 @@ import os
 import sys
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.jobs import check, convert, cost, predict, zoo
+from timesformer_jax.jobs import check, convert, cost, embed, features, predict, zoo
 
-JOBS = {"predict": predict, "check": check, "convert": convert, "zoo": zoo, "cost": cost}
+JOBS = {"predict": predict, "features": features, "embed": embed, "check": check, "convert": convert, "zoo": zoo, "cost": cost}
 
 
 def main(argv: list[str] | None = None) -> int:
