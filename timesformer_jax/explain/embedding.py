@@ -15,6 +15,9 @@ FEWEST = 5
 PERPLEXITY = 30.0
 """t-SNE's, at most; of few points a third of their number, which it must be well below."""
 
+EXACT = 250
+"""So many points at most have their t-SNE computed without approximating far ones, which brings nothing there."""
+
 PCA_FIRST = 50
 """t-SNE sees at most so many principal components, as its authors advise: nearly the same picture in less time."""
 
@@ -24,7 +27,8 @@ def _tsne(values: np.ndarray, seed: int) -> np.ndarray:
 
     perplexity = min(PERPLEXITY, (len(values) - 1) / 3)
     reduced = _pca(values, seed, min(PCA_FIRST, *values.shape))
-    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
+    method = "exact" if len(values) <= EXACT else "barnes_hut"
+    return TSNE(2, perplexity=perplexity, init="pca", method=method, random_state=seed).fit_transform(reduced)
 
 
 def _pca(values: np.ndarray, seed: int, components: int = 2) -> np.ndarray:
