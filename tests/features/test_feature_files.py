@@ -155,9 +155,9 @@ def test_damaged_files_are_one_sentence(written: Path, how: str, words: str):
 
 
 def test_what_does_not_fit_or_is_not_finite():
-    with pytest.raises(InputError, match="features of a.mp4 don't fit into float16: use float32"):
+    with pytest.raises(InputError, match=r"features of a\.mp4 don't fit into float16: use float32"):
         ShardRows("float16").add_clip("a.mp4", 1e6 * values(1), seconds=0.0)
-    with pytest.raises(InputError, match="features of a.mp4 are not finite"):
+    with pytest.raises(InputError, match=r"features of a\.mp4 are not finite"):
         ShardRows("float32").add_clip("a.mp4", np.nan * values(1), seconds=0.0)
 
 
