@@ -1,4 +1,10 @@
-"""Features on disk: a folder with `features.json` and shards of whole videos, each written whole or not at all."""
+"""Features on disk: a folder with `features.json` and shards of whole videos, each written whole or not at all.
+
+A shard, KKKKK-of-NNNNN.npz, holds the arrays `names` `[videos]`, `labels` (of each video its number, or a one or zero for each
+class; where they are known), and for each row, a view, `values` `[rows, ...]`, `video` (its number in `names`), `clip` (counted
+within this shard), `crop` and `seconds` (where the clip begins); then `unreadable` and `reasons`. `features.json` holds
+`complete`, `num_videos`, `num_rows`, `unreadable` and the `description`.
+"""
 
 import hashlib
 import json

@@ -61,7 +61,7 @@ class _Clip(NamedTuple):
 def add_arguments(job: argparse.ArgumentParser) -> None:
     """The job's arguments."""
     add_view_arguments(job)
-    job.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="where the features go")
+    job.add_argument("--output", required=True, metavar="FOLDER", help="where the features go")
     job.add_argument("--kind", choices=list(KINDS), default="cls", help="a vector a clip, a frame, or a patch")
     job.add_argument("--dtype", choices=DTYPES, default="float32", help="of the features on disk")
     job.add_argument("--label-by-folder", action="store_true", help="each video's label is the name of the folder it is in")
