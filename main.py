@@ -1,9 +1,10 @@
 """Trains and tests a TimeSformer on a data set: `python main.py --config=configs/moving_digits.py --workdir=runs/demo`.
 
 The job is `--mode=train` (goes on from the workdir's newest checkpoint if there is one, ends with a test), `--mode=eval`
-(tests a checkpoint), `--mode=probe` (trains heads on the frozen model's features) or `--mode=show` (draws clips as the model
-gets them). Any field of the config can be given on the command line: `--config.train.batch_size=64`. The same command, started
-once on every machine, trains on all of them (docs/scale.md).
+(tests a checkpoint), `--mode=probe` (trains heads on the frozen model's features), `--mode=features` (writes the frozen
+model's features of whole splits) or `--mode=show` (draws clips as the model gets them). Any field of the config can be given
+on the command line: `--config.train.batch_size=64`. The same command, started once on every machine, trains on all of them
+(docs/scale.md).
 """
 
 import contextlib
@@ -27,15 +28,22 @@ log = logging.getLogger("timesformer_jax")
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration, such as configs/folder.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go; a folder or gs://...")
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval", "probe", "show"], "Train and test, only test, probe, or draw some clips."
+    "mode",
+    "train",
+    ["train", "eval", "probe", "features", "show"],
+    "Train and test, only test, probe, write features, or draw some clips.",
 )
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", MODES, "Whether this process is one of several: on, off, or auto for what the environment says."
 )
 
+AFTERWARDS = {"probe": "begins the probe again", "features": "goes on behind the last shard that is whole"}
+"""Mode -> what happens after an interruption, where it isn't what training does."""
+
 
 def run(config: Any, workdir: str, mode: str) -> None:
     """One job from beginning to end; raises `InputError` for input that can't work."""
+    from experiment.features import check_features, write_features
     from experiment.probe import check_probe, probe
     from experiment.setup import Job
     from experiment.show import show
@@ -49,12 +57,14 @@ def run(config: Any, workdir: str, mode: str) -> None:
         config, workdir = adjust(config, workdir)
     if mode == "probe":
         check_probe(config, workdir)
+    if mode == "features":
+        check_features(config, workdir)
     if not read_only:
         try:
             epath.Path(workdir).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--workdir={workdir} can't be used as a folder: {error.strerror}.") from error
-    job = Job(config, workdir, read_only=read_only, trains=mode == "train")
+    job = Job(config, workdir, read_only=read_only, trains=mode == "train", draws=mode != "features")
     try:
         if mode == "train":
             with contextlib.ExitStack() as stack:
@@ -66,6 +76,8 @@ def run(config: Any, workdir: str, mode: str) -> None:
             show(job)
         elif mode == "probe":
             probe(job)
+        elif mode == "features":
+            write_features(job)
         else:
             test(job, *job.restore_params())
     finally:
@@ -93,8 +105,7 @@ def main(argv: list[str]) -> None:
     except InputError as error:
         message = f"Error: {error}"
     except KeyboardInterrupt:
-        begins = "begins the probe again" if MODE.value == "probe" else "goes on from the newest checkpoint"
-        message = f"Interrupted. The same command {begins}."
+        message = f"Interrupted. The same command {AFTERWARDS.get(MODE.value, 'goes on from the newest checkpoint')}."
     # Only now, and with the frames of the exception gone: a data pipeline that still lives when the interpreter shuts down
     # waits for the interpreter, and the process never ends.
     gc.collect()

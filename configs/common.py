@@ -136,6 +136,15 @@ def new_config(**sections: Any) -> ConfigDict:
                 # So many heads at a time, where all at once need too much memory; 0 for all.
                 "heads_at_once": 0,
             },
+            # `--mode=features`: what the frozen model says of every video, in shards. Which clips and crops, and in batches of
+            # how many, `eval` says.
+            "features": {
+                "kind": "cls",  # one vector a clip; or "frames", one a frame, or "patches", one a patch
+                "splits": ("val",),
+                "dtype": "float32",  # or "float16"
+                # Of each shard; as many as make about 256 MiB where it isn't given.
+                "videos_per_shard": config_dict.placeholder(int),
+            },
         }
     )
     for section, values in sections.items():

@@ -7,19 +7,19 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import timesformer_jax as tsf
+from experiment.frozen import check_frozen, frozen, together
 from experiment.setup import Job
 from input_pipeline import prepare_test
 from timesformer_jax import evaluation, training
+from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import describe_model
 from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
 from timesformer_jax.training.clock import DeviceClock
@@ -42,13 +42,8 @@ def check_probe(config: Any, workdir: str) -> None:
     if options.heads_at_once < 0:
         raise tsf.InputError(f"probe.heads_at_once must be at least 0 (all at once), got {options.heads_at_once}.")
     training.local_batch_size(*_batch_size(config), training.make_mesh(**config.mesh))
-    place = _path(workdir)
-    if find_checkpoint(place / "checkpoints") is None and not config.init_from:
-        raise tsf.InputError(
-            f"--mode=probe needs a model that has learned something: there is no checkpoint in {workdir}, and init_from isn't "
-            "set. Give --config.init_from=... (a file, a name of the zoo, a run) or the --workdir of a run."
-        )
-    folder = place / FOLDER
+    check_frozen(config, workdir, "probe")
+    folder = folder_at(workdir) / FOLDER
     if folder.exists() and find_checkpoint(folder) != folder:
         raise tsf.InputError(f"{folder} is none of this project's checkpoints, and the probe goes there: move it away.")
 
@@ -62,7 +57,7 @@ def probe(job: Job) -> None:
     name, batch_size = _batch_size(config)
     local_batch_size = training.local_batch_size(name, batch_size, job.mesh)
     rates = training.probe_rates(options.learning_rates, options.weight_decays)
-    backbone, source = _frozen(job)
+    backbone, source = frozen(job)
     steps_per_epoch = job.data.num_videos("train") * job.clips.clips_per_video / batch_size
     total_steps = max(round(options.num_epochs * steps_per_epoch), 1)
     optimizer = training.make_probe_optimizer(
@@ -109,10 +104,6 @@ def probe(job: Job) -> None:
     _write(job, module, backbone, state.params, rates, found, {"steps": total_steps, "num_videos": num_videos, **source})
 
 
-def _path(workdir: str) -> Any:
-    return epath.Path(workdir) if "://" in workdir else Path(workdir)
-
-
 def _make_probe(config: Any, model: tsf.TimeSformer) -> Any:
     options = config.probe
     return training.make_probe(kind=options.kind, model=model, depth=options.depth, num_heads=options.num_heads)
@@ -127,22 +118,6 @@ def _batch_size(config: Any) -> tuple[str, int]:
 def _further() -> bool:
     """Whether this is another process than the first, which talks and writes."""
     return jax.process_index() > 0
-
-
-def _frozen(job: Job) -> tuple[Any, dict[str, Any]]:
-    """The parameters of the workdir's checkpoint, else of `init_from`, on the devices; and which they are."""
-    config, checkpoints = job.config, job.checkpoints
-    if checkpoints.latest_step is not None:
-        params, step = job.restore_params()
-        log.info("Frozen: the checkpoint of step %d in %s.", step, job.workdir)
-        if config.init_from:
-            log.info("init_from=%s is left aside: it is for a workdir without a checkpoint.", config.init_from)
-        return params, {"backbone": job.workdir, "backbone_step": step}
-    pretrained = job.load_init_from()
-    log.info("Frozen: the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
-    params = jax.device_get(pretrained.params)
-    placed = jax.device_put(params, training.place(params, params, job.mesh))
-    return placed, {"backbone": config.init_from, "backbone_step": None}
 
 
 def _tell_step(metrics: Any, step: int, total_steps: int, clips: int, began: float, waited: float) -> None:
@@ -223,13 +198,13 @@ def _write(
     options, best = job.config.probe, _best(found)
     log.info("Every head on %d videos of 'val', 1 clip x 1 crop:\n%s", notes["num_videos"], _table(found, rates))
     params = jax.jit(lambda heads: jax.tree.map(lambda x: x[best], heads))(heads)
-    folder, file, table = (_path(job.workdir) / name for name in (FOLDER, FILE, TABLE))
+    folder, file, table = (folder_at(job.workdir) / name for name in (FOLDER, FILE, TABLE))
     if not _further():
         for old in (table, file):  # the table first: it never speaks of another probe than the one beside it
             old.unlink(missing_ok=True)
         if folder.exists():
             epath.Path(folder).rmtree()
-    _together("the old probe is gone")
+    together("the old probe is gone")
     results = [{**each._asdict(), **row} for each, row in zip(rates, found, strict=True)]
     saved = folder if options.kind == "linear" else file
     results = {
@@ -259,10 +234,5 @@ def _write(
         part = table.with_name(table.name + ".part")
         part.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         part.replace(table)
-    _together("the probe is written")
+    together("the probe is written")
     log.info("The best head is %s. It is in %s, the table in %s.", _named(found, rates), saved, table)
-
-
-def _together(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

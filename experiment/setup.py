@@ -39,10 +39,12 @@ CHECKPOINTS = ("latest", "best")
 class Job:
     """A config come to life. Everything is checked before the data are prepared, which can take long.
 
+    `read_only`: nothing is written to the run's checkpoints, and there must be one. `draws`: it asks for training batches.
+
     Raises `InputError` for whatever can't work.
     """
 
-    def __init__(self, config: Any, workdir: str, *, read_only: bool, trains: bool = False):
+    def __init__(self, config: Any, workdir: str, *, read_only: bool, trains: bool = False, draws: bool = True):
         self.config = config
         self.workdir = workdir
         _check(config, trains)
@@ -54,7 +56,7 @@ class Job:
         self.mixing = MixingOptions(**config.mixing)
         self.clips = ClipOptions(num_frames=model.num_frames, crop_size=_square(model), **config.clips)
         check_test_views(config.eval.num_clips, config.eval.num_crops)
-        if not read_only:
+        if draws and not read_only:
             parts = config.train.accumulation
             local = training.local_batch_size("train.batch_size", config.train.batch_size, self.mesh, parts)
             if self.mixing.mixes and config.train.batch_size < 2 * parts:
@@ -151,8 +153,11 @@ class Job:
             part=(self.share.index, self.share.count),
         )
 
-    def test_batches(self, split: str, *, num_clips: int, num_crops: int) -> Any:
-        """This process's batches of every video of a split, `eval.batch_size` (rounded up to the devices) of all together."""
+    def test_batches(self, split: str, *, num_clips: int, num_crops: int, part: tuple[int, int] | None = None) -> Any:
+        """This process's batches of every video of a split, `eval.batch_size` (rounded up to the devices) of all together.
+
+        `part`: those of every so many-th video instead, and from which one on, (first, apart).
+        """
         shards = training.batch_shards(self.mesh)
         local = -(-self.config.eval.batch_size // shards) * shards // self.share.count
         return test_batches(
@@ -162,7 +167,7 @@ class Job:
             batch_size=local,
             num_clips=num_clips,
             num_crops=num_crops,
-            part=(self.share.index, self.share.count),
+            part=part or (self.share.index, self.share.count),
         )
 
     def predict(

@@ -66,7 +66,7 @@ def _decode(
     example).
 
     One element a video: `video` uint8 `[views, T, window, window, 3]`, `rows` and `columns` float32 `[views, S]`, `label`,
-    `name` and `identity`.
+    `name`, `identity`, and `seconds` float32 `[views]`, where each view begins in its video.
     """
     records = dataset.records(split)
     needed, decoded = DECODERS[dataset.codec]
@@ -81,6 +81,7 @@ def _decode(
         part = features["part"].int64_list.value[0] if "part" in features else 0
         video = Video(len(stored), features["fps"].float_list.value[0], height, width)
         windows = plan_windows(choose(epoch, video, _identity(name + b"#%d" % part)), video, window)
+        begins = np.array(windows.frames)[windows.which[:, 0]] / video.fps + part * dataset.part_seconds
         entries = needed(windows.frames)
         return (
             np.array([stored[entry] for entry in entries], object),
@@ -90,14 +91,15 @@ def _decode(
             dataset.encode_label(features),
             np.array(name, object),
             np.array(_identity(name), np.int64),
+            begins.astype(np.float32),
         )
 
     label: Any = dataset.label_spec
     types = (tf.string, tf.int64, tf.int64, tf.int64, tf.int64, tf.int64, tf.float32, tf.float32)
 
     def cut(number: tf.Tensor) -> dict[str, tf.Tensor]:
-        encoded, entries, frames, box, which, corners, rows, columns, target, name, identity = tf.numpy_function(
-            fetch, [number], (*types, label.dtype, tf.string, tf.int64)
+        encoded, entries, frames, box, which, corners, rows, columns, target, name, identity, seconds = tf.numpy_function(
+            fetch, [number], (*types, label.dtype, tf.string, tf.int64, tf.float32)
         )
         encoded, entries, frames = (tf.ensure_shape(tensor, [None]) for tensor in (encoded, entries, frames))
         which, corners = tf.ensure_shape(which, [None, None]), tf.ensure_shape(corners, [None, 2])
@@ -109,6 +111,7 @@ def _decode(
             "label": tf.ensure_shape(target, label.shape),
             "name": tf.ensure_shape(name, []),
             "identity": tf.ensure_shape(identity, []),
+            "seconds": tf.ensure_shape(seconds, [None]),
         }
 
     return examples.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
@@ -197,7 +200,8 @@ def test_batches(
     part: Part | None = None,  # noqa: PT028 (this is no test)
 ) -> Iterator[Batch]:
     """Every clip of every video of a split once: `video` uint8 `[batch_size, crops, T, R, R, 3]`, `rows` and `columns` float32
-    `[batch_size, crops, S]`, `label`, `name`, `identity` (a number for the name) and `mask`.
+    `[batch_size, crops, S]`, `label`, `name`, `identity` (a number for the name), `seconds` `[batch_size, crops]` (where
+    the clip begins in its video) and `mask`.
 
     A video's clips are one after the other and cost one decoding. `batch_size` is this host's; the last batches are filled up
     with zeros whose `mask` is False, so that every host yields equally many. `part`: as in `training_batches`.
@@ -218,12 +222,14 @@ def test_batches(
         "video": (num_crops, options.num_frames, window, window, 3),
         "rows": (num_crops, size),
         "columns": (num_crops, size),
+        "seconds": (num_crops,),
     }
     label: Any = dataset.label_spec
     nothing = {
         "video": np.zeros(shapes["video"], np.uint8),
         "rows": np.zeros(shapes["rows"], np.float32),
         "columns": np.zeros(shapes["columns"], np.float32),
+        "seconds": np.zeros(shapes["seconds"], np.float32),
         "label": np.zeros(label.shape.as_list(), label.dtype.as_numpy_dtype),
         "name": b"",
         "identity": np.int64(0),
@@ -248,6 +254,7 @@ def test_batches(
     return batches()
 
 
+@functools.lru_cache(maxsize=4)  # asked again for every part of a split, and it looks at every video
 def _tiles(dataset: VideoDataset, split: str, options: ClipOptions) -> np.ndarray:
     """How many tiled clips each video has."""
     records = dataset.records(split)

@@ -36,6 +36,8 @@ class VideoDataset:
     label: str
     codec: str
     short_side: int
+    part_seconds: float = 0.0
+    """How long each part but the last of a long video is; 0 where videos are kept whole."""
     most_videos: int | None = None
     """Of each split only so many, the first ones; None for all."""
 
@@ -140,7 +142,11 @@ def _videos(
     config.num_workers = num_workers
     builder = _prepared(BUILDERS[name], config, data_dir)
     dataset = VideoDataset(
-        builder=builder, label="labels" if config.several else "label", codec=kept.codec, short_side=kept.short_side
+        builder=builder,
+        label="labels" if config.several else "label",
+        codec=kept.codec,
+        short_side=kept.short_side,
+        part_seconds=part_seconds or 0.0,
     )
     expected, found = EXPECTED_CLASSES[name], len(dataset.label_names)
     if expected not in (None, found):

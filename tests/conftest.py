@@ -34,6 +34,7 @@ SLOW_CASES = (
     r"test_main\.py::test_(debugging_shows_the_first_batch|one_batch_is_learned_by_heart)",
     r"test_step\.py::test_splitting_frames_takes_the_memory_down",
     r"test_probe_mode\.py::test_linear_heads_on_a_run",
+    r"test_features_mode\.py::test_they_are_what_the_model_says_of_the_same_views\[patches-axial",
     r"test_docs\.py::test_snippet\[(Serving|In an NNX project)",
     r"test_main\.py::test_an_interrupted_run_ends_and_goes_on",  # told to end by another signal: test_processes.py
 )

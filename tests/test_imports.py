@@ -88,6 +88,7 @@ MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself a
     "timesformer_jax/pretrained": {"timesformer_jax.modeling", "timesformer_jax.video"},
     "timesformer_jax/explain": {"timesformer_jax.modeling", "timesformer_jax.video"},
     "timesformer_jax/cost.py": {"timesformer_jax.modeling"},
+    "timesformer_jax/features": {"timesformer_jax.modeling", "timesformer_jax.video"},
     "timesformer_jax/training": {"timesformer_jax.modeling"},
     "timesformer_jax/jobs": {
         "timesformer_jax.modeling",
@@ -96,6 +97,7 @@ MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself a
         "timesformer_jax.explain",
         "timesformer_jax.pretrained",
         "timesformer_jax.cost",
+        "timesformer_jax.features",
     },
     "timesformer_jax/evaluation": {"timesformer_jax.modeling", "timesformer_jax.training"},
     "input_pipeline": {"timesformer_jax.video", "timesformer_jax.datasets"},
@@ -129,7 +131,20 @@ def test_every_room_has_its_rule():
         ("huggingface_hub", ["timesformer_jax/pretrained/zoo.py"]),
         (
             "matplotlib",
-            ["input_pipeline/contact_sheet.py", "timesformer_jax/explain/drawing.py", "timesformer_jax/jobs/cost.py"],
+            [
+                "input_pipeline/contact_sheet.py",
+                "timesformer_jax/explain/drawing.py",
+                "timesformer_jax/explain/embedding.py",
+                "timesformer_jax/jobs/cost.py",
+            ],
+        ),
+        (
+            "sklearn",
+            [
+                "input_pipeline/moving_digits.py",
+                "timesformer_jax/evaluation/results.py",
+                "timesformer_jax/explain/embedding.py",
+            ],
         ),
         (
             "av",

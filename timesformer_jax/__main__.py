@@ -5,9 +5,18 @@ import os
 import sys
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.jobs import check, convert, cost, explain, predict, zoo
+from timesformer_jax.jobs import check, convert, cost, embed, explain, features, predict, zoo
 
-JOBS = {"predict": predict, "explain": explain, "check": check, "convert": convert, "zoo": zoo, "cost": cost}
+JOBS = {
+    "predict": predict,
+    "explain": explain,
+    "features": features,
+    "embed": embed,
+    "check": check,
+    "convert": convert,
+    "zoo": zoo,
+    "cost": cost,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -139,5 +139,5 @@ def predict_videos(
     return Predictions([names[i] for i in order], labels[mask][first][order], scores[order], num_views[order])
 
 
-NOT_FOR_DEVICES = frozenset({"label", "name", "mask", "identity"})
+NOT_FOR_DEVICES = frozenset({"label", "name", "mask", "identity", "seconds"})
 """What a batch of clips says of them, and the model isn't asked."""

@@ -30,15 +30,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def add_load_arguments(job: argparse.ArgumentParser) -> None:
-    """Those of `load` that files may need."""
+def add_load_arguments(job: argparse.ArgumentParser, *, kind: str = "--kind") -> None:
+    """Those of `load` that files may need; `kind`: what the one of that name is called, where the job has another."""
     job.add_argument("--labels", metavar="FILE", help="names of the classes: .json, .csv, or one a line")
     job.add_argument("--num-heads", type=int, help="attention heads, where neither the file nor the width tells them")
-    job.add_argument("--kind", choices=list(KINDS), help="what the source is, where its content leaves it open")
+    job.add_argument(kind, choices=list(KINDS), dest="source_kind", help="what the source is, where its content leaves it open")
     job.add_argument("--allow", action="append", default=[], metavar="PATTERN", help="names that may be missing or left over")
 
 
 def load_options(arguments: argparse.Namespace) -> dict:
     """The arguments of `add_load_arguments` as `load` takes them."""
-    options = {name: getattr(arguments, name) for name in ("labels", "num_heads", "kind", "allow")}
+    options = {name: getattr(arguments, name) for name in ("labels", "num_heads", "allow")}
+    options["kind"] = arguments.source_kind
     return {name: value for name, value in options.items() if value is not None}

@@ -71,14 +71,22 @@ class Preprocess:
 
         Raises `InputError` for a number of views that can't be, `UnreadableVideoError` for a file without a frame.
         """
+        return self.timed(video, fps=fps, num_clips=num_clips, num_crops=num_crops)[0]
+
+    def timed(
+        self, video: str | Path | Any, *, fps: float = 30.0, num_clips: int = 1, num_crops: int = 3
+    ) -> tuple[Float[ndarray, "views T S S 3"], Float[ndarray, "clips"]]:
+        """The same views, and the second of the video at which each clip begins."""
         if num_clips < 1 or num_crops not in (1, 3):
             raise InputError(f"num_clips must be at least 1 and num_crops 1 or 3, got {num_clips} and {num_crops}.")
         if isinstance(video, str | Path):
-            crops, indices = sample_frames(
-                video,
-                lambda count, own_fps: self.indices(count, own_fps, num_clips),
-                lambda frame: self.crops(frame, num_crops),
-            )
+
+            def choose(count: int, own_fps: float) -> np.ndarray:
+                nonlocal fps
+                fps = own_fps
+                return self.indices(count, own_fps, num_clips)
+
+            crops, indices = sample_frames(video, choose, lambda frame: self.crops(frame, num_crops))
         else:
             frames = np.asarray(video)
             if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
@@ -89,7 +97,7 @@ class Preprocess:
             crops = {index: self.crops(frames[index], num_crops) for index in np.unique(indices).tolist()}
         views = np.stack([crops[index] for index in indices.reshape(-1).tolist()])  # [K T, crops, S, S, 3]
         views = views.reshape(*indices.shape, *views.shape[1:]).swapaxes(1, 2)  # [K, crops, T, S, S, 3]
-        return views.reshape(-1, *views.shape[2:])
+        return views.reshape(-1, *views.shape[2:]), indices[:, 0] / fps
 
     def indices(self, num_video_frames: int, fps: float, num_clips: int) -> Int[ndarray, "num_clips T"]:
         """Which frames make the test clips; "tiled" ones are as many as it takes."""

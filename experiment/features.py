@@ -1,0 +1,170 @@
+"""`--mode=features`: what the frozen model says of every video of some splits, in shards on disk."""
+
+import functools
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+import timesformer_jax as tsf
+from experiment.frozen import check_frozen, frozen, together
+from experiment.setup import SPLITS, Job
+from input_pipeline import prepare_test
+from timesformer_jax import training
+from timesformer_jax.evaluation.multi_view import NOT_FOR_DEVICES
+from timesformer_jax.features import (
+    TILED_CLIPS,
+    FeatureWriter,
+    ShardRows,
+    check_options,
+    count_shards,
+    describe_features,
+    extract,
+    folder_at,
+)
+from timesformer_jax.modeling import parameter_shapes
+from timesformer_jax.training.activations import split_activations, split_clips
+from timesformer_jax.training.mesh import Share
+
+log = logging.getLogger("timesformer_jax")
+
+FOLDER = "features"
+"""In the workdir; each split has its folder in it."""
+
+
+def check_features(config: Any, workdir: str) -> None:
+    """Raises `InputError` for what can't work, before the data are prepared, which can take long."""
+    options = config.features
+    check_options(options.kind, options.dtype, options.videos_per_shard)
+    splits = options.splits
+    if not splits or isinstance(splits, str) or not set(splits) <= set(SPLITS) or len(set(splits)) < len(splits):
+        raise tsf.InputError(f"features.splits must be some of {SPLITS}, each once, such as ('val',); got {splits!r}.")
+    check_frozen(config, workdir, "features")
+
+
+def write_features(job: Job) -> None:
+    """Writes WORKDIR/features/SPLIT of each of `features.splits`; shards that are there already stay as they are."""
+    params, source = frozen(job)
+    for split in job.config.features.splits:
+        _write_split(job, split, params, source)
+
+
+def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> None:
+    options, views = job.config.features, {name: job.config.eval[name] for name in ("num_clips", "num_crops")}
+    num_videos, tiled = job.data.num_videos(split), job.clips.placement == "tiled"
+    num_shards = count_shards(
+        num_videos,
+        job.model,
+        kind=options.kind,
+        dtype=options.dtype,
+        rows_per_video=(TILED_CLIPS if tiled else views["num_clips"]) * views["num_crops"],
+        videos_per_shard=options.videos_per_shard,
+    )
+    description = describe_features(
+        job.model,
+        params,
+        kind=options.kind,
+        dtype=options.dtype,
+        source=source["backbone"],
+        step=source["backbone_step"],
+        preprocess=job.preprocess,
+        **views,
+        label_names=job.data.label_names,
+        videos={"data_set": job.data.builder.info.full_name, "split": split, "listed": num_videos},
+    )
+    writer = FeatureWriter(folder_at(job.workdir) / FOLDER / split, description, num_shards=num_shards)
+    together("every process has seen what is there")
+    if jax.process_index() == 0:
+        writer.begin()
+    together("the folder is there")
+    missing = _agreed(writer.missing(), num_shards)
+    log.info(
+        "Features (%s) of %d videos of '%s' in %d shard(s)%s.",
+        options.kind,
+        num_videos,
+        split,
+        num_shards,
+        "" if len(missing) == num_shards else f", {num_shards - len(missing)} of which are there already",
+    )
+    compute = make_feature_fn(job, options.kind)
+    quiet = not sys.stderr.isatty() or jax.process_index() > 0
+    with tqdm(total=len(missing), desc=split, unit="shard", dynamic_ncols=True, disable=quiet) as bar:
+        for mine, writes in turns(missing, job.share):
+            rows = _rows(job, params, compute, split, views, part=(mine, num_shards))
+            if writes:
+                writer.write(mine, rows)
+            bar.update(min(job.share.count, bar.total - bar.n))
+    together("every shard is there")
+    if jax.process_index() == 0:
+        about = writer.finish(job.data.left_out.get(split))
+        log.info(
+            "%d rows of %d videos of '%s' (%d more can't be read) are in %s.",
+            about["num_rows"],
+            about["num_videos"],
+            split,
+            len(about["unreadable"]),
+            writer.folder,
+        )
+    together("the features are whole")
+
+
+def make_feature_fn(job: Job, kind: str) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
+    """A jitted function (params, batch of `B` clips) -> their features, `[B, crops, ...]`, split as the batch is."""
+    mesh, prepare = job.mesh, functools.partial(prepare_test, options=job.pixels)
+
+    def compute(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        with split_activations(mesh):
+            found = extract(job.model, params, split_clips(prepare(batch), mesh), kind)
+        return found.reshape(len(batch["video"]), -1, *found.shape[1:]).astype(jax.numpy.float32)
+
+    split, shapes = training.split_batch(mesh), parameter_shapes(job.model)
+    return jax.jit(compute, in_shardings=(training.place(shapes, shapes, mesh), split), out_shardings=split)
+
+
+def turns(missing: list[int], share: Share) -> Iterator[tuple[int, bool]]:
+    """Which shard this process makes in each round, and whether it writes it.
+
+    Processes that hold the same clips make the same shard, and one writes it. In the last round some may have none left: they
+    go through the last one's videos too, since every process has to bring equally many batches.
+    """
+    for first in range(0, len(missing), share.count):
+        these = missing[first : first + share.count]
+        yield these[min(share.index, len(these) - 1)], share.leads and share.index < len(these)
+
+
+def _agreed(missing: list[int], num_shards: int) -> list[int]:
+    """What the first process has found: a file may show up later elsewhere."""
+    if jax.process_count() == 1:
+        return missing
+    found = multihost_utils.broadcast_one_to_all(np.isin(np.arange(num_shards), missing))
+    return np.flatnonzero(np.asarray(found)).tolist()
+
+
+def _rows(
+    job: Job, params: Any, compute: Callable[..., jax.Array], split: str, views: dict[str, int], part: tuple[int, int]
+) -> ShardRows:
+    """The features of a shard's videos: shard k of N has the videos k, k + N, k + 2 N, ... of the split."""
+    rows = ShardRows(job.config.features.dtype)
+    spec = training.split_batch(job.mesh).spec
+    waiting: list[tuple[dict[str, np.ndarray], jax.Array]] = []
+
+    def take() -> None:
+        batch, found = waiting.pop(0)
+        values = np.asarray(multihost_utils.global_array_to_host_local_array(found, job.mesh, spec))
+        for i in np.flatnonzero(batch["mask"]):
+            name = batch["name"][i].decode(errors="replace")
+            rows.add_clip(name, values[i], seconds=float(batch["seconds"][i, 0]), label=batch["label"][i])
+
+    for batch in job.test_batches(split, **views, part=part):
+        given = {name: batch[name] for name in batch.keys() - NOT_FOR_DEVICES}
+        waiting.append((batch, compute(params, training.to_devices(given, job.mesh))))
+        if len(waiting) > 1:  # one stays in flight, while its successor's videos are decoded
+            take()
+    while waiting:
+        take()
+    return rows

@@ -1,0 +1,46 @@
+"""The model that a job looks at and leaves as it is: the workdir's checkpoint, else `init_from`."""
+
+import logging
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+import timesformer_jax as tsf
+from experiment.setup import Job
+from timesformer_jax import training
+from timesformer_jax.features import folder_at
+from timesformer_jax.pretrained.own import find_checkpoint
+
+log = logging.getLogger("timesformer_jax")
+
+
+def check_frozen(config: Any, workdir: str, mode: str) -> None:
+    """Raises `InputError` where there is neither; needs no data, so it can be asked early."""
+    if find_checkpoint(folder_at(workdir) / "checkpoints") is None and not config.init_from:
+        raise tsf.InputError(
+            f"--mode={mode} needs a model that has learned something: there is no checkpoint in {workdir}, and init_from isn't "
+            "set. Give --config.init_from=... (a file, a name of the zoo, a run) or the --workdir of a run."
+        )
+
+
+def frozen(job: Job) -> tuple[Any, dict[str, Any]]:
+    """The parameters of the workdir's checkpoint, else of `init_from`, on the devices; and which they are."""
+    config, checkpoints = job.config, job.checkpoints
+    if checkpoints.latest_step is not None:
+        params, step = job.restore_params()
+        log.info("Frozen: the checkpoint of step %d in %s.", step, job.workdir)
+        if config.init_from:
+            log.info("init_from=%s is left aside: it is for a workdir without a checkpoint.", config.init_from)
+        return params, {"backbone": job.workdir, "backbone_step": step}
+    pretrained = job.load_init_from()
+    log.info("Frozen: the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
+    params = jax.device_get(pretrained.params)
+    placed = jax.device_put(params, training.place(params, params, job.mesh))
+    return placed, {"backbone": config.init_from, "backbone_step": None}
+
+
+def together(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,77 @@
+"""Features as points: what they show, how well labels separate, and the picture."""
+
+import numpy as np
+import pytest
+
+from timesformer_jax import InputError
+from timesformer_jax.explain.embedding import METHODS, Panel, draw_points, embed_points, nearest_neighbour_accuracy
+
+RANDOM = np.random.default_rng(0)
+LABELS = np.repeat(np.arange(3), 12)
+CENTRES = 8 * np.eye(3, 16)
+GROUPS = (CENTRES[LABELS] + RANDOM.normal(size=(36, 16))).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_apart_stays_apart_and_the_same_numbers_give_the_same_points(method: str):
+    points = embed_points(GROUPS, method)
+    assert points.shape == (36, 2)
+    assert np.isfinite(points).all()
+    np.testing.assert_array_equal(points, embed_points(GROUPS.copy(), method))
+    centres = np.stack([points[label == LABELS].mean(axis=0) for label in range(3)])
+    nearest = np.linalg.norm(points[:, None] - centres, axis=-1).argmin(axis=1)
+    np.testing.assert_array_equal(nearest, LABELS)
+
+
+def test_principal_components_are_those_of_the_largest_variance():
+    points = embed_points(GROUPS, "pca")
+    variances = np.linalg.svd(GROUPS - GROUPS.mean(axis=0), compute_uv=False)[:2] ** 2 / 36
+    np.testing.assert_allclose(points.var(axis=0), variances, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_few_points(method: str):
+    assert np.isfinite(embed_points(GROUPS[::7], method)).all()  # 6: less than any usual perplexity
+    with pytest.raises(InputError, match=r"^4 video\(s\) make no picture: at least 5 are needed\.$"):
+        embed_points(GROUPS[:4], method)
+    with pytest.raises(InputError, match="all alike"):
+        embed_points(np.ones((9, 16)), method)
+
+
+def test_a_method_that_is_none():
+    with pytest.raises(InputError, match="method must be one of tsne, pca, got 'umap'"):
+        embed_points(GROUPS, "umap")
+
+
+def by_hand(values: np.ndarray, labels: np.ndarray, k: int) -> float:
+    hits = 0
+    for i, row in enumerate(values):
+        similar = [
+            (-(row @ other) / np.linalg.norm(row) / np.linalg.norm(other), j) for j, other in enumerate(values) if j != i
+        ]
+        votes = [labels[j] for _, j in sorted(similar)[:k]]
+        best = max(votes, key=lambda label: (votes.count(label), -votes.index(label)))
+        hits += best == labels[i]
+    return hits / len(values)
+
+
+@pytest.mark.parametrize("k", [1, 4, 5, 50])
+def test_nearest_neighbours(k: int):
+    mixed = GROUPS + 3 * np.random.default_rng(1).normal(size=GROUPS.shape)
+    assert nearest_neighbour_accuracy(mixed, LABELS, k=k) == pytest.approx(by_hand(mixed, LABELS, min(k, 35)))
+    assert nearest_neighbour_accuracy(GROUPS, LABELS, k=5) == 1.0
+    alone = np.array([0, 0, 0, 0, 1])
+    assert nearest_neighbour_accuracy(GROUPS[:5], alone, k=5) == 0.8  # nobody votes for himself
+
+
+@pytest.mark.parametrize(("format", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_the_picture(format: str, begins: bytes):
+    points = embed_points(GROUPS, "pca")
+    panels = [[Panel(points, LABELS, "$one_two\nof them"), Panel(points, None, "no labels")], [Panel(points, LABELS, "below")]]
+    picture = draw_points(panels, ["a label", "another", "$x_y"], format=format)
+    assert picture.startswith(begins)
+    assert picture == draw_points(panels, ["a label", "another", "$x_y"], format=format)
+    if format == "svg":
+        for words in (b"$one_two", b"no labels", b"another", b"$x_y"):
+            assert b"<!-- " + words in picture
+        assert len(draw_points([[panels[0][1]]], format=format)) < len(picture)

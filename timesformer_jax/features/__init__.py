@@ -1,0 +1,32 @@
+"""Features of many videos on disk: which ones, how they are written, and how they are read again."""
+
+from timesformer_jax.features.kinds import KINDS, extract, value_shape
+from timesformer_jax.features.reading import FeatureSet, read_features
+from timesformer_jax.features.writing import (
+    DTYPES,
+    TILED_CLIPS,
+    FeatureWriter,
+    ShardRows,
+    check_options,
+    count_shards,
+    describe_features,
+    folder_at,
+    weights_digest,
+)
+
+__all__ = [
+    "DTYPES",
+    "KINDS",
+    "TILED_CLIPS",
+    "FeatureSet",
+    "FeatureWriter",
+    "ShardRows",
+    "check_options",
+    "count_shards",
+    "describe_features",
+    "extract",
+    "folder_at",
+    "read_features",
+    "value_shape",
+    "weights_digest",
+]

@@ -1,0 +1,148 @@
+"""Features of videos drawn as points, one column for each folder of features, coloured by label (the paper's Figure 8).
+
+timesformer embed runs/divided runs/space_only runs/vit --output=embedding.png
+timesformer embed features --output=embedding.svg --method=both --labels=surfing,skiing
+
+FEATURES are folders that `timesformer features` or `main.py --mode=features` wrote (or a run's workdir with one split of them).
+A point is a video: the mean over its clips and crops, and over frames and places where the features have them. Beside each
+plot stands how well labels separate: the share of its videos whose label most of the 5 nearest others have, by cosine
+similarity of the features themselves (not of the points). Where videos have several labels, those with one are drawn.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.explain.embedding import (
+    METHOD_NAMES,
+    METHODS,
+    Panel,
+    draw_points,
+    embed_points,
+    nearest_neighbour_accuracy,
+)
+from timesformer_jax.features import FeatureSet, read_features
+
+MOST_LABELS = 20
+"""More colours can't be told apart."""
+
+FORMATS = ("png", "svg")
+
+
+class _Points(NamedTuple):
+    """What is drawn of a set: one vector a video, and the number of its label's name."""
+
+    values: np.ndarray
+    labels: np.ndarray | None
+
+
+def add_arguments(job: argparse.ArgumentParser) -> None:
+    """The job's arguments."""
+    job.add_argument("features", nargs="+", metavar="FEATURES", help="folders of features, one column each")
+    job.add_argument("--output", required=True, type=Path, metavar="FILE", help="the picture: .png or .svg")
+    job.add_argument("--method", choices=[*METHODS, "both"], default="tsne", help="how points are found (default: tsne)")
+    job.add_argument(
+        "--labels", metavar="A,B,...", help=f"draw the videos of these labels alone (default: the {MOST_LABELS} most frequent)"
+    )
+    job.add_argument(
+        "--max-points", type=int, default=2000, metavar="N", help="of more videos so many, at random (default: 2000)"
+    )
+    job.add_argument("--seed", type=int, default=0, help="of the random choice and of t-SNE")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draws the picture, and prints how well the labels separate in each column."""
+    ending = arguments.output.suffix.removeprefix(".").lower()
+    if ending not in FORMATS:
+        raise InputError(f"--output must end in .png or .svg, got {arguments.output.name}.")
+    if arguments.max_points < 1:
+        raise InputError(f"--max-points must be at least 1, got {arguments.max_points}.")
+    if arguments.seed < 0:
+        raise InputError(f"--seed must be at least 0, got {arguments.seed}.")
+    sets = [read_features(folder) for folder in arguments.features]
+    names = _choose_labels(sets, arguments.labels)
+    methods = list(METHODS) if arguments.method == "both" else [arguments.method]
+    panels: list[list[Panel]] = [[] for _ in methods]
+    for folder, features in zip(arguments.features, sets, strict=True):
+        points = _choose_points(features, names, arguments.max_points, arguments.seed)
+        title = title_of(features)
+        told = f"{len(points.values)} videos"
+        if points.labels is not None and len(points.values) > 1:
+            share = nearest_neighbour_accuracy(points.values, points.labels)
+            told += f", 5 nearest neighbours: {share:.1%}"
+        for row, method in zip(panels, methods, strict=True):
+            try:
+                placed = embed_points(points.values, method, seed=arguments.seed)
+            except InputError as error:
+                raise InputError(f"{folder}: {error}") from error
+            row.append(Panel(placed, points.labels, f"{title}\n{METHOD_NAMES[method]}, {told}"))
+        print(f"{folder}: {', '.join(title.splitlines())}: {told}")
+    picture = draw_points(panels, names, format=ending)
+    part = arguments.output.with_name(arguments.output.name + ".part")
+    try:
+        part.write_bytes(picture)
+        part.replace(arguments.output)
+    except OSError as error:
+        raise InputError(f"Can't write {arguments.output}: {first_line(error)}.") from error
+    print(f"Drawn: {arguments.output}")
+    return 0
+
+
+def title_of(features: FeatureSet) -> str:
+    """What the features are of, in two lines: the scheme, and whose weights."""
+    weights = features.about["weights"]
+    source = Path(str(weights["source"])).name or str(weights["source"])
+    step = "" if weights.get("step") is None else f", step {weights['step']}"
+    return f"{features.about['model']['attention_type']} ({features.about['kind']})\n{source}{step}"
+
+
+def _single_labels(features: FeatureSet) -> np.ndarray | None:
+    """Each video's label, -1 where it has none or several; None where no labels are known."""
+    if features.labels is None or features.label_names is None:
+        return None
+    labels = features.labels
+    return labels if labels.ndim == 1 else np.where((labels > 0).sum(axis=1) == 1, labels.argmax(axis=1), -1)
+
+
+def _choose_labels(sets: Sequence[FeatureSet], given: str | None) -> list[str] | None:
+    """The names of the labels that are drawn, in alphabetical order; None where not every set has labels."""
+    counts: dict[str, int] = {}
+    known = [_single_labels(features) for features in sets]
+    if any(labels is None for labels in known):
+        if given:
+            raise InputError("--labels needs features with labels: write them with --label-by-folder, or of a data set.")
+        return None
+    for features, labels in zip(sets, known, strict=True):
+        for number, count in zip(*np.unique(labels[labels >= 0], return_counts=True), strict=True):  # pyright: ignore
+            name = (features.label_names or [])[number]
+            counts[name] = counts.get(name, 0) + int(count)
+    if given is None:
+        most = sorted(counts, key=lambda name: (-counts[name], name))[:MOST_LABELS]
+        if len(most) < len(counts):
+            print(f"Of {len(counts)} labels the {MOST_LABELS} most frequent are drawn; --labels=A,B,... chooses others.")
+        return sorted(most)
+    wanted = [name.strip() for name in given.split(",") if name.strip()]
+    if unknown := sorted(set(wanted) - counts.keys()):
+        raise InputError(f"No video has the label {unknown[0]!r}; there are {', '.join(sorted(counts)[:20])}.")
+    if not 0 < len(set(wanted)) <= MOST_LABELS:
+        raise InputError(f"--labels takes 1 to {MOST_LABELS} labels with commas between, got {len(set(wanted))}.")
+    return sorted(set(wanted))
+
+
+def _choose_points(features: FeatureSet, names: Sequence[str] | None, most: int, seed: int) -> _Points:
+    """The videos of the labels that are drawn, at most so many; the same ones of sets of the same videos."""
+    labels = None
+    chosen = np.arange(len(features.names))
+    if names is not None:
+        own = features.label_names or []
+        number = np.array([*(names.index(name) if name in names else -1 for name in own), -1])
+        single = _single_labels(features)
+        labels = number[single]  # -1 is the last entry
+        chosen = chosen[labels >= 0]
+    if len(chosen) > most:
+        chosen = np.sort(np.random.default_rng(seed).choice(chosen, most, replace=False))
+    return _Points(features.vectors()[chosen], None if labels is None else labels[chosen])

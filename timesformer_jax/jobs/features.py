@@ -1,0 +1,177 @@
+"""Features of videos, files or whole folders of them, in a folder that `timesformer embed` and `read_features` take.
+
+timesformer features FOLDER --checkpoint=timesformer-base-k400 --output=features
+timesformer features FOLDER --checkpoint=runs/mine --output=features --kind=frames --label-by-folder
+timesformer features film.mp4 --checkpoint=runs/mine --output=features --placement=tiled --num-crops=1
+
+One row a view: a crop of a clip, with the video's name, the clip's number and the second at which it begins; with
+--placement=tiled clips side by side cover each video, however long. Names are paths as they were given. The folder has
+`features.json`, which says of what the features are, and shards of whole videos. Stopped before the end, the same command goes
+on behind the last shard that is whole.
+"""
+
+import argparse
+import functools
+import hashlib
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.features import (
+    DTYPES,
+    KINDS,
+    TILED_CLIPS,
+    FeatureWriter,
+    ShardRows,
+    check_options,
+    count_shards,
+    describe_features,
+    extract,
+)
+from timesformer_jax.jobs.convert import add_load_arguments, load_options
+from timesformer_jax.jobs.videos import (
+    Views,
+    add_view_arguments,
+    check_at_least_1,
+    find_files,
+    place_clips,
+    prepared,
+    progress_bar,
+)
+from timesformer_jax.modeling import TimeSformer
+from timesformer_jax.pretrained import Pretrained, load
+from timesformer_jax.video import VIDEO_SUFFIXES, printable
+
+
+class _Clip(NamedTuple):
+    """A clip on its way to the model, all its crops."""
+
+    name: str
+    label: int | None
+    views: np.ndarray
+    seconds: float
+
+
+def add_arguments(job: argparse.ArgumentParser) -> None:
+    """The job's arguments."""
+    add_view_arguments(job)
+    job.add_argument("--output", required=True, metavar="FOLDER", help="where the features go")
+    job.add_argument("--kind", choices=list(KINDS), default="cls", help="a vector a clip, a frame, or a patch")
+    job.add_argument("--dtype", choices=DTYPES, default="float32", help="of the features on disk")
+    job.add_argument("--label-by-folder", action="store_true", help="each video's label is the name of the folder it is in")
+    job.add_argument("--batch-size", type=int, default=12, help="views that the model looks at at once")
+    job.add_argument("--videos-per-shard", type=int, metavar="N", help="default: as many as make about 256 MiB")
+    add_load_arguments(job, kind="--checkpoint-kind")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the features; a video that can't be read is a line on stderr, and makes the exit code 1."""
+    check_at_least_1(arguments, "num_clips", "batch_size", "videos_per_shard")
+    check_options(arguments.kind, arguments.dtype, arguments.videos_per_shard)
+    tqdm = progress_bar()
+    paths = list(dict.fromkeys(find_files(arguments.videos)))
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"There is no video in the folder {path} ({', '.join(sorted(VIDEO_SUFFIXES))}).")
+    pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
+    for note in pretrained.report.notes if pretrained.report else []:
+        print(f"Note: {note}.", file=sys.stderr)
+    labels = sorted({_folder(path) for path in paths}) if arguments.label_by_folder else None
+    writer = _open(arguments, pretrained, paths, labels)
+    writer.begin()
+    shards = np.array_split(np.array(paths, object), writer.num_shards)
+    missing = writer.missing()
+    left = sum(len(shards[shard]) for shard in missing)
+    if left < len(paths):
+        print(f"{len(paths) - left} of {len(paths)} video(s) are there already.", file=sys.stderr)
+    compute = functools.partial(_compute, pretrained.model, arguments.kind, pretrained.params)
+    with tqdm(total=left, unit="video", dynamic_ncols=True, disable=left < 2 or not sys.stderr.isatty()) as bar:
+        for shard in missing:
+            rows = ShardRows(arguments.dtype)
+            clips = _clips(pretrained, shards[shard].tolist(), labels, arguments, rows, bar)
+            size = max(arguments.batch_size // arguments.num_crops, 1)
+            while group := list(itertools.islice(clips, size)):
+                for clip, values in zip(group, compute(group, size), strict=False):
+                    rows.add_clip(clip.name, values, seconds=clip.seconds, label=clip.label)
+            writer.write(shard, rows)
+    about = writer.finish()
+    print(f"{about['num_rows']} rows of {about['num_videos']} video(s) are in {arguments.output}.")
+    if about["unreadable"]:
+        print(f"{len(about['unreadable'])} of {len(paths)} video(s) could not be read.", file=sys.stderr)
+    return 1 if about["unreadable"] else 0
+
+
+def _open(
+    arguments: argparse.Namespace, pretrained: Pretrained, paths: Sequence[Path], labels: list[str] | None
+) -> FeatureWriter:
+    views = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops}
+    files = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        files.update(f"{printable(str(path))} {path.stat().st_size if path.exists() else None}\n".encode())
+    description = describe_features(
+        pretrained.model,
+        pretrained.params,
+        kind=arguments.kind,
+        dtype=arguments.dtype,
+        source=arguments.checkpoint,
+        step=None,
+        preprocess=pretrained.preprocess,
+        **views,
+        label_names=labels,
+        videos={"listed": len(paths), "digest": files.hexdigest()},
+    )
+    clips = TILED_CLIPS if pretrained.preprocess.placement == "tiled" else arguments.num_clips
+    num_shards = count_shards(
+        len(paths),
+        pretrained.model,
+        kind=arguments.kind,
+        dtype=arguments.dtype,
+        rows_per_video=clips * arguments.num_crops,
+        videos_per_shard=arguments.videos_per_shard,
+    )
+    return FeatureWriter(arguments.output, description, num_shards=num_shards)
+
+
+def _folder(path: Path) -> str:
+    return printable(path.absolute().parent.name)
+
+
+def _clips(
+    pretrained: Pretrained,
+    paths: list[Path],
+    labels: list[str] | None,
+    arguments: argparse.Namespace,
+    rows: ShardRows,
+    bar: Any,
+) -> Iterator[_Clip]:
+    """Every clip of the videos; of those that can't be read, `rows` gets the reason."""
+    for path, views in prepared(pretrained.preprocess, paths, num_clips=arguments.num_clips, num_crops=arguments.num_crops):
+        name = printable(str(path))
+        if isinstance(views, Views):
+            label = None if labels is None else labels.index(_folder(path))
+            for crops, seconds in zip(*views, strict=True):
+                yield _Clip(name, label, crops, float(seconds))
+        else:
+            rows.unreadable[name] = getattr(views, "reason", str(views))
+            bar.write(f"Error: {views}", file=sys.stderr)
+        bar.update()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _extract(model: TimeSformer, kind: str, params: Any, video: jax.Array) -> jax.Array:
+    return extract(model, params, video, kind).astype(jax.numpy.float32)
+
+
+def _compute(model: TimeSformer, kind: str, params: Any, group: list[_Clip], size: int) -> np.ndarray:
+    """The clips' features `[size, crops, ...]`; zeros fill the last batch up, so that one program serves all."""
+    crops = len(group[0].views)
+    video = np.zeros((size * crops, *group[0].views.shape[1:]), np.float32)
+    video[: len(group) * crops] = np.concatenate([clip.views for clip in group])
+    found = np.asarray(_extract(model, kind, params, video))
+    return found.reshape(size, crops, *found.shape[1:])
