@@ -33,6 +33,14 @@ DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", MODES, "Whether this process is one of several: on, off, or auto for what the environment says."
 )
 
+GOES_ON = {
+    "train": "goes on from the newest checkpoint",
+    "eval": "goes on with the test",
+    "probe": "begins the probe again",
+    "show": "draws them again",
+}
+"""Mode -> what the same command does after Ctrl-C."""
+
 
 def run(config: Any, workdir: str, mode: str) -> None:
     """One job from beginning to end; raises `InputError` for input that can't work."""
@@ -93,8 +101,7 @@ def main(argv: list[str]) -> None:
     except InputError as error:
         message = f"Error: {error}"
     except KeyboardInterrupt:
-        begins = "begins the probe again" if MODE.value == "probe" else "goes on from the newest checkpoint"
-        message = f"Interrupted. The same command {begins}."
+        message = f"Interrupted. The same command {GOES_ON[MODE.value]}."
     # Only now, and with the frames of the exception gone: a data pipeline that still lives when the interpreter shuts down
     # waits for the interpreter, and the process never ends.
     gc.collect()

@@ -47,6 +47,7 @@ def batches(batch_size: int):
             "name": np.array([b"video %02d \xc3\xa9" % i for i in range(VIDEOS)][part] + [b""] * missing, object),
             "mask": np.arange(batch_size) < batch_size - missing,
             "identity": np.array([*IDENTITIES[part], *[0] * missing]),
+            "clip": np.zeros((batch_size, 2), np.int32),
         }
 
 
@@ -61,13 +62,14 @@ def by_clips(batch_size: int):
         yield {
             "video": CLIPS[videos, views][:, None],
             "mask": real,
+            "clip": np.stack([np.zeros_like(views), views], axis=1),
             **{name: whole[name][videos] for name in ("label", "name", "identity")},
         }
 
 
 def predict(params, average: str, *, batch_size: int, devices: int, clips: bool = False) -> evaluation.Predictions:
     mesh = training.make_mesh(jax.devices()[:devices])
-    score = evaluation.make_score_fn(model=MODEL, prepare=prepare, average=average, mesh=mesh)
+    score = evaluation.make_score_fn(model=MODEL, prepare=prepare, mesh=mesh)
     incoming = by_clips(batch_size) if clips else batches(batch_size)
     return evaluation.predict_videos(score, params, incoming, average=average, num_crops=1 if clips else VIEWS, mesh=mesh)
 
@@ -81,7 +83,7 @@ def test_scores_are_the_average_over_views(params, average: str):
         odds = np.exp(x - x.max(axis=-1, keepdims=True))
         return odds / odds.sum(axis=-1, keepdims=True)
 
-    expected = softmax(logits).mean(axis=1) if average == "probabilities" else softmax(logits.sum(axis=1))
+    expected = softmax(logits).mean(axis=1) if average == "probabilities" else softmax(logits.mean(axis=1))
     np.testing.assert_allclose(got.scores, expected, atol=1e-5)
     assert got.names == [f"video {i:02d} é" for i in range(VIDEOS)]
     np.testing.assert_array_equal(got.labels, LABELS)
@@ -110,9 +112,9 @@ def test_clips_of_a_video_may_be_in_any_batch(params, average: str):
 @pytest.mark.parametrize("average", evaluation.AVERAGES["sigmoid"])
 def test_scores_of_several_labels_are_probabilities_each(params, average: str):
     mesh = training.make_mesh(jax.devices()[:2])
-    options = {"average": average, "mesh": mesh, "objective": "sigmoid"}
+    options = {"mesh": mesh, "objective": "sigmoid"}
     score = evaluation.make_score_fn(model=MODEL, prepare=prepare, **options)
-    got = evaluation.predict_videos(score, params, batches(4), num_crops=VIEWS, **options)
+    got = evaluation.predict_videos(score, params, batches(4), num_crops=VIEWS, average=average, **options)
     logits = np.stack([jax.jit(MODEL.apply)({"params": params}, to_float(CLIPS[:, view])) for view in range(VIEWS)], axis=1)
 
     def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -166,4 +168,4 @@ def test_files(tmp_path: Path, params):
 
 def test_an_average_that_is_none():
     with pytest.raises(tsf.InputError, match=r"eval\.average must be one of probabilities, logits, got 'mean'"):
-        evaluation.make_score_fn(model=MODEL, prepare=prepare, average="mean", mesh=training.make_mesh())
+        evaluation.check_average("mean")
