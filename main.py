@@ -37,8 +37,14 @@ DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", MODES, "Whether this process is one of several: on, off, or auto for what the environment says."
 )
 
-AFTERWARDS = {"probe": "begins the probe again", "features": "goes on behind the last shard that is whole"}
-"""Mode -> what happens after an interruption, where it isn't what training does."""
+GOES_ON = {
+    "train": "goes on from the newest checkpoint",
+    "eval": "goes on with the test",
+    "probe": "begins the probe again",
+    "features": "goes on behind the last shard that is whole",
+    "show": "draws them again",
+}
+"""Mode -> what the same command does after Ctrl-C."""
 
 
 def run(config: Any, workdir: str, mode: str) -> None:
@@ -105,7 +111,7 @@ def main(argv: list[str]) -> None:
     except InputError as error:
         message = f"Error: {error}"
     except KeyboardInterrupt:
-        message = f"Interrupted. The same command {AFTERWARDS.get(MODE.value, 'goes on from the newest checkpoint')}."
+        message = f"Interrupted. The same command {GOES_ON[MODE.value]}."
     # Only now, and with the frames of the exception gone: a data pipeline that still lives when the interpreter shuts down
     # waits for the interpreter, and the process never ends.
     gc.collect()

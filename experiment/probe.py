@@ -146,6 +146,7 @@ def _test(job: Job, score: Any, params: Any, num_heads: int) -> tuple[list[Accur
         params,
         job.test_batches("val", num_clips=1, num_crops=1),
         average="probabilities",
+        averages=("probabilities",),
         num_crops=1,
         mesh=job.mesh,
         objective=job.objective,
@@ -231,8 +232,6 @@ def _write(
     elif not _further():
         training.write_probe(file, module, jax.device_get(params), {**model_notes, **about})
     if not _further():
-        part = table.with_name(table.name + ".part")
-        part.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        part.replace(table)
+        evaluation.write_whole(table, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     together("the probe is written")
     log.info("The best head is %s. It is in %s, the table in %s.", _named(found, rates), saved, table)

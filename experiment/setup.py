@@ -16,6 +16,7 @@ from input_pipeline import (
     ClipOptions,
     MixingOptions,
     PixelOptions,
+    SplitBatches,
     VideoDataset,
     check_clips_per_video,
     check_test_views,
@@ -80,7 +81,6 @@ class Job:
         self.score = evaluation.make_score_fn(
             model=self.model,
             prepare=functools.partial(prepare_test, options=self.pixels),
-            average=config.eval.average,
             mesh=self.mesh,
             objective=self.objective,
         )
@@ -153,18 +153,22 @@ class Job:
             part=(self.share.index, self.share.count),
         )
 
-    def test_batches(self, split: str, *, num_clips: int, num_crops: int, part: tuple[int, int] | None = None) -> Any:
-        """This process's batches of every video of a split, `eval.batch_size` (rounded up to the devices) of all together.
+    @property
+    def test_batch_size(self) -> int:
+        """`eval.batch_size`, rounded up to the devices: of all processes together."""
+        shards = training.batch_shards(self.mesh)
+        return -(-self.config.eval.batch_size // shards) * shards
+
+    def test_batches(self, split: str, *, num_clips: int, num_crops: int, part: tuple[int, int] | None = None) -> SplitBatches:
+        """This process's batches of every video of a split, `test_batch_size` clips of all together.
 
         `part`: those of every so many-th video instead, and from which one on, (first, apart).
         """
-        shards = training.batch_shards(self.mesh)
-        local = -(-self.config.eval.batch_size // shards) * shards // self.share.count
         return test_batches(
             self.data,
             split,
             self.clips,
-            batch_size=local,
+            batch_size=self.test_batch_size // self.share.count,
             num_clips=num_clips,
             num_crops=num_crops,
             part=part or (self.share.index, self.share.count),
@@ -216,6 +220,7 @@ def _check(config: Any, trains: bool) -> None:
     for field in ("label_smoothing", "ema_decay"):
         if not 0 <= config.train[field] < 1:
             raise tsf.InputError(f"train.{field} must be at least 0 and below 1, got {config.train[field]}.")
+    evaluation.check_average(config.eval.average)
     if config.seed < 0:
         raise tsf.InputError(f"seed must be at least 0, got {config.seed}.")
     for name, value, choices in (

@@ -1,22 +1,37 @@
-"""`--mode=eval`, and the end of training: every video's scores, the accuracies, the two files."""
+"""`--mode=eval`, and the end of training: every video's scores, the metrics, the files."""
 
 import logging
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
+from etils import epath
+from tqdm import tqdm
 
 from experiment.setup import Job
-from timesformer_jax import evaluation
+from timesformer_jax import evaluation, training
+from timesformer_jax.evaluation import ClipScores, PartialTest
 from timesformer_jax.modeling import describe_model
+from timesformer_jax.training.preemption import watch_preemption
+from timesformer_jax.video import nearest_clips
 
 log = logging.getLogger("timesformer_jax")
 
+PARTIAL = "test.part"
+"""The folder in the workdir where a test that was stopped finds what it had."""
+
 
 def test(job: Job, params: Any, step: int) -> None:
-    """Scores every video of `eval.split` with all its views; writes results.json and predictions.jsonl."""
+    """Scores every video of `eval.split` with all its views; writes results.json, predictions.jsonl and confusion.csv.
+
+    Goes on with the same test where that was stopped. Raises `Preempted` where the process is told to end.
+    """
     options = job.config.eval
     views = {"num_clips": options.num_clips, "num_crops": options.num_crops}
-    predictions = job.predict(params, options.split, **views)
+    scores, partial = _score(job, params, step, views)
+    predictions = scores.predictions(options.average)
     unreadable = job.data.left_out.get(options.split, {})
     results = {
         "split": options.split,
@@ -25,22 +40,77 @@ def test(job: Job, params: Any, step: int) -> None:
         **views,
         "placement": job.clips.placement,
         "average": options.average,
-        **evaluation.accuracies(predictions),
+        **evaluation.figures(scores, options.average, _subsets(job, scores)),
         "step": step,
         "model": describe_model(job.model),
     }
     if jax.process_index() == 0:
-        rows = evaluation.prediction_rows(predictions, job.data.label_names, unreadable)
-        evaluation.write_results(job.workdir, results, rows)
+        names = job.data.label_names
+        rows = evaluation.prediction_rows(predictions, names, unreadable)
+        confusion = None if job.data.several else (evaluation.confusion_matrix(predictions), names)
+        evaluation.write_results(job.workdir, results, rows, confusion)
+        partial.delete()
+    low, high = results["intervals"]["top1"]
     log.info(
-        "Test on %d videos of '%s' (%d more can't be read), %d clip(s) x %d crop(s): top-1 %.2f %%, top-5 %.2f %%. "
-        "See %s/results.json.",
+        "Test on %d videos of '%s' (%d more can't be read), %d clip(s) x %d crop(s): top-1 %.2f %% (95 %% interval %.2f to "
+        "%.2f), top-5 %.2f %%. See %s/results.json.",
         results["num_videos"],
         options.split,
         len(unreadable),
         options.num_clips,
         options.num_crops,
         100 * results["top1"],
+        100 * low,
+        100 * high,
         100 * results["top5"],
         job.workdir,
     )
+
+
+def _score(job: Job, params: Any, step: int, views: dict[str, int]) -> tuple[ClipScores, PartialTest]:
+    """Every clip's scores, those of a test that was stopped among them; and what to delete when the results are written."""
+    split = job.config.eval.split
+    batches = job.test_batches(split, num_clips=views["num_clips"], num_crops=views["num_crops"])
+    description = {
+        "step": step,
+        "params": evaluation.fingerprint(params, job.mesh),
+        "model": describe_model(job.model),
+        "data": job.data.describe(split),
+        "views": views,
+        "preprocess": job.preprocess.as_dict(),
+        "batch_size": job.test_batch_size,
+        "processes": [jax.process_count(), job.share.count],
+    }
+    partial = PartialTest(str(epath.Path(job.workdir) / PARTIAL), description, len(batches))
+    further = jax.process_index() > 0
+    bar = tqdm(
+        total=len(batches),
+        initial=partial.num_done,
+        desc="test",
+        unit="batch",
+        dynamic_ncols=True,
+        disable=further or not sys.stderr.isatty(),
+    )
+    with bar, watch_preemption() as told_to_end:
+
+        def incoming() -> Iterator[dict[str, np.ndarray]]:
+            batches.skip(partial.num_done)
+            for done in range(partial.num_done, len(batches)):
+                if told_to_end():
+                    raise training.Preempted(
+                        f"Told to end: {done} of {len(batches)} batches of the test are done. The same command goes on from "
+                        "there."
+                    )
+                yield next(batches)
+                bar.update()
+
+        options: dict[str, Any] = {"num_crops": views["num_crops"], "mesh": job.mesh, "objective": job.objective}
+        return evaluation.score_clips(job.score, params, incoming(), **options, partial=partial), partial
+
+
+def _subsets(job: Job, scores: ClipScores) -> dict[int, list[int]]:
+    """Number of clips -> which clips of each video a test with so many would have, where every video has all of them."""
+    total, placement = job.config.eval.num_clips, job.clips.placement
+    if total == 1 or placement == "tiled" or scores.clips_per_video != total:
+        return {}
+    return {count: nearest_clips(count, of=total, placement=placement) for count in range(1, total + 1)}

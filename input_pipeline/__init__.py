@@ -1,6 +1,6 @@
 """Videos on disk -> batches of uint8 clips: TFDS builders, one tf.data pipeline, augmentation on the device."""
 
-from input_pipeline.clips import check_clips_per_video, check_test_views, test_batches, training_batches
+from input_pipeline.clips import SplitBatches, check_clips_per_video, check_test_views, test_batches, training_batches
 from input_pipeline.contact_sheet import draw_clips
 from input_pipeline.datasets import DATASETS, VideoDataset, open_dataset
 from input_pipeline.mixing import MixingOptions, mix_clips
@@ -13,6 +13,7 @@ __all__ = [
     "ClipOptions",
     "MixingOptions",
     "PixelOptions",
+    "SplitBatches",
     "VideoDataset",
     "check_clips_per_video",
     "check_test_views",

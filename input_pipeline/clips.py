@@ -58,29 +58,30 @@ def _decode(
     dataset: VideoDataset,
     split: str,
     examples: tf.data.Dataset,
-    choose: Callable[[int, Video, int], list[View]],
+    choose: Callable[[tuple[int, int], Video, int], list[View]],
     number_of: Callable[[int], tuple[int, int]],
     window: int,
 ) -> tf.data.Dataset:
-    """`examples`, numbers, each with the views that `choose(epoch, video, identity)` picks of example `number_of` = (epoch,
-    example).
+    """`examples`, numbers, each with the views that `choose((epoch, example), video, identity)` picks of example `number_of` =
+    (epoch, example).
 
     One element a video: `video` uint8 `[views, T, window, window, 3]`, `rows` and `columns` float32 `[views, S]`, `label`,
-    `name`, `identity`, and `seconds` float32 `[views]`, where each view begins in its video.
+    `name`, `identity`, `part`, which part of the video it is, and `seconds` float32 `[views]`, where each view begins in its
+    video.
     """
     records = dataset.records(split)
     needed, decoded = DECODERS[dataset.codec]
 
     def fetch(number: Any) -> tuple[Any, ...]:
         """Reads a video's encoded frames, and only plans what is to be done with them."""
-        epoch, example = number_of(int(number))
-        features = records[example].features.feature
+        which = number_of(int(number))
+        features = records[which[1]].features.feature
         stored = features["video"].bytes_list.value
         height, width = (int(features[name].int64_list.value[0]) for name in ("height", "width"))
         name = features["name"].bytes_list.value[0]
         part = features["part"].int64_list.value[0] if "part" in features else 0
         video = Video(len(stored), features["fps"].float_list.value[0], height, width)
-        windows = plan_windows(choose(epoch, video, _identity(name + b"#%d" % part)), video, window)
+        windows = plan_windows(choose(which, video, _identity(name + b"#%d" % part)), video, window)
         begins = np.array(windows.frames)[windows.which[:, 0]] / video.fps + part * dataset.part_seconds
         entries = needed(windows.frames)
         return (
@@ -91,6 +92,7 @@ def _decode(
             dataset.encode_label(features),
             np.array(name, object),
             np.array(_identity(name), np.int64),
+            np.array(part, np.int64),
             begins.astype(np.float32),
         )
 
@@ -98,8 +100,8 @@ def _decode(
     types = (tf.string, tf.int64, tf.int64, tf.int64, tf.int64, tf.int64, tf.float32, tf.float32)
 
     def cut(number: tf.Tensor) -> dict[str, tf.Tensor]:
-        encoded, entries, frames, box, which, corners, rows, columns, target, name, identity, seconds = tf.numpy_function(
-            fetch, [number], (*types, label.dtype, tf.string, tf.int64, tf.float32)
+        encoded, entries, frames, box, which, corners, rows, columns, target, name, identity, part, seconds = tf.numpy_function(
+            fetch, [number], (*types, label.dtype, tf.string, tf.int64, tf.int64, tf.float32)
         )
         encoded, entries, frames = (tf.ensure_shape(tensor, [None]) for tensor in (encoded, entries, frames))
         which, corners = tf.ensure_shape(which, [None, None]), tf.ensure_shape(corners, [None, 2])
@@ -111,6 +113,7 @@ def _decode(
             "label": tf.ensure_shape(target, label.shape),
             "name": tf.ensure_shape(name, []),
             "identity": tf.ensure_shape(identity, []),
+            "part": tf.ensure_shape(part, []),
             "seconds": tf.ensure_shape(seconds, [None]),
         }
 
@@ -174,8 +177,8 @@ def training_batches(
     window = options.training_window(dataset.short_side)
     share = _Share(dataset.num_videos(split), seed, batch_size // per_video, first_clip // per_video, part or _every_host())
 
-    def choose(epoch: int, video: Video, identity: int) -> list[View]:
-        return options.training_views(np.random.default_rng([seed, epoch, identity]), video, window - 2)
+    def choose(which: tuple[int, int], video: Video, identity: int) -> list[View]:
+        return options.training_views(np.random.default_rng([seed, which[0], identity]), video, window - 2)
 
     numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
     videos = _decode(dataset, split, numbers, choose, share.__getitem__, window)
@@ -198,60 +201,110 @@ def test_batches(
     num_clips: int,
     num_crops: int,
     part: Part | None = None,  # noqa: PT028 (this is no test)
-) -> Iterator[Batch]:
+) -> "SplitBatches":
     """Every clip of every video of a split once: `video` uint8 `[batch_size, crops, T, R, R, 3]`, `rows` and `columns` float32
-    `[batch_size, crops, S]`, `label`, `name`, `identity` (a number for the name), `seconds` `[batch_size, crops]` (where
-    the clip begins in its video) and `mask`.
+    `[batch_size, crops, S]`, `label`, `name`, `identity` (a number for the name), `clip` `[batch_size, 2]` (which part of the
+    video, 0 where it isn't cut up, and which clip of that), `seconds` `[batch_size, crops]` (where the clip begins in its
+    video) and `mask`.
 
     A video's clips are one after the other and cost one decoding. `batch_size` is this host's; the last batches are filled up
     with zeros whose `mask` is False, so that every host yields equally many. `part`: as in `training_batches`.
     """
     check_test_views(num_clips, num_crops)
-    window, size = options.test_window(dataset.short_side, num_crops), options.crop_size
-    (host, hosts), total = part or _every_host(), dataset.num_videos(split)
-    counts = np.full(total, num_clips) if options.placement != "tiled" else _tiles(dataset, split, options)
-    rows_of_hosts = [int(counts[first::hosts].sum()) for first in range(hosts)]
-    num_batches = -(-max(rows_of_hosts) // batch_size)
+    return SplitBatches(dataset, split, options, batch_size, num_clips, num_crops, part or _every_host())
 
-    def choose(epoch: int, video: Video, identity: int) -> list[View]:
-        return options.test_views(video, num_clips, num_crops)
 
-    mine = tf.data.Dataset.range(host, total, hosts)
-    videos = _decode(dataset, split, mine, choose, lambda number: (0, number), window).prefetch(tf.data.AUTOTUNE)
-    shapes = {
-        "video": (num_crops, options.num_frames, window, window, 3),
-        "rows": (num_crops, size),
-        "columns": (num_crops, size),
-        "seconds": (num_crops,),
-    }
-    label: Any = dataset.label_spec
-    nothing = {
-        "video": np.zeros(shapes["video"], np.uint8),
-        "rows": np.zeros(shapes["rows"], np.float32),
-        "columns": np.zeros(shapes["columns"], np.float32),
-        "seconds": np.zeros(shapes["seconds"], np.float32),
-        "label": np.zeros(label.shape.as_list(), label.dtype.as_numpy_dtype),
-        "name": b"",
-        "identity": np.int64(0),
-        "mask": np.False_,
-    }
+class SplitBatches(Iterator[Batch]):
+    """The batches of `test_batches`; `len` is how many there are in all, and `skip` leaves the first ones out."""
 
-    def clips() -> Iterator[dict[str, Any]]:
-        for video in _numpy(videos, dataset):
-            parts = {name: video[name].reshape(-1, *shape) for name, shape in shapes.items()}  # [clips, crops, ...]
-            for clip in range(len(parts["video"])):
-                yield {**video, **{name: part[clip] for name, part in parts.items()}, "mask": np.True_}
-        yield from itertools.repeat(nothing)
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        split: str,
+        options: ClipOptions,
+        batch_size: int,
+        num_clips: int,
+        num_crops: int,
+        part: Part,
+    ):
+        self._dataset, self._split, self._options = dataset, split, options
+        self._batch_size, self._num_clips, self._num_crops = batch_size, num_clips, num_crops
+        self._host, self._hosts = part
+        total = dataset.num_videos(split)
+        counts = np.full(total, num_clips) if options.placement != "tiled" else _tiles(dataset, split, options)
+        self._counts = counts[self._host :: self._hosts]
+        """How many clips each of this host's videos has."""
+        most = max(int(counts[first :: self._hosts].sum()) for first in range(self._hosts))
+        self._num_batches = -(-most // batch_size)
+        self._next = 0
+        self._batches: Iterator[Batch] | None = None
 
-    def batches() -> Iterator[Batch]:
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            self._batches = self._from(self._next)
+        return next(self._batches)
+
+    def skip(self, count: int) -> "SplitBatches":
+        """Begins after the first `count` batches, and decodes nothing of them; to be called before the first one is taken."""
+        assert self._batches is None, "the batches have begun"
+        self._next = count
+        return self
+
+    def _from(self, first_batch: int) -> Iterator[Batch]:
+        options, num_crops, total = self._options, self._num_crops, self._dataset.num_videos(self._split)
+        window, size = options.test_window(self._dataset.short_side, num_crops), options.crop_size
+        ends = np.cumsum(self._counts)
+        first_row = first_batch * self._batch_size
+        first_video = int(np.searchsorted(ends, first_row, side="right"))  # of this host's
+        # Of that video, the clips that were in the batches before.
+        done = first_row - int(ends[first_video - 1] if first_video else 0) if first_video < len(ends) else 0
+        first_example = self._host + first_video * self._hosts
+
+        def choose(which: tuple[int, int], video: Video, identity: int) -> list[View]:
+            views = options.test_views(video, self._num_clips, num_crops)
+            return views[done * num_crops :] if which[1] == first_example else views
+
+        mine = tf.data.Dataset.range(first_example, max(total, first_example), self._hosts)
+        decode = (self._dataset, self._split, mine, choose, lambda number: (0, number), window)
+        videos = _decode(*decode).prefetch(tf.data.AUTOTUNE)
+        shapes = {
+            "video": (num_crops, options.num_frames, window, window, 3),
+            "rows": (num_crops, size),
+            "columns": (num_crops, size),
+            "seconds": (num_crops,),
+        }
+        label: Any = self._dataset.label_spec
+        nothing = {
+            "video": np.zeros(shapes["video"], np.uint8),
+            "rows": np.zeros(shapes["rows"], np.float32),
+            "columns": np.zeros(shapes["columns"], np.float32),
+            "seconds": np.zeros(shapes["seconds"], np.float32),
+            "label": np.zeros(label.shape.as_list(), label.dtype.as_numpy_dtype),
+            "name": b"",
+            "identity": np.int64(0),
+            "clip": np.zeros(2, np.int32),
+            "mask": np.False_,
+        }
+
+        def clips() -> Iterator[dict[str, Any]]:
+            before = done
+            for video in _numpy(videos, self._dataset):
+                parts = {name: video[name].reshape(-1, *shape) for name, shape in shapes.items()}  # [clips, crops, ...]
+                for clip in range(len(parts["video"])):
+                    place = np.array([video["part"], before + clip], np.int32)
+                    yield {**video, **{name: each[clip] for name, each in parts.items()}, "clip": place, "mask": np.True_}
+                before = 0
+            yield from itertools.repeat(nothing)
+
         rows = clips()
-        for _ in range(num_batches):
-            batch = list(itertools.islice(rows, batch_size))
+        for _ in range(first_batch, self._num_batches):
+            batch = list(itertools.islice(rows, self._batch_size))
             yield {name: np.array([row[name] for row in batch]) for name in nothing if name != "name"} | {
                 "name": np.array([row["name"] for row in batch], object)  # else NumPy would cut zeros off their ends
             }
-
-    return batches()
 
 
 @functools.lru_cache(maxsize=4)  # asked again for every part of a split, and it looks at every video

@@ -69,6 +69,16 @@ class VideoDataset:
             self._records[split] = Records(self.builder, split)
         return self._records[split]
 
+    def describe(self, split: str) -> dict[str, Any]:
+        """What tells a split's videos from others', as JSON."""
+        return {
+            "name": self.builder.info.full_name,
+            "split": split,
+            "label": self.label,
+            "num_videos": self.num_videos(split),
+            "records": self.records(split).fingerprint,
+        }
+
     def encode_label(self, features: Any) -> np.ndarray:
         """An example's label as the model learns it: its number, or for several one or zero for each class."""
         labels = list(features[self.label].int64_list.value)

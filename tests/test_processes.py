@@ -8,28 +8,30 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from tests.test_main import ROOT, predictions, results
+import main
+from tests.test_main import ROOT, config_of, predictions, results
 from timesformer_jax.pretrained.own import read_checkpoint
 
 NUM_STEPS = 40
 
 
-def flags(clips: Path, data_dir: str, workdir: Path) -> list[str]:
+def fields(clips: Path, data_dir: str) -> dict[str, Any]:
     """Small enough to compile in seconds; SGD, since Adam makes steps of full size out of rounding noise."""
-    options = {
-        "data.root": clips,
+    return {
+        "data.root": str(clips),
         "data.data_dir": data_dir,
         "data.val_fraction": 0.3,
         "data.short_side": 48,
         "model.image_size": 32,
         "model.embed_dim": 32,
         "model.depth": 1,
-        "clips.short_side": "(32, 40)",
+        "clips.short_side": (32, 40),
         "train.num_epochs": NUM_STEPS * 8 / 9,
         "train.log_every_steps": 5,
         "train.checkpoint_every_epochs": 8.0,
@@ -38,8 +40,11 @@ def flags(clips: Path, data_dir: str, workdir: Path) -> list[str]:
         "optimizer.schedule": "constant",
         "optimizer.learning_rate": 0.01,
     }
-    fields = [f"--config.{name}={value}" for name, value in options.items()]
-    return ["main.py", "--config=configs/folder.py", f"--workdir={workdir}", *fields]
+
+
+def flags(clips: Path, data_dir: str, workdir: Path) -> list[str]:
+    given = [f"--config.{name}={value}" for name, value in fields(clips, data_dir).items()]
+    return ["main.py", "--config=configs/folder.py", f"--workdir={workdir}", *given]
 
 
 def start(arguments: list[str], *, processes: int, devices: int) -> list[subprocess.Popen[str]]:
@@ -94,8 +99,13 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     one, two = (read_checkpoint(tmp_path / name / "checkpoints" / str(NUM_STEPS))[0] for name in ("one", "two"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(a).max() + 1e-7), one, two)
     assert results(tmp_path / "one")["top1"] == results(tmp_path / "two")["top1"]
-    for name, row in predictions(tmp_path / "one").items():
-        assert dict(row["best"]) == pytest.approx(dict(predictions(tmp_path / "two")[name]["best"]), abs=1e-5)
+    of_two, rows = results(tmp_path / "two"), predictions(tmp_path / "two")
+    assert not (tmp_path / "two" / "test.part").exists()
+    main.run(config_of("folder", **fields(made_clips, data_dir)), str(tmp_path / "two"), "eval")
+    assert results(tmp_path / "two") == of_two  # what two processes said of a checkpoint, one with other devices says too
+    for name, row in rows.items():
+        for other in ("one", "two"):
+            assert dict(row["best"]) == pytest.approx(dict(predictions(tmp_path / other)[name]["best"]), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Multi-view scores against a plain loop, every video once, and the files that are left."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -47,27 +48,30 @@ def batches(batch_size: int):
             "name": np.array([b"video %02d \xc3\xa9" % i for i in range(VIDEOS)][part] + [b""] * missing, object),
             "mask": np.arange(batch_size) < batch_size - missing,
             "identity": np.array([*IDENTITIES[part], *[0] * missing]),
+            "clip": np.zeros((batch_size, 2), np.int32),
         }
 
 
-def by_clips(batch_size: int):
+def by_clips(batch_size: int, missing: tuple[int, int] | None = (0, 2)):
     """The same views as single clips, each video's spread over batches; the first video has only two."""
     (whole,) = batches(VIDEOS)
-    rows = [(video, view) for view in range(VIEWS) for video in range(VIDEOS) if (video, view) != (0, 2)]
+    rows = [(video, view) for view in (1, 0, 2) for video in range(VIDEOS) if (video, view) != missing]
+    count = len(rows)
     rows += [(0, 0)] * (-len(rows) % batch_size)
     for start in range(0, len(rows), batch_size):
         videos, views = (np.array(column) for column in zip(*rows[start : start + batch_size], strict=True))
-        real = np.arange(start, start + batch_size) < VIDEOS * VIEWS - 1
+        real = np.arange(start, start + batch_size) < count
         yield {
             "video": CLIPS[videos, views][:, None],
             "mask": real,
+            "clip": np.stack([np.zeros_like(views), views], axis=1),
             **{name: whole[name][videos] for name in ("label", "name", "identity")},
         }
 
 
 def predict(params, average: str, *, batch_size: int, devices: int, clips: bool = False) -> evaluation.Predictions:
     mesh = training.make_mesh(jax.devices()[:devices])
-    score = evaluation.make_score_fn(model=MODEL, prepare=prepare, average=average, mesh=mesh)
+    score = evaluation.make_score_fn(model=MODEL, prepare=prepare, mesh=mesh)
     incoming = by_clips(batch_size) if clips else batches(batch_size)
     return evaluation.predict_videos(score, params, incoming, average=average, num_crops=1 if clips else VIEWS, mesh=mesh)
 
@@ -81,7 +85,7 @@ def test_scores_are_the_average_over_views(params, average: str):
         odds = np.exp(x - x.max(axis=-1, keepdims=True))
         return odds / odds.sum(axis=-1, keepdims=True)
 
-    expected = softmax(logits).mean(axis=1) if average == "probabilities" else softmax(logits.sum(axis=1))
+    expected = softmax(logits).mean(axis=1) if average == "probabilities" else softmax(logits.mean(axis=1))
     np.testing.assert_allclose(got.scores, expected, atol=1e-5)
     assert got.names == [f"video {i:02d} é" for i in range(VIDEOS)]
     np.testing.assert_array_equal(got.labels, LABELS)
@@ -107,12 +111,58 @@ def test_clips_of_a_video_may_be_in_any_batch(params, average: str):
     assert (clips.scores[0] != whole.scores[0]).any()
 
 
+def test_any_clips_of_every_video_count(params):
+    """By either average, out of one pass: the clips with the given numbers, whatever batches they came in."""
+    mesh = training.make_mesh(jax.devices()[:2])
+    score = evaluation.make_score_fn(model=MODEL, prepare=prepare, mesh=mesh)
+    scores = evaluation.score_clips(score, params, by_clips(8, None), num_crops=1, mesh=mesh)
+    assert scores.clips_per_video == VIEWS
+    logits = np.stack([jax.jit(MODEL.apply)({"params": params}, to_float(CLIPS[:, view])) for view in range(VIEWS)], axis=1)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    for clips in ([0], [2], [0, 2], [0, 1, 2]):
+        got = scores.predictions("probabilities", clips)
+        np.testing.assert_allclose(got.scores, probabilities[:, clips].mean(axis=1), atol=1e-5)
+        assert got.num_views.tolist() == [len(clips)] * VIDEOS
+        odds = np.exp(logits[:, clips].mean(axis=1))
+        got = scores.predictions("logits", clips)
+        np.testing.assert_allclose(got.scores, odds / odds.sum(axis=1, keepdims=True), atol=1e-5)
+    whole = scores.predictions("probabilities")
+    np.testing.assert_array_equal(whole.scores, scores.predictions("probabilities", [0, 1, 2]).scores)
+    found = evaluation.figures(scores, "logits", {1: [1], 3: [0, 1, 2]})
+    rounded = {name: round(value, 6) for name, value in evaluation.measure(scores.predictions("logits")).items()}
+    assert found["by_average"]["logits"] == {name: found[name] for name in rounded} == rounded
+    assert found["by_num_clips"]["3"] == {name: found[name] for name in ("top1", "top5")}
+    assert found["by_num_clips"]["1"]["top1"] == pytest.approx((logits[:, 1].argmax(axis=1) == LABELS).mean(), abs=1e-6)
+    assert all(low <= found[name] <= high for name, (low, high) in found["intervals"].items() if name != "calibration_error")
+    other = evaluation.score_clips(score, params, by_clips(8), num_crops=1, mesh=mesh)
+    assert other.clips_per_video is None
+
+
+def test_parts_of_a_video_follow_each_other(params):
+    """Clip 0 of its second part comes behind all clips of its first one."""
+    mesh = training.make_mesh(jax.devices()[:1])
+    score = evaluation.make_score_fn(model=MODEL, prepare=prepare, mesh=mesh)
+    (batch,) = batches(VIDEOS)
+    parts = {**batch, "identity": np.full(VIDEOS, 5), "clip": np.stack([np.arange(VIDEOS) % 2, np.arange(VIDEOS)], axis=1)}
+    got = evaluation.score_clips(score, params, iter([parts]), num_crops=VIEWS, mesh=mesh)
+    alone = evaluation.score_clips(score, params, iter([batch]), num_crops=VIEWS, mesh=mesh)
+    np.testing.assert_array_equal(got.sums, alone.sums[[*range(0, VIDEOS, 2), *range(1, VIDEOS, 2)]])
+    assert got.num_clips.tolist() == [VIDEOS]
+
+
+def test_logits_of_many_views_keep_their_ranking():
+    """The softmax of their sum would be 0 for all classes but one, and the first classes the next best."""
+    sums = np.array([[[0, 0, 0], [0, 120, 240]]], np.float32)
+    scores = evaluation.ClipScores(["a"], np.array([1]), np.array([1]), sums, 30, evaluation.AVERAGE_NAMES, "softmax")
+    assert evaluation.best_labels(scores.predictions("logits").scores).tolist() == [[2, 1, 0]]
+
+
 @pytest.mark.parametrize("average", evaluation.AVERAGES["sigmoid"])
 def test_scores_of_several_labels_are_probabilities_each(params, average: str):
     mesh = training.make_mesh(jax.devices()[:2])
-    options = {"average": average, "mesh": mesh, "objective": "sigmoid"}
+    options = {"mesh": mesh, "objective": "sigmoid"}
     score = evaluation.make_score_fn(model=MODEL, prepare=prepare, **options)
-    got = evaluation.predict_videos(score, params, batches(4), num_crops=VIEWS, **options)
+    got = evaluation.predict_videos(score, params, batches(4), num_crops=VIEWS, average=average, **options)
     logits = np.stack([jax.jit(MODEL.apply)({"params": params}, to_float(CLIPS[:, view])) for view in range(VIEWS)], axis=1)
 
     def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -138,19 +188,11 @@ def test_accuracies():
     assert evaluation.accuracies(predictions, top=(1, 2, 5)) == {"top1": 0.5, "top2": 0.75, "top5": 1.0}
 
 
-def test_equal_scores_are_no_success_and_nan_is_an_error():
-    """Of equal scores the first class counts as best, in the accuracy as in the list of the best labels."""
-    predictions = evaluation.Predictions(list("ab"), np.array([0, 2]), np.full((2, 3), 1 / 3, np.float32), np.ones(2, int))
-    assert evaluation.accuracies(predictions, top=(1, 2)) == {"top1": 0.5, "top2": 0.5}
-    assert evaluation.prediction_rows(predictions, list("xyz"))[1]["best"][0][0] == "x"
-    with pytest.raises(tsf.InputError, match="scores are not finite"):
-        evaluation.accuracies(predictions._replace(scores=np.full((2, 3), np.nan, np.float32)))
-
-
 def test_files(tmp_path: Path, params):
     predictions = predict(params, "probabilities", batch_size=11, devices=1)
     rows = evaluation.prediction_rows(predictions, list("abcdefg"), {"broken.mp4": "the file is empty"})
-    evaluation.write_results(str(tmp_path), {"top1": 0.5}, rows)
+    confusion = evaluation.confusion_matrix(predictions)
+    evaluation.write_results(str(tmp_path), {"top1": 0.5}, rows, (confusion, ["a, b", *"bcdefg"]))
     assert json.loads((tmp_path / "results.json").read_text()) == {"top1": 0.5}
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == VIDEOS + 1
@@ -161,9 +203,15 @@ def test_files(tmp_path: Path, params):
     assert len(scores) == 5
     assert scores == sorted(scores, reverse=True)
     assert first["best"][0][0] == "abcdefg"[predictions.scores[0].argmax()]
+    header, *table = csv.reader((tmp_path / "confusion.csv").read_text().splitlines())
+    assert header == ["label", "a, b", *"bcdefg"]
+    assert [row[0] for row in table] == header[1:]
+    np.testing.assert_array_equal([list(map(int, row[1:])) for row in table], confusion)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "predictions.jsonl", "confusion.csv"}
+    evaluation.write_results(str(tmp_path), {"top1": 0.5}, rows)  # of several labels there is none, and no old one stays
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "predictions.jsonl"}
 
 
 def test_an_average_that_is_none():
     with pytest.raises(tsf.InputError, match=r"eval\.average must be one of probabilities, logits, got 'mean'"):
-        evaluation.make_score_fn(model=MODEL, prepare=prepare, average="mean", mesh=training.make_mesh())
+        evaluation.check_average("mean")

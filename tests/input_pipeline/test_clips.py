@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import input_pipeline.clips as clips_module
 from input_pipeline import ClipOptions, VideoDataset, open_dataset, test_batches, training_batches
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import crop_and_scale, open_video
@@ -162,3 +163,38 @@ def test_a_damaged_record_is_one_sentence(folder: VideoDataset, monkeypatch: pyt
 def test_views_that_cannot_work(digits, views: tuple[int, int], words: str):
     with pytest.raises(InputError, match=words):
         test_batches(digits, "val", OPTIONS, batch_size=4, num_clips=views[0], num_crops=views[1])
+
+
+@pytest.mark.parametrize("placement", ["official", "tiled"])
+def test_a_test_begins_at_any_batch_and_decodes_nothing_before(
+    folder: VideoDataset, monkeypatch: pytest.MonkeyPatch, placement: str
+):
+    """On each of two hosts, in the middle of a video too, and at the very end."""
+    options = dataclasses.replace(OPTIONS, placement=placement, sampling_rate=4.0)
+    read: list[int] = []
+    get = type(folder.records("train")).__getitem__
+    for host in range(2):
+        given = {"batch_size": 4, "num_clips": 3, "num_crops": 1, "part": (host, 2)}
+        whole = list(test_batches(folder, "train", options, **given))
+        clips = np.concatenate([batch["clip"][batch["mask"]] for batch in whole])
+        assert clips.tolist() == [[0, clip] for _ in range((9 - host + 1) // 2) for clip in range(3)]
+        for first in range(len(whole) + 1):
+            rest = test_batches(folder, "train", options, **given)
+            assert len(rest) == len(whole)
+            read.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(type(folder.records("train")), "__getitem__", lambda self, n: read.append(n) or get(self, n))
+                later = list(rest.skip(first))
+            assert sorted(read) == [number for number in range(host, 9, 2) if number // 2 * 3 + 3 > 4 * first]
+            assert len(later) == len(whole) - first
+            assert all(same(*pair) for pair in zip(later, whole[first:], strict=True))
+
+
+def test_only_the_rest_of_a_video_is_decoded(folder: VideoDataset, monkeypatch: pytest.MonkeyPatch):
+    """Of the video in whose middle a test begins, the frames of the clips to come."""
+    planned: list[int] = []
+    plan = clips_module.plan_windows
+    monkeypatch.setattr(clips_module, "plan_windows", lambda views, *rest: planned.append(len(views)) or plan(views, *rest))
+    given = {"batch_size": 2, "num_clips": 3, "num_crops": 3, "part": (0, 3)}
+    list(test_batches(folder, "train", OPTIONS, **given).skip(2))
+    assert sorted(planned) == [6, 9]

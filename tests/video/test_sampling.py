@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from tests.support import GOLDEN
-from timesformer_jax.video import PLACEMENTS, clip_frames, segment_bounds, segment_frames, test_clips, tiled_clips
+from timesformer_jax.video import (
+    PLACEMENTS,
+    clip_frames,
+    nearest_clips,
+    segment_bounds,
+    segment_frames,
+    test_clips,
+    tiled_clips,
+)
 
 test_clips.__test__ = False  # a function of the library, not a test
 
@@ -83,3 +91,18 @@ def test_tiles_cover_the_video_once(num_video_frames: int, fps: float):
 def test_one_tile_is_the_official_clip():
     one = tiled_clips(40, 30.0, num_frames=4, sampling_rate=10.0)
     np.testing.assert_array_equal(one[0], clip_frames(40, 30.0, num_frames=4, sampling_rate=10.0, start=0.0))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_fewer_clips_lie_as_a_test_with_so_few_would_place_them(placement: str):
+    place = PLACEMENTS[placement]
+    for count in range(1, 11):
+        chosen = nearest_clips(count, of=10, placement=placement)
+        assert len(set(chosen)) == count
+        for clip, near in enumerate(chosen):
+            assert abs(place(near, 10) - place(clip, count)) <= 1 / 18 + 1e-9  # half of what lies between two of them
+    assert chosen == list(range(10))
+
+
+def test_of_the_official_clips_some_are_the_very_same():
+    assert [nearest_clips(count, of=10, placement="official") for count in (1, 2, 5)] == [[0], [0, 5], [0, 2, 4, 6, 8]]

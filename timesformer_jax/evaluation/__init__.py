@@ -1,15 +1,51 @@
-"""Testing on batches that someone else provides: multi-view scores, accuracies, result files."""
+"""Testing on batches that someone else provides: multi-view scores, metrics, result files."""
 
-from timesformer_jax.evaluation.multi_view import AVERAGES, Predictions, make_score_fn, predict_videos
-from timesformer_jax.evaluation.results import accuracies, best_labels, prediction_rows, write_results
+from timesformer_jax.evaluation.clip_scores import (
+    AVERAGE_NAMES,
+    AVERAGES,
+    ClipRows,
+    ClipScores,
+    Predictions,
+    check_average,
+)
+from timesformer_jax.evaluation.metrics import (
+    METRICS,
+    ClassAccuracies,
+    accuracies,
+    class_accuracies,
+    confusion_matrix,
+    intervals,
+    label_ranks,
+    measure,
+)
+from timesformer_jax.evaluation.multi_view import make_score_fn, predict_videos, score_clips
+from timesformer_jax.evaluation.partial import PartialTest, fingerprint
+from timesformer_jax.evaluation.results import best_labels, figures, prediction_rows, write_results
+from timesformer_jax.evaluation.whole_files import write_whole
 
 __all__ = [
     "AVERAGES",
+    "AVERAGE_NAMES",
+    "METRICS",
+    "ClassAccuracies",
+    "ClipRows",
+    "ClipScores",
+    "PartialTest",
     "Predictions",
     "accuracies",
     "best_labels",
+    "check_average",
+    "class_accuracies",
+    "confusion_matrix",
+    "figures",
+    "fingerprint",
+    "intervals",
+    "label_ranks",
     "make_score_fn",
+    "measure",
     "predict_videos",
     "prediction_rows",
+    "score_clips",
     "write_results",
+    "write_whole",
 ]

@@ -1,5 +1,7 @@
-"""Accuracies, and the two files that a test leaves behind."""
+"""What a test leaves behind: its figures, and three files."""
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,31 +10,35 @@ import numpy as np
 from etils import epath
 
 from timesformer_jax._typing import Int, ndarray
-from timesformer_jax.errors import InputError
-from timesformer_jax.evaluation.multi_view import Predictions
+from timesformer_jax.evaluation.clip_scores import ClipScores, Predictions
+from timesformer_jax.evaluation.metrics import intervals, measure
+from timesformer_jax.evaluation.whole_files import write_whole
+
+DIGITS = 6
+"""That figures and scores are rounded to: batches of another size change the ones behind."""
 
 
-def accuracies(predictions: Predictions, top: Sequence[int] = (1, 5)) -> dict[str, float]:
-    """`top1`, `top5`: share of the videos of which a label is among the best k of `best_labels`.
+def figures(scores: ClipScores, average: str, subsets: Mapping[int, Sequence[int]] | None = None) -> dict[str, Any]:
+    """All of `measure` by `average`; `intervals`; `by_average`: the same by each; `by_num_clips`: `top1` and `top5` of each of
+    the `subsets` of clips, number of clips -> their numbers in each video (left out where there are none)."""
+    by_average = {name: measure(scores.predictions(name)) for name in scores.averages}
+    found = {
+        **by_average[average],
+        "intervals": {name: list(ends) for name, ends in intervals(scores.predictions(average)).items()},
+        "by_average": by_average,
+    }
+    if subsets:
+        of_clips = {count: scores.predictions(average, clips) for count, clips in subsets.items()}
+        found["by_num_clips"] = {str(count): measure(each, ("top1", "top5")) for count, each in of_clips.items()}
+    return _rounded(found)
 
-    Where videos have any number of labels, `map` too: the mean over classes of the average precision.
 
-    Raises `InputError` for scores that are no numbers: a model that has diverged has no accuracy.
-    """
-    if not np.isfinite(predictions.scores).all():
-        raise InputError("The model's scores are not finite: its parameters have diverged. Test an earlier checkpoint.")
-    best, labels = best_labels(predictions.scores, max(top)), predictions.labels
-    hits = best == labels[:, None] if labels.ndim == 1 else np.take_along_axis(labels, best, axis=1) > 0
-    found = {f"top{k}": float(hits[:, :k].any(axis=1).mean()) for k in top}
-    return found if labels.ndim == 1 else {**found, "map": _mean_average_precision(labels, predictions.scores)}
-
-
-def _mean_average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Over the classes that some video has."""
-    from sklearn.metrics import average_precision_score
-
-    seen = np.flatnonzero(labels.any(axis=0))
-    return float(np.mean([average_precision_score(labels[:, i], scores[:, i]) for i in seen])) if len(seen) else 0.0
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, DIGITS)
 
 
 def best_labels(scores: np.ndarray, count: int = 5) -> Int[ndarray, "videos count"]:
@@ -50,7 +56,7 @@ def prediction_rows(
         {
             "video": name,
             **_named(label, label_names),
-            "best": [[label_names[i], round(float(row[i]), 6)] for i in indices],
+            "best": [[label_names[i], round(float(row[i]), DIGITS)] for i in indices],
             "views": int(views),
         }
         for name, label, row, views, indices in zip(
@@ -65,13 +71,26 @@ def _named(label: Any, label_names: Sequence[str]) -> dict[str, Any]:
     return {"labels": [label_names[int(i)] for i in np.flatnonzero(label)]}
 
 
-def write_results(workdir: str, results: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Writes `results.json` and `predictions.jsonl` (one line a video), each whole or not at all."""
-    _write(epath.Path(workdir) / "results.json", json.dumps(results, indent=2) + "\n")
-    _write(epath.Path(workdir) / "predictions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def write_results(
+    workdir: str,
+    results: dict[str, Any],
+    rows: list[dict[str, Any]],
+    confusion: tuple[np.ndarray, Sequence[str]] | None = None,
+) -> None:
+    """Writes `predictions.jsonl` (one line a video), `confusion.csv` (of the matrix and the label names, where they are given:
+    a line for each true label, a column for each that was said) and, last, `results.json`; each whole or not at all."""
+    folder = epath.Path(workdir)
+    write_whole(folder / "predictions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    if confusion is None:
+        (folder / "confusion.csv").unlink(missing_ok=True)
+    else:
+        write_whole(folder / "confusion.csv", _confusion_csv(*confusion))
+    write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
 
 
-def _write(path: epath.Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+def _confusion_csv(matrix: np.ndarray, label_names: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["label", *label_names])
+    writer.writerows([name, *row] for name, row in zip(label_names, matrix.tolist(), strict=True))
+    return text.getvalue()

@@ -23,10 +23,9 @@ def watch_preemption() -> Iterator[Callable[[], bool]]:
     """
     told = threading.Event()
     if jax.distributed.is_initialized():
-        questions = itertools.count()
 
         def ask() -> bool:
-            if not told.is_set() and multihost_utils.reached_preemption_sync_point(next(questions)):
+            if not told.is_set() and multihost_utils.reached_preemption_sync_point(next(_QUESTIONS)):
                 told.set()
             return told.is_set()
 
@@ -40,3 +39,7 @@ def watch_preemption() -> Iterator[Callable[[], bool]]:
         yield told.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+_QUESTIONS = itertools.count()
+"""Of the whole process: JAX compares numbers, and a process may be training yet when another one is testing already."""

@@ -185,8 +185,8 @@ def make_probe_score_fn(
 ) -> Callable[[tuple[Any, Any], dict[str, Array]], Array]:
     """A jitted function ((the model's parameters, the heads'), batch of `B` clips) -> scores `[B, heads * classes]`.
 
-    One forward pass of the model serves all heads. `predict_videos` takes it (with `average="probabilities"`, which treats
-    every number alike), where each clip has one crop.
+    One forward pass of the model serves all heads. `predict_videos` takes it (with `averages=("probabilities",)`, which
+    treats every number alike), where each clip has one crop.
     """
     read, scores_of = _reader(model, kind, mesh), OBJECTIVES[objective].scores
 

@@ -88,6 +88,14 @@ def test_clips(
     return np.stack([clip_frames(num_video_frames, fps, start=start, **span) for start in starts])
 
 
+def nearest_clips(num_clips: int, *, of: int, placement: str) -> list[int]:
+    """The numbers of `num_clips` out of `of` test clips, ascending: those that lie nearest to where a test with `num_clips`
+    clips would place its own. With "official", they are the very same where `num_clips` divides `of`."""
+    place = PLACEMENTS[placement]
+    there = np.array([place(clip, of) for clip in range(of)])
+    return [int(np.argmin(np.abs(there - place(clip, num_clips)))) for clip in range(num_clips)]
+
+
 def tiled_clips(
     num_video_frames: int, fps: float, *, num_frames: int, sampling_rate: float
 ) -> Int[ndarray, "num_clips num_frames"]:

@@ -1,0 +1,149 @@
+"""Every metric beside a few plain lines or scikit-learn, and the bootstrap beside one that draws videos and scores."""
+
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+import timesformer_jax as tsf
+from timesformer_jax import evaluation
+from timesformer_jax.evaluation import METRICS, Predictions
+
+RANDOM = np.random.default_rng(3)
+
+
+def predictions_of(scores: np.ndarray, labels: np.ndarray) -> Predictions:
+    return Predictions([f"{i:06d}" for i in range(len(scores))], labels, scores, np.ones(len(scores), int))
+
+
+def one_label(videos: int = 200, classes: int = 9) -> Predictions:
+    """Somewhat right, with ties; the last class has no video."""
+    labels = RANDOM.integers(0, classes - 1, videos)
+    logits = RANDOM.normal(size=(videos, classes)) + 1.5 * (np.arange(classes) == labels[:, None])
+    odds = np.exp(logits)
+    return predictions_of((odds / odds.sum(axis=1, keepdims=True)).round(2).astype(np.float32), labels)
+
+
+def several_labels(videos: int = 150, classes: int = 6) -> Predictions:
+    """As above; the last class has none, and some videos have none."""
+    labels = (RANDOM.random((videos, classes)) < 0.2) * (np.arange(classes) < classes - 1)
+    scores = 1 / (1 + np.exp(-RANDOM.normal(size=labels.shape) - labels))
+    return predictions_of(scores.round(1).astype(np.float32), labels.astype(np.float32))
+
+
+def expected_top(predictions: Predictions, k: int) -> float:
+    best = evaluation.best_labels(predictions.scores, k)
+    own = [[label] if np.ndim(label) == 0 else np.flatnonzero(label) for label in predictions.labels]
+    return float(np.mean([bool(set(a) & set(b)) for a, b in zip(best.tolist(), own, strict=True)]))
+
+
+def expected_calibration_error(predictions: Predictions) -> float:
+    confidence = predictions.scores.max(axis=1).astype(float)
+    right = predictions.scores.argmax(axis=1) == predictions.labels
+    error = 0.0
+    for low, high in zip(np.linspace(0, 1, 16)[:-1], np.linspace(0, 1, 16)[1:], strict=True):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return error
+
+
+def expected_map(predictions: Predictions) -> float:
+    seen = np.flatnonzero(predictions.labels.any(axis=0))
+    score = sklearn_metrics.average_precision_score
+    return float(np.mean([score(predictions.labels[:, i], predictions.scores[:, i]) for i in seen])) if len(seen) else 0.0
+
+
+EXPECTED: dict[str, Any] = {
+    "top1": lambda predictions: expected_top(predictions, 1),
+    "top5": lambda predictions: expected_top(predictions, 5),
+    "mean_class_accuracy": lambda predictions: sklearn_metrics.balanced_accuracy_score(
+        predictions.labels, predictions.scores.argmax(axis=1)
+    ),
+    "calibration_error": expected_calibration_error,
+    "map": expected_map,
+}
+
+
+@pytest.fixture(scope="module", params=[one_label, several_labels])
+def predictions(request: pytest.FixtureRequest) -> Predictions:
+    return request.param()
+
+
+def test_metrics(predictions: Predictions):
+    found = evaluation.measure(predictions)
+    names = METRICS.keys() - ({"map"} if predictions.labels.ndim == 1 else {"mean_class_accuracy", "calibration_error"})
+    assert found.keys() == names
+    for name in names:
+        with warnings.catch_warnings():  # scikit-learn: a class that is said and never true
+            warnings.simplefilter("ignore", UserWarning)
+            assert found[name] == pytest.approx(EXPECTED[name](predictions), abs=1e-6), name
+    accuracies = evaluation.accuracies(predictions)
+    assert accuracies == {name: found[name] for name in accuracies}
+    assert evaluation.measure(predictions, ["top5"]) == {"top5": found["top5"]}
+
+
+def test_intervals_are_those_of_videos_drawn_again(predictions: Predictions):
+    """The slow way: the videos themselves are drawn, with the same seed, and measured by the lines above."""
+    random, count = np.random.default_rng(0), len(predictions.names)
+    values: dict[str, list[float]] = {name: [] for name in evaluation.measure(predictions)}
+    for _ in range(40):
+        drawn = random.integers(count, size=count)
+        again = predictions_of(predictions.scores[drawn], predictions.labels[drawn])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            for name, found in values.items():
+                found.append(EXPECTED[name](again))
+    got = evaluation.intervals(predictions, resamples=40)
+    assert got.keys() == values.keys()
+    for name, found in values.items():
+        assert got[name] == pytest.approx(tuple(np.percentile(found, (2.5, 97.5))), abs=2e-6), name
+    assert got == evaluation.intervals(predictions, resamples=40)
+    assert got != evaluation.intervals(predictions, resamples=40, seed=1)
+
+
+def test_an_interval_is_as_wide_as_it_should_be():
+    """Of a share of hits, the binomial one; a figure lies inside its own."""
+    scores = np.eye(2, dtype=np.float32)[(RANDOM.random(2000) < 0.7).astype(int)]
+    found = evaluation.intervals(predictions_of(scores, np.ones(2000, int)))["top1"]
+    share = float(scores[:, 1].mean())
+    half = 1.96 * (share * (1 - share) / 2000) ** 0.5
+    assert found == pytest.approx((share - half, share + half), abs=0.2 * half)
+
+
+def test_intervals_of_a_large_set_are_quick():
+    """20,000 videos and 400 classes: a test that takes hours shouldn't take minutes more."""
+    scores = RANDOM.random((20_000, 400), dtype=np.float32)
+    predictions = predictions_of(scores, RANDOM.integers(0, 400, 20_000))
+    began = time.process_time()
+    evaluation.intervals(predictions)
+    assert time.process_time() - began < 20
+
+
+def test_confusion_and_classes():
+    predictions = one_label()
+    best = predictions.scores.argmax(axis=1)
+    expected = sklearn_metrics.confusion_matrix(predictions.labels, best, labels=range(9))
+    np.testing.assert_array_equal(evaluation.confusion_matrix(predictions), expected)
+    accuracy, counts = evaluation.class_accuracies(predictions)
+    for i in range(8):
+        own = predictions.labels == i
+        assert counts[i] == own.sum()
+        assert accuracy[i] == pytest.approx((best[own] == i).mean())
+    assert counts[8] == 0
+    assert np.isnan(accuracy[8])
+
+
+def test_of_equal_scores_the_first_class_comes_first():
+    """In the ranks as in the list of the best labels; scores that are no numbers are an error."""
+    predictions = predictions_of(np.full((2, 3), 1 / 3, np.float32), np.array([0, 2]))
+    assert evaluation.label_ranks(predictions).tolist() == [0, 2]
+    assert evaluation.accuracies(predictions, top=(1, 2, 3)) == {"top1": 0.5, "top2": 0.5, "top3": 1.0}
+    assert evaluation.prediction_rows(predictions, list("xyz"))[1]["best"][0][0] == "x"
+    lost = predictions._replace(scores=np.full((2, 3), np.nan, np.float32))
+    for function in (evaluation.measure, evaluation.accuracies):
+        with pytest.raises(tsf.InputError, match="scores are not finite"):
+            function(lost)

@@ -1,0 +1,149 @@
+"""A test that was stopped, killed, damaged, or is another one."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental import multihost_utils
+
+from timesformer_jax import evaluation, training
+from timesformer_jax.evaluation import AVERAGE_NAMES, ClipScores, PartialTest
+
+BATCHES, SIZE, CLASSES = 250, 2, 5
+SUMS = np.random.default_rng(0).normal(size=(BATCHES, SIZE, 2, CLASSES)).astype(np.float32)
+DESCRIPTION = {"step": 3, "views": {"num_clips": 2}, "short_side": (32, 40)}
+
+
+def batches(first: int, taken: list[int], stop: Callable[[int], None] = lambda number: None) -> Iterator[dict]:
+    """Videos of two clips each; every batch holds clips of two videos, and the last row of all is none."""
+    for number in range(first, BATCHES):
+        stop(number)
+        taken.append(number)
+        rows = np.arange(SIZE * number, SIZE * (number + 1))
+        yield {
+            "video": rows[:, None],
+            "label": ((rows + 1) // 2 % CLASSES).astype(np.int32),
+            "name": np.array([b"video %d" % ((row + 1) // 2) for row in rows], object),
+            "identity": (rows + 1) // 2 + 2**62,
+            "clip": np.stack([np.zeros_like(rows), (rows + 1) % 2], axis=1),
+            "mask": rows < SIZE * BATCHES - 1,
+        }
+
+
+def score(folder: Path, taken: list[int], description: dict = DESCRIPTION, **stop: Callable) -> tuple[ClipScores, PartialTest]:
+    partial = PartialTest(str(folder), description, BATCHES)
+    mesh = training.make_mesh(jax.devices()[:1])
+
+    def score_fn(params: None, batch: dict[str, jax.Array]) -> jax.Array:
+        return jax.numpy.asarray(SUMS.reshape(-1, 2, CLASSES)[np.asarray(batch["video"])[:, 0]])
+
+    incoming = batches(partial.num_done, taken, **stop)
+    return evaluation.score_clips(score_fn, None, incoming, num_crops=1, mesh=mesh, partial=partial), partial
+
+
+def stop_at(number: int, error: BaseException) -> Callable[[int], None]:
+    def stop(at: int) -> None:
+        if at == number:
+            raise error
+
+    return stop
+
+
+def check(scores: ClipScores) -> None:
+    """Every clip is there, in its place."""
+    order = sorted(range(250), key=lambda video: f"video {video}")
+    assert scores.names == [f"video {video}" for video in order]
+    assert scores.labels.tolist() == [video % CLASSES for video in order]
+    clips = {}
+    for row, values in enumerate(SUMS.reshape(-1, 2, CLASSES)[:-1]):
+        clips.setdefault((row + 1) // 2, []).append(values)
+    np.testing.assert_array_equal(scores.sums, np.concatenate([clips[video] for video in order]))
+    assert scores.averages == AVERAGE_NAMES
+
+
+@pytest.mark.parametrize("error", [training.Preempted("told"), KeyboardInterrupt()], ids=["SIGTERM", "Ctrl-C"])
+def test_a_test_that_is_stopped_goes_on(tmp_path: Path, caplog, error: BaseException):
+    taken: list[int] = []
+    with pytest.raises(type(error)):
+        score(tmp_path / "part", taken, stop=stop_at(101, error))
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        scores, partial = score(tmp_path / "part", taken)
+    assert taken == list(range(BATCHES))  # none twice, though 101 is no multiple of what a file holds
+    assert "Going on with the test: 101 of 250 batches are done." in caplog.text
+    check(scores)
+    assert 100 < len(list((tmp_path / "part").glob("*.npz"))) < 130
+    partial.delete()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_test_that_is_killed_loses_a_hundredth(tmp_path: Path):
+    taken: list[int] = []
+    with pytest.raises(RuntimeError):
+        score(tmp_path, taken, stop=stop_at(101, RuntimeError("killed")))
+    del taken[100:]
+    scores, _ = score(tmp_path, taken)
+    assert taken == list(range(BATCHES))
+    check(scores)
+
+
+def test_what_is_damaged_is_scored_again(tmp_path: Path):
+    score(tmp_path, [])
+    files = sorted(tmp_path.glob("*.npz"))
+    files[60].write_bytes(files[60].read_bytes()[:100])
+    taken: list[int] = []
+    scores, _ = score(tmp_path, taken)
+    assert taken == list(range(120, BATCHES))
+    check(scores)
+    files[30].unlink()
+    scores, _ = score(tmp_path, taken := [])
+    assert taken == list(range(60, BATCHES))
+    check(scores)
+
+
+def test_another_test_begins_anew(tmp_path: Path, caplog):
+    score(tmp_path, [])
+    other = {**DESCRIPTION, "views": {"num_clips": 3}}
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        scores, _ = score(tmp_path, taken := [], other)
+    assert f"Discarding the unfinished test in {tmp_path}, which is another one (other views)." in caplog.text
+    assert taken == list(range(BATCHES))
+    check(scores)
+
+
+def test_processes_agree_on_what_all_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The other one has 41 batches fewer: those are scored again, and kept again; files may overlap then."""
+    score(tmp_path, [])
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "process_count", lambda: 2)
+        patch.setattr(multihost_utils, "sync_global_devices", lambda name: None)
+        patch.setattr(multihost_utils, "process_allgather", lambda count: np.array([count, count - 41]))
+        partial = PartialTest(str(tmp_path), DESCRIPTION, BATCHES)
+    assert partial.num_done == BATCHES - 41
+    for number, batch in enumerate(batches(BATCHES - 41, []), BATCHES - 41):
+        partial.rows.add(batch, SUMS[number])
+        if number % 3 == 0:
+            partial.write()
+        if number == BATCHES - 10:
+            break
+    scores, _ = score(tmp_path, taken := [])
+    assert not taken
+    check(scores)
+
+
+def test_a_full_disk_stops_no_test(tmp_path: Path, caplog):
+    (tmp_path / "file").write_text("")
+    scores, _ = score(tmp_path / "file" / "part", [])
+    assert caplog.text.count("The scores so far can't be kept in") == 1
+    check(scores)
+
+
+def test_fingerprints_of_parameters():
+    """The same on one device and on eight, in any dictionary; another one after the smallest change."""
+    params = {"kernel": np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8), "bias": np.ones(3, np.float32)}
+    one, eight = (training.make_mesh(jax.devices()[:count]) for count in (1, 8))
+    split = {**params, "kernel": jax.device_put(params["kernel"], training.split_batch(eight))}
+    assert evaluation.fingerprint(params, one) == evaluation.fingerprint(split, eight)
+    other = {**params, "bias": np.nextafter(params["bias"], 2)}
+    assert evaluation.fingerprint(params, one) != evaluation.fingerprint(other, one)

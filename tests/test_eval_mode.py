@@ -1,0 +1,185 @@
+"""`--mode=eval`: the same figures however the clips are put into batches, and a test that goes on where it was stopped."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import main
+from tests.test_main import ROOT, predictions, results, small_folder
+from timesformer_jax import evaluation, training
+
+VIEWS = {"eval.split": "train", "eval.num_clips": 4, "eval.num_crops": 3, "eval.average": "logits"}
+FILES = ("results.json", "predictions.jsonl", "confusion.csv")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def optax_promotes() -> Iterator[None]:
+    """optax mixes dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, made_clips: Path, data_dir: str) -> Path:
+    """A short run, on one clip and crop of whose validation videos a test follows."""
+    workdir = tmp_path_factory.mktemp("run")
+    options = {"eval.num_clips": 1, "eval.num_crops": 1, "train.num_epochs": 4.0, "train.evaluate_every_epochs": 9.0}
+    main.run(small_folder(made_clips, data_dir, **options), str(workdir), "train")
+    return workdir
+
+
+def files(workdir: Path) -> dict[str, str]:
+    return {name: (workdir / name).read_text() for name in FILES}
+
+
+def test_one_clip_and_crop_have_no_curve(run: Path):
+    found = results(run)
+    assert "by_num_clips" not in found
+    assert found["by_average"]["logits"]["top1"] == found["by_average"]["probabilities"]["top1"] == found["top1"]
+
+
+def test_figures_do_not_depend_on_batches_or_devices(
+    run: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """36 clips in batches of 1, 7 (8 on eight devices) and 64."""
+    make_mesh = training.make_mesh
+    found, rows = [], []
+    for batch_size, devices in ((64, 8), (7, 8), (1, 1), (7, 1)):
+        monkeypatch.setattr(training, "make_mesh", lambda n=devices, **sizes: make_mesh(jax.devices()[:n], **sizes))
+        config = small_folder(made_clips, data_dir, **VIEWS, **{"eval.batch_size": batch_size})
+        with caplog.at_level("INFO", logger="timesformer_jax"):
+            main.run(config, str(run), "eval")
+        found.append((run / "results.json").read_text() + (run / "confusion.csv").read_text())
+        rows.append(predictions(run))
+    assert set(found) == {found[0]}
+    for other in rows:
+        for name, row in rows[0].items():
+            assert row["views"] == 12
+            assert dict(row["best"]) == pytest.approx(dict(other[name]["best"]), abs=2e-6)
+
+    top = results(run)
+    names = {"top1", "top5", "mean_class_accuracy", "calibration_error"}
+    assert top["intervals"].keys() == top["by_average"]["logits"].keys() == top["by_average"]["probabilities"].keys() == names
+    assert top["by_average"]["logits"] == {name: top[name] for name in names} != top["by_average"]["probabilities"]
+    assert list(top["by_num_clips"]) == ["1", "2", "3", "4"]
+    assert top["by_num_clips"]["4"] == {"top1": top["top1"], "top5": top["top5"]}
+    header, *table = csv.reader((run / "confusion.csv").read_text().splitlines())
+    assert header == ["label", "across", "back", "down"]
+    counts = np.array([list(map(int, row[1:])) for row in table])
+    assert counts.sum(axis=1).tolist() == [3, 3, 3]
+    assert np.trace(counts) / 9 == pytest.approx(top["top1"], abs=1e-6)
+    said = [(row["label"], row["best"][0][0]) for row in rows[0].values()]
+    assert counts[0, 1] == said.count(("across", "back"))
+    low, high = (100 * end for end in top["intervals"]["top1"])
+    words = f"top-1 {100 * top['top1']:.2f} % (95 % interval {low:.2f} to {high:.2f})"
+    assert words in caplog.text
+
+
+def test_clips_of_a_pass_are_those_of_a_smaller_test(run: Path, made_clips: Path, data_dir: str):
+    """Placed as official tests are, two of four clips are the very clips of a test with two."""
+    main.run(small_folder(made_clips, data_dir, **VIEWS), str(run), "eval")
+    four = results(run)
+    main.run(small_folder(made_clips, data_dir, **{**VIEWS, "eval.num_clips": 2}), str(run), "eval")
+    assert results(run)["by_num_clips"] == {count: four["by_num_clips"][count] for count in ("1", "2")}
+    assert results(run)["num_clips"] == 2
+
+
+def test_tiled_clips_have_no_curve(run: Path, made_clips: Path, data_dir: str):
+    options = {**VIEWS, "clips.placement": "tiled", "clips.sampling_rate": 2.0}
+    main.run(small_folder(made_clips, data_dir, **options), str(run), "eval")
+    assert "by_num_clips" not in results(run)
+    assert {row["views"] for row in predictions(run).values()} == {9}
+
+
+def test_a_killed_test_goes_on_and_ends_as_if_it_had_not_been(
+    run: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """At the third of five batches: what is done by then is neither decoded nor scored again; the files are the same."""
+    config = small_folder(made_clips, data_dir, **VIEWS, **{"eval.batch_size": 8})
+    main.run(config, str(run), "eval")
+    undisturbed = files(run)
+    for name in FILES:
+        (run / name).unlink()
+
+    clips: list[tuple[bytes, int]] = []
+    add = evaluation.ClipRows.add
+
+    def note(self: evaluation.ClipRows, batch: dict[str, np.ndarray], sums: np.ndarray) -> None:
+        if len(clips) == 16:
+            raise RuntimeError("killed")
+        clips.extend(zip(batch["name"][batch["mask"]], batch["clip"][batch["mask"], 1].tolist(), strict=True))
+        add(self, batch, sums)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.ClipRows, "add", note)
+        with pytest.raises(RuntimeError, match="killed"):
+            main.run(config, str(run), "eval")
+    assert not (run / "results.json").exists()
+    assert (run / "test.part" / "description.json").exists()
+
+    def go_on(self: evaluation.ClipRows, batch: dict[str, np.ndarray], sums: np.ndarray) -> None:
+        clips.extend(zip(batch["name"][batch["mask"]], batch["clip"][batch["mask"], 1].tolist(), strict=True))
+        add(self, batch, sums)
+
+    with monkeypatch.context() as patch, caplog.at_level("INFO", logger="timesformer_jax"):
+        patch.setattr(evaluation.ClipRows, "add", go_on)
+        main.run(config, str(run), "eval")
+    assert "Going on with the test: 2 of 5 batches are done." in caplog.text
+    assert len(clips) == len(set(clips)) == 36
+    assert files(run) == undisturbed
+    assert not (run / "test.part").exists()
+
+
+def test_what_another_checkpoint_left_is_discarded(run: Path, made_clips: Path, data_dir: str, caplog):
+    (run / "test.part").mkdir()
+    (run / "test.part" / "description.json").write_text(json.dumps({"step": 7}))
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        main.run(small_folder(made_clips, data_dir), str(run), "eval")
+    assert "Discarding the unfinished test" in caplog.text
+    assert "(other step, params, " in caplog.text
+    assert not (run / "test.part").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_a_test_that_is_told_to_end(run: Path, made_clips: Path, data_dir: str, told: signal.Signals):
+    """The command itself, on one device: ends at once and well, and goes on."""
+    given = {"data.root": made_clips, "data.data_dir": data_dir, "data.val_fraction": 0.3, "data.short_side": 48}
+    given |= {"model.image_size": 32, "model.embed_dim": 32, "model.depth": 1, "clips.short_side": "(32, 40)"}
+    given |= {"eval.split": "train", "eval.num_clips": 400, "eval.batch_size": 1, "clips.sampling_rate": 1.0}
+    flags = [f"--config.{name}={value}" for name, value in given.items()]
+    command = [sys.executable, "main.py", "--mode=eval", "--config=configs/folder.py", f"--workdir={run}", *flags]
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(run.glob("test.part/*.npz")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(told)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert "Traceback" not in errors
+    last = errors.strip().splitlines()[-1]
+    if told == signal.SIGTERM:
+        assert process.returncode == 0
+        assert "of 3600 batches of the test are done. The same command goes on from there." in errors
+        done = errors.partition("Told to end: ")[2].split()[0]
+    else:
+        assert process.returncode == 1
+        assert last == "Interrupted. The same command goes on with the test."
+        done = r"\d+"
+    done_again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stderr
+    assert re.search(f"Going on with the test: {done} of 3600 batches", done_again)
+    assert results(run)["num_clips"] == 400
