@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class VideoDataset:
     short_side: int
     most_videos: int | None = None
     """Of each split only so many, the first ones; None for all."""
+    chosen: Mapping[str, Sequence[int]] | None = None
+    """Split -> the numbers of the only videos that count, in this order; None for all."""
 
     @property
     def _label_feature(self) -> Any:
@@ -54,18 +56,19 @@ class VideoDataset:
         return list((self._label_feature.feature if self.several else self._label_feature).names)
 
     def num_videos(self, split: str) -> int:
-        there = self.builder.info.splits[split].num_examples
+        there = self.builder.info.splits[split].num_examples if self.chosen is None else len(self.chosen[split])
         return there if self.most_videos is None else min(there, self.most_videos)
 
     @functools.cached_property
     def _records(self) -> dict[str, Records]:
         return {}
 
-    def records(self, split: str) -> Records:
+    def records(self, split: str) -> "Records | _Chosen":
         """The examples of a split, any by its number."""
         if split not in self._records:
             self._records[split] = Records(self.builder, split)
-        return self._records[split]
+        records = self._records[split]
+        return records if self.chosen is None else _Chosen(records, self.chosen[split])
 
     def encode_label(self, features: Any) -> np.ndarray:
         """An example's label as the model learns it: its number, or for several one or zero for each class."""
@@ -88,6 +91,16 @@ class VideoDataset:
     def damaged(self) -> dict[str, int]:
         """Video -> in how many places it is damaged; such videos are used."""
         return dict((self.builder.info.metadata or {}).get("damaged", {}))
+
+
+class _Chosen:
+    """Some records, numbered from 0."""
+
+    def __init__(self, records: Records, numbers: Sequence[int]):
+        self._records, self._numbers = records, numbers
+
+    def __getitem__(self, number: int) -> Any:
+        return self._records[self._numbers[number]]
 
 
 def _moving_digits(*, label: str, train_clips: int, val_clips: int, data_dir: str | None) -> VideoDataset:
