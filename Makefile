@@ -23,8 +23,9 @@ $(VENV)/installed: requirements.txt pyproject.toml
 install: $(VENV)/installed  ## makes .venv with the tested versions of everything
 
 .PHONY: demo
-demo: install  ## trains a small TimeSformer on digits in motion, and tests it (ARGS="--config...." to change it)
+demo: install  ## trains a small TimeSformer on digits in motion, tests it and writes a report (ARGS="--config...." to change it)
 	$(BIN)/python main.py --config=configs/moving_digits.py --workdir=runs/demo $(ARGS)
+	$(BIN)/python main.py --config=configs/moving_digits.py --workdir=runs/demo $(ARGS) --mode=report
 
 .PHONY: test
 test: install  ## the tests, but for the slow ones

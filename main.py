@@ -1,10 +1,10 @@
 """Trains and tests a TimeSformer on a data set: `python main.py --config=configs/moving_digits.py --workdir=runs/demo`.
 
 The job is `--mode=train` (goes on from the workdir's newest checkpoint if there is one, ends with a test), `--mode=eval`
-(tests a checkpoint), `--mode=probe` (trains heads on the frozen model's features), `--mode=features` (writes the frozen
-model's features of whole splits) or `--mode=show` (draws clips as the model gets them). Any field of the config can be given
-on the command line: `--config.train.batch_size=64`. The same command, started once on every machine, trains on all of them
-(docs/scale.md).
+(tests a checkpoint), `--mode=report` (draws what the last test has left as one page, report.html), `--mode=probe` (trains heads
+on the frozen model's features), `--mode=features` (writes the frozen model's features of whole splits) or `--mode=show` (draws
+clips as the model gets them). Any field of the config can be given on the command line: `--config.train.batch_size=64`. The
+same command, started once on every machine, trains on all of them (docs/scale.md).
 """
 
 import contextlib
@@ -30,8 +30,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and r
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "probe", "features", "show"],
-    "Train and test, only test, probe, write features, or draw some clips.",
+    ["train", "eval", "report", "probe", "features", "show"],
+    "Train and test, only test, draw what a test has left, probe, write features, or draw some clips.",
 )
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", MODES, "Whether this process is one of several: on, off, or auto for what the environment says."
@@ -40,6 +40,7 @@ DISTRIBUTED = flags.DEFINE_enum(
 GOES_ON = {
     "train": "goes on from the newest checkpoint",
     "eval": "goes on with the test",
+    "report": "draws it again",
     "probe": "begins the probe again",
     "features": "goes on behind the last shard that is whole",
     "show": "draws them again",
@@ -51,12 +52,13 @@ def run(config: Any, workdir: str, mode: str) -> None:
     """One job from beginning to end; raises `InputError` for input that can't work."""
     from experiment.features import check_features, write_features
     from experiment.probe import check_probe, probe
+    from experiment.report import report
     from experiment.setup import Job
     from experiment.show import show
     from experiment.testing import test
     from experiment.train import adjust, train
 
-    read_only = mode == "eval"
+    read_only = mode in ("eval", "report")
     if "://" not in workdir:  # else it lies in a bucket, and the path is whole
         workdir = str(Path(workdir).expanduser().resolve())
     if mode == "train":
@@ -84,6 +86,8 @@ def run(config: Any, workdir: str, mode: str) -> None:
             probe(job)
         elif mode == "features":
             write_features(job)
+        elif mode == "report":
+            report(job)
         else:
             test(job, *job.restore_params())
     finally:

@@ -121,6 +121,9 @@ def new_config(**sections: Any) -> ConfigDict:
                 "num_crops": 3,
                 "average": "probabilities",
             },
+            # `--mode=report`: so many videos that the model is surest of, rightly and wrongly, are shown with what it looks at;
+            # the features of so many become points.
+            "report": {"num_videos": 4, "num_points": 1000},
             # `--mode=probe`: heads on frozen features, one for each combination of the two tuples (V-JEPA 2's: 20 heads), all
             # trained at once. `train` says how often they are tested and how often the log has a line.
             "probe": {

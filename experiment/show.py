@@ -53,7 +53,7 @@ def show(job: Job, num_clips: int = 8) -> None:
 
 def _draw(job: Job, name: str, clips: jax.Array, titles: list[str]) -> None:
     if jax.process_index() == 0:
-        draw_clips(epath.Path(job.workdir) / f"{name}.png", _pictures(clips, job.pixels), titles)
+        draw_clips(epath.Path(job.workdir) / f"{name}.png", pictures(clips, job.pixels), titles)
 
 
 def _name(label: Any, names: list[str]) -> str:
@@ -61,7 +61,7 @@ def _name(label: Any, names: list[str]) -> str:
     return names[label] if np.ndim(label) == 0 else " + ".join(names[i] for i in np.flatnonzero(label)) or "none"
 
 
-def _pictures(clips: jax.Array, pixels: PixelOptions) -> np.ndarray:
+def pictures(clips: jax.Array, pixels: PixelOptions) -> np.ndarray:
     """uint8 RGB again, after all that happened to them."""
     values = np.asarray(clips, np.float32) * np.asarray(pixels.std) + np.asarray(pixels.mean)
     values = values[..., ::-1] if pixels.channel_order == "bgr" else values

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from input_pipeline._tensorflow import quiet_tfds, tf, tfds
 from input_pipeline.builders import BUILDERS, own_config
 from input_pipeline.moving_digits import FRAME_SIZE, MovingDigits, MovingDigitsConfig
-from input_pipeline.records import Records
+from input_pipeline.records import Records, Selection
 from input_pipeline.video_builder import VideoConfig
 from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Storage
 from timesformer_jax.errors import InputError
@@ -40,6 +40,8 @@ class VideoDataset:
     """How long each part but the last of a long video is; 0 where videos are kept whole."""
     most_videos: int | None = None
     """Of each split only so many, the first ones; None for all."""
+    chosen: tuple[str, tuple[int, ...]] | None = None
+    """A split, and the numbers of those of its videos that count, in this order; None for all."""
 
     @property
     def _label_feature(self) -> Any:
@@ -57,17 +59,20 @@ class VideoDataset:
 
     def num_videos(self, split: str) -> int:
         there = self.builder.info.splits[split].num_examples
+        if self.chosen is not None and split == self.chosen[0]:
+            there = len(self.chosen[1])
         return there if self.most_videos is None else min(there, self.most_videos)
 
     @functools.cached_property
     def _records(self) -> dict[str, Records]:
         return {}
 
-    def records(self, split: str) -> Records:
+    def records(self, split: str) -> Records | Selection:
         """The examples of a split, any by its number."""
         if split not in self._records:
             self._records[split] = Records(self.builder, split)
-        return self._records[split]
+        records = self._records[split]
+        return records if self.chosen is None or split != self.chosen[0] else Selection(records, self.chosen[1])
 
     def describe(self, split: str) -> dict[str, Any]:
         """What tells a split's videos from others', as JSON."""

@@ -10,7 +10,7 @@ import hashlib
 import mmap
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,24 @@ class Records:
         with contextlib.suppress(OSError):  # someone else's folder: it is made again next time
             save_index(folder, split, places)
         return np.concatenate([np.insert(part, 0, file, axis=1) for file, part in enumerate(places)])
+
+
+class Selection:
+    """Some records of a split, numbered from 0."""
+
+    def __init__(self, records: Records, numbers: Sequence[int]):
+        self._records, self._numbers = records, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, number: int) -> Any:
+        return self._records[self._numbers[number]]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the records and of which they are."""
+        return hashlib.blake2b(f"{self._records.fingerprint} {list(self._numbers)}".encode(), digest_size=16).hexdigest()
 
 
 def _scan(path: str) -> Places:

@@ -20,6 +20,7 @@ from timesformer_jax.evaluation.metrics import (
 )
 from timesformer_jax.evaluation.multi_view import make_score_fn, predict_videos, score_clips
 from timesformer_jax.evaluation.partial import PartialTest, fingerprint
+from timesformer_jax.evaluation.report import TITLES, ClassRow, Report, ShownVideo, class_rows, render_report
 from timesformer_jax.evaluation.results import best_labels, figures, prediction_rows, write_results
 from timesformer_jax.evaluation.whole_files import write_whole
 
@@ -27,15 +28,20 @@ __all__ = [
     "AVERAGES",
     "AVERAGE_NAMES",
     "METRICS",
+    "TITLES",
     "ClassAccuracies",
+    "ClassRow",
     "ClipRows",
     "ClipScores",
     "PartialTest",
     "Predictions",
+    "Report",
+    "ShownVideo",
     "accuracies",
     "best_labels",
     "check_average",
     "class_accuracies",
+    "class_rows",
     "confusion_matrix",
     "figures",
     "fingerprint",
@@ -45,6 +51,7 @@ __all__ = [
     "measure",
     "predict_videos",
     "prediction_rows",
+    "render_report",
     "score_clips",
     "write_results",
     "write_whole",

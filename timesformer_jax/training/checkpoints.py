@@ -65,6 +65,12 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     @property
+    def steps(self) -> list[int]:
+        """Those of all checkpoints that are kept."""
+        checkpoints: Any = self._checkpointer.checkpoints
+        return sorted(checkpoint.step for checkpoint in checkpoints)
+
+    @property
     def best_step(self) -> int | None:
         """The step with the highest metric; the newest where none has one."""
         checkpoints: Any = self._checkpointer.checkpoints

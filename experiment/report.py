@@ -1,0 +1,218 @@
+"""`--mode=report`: one page about the workdir's last test, WORKDIR/report.html."""
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+import timesformer_jax as tsf
+from experiment.curves import read_curves
+from experiment.setup import Job
+from experiment.show import pictures
+from input_pipeline import WINDOW_AXES, VideoDataset, prepare_test, test_batches
+from timesformer_jax import evaluation, explain
+from timesformer_jax.cost import count_multiply_adds, count_parameters
+from timesformer_jax.explain.embedding import Panel, draw_points, embed_points, nearest_neighbour_accuracy
+from timesformer_jax.features import extract
+
+log = logging.getLogger("timesformer_jax")
+
+FILE = "report.html"
+MOST_COLOURS = 20
+"""Of more labels, points have no colours."""
+FRAMES_PER_SECOND = 3.0
+"""Of the animations: slow enough to follow a map from frame to frame."""
+
+
+def report(job: Job) -> None:
+    """Draws what the workdir's files say of its last test, and what the model looks at in some of its videos.
+
+    Raises `InputError` where nothing has been tested yet, or the tested checkpoint isn't kept any more.
+    """
+    if jax.process_count() > 1:
+        raise tsf.InputError(f"A report is made by one process, there are {jax.process_count()}: give --distributed=off.")
+    workdir = epath.Path(job.workdir)
+    results, rows = _read_results(workdir)
+    params = _tested(job, results["step"])
+    data = _Videos(job, results["split"])
+    tested = [row for row in rows if "error" not in row]
+    best, worst = pick_videos(tested, job.config.report.num_videos)
+    shown = _shown(job, params, data, [*best, *worst])
+    points, caption = _points(job, params, data)
+    page = evaluation.render_report(
+        evaluation.Report(
+            title=f"{job.config.data.name}: {job.model.attention_type}",
+            summary=_summary(job, results),
+            configuration=_flat(job.config.to_dict()),
+            results=results,
+            curves=read_curves(job.workdir),
+            label_names=job.data.label_names,
+            confusion=_read_confusion(workdir, job.data.label_names),
+            best=shown[: len(best)],
+            worst=shown[len(best) :],
+            map_name="Over each frame: what the class token has gathered from it, by attention rollout through all blocks.",
+            points=points,
+            points_caption=caption,
+            cost=_cost(job, results),
+            unreadable={row["video"]: row["error"] for row in rows if "error" in row},
+        )
+    )
+    evaluation.write_whole(workdir / FILE, page)
+    log.info("See %s/%s (%.1f MiB, no other file is needed).", job.workdir, FILE, len(page) / 2**20)
+
+
+def _read_results(workdir: epath.Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    try:
+        results = json.loads((workdir / "results.json").read_text())
+        rows = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
+    except FileNotFoundError as error:
+        raise tsf.InputError(f"Nothing has been tested in {workdir} yet: run --mode=eval, then the report.") from error
+    return results, rows
+
+
+def _read_confusion(workdir: epath.Path, names: Sequence[str]) -> np.ndarray | None:
+    """The counts of confusion.csv; None where a video may have several labels."""
+    path = workdir / "confusion.csv"
+    if not path.exists():
+        return None
+    head, *rows = csv.reader(io.StringIO(path.read_text()))
+    if head[1:] != list(names):
+        raise tsf.InputError(f"{path} is of other labels than the data set's: test again with --mode=eval.")
+    return np.array([row[1:] for row in rows], np.int64).reshape(len(names), len(names))
+
+
+def _tested(job: Job, step: int) -> Any:
+    """The parameters that the results are of."""
+    if step not in job.checkpoints.steps:
+        raise tsf.InputError(
+            f"{job.workdir}/results.json is of step {step}, whose checkpoint isn't kept any more (there are "
+            f"{', '.join(map(str, job.checkpoints.steps))}): test again with --mode=eval."
+        )
+    return job.checkpoints.restore_params(job.model, job.mesh, step)[0]
+
+
+def pick_videos(rows: Sequence[Mapping[str, Any]], count: int) -> tuple[list[Any], list[Any]]:
+    """The rows of predictions.jsonl that the model is surest of: at most `count` where it is right, and where it is wrong."""
+    surest = sorted(rows, key=lambda row: -row["best"][0][1])
+    right = [row for row in surest if row["best"][0][0] in _labels(row)]
+    wrong = [row for row in surest if row["best"][0][0] not in _labels(row)]
+    return right[:count], wrong[:count]
+
+
+def _labels(row: Mapping[str, Any]) -> list[str]:
+    return row["labels"] if "labels" in row else [row["label"]]
+
+
+class _Videos:
+    """Single clips, one centre crop each, of any videos of a split."""
+
+    def __init__(self, job: Job, split: str):
+        self._job, self._split = job, split
+
+    def numbers_of(self, names: Sequence[str]) -> dict[str, int]:
+        """Where each name is first found in the split."""
+        records = self._job.data.records(self._split)
+        wanted, found = set(names), {}
+        for number in range(self.count):
+            if len(found) == len(wanted):
+                break
+            name = records[number].features.feature["name"].bytes_list.value[0].decode(errors="replace")
+            if name in wanted:
+                found.setdefault(name, number)
+        return found
+
+    @property
+    def count(self) -> int:
+        return self._job.data.num_videos(self._split)
+
+    def clips(self, numbers: Sequence[int], at_once: int = 8) -> Iterator[tuple[jax.Array, np.ndarray, int]]:
+        """Prepared clips `[at_once, T, H, W, C]` of these videos, their labels, and how many are real: the rest fills up."""
+        job = self._job
+        chosen: VideoDataset = dataclasses.replace(job.data, chosen=(self._split, tuple(numbers)))
+        centre = dataclasses.replace(job.clips, placement="centre")
+        batches = test_batches(chosen, self._split, centre, batch_size=at_once, num_clips=1, num_crops=1, part=(0, 1))
+        for batch in batches if numbers else ():
+            windows = {name: jax.numpy.asarray(batch[name]) for name in WINDOW_AXES}
+            yield prepare_test(windows, options=job.pixels), batch["label"], int(batch["mask"].sum())
+
+
+def _shown(job: Job, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any]]) -> list[evaluation.ShownVideo]:
+    """The videos of these rows, each with a GIF of its first clip with what the model looks at."""
+    numbers = data.numbers_of([row["video"] for row in rows])
+    animations = []
+    for clips, _, real in data.clips([numbers[row["video"]] for row in rows]):
+        maps = np.asarray(explain.attention_rollout(job.model, params, clips))
+        for frames, clip_maps in zip(pictures(clips[:real], job.pixels), maps[:real], strict=True):
+            animations.append(explain.gif_bytes(explain.overlay(frames, clip_maps), FRAMES_PER_SECOND))
+    return [
+        evaluation.ShownVideo(row["video"], _labels(row), [(label, score) for label, score in row["best"]], animation)
+        for row, animation in zip(rows, animations, strict=True)
+    ]
+
+
+def _points(job: Job, params: Any, data: _Videos) -> tuple[bytes | None, str]:
+    """The CLS of some videos as points, and what is said of them; nothing where they are too few or all alike."""
+    count = min(data.count, job.config.report.num_points)
+    numbers = np.sort(np.random.default_rng(job.config.seed).permutation(data.count)[:count])
+    features, labels = [], []
+    cls = jax.jit(functools.partial(extract, job.model, kind="cls"))
+    for clips, own, real in data.clips(numbers.tolist(), at_once=job.config.eval.batch_size):
+        features.append(np.asarray(cls(params, clips), np.float32)[:real])
+        labels.append(own[:real])
+    values = np.concatenate(features)
+    # One of several labels is as good as any for a colour: the first.
+    classes = np.concatenate(labels).argmax(axis=1) if job.data.several else np.concatenate(labels)
+    try:
+        points = embed_points(values)
+    except tsf.InputError as error:
+        log.info("No plot of the features: %s", error)
+        return None, ""
+    near = nearest_neighbour_accuracy(values, classes)
+    names = job.data.label_names
+    shown, classes = (names, classes) if len(names) <= MOST_COLOURS else (None, None)
+    picture = draw_points([[Panel(points, classes, "t-SNE of the class token")]], shown)
+    caption = (
+        f"{len(values)} videos, one clip each. Five nearest neighbours in the space of the features itself name the label of "
+        f"{100 * near:.1f} % of them; distances in the plot mean little."
+    )
+    return picture, caption
+
+
+def _summary(job: Job, results: Mapping[str, Any]) -> str:
+    """What was trained on what, and how good it is."""
+    size = f"{job.model.num_frames} frames of {job.model.image_size} x {job.model.image_size} pixels"
+    head = "map" if job.data.several else "top1"
+    low, high = results["intervals"][head]
+    return (
+        f"A TimeSformer with {job.model.attention_type} attention, {size}, after {results['step']} steps: "
+        f"{evaluation.TITLES[head][0]} {100 * results[head]:.1f} % ({100 * low:.1f} to {100 * high:.1f} %) on "
+        f"{results['num_videos']} videos of {len(job.data.label_names)} labels."
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A config's fields by their names on the command line."""
+    flat = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: str(value)}
+    return flat
+
+
+def _cost(job: Job, results: Mapping[str, Any]) -> dict[str, str]:
+    parameters, multiply_adds = count_parameters(job.model), count_multiply_adds(job.model)
+    views = results["num_clips"] * results["num_crops"]
+    return {
+        "Parameters": f"{parameters:,}",
+        "Memory of the parameters": f"{4 * parameters / 2**20:,.1f} MiB",
+        "Multiply-adds of a view": f"{multiply_adds / 1e9:,.3f} x 10^9",
+        f"Multiply-adds of a video ({views} views)": f"{views * multiply_adds / 1e9:,.3f} x 10^9",
+        "Floating-point operations of a training clip": f"{6 * multiply_adds / 1e9:,.3f} x 10^9",
+    }

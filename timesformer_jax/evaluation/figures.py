@@ -1,0 +1,89 @@
+"""The report's figures, each an SVG in one string."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from timesformer_jax._typing import Int, ndarray
+from timesformer_jax.errors import InputError
+
+Curve = tuple[Sequence[int], Sequence[float]]
+"""Steps, and a value at each."""
+
+MOST_NAMES = 30
+"""A confusion matrix of more classes has numbers along its sides, and no counts in its cells."""
+
+
+def draw_curves(panels: Mapping[str, Mapping[str, Curve]], *, logarithmic: Sequence[str] = ()) -> str:
+    """One panel for each title, three in a row, with one line for each name: `{"loss": {"training": (steps, values)}}`."""
+    figure = _figure(11, 2.6 * -(-len(panels) // 3))
+    for axis, (title, curves) in zip(_axes(figure, len(panels)), panels.items(), strict=True):
+        for name, (steps, values) in curves.items():
+            axis.plot(steps, values, label=name, marker="." if len(steps) < 10 else None)
+        axis.set(title=title, xlabel="step", yscale="log" if title in logarithmic else "linear")
+        if len(curves) > 1:
+            axis.legend(fontsize=8)
+    return _svg(figure)
+
+
+def draw_confusion(matrix: Int[ndarray, "classes classes"], names: Sequence[str]) -> str:
+    """A row for each true label, coloured by the share of its videos; counts in the cells where there is room."""
+    count = len(names)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = min(max(3.0, 0.42 * count + 1.5), 9.0)
+    figure = _figure(side + 0.8, side)
+    axis = figure.subplots()
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(image, ax=axis, label="share of the label's videos", shrink=0.8)
+    axis.set(xlabel="model says", ylabel="label")
+    axis.grid(False)
+    if count <= MOST_NAMES:
+        axis.set_xticks(range(count), names, rotation=90, fontsize=8)
+        axis.set_yticks(range(count), names, fontsize=8)
+        for row, column in np.argwhere(matrix):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=7, color=colour)
+    return _svg(figure)
+
+
+def draw_accuracy_over_clips(by_num_clips: Mapping[str, Mapping[str, float]]) -> str:
+    """Top-1 over the number of clips a video (the paper's Figure 6)."""
+    figure = _figure(4.5, 2.8)
+    axis = figure.subplots()
+    clips = [int(count) for count in by_num_clips]
+    axis.plot(clips, [100 * found["top1"] for found in by_num_clips.values()], "o-")
+    axis.set(xlabel="clips a video", ylabel="top-1 in %", xticks=clips)
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure of so many inches."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("A report needs matplotlib, which is not installed: pip install timesformer_jax[plots].") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _axes(figure: Any, count: int) -> list[Any]:
+    rows = -(-count // 3)
+    axes = list(figure.subplots(rows, 3, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.remove()
+    for axis in axes[:count]:
+        axis.grid(alpha=0.3)
+    return axes[:count]
+
+
+def _svg(figure: Any) -> str:
+    """Text stays text, and the same figure is the same string: no date, no drawn numbers for names."""
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "timesformer_jax", "font.family": "sans-serif"}):
+        figure.savefig(file, format="svg", metadata=nothing)
+    text = file.getvalue()
+    return text[text.index("<svg") :]
