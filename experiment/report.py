@@ -17,6 +17,7 @@ import timesformer_jax as tsf
 from experiment.curves import read_curves
 from experiment.setup import Job
 from experiment.show import pictures
+from experiment.train import CONFIG
 from input_pipeline import WINDOW_AXES, VideoDataset, prepare_test, test_batches
 from timesformer_jax import evaluation, explain
 from timesformer_jax.cost import count_multiply_adds, count_parameters
@@ -51,7 +52,7 @@ def report(job: Job) -> None:
         evaluation.Report(
             title=f"{job.config.data.name}: {job.model.attention_type}",
             summary=_summary(job, results),
-            configuration=_flat(job.config.to_dict()),
+            configuration=_flat(_read_config(workdir) or job.config.to_dict()),
             results=results,
             curves=read_curves(job.workdir),
             label_names=job.data.label_names,
@@ -76,6 +77,12 @@ def _read_results(workdir: epath.Path) -> tuple[dict[str, Any], list[dict[str, A
     except FileNotFoundError as error:
         raise tsf.InputError(f"Nothing has been tested in {workdir} yet: run --mode=eval, then the report.") from error
     return results, rows
+
+
+def _read_config(workdir: epath.Path) -> dict[str, Any]:
+    """What the workdir was last trained with; empty where that isn't known."""
+    path = workdir / CONFIG
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _read_confusion(workdir: epath.Path, names: Sequence[str]) -> np.ndarray | None:

@@ -21,6 +21,8 @@ from timesformer_jax.cost import count_multiply_adds
 
 log = logging.getLogger("timesformer_jax")
 
+CONFIG = "config.json"
+"""In the workdir: every field of the config that it was last trained with."""
 DEBUG_STEPS = 4
 OVERFIT_STEPS = 500
 OVERFIT_LOSS = 0.02
@@ -98,6 +100,8 @@ def train(job: Job) -> None:
     )
     if config.debug:
         show(job)
+    if jax.process_index() == 0:
+        evaluation.write_whole(epath.Path(job.workdir) / CONFIG, config.to_json_best_effort(indent=2) + "\n")
     losses: list[float] = []
     writer = _metric_writer(job.workdir)
 

@@ -151,6 +151,32 @@ def test_clips_can_be_looked_at(tmp_path: Path, made_clips: Path, data_dir: str,
     assert (tmp_path / "val.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_report_of_the_test(trained: Path, made_clips: Path, data_dir: str):
+    """Every video of the test is shown, with its label and those that the model gives; so is what it was trained with."""
+    main.run(small_folder(made_clips, data_dir, **{"eval.num_clips": 2}), str(trained), "eval")
+    main.run(small_folder(made_clips, data_dir), str(trained), "report")
+    page = (trained / "report.html").read_text()
+    assert page.count("data:image/gif;base64,") == len(predictions(trained)) == 3
+    for name, row in predictions(trained).items():
+        assert re.search(rf"<figcaption>{name}<br>label: {row['label']}\s+<br><span.*>[\d.]+ % {row['best'][0][0]}<", page)
+    found = results(trained)
+    assert f"{100 * found['top1']:.2f} % [{100 * found['intervals']['top1'][0]:.2f} %" in page
+    assert "Over the number of clips" in page
+    assert re.search(r"<td>optimizer\.name</td><td>adamw</td>", page)
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+def test_a_report_needs_a_test_whose_checkpoint_is_there(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "results.json").write_text(json.dumps({**results(trained), "step": 7}))
+    with pytest.raises(InputError, match=r"results.json is of step 7, whose checkpoint isn't kept any more .there are \d+"):
+        main.run(small_folder(made_clips, data_dir), str(tmp_path / "run"), "report")
+    (tmp_path / "run" / "results.json").unlink()
+    with pytest.raises(InputError, match=r"Nothing has been tested in .*run yet: run --mode=eval"):
+        main.run(small_folder(made_clips, data_dir), str(tmp_path / "run"), "report")
+
+
 def test_a_second_run_goes_on_and_ends_where_one_run_ends(tmp_path: Path, made_clips: Path, data_dir: str):
     """Two epochs and two more are four at a stretch, to the last bit; over another mesh, frames split too, to 1e-5."""
     options = {
