@@ -340,14 +340,17 @@ def test_a_workdir_that_is_a_file(tmp_path: Path, made_clips: Path, data_dir: st
 
 
 def test_the_readmes_snippet_runs():
-    """With a model of a hundredth of the size. The other one loads published weights, from the network."""
-    loading, snippet = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    """With a model of a hundredth of the size. One other loads published weights, from the network; one reads a folder."""
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    loading, explaining, reading, snippet = snippets
     assert 'tsf.load("timesformer-base-k400")' in loading
+    assert "read_features(" in reading
     for large, small in (("224", "32"), ("768", "24"), ("depth=12", "depth=1"), ("num_heads=12", "num_heads=2")):
         assert large in snippet
         snippet = snippet.replace(large, small)
     names: dict[str, Any] = {}
     exec(snippet, names)
+    exec(explaining, names | {"params": names["variables"]["params"], "labels": np.array([3])})
     assert names["logits"].shape == (1, 400)
     assert names["features"].cls.shape == (1, 24)
     assert names["features"].patches.shape == (1, 8, 2, 2, 24)
