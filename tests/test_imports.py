@@ -133,6 +133,7 @@ def test_every_room_has_its_rule():
             "matplotlib",
             [
                 "input_pipeline/contact_sheet.py",
+                "timesformer_jax/evaluation/figures.py",
                 "timesformer_jax/explain/drawing.py",
                 "timesformer_jax/explain/embedding.py",
                 "timesformer_jax/jobs/cost.py",

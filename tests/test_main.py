@@ -350,7 +350,8 @@ def test_the_readmes_snippet_runs():
         snippet = snippet.replace(large, small)
     names: dict[str, Any] = {}
     exec(snippet, names)
-    exec(explaining, names | {"params": names["variables"]["params"], "labels": np.array([3])})
+    given = {"params": names["variables"]["params"], "labels": np.array([3]), "frames": np.zeros((8, 32, 32, 3), np.uint8)}
+    exec(explaining, names | given)
     assert names["logits"].shape == (1, 400)
     assert names["features"].cls.shape == (1, 24)
     assert names["features"].patches.shape == (1, 8, 2, 2, 24)

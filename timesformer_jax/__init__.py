@@ -1,5 +1,6 @@
 """TimeSformer for JAX. Importing it loads jax, flax and numpy, nothing heavier."""
 
+from timesformer_jax import explain
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import (
     INITIALIZATIONS,
@@ -31,6 +32,7 @@ __all__ = [
     "TimeSformer",
     "convert",
     "create",
+    "explain",
     "fold_for_inference",
     "load",
     "save",

@@ -203,3 +203,16 @@ def test_relevance_is_of_the_label_that_is_asked_for():
     other = explain.class_relevance(model, params, VIDEO, np.array([1, 1]))
     np.testing.assert_allclose(both[1], other[1], rtol=1e-5)
     assert not np.allclose(both[0], other[0], rtol=1e-2)
+    with pytest.raises(tsf.InputError, match=r"labels must be from 0 to 2, got \[0, 3\]"):
+        explain.class_relevance(model, params, VIDEO, np.array([0, 3]))
+    with pytest.raises(tsf.InputError, match=r"one class for each of the 2 clip.s., got the shape \(1,\)"):
+        explain.class_relevance(model, params, VIDEO, np.array([0]))
+
+
+def test_folded_parameters_are_explained_alike():
+    model, params = make("divided")
+    folded = tsf.fold_for_inference(params)
+    labels = np.array([2, 0])
+    for maps in (explain.attention_rollout, lambda *given: explain.class_relevance(*given, labels)):
+        expected = np.asarray(maps(model, params, VIDEO))
+        np.testing.assert_allclose(maps(model, folded, VIDEO), expected, atol=1e-3 * expected.max())

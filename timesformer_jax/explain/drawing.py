@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from timesformer_jax._typing import Shaped, UInt8, ndarray
+from timesformer_jax._typing import Array, Shaped, UInt8, ndarray
 from timesformer_jax.errors import InputError
 from timesformer_jax.interpolation import linear
 
@@ -26,10 +26,11 @@ class Panel(NamedTuple):
     frames: UInt8[ndarray, "T H W 3"]
 
 
-def overlay(frames: UInt8[ndarray, "T H W 3"], maps: Shaped[ndarray, "T h w"]) -> UInt8[ndarray, "T H W 3"]:
+def overlay(frames: UInt8[ndarray, "T H W 3"], maps: Shaped[Array | ndarray, "T h w"]) -> UInt8[ndarray, "T H W 3"]:
     """The frames with a map over each: from nothing where the clip's maps are lowest to bright where they are highest.
 
-    Maps are scaled up bilinearly. One scale for the whole clip, so that frames can be compared. Raises `InputError` where
+    Maps are scaled up bilinearly. One scale for the whole clip, so that frames can be compared; its upper end is what a
+    hundredth of the pixels exceeds, for a single peak would leave all others dark. Raises `InputError` where
     matplotlib, whose colours these are, isn't installed.
     """
     try:
@@ -40,8 +41,9 @@ def overlay(frames: UInt8[ndarray, "T H W 3"], maps: Shaped[ndarray, "T h w"]) -
     _, height, width, _ = frames.shape
     rows, columns = linear(maps.shape[1], height), linear(maps.shape[2], width)
     heat = np.einsum("yh,thw,xw->tyx", rows, np.asarray(maps, np.float64), columns)
-    low, high = heat.min(), heat.max()
-    heat = (heat - low) / (high - low) if high - low > 1e-6 * abs(high) else np.zeros_like(heat)  # not the rounding's picture
+    low, high = heat.min(), np.quantile(heat, 0.99)
+    spread = high - low if high > low else heat.max() - low
+    heat = ((heat - low) / spread).clip(0, 1) if spread > 1e-6 * abs(heat).max() else np.zeros_like(heat)  # else it's rounding
     share = STRENGTH * heat[..., None]
     return np.rint((1 - share) * frames + share * 255 * colormaps["inferno"](heat)[..., :3]).astype(np.uint8)
 

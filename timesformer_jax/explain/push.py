@@ -72,7 +72,7 @@ def _push_step(
     if own:  # a copy of the CLS asks in each group, and counts by its share in the CLS that comes out
         copies = relevance.cls * (1.0 if scheme.cls_per_frame else _shares(grouping, sizes, frame_mask))
         rows = jnp.concatenate([copies[:, :, None], rows], axis=2)
-    seen = jnp.einsum("bgq,bgqk->bgk", rows, weights)
+    seen = jnp.einsum("bgq,bgqk->bgk", rows, weights, precision="highest")
     cls = jnp.zeros_like(relevance.cls)
     if seen.shape[2] > rows.shape[2] or own:  # the CLS is a key too: the first one of every group
         cls = seen[:, :, 0] if scheme.cls_per_frame and own else seen[:, :, 0].sum(axis=1, keepdims=True)

@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from timesformer_jax._typing import Array, Bool, Float, Int
+from timesformer_jax.errors import InputError
 from timesformer_jax.explain.rollout import Maps, Params, mean_maps, roll
 from timesformer_jax.modeling import SCHEMES, TimeSformer, stack_blocks
 from timesformer_jax.modeling.attention import WATCHED
@@ -17,7 +19,7 @@ def class_relevance(
     model: TimeSformer,
     params: Params,
     video: Float[Array | np.ndarray, "B T H W C"],
-    labels: Int[Array | np.ndarray, "B"],
+    labels: Int[Array | np.ndarray, "labels"],
     frame_mask: Bool[Array | np.ndarray, "B T"] | None = None,
 ) -> Float[Array, "B T h w"]:
     """How much each patch has spoken for a label of each clip, through the attention of all blocks.
@@ -27,8 +29,14 @@ def class_relevance(
     the classes' numbers, any for any clip. A forward and a backward pass; blocks are computed again in the latter, so memory
     is that of one block and of one head's maps of all blocks.
 
+    Raises `InputError` where labels aren't one class for each clip.
+
     Source: Chefer, Gur and Wolf 2021, "Generic Attention-model Exscannedability", section 3.1, for self-attention.
     """
+    if labels.shape != video.shape[:1]:
+        raise InputError(f"labels must be one class for each of the {video.shape[0]} clip(s), got the shape {labels.shape}.")
+    if not isinstance(labels, Tracer) and not ((labels >= 0) & (labels < model.num_classes)).all():
+        raise InputError(f"labels must be from 0 to {model.num_classes - 1}, got {labels.tolist()}.")
     mask = None if frame_mask is None else jnp.asarray(frame_mask)
     return _class_relevance(model, params, jnp.asarray(video), jnp.asarray(labels), mask)
 

@@ -6,6 +6,7 @@ timesformer explain clip.mp4 --checkpoint=runs/mine --method=rollout --output=cl
 """
 
 import argparse
+import dataclasses
 import difflib
 import math
 import sys
@@ -21,6 +22,7 @@ from timesformer_jax.explain import attention_rollout, class_relevance
 from timesformer_jax.explain.drawing import WRITERS, Panel, overlay
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
 from timesformer_jax.pretrained import Pretrained, load
+from timesformer_jax.video import PLACEMENT_NAMES
 
 METHODS = ("relevance", "rollout")
 
@@ -33,6 +35,9 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
     job.add_argument("--method", choices=METHODS, default="relevance", help="for a label, or what the class token has gathered")
     job.add_argument("--label", action="append", default=[], help="name or number; several may be given (default: the best)")
     job.add_argument("--num-clips", type=int, default=1, help="clips over the length of the video, one after the other")
+    job.add_argument(
+        "--placement", choices=PLACEMENT_NAMES, help="where the clips begin (default: as the checkpoint was tested)"
+    )
     job.add_argument("--fps", type=float, default=4.0, help="frames a second of an animation")
     job.add_argument("--top-k", type=int, default=5, help="how many labels to print")
     add_load_arguments(job)
@@ -43,6 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     _check(arguments, output)
     pretrained = load(arguments.checkpoint, **load_options(arguments))
+    if arguments.placement:
+        prepared = dataclasses.replace(pretrained.preprocess, placement=arguments.placement)
+        pretrained = dataclasses.replace(pretrained, preprocess=prepared)
     labels = [_number(label, pretrained) for label in arguments.label]
     for note in pretrained.report.notes if pretrained.report else []:
         print(f"Note: {note}.", file=sys.stderr)
