@@ -5,7 +5,7 @@ Tests of 10 clips x 3 crops at 224 px, each video decoded once: decoding alone (
 counts, the whole by the larger of its two parts.
 
 On a CPU the two parts share the cores, so the whole can't take less than their sum where each alone keeps all cores busy. There
-cutting and scaling the crops, which is the device's, takes longer than decoding even where there is next to no model. So the last
+cutting and scaling the crops, which is the device's, takes longer than decoding even with next to no model. So the last
 rows have a device of its own: in place of the forward pass something waits, one batch after the other, as long as the named
 share of a batch's decoding takes; below 1 decoding dominates.
 """
