@@ -116,9 +116,13 @@ def new_config(**sections: Any) -> ConfigDict:
             "eval": {
                 "checkpoint": "latest",  # or "best": of the highest accuracy in validation
                 "split": "val",
+                # Clips of all devices together, rounded up to their number; the figures don't depend on it.
                 "batch_size": 64,
+                # Clips of each video (as many as it takes where `clips.placement` is "tiled"), and crops of each: 1 or 3.
                 "num_clips": 1,
                 "num_crops": 3,
+                # Which figures stand on top in results.json, where both are, and whose scores go to predictions.jsonl: the
+                # mean over the views of "probabilities" (the paper) or of "logits" (the official code).
                 "average": "probabilities",
             },
             # `--mode=report`: so many videos that the model is surest of, rightly and wrongly, are shown with what it looks at;

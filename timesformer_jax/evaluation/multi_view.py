@@ -67,8 +67,9 @@ def score_clips(
     def fetch() -> None:
         while in_flight:
             batch, sums = in_flight.pop()
-            local = multihost_utils.global_array_to_host_local_array(sums, mesh, split_batch(mesh).spec)
-            rows.add(batch, np.asarray(jax.device_get(local)).reshape(len(local), len(averages), -1))
+            if jax.process_count() > 1:
+                sums = multihost_utils.global_array_to_host_local_array(sums, mesh, split_batch(mesh).spec)
+            rows.add(batch, np.asarray(sums).reshape(len(sums), len(averages), -1))
             if partial is not None:
                 partial.tick()
 

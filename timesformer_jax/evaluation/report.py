@@ -76,7 +76,7 @@ TITLES: dict[str, tuple[str, bool]] = {
 
 AVERAGES = {
     "probabilities": "mean of the views' probabilities (the paper)",
-    "logits": "sum of the views' logits (the official code)",
+    "logits": "mean of the views' logits (the official code)",
 }
 
 LOGARITHMIC = ("loss",)
