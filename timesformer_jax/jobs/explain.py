@@ -6,7 +6,6 @@ timesformer explain clip.mp4 --checkpoint=runs/mine --method=rollout --output=cl
 """
 
 import argparse
-import dataclasses
 import difflib
 import math
 import sys
@@ -21,6 +20,7 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.explain import attention_rollout, class_relevance
 from timesformer_jax.explain.drawing import WRITERS, Panel, overlay
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
+from timesformer_jax.jobs.videos import check_at_least_1, place_clips
 from timesformer_jax.pretrained import Pretrained, load
 from timesformer_jax.video import PLACEMENT_NAMES
 
@@ -47,10 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the best labels of the clips that are drawn (one centre crop each), and draws them."""
     output = Path(arguments.output)
     _check(arguments, output)
-    pretrained = load(arguments.checkpoint, **load_options(arguments))
-    if arguments.placement:
-        prepared = dataclasses.replace(pretrained.preprocess, placement=arguments.placement)
-        pretrained = dataclasses.replace(pretrained, preprocess=prepared)
+    pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
     labels = [_number(label, pretrained) for label in arguments.label]
     for note in pretrained.report.notes if pretrained.report else []:
         print(f"Note: {note}.", file=sys.stderr)
@@ -94,9 +91,7 @@ def explain(
 
 def _check(arguments: argparse.Namespace, output: Path) -> None:
     """Raises `InputError` for what can't work, before anything is loaded."""
-    for name in ("num_clips", "top_k"):
-        if getattr(arguments, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}.")
+    check_at_least_1(arguments, "num_clips", "top_k")
     if not 0 < arguments.fps < math.inf:
         raise InputError(f"--fps must be above 0, got {arguments.fps}.")
     if output.suffix.lower() not in WRITERS:
