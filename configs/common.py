@@ -90,6 +90,8 @@ def new_config(**sections: Any) -> ConfigDict:
                 "batch_size": 64,
                 "accumulation": 1,
                 "num_epochs": 15.0,
+                # Of the training videos, drawn by the seed; epochs are of what is left (the paper's Figure 4).
+                "data_share": 1.0,
                 "label_smoothing": 0.0,
                 # Of a moving average of the parameters, which is what is tested; 0 for none.
                 "ema_decay": 0.0,

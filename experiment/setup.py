@@ -75,6 +75,8 @@ class Job:
         _report_files(self.data)
         if config.debug:
             self.data = dataclasses.replace(self.data, most_videos=2 * max(config.train.batch_size, config.eval.batch_size))
+        if config.train.data_share < 1:
+            self.data = dataclasses.replace(self.data, chosen=("train", _share_of(self.data.num_videos("train"), config)))
         self.objective = "sigmoid" if self.data.several else "softmax"
         self.model = model.clone(num_classes=len(self.data.label_names))
         self.pixels = pixels.for_labels(self.data.label_names)
@@ -98,7 +100,11 @@ class Job:
                 "ema": config.train.ema_decay > 0,
             },
             # Steps and the schedule count batches.
-            "run": {"seed": config.seed, "batch_size": config.train.batch_size},
+            "run": {
+                "seed": config.seed,
+                "batch_size": config.train.batch_size,
+                "num_videos": self.data.num_videos("train"),
+            },
         }
         folder = str(epath.Path(self.workdir) / "checkpoints")
         return training.Checkpoints(
@@ -217,6 +223,8 @@ def _check(config: Any, trains: bool) -> None:
         for field in fields:
             if not config[section][field] > 0:
                 raise tsf.InputError(f"{section}.{field} must be above 0, got {config[section][field]}.")
+    if not 0 < config.train.data_share <= 1:
+        raise tsf.InputError(f"train.data_share must be above 0 and at most 1, got {config.train.data_share}.")
     for field in ("label_smoothing", "ema_decay"):
         if not 0 <= config.train[field] < 1:
             raise tsf.InputError(f"train.{field} must be at least 0 and below 1, got {config.train[field]}.")
@@ -230,6 +238,12 @@ def _check(config: Any, trains: bool) -> None:
     ):
         if value not in choices:
             raise tsf.InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def _share_of(num_videos: int, config: Any) -> tuple[int, ...]:
+    """The numbers of the training videos that count: those of a smaller share are among those of a larger one."""
+    count = max(round(config.train.data_share * num_videos), 1)
+    return tuple(sorted(np.random.default_rng([config.seed, num_videos]).permutation(num_videos)[:count].tolist()))
 
 
 def _square(model: tsf.TimeSformer) -> int:

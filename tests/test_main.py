@@ -282,6 +282,8 @@ def test_debugging_stops_where_a_number_is_lost(tmp_path: Path, made_clips: Path
         ({"mesh.context": 4, "model.attention_type": "joint_space_time"}, "mesh.context=4 splits a clip's frames, which only"),
         ({"train.accumulation": 2}, "train.batch_size=8 .* 8 device.* and 2 micro-batches: use a multiple of 16"),
         ({"train.ema_decay": 1.0}, "train.ema_decay must be at least 0 and below 1"),
+        ({"train.data_share": 0.0}, "train.data_share must be above 0 and at most 1, got 0"),
+        ({"train.data_share": 0.5}, "run.num_videos is 9 there and 4 here"),
         ({"eval.checkpoint": "first"}, "eval.checkpoint must be one of latest, best"),
         ({"eval.average": "max"}, "eval.average must be one of probabilities, logits"),
         ({"eval.split": "test"}, "eval.split must be one of train, val, got 'test'"),
