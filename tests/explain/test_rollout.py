@@ -186,8 +186,8 @@ def test_relevance_is_that_of_gradients_taken_one_by_one(name: str, monkeypatch:
 
 def test_maps_of_all_heads_together():
     model, params = make("divided")
-    each: Any = model.apply({"params": params}, CLIPS, method="features", attention=True)
-    mean: Any = model.apply({"params": params}, CLIPS, method="features", attention="mean")
+    apply = jax.jit(functools.partial(model.apply, method="features"), static_argnames="attention")
+    each, mean = (apply({"params": params}, CLIPS, attention=attention) for attention in (True, "mean"))
     for step, found in mean.attention.items():
         axis = each.attention[step].axes.index("head")
         np.testing.assert_allclose(found.weights, each.attention[step].weights.mean(axis=axis), rtol=1e-6)
