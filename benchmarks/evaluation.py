@@ -92,7 +92,7 @@ def measure(root: Path, turns: int) -> None:
 
     options = ClipOptions(num_frames=8, crop_size=224, sampling="uniform", sampling_rate=32.0, short_side=(256, 320))
     pixels = PixelOptions(flip="off", mean=(0.45,) * 3, std=(0.225,) * 3)
-    folder = {"name": "video_folder", "root": str(root / "videos"), "val_fraction": 0.5, "max_fps": None, "num_workers": 0}
+    folder = {"name": "video_folder", "root": str(root / "videos"), "val_fraction": 0.9, "max_fps": None, "num_workers": 0}
     mesh = training.make_mesh(jax.devices()[:1])
 
     def batches_of(storage: str) -> Callable[[], Any]:

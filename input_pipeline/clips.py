@@ -7,6 +7,7 @@ the same clip whatever the number of workers, hosts or restarts; and the order o
 import functools
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,9 @@ from input_pipeline.views import ClipOptions, Video, View, plan_windows
 from timesformer_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
+
+TEST_BYTES = 2**31
+"""What the videos that a test decodes at once may take up, where one alone isn't more."""
 
 Part = tuple[int, int]
 """Which part of every global batch a host brings, and of how many."""
@@ -61,13 +65,14 @@ def _decode(
     choose: Callable[[tuple[int, int], Video, int], list[View]],
     number_of: Callable[[int], tuple[int, int]],
     window: int,
+    parallel: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
     """`examples`, numbers, each with the views that `choose((epoch, example), video, identity)` picks of example `number_of` =
     (epoch, example).
 
     One element a video: `video` uint8 `[views, T, window, window, 3]`, `rows` and `columns` float32 `[views, S]`, `label`,
     `name`, `identity`, `part`, which part of the video it is, and `seconds` float32 `[views]`, where each view begins in its
-    video.
+    video. `parallel`: how many videos are decoded at once.
     """
     records = dataset.records(split)
     needed, decoded = DECODERS[dataset.codec]
@@ -117,7 +122,7 @@ def _decode(
             "seconds": tf.ensure_shape(seconds, [None]),
         }
 
-    return examples.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+    return examples.map(cut, num_parallel_calls=parallel)
 
 
 def _numpy(batches: Any, dataset: VideoDataset) -> Iterator[Batch]:
@@ -268,8 +273,11 @@ class SplitBatches(Iterator[Batch]):
             return views[done * num_crops :] if which[1] == first_example else views
 
         mine = tf.data.Dataset.range(first_example, max(total, first_example), self._hosts)
-        decode = (self._dataset, self._split, mine, choose, lambda number: (0, number), window)
-        videos = _decode(*decode).prefetch(tf.data.AUTOTUNE)
+        # Not tf.data's own choice: while the device is busy it takes away what decodes the next batch.
+        a_video = int(self._counts.max(initial=1)) * num_crops * options.num_frames * window**2 * 3
+        parallel = max(1, min(os.cpu_count() or 1, TEST_BYTES // a_video))
+        decode = (self._dataset, self._split, mine, choose, lambda number: (0, number), window, parallel)
+        videos = _decode(*decode).prefetch(2 * parallel)
         shapes = {
             "video": (num_crops, options.num_frames, window, window, 3),
             "rows": (num_crops, size),
