@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import main
+from experiment.curves import read_curves
 from tests.test_main import ROOT, config_of, predictions, results
 from timesformer_jax.pretrained.own import read_checkpoint
 
@@ -55,7 +56,8 @@ def start(arguments: list[str], *, processes: int, devices: int) -> list[subproc
     together = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "NUM_PROCESSES": str(processes)}
     started = []
     for number in range(processes):
-        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        xla_flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "XLA_FLAGS": xla_flags}
         if processes > 1:
             environment |= {**together, "PROCESS_ID": str(number)}
         started.append(
@@ -75,6 +77,12 @@ def finish(started: list[subprocess.Popen[str]]) -> list[str]:
             process.kill()
     assert [process.returncode for process in started] == [0] * len(started), "\n".join(errors)
     return errors
+
+
+def first_loss(workdir: Path) -> tuple[int, float]:
+    """The first one logged, and its step."""
+    steps, losses = read_curves(str(workdir))["loss"]["training"]
+    return steps[0], losses[0]
 
 
 def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both(
@@ -97,7 +105,10 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     first, _ = finish(start(arguments, processes=2, devices=2))
     assert f"Going on from the checkpoint of step {step} in" in first
     one, two = (read_checkpoint(tmp_path / name / "checkpoints" / str(NUM_STEPS))[0] for name in ("one", "two"))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(a).max() + 1e-7), one, two)
+    # Eight times the five steps for which 1e-5 is promised, in whose rounding processors differ; a wrong batch moves by 1e-2.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(a).max()), one, two)
+    (step, loss), (step_of_two, loss_of_two) = (first_loss(tmp_path / name) for name in ("one", "two"))
+    assert (step, loss_of_two) == (step_of_two, pytest.approx(loss, rel=1e-5))
     assert results(tmp_path / "one")["top1"] == results(tmp_path / "two")["top1"]
     of_two, rows = results(tmp_path / "two"), predictions(tmp_path / "two")
     assert not (tmp_path / "two" / "test.part").exists()

@@ -17,6 +17,9 @@ from timesformer_jax.evaluation.whole_files import write_whole
 DIGITS = 6
 """That figures and scores are rounded to: batches of another size change the ones behind."""
 
+FEWER_DIGITS = {"calibration_error": 4}
+"""Of figures that move with every score, not only where an answer changes; the same for any batch size that way."""
+
 
 def figures(scores: ClipScores, average: str, subsets: Mapping[int, Sequence[int]] | None = None) -> dict[str, Any]:
     """All of `measure` by `average`; `intervals`; `by_average`: the same by each; `by_num_clips`: `top1` and `top5` of each of
@@ -33,12 +36,12 @@ def figures(scores: ClipScores, average: str, subsets: Mapping[int, Sequence[int
     return _rounded(found)
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: Any, digits: int = DIGITS) -> Any:
     if isinstance(value, dict):
-        return {name: _rounded(each) for name, each in value.items()}
+        return {name: _rounded(each, FEWER_DIGITS.get(name, digits)) for name, each in value.items()}
     if isinstance(value, list):
-        return [_rounded(each) for each in value]
-    return round(value, DIGITS)
+        return [_rounded(each, digits) for each in value]
+    return round(value, digits)
 
 
 def best_labels(scores: np.ndarray, count: int = 5) -> Int[ndarray, "videos count"]:
