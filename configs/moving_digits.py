@@ -54,6 +54,7 @@ def get_config(variant: str = "motion") -> ConfigDict:
         "label": "motion",
         "train_clips": 12_000,
         "val_clips": 1_000,
+        "num_frames": 8,  # kept of each clip, the middle ones: 2, 4, 6 or all 8
         "data_dir": config_dict.placeholder(str),
     }
     return recipe("moving_digits", VARIANTS, variant, DIGITS, {"data": data})

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from input_pipeline._tensorflow import quiet_tfds, tf, tfds
 from input_pipeline.builders import BUILDERS, own_config
-from input_pipeline.moving_digits import FRAME_SIZE, MovingDigits, MovingDigitsConfig
+from input_pipeline.moving_digits import FRAME_SIZE, NUM_FRAMES, MovingDigits, MovingDigitsConfig
 from input_pipeline.records import Records, Selection
 from input_pipeline.video_builder import VideoConfig
 from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Storage
@@ -107,12 +107,16 @@ class VideoDataset:
         return dict((self.builder.info.metadata or {}).get("damaged", {}))
 
 
-def _moving_digits(*, label: str, train_clips: int, val_clips: int, data_dir: str | None) -> VideoDataset:
+def _moving_digits(
+    *, label: str, train_clips: int, val_clips: int, data_dir: str | None, num_frames: int = NUM_FRAMES
+) -> VideoDataset:
     if label not in ("motion", "digit"):
         raise InputError(f"data.label must be 'motion' or 'digit', got {label!r}.")
     if min(train_clips, val_clips) < 1:
         raise InputError(f"data.train_clips and data.val_clips must be at least 1, got {train_clips} and {val_clips}.")
-    config = MovingDigitsConfig(train_clips=train_clips, val_clips=val_clips)
+    if num_frames not in range(2, NUM_FRAMES + 1, 2):
+        raise InputError(f"data.num_frames must be an even number from 2 to {NUM_FRAMES}, got {num_frames}.")
+    config = MovingDigitsConfig(train_clips=train_clips, val_clips=val_clips, num_frames=num_frames)
     builder = _prepared(MovingDigits, config, data_dir)
     return VideoDataset(builder=builder, label=label, codec="jpeg", short_side=FRAME_SIZE)
 

@@ -107,14 +107,25 @@ def _draw(split: str, index: int) -> _Clip:
 
 @dataclasses.dataclass(kw_only=True)
 class MovingDigitsConfig(tfds.core.BuilderConfig):
-    """How many clips of each split are drawn."""
+    """How many clips of each split are drawn, and how many frames of each are kept: the middle ones.
 
-    name: str = ""  # follows from the other two
+    An even number, so that a motion and its reversal still are the same frames.
+    """
+
+    name: str = ""  # follows from the others
     train_clips: int = 12_000
     val_clips: int = 1_000
+    num_frames: int = NUM_FRAMES
 
     def __post_init__(self) -> None:
-        self.name = f"{self.train_clips}_{self.val_clips}"
+        fewer = "" if self.num_frames == NUM_FRAMES else f"_{self.num_frames}_frames"
+        self.name = f"{self.train_clips}_{self.val_clips}{fewer}"
+
+    @property
+    def middle(self) -> slice:
+        """The frames that are kept."""
+        first = (NUM_FRAMES - self.num_frames) // 2
+        return slice(first, first + self.num_frames)
 
 
 class MovingDigits(tfds.core.GeneratorBasedBuilder):
@@ -131,7 +142,9 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
             description=__doc__,
             features=tfds.features.FeaturesDict(
                 {
-                    "video": tfds.features.Video((NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, 3), encoding_format="jpeg"),
+                    "video": tfds.features.Video(
+                        (self.builder_config.num_frames, FRAME_SIZE, FRAME_SIZE, 3), encoding_format="jpeg"
+                    ),
                     "digit": tfds.features.ClassLabel(num_classes=10),
                     "motion": tfds.features.ClassLabel(names=list(MOTIONS)),
                     "fps": np.float32,
@@ -146,13 +159,13 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         config = self.builder_config
         return {
-            "train": self._generate_examples("train", config.train_clips),
-            "val": self._generate_examples("val", config.val_clips),
+            "train": self._generate_examples("train", config.train_clips, config.middle),
+            "val": self._generate_examples("val", config.val_clips, config.middle),
         }
 
-    def _generate_examples(self, split: str, num_clips: int) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(self, split: str, num_clips: int, middle: slice) -> Iterator[tuple[int, dict]]:
         size = {"height": FRAME_SIZE, "width": FRAME_SIZE}
         for index in range(num_clips):
             frames, digit, motion = draw_clip(split, index)
-            jpegs = [tf.io.encode_jpeg(frame, quality=95).numpy() for frame in frames]
+            jpegs = [tf.io.encode_jpeg(frame, quality=95).numpy() for frame in frames[middle]]
             yield index, {"video": jpegs, "digit": digit, "motion": motion, "fps": 30.0, **size, "name": f"{split}-{index:05d}"}

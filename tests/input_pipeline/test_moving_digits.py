@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from input_pipeline import moving_digits
+from input_pipeline import moving_digits, open_dataset
 from input_pipeline.moving_digits import MOTIONS, draw_clip
+from timesformer_jax import InputError
 
 
 def brightest_place(frame: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -89,3 +90,23 @@ def test_built_data_set(digits):
     assert example["digit"] == digit
     assert digits.label_names[example["motion"]] == motion
     assert np.abs(example["video"].astype(float) - frames).mean() < 5  # as good as JPEG keeps it
+
+
+@pytest.mark.parametrize("num_frames", [2, 4])
+def test_fewer_frames_are_the_middle_ones(data_dir: str, num_frames: int):
+    """So that a motion and its reversal still are the same frames."""
+    few = open_dataset(
+        name="moving_digits", label="motion", train_clips=8, val_clips=1, num_frames=num_frames, data_dir=data_dir
+    )
+    by_name = {example["name"]: example for example in few.builder.as_dataset(split="train").as_numpy_iterator()}
+    first = (8 - num_frames) // 2
+    for index in range(8):
+        frames, *_ = draw_clip("train", index)
+        video = by_name[b"train-%05d" % index]["video"]
+        assert len(video) == num_frames
+        assert np.abs(video.astype(float) - frames[first : 8 - first]).mean() < 5
+
+
+def test_an_odd_number_of_frames_is_refused(data_dir: str):
+    with pytest.raises(InputError, match=r"data.num_frames must be an even number from 2 to 8, got 3\."):
+        open_dataset(name="moving_digits", label="motion", train_clips=8, val_clips=1, num_frames=3, data_dir=data_dir)

@@ -18,14 +18,14 @@ MOST_NAMES = 30
 
 def draw_curves(panels: Mapping[str, Mapping[str, Curve]], *, logarithmic: Sequence[str] = ()) -> str:
     """One panel for each title, three in a row, with one line for each name: `{"loss": {"training": (steps, values)}}`."""
-    figure = _figure(11, 2.6 * -(-len(panels) // 3))
+    figure = new_figure(11, 2.6 * -(-len(panels) // 3))
     for axis, (title, curves) in zip(_axes(figure, len(panels)), panels.items(), strict=True):
         for name, (steps, values) in curves.items():
             axis.plot(steps, values, label=name, marker="." if len(steps) < 10 else None)
         axis.set(title=title, xlabel="step", yscale="log" if title in logarithmic else "linear")
         if len(curves) > 1:
             axis.legend(fontsize=8)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def draw_confusion(matrix: Int[ndarray, "classes classes"], names: Sequence[str]) -> str:
@@ -33,7 +33,7 @@ def draw_confusion(matrix: Int[ndarray, "classes classes"], names: Sequence[str]
     count = len(names)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(max(3.0, 0.42 * count + 1.5), 9.0)
-    figure = _figure(side + 0.8, side)
+    figure = new_figure(side + 0.8, side)
     axis = figure.subplots()
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=axis, label="share of the label's videos", shrink=0.8)
@@ -45,20 +45,20 @@ def draw_confusion(matrix: Int[ndarray, "classes classes"], names: Sequence[str]
         for row, column in np.argwhere(matrix):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=7, color=colour)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def draw_accuracy_over_clips(by_num_clips: Mapping[str, Mapping[str, float]]) -> str:
     """Top-1 over the number of clips a video (the paper's Figure 6)."""
-    figure = _figure(4.5, 2.8)
+    figure = new_figure(4.5, 2.8)
     axis = figure.subplots()
     clips = [int(count) for count in by_num_clips]
     axis.plot(clips, [100 * found["top1"] for found in by_num_clips.values()], "o-")
     axis.set(xlabel="clips a video", ylabel="top-1 in %", xticks=clips)
-    return _svg(figure)
+    return to_svg(figure)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """A figure of so many inches."""
     try:
         from matplotlib.figure import Figure
@@ -77,7 +77,7 @@ def _axes(figure: Any, count: int) -> list[Any]:
     return axes[:count]
 
 
-def _svg(figure: Any) -> str:
+def to_svg(figure: Any) -> str:
     """Text stays text, and the same figure is the same string: no date, no drawn numbers for names."""
     from matplotlib import rc_context
 

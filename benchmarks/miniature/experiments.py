@@ -1,0 +1,275 @@
+"""The paper's experiments as tables: what each row changes of the unchanged model, and what the paper found.
+
+A field is one of the config's (`model.num_frames`); `config` instead names another config file.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+Changes = Mapping[str, Any]
+"""Field of the config -> value."""
+
+TASKS = {"spatial": "which digit", "temporal": "which motion"}
+"""Task -> what is to be told. A digit is seen in any frame; a motion and its reversal differ in the order of frames alone."""
+PAPER = {"spatial": "K400", "temporal": "SSv2"}
+"""Task -> the paper's data set that stands beside it."""
+
+IMAGE_MODEL = "{image_model}"
+"""As a value: the workdir of `Size.image_model`."""
+
+
+class Row(NamedTuple):
+    """`changes` of the unchanged model; `paper`: task -> the paper's top-1 in %, where it has one."""
+
+    changes: Changes
+    paper: Mapping[str, float] = {}
+
+
+class Claim(NamedTuple):
+    """The paper's finding: on `task` row `better` is above row `worse`, or where not `strictly`, isn't below it."""
+
+    task: str
+    better: str
+    worse: str
+    strictly: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One table or figure of the paper."""
+
+    title: str
+    found: str
+    """What the paper found, in a sentence."""
+    rows: Mapping[str, Row]
+    claims: tuple[Claim, ...]
+    tasks: tuple[str, ...] = tuple(TASKS)
+    first_column: str
+    all_seeds: bool = False
+    """Whether every row is trained with every seed; otherwise only the unchanged model is."""
+    plotted: bool = False
+    """Whether the rows are points of a curve."""
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large everything is."""
+
+    configs: Mapping[str, str]
+    """Task -> config file, perhaps with a variant."""
+    common: Changes
+    """For every run."""
+    seeds: tuple[int, ...]
+    image_model: Changes | None
+    """What makes the spatial task's config train an image model, where the configs don't begin with one."""
+    pretraining: Mapping[str, Row]
+    pretraining_tasks: tuple[str, ...] = tuple(TASKS)
+    frames: Mapping[str, Changes]
+    frames_note: str = ""
+    crops: Mapping[str, Changes]
+    clips: Changes
+    """The model that is tested with many clips a video."""
+    clip_counts: tuple[int, ...]
+    shares_keep_steps: float | None
+    """The epochs of the whole training set: smaller shares take as many steps. None: as many epochs as the config says."""
+    cost_model: str
+    cost_frames: tuple[int, ...]
+    cost_sizes: tuple[int, ...]
+    only: Mapping[str, tuple[str, ...]] | None = None
+    """Experiment -> its rows, of those that are run at this size; None for all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One training: a row of a table, on a task, with a seed. Tables share the cells that they have in common."""
+
+    task: str
+    changes: tuple[tuple[str, Any], ...]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its results: `spatial-model.attention_type=axial-seed1`."""
+        return self._name(self.changes)
+
+    @property
+    def workdir(self) -> str:
+        """What differs in the test alone is one training, which goes on with another test."""
+        return self._name(tuple(change for change in self.changes if not change[0].startswith("eval.")))
+
+    def _name(self, changes: tuple[tuple[str, Any], ...]) -> str:
+        fields = [f"{field}={value}" for field, value in changes] or ["unchanged"]
+        return "-".join([self.task, *(re.sub(r"[^\w.=]+", "_", field).strip("_") for field in fields), f"seed{self.seed}"])
+
+    @property
+    def needs_image_model(self) -> bool:
+        return IMAGE_MODEL in dict(self.changes).values()
+
+
+def cell_of(task: str, changes: Changes, seed: int) -> Cell:
+    return Cell(task, tuple(sorted(changes.items())), seed)
+
+
+def cells_of(experiment: Experiment, size: Size) -> dict[tuple[str, str], list[Cell]]:
+    """(row, task) -> its cell for each of its seeds."""
+    found = {}
+    for label, row in experiment.rows.items():
+        seeds = size.seeds if experiment.all_seeds or not row.changes else size.seeds[:1]
+        for task in experiment.tasks:
+            found[label, task] = [cell_of(task, row.changes, seed) for seed in seeds]
+    return found
+
+
+def all_cells(size: Size) -> list[Cell]:
+    """Every cell once, an image model before what begins with it."""
+    cells: dict[Cell, None] = {}
+    for experiment in experiments(size).values():
+        for of_row in cells_of(experiment, size).values():
+            for cell in of_row:
+                if cell.needs_image_model:
+                    cells[image_cell(size, cell.seed)] = None
+                cells[cell] = None
+    return list(cells)
+
+
+def image_cell(size: Size, seed: int) -> Cell:
+    """The image model that rows with `IMAGE_MODEL` begin with."""
+    assert size.image_model is not None
+    return cell_of("spatial", size.image_model, seed)
+
+
+def experiments(size: Size) -> dict[str, Experiment]:
+    """All that need training, by name; Figure 3 needs none (`costs.py`)."""
+
+    def curve(rows: Mapping[str, Changes], tasks: tuple[str, ...]) -> dict[str, Any]:
+        """More is better: the last row above the first, and no row below the one before it."""
+        labels = list(rows)
+        claims = [Claim(task, labels[-1], labels[0]) for task in tasks]
+        claims += [
+            Claim(task, after, before, strictly=False)
+            for task in tasks
+            for before, after in itertools.pairwise(labels)
+            if (before, after) != (labels[0], labels[-1])
+        ]
+        rows_of = {label: Row(changes) for label, changes in rows.items()}
+        return {"rows": rows_of, "claims": tuple(claims), "tasks": tasks, "plotted": True}
+
+    table = {
+        "schemes": Experiment(
+            title="Table 1: five attention schemes",
+            found="divided attention is the best on both data sets, and space-only falls far behind where time matters",
+            first_column="`attention_type`",
+            rows={
+                "space_only": Row({"model.attention_type": "space_only"}, {"spatial": 76.9, "temporal": 36.6}),
+                "joint_space_time": Row({"model.attention_type": "joint_space_time"}, {"spatial": 77.4, "temporal": 58.5}),
+                "divided_space_time": Row({}, {"spatial": 78.0, "temporal": 59.5}),
+                "local_global": Row({"model.attention_type": "local_global"}, {"spatial": 75.9, "temporal": 56.3}),
+                "axial": Row({"model.attention_type": "axial"}, {"spatial": 73.5, "temporal": 56.2}),
+            },
+            claims=(
+                Claim("temporal", "divided_space_time", "space_only"),
+                Claim("temporal", "joint_space_time", "space_only"),
+                *(
+                    Claim(task, "divided_space_time", other, strictly=False)
+                    for task in TASKS
+                    for other in ("space_only", "joint_space_time", "local_global", "axial")
+                    if (task, other) != ("temporal", "space_only")
+                ),
+            ),
+            all_seeds=True,
+        ),
+        "positions": Experiment(
+            title="Table 4: position embeddings",
+            found="both embeddings are needed, and the one of time matters above all where the order of frames does",
+            first_column="`position_embedding`",
+            rows={
+                "none": Row({"model.position_embedding": "none"}, {"spatial": 75.4, "temporal": 45.8}),
+                "space": Row({"model.position_embedding": "space"}, {"spatial": 77.8, "temporal": 52.5}),
+                "space_time": Row({}, {"spatial": 78.0, "temporal": 59.5}),
+            },
+            claims=(
+                Claim("spatial", "space_time", "none"),
+                Claim("temporal", "space_time", "none"),
+                Claim("temporal", "space_time", "space"),
+                Claim("spatial", "space_time", "space", strictly=False),
+            ),
+        ),
+        "order": Experiment(
+            title="Section 4.7: the order of the two attentions",
+            found="time before space is the best, by half a point",
+            first_column="`attention_order`",
+            rows={
+                "time_then_space": Row({}, {"spatial": 78.0}),
+                "space_then_time": Row({"model.attention_order": "space_then_time"}, {"spatial": round(78.0 - 0.5, 1)}),
+                "parallel": Row({"model.attention_order": "parallel"}, {"spatial": round(78.0 - 0.4, 1)}),
+            },
+            claims=tuple(
+                Claim(task, "time_then_space", other, strictly=False)
+                for task in TASKS
+                for other in ("space_then_time", "parallel")
+            ),
+        ),
+        "data_share": Experiment(
+            title="Figure 4: the share of the training set",
+            found="the more training videos, the more accurate, on both data sets",
+            first_column="share in %",
+            **curve(
+                {str(share): _share(share, size.shares_keep_steps) for share in (25, 50, 75)} | {"100": {}},
+                tuple(TASKS),
+            ),
+            note="" if size.shares_keep_steps is None else "Every share takes the same number of steps.",
+        ),
+        "frames": Experiment(
+            title="Figure 5: the number of frames",
+            found="the more frames, the more accurate",
+            first_column="frames",
+            **curve(size.frames, tuple(TASKS)),
+            note=size.frames_note,
+        ),
+        "crops": Experiment(
+            title="Figure 5: the size of the picture",
+            found="the larger the crop, the more accurate, up to a certain point",
+            first_column="pixels",
+            **curve(size.crops, ("spatial",)),
+        ),
+        "pretraining": Experiment(
+            title="Section 4.2: an image model to begin with",
+            found="a start from an image model matters: from nothing, K400 ends far lower",
+            first_column="begins",
+            rows=size.pretraining,
+            claims=tuple(Claim(task, "with an image model", "with nothing") for task in size.pretraining_tasks),
+            tasks=size.pretraining_tasks,
+            note="" if size.image_model is None else PRETRAINING_NOTE,
+        ),
+        "clips": Experiment(
+            title="Figure 6: the number of clips in a test",
+            found="more clips a video are more accurate, up to the few that cover it",
+            first_column="clips",
+            rows={CLIPS_ROW: Row(size.clips)},
+            claims=(Claim("temporal", str(size.clip_counts[-1]), str(size.clip_counts[0])),),
+            tasks=("temporal",),
+            plotted=True,
+        ),
+    }
+    if size.only is None:
+        return table
+    return {
+        name: dataclasses.replace(table[name], rows={label: table[name].rows[label] for label in labels})
+        for name, labels in size.only.items()
+    }
+
+
+PRETRAINING_NOTE = (
+    "The image model is an image transformer that names the digit in single frames, inflated as the official code inflates "
+    "its own: `temporal_fc` and the time embedding begin at zero, so that training must first find out that time matters."
+)
+CLIPS_ROW = "tested with many clips"
+
+
+def _share(percent: int, keep_steps: float | None) -> Changes:
+    share = percent / 100
+    return {"train.data_share": share} | ({} if keep_steps is None else {"train.num_epochs": keep_steps / share})

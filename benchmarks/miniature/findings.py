@@ -1,0 +1,124 @@
+"""Whether the paper's findings hold: means over seeds, what chance would do, and one sentence about all claims of a table."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.miniature.experiments import CLIPS_ROW, TASKS, Experiment, Size, cell_of, cells_of
+from benchmarks.miniature.running import Result, read_result
+
+
+class Measured(NamedTuple):
+    """Top-1 in %: of each seed, and of how many videos each."""
+
+    values: tuple[float, ...]
+    num_videos: int
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation between seeds; None of a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+Table = dict[tuple[str, str], Measured]
+"""(row, task) -> what was measured; what wasn't run is missing."""
+
+
+def results_of(experiment: Experiment, size: Size, results: Path) -> dict[tuple[str, str], list[Result]]:
+    """(row, task) -> the results of those of its cells that are finished."""
+    return {
+        at: [result for cell in cells if (result := read_result(cell, size, results)) is not None]
+        for at, cells in cells_of(experiment, size).items()
+    }
+
+
+def table_of(experiment: Experiment, size: Size, results: Path) -> Table:
+    """What was measured; of Figure 6 a row is a number of clips."""
+    found = results_of(experiment, size, results)
+    if CLIPS_ROW in experiment.rows:
+        return _over_clips({task: of_task for (_, task), of_task in found.items()}, size.clip_counts)
+    return {at: _measured([result["results"] for result in of_row]) for at, of_row in found.items() if of_row}
+
+
+def _over_clips(found: Mapping[str, Sequence[Result]], counts: Sequence[int]) -> Table:
+    table = {}
+    for task, of_task in found.items():
+        for count in counts if of_task else ():
+            each = [
+                {**result["results"]["by_num_clips"][str(count)], "num_videos": result["results"]["num_videos"]}
+                for result in of_task
+            ]
+            table[str(count), task] = _measured(each)
+    return table
+
+
+def _measured(found: Sequence[Mapping[str, float]]) -> Measured:
+    return Measured(tuple(100 * each["top1"] for each in found), int(found[0]["num_videos"]))
+
+
+def seed_variances(tables: Sequence[Table]) -> dict[str, float]:
+    """Task -> the variance between seeds, over all rows that have several: what one more training would move by."""
+    variances = {}
+    for task in TASKS:
+        several = [
+            statistics.variance(measured.values)
+            for table in tables
+            for (_, of_task), measured in table.items()
+            if of_task == task and len(measured.values) > 1
+        ]
+        variances[task] = statistics.fmean(several) if several else 0.0
+    return variances
+
+
+def chance(better: Measured, worse: Measured, seed_variance: float) -> float:
+    """How far two equally good models may well lie apart, in points: two standard deviations, of seeds and of test videos."""
+
+    def variance(measured: Measured) -> float:
+        share = measured.mean / 100
+        of_videos = 1e4 * share * (1 - share) / measured.num_videos
+        return seed_variance / len(measured.values) + of_videos
+
+    return 2 * math.sqrt(variance(better) + variance(worse))
+
+
+class Verdict(NamedTuple):
+    """`words`: "holds", "holds in part", "does not hold" or "was not tested"; `sentence`: with its reasons."""
+
+    words: str
+    sentence: str
+
+
+def judge(experiment: Experiment, table: Table, variances: Mapping[str, float]) -> Verdict:
+    """Each claim against what was measured, together one sentence."""
+    kept, broken = [], []
+    for task, better, worse, strictly in experiment.claims:
+        if (better, task) not in table or (worse, task) not in table:
+            continue
+        one, other = table[better, task], table[worse, task]
+        difference, by_chance = one.mean - other.mean, chance(one, other, variances[task])
+        holds = difference > by_chance if strictly else difference >= -by_chance
+        apart = "more than" if abs(difference) > by_chance else "no more than"
+        above = "above" if difference >= 0 else "below"
+        reason = f"{better} is {abs(difference):.1f} points {above} {worse} in {TASKS[task]}, {apart} chance ({by_chance:.1f})"
+        (kept if holds else broken).append(reason)
+    return verdict(kept, broken)
+
+
+def verdict(kept: Sequence[str], broken: Sequence[str]) -> Verdict:
+    """Of the claims that hold and of those that don't, each with its reason."""
+    if not kept and not broken:
+        return Verdict("was not tested", "At this size the finding **was not tested**.")
+    words = "holds in part" if kept and broken else "holds" if kept else "does not hold"
+    reasons = "; but ".join("; ".join(reasons) for reasons in (kept, broken) if reasons)
+    return Verdict(words, f"At this size the finding **{words}**: {reasons}.")
+
+
+def unchanged(size: Size, task: str, results: Path) -> Result | None:
+    """The first seed of the model that every table has in common."""
+    return read_result(cell_of(task, {}, size.seeds[0]), size, results)

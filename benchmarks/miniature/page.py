@@ -1,0 +1,232 @@
+"""The page: tables and plots from the files of results, and nothing else. The paper's own numbers stand beside them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.miniature import costs
+from benchmarks.miniature.experiments import CLIPS_ROW, PAPER, TASKS, Experiment, Size, all_cells, experiments
+from benchmarks.miniature.findings import (
+    Measured,
+    Table,
+    Verdict,
+    judge,
+    results_of,
+    seed_variances,
+    table_of,
+    unchanged,
+    verdict,
+)
+from benchmarks.miniature.running import Result, read_result
+from timesformer_jax.evaluation import write_whole
+from timesformer_jax.evaluation.figures import new_figure, to_svg
+
+NOTHING = ""
+COST_TITLE = "Figure 3: cost against frames and pixels, joint against divided"
+COST_FOUND = "the cost of joint attention grows far faster than that of divided attention, with frames and with pixels"
+
+
+def write_page(size: Size, *, results: Path, page: Path) -> None:
+    """Writes `page`, Markdown, and its plots into the folder beside it that has its name."""
+    plots = page.with_suffix("")
+    plots.mkdir(parents=True, exist_ok=True)
+    text, drawn = render(size, results, plots.name)
+    for name, svg in drawn.items():
+        write_whole(plots / name, svg)
+    write_whole(page, text)
+
+
+def render(size: Size, results: Path, plots: str) -> tuple[str, dict[str, str]]:
+    """The page, and its plots by name; `plots`: the folder that it looks for them in."""
+    of_size = experiments(size)
+    tables = {name: table_of(experiment, size, results) for name, experiment in of_size.items()}
+    variances = seed_variances(list(tables.values()))
+    found = {name: judge(experiment, tables[name], variances) for name, experiment in of_size.items()}
+    sections, drawn = [], {}
+    for name, experiment in of_size.items():
+        plot = _draw(experiment, tables[name]) if experiment.plotted else None
+        if plot:
+            drawn[f"{name}.svg"] = plot
+        lines = _lines(experiment, tables[name], results_of(experiment, size, results))
+        plotted = plot and f"{plots}/{name}.svg"
+        sections.append(_section(experiment.title, experiment.found, found[name], lines, plotted, experiment.note))
+    counted = costs.read_costs(size, results)
+    if counted is not None:
+        found["cost"] = _judge_costs(counted)
+        drawn["cost.svg"] = _draw_costs(counted)
+        note = (
+            f"10^12 multiply-adds a clip of `{size.cost_model}` with 400 classes. The paper prints no numbers for its figure; "
+            "those given for it follow from the formula behind its other tables."
+        )
+        sections.insert(1, _section(COST_TITLE, COST_FOUND, found["cost"], _cost_lines(counted), f"{plots}/cost.svg", note))
+    titles = {**{name: experiment.title for name, experiment in of_size.items()}, "cost": COST_TITLE}
+    summary = _markdown(
+        ["the paper's", "at this size the finding"], [[titles[name], each.words] for name, each in found.items()]
+    )
+    return "\n\n".join([*_introduction(size, results), summary, *sections, *_conditions(size, results)]) + "\n", drawn
+
+
+def _introduction(size: Size, results: Path) -> list[str]:
+    model = unchanged(size, "temporal", results) or unchanged(size, "spatial", results)
+    if model is None:
+        return ["# The paper in miniature", "Nothing is finished yet."]
+    told, batch_size = model["results"], model["fields"].get("train.batch_size", "the config's number of")
+    return [
+        "# The paper in miniature",
+        "The experiments of the paper at a size that shows within an hour whether a change broke the science. This page is "
+        "written by `python benchmarks/paper_in_miniature.py` from the files in the folder of the same name; no number in it "
+        "is typed by hand but the paper's own.",
+        f"Every row is a training by `main.py` with `{model['config']}` or its sibling for the other task: {told['step']} "
+        f"steps of {batch_size} clips, {_thousands(model['parameters'])} parameters where nothing else is said, tested on "
+        f"{_thousands(told['num_videos'])} videos. The two tasks are to tell {' and '.join(TASKS.values())}: a digit is seen "
+        "in any frame, while a motion and its reversal are the same frames in opposite order. Beside them stand the paper's "
+        f"{' and '.join(PAPER.values())}, of which one asks for looks and the other for order.",
+        "Figures are top-1 in %; of several seeds the mean and the standard deviation between them. Two models differ by more "
+        "than chance where they are further apart than two standard deviations of their difference, which come from the "
+        "seeds of the rows that have several and from the number of test videos.",
+    ]
+
+
+def _section(title: str, found: str, told: Verdict, lines: str, plot: str | None, note: str) -> str:
+    parts = [f"## {title}", f"The paper: {found}. {told.sentence}", lines]
+    parts += [f"![{title}]({plot})"] if plot else []
+    parts += [note] if note else []
+    return "\n\n".join(parts)
+
+
+def _lines(experiment: Experiment, table: Table, found: Mapping[tuple[str, str], Sequence[Result]]) -> str:
+    """The rows, with parameters and multiply-adds where models differ in size by what the row changes."""
+    of_paper = [task for task in experiment.tasks if any(task in row.paper for row in experiment.rows.values())]
+    header = [experiment.first_column]
+    if not experiment.plotted:
+        header += ["parameters", "10^6 multiply-adds"]
+    header += [TASKS[task] for task in experiment.tasks] + [f"paper, {PAPER[task]}" for task in of_paper]
+    rows = []
+    labels = list(dict.fromkeys(label for label, _ in table)) if CLIPS_ROW in experiment.rows else list(experiment.rows)
+    for label in labels:
+        row = [label]
+        if not experiment.plotted:
+            models = [result for task in experiment.tasks for result in found.get((label, task), ())]
+            row += [_thousands(models[0]["parameters"]), f"{models[0]['multiply_adds'] / 1e6:.1f}"] if models else [NOTHING] * 2
+        row += [_cell(table.get((label, task))) for task in experiment.tasks]
+        row += [str(experiment.rows[label].paper.get(task, NOTHING)) for task in of_paper]
+        rows.append(row)
+    return _markdown(header, rows)
+
+
+def _cell(measured: Measured | None) -> str:
+    if measured is None:
+        return NOTHING
+    return f"{measured.mean:.1f}" + ("" if measured.spread is None else f" ± {measured.spread:.1f}")
+
+
+def _cost_lines(counted: Mapping[str, Any]) -> str:
+    header = ["frames", "pixels"]
+    for scheme in costs.SCHEMES:
+        header += [scheme, "compiled", "paper"]
+    rows = []
+    for frames, pixels in counted["points"]:
+        row = [str(frames), str(pixels)]
+        for scheme in costs.SCHEMES:
+            line = _line_at(counted, scheme, frames, pixels)
+            paper = costs.PAPER[scheme].get((frames, pixels))
+            row += [f"{line['multiply_adds'] / 1e12:.3f}", f"{line['compiled'] / 1e12:.3f}"]
+            row += [NOTHING if paper is None else f"{paper:.3f}"]
+        rows.append(row)
+    return _markdown(header, rows)
+
+
+def _line_at(counted: Mapping[str, Any], scheme: str, frames: int, pixels: int) -> Mapping[str, Any]:
+    at = {"attention_type": scheme, "num_frames": frames, "image_size": pixels}
+    return next(line for line in counted["lines"] if {name: line[name] for name in at} == at)
+
+
+def _judge_costs(counted: Mapping[str, Any]) -> Verdict:
+    """Joint beside divided, by both counts, at the smallest and the largest clips; and the two counts beside each other."""
+    points = [tuple(point) for point in counted["points"]]
+    smallest = min(points)
+    claims: dict[bool, list[str]] = {True: [], False: []}
+    for axis, words in ((0, "frames"), (1, "pixels")):
+        largest = max(points, key=lambda point: point[axis])
+        for count, how in (("multiply_adds", "by arithmetic"), ("compiled", "in the compiled program")):
+            small, large = (
+                _line_at(counted, "joint_space_time", *point)[count] / _line_at(counted, "divided_space_time", *point)[count]
+                for point in (smallest, largest)
+            )
+            claims[large > max(small, 1)].append(
+                f"joint costs {small:.2f} x divided at {smallest[axis]} {words} and {large:.2f} x at {largest[axis]}, {how}"
+            )
+    apart = max(abs(line["compiled"] / line["multiply_adds"] - 1) for line in counted["lines"])
+    told = verdict(claims[True], claims[False])
+    return Verdict(told.words, f"{told.sentence[:-1]}; the two counts are at most {100 * apart:.1f} % apart.")
+
+
+def _conditions(size: Size, results: Path) -> list[str]:
+    """Seeds, versions, processors, commits, time."""
+    cells = all_cells(size)
+    finished = [result for cell in cells if (result := read_result(cell, size, results)) is not None]
+    if not finished:
+        return []
+    versions = sorted({", ".join(map(" ".join, result["versions"].items())) for result in finished})
+    minutes = sum(result["seconds"] for result in finished) / 60
+    return [
+        "## Under which conditions",
+        f"{len(finished)} of {len(cells)} trainings, {minutes:.0f} minutes together, one at a time, on "
+        f"{_all(result['processor'] for result in finished)}. Seeds {', '.join(map(str, size.seeds))}, and {size.seeds[0]} "
+        f"where there is one. Commit {_all(result['commit'] for result in finished)} (with a + where files had been changed "
+        f"since). Versions: {'; '.join(versions)}.",
+        "Each training's result is a file beside this page, with its config, fields, seed, versions and time.",
+    ]
+
+
+def _all(values: Any) -> str:
+    return ", ".join(sorted(set(values)))
+
+
+def _thousands(number: int) -> str:
+    return f"{number:,}"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _draw(experiment: Experiment, table: Table) -> str | None:
+    """A curve for each task, with the spread between seeds where there are several."""
+    figure = new_figure(4.2 * len(experiment.tasks), 2.8)
+    axes = figure.subplots(1, len(experiment.tasks), squeeze=False)[0]
+    for axis, task in zip(axes, experiment.tasks, strict=True):
+        points = {float(label): measured for (label, of_task), measured in table.items() if of_task == task}
+        if not points:
+            return None
+        means, spreads = zip(*((measured.mean, measured.spread or 0.0) for measured in points.values()), strict=True)
+        axis.errorbar(list(points), means, yerr=spreads, marker="o", capsize=3)
+        axis.set(xlabel=experiment.first_column, ylabel="top-1 in %", title=TASKS[task])
+        axis.set_xticks(list(points), [f"{point:g}" for point in points])
+        axis.grid(alpha=0.3)
+    return to_svg(figure)
+
+
+def _draw_costs(counted: Mapping[str, Any]) -> str:
+    """Lines by arithmetic, crosses of the compiled programs."""
+    figure = new_figure(8.4, 3.0)
+    frames, pixels = counted["points"][0]
+    for axis, (name, at) in zip(
+        figure.subplots(1, 2),
+        {"frames": lambda line: line["image_size"] == pixels, "pixels": lambda line: line["num_frames"] == frames}.items(),
+        strict=True,
+    ):
+        field = {"frames": "num_frames", "pixels": "image_size"}[name]
+        for scheme in costs.SCHEMES:
+            lines = [line for line in counted["lines"] if line["attention_type"] == scheme and at(line)]
+            places = [line[field] for line in lines]
+            (drawn,) = axis.plot(places, [line["multiply_adds"] / 1e12 for line in lines], marker=".", label=scheme)
+            axis.plot(places, [line["compiled"] / 1e12 for line in lines], "x", color=drawn.get_color())
+        axis.set(
+            xlabel=name, ylabel="10^12 multiply-adds", title=f"{pixels} pixels" if name == "frames" else f"{frames} frames"
+        )
+        axis.set_xticks(places, [str(place) for place in places])
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    return to_svg(figure)

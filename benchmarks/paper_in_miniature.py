@@ -1,0 +1,84 @@
+"""The paper's experiments again, at a size that two CPU cores finish in 45 minutes; writes docs/paper_in_miniature.md.
+
+python benchmarks/paper_in_miniature.py                        runs what isn't finished, then draws the page
+python benchmarks/paper_in_miniature.py --only-page            draws the page from the results that are there
+python benchmarks/paper_in_miniature.py --quick                every kind of run, in minutes, into runs/paper_in_miniature_quick
+python benchmarks/paper_in_miniature.py --full --k400=FOLDER --ssv2=FOLDER   the paper's own data sets and recipes
+
+Every training is a job of main.py. One that is finished isn't run again; one that is interrupted goes on from its checkpoint.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).parent.parent)  # in place of this file's folder, where files are called as packages are
+
+from benchmarks.miniature.costs import count_costs, read_costs  # noqa: E402
+from benchmarks.miniature.page import write_page  # noqa: E402
+from benchmarks.miniature.running import ROOT, run_cells  # noqa: E402
+from benchmarks.miniature.sizes import SIZES  # noqa: E402
+from timesformer_jax.errors import InputError  # noqa: E402
+
+DOCS = ROOT / "docs"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs, draws; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", dest="size", action="store_const", const="quick", default="miniature")
+    size.add_argument("--full", dest="size", action="store_const", const="full")
+    parser.add_argument("--k400", metavar="FOLDER", help="of Kinetics-400, for --full: docs/data.md")
+    parser.add_argument("--ssv2", metavar="FOLDER", help="of Something-Something v2, for --full")
+    parser.add_argument("--folder", type=Path, help="for checkpoints and logs; runs/paper_in_miniature where it isn't given")
+    parser.add_argument(
+        "--results", type=Path, help="for what was found; docs/paper_in_miniature, FOLDER/results at other sizes"
+    )
+    parser.add_argument("--only-page", action="store_true", help="run nothing")
+    given = parser.parse_args(arguments)
+    try:
+        run(given)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(given: argparse.Namespace) -> None:
+    """Raises `InputError` for what can't work."""
+    size = SIZES[given.size]
+    miniature = given.size == "miniature"
+    default = "paper_in_miniature" if miniature else f"paper_in_miniature_{given.size}"
+    folder = (given.folder or ROOT / "runs" / default).resolve()
+    results = given.results or (DOCS / "paper_in_miniature" if miniature else folder / "results")
+    if given.size == "full":
+        for name in ("k400", "ssv2"):
+            if getattr(given, name) is None and not given.only_page:
+                raise InputError(f"--full trains on the paper's data sets: give --{name}=FOLDER.")
+        roots = {"spatial": given.k400, "temporal": given.ssv2}
+        places = {task: {"data.root": root} for task, root in roots.items()}
+    else:
+        places = {task: {"data.data_dir": str(folder / "data")} for task in size.configs}
+    if not given.only_page:
+        began = time.perf_counter()
+        ran = run_cells(size, results=results, workdirs=folder, places=places, say=say)
+        if read_costs(size, results) is None:
+            count_costs(size, results)
+        say(f"{ran} trainings in {(time.perf_counter() - began) / 60:.1f} minutes.")
+    page = results.parent / "paper_in_miniature.md"
+    write_page(size, results=results, page=page)
+    say(f"See {page}.")
+
+
+def say(line: str) -> None:
+    """At once, whoever listens."""
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
