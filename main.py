@@ -19,7 +19,7 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from experiment.command_line import log_to_stderr, parse_flags
+from experiment.command_line import log_to_stderr, no_config_file, parse_flags
 from timesformer_jax.errors import InputError
 from timesformer_jax.training.distributed import MODES, start_distributed
 
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unknown argument(s): {' '.join(argv[1:])}")
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not Path(file).is_file():
-        sys.exit(f"Error: there is no config file {file}. Those of this project are in configs/.")
+        sys.exit(no_config_file(file))
     message = None
     try:
         start_distributed(DISTRIBUTED.value)  # before anything that asks JAX for its devices

@@ -1,6 +1,7 @@
 """The paper's experiments again, at a size that two CPU cores finish in 45 minutes; writes docs/paper_in_miniature.md.
 
 python benchmarks/paper_in_miniature.py                        runs what isn't finished, then draws the page
+python benchmarks/paper_in_miniature.py --folder=runs/again    runs all of it elsewhere, and draws runs/again/results.md
 python benchmarks/paper_in_miniature.py --only-page            draws the page from the results that are there
 python benchmarks/paper_in_miniature.py --quick                every kind of run, in minutes, into runs/paper_in_miniature_quick
 python benchmarks/paper_in_miniature.py --full --k400=FOLDER --ssv2=FOLDER   the paper's own data sets and recipes
@@ -55,7 +56,9 @@ def run(given: argparse.Namespace) -> None:
     miniature = given.size == "miniature"
     default = "paper_in_miniature" if miniature else f"paper_in_miniature_{given.size}"
     folder = (given.folder or ROOT / "runs" / default).resolve()
-    results = given.results or (DOCS / "paper_in_miniature" if miniature else folder / "results")
+    results = DOCS / "paper_in_miniature" if miniature and given.folder is None else folder / "results"
+    if given.results is not None:
+        results = given.results.resolve()
     if given.size == "full":
         for name in ("k400", "ssv2"):
             if getattr(given, name) is None and not given.only_page:
@@ -70,9 +73,7 @@ def run(given: argparse.Namespace) -> None:
         if read_costs(size, results) is None:
             count_costs(size, results)
         say(f"{ran} trainings in {(time.perf_counter() - began) / 60:.1f} minutes.")
-    page = results.parent / "paper_in_miniature.md"
-    write_page(size, results=results, page=page)
-    say(f"See {page}.")
+    say(f"See {write_page(size, results)}.")
 
 
 def say(line: str) -> None:

@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import traceback
+from pathlib import Path
 
 import jax
 from absl import flags
@@ -17,6 +18,12 @@ def parse_flags(argv: list[str]) -> list[str]:
     """absl's parsing, with one sentence for what a config file refuses or lacks, or a config file that isn't there."""
     try:
         return flags.FLAGS(argv)
+    except OSError:
+        # Only where a field of it is given, too: otherwise the file is looked for later.
+        found = re.search(r"--?config[= ]([^\s:]+)", " ".join(argv))
+        if found is None or Path(found[1]).is_file():
+            raise
+        sys.exit(no_config_file(found[1]))
     except flags.Error as error:
         last_line = str(error).strip().splitlines()[-1].strip()  # of a traceback, where the config itself has failed
         sys.exit("Error: " + re.sub(r"^[\w.]+Error: ", "", last_line))
@@ -28,6 +35,11 @@ def parse_flags(argv: list[str]) -> list[str]:
             reason = reason.args[0]
         unknown, _, nearest = reason.partition("\n")
         sys.exit(f"Error: the config has no field {unknown}. {nearest or 'See the config file for its fields.'}")
+
+
+def no_config_file(path: str) -> str:
+    """What is said where it isn't there."""
+    return f"Error: there is no config file {path}. Those of this project are in configs/."
 
 
 class _Lines(logging.Handler):

@@ -94,15 +94,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its results: `spatial-model.attention_type=axial-seed1`."""
-        return self._name(self.changes)
-
-    @property
-    def workdir(self) -> str:
-        """What differs in the test alone is one training, which goes on with another test."""
-        return self._name(tuple(change for change in self.changes if not change[0].startswith("eval.")))
-
-    def _name(self, changes: tuple[tuple[str, Any], ...]) -> str:
-        fields = [f"{field}={value}" for field, value in changes] or ["unchanged"]
+        fields = [f"{field}={value}" for field, value in self.changes] or ["unchanged"]
         return "-".join([self.task, *(re.sub(r"[^\w.=]+", "_", field).strip("_") for field in fields), f"seed{self.seed}"])
 
     @property

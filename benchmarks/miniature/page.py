@@ -26,14 +26,15 @@ COST_TITLE = "Figure 3: cost against frames and pixels, joint against divided"
 COST_FOUND = "the cost of joint attention grows far faster than that of divided attention, with frames and with pixels"
 
 
-def write_page(size: Size, *, results: Path, page: Path) -> None:
-    """Writes `page`, Markdown, and its plots into the folder beside it that has its name."""
-    plots = page.with_suffix("")
-    plots.mkdir(parents=True, exist_ok=True)
-    text, drawn = render(size, results, plots.name)
+def write_page(size: Size, results: Path) -> Path:
+    """Writes the page, Markdown, beside the folder of results and under its name, and its plots into the folder."""
+    page = results.with_name(f"{results.name}.md")
+    text, drawn = render(size, results, results.name)
+    results.mkdir(parents=True, exist_ok=True)
     for name, svg in drawn.items():
-        write_whole(plots / name, svg)
+        write_whole(results / name, svg)
     write_whole(page, text)
+    return page
 
 
 def render(size: Size, results: Path, plots: str) -> tuple[str, dict[str, str]]:

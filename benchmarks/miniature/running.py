@@ -1,6 +1,7 @@
 """One cell after the other, each a job of main.py in a process of its own; what it found is a file."""
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -33,16 +34,24 @@ def fields_of(cell: Cell, size: Size) -> tuple[str, dict[str, Any]]:
     return fields.pop("config", size.configs[cell.task]), fields
 
 
+def workdir_of(cell: Cell, size: Size, workdirs: Path) -> Path:
+    """Named by all that decides on its training. What differs in the test alone is one training, tested once more."""
+    config, fields = fields_of(cell, size)
+    trained = {field: value for field, value in sorted(fields.items()) if not field.startswith("eval.")}
+    digest = hashlib.blake2b(json.dumps([config, trained]).encode(), digest_size=4).hexdigest()
+    return workdirs / f"{cell.task}-{digest}"
+
+
 def flags_of(cell: Cell, size: Size, *, places: Mapping[str, Mapping[str, str]], workdirs: Path) -> list[str]:
     """What main.py is called with. `places`: task -> field -> path, what differs from machine to machine."""
     config, fields = fields_of(cell, size)
     if cell.needs_image_model:
-        image_model = str(workdirs / image_cell(size, cell.seed).workdir)
+        image_model = str(workdir_of(image_cell(size, cell.seed), size, workdirs))
         fields = {field: image_model if value == IMAGE_MODEL else value for field, value in fields.items()}
     given = {**fields, **places.get(cell.task, {})}
     return [
         f"--config={config}",
-        f"--workdir={workdirs / cell.workdir}",
+        f"--workdir={workdir_of(cell, size, workdirs)}",
         *(f"--config.{field}={value}" for field, value in given.items()),
     ]
 
@@ -76,8 +85,8 @@ def run_cells(
     open_cells = [cell for cell in cells if read_result(cell, size, results) is None]
     # What begins with an image model needs its checkpoint, which isn't among the results.
     missing = {image_cell(size, cell.seed) for cell in open_cells if cell.needs_image_model}
-    again = [cell for cell in missing if cell not in open_cells and not (workdirs / cell.workdir / "checkpoints").is_dir()]
-    to_run = [cell for cell in cells if cell in open_cells or cell in again]
+    gone = [cell for cell in missing if not (workdir_of(cell, size, workdirs) / "checkpoints").is_dir()]
+    to_run = [cell for cell in cells if cell in open_cells or cell in gone]
     say(f"{len(cells) - len(to_run)} of {len(cells)} trainings are finished.")
     for number, cell in enumerate(to_run, 1):
         began = time.perf_counter()
@@ -100,7 +109,7 @@ def run_cell(cell: Cell, size: Size, *, results: Path, workdirs: Path, places: M
     command = [sys.executable, "main.py", *flags_of(cell, size, places=places, workdirs=workdirs)]
     with log.open("w") as file:
         code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-    found = workdirs / cell.workdir / "results.json"
+    found = workdir_of(cell, size, workdirs) / "results.json"
     if code or not found.is_file():
         last = "\n".join(log.read_text().splitlines()[-LAST_LINES:])
         raise tsf.InputError(f"The run of {cell.name} ended with exit code {code}; its log, {log}, ends with:\n{last}")
