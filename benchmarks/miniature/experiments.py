@@ -74,8 +74,8 @@ class Size:
     clips: Changes
     """The model that is tested with many clips a video."""
     clip_counts: tuple[int, ...]
-    shares_keep_steps: float | None
-    """The epochs of the whole training set: smaller shares take as many steps. None: as many epochs as the config says."""
+    epochs: Changes
+    """What is counted in epochs, where a share of the training set is to take as many steps as all of it."""
     cost_model: str
     cost_frames: tuple[int, ...]
     cost_sizes: tuple[int, ...]
@@ -210,10 +210,10 @@ def experiments(size: Size) -> dict[str, Experiment]:
             found="the more training videos, the more accurate, on both data sets",
             first_column="share in %",
             **curve(
-                {str(share): _share(share, size.shares_keep_steps) for share in (25, 50, 75)} | {"100": {}},
+                {str(share): _share(share, size.epochs) for share in (25, 50, 75)} | {"100": {}},
                 tuple(TASKS),
             ),
-            note="" if size.shares_keep_steps is None else "Every share takes the same number of steps.",
+            note="Every share takes the same number of steps." if size.epochs else "",
         ),
         "frames": Experiment(
             title="Figure 5: the number of frames",
@@ -262,6 +262,6 @@ PRETRAINING_NOTE = (
 CLIPS_ROW = "tested with many clips"
 
 
-def _share(percent: int, keep_steps: float | None) -> Changes:
+def _share(percent: int, epochs: Mapping[str, float]) -> Changes:
     share = percent / 100
-    return {"train.data_share": share} | ({} if keep_steps is None else {"train.num_epochs": keep_steps / share})
+    return {"train.data_share": share} | {field: value / share for field, value in epochs.items()}
