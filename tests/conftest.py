@@ -11,6 +11,7 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of what the tests do
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # and of what the commands do that they start
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

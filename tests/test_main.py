@@ -57,6 +57,10 @@ def small_folder(clips: Path, data_dir: str, argument: str = "video_folder", **o
     return config_of("folder", argument, **{**small, **overrides})
 
 
+ONE_VIEW = {"eval.num_clips": 1, "eval.num_crops": 1}
+"""The test is the validation's program then, and nothing is compiled for it: where the number of views doesn't matter."""
+
+
 def results(workdir: Path) -> dict[str, Any]:
     return json.loads((workdir / "results.json").read_text())
 
@@ -183,6 +187,8 @@ def test_a_second_run_goes_on_and_ends_where_one_run_ends(tmp_path: Path, made_c
         "optimizer.schedule": "constant",
         "optimizer.name": "sgd",  # Adam makes steps of full size out of rounding noise
         "train.ema_decay": 0.9,
+        "train.evaluate_every_epochs": 2.0,
+        **ONE_VIEW,
         "model.num_frames": 4,
     }
     longer = {**options, "train.num_epochs": 4.0}
@@ -209,6 +215,7 @@ def test_a_second_run_goes_on_and_ends_where_one_run_ends(tmp_path: Path, made_c
 def test_a_run_begins_with_another_runs_weights(tmp_path: Path, trained: Path, made_clips: Path, data_dir: str, caplog):
     """`init_from` counts only where the workdir has no checkpoint; the log says what was used."""
     options = {"init_from": str(trained), "optimizer.learning_rate": 1e-12, "train.ema_decay": 0.5}
+    options |= {"train.evaluate_every_epochs": 2.0, **ONE_VIEW}
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
         assert f"Beginning with the weights of init_from={trained}" in caplog.text
@@ -409,6 +416,7 @@ def test_several_labels(tmp_path: Path, made_clips: Path):
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     lists = {f"data.{split}": str(tmp_path / f"{split}.jsonl") for split in ("train", "val")}
     options = {"mixing.mixup": 0.8, "train.label_smoothing": 0.1, "optimizer.schedule": "constant", "train.num_epochs": 20.0}
+    options |= {"train.evaluate_every_epochs": 10.0, **ONE_VIEW}
     config = small_folder(made_clips, str(tmp_path), argument="video_list", **lists, **options, **{"train.accumulation": 1})
     main.run(config, str(tmp_path / "run"), "train")
     found = results(tmp_path / "run")
@@ -487,7 +495,8 @@ def test_the_readmes_command_names_what_it_cannot_read(tmp_path: Path, clips_wit
     """Trains to the end, and counts the unreadable videos in training and in the test."""
     root, label = clips_with_broken_ones
     flags = ["--config=configs/folder.py", f"--config.data.root={root}", f"--config.data.data_dir={data_dir}"]
-    done = command(*flags, f"--workdir={tmp_path}/run", "--config.train.num_epochs=1.0", devices=2)
+    flags += ["--config.model.depth=1", "--config.train.num_epochs=1.0"]
+    done = command(*flags, f"--workdir={tmp_path}/run", devices=2)
     assert done.returncode == 0, done.stderr
     for name in ("empty", "text", "truncated"):
         assert f"Left out {label}/broken_{name}.mp4 of '" in done.stderr

@@ -1,5 +1,6 @@
 """Saving, going on, and refusing what belongs to another model."""
 
+import functools
 import os
 import re
 import signal
@@ -24,9 +25,13 @@ def describe(model: tsf.TimeSformer) -> dict:
     return {"model": describe_model(model), "data": {"label_names": ["a", "b", "c"]}}
 
 
+@functools.cache
+def fresh_state() -> training.TrainState:
+    return training.init_state(MODEL, OPTIMIZER, 0, training.make_mesh(jax.devices()[:1]))
+
+
 def saved(directory: Path, *steps: int, metrics: dict[int, float] | None = None) -> training.TrainState:
-    mesh = training.make_mesh(jax.devices()[:1])
-    state = training.init_state(MODEL, OPTIMIZER, 0, mesh)
+    state = fresh_state()
     checkpoints = training.Checkpoints(str(directory), describe(MODEL))
     for step in steps:
         at_step = jax.tree.map(lambda x, step=step: x + np.asarray(step, x.dtype), state)
