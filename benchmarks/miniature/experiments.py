@@ -79,6 +79,8 @@ class Size:
     cost_model: str
     cost_frames: tuple[int, ...]
     cost_sizes: tuple[int, ...]
+    cpu_devices: int | None = None
+    """So many simulated devices where there is no accelerator: small models leave cores idle otherwise."""
     only: Mapping[str, tuple[str, ...]] | None = None
     """Experiment -> its rows, of those that are run at this size; None for all."""
 

@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -108,11 +109,13 @@ def run_cell(cell: Cell, size: Size, *, results: Path, workdirs: Path, places: M
     began, started = time.perf_counter(), datetime.datetime.now(datetime.UTC)
     command = [sys.executable, "main.py", *flags_of(cell, size, places=places, workdirs=workdirs)]
     with log.open("w") as file:
-        code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        done = subprocess.run(command, cwd=ROOT, env=_environment(size), stdout=file, stderr=subprocess.STDOUT, check=False)
     found = workdir_of(cell, size, workdirs) / "results.json"
-    if code or not found.is_file():
+    if done.returncode or not found.is_file():
         last = "\n".join(log.read_text().splitlines()[-LAST_LINES:])
-        raise tsf.InputError(f"The run of {cell.name} ended with exit code {code}; its log, {log}, ends with:\n{last}")
+        raise tsf.InputError(
+            f"The run of {cell.name} ended with exit code {done.returncode}; its log, {log}, ends with:\n{last}"
+        )
     told = json.loads(found.read_text())
     model = tsf.TimeSformer(**complete_description(told["model"]))
     result = {
@@ -130,6 +133,13 @@ def run_cell(cell: Cell, size: Size, *, results: Path, workdirs: Path, places: M
     }
     write_whole(results / f"{cell.name}.json", json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _environment(size: Size) -> dict[str, str]:
+    if size.cpu_devices is None:
+        return dict(os.environ)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={size.cpu_devices}"
+    return {**os.environ, "XLA_FLAGS": flags.strip()}
 
 
 def surroundings() -> dict[str, Any]:
