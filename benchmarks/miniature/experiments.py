@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 Changes = Mapping[str, Any]
 """Field of the config -> value."""
 
-TASKS = {"spatial": "which digit", "temporal": "which motion"}
-"""Task -> what is to be told. A digit is seen in any frame; a motion and its reversal differ in the order of frames alone."""
+TASKS = ("spatial", "temporal")
+"""One for which any frame will do, and one for which their order counts."""
 PAPER = {"spatial": "K400", "temporal": "SSv2"}
 """Task -> the paper's data set that stands beside it."""
 
@@ -46,7 +46,7 @@ class Experiment:
     """What the paper found, in a sentence."""
     rows: Mapping[str, Row]
     claims: tuple[Claim, ...]
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[str, ...] = TASKS
     first_column: str
     all_seeds: bool = False
     """Whether every row is trained with every seed; otherwise only the unchanged model is."""
@@ -61,13 +61,17 @@ class Size:
 
     configs: Mapping[str, str]
     """Task -> config file, perhaps with a variant."""
+    words: Mapping[str, str]
+    """Task -> what it is called."""
+    about: str
+    """What to know of the tasks."""
     common: Changes
     """For every run."""
     seeds: tuple[int, ...]
     image_model: Changes | None
     """What makes the spatial task's config train an image model, where the configs don't begin with one."""
     pretraining: Mapping[str, Row]
-    pretraining_tasks: tuple[str, ...] = tuple(TASKS)
+    pretraining_tasks: tuple[str, ...] = TASKS
     frames: Mapping[str, Changes]
     frames_note: str = ""
     crops: Mapping[str, Changes]
@@ -213,7 +217,7 @@ def experiments(size: Size) -> dict[str, Experiment]:
             first_column="share in %",
             **curve(
                 {str(share): _share(share, size.epochs) for share in (25, 50, 75)} | {"100": {}},
-                tuple(TASKS),
+                TASKS,
             ),
             note="Every share takes the same number of steps." if size.epochs else "",
         ),
@@ -221,7 +225,7 @@ def experiments(size: Size) -> dict[str, Experiment]:
             title="Figure 5: the number of frames",
             found="the more frames, the more accurate",
             first_column="frames",
-            **curve(size.frames, tuple(TASKS)),
+            **curve(size.frames, TASKS),
             note=size.frames_note,
         ),
         "crops": Experiment(

@@ -94,8 +94,8 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-def judge(experiment: Experiment, table: Table, variances: Mapping[str, float]) -> Verdict:
-    """Each claim against what was measured, together one sentence."""
+def judge(experiment: Experiment, table: Table, variances: Mapping[str, float], words: Mapping[str, str]) -> Verdict:
+    """Each claim against what was measured, together one sentence; `words`: what the tasks are called."""
     kept, broken = [], []
     for task, better, worse, strictly in experiment.claims:
         if (better, task) not in table or (worse, task) not in table:
@@ -105,7 +105,7 @@ def judge(experiment: Experiment, table: Table, variances: Mapping[str, float]) 
         holds = difference > by_chance if strictly else difference >= -by_chance
         apart = "more than" if abs(difference) > by_chance else "no more than"
         above = "above" if difference >= 0 else "below"
-        reason = f"{better} is {abs(difference):.1f} points {above} {worse} in {TASKS[task]}, {apart} chance ({by_chance:.1f})"
+        reason = f"{better} is {abs(difference):.1f} points {above} {worse} in {words[task]}, {apart} chance ({by_chance:.1f})"
         (kept if holds else broken).append(reason)
     return verdict(kept, broken)
 

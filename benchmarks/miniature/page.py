@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.miniature import costs
-from benchmarks.miniature.experiments import CLIPS_ROW, PAPER, TASKS, Experiment, Size, all_cells, experiments
+from benchmarks.miniature.experiments import CLIPS_ROW, PAPER, Experiment, Size, all_cells, experiments
 from benchmarks.miniature.findings import (
     Measured,
     Table,
@@ -42,13 +42,13 @@ def render(size: Size, results: Path, plots: str) -> tuple[str, dict[str, str]]:
     of_size = experiments(size)
     tables = {name: table_of(experiment, size, results) for name, experiment in of_size.items()}
     variances = seed_variances(list(tables.values()))
-    found = {name: judge(experiment, tables[name], variances) for name, experiment in of_size.items()}
+    found = {name: judge(experiment, tables[name], variances, size.words) for name, experiment in of_size.items()}
     sections, drawn = [], {}
     for name, experiment in of_size.items():
-        plot = _draw(experiment, tables[name]) if experiment.plotted else None
+        plot = _draw(experiment, tables[name], size.words) if experiment.plotted else None
         if plot:
             drawn[f"{name}.svg"] = plot
-        lines = _lines(experiment, tables[name], results_of(experiment, size, results))
+        lines = _lines(experiment, tables[name], results_of(experiment, size, results), size.words)
         plotted = plot and f"{plots}/{name}.svg"
         sections.append(_section(experiment.title, experiment.found, found[name], lines, plotted, experiment.note))
     counted = costs.read_costs(size, results)
@@ -59,10 +59,10 @@ def render(size: Size, results: Path, plots: str) -> tuple[str, dict[str, str]]:
             f"10^12 multiply-adds a clip of `{size.cost_model}` with 400 classes. The paper prints no numbers for its figure; "
             "those given for it follow from the formula behind its other tables."
         )
-        sections.insert(1, _section(COST_TITLE, COST_FOUND, found["cost"], _cost_lines(counted), f"{plots}/cost.svg", note))
+        sections.append(_section(COST_TITLE, COST_FOUND, found["cost"], _cost_lines(counted), f"{plots}/cost.svg", note))
     titles = {**{name: experiment.title for name, experiment in of_size.items()}, "cost": COST_TITLE}
     summary = _markdown(
-        ["the paper's", "at this size the finding"], [[titles[name], each.words] for name, each in found.items()]
+        ["of the paper", "at this size the finding"], [[titles[name], each.words] for name, each in found.items()]
     )
     return "\n\n".join([*_introduction(size, results), summary, *sections, *_conditions(size, results)]) + "\n", drawn
 
@@ -79,9 +79,7 @@ def _introduction(size: Size, results: Path) -> list[str]:
         "is typed by hand but the paper's own.",
         f"Every row is a training by `main.py` with `{model['config']}` or its sibling for the other task: {told['step']} "
         f"steps of {batch_size} clips, {_thousands(model['parameters'])} parameters where nothing else is said, tested on "
-        f"{_thousands(told['num_videos'])} videos. The two tasks are to tell {' and '.join(TASKS.values())}: a digit is seen "
-        "in any frame, while a motion and its reversal are the same frames in opposite order. Beside them stand the paper's "
-        f"{' and '.join(PAPER.values())}, of which one asks for looks and the other for order.",
+        f"{_thousands(told['num_videos'])} videos. {size.about}",
         "Figures are top-1 in %; of several seeds the mean and the standard deviation between them. Two models differ by more "
         "than chance where they are further apart than two standard deviations of their difference, which come from the "
         "seeds of the rows that have several and from the number of test videos.",
@@ -95,13 +93,15 @@ def _section(title: str, found: str, told: Verdict, lines: str, plot: str | None
     return "\n\n".join(parts)
 
 
-def _lines(experiment: Experiment, table: Table, found: Mapping[tuple[str, str], Sequence[Result]]) -> str:
+def _lines(
+    experiment: Experiment, table: Table, found: Mapping[tuple[str, str], Sequence[Result]], words: Mapping[str, str]
+) -> str:
     """The rows, with parameters and multiply-adds where models differ in size by what the row changes."""
     of_paper = [task for task in experiment.tasks if any(task in row.paper for row in experiment.rows.values())]
     header = [experiment.first_column]
     if not experiment.plotted:
         header += ["parameters", "10^6 multiply-adds"]
-    header += [TASKS[task] for task in experiment.tasks] + [f"paper, {PAPER[task]}" for task in of_paper]
+    header += [words[task] for task in experiment.tasks] + [f"paper, {PAPER[task]}" for task in of_paper]
     rows = []
     labels = list(dict.fromkeys(label for label, _ in table)) if CLIPS_ROW in experiment.rows else list(experiment.rows)
     for label in labels:
@@ -193,7 +193,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _draw(experiment: Experiment, table: Table) -> str | None:
+def _draw(experiment: Experiment, table: Table, words: Mapping[str, str]) -> str | None:
     """A curve for each task, with the spread between seeds where there are several."""
     figure = new_figure(4.2 * len(experiment.tasks), 2.8)
     axes = figure.subplots(1, len(experiment.tasks), squeeze=False)[0]
@@ -203,7 +203,7 @@ def _draw(experiment: Experiment, table: Table) -> str | None:
             return None
         means, spreads = zip(*((measured.mean, measured.spread or 0.0) for measured in points.values()), strict=True)
         axis.errorbar(list(points), means, yerr=spreads, marker="o", capsize=3)
-        axis.set(xlabel=experiment.first_column, ylabel="top-1 in %", title=TASKS[task])
+        axis.set(xlabel=experiment.first_column, ylabel="top-1 in %", title=words[task])
         axis.set_xticks(list(points), [f"{point:g}" for point in points])
         axis.grid(alpha=0.3)
     return to_svg(figure)

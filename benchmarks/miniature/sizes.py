@@ -5,6 +5,12 @@ from collections.abc import Mapping
 from benchmarks.miniature.experiments import CLIPS_ROW, IMAGE_MODEL, Changes, Row, Size
 
 DIGITS = {"spatial": "configs/moving_digits.py:digit", "temporal": "configs/moving_digits.py:motion"}
+DIGIT_WORDS = {"spatial": "which digit", "temporal": "which motion"}
+ABOUT_DIGITS = (
+    "The two tasks are to tell which digit it is and which of eight motions it makes: a digit is seen in any frame, while a "
+    "motion and its reversal are the same frames in opposite order, so that whoever ignores order is right half of the time. "
+    "Beside them stand the paper's K400 and SSv2, of which one asks for looks and the other for order."
+)
 LOG_LITTLE = {"train.log_every_steps": 50, "train.evaluate_every_epochs": 1000.0, "train.checkpoint_every_epochs": 1000.0}
 EPOCHS = {"train.num_epochs": 2.5, "optimizer.warmup_epochs": 0.25}
 """500 steps, 50 of them to warm up: with 27, divided attention ends ten points lower in naming digits."""
@@ -33,6 +39,8 @@ HALF_A_VIDEO: Changes = {"model.num_frames": 4, "clips.placement": "centre", "ev
 SIZES: dict[str, Size] = {
     "miniature": Size(
         configs=DIGITS,
+        words=DIGIT_WORDS,
+        about=ABOUT_DIGITS,
         common={
             "data.train_clips": 3200,
             "model.depth": 2,
@@ -58,6 +66,8 @@ SIZES: dict[str, Size] = {
     # Every kind of run, each too short to learn much.
     "quick": Size(
         configs=DIGITS,
+        words=DIGIT_WORDS,
+        about=ABOUT_DIGITS,
         common={
             "data.train_clips": 320,
             "data.val_clips": 100,
@@ -90,6 +100,8 @@ SIZES: dict[str, Size] = {
     # The paper's own data sets and recipes, which begin with an image model.
     "full": Size(
         configs={"spatial": "configs/k400.py", "temporal": "configs/ssv2.py"},
+        words={"spatial": "Kinetics-400", "temporal": "Something-Something v2"},
+        about="Kinetics-400 asks for looks, Something-Something v2 for the order of frames.",
         common={},
         seeds=(0,),
         image_model=None,

@@ -1,0 +1,245 @@
+"""The paper in miniature: its tables are complete, its verdicts are arithmetic, its page is what the results say."""
+
+import dataclasses
+import importlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import paper_in_miniature
+from benchmarks.miniature import running
+from benchmarks.miniature.costs import PAPER, SCHEMES, points, read_costs
+from benchmarks.miniature.experiments import (
+    CLIPS_ROW,
+    TASKS,
+    Claim,
+    Experiment,
+    Row,
+    Size,
+    all_cells,
+    cell_of,
+    experiments,
+    image_cell,
+)
+from benchmarks.miniature.findings import Measured, Table, chance, judge, seed_variances
+from benchmarks.miniature.page import render
+from benchmarks.miniature.running import fields_of, read_result, run_cell, run_cells, workdir_of
+from benchmarks.miniature.sizes import SIZES
+from tests.test_main import config_of
+from timesformer_jax import InputError
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+MINIATURE = SIZES["miniature"]
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_every_training_is_a_config_of_the_project(size: Size):
+    cells = all_cells(size)
+    assert len({cell.name for cell in cells}) == len(cells)
+    for cell in cells:
+        file, fields = fields_of(cell, size)
+        name, _, variant = file.removeprefix("configs/").partition(":")
+        config = config_of(name.removesuffix(".py"), variant or None, **fields)
+        original = importlib.import_module(f"configs.{name.removesuffix('.py')}").get_config(*([variant] if variant else []))
+        assert config.seed == cell.seed
+        for field, _ in cell.changes:
+            assert field == "config" or changed(config, field) != changed(original, field), cell.name
+
+
+def changed(config: Any, field: str) -> Any:
+    for part in field.split("."):
+        config = config[part]
+    return config
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_every_claim_is_of_rows_that_exist(size: Size):
+    full = dataclasses.replace(size, only=None)
+    for name, experiment in experiments(full).items():
+        rows = set(map(str, size.clip_counts)) if name == "clips" else set(experiment.rows)
+        assert experiment.claims
+        for task, better, worse, _ in experiment.claims:
+            assert task in experiment.tasks
+            assert {better, worse} <= rows, name
+    for scheme in SCHEMES:
+        if size.cost_model == "timesformer-base":
+            assert set(points(size)) <= set(PAPER[scheme])
+    for name in experiments(size):
+        assert name in experiments(full)
+
+
+def test_a_workdir_is_of_one_training():
+    """Another test of the same training finds its checkpoint; another training, be it by a longer schedule, does not."""
+    full = SIZES["full"]
+    clips, unchanged = cell_of("temporal", full.clips, 0), cell_of("temporal", {}, 0)
+    folder = Path("runs")
+    assert clips.name != unchanged.name
+    assert workdir_of(clips, full, folder) == workdir_of(unchanged, full, folder)
+    longer = dataclasses.replace(full, common={"train.num_epochs": 30.0})
+    assert workdir_of(unchanged, longer, folder) != workdir_of(unchanged, full, folder)
+    for size in SIZES.values():
+        trained = {
+            (cell.task, tuple(c for c in cell.changes if not c[0].startswith("eval.")), cell.seed) for cell in all_cells(size)
+        }
+        assert len({workdir_of(cell, size, folder) for cell in all_cells(size)}) == len(trained)
+
+
+def test_the_image_model_comes_before_what_begins_with_it():
+    cells = all_cells(MINIATURE)
+    first = next(number for number, cell in enumerate(cells) if cell.needs_image_model)
+    assert cells.index(image_cell(MINIATURE, 0)) < first
+
+
+def experiment(*claims: Claim) -> Experiment:
+    rows = {"a": Row({}), "b": Row({})}
+    return Experiment(title="", found="", rows=rows, claims=claims, first_column="")
+
+
+def measured(a: float, b: float, num_videos: int = 1000) -> Table:
+    return {(row, task): Measured((value,), num_videos) for task in TASKS for row, value in (("a", a), ("b", b))}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "strictly", "words"),
+    [
+        (90.0, 80.0, True, "holds"),
+        (80.0, 90.0, True, "does not hold"),
+        (80.5, 80.0, True, "does not hold"),  # no more than chance
+        (79.5, 80.0, False, "holds"),  # not below by more than chance
+        (70.0, 80.0, False, "does not hold"),
+    ],
+)
+def test_a_claim_holds_by_more_than_chance(a: float, b: float, strictly: bool, words: str):
+    told = judge(experiment(Claim("spatial", "a", "b", strictly)), measured(a, b), dict.fromkeys(TASKS, 0.0), MINIATURE.words)
+    assert told.words == words
+    assert f"a is {abs(a - b):.1f} points {'above' if a > b else 'below'} b in which digit" in told.sentence
+
+
+def test_some_of_several_claims_hold_in_part_and_what_was_not_run_says_so():
+    both = experiment(Claim("spatial", "a", "b"), Claim("temporal", "b", "a"))
+    told = judge(both, measured(90.0, 80.0), dict.fromkeys(TASKS, 0.0), MINIATURE.words)
+    assert told.words == "holds in part"
+    assert re.search(r"a is 10.0 points above b in which digit.*; but b is 10.0 points below a in which motion", told.sentence)
+    assert judge(both, {}, dict.fromkeys(TASKS, 0.0), MINIATURE.words).words == "was not tested"
+
+
+def test_chance_is_that_of_seeds_and_of_videos():
+    one, three = Measured((80.0,), 1000), Measured((89.0, 90.0, 91.0), 500)
+    assert chance(one, three, 4.0) == pytest.approx(2 * (4 + 1e4 * 0.8 * 0.2 / 1000 + 4 / 3 + 1e4 * 0.9 * 0.1 / 500) ** 0.5)
+    table = {("a", "spatial"): three, ("b", "spatial"): Measured((1.0, 4.0), 500), ("c", "spatial"): one}
+    assert seed_variances([table]) == {"spatial": pytest.approx((1.0 + 4.5) / 2), "temporal": 0.0}
+
+
+def test_a_result_of_other_fields_does_not_count(tmp_path: Path):
+    cell = all_cells(MINIATURE)[0]
+    assert read_result(cell, MINIATURE, tmp_path) is None
+    config, fields = fields_of(cell, MINIATURE)
+    path = tmp_path / f"{cell.name}.json"
+    path.write_text(json.dumps({"config": config, "fields": fields}))
+    assert read_result(cell, MINIATURE, tmp_path) is not None
+    longer = dataclasses.replace(MINIATURE, common={**MINIATURE.common, "train.num_epochs": 4.0})
+    assert read_result(cell, longer, tmp_path) is None
+    path.write_text("half of it")
+    with pytest.raises(InputError, match=r"is no JSON .*: delete it, and its training is run again"):
+        read_result(cell, MINIATURE, tmp_path)
+
+
+def test_what_is_finished_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """But an image model is, whose checkpoint is gone, where something still is to begin with it."""
+    ran = []
+
+    def run(cell: Any, size: Size, *, results: Path, workdirs: Path, places: Any) -> dict[str, Any]:
+        ran.append(cell)
+        config, fields = fields_of(cell, size)
+        result = {"config": config, "fields": fields, "results": {"top1": 0.5}}
+        (results / f"{cell.name}.json").write_text(json.dumps(result))
+        return result
+
+    monkeypatch.setattr(running, "run_cell", run)
+    folders: Mapping[str, Any] = {"results": tmp_path, "workdirs": tmp_path, "places": {}, "say": lambda line: None}
+    cells = all_cells(MINIATURE)
+    assert run_cells(MINIATURE, **folders) == len(cells)
+    assert run_cells(MINIATURE, **folders) == 0
+    assert ran == cells
+    image, begins = image_cell(MINIATURE, 0), next(cell for cell in cells if cell.needs_image_model)
+    for lost, again in ((cells[3], [cells[3]]), (begins, [image, begins])):
+        ran.clear()
+        (tmp_path / f"{lost.name}.json").unlink()
+        run_cells(MINIATURE, **folders)
+        assert ran == again
+    (workdir_of(image, MINIATURE, tmp_path) / "checkpoints").mkdir(parents=True)
+    ran.clear()
+    (tmp_path / f"{begins.name}.json").unlink()
+    run_cells(MINIATURE, **folders)
+    assert ran == [begins]
+
+
+def test_a_run_that_fails_ends_with_what_its_log_says(tmp_path: Path):
+    size = dataclasses.replace(SIZES["quick"], configs=dict.fromkeys(TASKS, "configs/nowhere.py"))
+    with pytest.raises(InputError, match=r"(?s)ended with exit code 1; its log, .*there is no config file configs/nowhere"):
+        run_cell(cell_of("spatial", {}, 0), size, results=tmp_path / "results", workdirs=tmp_path, places={})
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_full_size_asks_for_its_data(capsys: pytest.CaptureFixture[str]):
+    assert paper_in_miniature.main(["--full", "--k400=somewhere"]) == 1
+    assert "give --ssv2=FOLDER" in capsys.readouterr().err
+
+
+def test_the_page_is_what_its_results_say():
+    """Text to the letter; plots to a hundredth of a point, which is what other processors change."""
+    text, plots = render(MINIATURE, DOCS / "paper_in_miniature", "paper_in_miniature")
+    assert (DOCS / "paper_in_miniature.md").read_text() == text
+    drawn = {path.name: path.read_text() for path in (DOCS / "paper_in_miniature").glob("*.svg")}
+    assert drawn.keys() == plots.keys()
+    for name, svg in plots.items():
+        assert words_of(drawn[name]) == words_of(svg), name
+        assert numbers_of(drawn[name]) == pytest.approx(numbers_of(svg), abs=0.01), name
+
+
+NUMBER = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
+
+
+def numbers_of(svg: str) -> list[float]:
+    return [float(number) for number in re.findall(NUMBER, without_names(svg))]
+
+
+def words_of(svg: str) -> str:
+    return re.sub(NUMBER, "0", without_names(svg))
+
+
+def without_names(svg: str) -> str:
+    """matplotlib names markers and clips by digests of their coordinates."""
+    return re.sub(r'(id="|#)\w+', r"\1", svg)
+
+
+def test_every_training_of_the_page_is_finished():
+    """All of one version each, and of one state of the code where nothing had been changed."""
+    results = DOCS / "paper_in_miniature"
+    found = [read_result(cell, MINIATURE, results) for cell in all_cells(MINIATURE)]
+    assert None not in found
+    assert read_costs(MINIATURE, results) is not None
+    assert {path.stem for path in results.glob("*.json")} == {cell.name for cell in all_cells(MINIATURE)} | {"cost"}
+
+
+@pytest.mark.slow
+def test_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Every kind of run; the same command once more trains nothing, and draws the same page."""
+    arguments = ["--quick", f"--folder={tmp_path}"]
+    assert paper_in_miniature.main(arguments) == 0
+    page = (tmp_path / "results.md").read_text()
+    cells = all_cells(SIZES["quick"])
+    assert f"{len(cells)} of {len(cells)} trainings," in page
+    assert page.count("At this size the finding") == 5
+    assert CLIPS_ROW not in page
+    assert f"0 of {len(cells)} trainings are finished." in capsys.readouterr().out
+    for target in re.findall(r"\]\(([^)]+)\)", page):
+        assert (tmp_path / target).read_text().startswith("<svg")
+    assert paper_in_miniature.main(arguments) == 0
+    assert f"{len(cells)} of {len(cells)} trainings are finished.\n0 trainings in" in capsys.readouterr().out
+    assert (tmp_path / "results.md").read_text() == page
