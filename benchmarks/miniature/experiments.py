@@ -248,8 +248,8 @@ def experiments(size: Size) -> dict[str, Experiment]:
             found="more clips a video are more accurate, up to the few that cover it",
             first_column="clips",
             rows={CLIPS_ROW: Row(size.clips)},
-            claims=(Claim("temporal", str(size.clip_counts[-1]), str(size.clip_counts[0])),),
-            tasks=("temporal",),
+            claims=(Claim("spatial", str(size.clip_counts[-1]), str(size.clip_counts[0])),),
+            tasks=("spatial",),
             plotted=True,
         ),
     }

@@ -62,59 +62,78 @@ def _measured(found: Sequence[Mapping[str, float]]) -> Measured:
     return Measured(tuple(100 * each["top1"] for each in found), int(found[0]["num_videos"]))
 
 
-def seed_variances(tables: Sequence[Table]) -> dict[str, float]:
-    """Task -> the variance between seeds, over all rows that have several: what one more training would move by."""
+def seed_variances(size: Size, results: Path) -> dict[str, float]:
+    """Task -> the variance between the unchanged model's seeds: what stands in for that of a row with one seed."""
     variances = {}
     for task in TASKS:
-        several = [
-            statistics.variance(measured.values)
-            for table in tables
-            for (_, of_task), measured in table.items()
-            if of_task == task and len(measured.values) > 1
-        ]
-        variances[task] = statistics.fmean(several) if several else 0.0
+        found = (read_result(cell_of(task, {}, seed), size, results) for seed in size.seeds)
+        values = [100 * result["results"]["top1"] for result in found if result is not None]
+        variances[task] = statistics.variance(values) if len(values) > 1 else 0.0
     return variances
 
 
 def chance(better: Measured, worse: Measured, seed_variance: float) -> float:
-    """How far two equally good models may well lie apart, in points: two standard deviations, of seeds and of test videos."""
+    """How far two equally good models may well lie apart, in points: two standard deviations, of seeds and of test videos.
+
+    `seed_variance` is that of a model with one seed.
+    """
 
     def variance(measured: Measured) -> float:
         share = measured.mean / 100
         of_videos = 1e4 * share * (1 - share) / measured.num_videos
-        return seed_variance / len(measured.values) + of_videos
+        of_seeds = seed_variance if measured.spread is None else measured.spread**2
+        return of_seeds / len(measured.values) + of_videos
 
     return 2 * math.sqrt(variance(better) + variance(worse))
 
 
+WORDS = {
+    (True, False): "holds",
+    (True, True): "holds in part",
+    (False, True): "does not hold",
+    (False, False): "is not contradicted",
+}
+"""(whether a difference is plain that the paper found, whether a claim fails) -> of the finding."""
+
+
 class Verdict(NamedTuple):
-    """`words`: "holds", "holds in part", "does not hold" or "was not tested"; `sentence`: with its reasons."""
+    """`words`: one of `WORDS` or "was not tested"; `sentence`: with its reasons."""
 
     words: str
     sentence: str
 
 
 def judge(experiment: Experiment, table: Table, variances: Mapping[str, float], words: Mapping[str, str]) -> Verdict:
-    """Each claim against what was measured, together one sentence; `words`: what the tasks are called."""
-    kept, broken = [], []
+    """Each claim against what was measured, together one sentence; `words`: what the tasks are called.
+
+    Claims of "not worse" that hold, as most do where nothing differs by much, are told by their number.
+    """
+    kept, broken, not_worse, seen = [], [], 0, False
     for task, better, worse, strictly in experiment.claims:
         if (better, task) not in table or (worse, task) not in table:
             continue
         one, other = table[better, task], table[worse, task]
         difference, by_chance = one.mean - other.mean, chance(one, other, variances[task])
         holds = difference > by_chance if strictly else difference >= -by_chance
+        seen |= difference > by_chance
         apart = "more than" if abs(difference) > by_chance else "no more than"
         above = "above" if difference >= 0 else "below"
         reason = f"{better} is {abs(difference):.1f} points {above} {worse} in {words[task]}, {apart} chance ({by_chance:.1f})"
-        (kept if holds else broken).append(reason)
-    return verdict(kept, broken)
+        if holds and not strictly:
+            not_worse += 1
+        else:
+            (kept if holds else broken).append(reason)
+    if not_worse:
+        comparisons = f"{not_worse} {'other ' if kept else ''}{'comparison' if not_worse == 1 else 'comparisons'}"
+        kept.append(f"in {comparisons} the paper's better row is not worse by more than chance")
+    return verdict(kept, broken, seen=seen)
 
 
-def verdict(kept: Sequence[str], broken: Sequence[str]) -> Verdict:
-    """Of the claims that hold and of those that don't, each with its reason."""
+def verdict(kept: Sequence[str], broken: Sequence[str], *, seen: bool = True) -> Verdict:
+    """Of the claims that hold and of those that don't, each with its reason; `seen`: whether any difference is plain."""
     if not kept and not broken:
         return Verdict("was not tested", "At this size the finding **was not tested**.")
-    words = "holds in part" if kept and broken else "holds" if kept else "does not hold"
+    words = WORDS[bool(kept) and seen, bool(broken)]
     reasons = "; but ".join("; ".join(reasons) for reasons in (kept, broken) if reasons)
     return Verdict(words, f"At this size the finding **{words}**: {reasons}.")
 

@@ -1,5 +1,6 @@
 """The page: tables and plots from the files of results, and nothing else. The paper's own numbers stand beside them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def render(size: Size, results: Path, plots: str) -> tuple[str, dict[str, str]]:
     """The page, and its plots by name; `plots`: the folder that it looks for them in."""
     of_size = experiments(size)
     tables = {name: table_of(experiment, size, results) for name, experiment in of_size.items()}
-    variances = seed_variances(list(tables.values()))
+    variances = seed_variances(size, results)
     found = {name: judge(experiment, tables[name], variances, size.words) for name, experiment in of_size.items()}
     sections, drawn = [], {}
     for name, experiment in of_size.items():
@@ -71,18 +72,20 @@ def _introduction(size: Size, results: Path) -> list[str]:
     model = unchanged(size, "temporal", results) or unchanged(size, "spatial", results)
     if model is None:
         return ["# The paper in miniature", "Nothing is finished yet."]
+    finished = _finished(size, results)
     told, batch_size = model["results"], model["fields"].get("train.batch_size", "the config's number of")
     return [
         "# The paper in miniature",
-        "The experiments of the paper at a size that shows within an hour whether a change broke the science. This page is "
-        "written by `python benchmarks/paper_in_miniature.py` from the files in the folder of the same name; no number in it "
-        "is typed by hand but the paper's own.",
+        f"The experiments of the paper at a size that shows in {_minutes(finished)} minutes, on {_processors(finished)}, "
+        "whether a change broke the science. This page is written by `python benchmarks/paper_in_miniature.py` from the files "
+        "in the folder of the same name; no number in it is typed by hand but the paper's own.",
         f"Every row is a training by `main.py` with `{model['config']}` or its sibling for the other task: {told['step']} "
         f"steps of {batch_size} clips, {_thousands(model['parameters'])} parameters where nothing else is said, tested on "
         f"{_thousands(told['num_videos'])} videos. {size.about}",
         "Figures are top-1 in %; of several seeds the mean and the standard deviation between them. Two models differ by more "
-        "than chance where they are further apart than two standard deviations of their difference, which come from the "
-        "seeds of the rows that have several and from the number of test videos.",
+        "than chance where they are further apart than two standard deviations of their difference, which come from their "
+        "seeds, those of the unchanged model where there is one, and from the number of test videos. A finding without any "
+        "such difference, for or against it, is not contradicted.",
     ]
 
 
@@ -164,20 +167,30 @@ def _judge_costs(counted: Mapping[str, Any]) -> Verdict:
 
 def _conditions(size: Size, results: Path) -> list[str]:
     """Seeds, versions, processors, commits, time."""
-    cells = all_cells(size)
-    finished = [result for cell in cells if (result := read_result(cell, size, results)) is not None]
+    finished = _finished(size, results)
     if not finished:
         return []
     versions = sorted({", ".join(map(" ".join, result["versions"].items())) for result in finished})
-    minutes = sum(result["seconds"] for result in finished) / 60
     return [
         "## Under which conditions",
-        f"{len(finished)} of {len(cells)} trainings, {minutes:.0f} minutes together, one at a time, on "
-        f"{_all(result['processor'] for result in finished)}. Seeds {', '.join(map(str, size.seeds))}, and {size.seeds[0]} "
+        f"{len(finished)} of {len(all_cells(size))} trainings, {_minutes(finished)} minutes together, one at a time, on "
+        f"{_processors(finished)}. Seeds {', '.join(map(str, size.seeds))}, and {size.seeds[0]} "
         f"where there is one. Commit {_all(result['commit'] for result in finished)} (with a + where files had been changed "
         f"since). Versions: {'; '.join(versions)}.",
         "Each training's result is a file beside this page, with its config, fields, seed, versions and time.",
     ]
+
+
+def _finished(size: Size, results: Path) -> list[Result]:
+    return [result for cell in all_cells(size) if (result := read_result(cell, size, results)) is not None]
+
+
+def _minutes(finished: Sequence[Result]) -> int:
+    return math.ceil(sum(result["seconds"] for result in finished) / 60)
+
+
+def _processors(finished: Sequence[Result]) -> str:
+    return _all(result["processor"] for result in finished)
 
 
 def _all(values: Any) -> str:
