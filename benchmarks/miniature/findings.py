@@ -113,7 +113,8 @@ def judge(experiment: Experiment, table: Table, variances: Mapping[str, float], 
         if (better, task) not in table or (worse, task) not in table:
             continue
         one, other = table[better, task], table[worse, task]
-        difference, by_chance = one.mean - other.mean, chance(one, other, variances[task])
+        of_seeds = 0.0 if CLIPS_ROW in experiment.rows else variances[task]  # one training, tested in several ways
+        difference, by_chance = one.mean - other.mean, chance(one, other, of_seeds)
         holds = difference > by_chance if strictly else difference >= -by_chance
         seen |= difference > by_chance
         apart = "more than" if abs(difference) > by_chance else "no more than"

@@ -69,7 +69,7 @@ def render(size: Size, results: Path, plots: str) -> tuple[str, dict[str, str]]:
 
 
 def _introduction(size: Size, results: Path) -> list[str]:
-    model = unchanged(size, "temporal", results) or unchanged(size, "spatial", results)
+    model = unchanged(size, "spatial", results) or unchanged(size, "temporal", results)
     if model is None:
         return ["# The paper in miniature", "Nothing is finished yet."]
     finished = _finished(size, results)
