@@ -130,7 +130,8 @@ def _moved(clip: Array, places: Callable[[Array, Array], tuple[Array, Array]]) -
     _, height, width, _ = clip.shape
     y, x = places(*(jnp.mgrid[:height, :width].astype(jnp.float32) + 0.5))
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    top, left = jnp.floor(y - 0.5), jnp.floor(x - 0.5)
+    # XLA may compute a place twice and round it differently: a whole number must be beyond doubt the same pixel's both times.
+    top, left = jnp.floor(y - 0.5 + 2e-4), jnp.floor(x - 0.5 + 2e-4)
     down, right = y - 0.5 - top, x - 0.5 - left
     # Indexing all frames at once takes half the time of map_coordinates and a tenth of pix.affine_transform's.
     taps = (

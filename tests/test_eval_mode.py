@@ -161,7 +161,7 @@ def test_a_test_that_is_told_to_end(run: Path, made_clips: Path, data_dir: str, 
     given |= {"eval.split": "train", "eval.num_clips": 400, "eval.batch_size": 1, "clips.sampling_rate": 1.0}
     flags = [f"--config.{name}={value}" for name, value in given.items()]
     command = [sys.executable, "main.py", "--mode=eval", "--config=configs/folder.py", f"--workdir={run}", *flags]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    environment = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 120

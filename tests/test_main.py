@@ -434,7 +434,7 @@ def test_every_config_has_its_command_and_cost(name: str):
 
 
 def command(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
     return subprocess.run(
         [sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment, check=False
     )

@@ -190,7 +190,7 @@ def test_maps_of_all_heads_together():
     each, mean = (apply({"params": params}, CLIPS, attention=attention) for attention in (True, "mean"))
     for step, found in mean.attention.items():
         axis = each.attention[step].axes.index("head")
-        np.testing.assert_allclose(found.weights, each.attention[step].weights.mean(axis=axis), rtol=1e-6)
+        np.testing.assert_allclose(found.weights, each.attention[step].weights.mean(axis=axis), rtol=1e-6, atol=1e-7)
         assert found.axes == tuple(name for name in each.attention[step].axes if name != "head")
     with pytest.raises(tsf.InputError, match="attention must be True, False or 'mean'"):
         model.apply({"params": params}, CLIPS, method="features", attention="max")
