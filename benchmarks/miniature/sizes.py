@@ -67,7 +67,8 @@ SIZES: dict[str, Size] = {
     "quick": Size(
         configs=DIGITS,
         words=DIGIT_WORDS,
-        about=ABOUT_DIGITS,
+        about=f"{ABOUT_DIGITS} Every training here is too short to learn much: this page shows that each kind of run "
+        "works, and its findings mean nothing.",
         common={
             "data.train_clips": 320,
             "data.val_clips": 100,
