@@ -3,10 +3,11 @@
 python benchmarks/paper_in_miniature.py                        runs what isn't finished, then draws the page
 python benchmarks/paper_in_miniature.py --folder=runs/again    runs all of it elsewhere, and draws runs/again/results.md
 python benchmarks/paper_in_miniature.py --only-page            draws the page from the results that are there
-python benchmarks/paper_in_miniature.py --quick                every kind of run, in minutes, into runs/paper_in_miniature_quick
+python benchmarks/paper_in_miniature.py --quick                the main kinds of run, into runs/paper_in_miniature_quick
 python benchmarks/paper_in_miniature.py --full --k400=FOLDER --ssv2=FOLDER   the paper's own data sets and recipes
 
-Every training is a job of main.py. One that is finished isn't run again; one that is interrupted goes on from its checkpoint.
+Every training is a job of main.py. One that is finished isn't run again, whatever has changed in the code or a config file:
+for that give another folder. One that is interrupted goes on from its checkpoint, if it had one.
 """
 
 import argparse
@@ -31,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="size", action="store_const", const="quick", default="miniature")
     size.add_argument("--full", dest="size", action="store_const", const="full")
-    parser.add_argument("--k400", metavar="FOLDER", help="of Kinetics-400, for --full: docs/data.md")
-    parser.add_argument("--ssv2", metavar="FOLDER", help="of Something-Something v2, for --full")
+    parser.add_argument("--k400", type=Path, metavar="FOLDER", help="of Kinetics-400, for --full: docs/data.md")
+    parser.add_argument("--ssv2", type=Path, metavar="FOLDER", help="of Something-Something v2, for --full")
     parser.add_argument("--folder", type=Path, help="for checkpoints and logs; runs/paper_in_miniature where it isn't given")
     parser.add_argument(
         "--results", type=Path, help="for what was found; docs/paper_in_miniature, FOLDER/results at other sizes"
@@ -64,7 +65,7 @@ def run(given: argparse.Namespace) -> None:
             if getattr(given, name) is None and not given.only_page:
                 raise InputError(f"--full trains on the paper's data sets: give --{name}=FOLDER.")
         roots = {"spatial": given.k400, "temporal": given.ssv2}
-        places = {task: {"data.root": root} for task, root in roots.items()}
+        places = {task: {"data.root": str(root.resolve())} for task, root in roots.items() if root is not None}
     else:
         places = {task: {"data.data_dir": str(folder / "data")} for task in size.configs}
     if not given.only_page:

@@ -33,6 +33,8 @@ from timesformer_jax.video import Preprocess
 log = logging.getLogger("timesformer_jax")
 
 SPLITS = ("train", "val")
+UNUSED_EMBEDDINGS = {"none": ("pos_embed", "time_embed"), "space": ("time_embed",), "space_time": ()}
+"""`position_embedding` -> the parameters that a model is without."""
 DTYPES = ("float32", "bfloat16", "float16")
 CHECKPOINTS = ("latest", "best")
 
@@ -137,9 +139,13 @@ class Job:
         return self.checkpoints.restore_params(self.model, self.mesh, self.checkpoints.best_step if best else None)
 
     def load_init_from(self) -> tsf.Pretrained:
-        """The weights that `init_from` names, in this model; a fresh classifier where theirs has other classes."""
+        """The weights that `init_from` names, in this model; a fresh classifier where theirs has other classes.
+
+        Embeddings that the config turns off are left aside, which the log says.
+        """
         labels, key = self.data.label_names, jax.random.key(self.config.seed)
-        return tsf.load(self.config.init_from, model=self.model, num_classes=len(labels), labels=labels, key=key)
+        off = UNUSED_EMBEDDINGS[self.config.model.position_embedding]
+        return tsf.load(self.config.init_from, model=self.model, num_classes=len(labels), labels=labels, key=key, allow=off)
 
     @property
     def prepare_training(self) -> Callable[..., jax.Array]:

@@ -1,6 +1,7 @@
 """Figure 3: what joint and divided attention cost, by arithmetic and by XLA's count for the compiled program."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def read_costs(size: Size, results: Path) -> dict[str, Any] | None:
 
 def count_costs(size: Size, results: Path) -> None:
     """Writes `cost.json`: of each scheme at each point both counts."""
-    lines = []
+    lines, began = [], time.perf_counter()
     for frames, pixels in points(size):
         for scheme in SCHEMES:
             # Unrolled, since XLA counts the body of a loop once.
@@ -68,6 +69,7 @@ def count_costs(size: Size, results: Path) -> None:
             model = tsf.create(size.cost_model, num_classes=400, **fields)
             counts = {"multiply_adds": count_multiply_adds(model), "compiled": compiled_multiply_adds(model)}
             lines.append({"attention_type": scheme, "num_frames": frames, "image_size": pixels, **counts})
-    costs = {"model": size.cost_model, "points": [list(point) for point in points(size)], "lines": lines, **surroundings()}
+    costs = {"model": size.cost_model, "points": [list(point) for point in points(size)], "lines": lines}
+    costs |= {"seconds": round(time.perf_counter() - began), **surroundings()}
     results.mkdir(parents=True, exist_ok=True)
     write_whole(results / FILE, json.dumps(costs, indent=2) + "\n")

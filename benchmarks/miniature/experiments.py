@@ -143,13 +143,13 @@ def image_cell(size: Size, seed: int) -> Cell:
 def experiments(size: Size) -> dict[str, Experiment]:
     """All that need training, by name; Figure 3 needs none (`costs.py`)."""
 
-    def curve(rows: Mapping[str, Changes], tasks: tuple[str, ...]) -> dict[str, Any]:
-        """More is better: the last row above the first, and no row below the one before it."""
+    def curve(rows: Mapping[str, Changes], tasks: tuple[str, ...], claimed: tuple[str, ...]) -> dict[str, Any]:
+        """More is better, on the tasks of which the paper says so: the last row above the first, none below the one before."""
         labels = list(rows)
-        claims = [Claim(task, labels[-1], labels[0]) for task in tasks]
+        claims = [Claim(task, labels[-1], labels[0]) for task in claimed]
         claims += [
             Claim(task, after, before, strictly=False)
-            for task in tasks
+            for task in claimed
             for before, after in itertools.pairwise(labels)
             if (before, after) != (labels[0], labels[-1])
         ]
@@ -172,7 +172,7 @@ def experiments(size: Size) -> dict[str, Experiment]:
                 Claim("temporal", "divided_space_time", "space_only"),
                 Claim("temporal", "joint_space_time", "space_only"),
                 *(
-                    Claim(task, "divided_space_time", other, strictly=False)
+                    Claim(task, "divided_space_time", other)
                     for task in TASKS
                     for other in ("space_only", "joint_space_time", "local_global", "axial")
                     if (task, other) != ("temporal", "space_only")
@@ -193,12 +193,12 @@ def experiments(size: Size) -> dict[str, Experiment]:
                 Claim("spatial", "space_time", "none"),
                 Claim("temporal", "space_time", "none"),
                 Claim("temporal", "space_time", "space"),
-                Claim("spatial", "space_time", "space", strictly=False),
+                Claim("spatial", "space_time", "space"),
             ),
         ),
         "order": Experiment(
             title="Section 4.7: the order of the two attentions",
-            found="time before space is the best, by half a point",
+            found="time before space is the best, by about half a point",
             first_column="`attention_order`",
             rows={
                 "time_then_space": Row({}, {"spatial": 78.0}),
@@ -206,9 +206,7 @@ def experiments(size: Size) -> dict[str, Experiment]:
                 "parallel": Row({"model.attention_order": "parallel"}, {"spatial": round(78.0 - 0.4, 1)}),
             },
             claims=tuple(
-                Claim(task, "time_then_space", other, strictly=False)
-                for task in TASKS
-                for other in ("space_then_time", "parallel")
+                Claim(task, "time_then_space", other) for task in ("spatial",) for other in ("space_then_time", "parallel")
             ),
         ),
         "data_share": Experiment(
@@ -218,28 +216,30 @@ def experiments(size: Size) -> dict[str, Experiment]:
             **curve(
                 {str(share): _share(share, size.epochs) for share in (25, 50, 75)} | {"100": {}},
                 TASKS,
+                claimed=TASKS,
             ),
-            note="Every share takes the same number of steps." if size.epochs else "",
+            note="The paper's figure is about other architectures beside it, which aren't run here."
+            + (" Every share takes the same number of steps." if size.epochs else ""),
         ),
         "frames": Experiment(
             title="Figure 5: the number of frames",
-            found="the more frames, the more accurate",
+            found="the more frames, the more accurate, on K400",
             first_column="frames",
-            **curve(size.frames, TASKS),
+            **curve(size.frames, TASKS, claimed=("spatial",)),
             note=size.frames_note,
         ),
         "crops": Experiment(
             title="Figure 5: the size of the picture",
             found="the larger the crop, the more accurate, up to a certain point",
             first_column="pixels",
-            **curve(size.crops, ("spatial",)),
+            **curve(size.crops, ("spatial",), claimed=("spatial",)),
         ),
         "pretraining": Experiment(
             title="Section 4.2: an image model to begin with",
             found="a start from an image model matters: from nothing, K400 ends far lower",
             first_column="begins",
             rows=size.pretraining,
-            claims=tuple(Claim(task, "with an image model", "with nothing") for task in size.pretraining_tasks),
+            claims=(Claim("spatial", "with an image model", "with nothing"),),
             tasks=size.pretraining_tasks,
             note="" if size.image_model is None else PRETRAINING_NOTE,
         ),
@@ -263,7 +263,9 @@ def experiments(size: Size) -> dict[str, Experiment]:
 
 PRETRAINING_NOTE = (
     "The image model is an image transformer that names the digit in single frames, inflated as the official code inflates "
-    "its own: `temporal_fc` and the time embedding begin at zero, so that training must first find out that time matters."
+    "its own: `temporal_fc` and the time embedding begin at zero, so that training must first find out that time matters. It "
+    "has had a training of its own, on four times the videos with the same labels, and its classifier is kept: of that the "
+    "lead in naming digits comes, not from other data. The paper says nothing of the other task."
 )
 CLIPS_ROW = "tested with many clips"
 

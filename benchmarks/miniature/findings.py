@@ -87,13 +87,18 @@ def chance(better: Measured, worse: Measured, seed_variance: float) -> float:
     return 2 * math.sqrt(variance(better) + variance(worse))
 
 
+UNTOLD = "can't be told"
 WORDS = {
-    (True, False): "holds",
-    (True, True): "holds in part",
-    (False, True): "does not hold",
-    (False, False): "is not contradicted",
+    (True, False, False): "holds",
+    (True, True, False): "holds in part",
+    (True, False, True): "holds in part",
+    (True, True, True): "holds in part",
+    (False, False, True): "does not hold",
+    (False, True, True): "does not hold",
+    (False, True, False): UNTOLD,
+    (False, False, False): UNTOLD,
 }
-"""(whether a difference is plain that the paper found, whether a claim fails) -> of the finding."""
+"""(whether a claim is plainly so, whether one is undecided, whether one is broken) -> of the finding."""
 
 
 class Verdict(NamedTuple):
@@ -106,36 +111,41 @@ class Verdict(NamedTuple):
 def judge(experiment: Experiment, table: Table, variances: Mapping[str, float], words: Mapping[str, str]) -> Verdict:
     """Each claim against what was measured, together one sentence; `words`: what the tasks are called.
 
-    Claims of "not worse" that hold, as most do where nothing differs by much, are told by their number.
+    A claim of "better" holds where the difference is plain, is broken where the opposite is, and is undecided otherwise.
+    Claims of "not worse" that hold are told by their number.
     """
-    kept, broken, not_worse, seen = [], [], 0, False
+    reasons: dict[str, list[str]] = {"kept": [], "undecided": [], "broken": []}
+    not_worse = 0
     for task, better, worse, strictly in experiment.claims:
         if (better, task) not in table or (worse, task) not in table:
             continue
         one, other = table[better, task], table[worse, task]
         of_seeds = 0.0 if CLIPS_ROW in experiment.rows else variances[task]  # one training, tested in several ways
         difference, by_chance = one.mean - other.mean, chance(one, other, of_seeds)
-        holds = difference > by_chance if strictly else difference >= -by_chance
-        seen |= difference > by_chance
         apart = "more than" if abs(difference) > by_chance else "no more than"
         above = "above" if difference >= 0 else "below"
         reason = f"{better} is {abs(difference):.1f} points {above} {worse} in {words[task]}, {apart} chance ({by_chance:.1f})"
-        if holds and not strictly:
+        if difference < -by_chance:
+            reasons["broken"].append(reason)
+        elif not strictly:
             not_worse += 1
         else:
-            (kept if holds else broken).append(reason)
+            reasons["kept" if difference > by_chance else "undecided"].append(reason)
     if not_worse:
-        comparisons = f"{not_worse} {'other ' if kept else ''}{'comparison' if not_worse == 1 else 'comparisons'}"
-        kept.append(f"in {comparisons} the paper's better row is not worse by more than chance")
-    return verdict(kept, broken, seen=seen)
+        comparisons = f"{not_worse} {'other ' if reasons['kept'] else ''}{'comparison' if not_worse == 1 else 'comparisons'}"
+        reasons["kept"].append(f"in {comparisons} the paper's better row is not worse by more than chance")
+    return verdict(**reasons, shown=len(reasons["kept"]) > bool(not_worse))
 
 
-def verdict(kept: Sequence[str], broken: Sequence[str], *, seen: bool = True) -> Verdict:
-    """Of the claims that hold and of those that don't, each with its reason; `seen`: whether any difference is plain."""
-    if not kept and not broken:
+def verdict(kept: Sequence[str], broken: Sequence[str], undecided: Sequence[str] = (), *, shown: bool | None = None) -> Verdict:
+    """Of the claims that hold, of those that don't and of those that nothing speaks for or against, each with its reason.
+
+    `shown`: whether one of `kept` is plainly so; None: all are.
+    """
+    if not kept and not broken and not undecided:
         return Verdict("was not tested", "At this size the finding **was not tested**.")
-    words = WORDS[bool(kept) and seen, bool(broken)]
-    reasons = "; but ".join("; ".join(reasons) for reasons in (kept, broken) if reasons)
+    words = WORDS[bool(kept) if shown is None else shown, bool(undecided), bool(broken)]
+    reasons = "; but ".join("; ".join(reasons) for reasons in (kept, [*undecided, *broken]) if reasons)
     return Verdict(words, f"At this size the finding **{words}**: {reasons}.")
 
 

@@ -76,7 +76,7 @@ def _introduction(size: Size, results: Path) -> list[str]:
     told, batch_size = model["results"], model["fields"].get("train.batch_size", "the config's number of")
     return [
         "# The paper in miniature",
-        f"The experiments of the paper at a size that shows in {_minutes(finished)} minutes, on {_processors(finished)}, "
+        f"The experiments of the paper at a size that shows in {_minutes(size, results)} minutes, on {_processors(finished)}, "
         "whether a change broke the science. This page is written by `python benchmarks/paper_in_miniature.py` from the files "
         "in the folder of the same name; no number in it is typed by hand but the paper's own.",
         f"Every row is a training by `main.py` with `{model['config']}` or its sibling for the other task: {told['step']} "
@@ -84,8 +84,8 @@ def _introduction(size: Size, results: Path) -> list[str]:
         f"{_thousands(told['num_videos'])} videos. {size.about}",
         "Figures are top-1 in %; of several seeds the mean and the standard deviation between them. Two models differ by more "
         "than chance where they are further apart than two standard deviations of their difference, which come from their "
-        "seeds, those of the unchanged model where there is one, and from the number of test videos. A finding without any "
-        "such difference, for or against it, is not contradicted.",
+        "seeds, those of the unchanged model where there is one, and from the number of test videos. That is a rule of thumb: "
+        "few seeds, many comparisons. A finding that no such difference speaks for or against can't be told.",
     ]
 
 
@@ -127,7 +127,7 @@ def _cell(measured: Measured | None) -> str:
 def _cost_lines(counted: Mapping[str, Any]) -> str:
     header = ["frames", "pixels"]
     for scheme in costs.SCHEMES:
-        header += [scheme, "compiled", "paper"]
+        header += [scheme, "compiled", "paper's formula"]
     rows = []
     for frames, pixels in counted["points"]:
         row = [str(frames), str(pixels)]
@@ -173,8 +173,8 @@ def _conditions(size: Size, results: Path) -> list[str]:
     versions = sorted({", ".join(map(" ".join, result["versions"].items())) for result in finished})
     return [
         "## Under which conditions",
-        f"{len(finished)} of {len(all_cells(size))} trainings, {_minutes(finished)} minutes together, one at a time, on "
-        f"{_processors(finished)}. Seeds {', '.join(map(str, size.seeds))}, and {size.seeds[0]} "
+        f"{len(finished)} of {len(all_cells(size))} trainings and the costs, {_minutes(size, results)} minutes together, one "
+        f"at a time, on {_processors(finished)}. Seeds {', '.join(map(str, size.seeds))}, and {size.seeds[0]} "
         f"where there is one. Commit {_all(result['commit'] for result in finished)} (with a + where files had been changed "
         f"since). Versions: {'; '.join(versions)}.",
         "Each training's result is a file beside this page, with its config, fields, seed, versions and time.",
@@ -185,8 +185,10 @@ def _finished(size: Size, results: Path) -> list[Result]:
     return [result for cell in all_cells(size) if (result := read_result(cell, size, results)) is not None]
 
 
-def _minutes(finished: Sequence[Result]) -> int:
-    return math.ceil(sum(result["seconds"] for result in finished) / 60)
+def _minutes(size: Size, results: Path) -> int:
+    """Of all trainings, and of counting costs."""
+    took = [*_finished(size, results), *filter(None, [costs.read_costs(size, results)])]
+    return math.ceil(sum(each["seconds"] for each in took) / 60)
 
 
 def _processors(finished: Sequence[Result]) -> str:

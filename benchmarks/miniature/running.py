@@ -65,7 +65,7 @@ def read_result(cell: Cell, size: Size, results: Path) -> Result | None:
         return None
     except ValueError as error:
         path = results / f"{cell.name}.json"
-        raise tsf.InputError(f"{path} is no JSON ({error}): delete it, and its training is run again.") from error
+        raise tsf.InputError(f"{path} is no JSON ({error}): delete it, and the same command writes it again.") from error
     config, fields = fields_of(cell, size)
     return result if (result["config"], result["fields"]) == (config, json.loads(json.dumps(fields))) else None
 
@@ -86,7 +86,7 @@ def run_cells(
     open_cells = [cell for cell in cells if read_result(cell, size, results) is None]
     # What begins with an image model needs its checkpoint, which isn't among the results.
     missing = {image_cell(size, cell.seed) for cell in open_cells if cell.needs_image_model}
-    gone = [cell for cell in missing if not (workdir_of(cell, size, workdirs) / "checkpoints").is_dir()]
+    gone = [cell for cell in missing if not _has_checkpoint(cell, size, results, workdirs)]
     to_run = [cell for cell in cells if cell in open_cells or cell in gone]
     say(f"{len(cells) - len(to_run)} of {len(cells)} trainings are finished.")
     for number, cell in enumerate(to_run, 1):
@@ -97,8 +97,14 @@ def run_cells(
     return len(to_run)
 
 
+def _has_checkpoint(cell: Cell, size: Size, results: Path, workdirs: Path) -> bool:
+    """Whether the checkpoint of a cell's result is still there, and not just one on the way to it."""
+    result = read_result(cell, size, results)
+    return result is not None and (workdir_of(cell, size, workdirs) / "checkpoints" / str(result["results"]["step"])).is_dir()
+
+
 def run_cell(cell: Cell, size: Size, *, results: Path, workdirs: Path, places: Mapping[str, Mapping[str, str]]) -> Result:
-    """Trains and tests it, and writes its result. One that was interrupted goes on from its checkpoint.
+    """Trains and tests it, and writes its result. One that was interrupted goes on from its checkpoint, if it had one.
 
     Raises `InputError` with the last lines of its log where it fails.
     """
@@ -108,9 +114,10 @@ def run_cell(cell: Cell, size: Size, *, results: Path, workdirs: Path, places: M
     log = workdirs / f"{cell.name}.log"
     began, started = time.perf_counter(), datetime.datetime.now(datetime.UTC)
     command = [sys.executable, "main.py", *flags_of(cell, size, places=places, workdirs=workdirs)]
+    found = workdir_of(cell, size, workdirs) / "results.json"
+    found.unlink(missing_ok=True)  # of another test of the same training
     with log.open("w") as file:
         done = subprocess.run(command, cwd=ROOT, env=_environment(size), stdout=file, stderr=subprocess.STDOUT, check=False)
-    found = workdir_of(cell, size, workdirs) / "results.json"
     if done.returncode or not found.is_file():
         last = "\n".join(log.read_text().splitlines()[-LAST_LINES:])
         raise tsf.InputError(

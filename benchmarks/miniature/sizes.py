@@ -9,7 +9,9 @@ DIGIT_WORDS = {"spatial": "which digit", "temporal": "which motion"}
 ABOUT_DIGITS = (
     "The two tasks are to tell which digit it is and which of eight motions it makes: a digit is seen in any frame, while a "
     "motion and its reversal are the same frames in opposite order, so that whoever ignores order is right half of the time. "
-    "Beside them stand the paper's K400 and SSv2, of which one asks for looks and the other for order."
+    "Beside them stand the paper's K400 and SSv2, of which one asks for looks and the other for order. The paper's models "
+    "begin with ImageNet's weights, these with nothing where nothing else is said: after so few steps a figure is also about "
+    "how fast a model learns."
 )
 LOG_LITTLE = {"train.log_every_steps": 50, "train.evaluate_every_epochs": 1000.0, "train.checkpoint_every_epochs": 1000.0}
 EPOCHS = {"train.num_epochs": 2.5, "optimizer.warmup_epochs": 0.25}
