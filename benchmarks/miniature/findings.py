@@ -115,7 +115,7 @@ def judge(experiment: Experiment, table: Table, variances: Mapping[str, float], 
     Claims of "not worse" that hold are told by their number.
     """
     reasons: dict[str, list[str]] = {"kept": [], "undecided": [], "broken": []}
-    not_worse = 0
+    not_worse, shown = 0, False
     for task, better, worse, strictly in experiment.claims:
         if (better, task) not in table or (worse, task) not in table:
             continue
@@ -125,6 +125,7 @@ def judge(experiment: Experiment, table: Table, variances: Mapping[str, float], 
         apart = "more than" if abs(difference) > by_chance else "no more than"
         above = "above" if difference >= 0 else "below"
         reason = f"{better} is {abs(difference):.1f} points {above} {worse} in {words[task]}, {apart} chance ({by_chance:.1f})"
+        shown |= difference > by_chance
         if difference < -by_chance:
             reasons["broken"].append(reason)
         elif not strictly:
@@ -134,7 +135,7 @@ def judge(experiment: Experiment, table: Table, variances: Mapping[str, float], 
     if not_worse:
         comparisons = f"{not_worse} {'other ' if reasons['kept'] else ''}{'comparison' if not_worse == 1 else 'comparisons'}"
         reasons["kept"].append(f"in {comparisons} the paper's better row is not worse by more than chance")
-    return verdict(**reasons, shown=len(reasons["kept"]) > bool(not_worse))
+    return verdict(**reasons, shown=shown)
 
 
 def verdict(kept: Sequence[str], broken: Sequence[str], undecided: Sequence[str] = (), *, shown: bool | None = None) -> Verdict:

@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 import timesformer_jax as tsf
+from experiment.setup import UNUSED_EMBEDDINGS
 from tests.pretrained.files import golden_arrays, golden_tensors, write_folder, write_safetensors
 from timesformer_jax.modeling import flatten_params
 
@@ -158,6 +159,16 @@ def test_every_extra_step_gets_a_copy(flax_vit, attention_type: str):
         jax.tree.map(np.testing.assert_array_equal, block[f"{name}_attn"], block["attn"])
         jax.tree.map(np.testing.assert_array_equal, block[f"{name}_norm1"], block["norm1"])
         assert not block[f"{name}_fc"]["kernel"].any()
+
+
+@pytest.mark.parametrize("position_embedding", UNUSED_EMBEDDINGS)
+def test_init_from_leaves_aside_the_embeddings_that_are_turned_off(flax_vit, position_embedding: str):
+    """And none else; the report names what was in the file."""
+    whole = tsf.load(flax_vit[0], num_frames=3)
+    model, off = whole.model.clone(position_embedding=position_embedding), UNUSED_EMBEDDINGS[position_embedding]
+    loaded = tsf.load(flax_vit[0], model=model, allow=off)
+    assert whole.params.keys() - loaded.params.keys() == set(off)
+    assert loaded.report.ignored.keys() == {"pos_embed"} & set(off)
 
 
 def test_frames_that_differ_are_averaged(flax_vit):
