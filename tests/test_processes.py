@@ -111,7 +111,7 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     assert f"Going on from the checkpoint of step {step} in" in first
     one, two = (read_checkpoint(tmp_path / name / "checkpoints" / str(NUM_STEPS))[0] for name in ("one", "two"))
     # Eight times the five steps for which 1e-5 is promised, in whose rounding processors differ; a wrong batch moves by 1e-2.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(a).max()), one, two)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * np.abs(a).max()), one, two)
     (step, loss), (step_of_two, loss_of_two) = (first_loss(tmp_path / name) for name in ("one", "two"))
     assert (step, loss_of_two) == (step_of_two, pytest.approx(loss, rel=1e-5))
     assert results(tmp_path / "one")["top1"] == results(tmp_path / "two")["top1"]
@@ -120,8 +120,9 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     main.run(config, str(tmp_path / "two"), "eval")
     assert results(tmp_path / "two") == of_two  # what two processes said of a checkpoint, one with other devices says too
     for name, row in rows.items():
-        for other in ("one", "two"):
-            assert dict(row["best"]) == pytest.approx(dict(predictions(tmp_path / other)[name]["best"]), abs=1e-5)
+        # The same checkpoint's scores, and those of forty steps apart.
+        for other, apart in (("two", 1e-5), ("one", 1e-3)):
+            assert dict(row["best"]) == pytest.approx(dict(predictions(tmp_path / other)[name]["best"]), abs=apart)
 
 
 @pytest.mark.parametrize(
