@@ -44,12 +44,12 @@ SLOW_CASES = (
     r"test_rollout\.py::test_rollout_is_the_product.*\[(divided, scanned|joint|axial)",
     r"test_timesformer\.py::test_(scanned_and_unrolled_blocks_agree|bfloat16_keeps.*)\[(local_global|axial)",
     r"test_frame_masks\.py::test_a_masked_frame_influences_nothing\[.*False",
-    r"test_main\.py::test_an_interrupted_run_ends_and_goes_on",  # told to end by another signal: test_processes.py
+    r"test_command\.py::test_an_interrupted_run_ends_and_goes_on",  # told to end by another signal: test_processes.py
 )
 """Cases that take long and show what other cases of their test show: marked `slow`, as if it were written beside them."""
 
 
-LONGEST = ("test_processes.py", "test_main.py", "test_step.py")
+LONGEST = ("test_processes.py", "test_main.py", "test_step.py", "test_command.py")
 """Files that begin first, so that no process is left alone with one of them at the end (a file's tests stay together)."""
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 import main
-from tests.test_main import ROOT, predictions, results, small_folder
+from tests.runs import ROOT, on_devices, predictions, results, small_folder
 from timesformer_jax import evaluation, training
 
 VIEWS = {"eval.split": "train", "eval.num_clips": 4, "eval.num_crops": 3, "eval.average": "logits"}
@@ -161,8 +160,7 @@ def test_a_test_that_is_told_to_end(run: Path, made_clips: Path, data_dir: str, 
     given |= {"eval.split": "train", "eval.num_clips": 400, "eval.batch_size": 1, "clips.sampling_rate": 1.0}
     flags = [f"--config.{name}={value}" for name, value in given.items()]
     command = [sys.executable, "main.py", "--mode=eval", "--config=configs/folder.py", f"--workdir={run}", *flags]
-    environment = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, env=on_devices(1), stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 120
         while not list(run.glob("test.part/*.npz")) and time.monotonic() < deadline:

@@ -29,7 +29,7 @@ from benchmarks.miniature.findings import Measured, Table, chance, judge, seed_v
 from benchmarks.miniature.page import render
 from benchmarks.miniature.running import fields_of, read_result, run_cell, run_cells, workdir_of
 from benchmarks.miniature.sizes import SIZES
-from tests.test_main import config_of
+from tests.runs import config_of
 from timesformer_jax import InputError
 
 ROOT = Path(__file__).parent.parent

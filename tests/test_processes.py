@@ -16,7 +16,7 @@ import pytest
 
 import main
 from experiment.curves import read_curves
-from tests.test_main import ROOT, config_of, predictions, results
+from tests.runs import ROOT, config_of, on_devices, predictions, results
 from timesformer_jax import training
 from timesformer_jax.pretrained.own import read_checkpoint
 
@@ -57,8 +57,7 @@ def start(arguments: list[str], *, processes: int, devices: int) -> list[subproc
     together = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "NUM_PROCESSES": str(processes)}
     started = []
     for number in range(processes):
-        xla_flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-        environment = {**os.environ, "XLA_FLAGS": xla_flags}
+        environment = on_devices(devices)
         if processes > 1:
             environment |= {**together, "PROCESS_ID": str(number)}
         started.append(

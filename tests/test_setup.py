@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from experiment.setup import Job
-from tests.test_main import small_folder
+from tests.runs import small_folder
 
 
 def test_a_share_of_the_training_videos(tmp_path: Path, made_clips: Path, data_dir: str):

@@ -148,8 +148,3 @@ def verdict(kept: Sequence[str], broken: Sequence[str], undecided: Sequence[str]
     words = WORDS[bool(kept) if shown is None else shown, bool(undecided), bool(broken)]
     reasons = "; but ".join("; ".join(reasons) for reasons in (kept, [*undecided, *broken]) if reasons)
     return Verdict(words, f"At this size the finding **{words}**: {reasons}.")
-
-
-def unchanged(size: Size, task: str, results: Path) -> Result | None:
-    """The first seed of the model that every table has in common."""
-    return read_result(cell_of(task, {}, size.seeds[0]), size, results)

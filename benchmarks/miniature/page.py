@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.miniature import costs
-from benchmarks.miniature.experiments import CLIPS_ROW, PAPER, Experiment, Size, all_cells, experiments
+from benchmarks.miniature.experiments import CLIPS_ROW, PAPER, TASKS, Experiment, Size, all_cells, cell_of, experiments
 from benchmarks.miniature.findings import (
     Measured,
     Table,
@@ -15,7 +15,6 @@ from benchmarks.miniature.findings import (
     results_of,
     seed_variances,
     table_of,
-    unchanged,
     verdict,
 )
 from benchmarks.miniature.running import Result, read_result
@@ -41,6 +40,7 @@ def write_page(size: Size, results: Path) -> Path:
 def render(size: Size, results: Path, plots: str) -> tuple[str, dict[str, str]]:
     """The page, and its plots by name; `plots`: the folder that it looks for them in."""
     of_size = experiments(size)
+    finished = [result for cell in all_cells(size) if (result := read_result(cell, size, results)) is not None]
     tables = {name: table_of(experiment, size, results) for name, experiment in of_size.items()}
     variances = seed_variances(size, results)
     found = {name: judge(experiment, tables[name], variances, size.words) for name, experiment in of_size.items()}
@@ -65,18 +65,20 @@ def render(size: Size, results: Path, plots: str) -> tuple[str, dict[str, str]]:
     summary = _markdown(
         ["of the paper", "at this size the finding"], [[titles[name], each.words] for name, each in found.items()]
     )
-    return "\n\n".join([*_introduction(size, results), summary, *sections, *_conditions(size, results)]) + "\n", drawn
+    minutes = math.ceil((sum(result["seconds"] for result in finished) + (counted["seconds"] if counted else 0)) / 60)
+    parts = [*_introduction(size, finished, minutes), summary, *sections, *_conditions(size, finished, minutes)]
+    return "\n\n".join(parts) + "\n", drawn
 
 
-def _introduction(size: Size, results: Path) -> list[str]:
-    model = unchanged(size, "spatial", results) or unchanged(size, "temporal", results)
+def _introduction(size: Size, finished: Sequence[Result], minutes: int) -> list[str]:
+    names = [cell_of(task, {}, size.seeds[0]).name for task in TASKS]
+    model = next((result for result in finished if result["name"] in names), None)
     if model is None:
         return ["# The paper in miniature", "Nothing is finished yet."]
-    finished = _finished(size, results)
     told, batch_size = model["results"], model["fields"].get("train.batch_size", "the config's number of")
     return [
         "# The paper in miniature",
-        f"The experiments of the paper at a size that shows in {_minutes(size, results)} minutes, on {_processors(finished)}, "
+        f"The experiments of the paper at a size that shows in {minutes} minutes, on {_processors(finished)}, "
         "whether a change broke the science. This page is written by `python benchmarks/paper_in_miniature.py` from the files "
         "in the folder of the same name; no number in it is typed by hand but the paper's own.",
         f"Every row is a training by `main.py` with `{model['config']}` or its sibling for the other task: {told['step']} "
@@ -165,30 +167,19 @@ def _judge_costs(counted: Mapping[str, Any]) -> Verdict:
     return Verdict(told.words, f"{told.sentence[:-1]}; the two counts are at most {100 * apart:.1f} % apart.")
 
 
-def _conditions(size: Size, results: Path) -> list[str]:
+def _conditions(size: Size, finished: Sequence[Result], minutes: int) -> list[str]:
     """Seeds, versions, processors, commits, time."""
-    finished = _finished(size, results)
     if not finished:
         return []
     versions = sorted({", ".join(map(" ".join, result["versions"].items())) for result in finished})
     return [
         "## Under which conditions",
-        f"{len(finished)} of {len(all_cells(size))} trainings and the costs, {_minutes(size, results)} minutes together, one "
+        f"{len(finished)} of {len(all_cells(size))} trainings and the costs, {minutes} minutes together, one "
         f"at a time, on {_processors(finished)}. Seeds {', '.join(map(str, size.seeds))}, and {size.seeds[0]} "
         f"where there is one. Commit {_all(result['commit'] for result in finished)} (with a + where files had been changed "
         f"since). Versions: {'; '.join(versions)}.",
         "Each training's result is a file beside this page, with its config, fields, seed, versions and time.",
     ]
-
-
-def _finished(size: Size, results: Path) -> list[Result]:
-    return [result for cell in all_cells(size) if (result := read_result(cell, size, results)) is not None]
-
-
-def _minutes(size: Size, results: Path) -> int:
-    """Of all trainings, and of counting costs."""
-    took = [*_finished(size, results), *filter(None, [costs.read_costs(size, results)])]
-    return math.ceil(sum(each["seconds"] for each in took) / 60)
 
 
 def _processors(finished: Sequence[Result]) -> str:

@@ -65,12 +65,12 @@ SIZES: dict[str, Size] = {
         cost_frames=(8, 16, 32, 64, 96),
         cost_sizes=(224, 336, 448, 560),
     ),
-    # Every kind of run, each too short to learn much.
+    # The main kinds of run, each too short to learn much.
     "quick": Size(
         configs=DIGITS,
         words=DIGIT_WORDS,
-        about=f"{ABOUT_DIGITS} Every training here is too short to learn much: this page shows that each kind of run "
-        "works, and its findings mean nothing.",
+        about=f"{ABOUT_DIGITS} Every training here is too short to learn much: this page shows that the main kinds of "
+        "run work, and its findings mean nothing.",
         common={
             "data.train_clips": 320,
             "data.val_clips": 100,

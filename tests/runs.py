@@ -1,0 +1,53 @@
+"""Configs for runs that a test can afford, and what a run leaves behind."""
+
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+ROOT = Path(__file__).parent.parent
+
+
+def config_of(name: str, argument: str | None = None, **overrides: Any) -> ConfigDict:
+    """A config of the project, locked, with dotted overrides."""
+    config = importlib.import_module(f"configs.{name}").get_config(*([argument] if argument else []))
+    config.lock()
+    with config.ignore_type():
+        config.update_from_flattened_dict(overrides)
+    return config
+
+
+def small_folder(clips: Path, data_dir: str, argument: str = "video_folder", **overrides: Any) -> ConfigDict:
+    """The folder config with a model of 60,000 parameters, trained for as long as a test may take."""
+    small = {
+        "data.root": str(clips),
+        "data.data_dir": data_dir,
+        **({"data.val_fraction": 0.3} if argument == "video_folder" else {}),
+        "data.short_side": 48,
+        "model.image_size": 32,
+        "model.embed_dim": 32,
+        "model.depth": 1,
+        "clips.short_side": (32, 40),
+        "train.num_epochs": 2.0,
+        "train.log_every_steps": 2,
+        "train.evaluate_every_epochs": 1.0,
+        "optimizer.warmup_epochs": 0.9,
+    }
+    return config_of("folder", argument, **{**small, **overrides})
+
+
+def results(workdir: Path) -> dict[str, Any]:
+    return json.loads((workdir / "results.json").read_text())
+
+
+def predictions(workdir: Path) -> dict[str, Any]:
+    rows = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
+    return {row["video"]: row for row in rows}
+
+
+def on_devices(count: int) -> dict[str, str]:
+    """The environment of a command on so many simulated devices."""
+    return {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"}

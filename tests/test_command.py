@@ -1,0 +1,99 @@
+"""main.py as a process of its own: its last line, its exit code, and the README's command."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.runs import ROOT, on_devices, predictions, results
+
+
+def command(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    whole = [sys.executable, "main.py", *arguments]
+    return subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, env=on_devices(devices), check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config=configs/folder.py", "--config.model.dpth=3"], r"no field 'dpth'\. Did you mean \"depth\""),
+        (["--config=configs/nothing.py"], "there is no config file configs/nothing.py"),
+        (["--config=configs/folder.py:base"], "configs/folder.py:NAME must be one of kinetics400, .*video_list, got 'base'"),
+        (["--config=configs/folder.py", "--config.data.root=/no/such/folder"], "There is no folder /no/such/folder"),
+    ],
+)
+def test_the_command_ends_in_one_line_and_not_with_0(tmp_path: Path, arguments: list[str], words: str):
+    done = command(*arguments, f"--workdir={tmp_path}")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search(words, done.stderr)
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_interrupted_run_ends_and_goes_on(tmp_path: Path, made_clips: Path, data_dir: str):
+    flags = [
+        "--config=configs/folder.py",
+        f"--config.data.root={made_clips}",
+        f"--config.data.data_dir={data_dir}",
+        "--config.train.num_epochs=1000.0",
+        "--config.train.checkpoint_every_epochs=1.0",
+        f"--workdir={tmp_path}",
+    ]
+    process = subprocess.Popen([sys.executable, "main.py", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("checkpoints/[0-9]*")) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=180)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert errors.strip().splitlines()[-1] == "Interrupted. The same command goes on from the newest checkpoint."
+
+
+@pytest.fixture(scope="module")
+def clips_with_broken_ones(tmp_path_factory: pytest.TempPathFactory, clips: Path, broken_clips: Path) -> tuple[Path, str]:
+    """Videos of several sizes and rates, and broken ones under one of their labels."""
+    root = tmp_path_factory.mktemp("mixed") / "clips"
+    shutil.copytree(clips, root)
+    label = "walking" if "TIMESFORMER_CLIPS" in os.environ else "across"  # what the damaged ones were made from
+    for path in broken_clips.iterdir():
+        shutil.copy(path, root / label / f"broken_{path.name}")
+    return root, label
+
+
+def test_the_readmes_command_names_what_it_cannot_read(tmp_path: Path, clips_with_broken_ones: tuple[Path, str], data_dir: str):
+    """Trains to the end, and counts the unreadable videos in training and in the test."""
+    root, label = clips_with_broken_ones
+    flags = ["--config=configs/folder.py", f"--config.data.root={root}", f"--config.data.data_dir={data_dir}"]
+    flags += ["--config.model.depth=1", "--config.train.num_epochs=1.0"]
+    done = command(*flags, f"--workdir={tmp_path}/run", devices=2)
+    assert done.returncode == 0, done.stderr
+    for name in ("empty", "text", "truncated"):
+        assert f"Left out {label}/broken_{name}.mp4 of '" in done.stderr
+    assert re.search(r"\d video\(s\) could not be read and were left out", done.stderr)
+    test, rows = results(tmp_path / "run"), predictions(tmp_path / "run")
+    assert len(rows) == test["num_videos"] + test["unreadable"]
+    assert sum("error" in row for row in rows.values()) == test["unreadable"]
+
+
+@pytest.mark.slow
+def test_the_readmes_command_learns_a_folder_by_heart(tmp_path: Path, clips_with_broken_ones: tuple[Path, str], data_dir: str):
+    root, _ = clips_with_broken_ones
+    flags = ["--config=configs/folder.py", f"--config.data.root={root}", f"--config.data.data_dir={data_dir}"]
+    epochs = 60 if "TIMESFORMER_CLIPS" in os.environ else 100
+    done = command(*flags, f"--workdir={tmp_path}/run", f"--config.train.num_epochs={epochs}.0", devices=2)
+    assert done.returncode == 0, done.stderr
+    test = results(tmp_path / "run")
+    done = command(*flags, f"--workdir={tmp_path}/run", "--mode=eval", "--config.eval.split=train")
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "run")["top1"] == 1.0
+    assert test["unreadable"] + results(tmp_path / "run")["unreadable"] >= 3
