@@ -13,9 +13,9 @@ counted):
 
 | variant | accuracy | source         | a view | training | memory |
 |---------|----------|----------------|--------|----------|--------|
-| base    | 74.9     | paper, Table 7 |    196 |  2.8e17  |   2324 |
-| hr      | 78.0     | paper, Table 7 |   1703 |  2.5e18  |   3962 |
-| large   | 81.0     | paper, Table 7 |   2380 |  3.4e18  |   4631 |
+| base    | 74.9     | paper, Table 7 |    196 |  2.7e17  |   2324 |
+| hr      | 78.0     | paper, Table 7 |   1703 |  2.3e18  |   3962 |
+| large   | 81.0     | paper, Table 7 |   2380 |  3.3e18  |   4631 |
 | modern  | unknown  | not measured   |    196 |  1.1e18  |   2355 |
 """
 

@@ -19,9 +19,9 @@ other two were not measured. The cost: FLOPs of training for a thousand videos; 
 
 | variant         | training clips          | training | memory |
 |-----------------|-------------------------|----------|--------|
-| (the default)   | learned by heart        |  5.8e13  |      9 |
-| finetune        | -                       |  1.8e16  |   2324 |
-| finetune,modern | -                       |  7.0e16  |   2355 |
+| (the default)   | learned by heart        |  5.0e13  |      9 |
+| finetune        | -                       |  1.7e16  |   2324 |
+| finetune,modern | -                       |  6.7e16  |   2355 |
 """
 
 from typing import Any

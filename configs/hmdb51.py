@@ -15,9 +15,9 @@ in float32 (configs/recipes.py says how these are counted):
 
 | variant | what is trained               | a view | training | memory |
 |---------|-------------------------------|--------|----------|--------|
-| base    | all of it                     |    196 |  6.3e16  |   2324 |
-| head    | the classifier alone          |    196 |  2.1e16  |     41 |
-| modern  | all of it, lower layers less  |    196 |  2.5e17  |   2355 |
+| base    | all of it                     |    196 |  6.0e16  |   2324 |
+| head    | the classifier alone          |    196 |  2.0e16  |     41 |
+| modern  | all of it, lower layers less  |    196 |  2.4e17  |   2355 |
 """
 
 from ml_collections import ConfigDict

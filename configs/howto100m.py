@@ -13,11 +13,11 @@ of the whole training of 85,000 videos, one clip of each an epoch; memory: MiB f
 
 | variant   | covers | accuracy | source                            | a view | training | memory |
 |-----------|--------|----------|-----------------------------------|--------|----------|--------|
-| frames_8  |    8.5 | 56.8     | paper, Table 8; released the same |    196 |  1.5e18  |   2324 |
-| frames_32 |   34.1 | 61.2     | paper, Table 8; released the same |    786 |  6.0e18  |   1490 |
-| frames_64 |   68.3 | 62.2     | paper, Table 8; released the same |   1579 |  1.2e19  |   3032 |
-| frames_96 |  102.4 | 62.6     | paper, Table 8; released the same |   2380 |  1.8e19  |   4631 |
-| modern    |    8.5 | unknown  | not measured                      |    196 |  6.0e18  |   2355 |
+| frames_8  |    8.5 | 56.8     | paper, Table 8; released the same |    196 |  1.4e18  |   2324 |
+| frames_32 |   34.1 | 61.2     | paper, Table 8; released the same |    786 |  5.7e18  |   1490 |
+| frames_64 |   68.3 | 62.2     | paper, Table 8; released the same |   1579 |  1.1e19  |   3032 |
+| frames_96 |  102.4 | 62.6     | paper, Table 8; released the same |   2380 |  1.7e19  |   4631 |
+| modern    |    8.5 | unknown  | not measured                      |    196 |  5.7e18  |   2355 |
 
 Which videos the paper tested on was never published: the split is ours (docs/data.md), so these figures are a rough guide.
 """

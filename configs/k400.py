@@ -13,15 +13,15 @@ training of 240,000 videos; memory: MiB for each clip of a device's batch in flo
 
 | variant      | accuracy | source                        | a view | training | memory |
 |--------------|----------|-------------------------------|--------|----------|--------|
-| base         | 78.0     | paper, Table 3; released 77.9 |    196 |  4.2e18  |   2324 |
-| hr           | 79.7     | paper, Table 3; released 79.6 |   1703 |  3.7e19  |   3962 |
-| large        | 80.7     | paper, Table 3; released 80.6 |   2380 |  5.1e19  |   4631 |
-| joint        | 77.4     | paper, Table 1                |    180 |  3.9e18  |   4236 |
-| space_only   | 76.9     | paper, Table 1                |    141 |  3.0e18  |   1849 |
-| local_global | 75.9     | paper, Table 1                |    207 |  4.5e18  |   2973 |
-| axial        | 73.5     | paper, Table 1                |    249 |  5.4e18  |   2547 |
-| scratch      | 64.8     | paper, 4.2, by its own recipe |    196 |  5.6e19  |   2365 |
-| modern       | unknown  | not measured                  |    196 |  1.7e19  |   2355 |
+| base         | 78.0     | paper, Table 3; released 77.9 |    196 |  4.0e18  |   2324 |
+| hr           | 79.7     | paper, Table 3; released 79.6 |   1703 |  3.5e19  |   3962 |
+| large        | 80.7     | paper, Table 3; released 80.6 |   2380 |  4.9e19  |   4631 |
+| joint        | 77.4     | paper, Table 1                |    180 |  3.6e18  |   4236 |
+| space_only   | 76.9     | paper, Table 1                |    141 |  2.8e18  |   1849 |
+| local_global | 75.9     | paper, Table 1                |    207 |  4.3e18  |   2973 |
+| axial        | 73.5     | paper, Table 1                |    249 |  5.2e18  |   2547 |
+| scratch      | 64.8     | paper, 4.2, by its own recipe |    196 |  5.4e19  |   2365 |
+| modern       | unknown  | not measured                  |    196 |  1.6e19  |   2355 |
 
 Others who trained `base` reached 77.3 to 78.0 by the test, and 4 less where short of videos or judged by the validation of
 the official code, whose clips are random. The paper's took 416 hours of a V100.

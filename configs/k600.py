@@ -12,10 +12,10 @@ these are counted):
 
 | variant | accuracy    | source                             | a view | training | memory |
 |---------|-------------|------------------------------------|--------|----------|--------|
-| base    | 79.1 / 94.4 | paper, Table 6; released the same  |    196 |  6.9e18  |   2324 |
-| hr      | 81.8 / 95.8 | paper, Table 6; released the same  |   1703 |  6.0e19  |   3962 |
-| large   | 82.2 / 95.6 | paper, Table 6; released the same  |   2380 |  8.4e19  |   4631 |
-| modern  | unknown     | not measured                       |    196 |  2.8e19  |   2355 |
+| base    | 79.1 / 94.4 | paper, Table 6; released the same  |    196 |  6.6e18  |   2324 |
+| hr      | 81.8 / 95.8 | paper, Table 6; released the same  |   1703 |  5.7e19  |   3962 |
+| large   | 82.2 / 95.6 | paper, Table 6; released the same  |   2380 |  8.0e19  |   4631 |
+| modern  | unknown     | not measured                       |    196 |  2.6e19  |   2355 |
 """
 
 from ml_collections import ConfigDict

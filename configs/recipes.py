@@ -4,10 +4,12 @@ put together.
 Sources: the official `configs/` and `config/defaults.py`, and the paper's appendix (15 epochs, the same for every data set).
 
 The costs that the recipes state: GFLOPs are 10^9 multiply-adds of one view, counted as in the paper's tables (`timesformer
-cost`; what others call FLOPs are twice as many), and a test takes three views a clip. Training takes 6 FLOPs for each: 2 of
-the forward pass, 4 of the backward pass. Memory is what one more clip in the batch adds to the compiled training step, from
-XLA's own analysis of the step for a CPU; other devices lay things out in other ways, so take it as an estimate. On top of it
-come the parameters and what the optimizer keeps: 0.9 GiB with SGD, 1.8 with `modern` (two moments, and the average).
+cost`; what others call FLOPs are twice as many), and a test takes three views a clip. Training takes 6 FLOPs for each
+multiply-add that the logits need (`count_multiply_adds(model, for_logits=True)`, 5 % fewer: the last block computes only what
+the CLS needs): 2 of the forward pass, 4 of the backward pass; with the classifier alone 2. Memory is what one more clip in the
+batch adds to the compiled training step, from XLA's own analysis of the step for a CPU; other devices lay things out in other
+ways, so take it as an estimate. On top of it come the parameters and what the optimizer keeps: 0.9 GiB with SGD, 1.8 with
+`modern` (two moments, and the average).
 """
 
 from collections.abc import Mapping

@@ -12,12 +12,12 @@ counted):
 
 | variant    | accuracy | source                                       | a view | training | memory |
 |------------|----------|----------------------------------------------|--------|----------|--------|
-| base       | 59.5     | paper, Table 3; released 59.1                |    196 |  3.0e18  |   2324 |
-| hr         | 62.5     | paper, Table 3; released 61.8                |   1703 |  2.6e19  |   3962 |
-| large      | 62.3     | paper, Table 3 (96 frames); released 62.0    |   1579 |  2.4e19  |   3032 |
-| joint      | 58.5     | paper, Table 1                               |    180 |  2.7e18  |   4236 |
-| space_only | 36.6     | paper, Table 1                               |    141 |  2.1e18  |   1849 |
-| modern     | unknown  | not measured                                 |    196 |  1.2e19  |   2355 |
+| base       | 59.5     | paper, Table 3; released 59.1                |    196 |  2.8e18  |   2324 |
+| hr         | 62.5     | paper, Table 3; released 61.8                |   1703 |  2.5e19  |   3962 |
+| large      | 62.3     | paper, Table 3 (96 frames); released 62.0    |   1579 |  2.3e19  |   3032 |
+| joint      | 58.5     | paper, Table 1                               |    180 |  2.5e18  |   4236 |
+| space_only | 36.6     | paper, Table 1                               |    141 |  2.0e18  |   1849 |
+| modern     | unknown  | not measured                                 |    196 |  1.1e19  |   2355 |
 
 `local_global` and `axial` (paper, Table 1: 56.3 and 56.2) are `--config.model.attention_type` away. `large` has 64 frames, as
 the released model and its configuration; the paper says 96.

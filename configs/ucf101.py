@@ -16,9 +16,9 @@ in float32 (configs/recipes.py says how these are counted):
 
 | variant | what is trained               | a view | training | memory |
 |---------|-------------------------------|--------|----------|--------|
-| base    | all of it                     |    196 |  1.7e17  |   2324 |
-| head    | the classifier alone          |    196 |  5.6e16  |     41 |
-| modern  | all of it, lower layers less  |    196 |  6.7e17  |   2355 |
+| base    | all of it                     |    196 |  1.6e17  |   2324 |
+| head    | the classifier alone          |    196 |  5.3e16  |     41 |
+| modern  | all of it, lower layers less  |    196 |  6.4e17  |   2355 |
 """
 
 from ml_collections import ConfigDict

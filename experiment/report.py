@@ -215,11 +215,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _cost(job: Job, results: Mapping[str, Any]) -> dict[str, str]:
     parameters, multiply_adds = count_parameters(job.model), count_multiply_adds(job.model)
+    for_logits = count_multiply_adds(job.model, for_logits=True)
     views = results["num_clips"] * results["num_crops"]
     return {
         "Parameters": f"{parameters:,}",
         "Memory of the parameters": f"{4 * parameters / 2**20:,.1f} MiB",
         "Multiply-adds of a view": f"{multiply_adds / 1e9:,.3f} x 10^9",
         f"Multiply-adds of a video ({views} views)": f"{views * multiply_adds / 1e9:,.3f} x 10^9",
-        "Floating-point operations of a training clip": f"{6 * multiply_adds / 1e9:,.3f} x 10^9",
+        "Floating-point operations of a training clip": f"{6 * for_logits / 1e9:,.3f} x 10^9",
     }

@@ -116,7 +116,8 @@ def train(job: Job) -> None:
         mesh=job.mesh,
         plan=plan,
         learning_rate=optimizer.learning_rate,
-        flops_per_clip=3 * 2 * count_multiply_adds(job.model),  # the backward pass takes twice what the forward pass does
+        # The backward pass takes twice what the forward pass does.
+        flops_per_clip=3 * 2 * count_multiply_adds(job.model, for_logits=True),
         write_scalars=write_scalars,
         checkpoints=job.checkpoints,
         pipeline_state=lambda step: {"next_clip": first_clip + (step - first_step) * config.train.batch_size},

@@ -53,6 +53,32 @@ def test_xla_counts_the_same(attention_type: str, cls_key: bool):
     assert analysis["flops"] / 2 == pytest.approx(count_multiply_adds(model), rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("attention_type", "fields"),
+    [
+        *((attention_type, {}) for attention_type in tsf.SCHEMES),
+        ("divided_space_time", {"temporal_cls_key": True}),
+        ("divided_space_time", {"attention_order": "space_then_time"}),
+        ("axial", {"attention_order": "parallel"}),
+        ("divided_space_time", {"depth": 2, "image_size": 64}),  # patches and groups in another proportion
+    ],
+)
+def test_multiply_adds_for_logits_are_what_xla_counts(attention_type: str, fields: dict):
+    """At depth 1, where leaving anything out of the last block, or counting what it leaves out, changes most."""
+    model = tsf.create("timesformer-base", num_classes=400, attention_type=attention_type, **{"depth": 1, **fields})
+    size = model.grid[0] * model.patch_size
+    video = jax.ShapeDtypeStruct((1, 8, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), video)
+    analysis = jax.jit(model.apply).lower(variables, video).cost_analysis()
+    assert isinstance(analysis, dict)
+    assert analysis["flops"] / 2 == pytest.approx(count_multiply_adds(model, for_logits=True), rel=0.02)
+
+
+def test_multiply_adds_for_logits_of_base():
+    model = tsf.create("timesformer-base", num_classes=400)
+    assert count_multiply_adds(model, for_logits=True) / count_multiply_adds(model) == pytest.approx(0.950, abs=5e-4)
+
+
 def test_every_scheme_can_be_told_from_a_model_with_an_implementation_for_each_step():
     model = tsf.create("timesformer-base", num_classes=400, attention_implementation={"spatial": "cudnn"})
     assert {line.attention_type for line in cost_table(model, [8], [224])} == set(tsf.SCHEMES)
