@@ -3,9 +3,16 @@
 from input_pipeline.clips import SplitBatches, check_clips_per_video, check_test_views, test_batches, training_batches
 from input_pipeline.contact_sheet import draw_clips
 from input_pipeline.datasets import DATASETS, VideoDataset, open_dataset
-from input_pipeline.mixing import MixingOptions, mix_clips
-from input_pipeline.on_device import WINDOW_AXES, PixelOptions, prepare_test, prepare_training, sides_matter
 from input_pipeline.views import ClipOptions
+from timesformer_jax.augment import (
+    WINDOW_AXES,
+    MixingOptions,
+    PixelOptions,
+    mix_clips,
+    prepare_test,
+    prepare_training,
+    sides_matter,
+)
 
 __all__ = [
     "DATASETS",

@@ -19,6 +19,20 @@ def test_the_library_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("statement", "needs"),
+    [
+        ("from timesformer_jax.training import TrainState, make_mesh, make_optimizer, make_train_step", {"optax"}),
+        ("from timesformer_jax.augment import PixelOptions, mix_clips, prepare_training", {"dm_pix"}),
+    ],
+)
+def test_a_training_step_needs_few_packages(statement: str, needs: set[str]):
+    """Other projects build steps of their own on these, with neither Orbax nor tqdm installed."""
+    packages = {*HEAVY, "etils", "dm_pix"} - needs
+    code = f"import sys; sys.modules.update(dict.fromkeys({sorted(packages)})); {statement}"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+
 def test_the_library_works_without_jaxtyping():
     code = (
         "import sys; sys.modules['jaxtyping'] = None; import timesformer_jax, timesformer_jax.video, timesformer_jax.training"
@@ -87,6 +101,7 @@ MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself a
     "timesformer_jax/datasets": {"timesformer_jax.video"},
     "timesformer_jax/pretrained": {"timesformer_jax.modeling", "timesformer_jax.video"},
     "timesformer_jax/explain": {"timesformer_jax.modeling", "timesformer_jax.video"},
+    "timesformer_jax/augment": {"timesformer_jax.video"},
     "timesformer_jax/cost.py": {"timesformer_jax.modeling"},
     "timesformer_jax/features": {"timesformer_jax.modeling", "timesformer_jax.video"},
     "timesformer_jax/training": {"timesformer_jax.modeling"},
@@ -100,7 +115,7 @@ MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself a
         "timesformer_jax.features",
     },
     "timesformer_jax/evaluation": {"timesformer_jax.modeling", "timesformer_jax.training"},
-    "input_pipeline": {"timesformer_jax.video", "timesformer_jax.datasets"},
+    "input_pipeline": {"timesformer_jax.augment", "timesformer_jax.video", "timesformer_jax.datasets"},
     "experiment": {"timesformer_jax", "input_pipeline"},
     "configs": set(),
 }
@@ -146,6 +161,7 @@ def test_every_room_has_its_rule():
         ),
         ("PIL", ["timesformer_jax/explain/drawing.py", "timesformer_jax/video/encoding.py"]),
         ("loky", ["timesformer_jax/datasets/parallel.py"]),
+        ("dm_pix", ["timesformer_jax/augment/prepare.py", "timesformer_jax/augment/rand_augment.py"]),
         ("orbax", ["timesformer_jax/pretrained/own.py", "timesformer_jax/training/checkpoints.py"]),
     ],
 )

@@ -1,8 +1,9 @@
 """Training on batches that someone else provides: mesh, optimizer, step, loop, checkpoints."""
 
-from timesformer_jax.training.checkpoints import Checkpoints
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from timesformer_jax.training.distributed import start_distributed
-from timesformer_jax.training.loop import Plan, train
 from timesformer_jax.training.mesh import (
     batch_shards,
     batch_share,
@@ -28,6 +29,13 @@ from timesformer_jax.training.probe import (
 from timesformer_jax.training.probe_heads import PROBES, AttentiveProbe, LinearProbe, make_probe, read_probe, write_probe
 from timesformer_jax.training.schedules import SCHEDULES
 from timesformer_jax.training.step import TrainState, init_state, make_train_step
+
+if TYPE_CHECKING:
+    from timesformer_jax.training.checkpoints import Checkpoints
+    from timesformer_jax.training.loop import Plan, train
+
+LAZY = {"Checkpoints": "checkpoints", "Plan": "loop", "train": "loop"}
+"""Name -> the module that defines it, imported on first use: these need Orbax, etils and tqdm, the rest JAX, Flax and Optax."""
 
 __all__ = [
     "OBJECTIVES",
@@ -71,3 +79,9 @@ __all__ = [
     "train",
     "write_probe",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{LAZY[name]}"), name)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from flax import linen as nn
 from flax.traverse_util import unflatten_dict
 from flax.typing import Dtype
@@ -148,6 +147,8 @@ FIELDS = ("num_classes", "depth", "num_heads", "mlp_ratio")
 def write_probe(path: Any, probe: AttentiveProbe, params: Any, notes: Mapping[str, Any]) -> None:
     """Writes an attentive probe as an .npz, whole or not at all: its parameters under their paths, float32, and as JSON `notes`
     with the probe's fields."""
+    from etils import epath  # for paths in buckets; what builds and trains a probe does without
+
     path = epath.Path(path)
     content = io.BytesIO()
     text = json.dumps({**notes, "probe": {name: getattr(probe, name) for name in FIELDS}}, ensure_ascii=False)
@@ -165,6 +166,8 @@ def read_probe(path: Any) -> tuple[AttentiveProbe, Any, dict[str, Any]]:
 
     Raises `InputError` for a file that isn't there, or is none of these.
     """
+    from etils import epath
+
     path = epath.Path(path)
     if not path.exists():
         raise InputError(f"There is no file {path}.")

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from input_pipeline.boxes import inside_box
-from input_pipeline.rand_augment import LARGEST_MAGNITUDE, rand_augment_batch
 from timesformer_jax._typing import Array, Float, PRNGKeyArray
+from timesformer_jax.augment.boxes import inside_box
+from timesformer_jax.augment.rand_augment import LARGEST_MAGNITUDE, rand_augment_batch
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import CHANNEL_ORDERS, crop_and_scale, standardize
 
@@ -60,7 +60,7 @@ class PixelOptions:
     grey: float = 0.0
     blur: float = 0.0
     erase: float = 0.0
-    rand_augment: tuple[int, float] = (0, 0.0)
+    rand_augment: Any = (0, 0.0)
 
     def __post_init__(self) -> None:
         if self.flip not in ("auto", "on", "off"):
@@ -94,13 +94,13 @@ def _is_rand_augment(pair: Any) -> bool:
 _SHARES = ("brightness", "contrast", "saturation", "grey", "blur", "erase")
 
 
-def prepare_test(batch: Mapping[str, Array], *, options: PixelOptions) -> Float[Array, "B T S S 3"]:
+def prepare_test(batch: Mapping[str, Array], *, options: PixelOptions) -> Float[Array, "B T R S 3"]:
     """The crops of a batch, unchanged, normalised; axes between the batch and time, such as views, are merged into it."""
     video, rows, columns = (batch[name].reshape(-1, *batch[name].shape[-axes:]) for name, axes in WINDOW_AXES.items())
     return _normalize(crop_and_scale(video, rows, columns), options)
 
 
-def _normalize(clips: Float[Array, "B T S S 3"], options: PixelOptions) -> Float[Array, "B T S S 3"]:
+def _normalize(clips: Float[Array, "B T R S 3"], options: PixelOptions) -> Float[Array, "B T R S 3"]:
     """As the model wants them."""
     ordered = clips[..., ::-1] if options.channel_order == "bgr" else clips
     return standardize(ordered, options.mean, options.std)
@@ -112,7 +112,7 @@ WINDOW_AXES = {"video": 4, "rows": 1, "columns": 1}
 
 def prepare_training(
     key: PRNGKeyArray, batch: Mapping[str, Array], *, options: PixelOptions, split: NamedSharding | None = None
-) -> Float[Array, "B T S S 3"]:
+) -> Float[Array, "B T R S 3"]:
     """Crops each clip out of its window, changes it by `options` (whose `flip` is decided) and normalises it.
 
     `split`: how the batch is split over devices, for what goes from clip to clip (RandAugment).

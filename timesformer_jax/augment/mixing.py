@@ -6,8 +6,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from input_pipeline.boxes import inside_box
 from timesformer_jax._typing import Array, Float, Int, PRNGKeyArray
+from timesformer_jax.augment.boxes import inside_box
 from timesformer_jax.errors import InputError
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from input_pipeline import rand_augment as module
-from input_pipeline.rand_augment import OPERATIONS, rand_augment, rand_augment_batch
+from timesformer_jax.augment import rand_augment as module
+from timesformer_jax.augment.rand_augment import OPERATIONS, rand_augment, rand_augment_batch
 from timesformer_jax.training import make_mesh, split_batch
 
 Picture = Image.Image

@@ -60,7 +60,7 @@ def rand_augment_batch(
     """
     change = functools.partial(rand_augment, num_ops=num_ops, magnitude=magnitude, magnitude_std=magnitude_std)
 
-    def change_all(keys: PRNGKeyArray, clips: Array) -> Array:
+    def change_all(keys: Array, clips: Array) -> Array:
         return jax.lax.map(lambda one: change(*one), (keys, clips))
 
     if split is not None:

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from input_pipeline import PixelOptions, prepare_training, sides_matter
-from input_pipeline.on_device import CHANGES
+from timesformer_jax.augment import PixelOptions, prepare_training, sides_matter
+from timesformer_jax.augment.prepare import CHANGES
 from timesformer_jax.errors import InputError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from input_pipeline import MixingOptions, mix_clips
+from timesformer_jax.augment import MixingOptions, mix_clips
 from timesformer_jax.errors import InputError
 
 

@@ -1,0 +1,14 @@
+"""Augmentation of clips on the device, by JAX and dm-pix: usable behind any input pipeline."""
+
+from timesformer_jax.augment.mixing import MixingOptions, mix_clips
+from timesformer_jax.augment.prepare import WINDOW_AXES, PixelOptions, prepare_test, prepare_training, sides_matter
+
+__all__ = [
+    "WINDOW_AXES",
+    "MixingOptions",
+    "PixelOptions",
+    "mix_clips",
+    "prepare_test",
+    "prepare_training",
+    "sides_matter",
+]
