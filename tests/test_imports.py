@@ -74,7 +74,7 @@ def test_what_is_imported_is_pinned():
     for path in ROOT.glob("**/*.py"):
         if ".venv" in path.parts:
             continue
-        peers = {"torch", "transformers"} if path.parent.name in ("benchmarks", "parity") else set()
+        peers = {"torch", "transformers"} if path.parent.name in ("benchmarks", "accelerator", "parity") else set()
         peers |= {"torch"} if path.name == "formats.py" else set()  # optional, and only when such a file is read
         assert imports(path) & {"torch", "transformers"} <= peers, path
         for name in {name.partition(".")[0] for name in imports(path)} - ours - sys.stdlib_module_names:

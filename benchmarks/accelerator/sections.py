@@ -1,0 +1,31 @@
+"""All sections in the order in which they are run, most informative first."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from benchmarks.accelerator import attention, card, feeding, peer, profile, whole_model
+from benchmarks.accelerator.sizes import Size
+from benchmarks.accelerator.timing import Measurement
+
+
+class Section(NamedTuple):
+    """`environment`: variables that its process gets, on top of what is set already."""
+
+    measurements: Callable[[Size], list[Measurement]]
+    environment: Mapping[str, str] = {}
+
+
+SECTIONS: dict[str, Section] = {
+    "card": Section(card.measurements),
+    "forward": Section(whole_model.forward_measurements),
+    "train": Section(whole_model.train_measurements),
+    "peer_first": Section(peer.first_measurements, peer.ENVIRONMENT),
+    "attention": Section(attention.measurements),
+    "remat": Section(whole_model.remat_measurements),
+    "long_clips": Section(whole_model.long_clip_measurements),
+    "augmentation": Section(feeding.augmentation_measurements),
+    "copies": Section(feeding.copy_measurements),
+    "profile": Section(profile.measurements, profile.ENVIRONMENT),
+    "peer": Section(peer.measurements, peer.ENVIRONMENT),
+}
+"""Name -> section."""

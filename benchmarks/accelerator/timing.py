@@ -1,0 +1,80 @@
+"""Timing of asynchronous device work."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any, NamedTuple
+
+import jax
+
+ROUNDS = 5
+
+
+class Measurement(NamedTuple):
+    """One thing to measure.
+
+    Attributes:
+        name: Unique within its section.
+        run: The results so far -> figures, as JSON.
+        limit: Seconds after which it is given up, compilation included.
+        later: Measured in the second round, after the other sections have had their first.
+    """
+
+    name: str
+    run: Callable[[dict[str, Any]], dict[str, Any]]
+    limit: float = 75.0
+    later: bool = False
+
+
+class Skipped(Exception):  # noqa: N818 (no error)
+    """There is a reason not to measure; it is recorded."""
+
+
+def time_calls(call: Callable[[], Any], seconds: float) -> dict[str, float]:
+    """Time `call`, which dispatches work and returns its output.
+
+    The device works through each round's calls back to back and is waited for at the end of the round, so that dispatching
+    costs nothing unless it takes longer than the work itself.
+
+    Args:
+        call: Compiled work; called twice to warm up.
+        seconds: Wall time to spend, in `ROUNDS` rounds.
+
+    Returns:
+        Seconds per call: the rounds' median, fastest and slowest; and the number of calls that were timed.
+    """
+    jax.block_until_ready(call())
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    calls = max(round(seconds / ROUNDS / max(time.perf_counter() - began, 1e-6)), 1)
+    rounds = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        for _ in range(calls):
+            output = call()
+        jax.block_until_ready(output)
+        rounds.append((time.perf_counter() - began) / calls)
+    return {"seconds": median(rounds), "fastest": min(rounds), "slowest": max(rounds), "calls": calls * ROUNDS}
+
+
+def compile_timed(function: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
+    """Compile a jitted function for these arguments.
+
+    Returns:
+        The compiled function, and figures: `compile_seconds`, and the compiler's account of memory: `temp_gib` while it runs,
+        `needs_gib` with arguments and results.
+    """
+    began = time.perf_counter()
+    compiled = function.lower(*arguments).compile()
+    figures: dict[str, Any] = {"compile_seconds": time.perf_counter() - began}
+    if (memory := compiled.memory_analysis()) is not None:
+        figures["temp_gib"] = memory.temp_size_in_bytes / 2**30
+        needed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        figures["needs_gib"] = (needed + memory.temp_size_in_bytes) / 2**30
+    return compiled, figures
+
+
+def peak_gib() -> float | None:
+    """Most device memory that this process has had in use so far; None if the device doesn't say."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats["peak_bytes_in_use"] / 2**30 if stats and "peak_bytes_in_use" in stats else None

@@ -1,0 +1,45 @@
+"""What a worker process does: one measurement after the other, each reported as soon as it is known."""
+
+import gc
+import json
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.accelerator.record import read_record
+from benchmarks.accelerator.running import SIGN, failure
+from benchmarks.accelerator.sections import SECTIONS
+from benchmarks.accelerator.sizes import SIZES
+from benchmarks.accelerator.timing import Skipped
+
+TOO_LITTLE_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+
+
+def work(tasks: Sequence[tuple[str, str]], *, size: str, output: Path) -> None:
+    """Measure each (section, name); earlier results are read from `output`."""
+    jax.devices()
+    _report({"result": {}})  # started
+    for section, name in tasks:
+        measurement = next(each for each in SECTIONS[section].measurements(SIZES[size]) if each.name == name)
+        _report(_outcome(measurement, read_record(output)))
+        jax.clear_caches()
+        gc.collect()
+
+
+def _outcome(measurement: Any, results: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {"result": measurement.run(results)}
+    except Skipped as reason:
+        return failure("skipped", str(reason))
+    except Exception as error:  # whatever stops one measurement is a finding, and no reason to stop the others
+        words = f"{type(error).__name__}: {error}"
+        traceback.print_exc(file=sys.stderr)
+        return failure("out of memory" if any(sign in words for sign in TOO_LITTLE_MEMORY) else "failed", words[:1500])
+
+
+def _report(outcome: Mapping[str, Any]) -> None:
+    print(SIGN + json.dumps(outcome), flush=True)

@@ -1,0 +1,121 @@
+"""What an accelerator makes of TimeSformer, measured in nine minutes.
+
+python benchmarks/gpu.py --output=benchmarks/results/h100.json      measures everything, most informative first
+python benchmarks/gpu.py --output=FILE.json --only=card,attention   some sections
+python benchmarks/gpu.py --output=FILE.json --size=tiny --minutes=1 tries the script itself, on any machine
+python benchmarks/gpu.py --page                                     writes the tables of docs/performance.md
+
+It needs jax, flax, optax and this repository, nothing else (augmentation: dm-pix; the comparison: torch and transformers).
+Each result is written as soon as it is known, so that a run that is cut short still counts; a measurement that fails, hangs or
+runs out of memory is recorded with its message, and the run continues.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # in place of this file's folder
+
+from benchmarks.accelerator.page import RESULTS, write_page  # noqa: E402
+from benchmarks.accelerator.record import Record  # noqa: E402
+from benchmarks.accelerator.running import Run, Task  # noqa: E402
+from benchmarks.accelerator.sizes import SIZES, Size  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run or draw; return the exit code."""
+    given = parse(arguments)
+    if given.page is not None:
+        files = given.page or sorted(RESULTS.glob("*.json"))
+        try:
+            print(f"Wrote {write_page(files, given.document)}.")
+        except ValueError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            return 1
+        return 0
+    from benchmarks.accelerator.sections import SECTIONS  # imports JAX, which drawing does without
+
+    if given.worker:
+        from benchmarks.accelerator.working import work
+
+        work(json.loads(given.worker), size=given.size, output=given.output)
+        return 0
+    wanted = given.only.split(",") if given.only else list(SECTIONS)
+    if unknown := [name for name in wanted if name not in SECTIONS]:
+        print(f"Error: --only={given.only}: no section {unknown[0]}; choose from {', '.join(SECTIONS)}.", file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    return measure([name for name in SECTIONS if name in wanted], given)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    job = parser.add_mutually_exclusive_group(required=True)
+    job.add_argument("--output", type=Path, metavar="FILE.json", help="where results go; replaced if it exists")
+    job.add_argument(
+        "--page", type=Path, nargs="*", metavar="FILE.json", help="draw these results (default: all of benchmarks/results)"
+    )
+    parser.add_argument("--minutes", type=float, default=9.0, help="for the whole run (default: 9)")
+    parser.add_argument("--only", metavar="SECTION,...", help="sections to run (default: all)")
+    parser.add_argument("--size", choices=SIZES, default="base", help="what is measured (default: base)")
+    parser.add_argument("--trace", type=Path, metavar="FOLDER", help="keep the profile's trace there")
+    parser.add_argument(
+        "--document", type=Path, default=ROOT / "docs/performance.md", help="for --page: the page that gets the tables"
+    )
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def measure(wanted: list[str], given: argparse.Namespace) -> int:
+    """Run the sections, those measurements first that can't wait; return the exit code."""
+    from benchmarks.accelerator.profile import TRACE_FOLDER
+
+    size = SIZES[given.size]
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    record = Record(given.output, {"size": given.size, "about": size.about, "minutes": given.minutes, "sections": wanted})
+    record.write()
+    run = Run(record, minutes=given.minutes, options=[f"--size={given.size}", f"--output={given.output}"])
+    if given.trace:
+        os.environ[TRACE_FOLDER] = str(given.trace.resolve())
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)  # sections share programs
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+        try:
+            for tasks, environment in plan(wanted, size):
+                run.measure(tasks, environment)
+        except KeyboardInterrupt:
+            print(f"Interrupted. {given.output} has what was measured so far.", file=sys.stderr)
+            return 130
+    record.about["finished"] = True
+    record.write()
+    failed: list[Any] = [entry for entry in record.entries if "failure" in entry]
+    print(f"{len(record.entries) - len(failed)} of {len(record.entries)} measurements have a result: {given.output}")
+    return 0
+
+
+def plan(wanted: list[str], size: Size) -> list[tuple[list[Task], Mapping[str, str]]]:
+    """Tasks in their order, those of neighbouring sections that share an environment together: starting a worker costs time."""
+    from benchmarks.accelerator.sections import SECTIONS
+
+    batches: list[tuple[list[Task], Mapping[str, str]]] = []
+    for later in (False, True):
+        for name in wanted:
+            section = SECTIONS[name]
+            tasks = [Task(name, each.name, each.limit) for each in section.measurements(size) if each.later == later]
+            if batches and batches[-1][1] == section.environment:
+                batches[-1][0].extend(tasks)
+            elif tasks:
+                batches.append((tasks, section.environment))
+    return batches
+
+
+if __name__ == "__main__":
+    sys.exit(main())

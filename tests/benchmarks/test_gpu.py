@@ -1,0 +1,218 @@
+"""benchmarks/gpu.py: its workers, its file of results, its page."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import gpu
+from benchmarks.accelerator import attention, page, profile, running
+from benchmarks.accelerator.record import FAILURES, Record, read_record
+from benchmarks.accelerator.running import Run, Task, merged
+from benchmarks.accelerator.sections import SECTIONS
+from benchmarks.accelerator.sizes import SIZES
+from tests.runs import ROOT
+
+TINY = ["--size=tiny", "--minutes=9"]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "benchmarks/gpu.py", *TINY, *arguments]
+
+
+def document(folder: Path) -> Path:
+    path = folder / "performance.md"
+    path.write_text(f"# Speed\n\n{page.BEGIN}\nold\n{page.END}\n\n## More\n")
+    return path
+
+
+def test_two_sections_and_their_page(tmp_path: Path):
+    output = tmp_path / "new" / "cpu.json"
+    subprocess.run(command(f"--output={output}", "--only=forward,card"), cwd=ROOT, check=True, capture_output=True)
+    content = read_record(output)
+    assert content["finished"]
+    assert content["sections"] == ["card", "forward"]
+    results = {(entry["section"], entry["name"]): entry for entry in content["entries"]}
+    assert results["card", "device"]["result"]["platform"] == "cpu"
+    forward = results["forward", "batch 2"]["result"]
+    assert forward["clips_per_second"] == pytest.approx(2 / forward["seconds"])
+    product = results["card", "matrix product, bfloat16"]["result"]["teraflops"]
+    assert forward["mfu_of_matrix_product"] == pytest.approx(forward["teraflops"] / product)
+    assert results["forward", "batch 2, spatial attention cudnn"]["failure"] == "failed"  # there is no NVIDIA GPU
+
+    target = document(tmp_path)
+    assert gpu.main(["--page", str(output), f"--document={target}"]) == 0
+    text = target.read_text()
+    assert text.startswith("# Speed\n")
+    assert text.endswith("\n## More\n")
+    assert "old" not in text
+    assert f"| batch 2 | {1e3 * forward['seconds']:,.2f} |" in text
+    assert "| forward: batch 2, spatial attention cudnn | failed | InputError:" in text
+
+
+def test_the_page_in_the_documentation_is_that_of_the_results():
+    written = (ROOT / "docs/performance.md").read_text().partition(page.BEGIN)[2].partition(page.END)[0]
+    assert written.strip() == page.render(sorted(page.RESULTS.glob("*.json")))
+
+
+def test_without_results_the_page_says_so(tmp_path: Path):
+    target = document(tmp_path)
+    page.write_page([], target)
+    assert target.read_text() == f"# Speed\n\n{page.BEGIN}\n\n{page.NOT_YET}\n\n{page.END}\n\n## More\n"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99, "entries": []}'])
+def test_a_file_that_holds_no_results(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "x.json").write_text(content)
+    target = document(tmp_path)
+    assert gpu.main(["--page", str(tmp_path / "x.json"), f"--document={target}"]) == 1
+    assert "x.json is no file of results" in capsys.readouterr().err
+    assert "old" in target.read_text()
+
+
+def test_an_unknown_section(capsys: pytest.CaptureFixture[str]):
+    assert gpu.main(["--output=never.json", "--only=card,trian"]) == 1
+    assert "no section trian; choose from card, forward" in capsys.readouterr().err
+
+
+WORKER = """
+import json, os, sys, time
+sign = {sign!r}
+if "--unknown_flag" in os.environ.get("XLA_FLAGS", ""):
+    sys.exit("Unknown flag in XLA_FLAGS")
+print("noise on stdout")
+print(sign + json.dumps({{"result": {{}}}}), flush=True)
+for section, name in json.loads(sys.argv[-1].removeprefix("--worker=")):
+    if name == "crashes":
+        print("the last words", file=sys.stderr)
+        os._exit(3)
+    if name == "hangs":
+        time.sleep(60)
+    print(sign + json.dumps({{"result": {{"process": os.getpid()}}}}), flush=True)
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
+    """Measure tasks by these names with a worker that does what the names say."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(sign=running.SIGN))
+    monkeypatch.setattr(running, "SCRIPT", script)
+
+    def measure(*names: str, minutes: float = 1.0, environment: dict[str, str] | None = None) -> list[dict[str, Any]]:
+        record = Record(tmp_path / "results.json", {})
+        run = Run(record, minutes=minutes, options=[])
+        run.measure([Task("section", name, 1.0 if name == "hangs" else 30.0) for name in names], environment or {})
+        return read_record(tmp_path / "results.json")["entries"]
+
+    return measure
+
+
+def test_a_measurement_that_crashes_or_hangs_costs_no_other(run: Callable[..., list[dict[str, Any]]]):
+    entries = run("a", "crashes", "b", "hangs", "c", "d")
+    outcomes = {entry["name"]: entry for entry in entries}
+    assert list(outcomes) == ["a", "crashes", "b", "hangs", "c", "d"]
+    assert [name for name, entry in outcomes.items() if "result" in entry] == ["a", "b", "c", "d"]
+    assert outcomes["crashes"]["failure"] == "failed"
+    assert outcomes["crashes"]["message"] == "the process ended with code 3: the last words"
+    assert outcomes["hangs"]["failure"] == "time limit"
+    processes = [outcomes[name]["result"]["process"] for name in "abcd"]
+    assert len(set(processes)) == 3
+    assert processes[2] == processes[3]
+
+
+def test_when_the_time_is_up_the_rest_is_named(run: Callable[..., list[dict[str, Any]]]):
+    assert [entry["failure"] for entry in run("a", "b", minutes=0)] == ["not reached"] * 2
+
+
+def test_options_that_xla_does_not_know_are_left_out(run: Callable[..., list[dict[str, Any]]]):
+    entries = run("a", "b", environment={"XLA_FLAGS": "--unknown_flag"})
+    assert all("result" in entry for entry in entries)
+
+
+def test_flags_are_added_to_those_that_are_set():
+    assert merged({"XLA_FLAGS": "--a", "X": "1"}, {"XLA_FLAGS": "--b"}) == {"XLA_FLAGS": "--a --b", "X": "1"}
+    assert merged({}, {"XLA_FLAGS": "--b"}) == {"XLA_FLAGS": "--b"}
+
+
+@pytest.mark.parametrize("name", ["packed, xla", "elementwise", "token-major, xla"])
+def test_candidates_compute_attention_over_time(name: str):
+    """Three frames of five places: no tile is full."""
+    qkv = jax.random.normal(jax.random.key(0), (2, 3, 5, 3, 2, 8))
+    got = attention.CONTENDERS[name][0](qkv, "time")
+    assert jnp.allclose(got, attention.library("xla")(qkv, "time"), atol=1e-5)
+
+
+def test_every_implementation_of_the_model_is_measured():
+    names = {measurement.name for measurement in SECTIONS["attention"].measurements(SIZES["base"])}
+    for step in ("time", "space"):
+        assert {f"{step}, library {name}" for name in attention.IMPLEMENTATIONS} <= names
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_names_are_unique(size: str):
+    for section in SECTIONS.values():
+        names = [measurement.name for measurement in section.measurements(SIZES[size])]
+        assert len(names) == len(set(names)) > 0
+
+
+def test_operations_are_summed_by_part():
+    program = """
+  %fusion.1 = f32[8] fusion(%a), kind=kLoop, metadata={op_name="jit(train_step)/jvp(TimeSformer)/blocks_0/mlp/fc1/dot_general"}
+  ROOT %copy.2 = f32[8] copy(%b), metadata={op_type="x" op_name="jit(train_step)/transpose(jvp(TimeSformer))/blocks_0/attn/mul"}
+  %while.3 = f32[8] while(%b), metadata={op_name="jit(train_step)/jvp(TimeSformer)/blocks_0"}
+"""
+    events = [("fusion.1", 3e6), ("copy.2", 6e6), ("while.3", 9e6), ("MemcpyH2D", 3e6), ("fusion.1", 3e6)]
+    found = profile.summarize(events, profile.source_paths(program))
+    assert found["device_ms"] == pytest.approx(15 / profile.STEPS)
+    assert found["parts"]["MLP"] == {"forward_ms": pytest.approx(6 / profile.STEPS), "backward_ms": 0}
+    assert found["parts"]["spatial attention, core"]["backward_ms"] == pytest.approx(6 / profile.STEPS)
+    assert found["unnamed_ms"] == pytest.approx(3 / profile.STEPS)
+    assert [each["operation"] for each in found["operations"]][-1] == "MemcpyH2D"
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_what_it_has(tmp_path: Path):
+    output = tmp_path / "cpu.json"
+    process = subprocess.Popen(command(f"--output={output}"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (output.exists() and read_record(output)["entries"]):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "has what was measured so far" in errors
+    content = read_record(output)
+    assert not content["finished"]
+    assert "result" in content["entries"][0]
+
+
+@pytest.mark.slow
+def test_every_section(tmp_path: Path):
+    output = tmp_path / "cpu.json"
+    environment = {**os.environ, "TIMESFORMER_GPU_TRACE": str(tmp_path / "trace")}
+    wanted = ",".join(name for name in SECTIONS if not name.startswith("peer"))
+    subprocess.run(command(f"--output={output}", f"--only={wanted}"), cwd=ROOT, check=True, env=environment)
+    content = json.loads(output.read_text())
+    failures = {entry["failure"] for entry in content["entries"] if "failure" in entry}
+    assert failures <= set(FAILURES)
+    for entry in content["entries"]:
+        if "failure" in entry:  # what needs an NVIDIA GPU
+            assert "cuDNN" in entry["message"] or "NVIDIA" in entry["message"], entry
+        else:
+            assert entry["result"].get("agrees", True)
+            assert entry["result"].get("loss_is_finite", True)
+    found = next(entry["result"] for entry in content["entries"] if entry["section"] == "profile")
+    parts = sum(sum(part.values()) for part in found["parts"].values())
+    assert parts == pytest.approx(found["device_ms"])
+    assert found["parts"]["MLP"]["backward_ms"] > 0
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
