@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from input_pipeline._tensorflow import tf, tfds
+from input_pipeline._tensorflow import LocalInfo, tf, tfds
 from timesformer_jax._typing import Int, ndarray
 
 FRAME_SIZE, DIGIT_SIZE, NUM_FRAMES = 32, 16, 8
@@ -137,7 +137,7 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [MovingDigitsConfig()]  # noqa: RUF012  (TFDS's own convention)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return LocalInfo(
             builder=self,
             description=__doc__,
             features=tfds.features.FeaturesDict(
