@@ -33,8 +33,7 @@ test: install  ## the tests, but for the slow ones
 
 .PHONY: test-all
 test-all: install  ## all tests, but for those beside PyTorch
-	XLA_FLAGS="--xla_cpu_use_fusion_emitters=true $$XLA_FLAGS" \
-		$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not parity and not beam" $(ARGS)
+	TEST_NEWER_CPU_LOOPS=true $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not parity and not beam" $(ARGS)
 
 # Two steps, so that the index of CPU builds is asked for PyTorch alone.
 $(VENV)/parity-installed: $(VENV)/installed tests/parity/requirements.txt
