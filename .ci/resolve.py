@@ -23,6 +23,8 @@ PLATFORMS = {  # as uv calls them. JAX has had no builds for macOS on Intel sinc
 LINUX = ("Linux x86-64", "Linux aarch64")
 ONLY_ON = {"cuda": LINUX, "cuda12": LINUX, "cuda13": LINUX, "tpu": LINUX[:1]}
 """Extra -> the platforms whose accelerators it is for; every other one is for all."""
+NEWER_LINUX = {"tpu": "x86_64-manylinux_2_31"}
+"""libtpu wants a newer C library than the rest; Google's machines have it."""
 SOURCE_ONLY = ("jsonpath-rw", "promise")
 """Pure Python, and published as source alone: of mlcroissant and of tensorflow-datasets."""
 OLDEST_MACOS = "14.0"
@@ -39,9 +41,10 @@ def inputs() -> dict[str, list[str]]:
     }
 
 
-def resolve(arguments: list[str], platform: str, python: str) -> str | None:
+def resolve(title: str, arguments: list[str], platform: str, python: str) -> str | None:
     """Why it can't be resolved, or None."""
-    command = [str(UV), "pip", "compile", "--quiet", *arguments, f"--python-platform={platform}", f"--python-version={python}"]
+    target = NEWER_LINUX.get(title, PLATFORMS[platform])
+    command = [str(UV), "pip", "compile", "--quiet", *arguments, f"--python-platform={target}", f"--python-version={python}"]
     command += ["--only-binary=:all:", *(f"--no-binary={name}" for name in SOURCE_ONLY)]
     environment = {**os.environ, "MACOSX_DEPLOYMENT_TARGET": OLDEST_MACOS, "UV_PYTHON_DOWNLOADS": "never"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -57,9 +60,8 @@ def main() -> int:
         if platform in ONLY_ON.get(title, PLATFORMS)
     ]
     with ThreadPoolExecutor(4) as pool:
-        found = dict(
-            zip(cases, pool.map(lambda case: resolve(titles[case[0]], PLATFORMS[case[1]], case[2]), cases), strict=True)
-        )
+        reasons = pool.map(lambda case: resolve(case[0], titles[case[0]], *case[1:]), cases)
+        found = dict(zip(cases, reasons, strict=True))
     columns = list(itertools.product(PLATFORMS, PYTHONS))
     print(" " * 18 + "".join(f"{platform:<16}" for platform, _ in columns[::2]))
     print(" " * 18 + "".join(f"{python:<8}" for _, python in columns))

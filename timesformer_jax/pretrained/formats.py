@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.extras import MissingPackageError
 
 
 class Tensors(NamedTuple):
@@ -117,9 +118,7 @@ def import_safetensors(doing: str) -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise InputError(
-            f"{doing} .safetensors needs the package safetensors: pip install timesformer_jax[pretrained]."
-        ) from error
+        raise MissingPackageError("safetensors", f"{doing} .safetensors") from error
     return safetensors
 
 
@@ -128,7 +127,7 @@ def import_torch(what: str) -> Any:
     try:
         import torch  # pyright: ignore[reportMissingImports]  (optional)
     except ImportError as error:
-        raise InputError(f"{what} needs PyTorch, since it is a pickled file: pip install timesformer_jax[torch].") from error
+        raise MissingPackageError("torch", f"{what}, a pickled file,") from error
     return torch
 
 

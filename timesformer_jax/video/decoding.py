@@ -13,6 +13,7 @@ import numpy as np
 
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.errors import InputError
+from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.video.files import PICTURE_SUFFIXES
 
 log = logging.getLogger("timesformer_jax")
@@ -209,12 +210,12 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def open_video(path: str | Path, fps: float | None = None) -> Iterator[VideoFile]:
     """Opens a video file, or a folder of pictures at `fps` (30); raises `UnreadableVideoError` with the reason where it can't.
 
-    Needs PyAV: `pip install timesformer_jax[video]`.
+    Needs the extra `video`.
     """
     try:
         from av.error import FFmpegError
     except ImportError as error:
-        raise InputError("Reading videos needs PyAV, which is not installed: pip install timesformer_jax[video].") from error
+        raise MissingPackageError("av", "Reading videos") from error
 
     if Path(path).is_dir():
         yield FrameFolder(Path(path), fps or 30.0)
