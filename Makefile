@@ -1,9 +1,12 @@
 # The two first commands after cloning are `make demo` and `make test`; they need nothing but Python 3.11 to 3.13.
 PYTHON ?= python3
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
+PYTEST := pytest -n 2 --dist loadscope --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 TORCH_PYTHON ?=
+CHECK_PYTHON := $(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed, %s is %d.%d: try make PYTHON=python3.12" % (sys.executable, *v))'
 
 .DEFAULT_GOAL := help
 
@@ -13,10 +16,10 @@ help:  ## these lines
 
 # A stamp inside the environment: made again when what it was made from changes.
 $(VENV)/installed: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed, %s is %d.%d: try make PYTHON=python3.12" % (sys.executable, *v))'
+	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/$(PIP_INSTALL) -r requirements.txt
+	$(BIN)/$(PIP_INSTALL) --no-deps -e .
 	@touch $@
 
 .PHONY: install
@@ -29,18 +32,37 @@ demo: install  ## trains a small TimeSformer on digits in motion, tests it and w
 
 .PHONY: test
 test: install  ## the tests, but for the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow and not parity and not beam" $(ARGS)
+	$(BIN)/python -m $(PYTEST) -m "not slow and not parity and not beam" $(ARGS)
 
 .PHONY: test-all
 test-all: install  ## all tests, but for those beside PyTorch
-	XLA_FLAGS="--xla_cpu_use_fusion_emitters=true $$XLA_FLAGS" \
-		$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not parity and not beam" $(ARGS)
+	TEST_NEWER_CPU_LOOPS=true $(BIN)/python -m $(PYTEST) -m "not parity and not beam" $(ARGS)
+
+# Made again for another Python; what is installed is brought up to date every time.
+LATEST := .venv-latest
+.PHONY: test-latest
+test-latest:  ## the same tests with the newest versions of everything, in .venv-latest (PYTHON=python3.13 chooses the Python)
+	@$(CHECK_PYTHON)
+	@[ "$$($(LATEST)/bin/python -V 2>&1)" = "$$($(PYTHON) -V)" ] || $(PYTHON) -m venv --clear $(LATEST)
+	$(PYTHON) .ci/without_upper_bounds.py dev > $(LATEST)/requirements.txt
+	$(LATEST)/bin/$(PIP_INSTALL) --upgrade --upgrade-strategy=eager -r $(LATEST)/requirements.txt
+	$(LATEST)/bin/$(PIP_INSTALL) --no-deps -e .
+	$(LATEST)/bin/pip list --format=freeze | grep -E '^(av|flax|jax|jaxlib|numpy|optax|orbax-checkpoint|tensorflow[a-z_-]*)=='
+	$(LATEST)/bin/python -m $(PYTEST) -m "not slow and not parity and not beam" $(ARGS)
+
+.PHONY: resolve
+resolve: .venv-resolve/bin/uv  ## looks for the wheels of every extra on Linux (x86-64, aarch64), macOS (arm64) and Windows
+	.venv-resolve/bin/python .ci/resolve.py
+
+.venv-resolve/bin/uv:
+	$(PYTHON) -m venv .venv-resolve
+	.venv-resolve/bin/$(PIP_INSTALL) uv==0.13.9
 
 # Two steps, so that the index of CPU builds is asked for PyTorch alone.
 $(VENV)/parity-installed: $(VENV)/installed tests/parity/requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --extra-index-url https://download.pytorch.org/whl/cpu \
+	$(BIN)/$(PIP_INSTALL) --no-deps --extra-index-url https://download.pytorch.org/whl/cpu \
 		$$(grep '^torch==' tests/parity/requirements.txt)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/parity/requirements.txt
+	$(BIN)/$(PIP_INSTALL) -r tests/parity/requirements.txt
 	@touch $@
 
 .PHONY: parity
@@ -50,7 +72,7 @@ parity: $(VENV)/parity-installed  ## the tests beside PyTorch and transformers, 
 # An environment of its own: Beam's pins conflict with the others.
 .venv-beam/installed: tests/beam/requirements.txt
 	$(PYTHON) -m venv .venv-beam
-	.venv-beam/bin/pip install --quiet --disable-pip-version-check -r tests/beam/requirements.txt
+	.venv-beam/bin/$(PIP_INSTALL) -r tests/beam/requirements.txt
 	@touch $@
 
 .PHONY: beam

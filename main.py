@@ -15,12 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.extras import JOBS, MissingPackageError, check_installed
+
+try:
+    check_installed("main.py")  # before anything of it is imported
+except MissingPackageError as missing:
+    sys.exit(f"Error: {missing}")
+
 from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
 from experiment.command_line import log_to_stderr, no_config_file, parse_flags
-from timesformer_jax.errors import InputError
 from timesformer_jax.training.distributed import MODES, start_distributed
 
 log = logging.getLogger("timesformer_jax")
@@ -58,6 +66,8 @@ def run(config: Any, workdir: str, mode: str) -> None:
     from experiment.testing import test
     from experiment.train import adjust, train
 
+    if (job_name := f"main.py --mode={mode}") in JOBS:
+        check_installed(job_name)
     read_only = mode in ("eval", "report")
     if "://" not in workdir:  # else it lies in a bucket, and the path is whole
         workdir = str(Path(workdir).expanduser().resolve())
@@ -112,6 +122,8 @@ def main(argv: list[str]) -> None:
             run(CONFIG.value, str(WORKDIR.value), str(MODE.value))
         except Preempted as told:
             log.warning("%s", told)
+    except MissingPackageError as error:
+        message = f"Error: {error.within('main.py')}"
     except InputError as error:
         message = f"Error: {error}"
     except KeyboardInterrupt:

@@ -12,7 +12,6 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
-from tensorflow_datasets.core.splits import SplitDict
 
 # The accelerators belong to JAX; TensorFlow would otherwise take a GPU's whole memory.
 tf.config.set_visible_devices([], "GPU")
@@ -30,4 +29,14 @@ def quiet_tfds() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-__all__ = ["SplitDict", "quiet_tfds", "tf", "tfds"]
+class LocalInfo(tfds.core.DatasetInfo):
+    """Description of a data set that is prepared here and in no public bucket.
+
+    TFDS otherwise looks for one whenever it makes a builder of unprepared data, and leaves an empty temporary folder behind.
+    """
+
+    def initialize_from_bucket(self) -> None:
+        """Do nothing."""
+
+
+__all__ = ["LocalInfo", "quiet_tfds", "tf", "tfds"]

@@ -8,6 +8,7 @@ from etils import epath
 
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.errors import InputError
+from timesformer_jax.extras import MissingPackageError
 
 
 def draw_clips(path: epath.Path, clips: UInt8[ndarray, "B T H W 3"], titles: Sequence[str]) -> None:
@@ -18,7 +19,7 @@ def draw_clips(path: epath.Path, clips: UInt8[ndarray, "B T H W 3"], titles: Seq
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("Drawing needs matplotlib, which is not installed: pip install timesformer_jax[plots].") from error
+        raise MissingPackageError("matplotlib", "Drawing") from error
 
     count, num_frames, height, width, _ = clips.shape
     strips = np.full((count, height, num_frames * (width + 2), 3), 255, np.uint8)

@@ -12,8 +12,9 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from input_pipeline._tensorflow import tf, tfds
+from input_pipeline._tensorflow import LocalInfo, tf, tfds
 from timesformer_jax._typing import Int, ndarray
+from timesformer_jax.extras import MissingPackageError
 
 FRAME_SIZE, DIGIT_SIZE, NUM_FRAMES = 32, 16, 8
 VISIBLE = 0.2
@@ -40,7 +41,11 @@ _SEEDS = {"train": 0, "val": 1}
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's digits, enlarged to `[1797, DIGIT_SIZE, DIGIT_SIZE]` opacities in [0, 1], and their labels."""
     from scipy.ndimage import zoom
-    from sklearn.datasets import load_digits
+
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingPackageError("sklearn", "The data set moving_digits") from error
 
     pixels, labels = load_digits(return_X_y=True)
     images = np.asarray(pixels).reshape(-1, 8, 8) / 16.0
@@ -137,7 +142,7 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [MovingDigitsConfig()]  # noqa: RUF012  (TFDS's own convention)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return LocalInfo(
             builder=self,
             description=__doc__,
             features=tfds.features.FeaturesDict(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from etils import epath
 
-from input_pipeline._tensorflow import SplitDict, tfds
+from input_pipeline._tensorflow import LocalInfo, tfds
 from input_pipeline.preparation import Part, alone, places_of, write_parts
 from input_pipeline.records import save_index
 from timesformer_jax.datasets import Entry, Listing, Storage, StoredVideo, store_video
@@ -76,7 +76,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         label = tfds.features.ClassLabel()  # its names are read from the data set's files, when it is prepared
-        return tfds.core.DatasetInfo(
+        return LocalInfo(
             builder=self,
             description=type(self).__doc__,
             features=tfds.features.FeaturesDict(
@@ -151,7 +151,9 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             unfinished.rmtree()  # the next try is to read the repaired files
             raise
         for split, parts in finished:
-            template = self._get_filename_template(split_name=split)
+            template = tfds.core.ShardedFileTemplate(
+                data_dir=epath.Path(self.data_path), dataset_name=self.name, split=split, filetype_suffix="tfrecord"
+            )
             for number, part in enumerate(parts):
                 part.records.replace(template.sharded_filepath(shard_index=number, num_shards=len(parts)))
             save_index(str(self.data_path), split, places_of(parts))
@@ -163,7 +165,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     filename_template=template,
                 )
             )
-        self.info.set_splits(SplitDict(infos))
+        self.info.set_splits(tfds.core.SplitDict(infos))
 
     def _check_readable(self, listing: Listing) -> None:
         """Raises `InputError` where what can be read of a split is too little to train on, or to test."""

@@ -50,4 +50,4 @@ def predictions(workdir: Path) -> dict[str, Any]:
 
 def on_devices(count: int) -> dict[str, str]:
     """The environment of a command on so many simulated devices."""
-    return {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"}
+    return {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"}

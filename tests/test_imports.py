@@ -1,12 +1,14 @@
 """What importing the library loads, and which part may import which."""
 
 import ast
+import itertools
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("tensorflow", "tensorflow_datasets", "torch", "optax", "orbax", "av", "matplotlib", "sklearn", "clu", "tqdm")
@@ -42,8 +44,7 @@ def test_the_library_works_without_jaxtyping():
 
 def test_the_library_alone_needs_jax_flax_and_numpy():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = [requirement.partition(">")[0] for requirement in project["dependencies"]]
-    assert names == ["jax", "flax", "numpy"]
+    assert [Requirement(text).name for text in project["dependencies"]] == ["jax", "flax", "numpy"]
     assert set(project["optional-dependencies"]) == {
         "video",
         "pretrained",
@@ -53,13 +54,43 @@ def test_the_library_alone_needs_jax_flax_and_numpy():
         "beam",
         "dev",
         "cuda",
+        "cuda12",
+        "cuda13",
         "tpu",
     }
 
 
+def test_tested_versions_are_what_the_project_allows():
+    """Every dependency has an upper bound, and the pins for each Python are within the bounds."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [text for texts in project["optional-dependencies"].values() for text in texts]
+    allowed = [Requirement(text) for text in (*project["dependencies"], *extras)]
+    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    pinned = [Requirement(line) for line in lines if line]
+    for python, machine in itertools.product(("3.11", "3.12", "3.13"), ("x86_64", "arm64")):
+        where = {"python_version": python, "platform_machine": machine}
+
+        def holds(requirement: Requirement, where: dict[str, str] = where) -> bool:
+            return requirement.marker is None or requirement.marker.evaluate(where)
+
+        here = {canonical(pin.name): next(iter(pin.specifier)).version for pin in pinned if holds(pin)}
+        assert len(here) == sum(map(holds, pinned)), "one pin for a package"
+        for requirement in filter(holds, allowed):
+            if requirement.name == "timesformer_jax":
+                continue
+            assert any(bound.operator == "<" for bound in requirement.specifier), f"{requirement} has no upper bound"
+            version = here.get(canonical(requirement.name))
+            assert version or requirement.name in ("torch", "apache-beam", "mlcroissant"), f"{requirement} is not pinned"
+            assert version is None or requirement.specifier.contains(version), f"{requirement}, but {version} is tested"
+
+
+def canonical(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
 def test_what_is_imported_is_pinned():
     pinned = {
-        line.partition("==")[0].lower().replace("_", "-")
+        canonical(line.partition("==")[0])
         for file in ("requirements.txt", "tests/parity/requirements.txt")
         for line in (ROOT / file).read_text().splitlines()
     }
@@ -71,14 +102,13 @@ def test_what_is_imported_is_pinned():
         "PIL": "pillow",
     }
     ours = {"timesformer_jax", "input_pipeline", "experiment", "configs", "main", "tests", "benchmarks"}
-    for path in ROOT.glob("**/*.py"):
-        if ".venv" in path.parts:
-            continue
+    rooms = [room for room in ROOT.iterdir() if room.is_dir() and not room.name.startswith(".")]
+    for path in [*ROOT.glob("*.py"), *(path for room in rooms for path in room.rglob("*.py"))]:
         peers = {"torch", "transformers"} if path.parent.name in ("benchmarks", "accelerator", "parity") else set()
         peers |= {"torch"} if path.name == "formats.py" else set()  # optional, and only when such a file is read
         assert imports(path) & {"torch", "transformers"} <= peers, path
         for name in {name.partition(".")[0] for name in imports(path)} - ours - sys.stdlib_module_names:
-            assert packages.get(name, name).lower().replace("_", "-") in pinned, f"{path} imports {name}"
+            assert canonical(packages.get(name, name)) in pinned, f"{path} imports {name}"
 
 
 def imports(path: Path) -> set[str]:
@@ -93,7 +123,7 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-GROUND = {f"timesformer_jax.{name}" for name in ("_typing", "errors", "interpolation", "labels")}
+GROUND = {f"timesformer_jax.{name}" for name in ("_typing", "errors", "extras", "interpolation", "labels")}
 
 MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself and GROUND
     "timesformer_jax/modeling": set(),

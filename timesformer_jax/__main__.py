@@ -5,6 +5,7 @@ import os
 import sys
 
 from timesformer_jax.errors import InputError
+from timesformer_jax.extras import MissingPackageError, check_installed
 from timesformer_jax.jobs import check, convert, cost, embed, explain, features, predict, zoo
 
 JOBS = {
@@ -29,10 +30,13 @@ def main(argv: list[str] | None = None) -> int:
             name, help=about, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(job)
-        job.set_defaults(run=module.run)
+        job.set_defaults(run=module.run, job=f"timesformer {name}")
     arguments = parser.parse_args(argv)
     try:
+        check_installed(arguments.job)
         return arguments.run(arguments)
+    except MissingPackageError as error:
+        print(f"Error: {error.within(arguments.job)}", file=sys.stderr)
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from input_pipeline import open_dataset
 from input_pipeline._tensorflow import tfds
 from input_pipeline.builders import BUILDERS, own_config
+from input_pipeline.moving_digits import MovingDigits
 from input_pipeline.video_builder import VideoConfig
 from tests.input_pipeline.miniatures import MINIATURES, OPTIONS, csv, folder, make_folder, make_kinetics, video
 from timesformer_jax.datasets import LAYOUTS, Entry, Listing, Storage
@@ -19,6 +21,13 @@ from timesformer_jax.errors import InputError
 
 def test_every_data_set_has_its_builder_and_its_miniature():
     assert LAYOUTS.keys() == BUILDERS.keys() == MINIATURES.keys()
+
+
+@pytest.mark.parametrize("builder", [MovingDigits, *BUILDERS.values()], ids=lambda builder: builder.name)
+def test_builder_of_unprepared_data_leaves_no_temporary_folder(builder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    builder(data_dir=str(tmp_path / "data"), config=builder.BUILDER_CONFIGS[0])
+    assert not [path for path in tmp_path.iterdir() if path.name != "data"]
 
 
 @pytest.mark.parametrize("name", MINIATURES)

@@ -127,7 +127,7 @@ def test_sharded_folders(tmp_path: Path):
 def test_a_pickle_without_torch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "a.pyth").write_bytes(pickle.dumps({"model_state": {}}))
-    with pytest.raises(tsf.InputError, match=r"needs PyTorch, .* pip install timesformer_jax\[torch\]"):
+    with pytest.raises(tsf.InputError, match=r'needs PyTorch, .* pip install "timesformer_jax\[torch\]"'):
         tsf.load(tmp_path / "a.pyth")
 
 

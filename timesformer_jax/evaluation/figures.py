@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from timesformer_jax._typing import Int, ndarray
-from timesformer_jax.errors import InputError
+from timesformer_jax.extras import MissingPackageError
 
 Curve = tuple[Sequence[int], Sequence[float]]
 """Steps, and a value at each."""
@@ -63,7 +63,7 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("A report needs matplotlib, which is not installed: pip install timesformer_jax[plots].") from error
+        raise MissingPackageError("matplotlib", "A report") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timesformer_jax._typing import Int, ndarray
-from timesformer_jax.errors import InputError
 from timesformer_jax.evaluation.figures import Curve, draw_accuracy_over_clips, draw_confusion, draw_curves
+from timesformer_jax.extras import MissingPackageError
 
 
 class ShownVideo(NamedTuple):
@@ -101,7 +101,7 @@ def render_report(report: Report) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise InputError("A report needs Jinja2, which is not installed: pip install timesformer_jax[plots].") from error
+        raise MissingPackageError("jinja2", "A report") from error
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=_percent, data_uri=_data_uri)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timesformer_jax._typing import Array, Shaped, UInt8, ndarray
-from timesformer_jax.errors import InputError
+from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.interpolation import linear
 
 STRENGTH = 0.65
@@ -36,7 +36,7 @@ def overlay(frames: UInt8[ndarray, "T H W 3"], maps: Shaped[Array | ndarray, "T 
     try:
         from matplotlib import colormaps
     except ImportError as error:
-        raise InputError("Drawing needs matplotlib, which is not installed: pip install timesformer_jax[plots].") from error
+        raise MissingPackageError("matplotlib", "Drawing") from error
 
     _, height, width, _ = frames.shape
     rows, columns = linear(maps.shape[1], height), linear(maps.shape[2], width)
@@ -78,7 +78,7 @@ def mp4_bytes(frames: UInt8[ndarray, "T H W 3"], fps: float) -> bytes:
     try:
         import av
     except ImportError as error:
-        raise InputError("Films need PyAV, which is not installed: pip install timesformer_jax[video].") from error
+        raise MissingPackageError("av", "Writing .mp4") from error
 
     file = io.BytesIO()
     _, height, width, _ = frames.shape
@@ -111,7 +111,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise InputError("Drawing needs Pillow, which is not installed: pip install timesformer_jax[plots].") from error
+        raise MissingPackageError("PIL", "Drawing") from error
     return Image
 
 

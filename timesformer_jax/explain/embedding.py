@@ -8,6 +8,7 @@ import numpy as np
 
 from timesformer_jax._typing import Float, Int, ndarray
 from timesformer_jax.errors import InputError
+from timesformer_jax.extras import MissingPackageError
 
 FEWEST = 5
 """Fewer points make no picture."""
@@ -99,7 +100,7 @@ def draw_points(
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("Drawing needs matplotlib, which is not installed: pip install timesformer_jax[plots].") from error
+        raise MissingPackageError("matplotlib", "Drawing") from error
 
     columns, names = max(map(len, panels)), list(label_names or ())
     colours = [matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20"](i) for i in range(max(len(names), 1))]
@@ -140,4 +141,4 @@ def _check_sklearn() -> None:
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise InputError("This needs scikit-learn, which is not installed: pip install timesformer_jax[plots].") from error
+        raise MissingPackageError("sklearn", "Placing points") from error

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from timesformer_jax._typing import Float, ndarray
 from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.features.kinds import KINDS, value_shape
 from timesformer_jax.modeling import TimeSformer, describe_model, flatten_params
 from timesformer_jax.video import Preprocess
@@ -247,8 +248,10 @@ def folder_at(path: str | Path) -> Path:
     """A folder of this machine, or in a bucket."""
     if "://" not in str(path):
         return Path(path)
-    from etils import epath
-
+    try:
+        from etils import epath
+    except ImportError as error:
+        raise MissingPackageError("etils", f"The folder {path}") from error
     return cast(Path, epath.Path(str(path)))
 
 

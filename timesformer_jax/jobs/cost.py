@@ -5,7 +5,7 @@ import csv
 import sys
 
 from timesformer_jax.cost import Cost, cost_table
-from timesformer_jax.errors import InputError
+from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.modeling import SCHEMES, VARIANTS, create
 
 
@@ -43,7 +43,7 @@ def _plot(lines: list[Cost], path: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("Drawing needs matplotlib, which is not installed: pip install timesformer_jax[plots].") from error
+        raise MissingPackageError("matplotlib", "Drawing") from error
 
     sizes = sorted({line.image_size for line in lines})
     figure = Figure(figsize=(4 * len(sizes), 3.6), layout="constrained")

@@ -42,7 +42,6 @@ from timesformer_jax.jobs.videos import (
     find_files,
     place_clips,
     prepared,
-    progress_bar,
 )
 from timesformer_jax.modeling import TimeSformer
 from timesformer_jax.pretrained import Pretrained, load
@@ -72,9 +71,10 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the features; a video that can't be read is a line on stderr, and makes the exit code 1."""
+    from tqdm import tqdm
+
     check_at_least_1(arguments, "num_clips", "batch_size", "videos_per_shard")
     check_options(arguments.kind, arguments.dtype, arguments.videos_per_shard)
-    tqdm = progress_bar()
     paths = list(dict.fromkeys(find_files(arguments.videos)))
     for path in paths:
         if path.is_dir():

@@ -10,7 +10,7 @@ import sys
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
-from timesformer_jax.jobs.videos import add_view_arguments, check_at_least_1, find_files, place_clips, prepared, progress_bar
+from timesformer_jax.jobs.videos import add_view_arguments, check_at_least_1, find_files, place_clips, prepared
 from timesformer_jax.pretrained import load
 
 
@@ -24,8 +24,9 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the labels of every video; one that can't be read is a line on stderr, and makes the exit code 1."""
+    from tqdm import tqdm
+
     check_at_least_1(arguments, "top_k", "num_clips")
-    tqdm = progress_bar()
     paths = list(find_files(arguments.videos))
     pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
     for note in pretrained.report.notes if pretrained.report else []:

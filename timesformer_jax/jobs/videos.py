@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,15 +38,6 @@ def check_at_least_1(arguments: argparse.Namespace, *names: str) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
-
-
-def progress_bar() -> Any:
-    """tqdm's class; raises `InputError` where what reading videos needs isn't installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise InputError("Reading videos needs PyAV and tqdm: pip install timesformer_jax[video].") from error
-    return tqdm
 
 
 def find_files(names: Iterable[str]) -> Iterator[Path]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.extras import MissingPackageError
 
 
 class Tensors(NamedTuple):
@@ -53,8 +54,7 @@ def open_npz(paths: list[Path]) -> Tensors:
     """NumPy's archive of arrays; none of them is unpickled."""
     (path,) = paths
     shapes = {}
-    with broken(path, ".npz"):
-        archive = np.load(path, allow_pickle=False)
+    with broken(path, ".npz"), _npz(path) as archive:
         for name in archive.files:
             with archive.zip.open(f"{name}.npy") as member:
                 version = np.lib.format.read_magic(member)
@@ -63,12 +63,19 @@ def open_npz(paths: list[Path]) -> Tensors:
     lock = threading.Lock()  # NumPy parses the headers by Python's parser, which fails when threads meet in it
 
     def take(name: str) -> np.ndarray:
-        with broken(path, ".npz"), lock:
+        with broken(path, ".npz"), lock, _npz(path) as archive:
             array = archive[name]
             # NumPy knows bfloat16 as two bytes without meaning.
             return _as_float32(name, array.view(jnp.bfloat16) if array.dtype == np.dtype("V2") else array)
 
     return Tensors(shapes, take)
+
+
+@contextlib.contextmanager
+def _npz(path: Path) -> Iterator[Any]:
+    """The open archive. NumPy would leave a damaged file open that it opened itself."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        yield archive
 
 
 def open_torch(paths: list[Path]) -> Tensors:
@@ -111,9 +118,7 @@ def import_safetensors(doing: str) -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise InputError(
-            f"{doing} .safetensors needs the package safetensors: pip install timesformer_jax[pretrained]."
-        ) from error
+        raise MissingPackageError("safetensors", f"{doing} .safetensors") from error
     return safetensors
 
 
@@ -122,7 +127,7 @@ def import_torch(what: str) -> Any:
     try:
         import torch  # pyright: ignore[reportMissingImports]  (optional)
     except ImportError as error:
-        raise InputError(f"{what} needs PyTorch, since it is a pickled file: pip install timesformer_jax[torch].") from error
+        raise MissingPackageError("torch", f"{what}, a pickled file,") from error
     return torch
 
 

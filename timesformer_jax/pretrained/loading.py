@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from timesformer_jax.errors import InputError
+from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.labels import check_labels, read_labels
 from timesformer_jax.modeling import TimeSformer, complete_description, flatten_params, unstack_blocks
 from timesformer_jax.modeling.checks import pair
@@ -155,8 +156,10 @@ def _locate(source: str | Path) -> Path:
     if name.startswith(("http://", "https://")):
         raise InputError(f"Download {source} and give the path of the file.")
     if "://" in name:  # in a bucket
-        from etils import epath
-
+        try:
+            from etils import epath
+        except ImportError as error:
+            raise MissingPackageError("etils", f"Reading {name}") from error
         return cast(Path, epath.Path(name))
     try:
         path = Path(source).expanduser()

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
 
 MARK = "_CHECKPOINT_METADATA"
@@ -37,8 +38,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
 
     Raises `InputError` for a checkpoint of another program, and for a damaged one.
     """
-    from orbax.checkpoint import v1 as ocp
-
+    ocp = _import_orbax("Reading")
     notes: Any = _told(path, lambda: ocp.checkpointables_metadata(_place(path)).custom_metadata)
     if not isinstance(notes, Mapping) or "model" not in notes:
         raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
@@ -54,9 +54,16 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
 
 def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:
     """Writes parameters and notes (JSON) as a checkpoint that `read_checkpoint` reads."""
-    from orbax.checkpoint import v1 as ocp
-
+    ocp = _import_orbax("Writing")
     ocp.save_checkpointables(_place(path), {"params": params}, custom_metadata=dict(notes))
+
+
+def _import_orbax(doing: str) -> Any:
+    try:
+        from orbax.checkpoint import v1 as ocp
+    except ImportError as error:
+        raise MissingPackageError("orbax", f"{doing} a checkpoint of this project") from error
+    return ocp
 
 
 def _place(path: Path) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.video import Preprocess
 
 
@@ -148,9 +149,7 @@ def _fetch_repository(repository: str) -> Path:
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError as error:
-        raise InputError(
-            "Fetching models needs the package huggingface_hub: pip install timesformer_jax[pretrained]."
-        ) from error
+        raise MissingPackageError("huggingface_hub", "Fetching models") from error
 
     files = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
     try:

@@ -13,6 +13,7 @@ import numpy as np
 
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.errors import InputError
+from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.video.files import PICTURE_SUFFIXES
 
 log = logging.getLogger("timesformer_jax")
@@ -179,16 +180,25 @@ class FrameFolder(VideoFile):
         return len(self._pictures)
 
     def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
-        import av
         from av.error import FFmpegError
 
         first, last = (0, None) if span is None else (math.ceil(second * self.fps) for second in span)
         for picture in self._pictures[first:last]:
             try:
-                with av.open(os.path.abspath(picture)) as container:
+                with _open_container(picture) as container:
                     yield next(container.decode(video=0))
             except (OSError, FFmpegError, StopIteration):
                 self.num_damaged += 1
+
+
+def _open_container(path: str | Path) -> Any:
+    """PyAV's container of a file; metadata text in an unknown encoding is no obstacle to reading it."""
+    import av
+
+    # PyAV decodes metadata strictly by default up to version 18; from 19 on it keeps any bytes and has no such option.
+    lenient: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+    # FFmpeg would take what stands before a colon, as in 12:30.mp4, for a protocol: not so behind a slash.
+    return av.open(os.path.abspath(path), **lenient)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -200,21 +210,19 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def open_video(path: str | Path, fps: float | None = None) -> Iterator[VideoFile]:
     """Opens a video file, or a folder of pictures at `fps` (30); raises `UnreadableVideoError` with the reason where it can't.
 
-    Needs PyAV: `pip install timesformer_jax[video]`.
+    Needs the extra `video`.
     """
     try:
-        import av
         from av.error import FFmpegError
     except ImportError as error:
-        raise InputError("Reading videos needs PyAV, which is not installed: pip install timesformer_jax[video].") from error
+        raise MissingPackageError("av", "Reading videos") from error
 
     if Path(path).is_dir():
         yield FrameFolder(Path(path), fps or 30.0)
         return
     try:
         size = Path(path).stat().st_size
-        # FFmpeg would take what stands before a colon, as in 12:30.mp4, for a protocol: not so behind a slash.
-        container = av.open(os.path.abspath(path), metadata_errors="ignore") if size else None
+        container = _open_container(path) if size else None
     except (OSError, FFmpegError) as error:
         raise UnreadableVideoError(path, error.strerror or str(error)) from error
     if container is None:

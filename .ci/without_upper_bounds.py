@@ -1,0 +1,22 @@
+"""Print the project's requirements with the given extras, without upper bounds: what `make test-latest` installs."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+
+
+def requirements(extras: list[str]) -> list[str]:
+    """Those of the project and its extras, and of the extras that these name, each once."""
+    found, pending = list(PROJECT["dependencies"]), list(extras)
+    for extra in pending:  # grows
+        for requirement in PROJECT["optional-dependencies"][extra]:
+            inner = re.fullmatch(r"timesformer_jax\[(.*)\]", requirement)
+            (pending.extend(inner[1].split(",")) if inner else found.append(requirement))
+    return list(dict.fromkeys(re.sub(r",<[^,;]+", "", requirement) for requirement in found))
+
+
+if __name__ == "__main__":
+    print("\n".join(requirements(sys.argv[1:])))
