@@ -2,10 +2,13 @@
 
 import argparse
 import csv
+import io
 import sys
+from pathlib import Path
 
+from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.cost import Cost, cost_table
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.modeling import SCHEMES, VARIANTS, create
 
 
@@ -59,4 +62,9 @@ def _plot(lines: list[Cost], path: str) -> None:
         axis.minorticks_off()
     axes[0].set_ylabel("10^12 multiply-adds a clip")
     axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=120)
+    drawn = io.BytesIO()
+    try:
+        figure.savefig(drawn, dpi=120, format=Path(path).suffix.removeprefix(".") or None)
+        write_whole(Path(path), drawn.getvalue())
+    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib can't write
+        raise InputError(f"Can't write {path}: {first_line(error)}.") from error

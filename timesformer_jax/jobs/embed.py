@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.explain.embedding import (
     METHOD_NAMES,
@@ -82,10 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
             row.append(Panel(placed, points.labels, f"{title}\n{METHOD_NAMES[method]}, {told}"))
         print(f"{folder}: {', '.join(title.splitlines())}: {told}")
     picture = draw_points(panels, names, format=ending)
-    part = arguments.output.with_name(arguments.output.name + ".part")
     try:
-        part.write_bytes(picture)
-        part.replace(arguments.output)
+        write_whole(arguments.output, picture)
     except OSError as error:
         raise InputError(f"Can't write {arguments.output}: {first_line(error)}.") from error
     print(f"Drawn: {arguments.output}")

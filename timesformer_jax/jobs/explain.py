@@ -6,7 +6,6 @@ timesformer explain clip.mp4 --checkpoint=runs/mine --method=rollout --output=cl
 """
 
 import argparse
-import difflib
 import math
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from timesformer_jax.errors import InputError
+from timesformer_jax.atomic_write import write_whole
+from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.explain import attention_rollout, class_relevance
 from timesformer_jax.explain.drawing import WRITERS, Panel, overlay
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
@@ -55,10 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     scores = pretrained.view_scores(clips)
     print(arguments.video + "".join(f"\n  {p:7.2%}  {label}" for label, p in pretrained.best(scores, arguments.top_k)))
     panels = explain(pretrained, clips, scores, labels, title=Path(arguments.video).name, method=arguments.method)
-    part = output.with_name(f".{output.name}.part")
     try:
-        part.write_bytes(WRITERS[output.suffix.lower()](panels, arguments.fps))
-        part.replace(output)
+        write_whole(output, WRITERS[output.suffix.lower()](panels, arguments.fps))
     except OSError as error:
         raise InputError(f"Can't write {output}: {error.strerror}.") from error
     print(f"Written: {output}")
@@ -109,6 +107,5 @@ def _number(label: str, pretrained: Pretrained) -> int:
         return names.index(label)
     if label.isdecimal() and int(label) < pretrained.model.num_classes:
         return int(label)
-    near = difflib.get_close_matches(label, names, n=3, cutoff=0.4)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = did_you_mean(label, names, count=3, cutoff=0.4)
     raise InputError(f"The model has no label {label!r}: give a name, or a number below {pretrained.model.num_classes}.{hint}")
