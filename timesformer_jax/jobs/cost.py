@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of every scheme over frames and sizes."""
+"""Count the parameters and multiply-adds of every attention scheme."""
 
 import argparse
 import csv
@@ -14,12 +14,12 @@ from timesformer_jax.modeling import SCHEMES, VARIANTS, create
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
     """The job's arguments."""
-    job.add_argument("--variant", default="timesformer-base", help=f"one of {', '.join(VARIANTS)}")
-    job.add_argument("--num-classes", type=int, default=400)
-    job.add_argument("--frames", type=int, nargs="+", default=[8, 16, 32, 64, 96])
+    job.add_argument("--variant", default="timesformer-base", metavar="NAME", help=f"one of {', '.join(VARIANTS)}")
+    job.add_argument("--num-classes", type=int, default=400, help="classes of the classifier")
+    job.add_argument("--frames", type=int, nargs="+", default=[8, 16, 32, 64, 96], help="numbers of frames")
     job.add_argument("--sizes", type=int, nargs="+", default=[224, 448], help="sides in pixels")
-    job.add_argument("--csv", action="store_true", help="as CSV instead of a table")
-    job.add_argument("--plot", metavar="FILE", help="draws the table as well (.png, .svg, .pdf)")
+    job.add_argument("--csv", action="store_true", help="print CSV instead of a table")
+    job.add_argument("--plot", metavar="FILE", help="also draw the table: .png, .svg or .pdf")
 
 
 def run(arguments: argparse.Namespace) -> int:
