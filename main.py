@@ -1,10 +1,7 @@
-"""Trains and tests a TimeSformer on a data set: `python main.py --config=configs/moving_digits.py --workdir=runs/demo`.
+"""Train and evaluate a TimeSformer on a data set: `python main.py --config=configs/moving_digits.py --workdir=runs/demo`.
 
-The job is `--mode=train` (goes on from the workdir's newest checkpoint if there is one, ends with a test), `--mode=eval`
-(tests a checkpoint), `--mode=report` (draws what the last test has left as one page, report.html), `--mode=probe` (trains heads
-on the frozen model's features), `--mode=features` (writes the frozen model's features of whole splits) or `--mode=show` (draws
-clips as the model gets them). Any field of the config can be given on the command line: `--config.train.batch_size=64`. The
-same command, started once on every machine, trains on all of them (docs/scale.md).
+Any field of the config can be given on the command line: `--config.train.batch_size=64`, or `--config.init_from=None` to unset
+an optional one. The same command, started once on every machine, trains on all of them (docs/scale.md).
 """
 
 import contextlib
@@ -17,7 +14,8 @@ from typing import Any
 import jax
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.extras import JOBS, MissingPackageError, check_installed
+from timesformer_jax.extras import JOBS as NEEDS
+from timesformer_jax.extras import MissingPackageError, check_installed
 
 try:
     check_installed("main.py")  # before anything of it is imported
@@ -28,19 +26,21 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
+from experiment.command_line import MODES as JOBS
 from experiment.command_line import log_to_stderr, no_config_file, parse_flags
 from timesformer_jax.training.distributed import MODES, start_distributed
 
 log = logging.getLogger("timesformer_jax")
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration, such as configs/folder.py.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go; a folder or gs://...")
+CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration, such as configs/folder.py; required.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go, a folder or gs://...; required.")
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "report", "probe", "features", "show"],
-    "Train and test, only test, draw what a test has left, probe, write features, or draw some clips.",
+    list(JOBS),
+    "; ".join(f"{mode}: {text}" for mode, text in JOBS.items()) + ".",
 )
+flags.DEFINE_bool("version", False, "Print the version and exit.")
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", MODES, "Whether this process is one of several: on, off, or auto for what the environment says."
 )
@@ -66,7 +66,7 @@ def run(config: Any, workdir: str, mode: str) -> None:
     from experiment.testing import test
     from experiment.train import adjust, train
 
-    if (job_name := f"main.py --mode={mode}") in JOBS:
+    if (job_name := f"main.py --mode={mode}") in NEEDS:
         check_installed(job_name)
     read_only = mode in ("eval", "report")
     if "://" not in workdir:  # else it lies in a bucket, and the path is whole
@@ -107,8 +107,6 @@ def run(config: Any, workdir: str, mode: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown argument(s): {' '.join(argv[1:])}")
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not Path(file).is_file():
         sys.exit(no_config_file(file))
@@ -136,5 +134,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse_flags)

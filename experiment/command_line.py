@@ -1,40 +1,164 @@
-"""What a command says: flags and configs refused in one sentence, log lines above the progress bar."""
+"""main.py's command line: usage, flags and configs refused in one line, log lines above the progress bar."""
 
 import logging
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
-from absl import flags
+from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import ConfigDict, FieldReference, config_flags
 from tqdm import tqdm
+
+import timesformer_jax
+from timesformer_jax.errors import did_you_mean
 
 log = logging.getLogger("timesformer_jax")
 
+MODES = {
+    "train": "train, or resume from the newest checkpoint, and evaluate at the end",
+    "eval": "evaluate a checkpoint",
+    "report": "draw the last evaluation as one page, report.html",
+    "probe": "train heads on frozen features",
+    "features": "write features of whole splits",
+    "show": "draw clips as the model gets them",
+}
+"""`--mode` -> what it does."""
+
+USAGE = """\
+usage: python main.py --config=FILE[:VARIANT] --workdir=FOLDER [--mode=MODE] [--config.FIELD=VALUE ...]
+
+example, which fine-tunes a published model on a folder of videos, LABEL/*.mp4:
+  python main.py --config=configs/folder.py:video_folder,finetune --config.data.root=FOLDER --workdir=runs/mine
+
+modes:
+{modes}
+
+`python main.py --help` describes the flags, configs/ has the configs, and the first lines of each say what it is for.
+Jobs over single files, such as `timesformer predict`: `timesformer --help`.
+"""
+
+REQUIRED = {"config": "FILE", "workdir": "FOLDER"}
+"""Flag -> what it takes."""
+
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parsing, with one sentence for what a config file refuses or lacks, or a config file that isn't there."""
+    """Parse the flags by absl; usage errors exit with 2 and unusable config files with 1, each with one line."""
+    if len(argv) == 1:
+        sys.stderr.write(USAGE.format(modes="\n".join(f"  {mode:<9} {text}" for mode, text in MODES.items())))
+        sys.exit(2)
+    if "--version" in argv:
+        print(f"timesformer_jax {timesformer_jax.__version__}")
+        sys.exit(0)
+    if "--help" in argv:  # which absl ends with 1
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)
+    for kind in (str, int, float):
+        config_flags.register_flag_parser_for_type(kind, _OrNone(kind))
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except OSError:
-        # Only where a field of it is given, too: otherwise the file is looked for later.
+        # Only if a field of it is given, too: otherwise the file is looked for later.
         found = re.search(r"--?config[= ]([^\s:]+)", " ".join(argv))
         if found is None or Path(found[1]).is_file():
             raise
         sys.exit(no_config_file(found[1]))
+    except flags.UnrecognizedFlagError as error:
+        _stop(_unknown_flag(error.flagname))
     except flags.Error as error:
-        last_line = str(error).strip().splitlines()[-1].strip()  # of a traceback, where the config itself has failed
-        sys.exit("Error: " + re.sub(r"^[\w.]+Error: ", "", last_line))
+        _refuse(str(error))
     except (AttributeError, KeyError) as error:
         if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
             raise
-        reason = error.args[0]
-        while isinstance(reason, Exception):  # ml_collections wraps its KeyError in an AttributeError
-            reason = reason.args[0]
-        unknown, _, nearest = reason.partition("\n")
-        sys.exit(f"Error: the config has no field {unknown}. {nearest or 'See the config file for its fields.'}")
+        _stop(_unknown_field(argv))
+    if len(rest) > 1:
+        _stop(f"unknown argument {rest[1]!r}: flags begin with --.")
+    if missing := [f"--{name}={takes}" for name, takes in REQUIRED.items() if flags.FLAGS[name].value is None]:
+        _stop(f"{' and '.join(missing)} must be given; `python main.py` shows an example.")
+    _check_unset(flags.FLAGS["config"])
+    return rest
+
+
+class _OrNone(flags.ArgumentParser):
+    """Parser of a config's field, by which "None" unsets it; `_check_unset` refuses that for a field that needs a value."""
+
+    def __init__(self, kind: type):
+        self.kind = kind
+        self._parser = {str: flags.ArgumentParser, int: flags.IntegerParser, float: flags.FloatParser}[kind]()
+        self.syntactic_help = self._parser.syntactic_help
+
+    def parse(self, argument: Any) -> Any:
+        """A value of the field's type, or None."""
+        return None if argument == "None" else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        """The type's name in absl's help."""
+        return self._parser.flag_type()
+
+
+def _check_unset(config_flag: Any) -> None:
+    """End with an error if the command line unsets a field that needs a value; texts keep "None" as a value."""
+    config = config_flag.value
+    for path, value in config_flags.get_override_values(config_flag).items():
+        *sections, field = path.split(".")
+        section = config
+        for name in sections:
+            section = section[name]
+        if value is not None or isinstance(dict(section.items(preserve_field_references=True))[field], FieldReference):
+            continue
+        parser: Any = flags.FLAGS[f"config.{path}"].parser
+        if parser.kind is not str:
+            _stop(f"--config.{path} needs a value and can't be None.")
+        section[field] = "None"
+
+
+def _unknown_flag(given: str) -> str:
+    """What is said of a flag that doesn't exist."""
+    name, dot, field = given.partition(".")
+    if name == "config":
+        return "--config=FILE must be given, before any of its fields; `python main.py` shows an example."
+    known = ["help", *(flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]))]
+    hint = did_you_mean(name, known)
+    return f"there is no flag --{given}." + re.sub(r"'(\w+)'", rf"--\1{dot}{field}", hint)
+
+
+def _unknown_field(argv: Sequence[str]) -> str:
+    """What is said of a config without a field that the command line names."""
+    given = re.findall(r"(?<=^--config[= ])\S+|(?<=^-config[= ])\S+", "\n".join(argv), re.MULTILINE)
+    known = _field_paths(flags.FLAGS["config"].parser.parse(given[-1]))  # anew: the failed parse kept none
+    for argument in argv:
+        path = re.sub(r"^--?(no)?config\.", "", argument.partition("=")[0])
+        if path != argument.partition("=")[0] and path not in known:
+            hint = did_you_mean(path, known, count=1 if "." in path else 3)
+            return f"the config has no field {path}." + re.sub(r"'([\w.]+)'", r"--config.\1", hint)
+    return "the config has no such field; see the config file for its fields."
+
+
+def _field_paths(section: Any, above: str = "") -> list[str]:
+    """The dotted paths of a config's fields and sections."""
+    found = []
+    for name, value in section.items():
+        found += [above + name, *(_field_paths(value, f"{above}{name}.") if isinstance(value, ConfigDict) else ())]
+    return found
+
+
+def _refuse(reason: str) -> NoReturn:
+    """End with what absl says; a config file that has failed itself is an unusable input, no wrong usage."""
+    last_line = reason.strip().splitlines()[-1].strip()  # of a traceback, if the config has failed
+    message = re.sub(r"^[\w.]+Error: ", "", last_line)
+    if message != last_line:
+        sys.exit(f"Error: {message}")
+    _stop(message)
+
+
+def _stop(message: str) -> NoReturn:
+    """End with a line on stderr and the exit code of a usage error."""
+    print(f"Error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def no_config_file(path: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from timesformer_jax._typing import UInt8, ndarray
+from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
 
@@ -34,6 +35,6 @@ def draw_clips(path: epath.Path, clips: UInt8[ndarray, "B T H W 3"], titles: Seq
     picture = io.BytesIO()  # matplotlib writes to no bucket
     figure.savefig(picture, dpi=100, format="png")
     try:
-        path.write_bytes(picture.getvalue())
+        write_whole(path, picture.getvalue())
     except OSError as error:
         raise InputError(f"Can't write {path}: {error.strerror}.") from error

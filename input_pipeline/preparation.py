@@ -23,6 +23,7 @@ from tqdm import tqdm
 from input_pipeline._tensorflow import tf
 from input_pipeline.fingerprints import facts_of
 from input_pipeline.records import FOOTER_BYTES, HEADER_BYTES
+from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.datasets import Entry, Storage, StoredVideo, map_in_processes, store_video
 from timesformer_jax.errors import InputError
 
@@ -71,9 +72,7 @@ class Part:
 
     def finish(self) -> None:
         facts = {name: getattr(self, name) for name in _NOTED}
-        unfinished = self._note.with_suffix(".part")
-        unfinished.write_text(json.dumps(facts))
-        unfinished.replace(self._note)
+        write_whole(self._note, json.dumps(facts))
 
     @property
     def num_bytes(self) -> int:

@@ -18,6 +18,7 @@ from etils import epath
 
 from input_pipeline._tensorflow import tf, tfds
 from timesformer_jax._typing import Int, ndarray
+from timesformer_jax.atomic_write import replacing
 from timesformer_jax.errors import InputError
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
@@ -37,10 +38,8 @@ def save_index(folder: str, split: str, places: Iterable[Places]) -> None:
     """Keeps the places of every file's records, so that nobody has to look for them again."""
     rows = [np.concatenate([np.full((len(part), 1), file), part], axis=1) for file, part in enumerate(places)]
     path = index_path(folder, split)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as file:
+    with replacing(path, f".{os.getpid()}.part") as part, part.open("wb") as file:
         np.save(file, np.concatenate(rows) if rows else np.zeros((0, 3), np.int64))
-    part.replace(path)
 
 
 class Records:

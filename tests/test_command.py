@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from main import GOES_ON
 from tests.runs import ROOT, on_devices, predictions, results
 
 
@@ -20,20 +21,45 @@ def command(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "code", "words"),
     [
-        (["--config=configs/folder.py", "--config.model.dpth=3"], r"no field 'dpth'\. Did you mean \"depth\""),
-        (["--config=configs/nothing.py"], "there is no config file configs/nothing.py"),
-        (["--config=configs/folder.py:base"], "configs/folder.py:NAME must be one of kinetics400, .*video_list, got 'base'"),
-        (["--config=configs/folder.py", "--config.data.root=/no/such/folder"], "There is no folder /no/such/folder"),
+        (["--confg=configs/folder.py"], 2, r"there is no flag --confg. Did you mean --config\?"),
+        (["--config=configs/folder.py", "--config.trian.batch_size=3"], 2, r"Did you mean --config\.train\.batch_size\?"),
+        (["--config=configs/folder.py", "--config.batch_size=3"], 2, r"no field batch_size.* or --config\.train\.batch_size"),
+        (["--config=configs/folder.py", "--config.seed=None"], 2, r"--config.seed needs a value and can't be None"),
+        (["--config=configs/nothing.py"], 1, "there is no config file configs/nothing.py"),
+        (["--config=configs/folder.py:base"], 1, "configs/folder.py:NAME must be one of kinetics400, .*video_list, got 'base'"),
+        (["--config=configs/folder.py", "--config.data.root=/no/such/folder"], 1, "There is no folder /no/such/folder"),
     ],
 )
-def test_the_command_ends_in_one_line_and_not_with_0(tmp_path: Path, arguments: list[str], words: str):
+def test_the_command_ends_in_one_line_and_not_with_0(tmp_path: Path, arguments: list[str], code: int, words: str):
+    """Usage errors with 2, unusable input with 1."""
     done = command(*arguments, f"--workdir={tmp_path}")
-    assert done.returncode == 1
+    assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert re.search(words, done.stderr)
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_command_alone_shows_an_example_and_the_modes():
+    done = command()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--config=configs/folder.py:video_folder,finetune --config.data.root=FOLDER --workdir=runs/mine" in done.stderr
+    assert re.findall(r"^  ([a-z]+) ", done.stderr, re.MULTILINE)[1:] == [*GOES_ON]
+
+
+def test_none_unsets_optional_fields():
+    """And is a text for those that are texts."""
+    fields = ["init_from", "data.max_fps", "probe.batch_size", "model.remat"]
+    code = (
+        "import main; from absl import app, flags\n"
+        "def show(argv):\n    config = flags.FLAGS.config\n    print([config.init_from, config.data.max_fps, "
+        "config.probe.batch_size, config.model.remat])\n"
+        "app.run(show, flags_parser=main.parse_flags)"
+    )
+    given = ["--config=configs/ucf101.py", "--workdir=x", *(f"--config.{field}=None" for field in fields)]
+    done = subprocess.run([sys.executable, "-c", code, *given], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[None, None, None, 'None']", done.stderr
 
 
 def test_an_interrupted_run_ends_and_goes_on(tmp_path: Path, made_clips: Path, data_dir: str):

@@ -123,7 +123,7 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-GROUND = {f"timesformer_jax.{name}" for name in ("_typing", "errors", "extras", "interpolation", "labels")}
+GROUND = {f"timesformer_jax.{name}" for name in ("_typing", "atomic_write", "errors", "extras", "interpolation", "labels")}
 
 MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself and GROUND
     "timesformer_jax/modeling": set(),

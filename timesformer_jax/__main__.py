@@ -1,12 +1,14 @@
 """Jobs over single files and models: `timesformer JOB` (the same as `python -m timesformer_jax JOB`)."""
 
-import argparse
 import os
 import sys
+from collections.abc import Sequence
 
-from timesformer_jax.errors import InputError
+from timesformer_jax import __version__
+from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.extras import MissingPackageError, check_installed
 from timesformer_jax.jobs import check, convert, cost, embed, explain, features, predict, zoo
+from timesformer_jax.jobs.parser import Parser
 
 JOBS = {
     "predict": predict,
@@ -20,18 +22,23 @@ JOBS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one job; returns the exit code: 0, or 1 where something could not be done (it says what on stderr)."""
-    parser = argparse.ArgumentParser(prog="timesformer", description=__doc__)
-    jobs = parser.add_subparsers(required=True, metavar="JOB")
-    for name, module in JOBS.items():
-        about = str(module.__doc__).partition("\n")[0]
-        job = jobs.add_parser(
-            name, help=about, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        module.add_arguments(job)
-        job.set_defaults(run=module.run, job=f"timesformer {name}")
-    arguments = parser.parse_args(argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one job.
+
+    Returns the exit code: 0, or 1 if something could not be done (stderr says what). Usage errors exit with 2.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser, jobs = _parsers()
+    if not given:
+        parser.print_help(sys.stderr)
+        return 2
+    if given[0] in jobs:
+        jobs[given[0]].check_spelling(given[1:])
+    elif given[0].startswith("-"):
+        parser.check_spelling(given[:1])
+    else:
+        parser.error(f"there is no job {given[0]!r}.{did_you_mean(given[0], jobs)}")
+    arguments = parser.parse_args(given)
     try:
         check_installed(arguments.job)
         return arguments.run(arguments)
@@ -44,6 +51,20 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
+
+
+def _parsers() -> tuple[Parser, dict[str, Parser]]:
+    """The command's parser, and each job's."""
+    parser = Parser(prog="timesformer", description=__doc__, epilog="`timesformer JOB --help` describes a job's flags.")
+    parser.add_argument("--version", action="version", version=f"timesformer_jax {__version__}", help="print the version")
+    commands = parser.add_subparsers(required=True, metavar="JOB")
+    jobs = {}
+    for name, module in JOBS.items():
+        about = str(module.__doc__).partition("\n")[0]
+        jobs[name] = commands.add_parser(name, help=about, description=module.__doc__)
+        module.add_arguments(jobs[name])
+        jobs[name].set_defaults(run=module.run, job=f"timesformer {name}")
+    return parser, jobs
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """The one exception that means "what was given can't be used", and how those of others become part of its sentence."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Bad input: the message is one sentence with what was expected, what was got and what to do.
@@ -7,6 +10,12 @@ class InputError(ValueError):
     The command-line jobs print it without a traceback and end with exit code 1. A traceback therefore always
     means a defect of this project, never of the user's input.
     """
+
+
+def did_you_mean(given: str, known: Iterable[str], *, count: int = 1, cutoff: float = 0.6) -> str:
+    """The end of a message about an unknown name, " Did you mean 'x'?", with the nearest `count` names; "" if none is near."""
+    near = difflib.get_close_matches(given, list(known), n=count, cutoff=cutoff)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

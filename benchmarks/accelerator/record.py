@@ -1,10 +1,11 @@
 """The file of results: written after every measurement, whole at any moment."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
+
+from timesformer_jax.atomic_write import write_whole
 
 FORMAT = 1
 FAILURES = ("out of memory", "failed", "time limit", "skipped", "not reached")
@@ -31,9 +32,7 @@ class Record:
     def write(self) -> None:
         """Replace the file by the present state."""
         content = json.dumps({**self.about, "entries": self.entries}, indent=1)
-        part = self._path.with_name(f"{self._path.name}.part")
-        part.write_text(content + "\n")
-        os.replace(part, self._path)
+        write_whole(self._path, content + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any]:

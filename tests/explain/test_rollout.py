@@ -205,8 +205,15 @@ def test_relevance_is_of_the_label_that_is_asked_for():
     assert not np.allclose(both[0], other[0], rtol=1e-2)
     with pytest.raises(tsf.InputError, match=r"labels must be from 0 to 2, got \[0, 3\]"):
         explain.class_relevance(model, params, VIDEO, np.array([0, 3]))
-    with pytest.raises(tsf.InputError, match=r"one class for each of the 2 clip.s., got the shape \(1,\)"):
+    with pytest.raises(tsf.InputError, match=r"one for each of the 2 clip.s., got int64 of the shape \(1,\)"):
         explain.class_relevance(model, params, VIDEO, np.array([0]))
+
+
+@pytest.mark.parametrize("label", [1, [1, 1], np.int32(1), jnp.int32(1)], ids=lambda label: type(label).__name__)
+def test_class_relevance_one_label_for_all_clips(label: Any):
+    model, params = make("divided")
+    expected = explain.class_relevance(model, params, VIDEO, np.array([1, 1]))
+    np.testing.assert_array_equal(explain.class_relevance(model, params, VIDEO, label), expected)
 
 
 def test_folded_parameters_are_explained_alike():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,76 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["convert", str(source), str(tmp_path / "folder"), "--num-heads=3"]) == 1
     assert "folder exists" in capsys.readouterr().err
     assert main(["convert", str(source), str(tmp_path / "folder"), "--num-heads=3", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_job_help_states_every_default(job: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as done:
+        main([job, "--help"])
+    assert done.value.code == 0
+    text = " ".join(capsys.readouterr().out.partition("\noptions:")[2].split())
+    flags = re.split(r" (?=--[a-z])", text)[1:]
+    for flag in flags:
+        takes_value = re.match(r"--[a-z-]+ [A-Z{]", flag)
+        required = flag.startswith(("--checkpoint PATH", "--output", "--train", "--val", "--plot"))
+        assert "default: " in flag or required or not takes_value, flag
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["predct"], "Error: there is no job 'predct'. Did you mean 'predict'? See `timesformer --help`."),
+        (["--vesion"], "Error: there is no flag --vesion. Did you mean --version? See `timesformer --help`."),
+        (
+            ["predict", "x.mp4", "--num-clip=2"],
+            "Error: there is no flag --num-clip. Did you mean --num-clips? See `timesformer predict --help`.",
+        ),
+        (["predict", "x.mp4", "--chekpoint=y"], "there is no flag --chekpoint. Did you mean --checkpoint?"),
+        (["predict", "x.mp4", "--zzz"], "Error: there is no flag --zzz. See `timesformer predict --help`."),
+        (["predict"], "Error: the following arguments are required: VIDEO, --checkpoint. See `timesformer predict --help`."),
+        (["predict", "x.mp4", "--checkpoint=y", "--top-k=many"], "argument --top-k: invalid int value: 'many'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_usage_errors_are_one_line(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (done.value.code, out, len(err.splitlines())) == (2, "", 1)
+    assert error in err
+
+
+@pytest.mark.parametrize(
+    ("job", "former"), [("predict", "--kind"), ("explain", "--kind"), ("convert", "--kind"), ("features", "--checkpoint-kind")]
+)
+def test_checkpoint_format_and_its_former_names(job: str, former: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Both reach `load`, which then looks for an image model in an official file."""
+    source = official_file(tmp_path / "a.safetensors")
+    arguments = {
+        "predict": ["x.mp4", f"--checkpoint={source}"],
+        "explain": ["x.mp4", f"--checkpoint={source}", f"--output={tmp_path / 'x.png'}"],
+        "features": ["x.mp4", f"--checkpoint={source}", f"--output={tmp_path / 'x'}"],
+        "convert": [str(source), str(tmp_path / "y")],
+    }[job]
+    errors = []
+    for name in ("--checkpoint-format", former):
+        assert main([job, *arguments, "--num-heads=3", f"{name}=timm"]) == 1
+        errors.append(capsys.readouterr().err)
+    assert errors[0] == errors[1]
+    assert "The nearest is a timm or DeiT image transformer" in errors[0]
+
+
+def test_no_job_lists_the_jobs(capsys: pytest.CaptureFixture[str]):
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert all(f"\n    {job} " in err for job in JOBS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as done:
+        main(["--version"])
+    assert (done.value.code, capsys.readouterr().out) == (0, f"timesformer_jax {tsf.__version__}\n")
 
 
 def test_the_command_itself(checkpoint: Path, made_clips: Path):

@@ -54,7 +54,9 @@ def test_fields_can_be_given_otherwise():
     ("name", "fields", "words"),
     [
         ("timesformer-huge", {"num_classes": 3}, r"no variant 'timesformer-huge'. Known ones: timesformer-tiny, "),
+        ("timesformer-bas", {"num_classes": 3}, r"no variant 'timesformer-bas'. .* Did you mean 'timesformer-base'\?"),
         ("timesformer-base", {}, r"num_classes=\.\.\."),
+        ("timesformer-base", {"droppath": 0.1}, r"no field 'droppath'. Did you mean 'drop_path_rate'\?"),
     ],
 )
 def test_what_cannot_be_created(name: str, fields: dict, words: str):

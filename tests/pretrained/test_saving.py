@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -51,6 +52,17 @@ def test_nothing_is_lost_in_a_hugging_face_folder(pretrained: tsf.Pretrained, tm
     assert (again.model, again.labels, again.preprocess) == (pretrained.model, pretrained.labels, PREPROCESS)
     jax.tree.map(np.testing.assert_array_equal, again.params, pretrained.params)
     assert not again.report.notes
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "official", "timesformer_jax"])
+def test_written_files_have_the_permissions_of_the_umask(pretrained: tsf.Pretrained, tmp_path: Path, kind: str):
+    before = os.umask(0o027)
+    try:
+        WRITERS[kind](pretrained, tmp_path / "written.safetensors")
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "written.safetensors", *(tmp_path / "written.safetensors").rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (0o750 if path.is_dir() else 0o640), path
 
 
 def test_official_tensors_go_back_as_they_came(pretrained: tsf.Pretrained, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Testing on batches that someone else provides: multi-view scores, metrics, result files."""
 
+from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.evaluation.clip_scores import (
     AVERAGE_NAMES,
     AVERAGES,
@@ -22,7 +23,6 @@ from timesformer_jax.evaluation.multi_view import make_score_fn, predict_videos,
 from timesformer_jax.evaluation.partial import PartialTest, fingerprint
 from timesformer_jax.evaluation.report import TITLES, ClassRow, Report, ShownVideo, class_rows, render_report
 from timesformer_jax.evaluation.results import best_labels, figures, prediction_rows, write_results
-from timesformer_jax.evaluation.whole_files import write_whole
 
 __all__ = [
     "AVERAGES",

@@ -15,8 +15,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from timesformer_jax._typing import Array
+from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.evaluation.clip_scores import ClipRows
-from timesformer_jax.evaluation.whole_files import write_whole
 from timesformer_jax.training.mesh import replicated
 
 log = logging.getLogger("timesformer_jax")

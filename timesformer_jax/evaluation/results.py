@@ -10,9 +10,9 @@ import numpy as np
 from etils import epath
 
 from timesformer_jax._typing import Int, ndarray
+from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.evaluation.clip_scores import ClipScores, Predictions
 from timesformer_jax.evaluation.metrics import intervals, measure
-from timesformer_jax.evaluation.whole_files import write_whole
 
 DIGITS = 6
 """That figures and scores are rounded to: batches of another size change the ones behind."""

@@ -1,6 +1,7 @@
 """Class-specific relevance: which patches have spoken for a label."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,22 +20,29 @@ def class_relevance(
     model: TimeSformer,
     params: Params,
     video: Float[Array | np.ndarray, "B T H W C"],
-    labels: Int[Array | np.ndarray, "labels"],
+    labels: Int[Array | np.ndarray, "*labels"] | Sequence[int] | int | np.integer,
     frame_mask: Bool[Array | np.ndarray, "B T"] | None = None,
 ) -> Float[Array, "B T h w"]:
     """How much each patch has spoken for a label of each clip, through the attention of all blocks.
 
     As `attention_rollout`, but a map is what its weights have done for the label's logit: max(weight * gradient, 0), averaged
-    over heads, and a token keeps the whole of what it was, r (I + A). Only differences within a clip mean anything. Labels are
-    the classes' numbers, any for any clip. A forward and a backward pass; blocks are computed again in the latter, so memory
-    is that of one block and of one head's maps of all blocks.
+    over heads, and a token keeps the whole of what it was, r (I + A). Only differences within a clip mean anything. `labels`
+    are the classes' numbers, one per clip, or one for all of them. A forward and a backward pass; blocks are computed again
+    in the latter, so memory is that of one block and of one head's maps of all blocks.
 
-    Raises `InputError` where labels aren't one class for each clip.
+    Raises `InputError` if labels are neither one class nor one per clip.
 
-    Source: Chefer, Gur and Wolf 2021, "Generic Attention-model Exscannedability", section 3.1, for self-attention.
+    Source: Chefer, Gur and Wolf 2021, "Generic Attention-model Explainability", section 3.1, for self-attention.
     """
-    if labels.shape != video.shape[:1]:
-        raise InputError(f"labels must be one class for each of the {video.shape[0]} clip(s), got the shape {labels.shape}.")
+    if not isinstance(labels, jax.Array | np.ndarray):
+        labels = np.asarray(labels)
+    if labels.ndim == 0:
+        labels = labels[None].repeat(video.shape[0])
+    if labels.shape != video.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise InputError(
+            f"labels must be the number of a class, or one for each of the {video.shape[0]} clip(s), got {labels.dtype} of the "
+            f"shape {labels.shape}."
+        )
     if not isinstance(labels, Tracer) and not ((labels >= 0) & (labels < model.num_classes)).all():
         raise InputError(f"labels must be from 0 to {model.num_classes - 1}, got {labels.tolist()}.")
     mask = None if frame_mask is None else jnp.asarray(frame_mask)

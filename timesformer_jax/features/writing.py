@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from timesformer_jax._typing import Float, ndarray
+from timesformer_jax.atomic_write import replacing, write_whole
 from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.features.kinds import KINDS, value_shape
@@ -35,14 +36,13 @@ TILED_CLIPS = 16
 """How many clips a video is taken to have where its length decides."""
 
 
-def check_options(kind: str, dtype: str, videos_per_shard: int | None, *, called: str = "features.{}") -> None:
-    """Raises `InputError` for a kind, dtype or size of shards that can't be; `called` is how the user knows them."""
+def check_options(kind: str, dtype: str, videos_per_shard: int | None) -> None:
+    """Raises `InputError` for a kind, dtype or size of shards that can't be."""
     for name, value, choices in (("kind", kind, tuple(KINDS)), ("dtype", dtype, DTYPES)):
         if value not in choices:
-            raise InputError(f"{called.format(name)} must be one of {', '.join(choices)}, got {value!r}.")
+            raise InputError(f"features.{name} must be one of {', '.join(choices)}, got {value!r}.")
     if videos_per_shard is not None and videos_per_shard < 1:
-        name = called.format("videos_per_shard")
-        raise InputError(f"{name.replace('_', '-') if '--' in name else name} must be at least 1, got {videos_per_shard}.")
+        raise InputError(f"features.videos_per_shard must be at least 1, got {videos_per_shard}.")
 
 
 def count_shards(
@@ -189,11 +189,9 @@ class FeatureWriter:
     def write(self, shard: int, rows: ShardRows) -> None:
         """Writes one shard, whole or not at all."""
         path = self._path(shard)
-        part = path.with_name(path.name + ".part")
         try:
-            with part.open("wb") as file:
+            with replacing(path) as part, part.open("wb") as file:
                 np.savez(cast(Any, file), allow_pickle=False, **rows.arrays())
-            part.replace(path)
         except OSError as error:
             raise InputError(f"Can't write {path}: {first_line(error)}.") from error
 
@@ -214,9 +212,7 @@ class FeatureWriter:
         return shard_path(self.folder, shard, self.num_shards)
 
     def _say(self, about: Mapping[str, Any]) -> None:
-        part = self.folder / f"{ABOUT}.part"
-        part.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(self.folder / ABOUT)
+        write_whole(self.folder / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

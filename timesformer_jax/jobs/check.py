@@ -1,4 +1,4 @@
-"""Whether every video of a data set can be read: the reading of a preparation, without the writing.
+"""Check that every video of a data set can be read.
 
 timesformer check FOLDER
 timesformer check FOLDER --dataset=kinetics400 --json > report.json
@@ -20,14 +20,16 @@ from timesformer_jax.video import find_videos, printable
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
     """The job's arguments."""
-    job.add_argument("folder", nargs="?", type=Path, help="the videos and their lists")
+    job.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the videos and their lists")
     names = ", ".join(LAYOUTS)
-    job.add_argument("--dataset", choices=LAYOUTS, metavar="NAME", help=f"whose lists to read: {names} (default: no lists)")
-    job.add_argument("--train", type=Path, help="video_list: the list for training")
-    job.add_argument("--val", type=Path, help="video_list: the list for validation")
-    job.add_argument("--fold", type=int, help="ucf101 and hmdb51: which of the three official splits")
-    job.add_argument("--num-workers", type=int, default=0, help="processes that read (default: one a core)")
-    job.add_argument("--json", action="store_true", help="the report as JSON, every video with its figures")
+    job.add_argument(
+        "--dataset", choices=LAYOUTS, metavar="NAME", help=f"read the lists of {names} (default: every video of the folder)"
+    )
+    job.add_argument("--train", type=Path, metavar="FILE", help="video_list: the training list")
+    job.add_argument("--val", type=Path, metavar="FILE", help="video_list: the validation list")
+    job.add_argument("--fold", type=int, help="ucf101 and hmdb51: number of the official split (default: 1)")
+    job.add_argument("--num-workers", type=int, default=0, help="processes that read videos (default: one per core)")
+    job.add_argument("--json", action="store_true", help="print the report as JSON, with the figures of every video")
 
 
 def run(arguments: argparse.Namespace) -> int:

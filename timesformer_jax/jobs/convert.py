@@ -1,4 +1,4 @@
-"""Weights of any kind that can be read, written as a kind that others read.
+"""Convert weights between formats.
 
 timesformer convert TimeSformer_divST_8x32_224_K400.pyth FOLDER      a Hugging Face folder, to publish
 timesformer convert runs/mine model.pyth                             a file for the official code
@@ -12,10 +12,16 @@ from timesformer_jax.pretrained.kinds import KINDS
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
     """The job's arguments."""
-    job.add_argument("source", help="a file, folder, run or name of the zoo")
-    job.add_argument("target", help="where to write; its ending says what, unless --to does")
     job.add_argument(
-        "--to", choices=list(WRITERS), help="default: .pyth, .safetensors official; .pth mmaction2; else huggingface"
+        "source", metavar="SOURCE", help="weights: a file, folder, workdir of a run, or name listed by `timesformer zoo`"
+    )
+    job.add_argument(
+        "target", metavar="TARGET", help="file or folder to write; its suffix chooses the format, unless --to does"
+    )
+    job.add_argument(
+        "--to",
+        choices=list(WRITERS),
+        help="format to write (default: official for .pyth and .safetensors, mmaction2 for .pth, else huggingface)",
     )
     job.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     add_load_arguments(job)
@@ -30,16 +36,29 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def add_load_arguments(job: argparse.ArgumentParser, *, kind: str = "--kind") -> None:
-    """Those of `load` that files may need; `kind`: what the one of that name is called, where the job has another."""
-    job.add_argument("--labels", metavar="FILE", help="names of the classes: .json, .csv, or one a line")
-    job.add_argument("--num-heads", type=int, help="attention heads, where neither the file nor the width tells them")
-    job.add_argument(kind, choices=list(KINDS), dest="source_kind", help="what the source is, where its content leaves it open")
-    job.add_argument("--allow", action="append", default=[], metavar="PATTERN", help="names that may be missing or left over")
+def add_load_arguments(job: argparse.ArgumentParser, *, former: str = "--kind") -> None:
+    """Those of `load` that files may need; `former`: the earlier name of `--checkpoint-format`, which still works."""
+    job.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="names of the classes: .json, .csv, or text with one per line (default: the checkpoint's)",
+    )
+    job.add_argument("--num-heads", type=int, help="attention heads (default: as the file says, else as usual for its width)")
+    formats = {"choices": list(KINDS), "dest": "checkpoint_format"}
+    text = f"format of the weights: {', '.join(KINDS)} (default: detected from their content)"
+    job.add_argument("--checkpoint-format", **formats, metavar="FORMAT", help=text)
+    job.add_argument(former, **formats, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    job.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="regular expression of parameters that may be missing or superfluous; may be repeated (default: none)",
+    )
 
 
 def load_options(arguments: argparse.Namespace) -> dict:
     """The arguments of `add_load_arguments` as `load` takes them."""
     options = {name: getattr(arguments, name) for name in ("labels", "num_heads", "allow")}
-    options["kind"] = arguments.source_kind
+    options["kind"] = arguments.checkpoint_format
     return {name: value for name, value in options.items() if value is not None}

@@ -1,22 +1,26 @@
-"""Parameters and multiply-adds of every scheme over frames and sizes."""
+"""Count the parameters and multiply-adds of every attention scheme."""
 
 import argparse
 import csv
+import io
 import sys
+from pathlib import Path
 
+from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.cost import Cost, cost_table
+from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.modeling import SCHEMES, VARIANTS, create
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
     """The job's arguments."""
-    job.add_argument("--variant", default="timesformer-base", help=f"one of {', '.join(VARIANTS)}")
-    job.add_argument("--num-classes", type=int, default=400)
-    job.add_argument("--frames", type=int, nargs="+", default=[8, 16, 32, 64, 96])
+    job.add_argument("--variant", default="timesformer-base", metavar="NAME", help=f"one of {', '.join(VARIANTS)}")
+    job.add_argument("--num-classes", type=int, default=400, help="classes of the classifier")
+    job.add_argument("--frames", type=int, nargs="+", default=[8, 16, 32, 64, 96], help="numbers of frames")
     job.add_argument("--sizes", type=int, nargs="+", default=[224, 448], help="sides in pixels")
-    job.add_argument("--csv", action="store_true", help="as CSV instead of a table")
-    job.add_argument("--plot", metavar="FILE", help="draws the table as well (.png, .svg, .pdf)")
+    job.add_argument("--csv", action="store_true", help="print CSV instead of a table")
+    job.add_argument("--plot", metavar="FILE", help="also draw the table: .png, .svg or .pdf")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,4 +63,9 @@ def _plot(lines: list[Cost], path: str) -> None:
         axis.minorticks_off()
     axes[0].set_ylabel("10^12 multiply-adds a clip")
     axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=120)
+    drawn = io.BytesIO()
+    try:
+        figure.savefig(drawn, dpi=120, format=Path(path).suffix.removeprefix(".") or None)
+        write_whole(Path(path), drawn.getvalue())
+    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib can't write
+        raise InputError(f"Can't write {path}: {first_line(error)}.") from error

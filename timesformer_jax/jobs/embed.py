@@ -1,4 +1,4 @@
-"""Features of videos drawn as points, one column for each folder of features, coloured by label (the paper's Figure 8).
+"""Plot features of videos as points, one column per folder, coloured by label (the paper's Figure 8).
 
 timesformer embed runs/divided runs/space_only runs/vit --output=embedding.png
 timesformer embed features --output=embedding.svg --method=both --labels=surfing,skiing
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.explain.embedding import (
     METHOD_NAMES,
@@ -43,15 +44,13 @@ class _Points(NamedTuple):
 def add_arguments(job: argparse.ArgumentParser) -> None:
     """The job's arguments."""
     job.add_argument("features", nargs="+", metavar="FEATURES", help="folders of features, one column each")
-    job.add_argument("--output", required=True, type=Path, metavar="FILE", help="the picture: .png or .svg")
-    job.add_argument("--method", choices=[*METHODS, "both"], default="tsne", help="how points are found (default: tsne)")
+    job.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to draw to: .png or .svg")
+    job.add_argument("--method", choices=[*METHODS, "both"], default="tsne", help="projection to two dimensions")
+    job.add_argument("--labels", metavar="A,B,...", help=f"draw only these labels (default: the {MOST_LABELS} most frequent)")
     job.add_argument(
-        "--labels", metavar="A,B,...", help=f"draw the videos of these labels alone (default: the {MOST_LABELS} most frequent)"
+        "--max-points", type=int, default=2000, metavar="N", help="draw at most this many videos, chosen at random"
     )
-    job.add_argument(
-        "--max-points", type=int, default=2000, metavar="N", help="of more videos so many, at random (default: 2000)"
-    )
-    job.add_argument("--seed", type=int, default=0, help="of the random choice and of t-SNE")
+    job.add_argument("--seed", type=int, default=0, help="seed of the random choice and of t-SNE")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -82,10 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
             row.append(Panel(placed, points.labels, f"{title}\n{METHOD_NAMES[method]}, {told}"))
         print(f"{folder}: {', '.join(title.splitlines())}: {told}")
     picture = draw_points(panels, names, format=ending)
-    part = arguments.output.with_name(arguments.output.name + ".part")
     try:
-        part.write_bytes(picture)
-        part.replace(arguments.output)
+        write_whole(arguments.output, picture)
     except OSError as error:
         raise InputError(f"Can't write {arguments.output}: {first_line(error)}.") from error
     print(f"Drawn: {arguments.output}")

@@ -1,4 +1,4 @@
-"""What a model has looked at in a video, drawn over its frames, for its best label or any other.
+"""Draw what a model looks at in a video, for its best label or any other.
 
 timesformer explain clip.mp4 --checkpoint=timesformer-base-k400 --output=clip.gif
 timesformer explain clip.mp4 --checkpoint=runs/mine --label=running --label=walking --output=clip.png
@@ -6,7 +6,6 @@ timesformer explain clip.mp4 --checkpoint=runs/mine --method=rollout --output=cl
 """
 
 import argparse
-import difflib
 import math
 import sys
 from collections.abc import Sequence
@@ -16,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from timesformer_jax.errors import InputError
+from timesformer_jax.atomic_write import write_whole
+from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.explain import attention_rollout, class_relevance
 from timesformer_jax.explain.drawing import WRITERS, Panel, overlay
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
-from timesformer_jax.jobs.videos import check_at_least_1, place_clips
+from timesformer_jax.jobs.videos import CHECKPOINT, check_at_least_1, place_clips
 from timesformer_jax.pretrained import Pretrained, load
 from timesformer_jax.video import PLACEMENT_NAMES
 
@@ -30,16 +30,25 @@ METHODS = ("relevance", "rollout")
 def add_arguments(job: argparse.ArgumentParser) -> None:
     """The job's arguments."""
     job.add_argument("video", metavar="VIDEO", help="a video file")
-    job.add_argument("--checkpoint", required=True, help="a file, folder, run, name of the zoo, or hf:ORGANISATION/MODEL")
-    job.add_argument("--output", required=True, metavar="FILE", help=f"{', '.join(WRITERS)} (a sheet with 8 frames at most)")
-    job.add_argument("--method", choices=METHODS, default="relevance", help="for a label, or what the class token has gathered")
-    job.add_argument("--label", action="append", default=[], help="name or number; several may be given (default: the best)")
-    job.add_argument("--num-clips", type=int, default=1, help="clips over the length of the video, one after the other")
+    job.add_argument("--checkpoint", required=True, metavar="PATH", help=CHECKPOINT)
     job.add_argument(
-        "--placement", choices=PLACEMENT_NAMES, help="where the clips begin (default: as the checkpoint was tested)"
+        "--output", required=True, metavar="FILE", help=f"file to draw to: {', '.join(WRITERS)} (a sheet of 8 frames at most)"
     )
-    job.add_argument("--fps", type=float, default=4.0, help="frames a second of an animation")
-    job.add_argument("--top-k", type=int, default=5, help="how many labels to print")
+    job.add_argument(
+        "--method",
+        choices=METHODS,
+        default="relevance",
+        help="relevance of the patches for a label, or the paper's attention rollout",
+    )
+    job.add_argument(
+        "--label", action="append", default=[], help="name or number of a label; may be repeated (default: the best label)"
+    )
+    job.add_argument("--num-clips", type=int, default=1, help="clips spread over the video")
+    job.add_argument(
+        "--placement", choices=PLACEMENT_NAMES, help="where the clips begin (default: as the checkpoint was evaluated)"
+    )
+    job.add_argument("--fps", type=float, default=4.0, help="frames per second of an animation")
+    job.add_argument("--top-k", type=int, default=5, help="number of labels to print")
     add_load_arguments(job)
 
 
@@ -55,10 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     scores = pretrained.view_scores(clips)
     print(arguments.video + "".join(f"\n  {p:7.2%}  {label}" for label, p in pretrained.best(scores, arguments.top_k)))
     panels = explain(pretrained, clips, scores, labels, title=Path(arguments.video).name, method=arguments.method)
-    part = output.with_name(f".{output.name}.part")
     try:
-        part.write_bytes(WRITERS[output.suffix.lower()](panels, arguments.fps))
-        part.replace(output)
+        write_whole(output, WRITERS[output.suffix.lower()](panels, arguments.fps))
     except OSError as error:
         raise InputError(f"Can't write {output}: {error.strerror}.") from error
     print(f"Written: {output}")
@@ -109,6 +116,5 @@ def _number(label: str, pretrained: Pretrained) -> int:
         return names.index(label)
     if label.isdecimal() and int(label) < pretrained.model.num_classes:
         return int(label)
-    near = difflib.get_close_matches(label, names, n=3, cutoff=0.4)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = did_you_mean(label, names, count=3, cutoff=0.4)
     raise InputError(f"The model has no label {label!r}: give a name, or a number below {pretrained.model.num_classes}.{hint}")

@@ -1,4 +1,4 @@
-"""Features of videos, files or whole folders of them, in a folder that `timesformer embed` and `read_features` take.
+"""Extract features of videos to a folder, for `timesformer embed` and `read_features`.
 
 timesformer features FOLDER --checkpoint=timesformer-base-k400 --output=features
 timesformer features FOLDER --checkpoint=runs/mine --output=features --kind=frames --label-by-folder
@@ -60,13 +60,13 @@ class _Clip(NamedTuple):
 def add_arguments(job: argparse.ArgumentParser) -> None:
     """The job's arguments."""
     add_view_arguments(job)
-    job.add_argument("--output", required=True, metavar="FOLDER", help="where the features go")
-    job.add_argument("--kind", choices=list(KINDS), default="cls", help="a vector a clip, a frame, or a patch")
-    job.add_argument("--dtype", choices=DTYPES, default="float32", help="of the features on disk")
-    job.add_argument("--label-by-folder", action="store_true", help="each video's label is the name of the folder it is in")
-    job.add_argument("--batch-size", type=int, default=12, help="views that the model looks at at once")
-    job.add_argument("--videos-per-shard", type=int, metavar="N", help="default: as many as make about 256 MiB")
-    add_load_arguments(job, kind="--checkpoint-kind")
+    job.add_argument("--output", required=True, metavar="FOLDER", help="folder to write to")
+    job.add_argument("--kind", choices=list(KINDS), default="cls", help="one vector per clip, frame or patch")
+    job.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the features on disk")
+    job.add_argument("--label-by-folder", action="store_true", help="label each video with the name of its folder")
+    job.add_argument("--batch-size", type=int, default=12, help="views per batch")
+    job.add_argument("--videos-per-shard", type=int, metavar="N", help="videos per file (default: enough for about 256 MiB)")
+    add_load_arguments(job, former="--checkpoint-kind")
 
 
 def run(arguments: argparse.Namespace) -> int:

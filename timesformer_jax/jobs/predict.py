@@ -1,4 +1,4 @@
-"""The best labels of videos, files or whole folders of them.
+"""Predict the labels of videos.
 
 timesformer predict clip.mp4 --checkpoint=timesformer-base-k400
 timesformer predict FOLDER --checkpoint=runs/mine --json > predictions.jsonl
@@ -17,8 +17,8 @@ from timesformer_jax.pretrained import load
 def add_arguments(job: argparse.ArgumentParser) -> None:
     """The job's arguments."""
     add_view_arguments(job)
-    job.add_argument("--top-k", type=int, default=5, help="how many labels")
-    job.add_argument("--json", action="store_true", help="one JSON object a line instead of tables")
+    job.add_argument("--top-k", type=int, default=5, help="number of labels to print")
+    job.add_argument("--json", action="store_true", help="print one JSON object per video instead of tables")
     add_load_arguments(job)
 
 

@@ -13,6 +13,9 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.pretrained import Pretrained
 from timesformer_jax.video import PLACEMENT_NAMES, VIDEO_SUFFIXES, Preprocess, find_videos
 
+CHECKPOINT = "weights: a file, folder, workdir of a run, name listed by `timesformer zoo`, or hf:ORGANISATION/MODEL"
+"""Help of `--checkpoint`."""
+
 
 class Views(NamedTuple):
     """A video as the model gets it: `clips` `[clips, crops, T, S, S, 3]`, and the second at which each clip begins."""
@@ -23,12 +26,14 @@ class Views(NamedTuple):
 
 def add_view_arguments(job: argparse.ArgumentParser) -> None:
     """Which videos, and which clips of them."""
-    job.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or folders that are searched for such")
-    job.add_argument("--checkpoint", required=True, help="a file, folder, run, name of the zoo, or hf:ORGANISATION/MODEL")
-    job.add_argument("--num-clips", type=int, default=1, help="clips over the length of each video")
-    job.add_argument("--num-crops", type=int, default=3, choices=(1, 3), help="along the long side, or one in the centre")
+    job.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or folders to search for them")
+    job.add_argument("--checkpoint", required=True, metavar="PATH", help=CHECKPOINT)
+    job.add_argument("--num-clips", type=int, default=1, help="clips spread over each video")
     job.add_argument(
-        "--placement", choices=PLACEMENT_NAMES, help="where the clips begin (default: as the checkpoint was tested)"
+        "--num-crops", type=int, default=3, choices=(1, 3), help="crops of each clip: three along the long side, or the centre"
+    )
+    job.add_argument(
+        "--placement", choices=PLACEMENT_NAMES, help="where the clips begin (default: as the checkpoint was evaluated)"
     )
 
 

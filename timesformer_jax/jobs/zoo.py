@@ -1,4 +1,4 @@
-"""The published checkpoints: names, what they are for and how accurate they are."""
+"""List the published checkpoints and their accuracy."""
 
 import argparse
 

@@ -1,8 +1,9 @@
 """Named models: the paper's and some more, each a row of keyword arguments for `TimeSformer`."""
 
+import dataclasses
 from typing import Any
 
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.modeling.timesformer import TimeSformer
 
 _SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6}
@@ -31,10 +32,13 @@ The paper calls the 96-frame model TimeSformer-L, though its width is ViT-B's; h
 def create(name: str, **fields: Any) -> TimeSformer:
     """The model `name` of `VARIANTS`, with any field given otherwise; `num_classes` must be given.
 
-    Raises `InputError`, with the known names, for another.
+    Raises `InputError` for an unknown name or field, with those that are near it.
     """
     if name not in VARIANTS:
-        raise InputError(f"There is no variant {name!r}. Known ones: {', '.join(VARIANTS)}.")
+        raise InputError(f"There is no variant {name!r}. Known ones: {', '.join(VARIANTS)}.{did_you_mean(name, VARIANTS)}")
+    known = [field.name for field in dataclasses.fields(TimeSformer)]
+    if unknown := sorted(fields.keys() - set(known)):
+        raise InputError(f"TimeSformer has no field {unknown[0]!r}.{did_you_mean(unknown[0], known)}")
     if "num_classes" not in fields:
         raise InputError(f"Say how many classes {name} is to tell apart: create({name!r}, num_classes=...).")
     return TimeSformer(**{**VARIANTS[name], **fields})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.labels import check_labels, read_labels
 from timesformer_jax.modeling import TimeSformer, complete_description, flatten_params, unstack_blocks
@@ -238,7 +238,8 @@ def _target(contents: _Contents, wanted: Mapping[str, Any], model: TimeSformer |
         raise InputError(f"{source} has {positions} positions, which are no square: say image_size=(height, width) in pixels.")
     unknown = fields.keys() - {field.name for field in dataclasses.fields(TimeSformer)}
     if unknown:
-        raise InputError(f"load has no argument {', '.join(sorted(unknown))}, and TimeSformer no such field.")
+        hint = did_you_mean(min(unknown), [*CHANGEABLE, *(field.name for field in dataclasses.fields(TimeSformer))])
+        raise InputError(f"load has no argument {', '.join(sorted(unknown))}, and TimeSformer no such field.{hint}")
     return TimeSformer(**fields)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from timesformer_jax.atomic_write import apply_umask
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import SCHEMES, flatten_params, parameter_shapes, unstack_blocks
 from timesformer_jax.pretrained.beside import KEY, notes_for
@@ -228,6 +229,7 @@ def _new(target: str | Path, overwrite: bool) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{target.name[:40]}-", dir=target.parent) as beside:
             part, old = Path(beside) / "new", Path(beside) / "old"
             yield part
+            apply_umask(part)
             if target.exists():
                 target.rename(old)
             try:

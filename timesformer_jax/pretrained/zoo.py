@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.errors import InputError, did_you_mean, first_line
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.video import Preprocess
 
@@ -138,7 +138,10 @@ def fetch(name: str) -> Path:
     if name.startswith("hf:"):
         return _fetch_repository(name.removeprefix("hf:"))
     if name not in ZOO:
-        raise InputError(f"There is no file or folder {name}, and no published model of this name. Known: {', '.join(ZOO)}.")
+        raise InputError(
+            f"There is no file or folder {name}, and no published model of this name. Known: {', '.join(ZOO)}."
+            f"{did_you_mean(name, ZOO)}"
+        )
     published = ZOO[name]
     if published.repository is None:
         raise InputError(f"{name} is only published as a file: download {published.url} and load {published.file} by its path.")

@@ -12,6 +12,7 @@ from flax.traverse_util import unflatten_dict
 from flax.typing import Dtype
 
 from timesformer_jax._typing import Array, Float
+from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import INITIALIZATIONS, Features, TimeSformer, flatten_params
 from timesformer_jax.modeling.attention import IMPLEMENTATIONS, Attention
@@ -154,9 +155,7 @@ def write_probe(path: Any, probe: AttentiveProbe, params: Any, notes: Mapping[st
     text = json.dumps({**notes, "probe": {name: getattr(probe, name) for name in FIELDS}}, ensure_ascii=False)
     arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in flatten_params(params).items()}
     np.savez(content, **arrays, notes=np.array(text))
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content.getvalue())
-    part.replace(path)
+    write_whole(path, content.getvalue())
 
 
 def read_probe(path: Any) -> tuple[AttentiveProbe, Any, dict[str, Any]]:

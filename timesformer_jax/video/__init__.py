@@ -1,4 +1,4 @@
-"""Which frames, which crop, which pixels: what happens to a video before the model. Imports nothing else of the library."""
+"""Which frames, which crop, which pixels: what happens to a video before the model."""
 
 from timesformer_jax.video.decoding import UnreadableVideoError, VideoFile, open_video, sample_frames
 from timesformer_jax.video.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, find_videos, printable

@@ -1,0 +1,48 @@
+"""Files that appear whole or not at all, with the permissions that the user's umask asks for."""
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def replacing(path: Any, suffix: str = ".part") -> Iterator[Any]:
+    """Give a path next to `path` to write to, and rename it to `path` once the block has succeeded.
+
+    A block that fails leaves `path` as it was and removes the file it wrote.
+
+    Args:
+      path: a `pathlib.Path`, or an `epath.Path` (which may be in a bucket).
+      suffix: what the unfinished file's name adds to `path`'s; processes that write the same file need different ones.
+    """
+    part = path.with_name(path.name + suffix)
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Any, content: str | bytes) -> None:
+    """Write `content` (text as UTF-8) to `path`, whole or not at all."""
+    with replacing(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def apply_umask(path: Path) -> None:
+    """Give a file, or a folder and all that it holds, the permissions that new files and folders get here.
+
+    Libraries that write by way of temporary files leave them readable by their owner alone.
+    """
+    probe = path.with_name(f".{uuid.uuid4().hex}")  # os.umask can only be read by changing it, for all threads
+    probe.touch()
+    file_mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    probe.mkdir()
+    folder_mode = probe.stat().st_mode & 0o777
+    probe.rmdir()
+    for each in [path, *path.rglob("*")]:
+        each.chmod(folder_mode if each.is_dir() else file_mode)
