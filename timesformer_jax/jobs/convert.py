@@ -6,6 +6,7 @@ timesformer convert runs/mine model.pyth                             a file for 
 
 import argparse
 
+from timesformer_jax.modeling import SCORES
 from timesformer_jax.pretrained import WRITERS, convert
 from timesformer_jax.pretrained.kinds import KINDS
 
@@ -35,11 +36,12 @@ def add_load_arguments(job: argparse.ArgumentParser, *, kind: str = "--kind") ->
     job.add_argument("--labels", metavar="FILE", help="names of the classes: .json, .csv, or one a line")
     job.add_argument("--num-heads", type=int, help="attention heads, where neither the file nor the width tells them")
     job.add_argument(kind, choices=list(KINDS), dest="source_kind", help="what the source is, where its content leaves it open")
+    job.add_argument("--objective", choices=list(SCORES), help="sigmoid: multi-label (default: as the file says, else softmax)")
     job.add_argument("--allow", action="append", default=[], metavar="PATTERN", help="names that may be missing or left over")
 
 
 def load_options(arguments: argparse.Namespace) -> dict:
     """The arguments of `add_load_arguments` as `load` takes them."""
-    options = {name: getattr(arguments, name) for name in ("labels", "num_heads", "allow")}
+    options = {name: getattr(arguments, name) for name in ("labels", "num_heads", "objective", "allow")}
     options["kind"] = arguments.source_kind
     return {name: value for name, value in options.items() if value is not None}
