@@ -224,7 +224,7 @@ def _write(
     model_notes = {
         "model": describe_model(job.model),
         "data": {"label_names": job.data.label_names},
-        "preprocess": job.preprocess.as_dict(),
+        **job.notes,
     }
     about = {name: results[name] for name in ("kind", "backbone", "backbone_step", "best")}
     if options.kind == "linear":

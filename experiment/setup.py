@@ -109,9 +109,12 @@ class Job:
             },
         }
         folder = str(epath.Path(self.workdir) / "checkpoints")
-        return training.Checkpoints(
-            folder, description, notes={"preprocess": self.preprocess.as_dict()}, read_only=read_only, clears_up=trains
-        )
+        return training.Checkpoints(folder, description, notes=self.notes, read_only=read_only, clears_up=trains)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What `timesformer_jax.load` needs besides the model and the label names, as JSON."""
+        return {"preprocess": self.preprocess.as_dict(), "objective": self.objective}
 
     @property
     def preprocess(self) -> Preprocess:
@@ -145,7 +148,15 @@ class Job:
         """
         labels, key = self.data.label_names, jax.random.key(self.config.seed)
         off = UNUSED_EMBEDDINGS[self.config.model.position_embedding]
-        return tsf.load(self.config.init_from, model=self.model, num_classes=len(labels), labels=labels, key=key, allow=off)
+        return tsf.load(
+            self.config.init_from,
+            model=self.model,
+            num_classes=len(labels),
+            labels=labels,
+            objective=self.objective,
+            key=key,
+            allow=off,
+        )
 
     @property
     def prepare_training(self) -> Callable[..., jax.Array]:

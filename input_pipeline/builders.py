@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from input_pipeline.fingerprints import facts_of
+from input_pipeline.sources import read_contents
 from input_pipeline.video_builder import VideoBuilder, VideoConfig
 from timesformer_jax.datasets import LAYOUTS, Listing, Storage
 from timesformer_jax.errors import InputError
@@ -83,17 +84,35 @@ class HMDB51(ListedBuilder):
     name = "hmdb51"
 
 
-def own_config(storage: Storage, title: str, listing: Listing) -> VideoConfig:
-    """The config of someone's own videos.
+def own_config(base: VideoConfig, title: str, listing: Listing, root: Path) -> VideoConfig:
+    """`base` for someone's own videos, whose paths are relative to `root` where they are below it.
 
-    Its name holds a fingerprint of the storage and of every entry with its file's path, size and time, so what has changed is
-    prepared anew and never taken for the old.
+    Its name ends in a digest of the storage and of every video's path below the root, size and labels: what has changed is
+    prepared anew, and the same videos below another root are found prepared.
     """
-    facts = [ascii((storage, listing.label_names, listing.several))]
+    contents = read_contents(listing, root)
+    digest = hashlib.sha256(ascii((base.storage, listing.several, contents.digest)).encode()).hexdigest()[:12]
+    return dataclasses.replace(
+        base,
+        name=f"{_word(title)}_{digest}",
+        root=str(root),
+        several=listing.several,
+        listing=listing,
+        contents=contents,
+    )
+
+
+def older_name(config: VideoConfig, title: str) -> str:
+    """The name that versions before `source.json` gave to the same videos: by absolute paths and times instead."""
+    listing = config.listing
+    assert listing is not None
+    facts = [ascii((config.storage, listing.label_names, listing.several))]
     facts += [f"{split} {facts_of(entry)}" for split, entries in listing.splits.items() for entry in entries]
-    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-    name = f"{re.sub(r'[^A-Za-z0-9]+', '_', title)}_{digest}"
-    return VideoConfig(name=name, storage=storage, listing=listing, several=listing.several)
+    return f"{_word(title)}_{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:12]}"
+
+
+def _word(title: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", title)
 
 
 class VideoFolder(ListedBuilder):

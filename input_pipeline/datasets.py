@@ -13,15 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from etils import epath
 
 from input_pipeline._tensorflow import quiet_tfds, tf, tfds
-from input_pipeline.builders import BUILDERS, own_config
+from input_pipeline.builders import BUILDERS, older_name, own_config
 from input_pipeline.moving_digits import FRAME_SIZE, NUM_FRAMES, MovingDigits, MovingDigitsConfig
+from input_pipeline.processes import from_first
 from input_pipeline.records import Records, Selection
-from input_pipeline.video_builder import VideoConfig
+from input_pipeline.sources import Contents, check_source, read_contents
+from input_pipeline.video_builder import VideoBuilder, VideoConfig
 from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Storage
 from timesformer_jax.errors import InputError
 
@@ -143,26 +144,17 @@ def _videos(
         part_seconds=math.inf if part_seconds is None else part_seconds,
     )
     folder = None if root is None else Path(root).expanduser().resolve()
-    if name == "video_folder":
-        if folder is None:
-            raise InputError("data.root is not set: give the folder of your videos as --config.data.root=FOLDER.")
-        config = own_config(kept, folder.name, LAYOUTS[name](folder, **layout))
-    elif name == "video_list":
-        lists = {split: layout.pop(split) for split in ("train", "val")}
-        for split, path in lists.items():
-            if path is None:
-                raise InputError(f"data.{split} is not set: give the list of its videos as --config.data.{split}=FILE.csv.")
-        listing = LAYOUTS[name](*(Path(path).expanduser() for path in lists.values()), root=folder, **layout)
-        config = own_config(kept, Path(lists["train"]).stem, listing)
+    base = VideoConfig(storage=kept, root=None if folder is None else str(folder), num_workers=num_workers)
+    if name in OWN:
+        builder = _prepared(BUILDERS[name], base, data_dir, complete=OWN[name](base, folder, layout))
     else:
         # What is as it would be anyway stays out of the name, so that `tfds build` and `main.py` find each other's data.
         layout = {field: value for field, value in layout.items() if value != parameters[field].default}
-        config = VideoConfig(storage=kept, root=None if folder is None else str(folder), layout=layout)
-    config.num_workers = num_workers
-    builder = _prepared(BUILDERS[name], config, data_dir)
+        builder = _prepared(BUILDERS[name], dataclasses.replace(base, name="", layout=layout), data_dir)
+    opened: Any = builder.builder_config
     dataset = VideoDataset(
         builder=builder,
-        label="labels" if config.several else "label",
+        label="labels" if opened.several else "label",
         codec=kept.codec,
         short_side=kept.short_side,
         part_seconds=part_seconds or 0.0,
@@ -172,6 +164,27 @@ def _videos(
         log.warning("%s has %d labels here, and %d in all: published weights won't fit.", name, found, expected)
     return dataset
 
+
+def _folder_config(base: VideoConfig, root: Path | None, layout: dict[str, Any]) -> Callable[[], VideoConfig]:
+    if root is None:
+        raise InputError("data.root is not set: give the folder of your videos as --config.data.root=FOLDER.")
+    return lambda: own_config(base, root.name, LAYOUTS["video_folder"](root, **layout), root)
+
+
+def _list_config(base: VideoConfig, root: Path | None, layout: dict[str, Any]) -> Callable[[], VideoConfig]:
+    layout = dict(layout)
+    given = {split: layout.pop(split) for split in ("train", "val")}
+    for split, path in given.items():
+        if path is None:
+            raise InputError(f"data.{split} is not set: give the list of its videos as --config.data.{split}=FILE.csv.")
+    lists = [Path(path).expanduser() for path in given.values()]
+    below = root or lists[0].resolve().parent
+    return lambda: own_config(base, lists[0].stem, LAYOUTS["video_list"](*lists, root=root, **layout), below)
+
+
+OWN = {"video_folder": _folder_config, "video_list": _list_config}
+"""Data sets without a published list -> (config, root, other fields of `data`) to a function that lists the videos, which their
+config's name depends on."""
 
 DATASETS: dict[str, Callable[..., VideoDataset]] = {
     "moving_digits": _moving_digits,
@@ -188,10 +201,16 @@ def open_dataset(*, name: str, **options: Any) -> VideoDataset:
 
 
 def _prepared(
-    builder_class: type[tfds.core.DatasetBuilder], config: tfds.core.BuilderConfig, data_dir: str | None
+    builder_class: type[tfds.core.DatasetBuilder],
+    base: tfds.core.BuilderConfig,
+    data_dir: str | None,
+    complete: Callable[[], VideoConfig] | None = None,
 ) -> tfds.core.DatasetBuilder:
-    """The builder, with its data on disk: written by the first process while the others wait."""
-    listed = builder_class.builder_configs.get(config.name, config)  # TFDS wants its own object where it lists the name
+    """The builder, with its data on disk: listed, compared with their source and written by the first process while the others
+    wait.
+
+    `complete`: lists the videos where the config's name depends on them; else `base` is the config.
+    """
     data_dir = data_dir and os.path.expanduser(data_dir)
     if data_dir and "://" not in data_dir:
         try:
@@ -200,25 +219,79 @@ def _prepared(
             raise InputError(f"data.data_dir={data_dir} can't be used as a folder: {error.strerror}.") from error
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
+
+    here: list[tfds.core.DatasetBuilder] = []
+
+    def prepare() -> dict[str, Any]:
+        """Add the builder to `here`; returns what other processes need in order to open the same data."""
+        config = base if complete is None else complete()
+        builder = _open(builder_class, config, data_dir)
+        if isinstance(config, VideoConfig):
+            builder = _known(builder, config, data_dir)
+        if not builder.is_prepared():
+            _write(builder)
+        elif isinstance(config, VideoConfig):
+            _check(builder, config)
+        here.append(builder)
+        opened: Any = builder.builder_config
+        return {"name": opened.name, "several": getattr(config, "several", False)}
+
     with quiet_tfds():
-        builder = builder_class(data_dir=data_dir, config=listed)
-        if isinstance(config, VideoConfig) and not builder.is_prepared():
-            if config.root is None and config.listing is None:
-                raise InputError(
-                    f"{builder.name} isn't prepared in {builder.data_path}, and data.root is not set: give the folder of its "
-                    "videos and lists as --config.data.root=FOLDER, or where it is prepared as --config.data.data_dir=FOLDER."
-                )
-            known: Any = builder.builder_config
-            known.root, known.num_workers = config.root, config.num_workers
-        if jax.process_index() == 0 and not builder.is_prepared():
-            log.info("Preparing the data set in %s; this is done once.", builder.data_path)
-            with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its sizes, which are unknown here
-                try:
-                    builder.download_and_prepare()
-                except OSError as error:
-                    raise InputError(f"{builder.name} can't be prepared in {builder.data_path}: {error.strerror}.") from error
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("data set prepared")
-            builder = builder_class(data_dir=data_dir, config=listed)
-            builder.download_and_prepare()  # does nothing where the disk is shared
+        found = from_first(prepare)
+        if here:
+            return here[0]
+        builder = _open(builder_class, dataclasses.replace(base, **found) if complete else base, data_dir)
+        if builder.is_prepared():
+            return builder
+        prepare()  # this process has a disk of its own
+        return here[0]
+
+
+def _open(
+    builder_class: type[tfds.core.DatasetBuilder], config: tfds.core.BuilderConfig, data_dir: str | None
+) -> tfds.core.DatasetBuilder:
+    listed = builder_class.builder_configs.get(config.name, config)  # TFDS wants its own object where it lists the name
+    builder = builder_class(data_dir=data_dir, config=listed)
+    if isinstance(config, VideoConfig):
+        known: Any = builder.builder_config
+        known.root, known.num_workers = config.root, config.num_workers
     return builder
+
+
+def _known(builder: tfds.core.DatasetBuilder, config: VideoConfig, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """The builder of the same videos as a folder of another name, or an older version, has prepared them; else `builder`."""
+    if config.listing is None or builder.is_prepared():
+        return builder
+    title, _, digest = config.name.rpartition("_")
+    beside = epath.Path(builder.data_path).parent.parent
+    names = sorted(path.name for path in beside.glob(f"*_{digest}")) if beside.exists() else []
+    names.append(older_name(config, title))
+    others = (_open(type(builder), dataclasses.replace(config, name=name), data_dir) for name in names)
+    return next((other for other in others if other.is_prepared()), builder)
+
+
+def _write(builder: tfds.core.DatasetBuilder) -> None:
+    config: Any = builder.builder_config
+    if isinstance(config, VideoConfig) and config.root is None and config.listing is None:
+        raise InputError(
+            f"{builder.name} isn't prepared in {builder.data_path}, and data.root is not set: give the folder of its "
+            "videos and lists as --config.data.root=FOLDER, or where it is prepared as --config.data.data_dir=FOLDER."
+        )
+    log.info("Preparing the data set in %s; this is done once.", builder.data_path)
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its sizes, which are unknown here
+        try:
+            builder.download_and_prepare()
+        except OSError as error:
+            raise InputError(f"{builder.name} can't be prepared in {builder.data_path}: {error.strerror}.") from error
+
+
+def _check(builder: tfds.core.DatasetBuilder, config: VideoConfig) -> None:
+    """Compare what is prepared with what is in `data.root` now; raises `InputError` if it is something else."""
+    root = None if config.root is None else Path(config.root)
+
+    def read() -> Contents:
+        assert root is not None
+        assert isinstance(builder, VideoBuilder)
+        return config.contents or read_contents(builder.read(root), root)
+
+    check_source(epath.Path(builder.data_path), root, read)

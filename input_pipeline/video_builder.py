@@ -15,6 +15,7 @@ from etils import epath
 from input_pipeline._tensorflow import LocalInfo, tfds
 from input_pipeline.preparation import Part, alone, places_of, write_parts
 from input_pipeline.records import save_index
+from input_pipeline.sources import Contents, read_contents, write_source
 from timesformer_jax.datasets import Entry, Listing, Storage, StoredVideo, store_video
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import UnreadableVideoError
@@ -27,8 +28,8 @@ class VideoConfig(tfds.core.BuilderConfig):
     """How the videos are kept, and where they are: `root`, or TFDS's `--manual_dir` where it is None.
 
     `layout`: more keyword arguments of the data set's reader, such as a fold. `several`: whether a video may have any number of
-    labels. `listing`: what the reader would give. The name follows from everything but `root`, `listing` and `num_workers`
-    (processes that read; 0: one a core).
+    labels. `listing`: what the reader would give, `contents`: what `read_contents` makes of that. The name follows from
+    everything but `root`, `listing`, `contents` and `num_workers` (processes that read; 0: one a core).
     """
 
     name: str = ""
@@ -37,6 +38,7 @@ class VideoConfig(tfds.core.BuilderConfig):
     layout: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     several: bool = False
     listing: Listing | None = None
+    contents: Contents | None = None
     num_workers: int = 0
 
     def __post_init__(self) -> None:
@@ -97,7 +99,9 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _listing(self, dl_manager: tfds.download.DownloadManager) -> Listing:
         """The listing without empty splits; fills in the label names, which have to be known before examples can be written."""
         config = self.builder_config
-        listing = config.listing or self.read(Path(config.root or dl_manager.manual_dir).expanduser())
+        root = Path(config.root or dl_manager.manual_dir).expanduser().resolve()
+        listing = config.listing or self.read(root)
+        write_source(epath.Path(self.data_path), config.contents or read_contents(listing, root))
         if listing.several != config.several:
             wanted = f"{config.name}_several" if listing.several else config.name.removesuffix("_several")
             number = "any number of labels" if listing.several else "one label each"

@@ -380,6 +380,7 @@ def test_several_labels(tmp_path: Path, made_clips: Path):
     rows = predictions(tmp_path / "run")
     assert {tuple(row["labels"]) for row in rows.values()} == {("moves right", "square"), ("square",), ()}
     assert all(0 <= score <= 1 for row in rows.values() for _, score in row["best"])
+    assert tsf.load(tmp_path / "run").objective == "sigmoid"
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -192,3 +192,17 @@ def test_schedulers_are_recognised(environment: dict):
         )
     outputs = [process.communicate(timeout=60)[0].strip().splitlines() for process in started]
     assert [output[-1] for output in outputs] == ["2 0", "2 1"]
+
+
+@pytest.mark.slow
+def test_what_the_first_process_finds_wrong_with_the_data_ends_all(tmp_path: Path):
+    """The others neither look for themselves nor wait."""
+    started = start(flags(tmp_path / "nowhere", str(tmp_path), tmp_path / "run"), processes=2, devices=1)
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, error in zip(started, errors, strict=True):
+        assert process.returncode == 1
+        assert f"Error: There is no folder {tmp_path}/nowhere" in error

@@ -1,6 +1,5 @@
 """Preparing videos: what TFDS asks of a builder, files that can't be read or aren't there, what is another data set."""
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -108,7 +107,8 @@ def test_a_changed_folder_is_another_data_set(tmp_path: Path):
 
     def name(**changes: Any) -> str:
         storage = Storage(**{"codec": "jpeg", "short_side": 16, **changes})
-        return own_config(storage, "my clips", LAYOUTS["video_folder"](tmp_path / "my clips")).name
+        listing = LAYOUTS["video_folder"](tmp_path / "my clips")
+        return own_config(VideoConfig(storage=storage), "my clips", listing, tmp_path / "my clips").name
 
     first = name()
     assert first.startswith("my_clips_")
@@ -118,32 +118,33 @@ def test_a_changed_folder_is_another_data_set(tmp_path: Path):
     assert name() != first
 
 
-def test_other_rates_places_and_frames_are_another_data_set(tmp_path: Path):
+def test_other_rates_and_frames_are_another_data_set_and_another_place_is_not(tmp_path: Path):
     """Pictures are looked at one by one: their folder keeps its time where one of them is written over."""
-    storage, pictures = Storage(codec="jpeg", short_side=16), [tmp_path / root / "a" / "1.jpg" for root in ("one", "two")]
+    base, pictures = (
+        VideoConfig(storage=Storage(codec="jpeg", short_side=16)),
+        [tmp_path / root / "a" / "1.jpg" for root in ("one", "two")],
+    )
     for picture in pictures:
         video(picture.parents[1] / "b.mp4")
         picture.parent.mkdir(parents=True)
         picture.write_bytes(b"same")
-        for path in (picture, picture.parents[1] / "b.mp4"):
-            os.utime(path, (1, 1))
 
     def name(root: str = "one", fps: int = 12) -> str:
         for split in ("train", "val"):
             csv(tmp_path / f"{split}.csv", "path,label,fps", f"a,x,{fps}", "b.mp4,y,")
         lists = [tmp_path / f"{split}.csv" for split in ("train", "val")]
-        return own_config(storage, "mine", LAYOUTS["video_list"](*lists, root=tmp_path / root)).name
+        return own_config(base, "mine", LAYOUTS["video_list"](*lists, root=tmp_path / root), tmp_path / root).name
 
     first = name()
-    assert name() == first
-    assert len({first, name(fps=13), name("two")}) == 3
+    assert name() == name("two") == first
+    assert name(fps=13) != first
     before = pictures[0].parent.stat().st_mtime_ns
-    pictures[0].write_bytes(b"diff")
+    pictures[0].write_bytes(b"others")
     assert pictures[0].parent.stat().st_mtime_ns == before
     assert name() != first
     (tmp_path / "one/b.mp4").unlink()
     gone = Entry(name="b.mp4", path=tmp_path / "one/b.mp4", labels=("y",))  # since it was listed: preparing is to name it
-    assert own_config(storage, "mine", Listing(label_names=("x", "y"), splits={"train": [gone]})).name
+    assert own_config(base, "mine", Listing(label_names=("x", "y"), splits={"train": [gone]}), tmp_path / "one").name
 
 
 def test_broken_files_are_left_out_by_name(tmp_path: Path, made_clips: Path, broken_clips: Path):

@@ -81,6 +81,34 @@ def test_scanned_models_are_written_too(scan_layers: bool, tmp_path: Path):
     jax.tree.map(np.testing.assert_array_equal, tsf.load(tmp_path / "folder").params, tsf.load(source, num_heads=3).params)
 
 
+@pytest.mark.parametrize("target", ["own", "folder", "a.safetensors"])
+def test_multi_label_models_stay_multi_label(target: str, pretrained: tsf.Pretrained, tmp_path: Path):
+    """Each class has a probability of its own: the sigmoid of its logit, in any format that is read again here."""
+    several = dataclasses.replace(pretrained, objective="sigmoid")
+    kind = "timesformer_jax" if target == "own" else SUFFIXES[Path(target).suffix]
+    WRITERS[kind](several, tmp_path / target)
+    again = tsf.load(tmp_path / target, num_heads=3)
+    frames = np.random.default_rng(0).integers(0, 256, (40, 24, 24, 3), np.uint8)
+    (logits,) = np.asarray(again(again.preprocess(frames, num_crops=1)))
+    predicted = dict(again.predict(frames, num_crops=1))
+    expected = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose([predicted[label] for label in again.labels or ()], expected, rtol=1e-5)
+    assert ("apply a sigmoid there" in str(several.report)) == (target == "a.safetensors")
+    # A fresh classifier is of whatever the caller trains it for.
+    assert tsf.load(tmp_path / target, num_heads=3, num_classes=3).objective == "softmax"
+
+
+def test_hugging_face_s_own_multi_label_folders(tmp_path: Path):
+    folder = golden_huggingface(tmp_path / "golden")
+    config = json.loads((folder / "config.json").read_text())
+    assert tsf.load(folder).objective == "softmax"
+    (folder / "config.json").write_text(json.dumps({**config, "problem_type": "multi_label_classification"}))
+    assert tsf.load(folder).objective == "sigmoid"
+    assert tsf.load(folder, objective="softmax").objective == "softmax"
+    with pytest.raises(tsf.InputError, match="objective must be one of softmax, sigmoid, got 'focal'"):
+        tsf.load(folder, objective="focal")
+
+
 def test_other_activations_and_epsilons_are_hugging_face_s_too(pretrained: tsf.Pretrained, tmp_path: Path):
     model = pretrained.model.clone(activation="gelu_tanh", layer_norm_epsilon=1e-5)
     tsf.save_huggingface(dataclasses.replace(pretrained, model=model), tmp_path / "folder")

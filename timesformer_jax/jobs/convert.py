@@ -6,6 +6,7 @@ timesformer convert runs/mine model.pyth                             a file for 
 
 import argparse
 
+from timesformer_jax.modeling import SCORES
 from timesformer_jax.pretrained import WRITERS, convert
 from timesformer_jax.pretrained.kinds import KINDS
 
@@ -48,6 +49,8 @@ def add_load_arguments(job: argparse.ArgumentParser, *, former: str = "--kind") 
     text = f"format of the weights: {', '.join(KINDS)} (default: detected from their content)"
     job.add_argument("--checkpoint-format", **formats, metavar="FORMAT", help=text)
     job.add_argument(former, **formats, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    text = "how scores become probabilities; sigmoid is for multi-label models (default: as the file says, else softmax)"
+    job.add_argument("--objective", choices=list(SCORES), help=text)
     job.add_argument(
         "--allow",
         action="append",
@@ -59,6 +62,6 @@ def add_load_arguments(job: argparse.ArgumentParser, *, former: str = "--kind") 
 
 def load_options(arguments: argparse.Namespace) -> dict:
     """The arguments of `add_load_arguments` as `load` takes them."""
-    options = {name: getattr(arguments, name) for name in ("labels", "num_heads", "allow")}
+    options = {name: getattr(arguments, name) for name in ("labels", "num_heads", "objective", "allow")}
     options["kind"] = arguments.checkpoint_format
     return {name: value for name, value in options.items() if value is not None}

@@ -6,6 +6,7 @@ from timesformer_jax.modeling.folding import fold_for_inference
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
 from timesformer_jax.modeling.nnx import to_nnx
 from timesformer_jax.modeling.schemes import SCHEMES
+from timesformer_jax.modeling.scores import SCORES, check_objective
 from timesformer_jax.modeling.stacking import stack_blocks, unstack_blocks
 from timesformer_jax.modeling.timesformer import TimeSformer, flatten_params, parameter_shapes
 from timesformer_jax.modeling.variants import VARIANTS, create
@@ -13,11 +14,13 @@ from timesformer_jax.modeling.variants import VARIANTS, create
 __all__ = [
     "INITIALIZATIONS",
     "SCHEMES",
+    "SCORES",
     "VARIANTS",
     "AttentionMap",
     "Features",
     "TimeSformer",
     "Tokens",
+    "check_objective",
     "complete_description",
     "create",
     "describe_model",

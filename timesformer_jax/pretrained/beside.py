@@ -20,6 +20,7 @@ def notes_for(pretrained: Pretrained) -> dict[str, Any]:
         "model": describe_model(pretrained.model),
         "data": {"label_names": None if pretrained.labels is None else list(pretrained.labels)},
         "preprocess": pretrained.preprocess.as_dict(),
+        "objective": pretrained.objective,
     }
 
 
@@ -32,13 +33,24 @@ def notes_of_ours(notes: Mapping[str, Any]) -> dict[str, Any]:
             own = json.loads(own)
         except ValueError:
             own = None
-    return {k: v for k, v in own.items() if isinstance(v, Mapping)} if isinstance(own, Mapping) else {}
+    if not isinstance(own, Mapping):
+        return {}
+    return {name: value for name, value in own.items() if name == "objective" or isinstance(value, Mapping)}
 
 
 def fields_of_notes(own: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of the model that its tensors don't show."""
     model = own.get("model", {})
     return {name: model[name] for name in ("num_heads", "num_frames", "layer_norm_epsilon", "activation") if name in model}
+
+
+MULTI_LABEL = "multi_label_classification"
+"""`problem_type` of a Hugging Face configuration whose classes are independent of one another."""
+
+
+def objective_of(config: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
+    """The objective by our notes or a Hugging Face `config.json`; None if neither says."""
+    return own.get("objective") or ("sigmoid" if config.get("problem_type") == MULTI_LABEL else None)
 
 
 def labels_of(config: Mapping[str, Any], notes: Mapping[str, Any], own: Mapping[str, Any]) -> list[str] | None:

@@ -12,9 +12,9 @@ import numpy as np
 from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.labels import check_labels, read_labels
-from timesformer_jax.modeling import TimeSformer, complete_description, flatten_params, unstack_blocks
+from timesformer_jax.modeling import TimeSformer, check_objective, complete_description, flatten_params, unstack_blocks
 from timesformer_jax.modeling.checks import pair
-from timesformer_jax.pretrained.beside import fields_of_notes, labels_of, notes_of_ours, preprocess_of_notes
+from timesformer_jax.pretrained.beside import fields_of_notes, labels_of, notes_of_ours, objective_of, preprocess_of_notes
 from timesformer_jax.pretrained.fields import (
     fields_of_config,
     fields_of_official_config,
@@ -52,6 +52,8 @@ class _Contents(NamedTuple):
     """Entries of `Preprocess`, as far as they are known."""
     labels: Sequence[str] | None
     notes: list[str]
+    objective: Any
+    """As the file spells it; None if it doesn't say."""
 
 
 def load(
@@ -66,6 +68,7 @@ def load(
     labels: str | Path | Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
     kind: str | None = None,
+    objective: str | None = None,
     key: jax.Array | None = None,
     **fields: Any,
 ) -> Pretrained:
@@ -83,7 +86,8 @@ def load(
     whatever doesn't fit it is an error but for the embeddings' sizes (and for the classifier where `num_classes` is given).
 
     `labels`: names of the classes, or a file of them (`read_labels`). `preprocess`: where the file doesn't say how a video
-    must be prepared, and `report.notes` names a wrong guess. `allow`: patterns of our parameters that may be missing from the
+    must be prepared, and `report.notes` names a wrong guess. `objective`: "softmax" for one label a video, "sigmoid" for any
+    number; by default what the file says, else "softmax". `allow`: patterns of our parameters that may be missing from the
     file (they are initialised), or of what the file has and the model has not (it is ignored); both stand in the report.
 
     Raises `InputError` that lists at once everything that doesn't fit, and for files that hold no weights.
@@ -92,6 +96,8 @@ def load(
         raise InputError(f"resize must be one of {', '.join(POSITION_RESIZES)}, got {resize!r}.")
     if kind is not None and kind not in KINDS:
         raise InputError(f"There is no kind of weights {kind!r}. Known ones: {', '.join(KINDS)}.")
+    if objective is not None:
+        check_objective(objective)
     allow = [allow] if isinstance(allow, str) else allow
     _check_patterns(allow)
     heads = model.num_heads if model is not None else fields.get("num_heads")
@@ -107,6 +113,8 @@ def load(
         for path in [path for path in contents.given if re.fullmatch(HEAD, path)]:
             del contents.given[path]
             report.ignored[path] = allowed[HEAD]
+    if objective is None:
+        objective = "softmax" if fresh_head or contents.objective is None else check_objective(contents.objective)
     for name in ("activation", "layer_norm_epsilon"):
         theirs, ours = contents.fields.get(name, getattr(target, name)), getattr(target, name)
         if theirs != ours:
@@ -126,7 +134,8 @@ def load(
     )
     if preprocess is None:
         preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
-    return Pretrained(target, params, preprocess, _labels(labels, contents, target, fresh_head, report), report)
+    names = _labels(labels, contents, target, fresh_head, report)
+    return Pretrained(target, params, preprocess, names, report, objective)
 
 
 def params_from_official(tensors: Mapping[str, np.ndarray], model: TimeSformer) -> dict[str, Any]:
@@ -203,7 +212,16 @@ def _read(path: Path, kind: str | None, num_heads: Any) -> _Contents:
     ignored = dict.fromkeys(found.ignored, "no part of the model")
     prepared = preprocess_of_notes(preprocessor, tensors.notes.get("cfg"), own)
     return _Contents(
-        found.kind, given, {**found.kind.fields, **fields}, problems, found.unknown, ignored, prepared, labels, notes
+        found.kind,
+        given,
+        {**found.kind.fields, **fields},
+        problems,
+        found.unknown,
+        ignored,
+        prepared,
+        labels,
+        notes,
+        objective_of(config, own),
     )
 
 
@@ -213,7 +231,8 @@ def _read_own(checkpoint: Path) -> _Contents:
     params = unstack_blocks(params) if fields.pop("scan_layers") else params
     # numpy's arrays share the memory of JAX's here.
     given = {name: np.asarray(array) for name, array in flatten_params(params).items()}
-    return _Contents(OWN, given, fields, [], {}, {}, notes.get("preprocess") or {}, labels_of({}, {}, notes), [])
+    prepared, labels = notes.get("preprocess") or {}, labels_of({}, {}, notes)
+    return _Contents(OWN, given, fields, [], {}, {}, prepared, labels, [], objective_of({}, notes))
 
 
 def _target(contents: _Contents, wanted: Mapping[str, Any], model: TimeSformer | None, source: str) -> TimeSformer:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from timesformer_jax._typing import Array, Float
-from timesformer_jax.modeling import TimeSformer
+from timesformer_jax.modeling import SCORES, TimeSformer, check_objective
 from timesformer_jax.pretrained.report import Report
 from timesformer_jax.video import Preprocess
 
@@ -41,6 +41,11 @@ class Pretrained:
     """The classes' names, if they are known."""
     report: Report | None = None
     """What became of every tensor when it was loaded."""
+    objective: str = "softmax"
+    """How logits become probabilities: "softmax" if a video has one label, "sigmoid" if it may have any number."""
+
+    def __post_init__(self) -> None:
+        check_objective(self.objective)
 
     def __call__(self, video: Float[Array | np.ndarray, "B T H W C"]) -> Float[Array, "B classes"]:
         """Logits of normalised clips; compiled once for every shape."""
@@ -55,7 +60,7 @@ class Pretrained:
     def view_scores(self, views: Float[np.ndarray, "views T H W C"]) -> Float[np.ndarray, "classes"]:
         """Probabilities averaged over views that are prepared already; a few at a time, to need no more memory than those."""
         at_once = max(count for count in range(1, 5) if len(views) % count == 0)
-        parts = [jax.nn.softmax(self(part), axis=-1) for part in np.split(views, len(views) // at_once)]
+        parts = [SCORES[self.objective](self(part)) for part in np.split(views, len(views) // at_once)]
         return np.concatenate(jax.device_get(parts)).mean(axis=0)
 
     def predict(

@@ -12,7 +12,7 @@ import numpy as np
 from timesformer_jax.atomic_write import apply_umask
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import SCHEMES, flatten_params, parameter_shapes, unstack_blocks
-from timesformer_jax.pretrained.beside import KEY, notes_for
+from timesformer_jax.pretrained.beside import KEY, MULTI_LABEL, notes_for
 from timesformer_jax.pretrained.fields import HUGGINGFACE_ACTIVATIONS, HUGGINGFACE_FIELDS
 from timesformer_jax.pretrained.formats import import_safetensors, import_torch
 from timesformer_jax.pretrained.kinds import KINDS, Kind, template
@@ -53,6 +53,7 @@ def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: b
         "id2label": {str(number): label for number, label in enumerate(labels)},
         "label2id": {label: number for number, label in enumerate(labels)},
         "dtype": "float32",
+        **({"problem_type": MULTI_LABEL} if pretrained.objective == "sigmoid" else {}),
     }
     preprocess = pretrained.preprocess
     side = preprocess.crop_size
@@ -80,7 +81,7 @@ def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: b
 def save_official(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
     """A file that the official code loads: `.safetensors` (no torch needed), else a `.pyth`.
 
-    What it has no name for (labels, preprocessing, the number of heads) stands in it too, for `load`.
+    What it has no name for (labels, preprocessing, the number of heads, the objective) stands in it too, for `load`.
 
     Raises `InputError` for a model that the official code can't compute, naming the fields.
     """
@@ -90,6 +91,7 @@ def save_official(pretrained: Pretrained, file: str | Path, *, overwrite: bool =
             _save_safetensors(tensors, part, {KEY: json.dumps(notes_for(pretrained))})
         else:
             _save_torch({"epoch": 0, "model_state": tensors, KEY: notes_for(pretrained)}, "model_state", part)
+    _note_objective(pretrained, "the official code")
 
 
 def save_mmaction2(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
@@ -102,6 +104,7 @@ def save_mmaction2(pretrained: Pretrained, file: str | Path, *, overwrite: bool 
     names = {} if pretrained.labels is None else {"dataset_meta": {"classes": list(pretrained.labels)}}
     with _new(file, overwrite) as part:
         _save_torch({"meta": {**names, KEY: notes_for(pretrained)}, "state_dict": tensors}, "state_dict", part)
+    _note_objective(pretrained, "mmaction2")
 
 
 WRITERS: dict[str, Callable[..., None]] = {
@@ -187,6 +190,14 @@ def _check_params(pretrained: Pretrained) -> None:
         raise InputError(
             f"These parameters aren't the model's: {first} is {own.get(first, 'missing')} instead of "
             f"{shapes.get(first, 'missing')}. If they were folded for inference, save those that they were made from."
+        )
+
+
+def _note_objective(pretrained: Pretrained, reader: str) -> None:
+    """Note in the report that the format's reader applies a softmax, if the model is multi-label."""
+    if pretrained.objective != "softmax" and pretrained.report is not None:
+        pretrained.report.notes.append(
+            f"{reader} applies a softmax to the logits, and this model is multi-label: apply a sigmoid there (`load` does)"
         )
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from timesformer_jax._typing import Array, Float, Shaped
+from timesformer_jax.modeling import SCORES
 
 
 def make_targets(
@@ -44,10 +45,10 @@ class Objective(NamedTuple):
 
 OBJECTIVES: dict[str, Objective] = {
     # One label a clip: cross-entropy.
-    "softmax": Objective(optax.losses.softmax_cross_entropy, lambda logits: jax.nn.softmax(logits, axis=-1)),
+    "softmax": Objective(optax.losses.softmax_cross_entropy, SCORES["softmax"]),
     # Any number of labels: a yes or no for each class, averaged over the classes.
     "sigmoid": Objective(
-        lambda logits, targets: optax.losses.sigmoid_binary_cross_entropy(logits, targets).mean(axis=-1), jax.nn.sigmoid
+        lambda logits, targets: optax.losses.sigmoid_binary_cross_entropy(logits, targets).mean(axis=-1), SCORES["sigmoid"]
     ),
 }
 """What the labels are -> the objective: "softmax" where each clip has one, "sigmoid" where it has any number."""
