@@ -1,0 +1,5 @@
+"""Former place of `timesformer_jax.augment`, kept for one release."""
+
+from timesformer_jax.augment.prepare import CHANGES, WINDOW_AXES, PixelOptions, prepare_test, prepare_training, sides_matter
+
+__all__ = ["CHANGES", "WINDOW_AXES", "PixelOptions", "prepare_test", "prepare_training", "sides_matter"]
