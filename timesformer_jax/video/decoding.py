@@ -1,6 +1,7 @@
 """Video files -> RGB frames, by PyAV (any container and codec that FFmpeg reads)."""
 
 import contextlib
+import importlib.util
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.video.files import PICTURE_SUFFIXES
+from timesformer_jax.video.timeline import DEFAULT_FPS, JUMPING_FORMATS, Clock, Key, read_timeline
 
 log = logging.getLogger("timesformer_jax")
 
@@ -33,17 +35,32 @@ class UnreadableVideoError(InputError):
 class VideoFile:
     """An open video: `fps`, the frames one after the other, and how many places turned out damaged on the way."""
 
-    def __init__(self, path: str | Path, container: Any):
+    def __init__(self, path: str | Path):
         self._path = path
-        self._container = container
-        self._stream = container.streams.video[0]
-        self._stream.thread_type = "SLICE"  # threads over frames would swallow the errors of damaged ones
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        self.fps = float(rate) if rate else 30.0
         self.num_damaged = 0
+        self._open()
+        self._jumps_ahead = any(name in self._container.format.name.split(",") for name in JUMPING_FORMATS)
+        self._timeline = read_timeline(self._packets(), self._stream, jumps_ahead=self._jumps_ahead)
+        self.fps = self._timeline.fps
+        self.num_damaged = 0  # what is damaged is met again
         """Damaged packets and frames met so far. Damage costs those places only; the rest of the video is kept."""
         self.num_decoded = 0
         """Good frames met so far."""
+
+    def _open(self) -> None:
+        container = _open_container(self._path)
+        stream = container.streams.best("video")
+        if stream is None or stream.disposition & type(stream.disposition).attached_pic:
+            container.close()
+            raise UnreadableVideoError(
+                self._path, "it has no video stream" if stream is None else "its only picture is a cover"
+            )
+        stream.thread_type = "SLICE"  # threads over frames would swallow the errors of damaged ones
+        self._container, self._stream = container, stream
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
 
     def frames(
         self,
@@ -64,7 +81,6 @@ class VideoFile:
 
         Raises `UnreadableVideoError` where not one frame can be decoded.
         """
-        from av.error import FFmpegError
         from av.video.reformatter import Interpolation, VideoReformatter
 
         # One reformatter for all frames: `frame.to_ndarray` makes a new one each time, 20 times slower.
@@ -81,77 +97,122 @@ class VideoFile:
                 continue
             try:
                 rgb = reformatter.reformat(frame, *size, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
-            except (FFmpegError, ValueError):
-                self.num_damaged += 1
+                rgb = _upright(rgb, frame)
+            except Exception as error:  # a file may make any of the libraries raise anything; it costs this frame
+                self._note_damage(error)
                 continue
             self.num_decoded += 1
-            yield _upright(rgb, frame)
+            yield rgb
         if not self.num_decoded:
             where = "" if span is None else f" from {span[0]:g} to {span[1]:g} s"
             raise UnreadableVideoError(self._path, f"it holds no frame that can be decoded{where}")
 
     def count_packets(self) -> int:
-        """How many frames the container announces, without decoding any; the file is at its end afterwards."""
-        from av.error import FFmpegError
+        """How many frames the packets promise, without decoding any."""
+        return self._timeline.num_frames
 
-        count = 0
-        try:
-            for packet in self._container.demux(self._stream):
-                count += packet.size > 0
-        except FFmpegError:
-            pass
-        return count
+    @property
+    def count_is_certain(self) -> bool:
+        """Whether `count_packets` is the number of frames, unless some are damaged."""
+        return self._timeline.certain
 
     @property
     def seconds(self) -> float | None:
-        """How long the container says that the video is."""
-        if self._stream.duration is not None:
-            return float(self._stream.duration * self._stream.time_base)
-        return None if self._container.duration is None else self._container.duration / 1e6  # in microseconds
+        """How long the video is, by its timestamps."""
+        return self._timeline.seconds
 
     def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
-        """The frames of `span`, or all; one without a time of its own counts as its neighbour."""
-        if span is None:
-            yield from self._from_here()
-            return
-        from av.error import FFmpegError
-
-        zero = float((self._stream.start_time or 0) * self._stream.time_base)
-        with contextlib.suppress(FFmpegError):  # what can't be sought is decoded from its start
-            self._container.seek(int((zero + span[0]) / self._stream.time_base), stream=self._stream)
-        now = 0.0
-        for frame in self._from_here():
-            now = now if frame.time is None else frame.time - zero
-            if now >= span[1] - 1e-6:
-                return
-            if now >= span[0] - 1e-6:
-                yield frame
-
-    def _from_here(self) -> Iterator[Any]:
-        from av.error import FFmpegError
-
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except FFmpegError:  # the container breaks off here: what came before stays
-                self.num_damaged += 1
-                return
+        """The frames of `span`, or all."""
+        key = None if span is None else self._timeline.key_before(span[0])
+        packets = self._from_start() if key is None else self._from_key(key)
+        clock = Clock(self._timeline, self._jumps_ahead)
+        for packet in packets:
             try:
                 frames = self._stream.decode(packet)
-            except FFmpegError:
-                self.num_damaged += 1
+            except Exception as error:
+                self._note_damage(error)
                 continue
             for frame in frames:
                 self.num_damaged += bool(frame.is_corrupt)
-                yield frame
+                now = clock.time(frame)
+                if span is not None and now >= span[1] - 1e-6:
+                    return
+                if span is None or now >= span[0] - 1e-6:
+                    yield frame
+
+    def _from_start(self) -> Iterator[Any]:
+        """All packets, and the empty one that ends the decoder's delay."""
+        pts, dts, size = self._timeline.head
+        if self._seek(pts if dts is None else dts):
+            packets = self._packets(flush=True)
+            first = next(packets, None)
+            if first is not None and (first.pts, first.dts, first.size) == (pts, dts, size):
+                yield first
+                yield from packets
+                return
+        self._reopen()
+        yield from self._packets(flush=True)
+
+    def _from_key(self, key: Key) -> Iterator[Any]:
+        """The packets from a key frame on; all packets if seeking doesn't get there."""
+        packets = self._packets(flush=True) if self._seek(key.dts) else iter(())
+        for packet in packets:  # seeking may land before it, by any distance
+            if packet.dts == key.dts and packet.is_keyframe:
+                yield packet
+                yield from packets
+                return
+            if packet.dts is None or packet.dts > key.dts:
+                break
+        self._reopen()
+        yield from self._packets(flush=True)
+
+    def _seek(self, stamp: int | None) -> bool:
+        """Go to a timestamp of the stream, or before it; False if the file can't."""
+        if stamp is None:
+            return False
+        try:
+            self._container.seek(stamp, stream=self._stream)
+        except Exception:  # whatever the demuxer says, the file can still be read from its start
+            return False
+        return True
+
+    def _reopen(self) -> None:
+        self.close()
+        self._open()
+
+    def _packets(self, *, flush: bool = False) -> Iterator[Any]:
+        """The stream's packets from here to where the container ends or breaks off; with `flush` the empty one at the end."""
+        failures = 0
+        while True:
+            try:
+                for packet in self._container.demux(self._stream):
+                    failures = 0
+                    if packet.size or flush:
+                        yield packet
+                return
+            except IndexError:  # another stream has appeared midway, which PyAV doesn't know
+                failures += 1
+                if failures > MOST_FAILURES:
+                    return
+            except Exception as error:  # the container breaks off here: what came before stays
+                self._note_damage(error)
+                return
+
+    def _note_damage(self, error: Exception) -> None:
+        self.num_damaged += 1
+        log.debug("%s: %s: %s", self._path, type(error).__name__, error)
+
+
+MOST_FAILURES = 10_000
+"""Packets in a row that can't be read, after which a file counts as ended."""
 
 
 def _upright(rgb: np.ndarray, frame: Any) -> np.ndarray:
     """The pixels of a frame turned and mirrored as its display matrix says: (x, y) is shown at (a x + c y, b x + d y)."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 doesn't know all kinds, such as EXIF's, and then gives none of them
+        return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
     if matrix is None:
         return rgb
     a, b, _, c, d, *_ = memoryview(matrix).cast("B").cast("i").tolist()
@@ -179,16 +240,23 @@ class FrameFolder(VideoFile):
     def count_packets(self) -> int:
         return len(self._pictures)
 
-    def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
-        from av.error import FFmpegError
+    @property
+    def count_is_certain(self) -> bool:
+        return True
 
+    def close(self) -> None:
+        pass
+
+    def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
         first, last = (0, None) if span is None else (math.ceil(second * self.fps) for second in span)
         for picture in self._pictures[first:last]:
             try:
                 with _open_container(picture) as container:
-                    yield next(container.decode(video=0))
-            except (OSError, FFmpegError, StopIteration):
-                self.num_damaged += 1
+                    frame = next(container.decode(video=0))
+            except Exception as error:  # whatever is wrong with it, it costs this frame alone
+                self._note_damage(error)
+                continue
+            yield frame
 
 
 def _open_container(path: str | Path) -> Any:
@@ -212,25 +280,21 @@ def open_video(path: str | Path, fps: float | None = None) -> Iterator[VideoFile
 
     Needs the extra `video`.
     """
-    try:
-        from av.error import FFmpegError
-    except ImportError as error:
-        raise MissingPackageError("av", "Reading videos") from error
-
+    if importlib.util.find_spec("av") is None:
+        raise MissingPackageError("av", "Reading videos")
     if Path(path).is_dir():
-        yield FrameFolder(Path(path), fps or 30.0)
+        yield FrameFolder(Path(path), fps or DEFAULT_FPS)
         return
     try:
-        size = Path(path).stat().st_size
-        container = _open_container(path) if size else None
-    except (OSError, FFmpegError) as error:
-        raise UnreadableVideoError(path, error.strerror or str(error)) from error
-    if container is None:
-        raise UnreadableVideoError(path, "the file is empty")
-    with container:
-        if not container.streams.video:
-            raise UnreadableVideoError(path, "it has no video stream")
-        yield VideoFile(path, container)
+        if not Path(path).stat().st_size:
+            raise UnreadableVideoError(path, "the file is empty")
+        video = VideoFile(path)
+    except UnreadableVideoError:
+        raise
+    except Exception as error:  # a file may make the libraries raise anything; it must not end what reads many
+        raise UnreadableVideoError(path, getattr(error, "strerror", None) or f"{type(error).__name__}: {error}") from error
+    with contextlib.closing(video):
+        yield video
 
 
 def sample_frames(
@@ -238,21 +302,27 @@ def sample_frames(
 ) -> tuple[dict[int, Any], np.ndarray]:
     """The frames that `choose(number of frames, frames per second)` picks: index -> `transform(frame)`, and the indices.
 
-    Each frame is decoded, transformed and let go, so memory is what `transform` leaves, however long the video; decoding
-    stops behind the last one. Where fewer frames can be decoded than the container announces, `choose` is asked again.
+    Each frame is decoded, transformed and let go, so memory is what `transform` leaves, however long the video. Decoding stops
+    behind the last one that is wanted, if the number of frames is certain; otherwise all frames are decoded, and `choose` is
+    asked again if there are more or fewer of them than the packets promised.
 
     Raises `UnreadableVideoError` where not one frame can be decoded.
     """
     with open_video(path) as video:
         num_frames = max(video.count_packets(), 1)
+        certain = video.count_is_certain
     while True:
         with open_video(path) as video:
             indices = choose(num_frames, video.fps)
             wanted = np.unique(indices).tolist()
-            frames = zip(wanted, video.frames(only=set(wanted)), strict=False)  # stops behind the last one wanted
-            kept = {index: transform(frame) for index, frame in frames}
-            if len(kept) == len(wanted):
-                if video.num_damaged:
-                    log.warning("Used, though damaged in %d place(s): %s.", video.num_damaged, path)
-                return kept, indices
-            num_frames = video.num_decoded
+            coming = video.frames(only=set(wanted))
+            kept = {index: transform(frame) for index, frame in zip(wanted, coming, strict=False)}
+            if len(kept) < len(wanted) or not certain or video.num_damaged:
+                for _ in coming:  # what is left is only counted
+                    pass
+                if video.num_decoded != num_frames:
+                    num_frames, certain = video.num_decoded, True
+                    continue
+            if video.num_damaged:
+                log.warning("Used, though damaged in %d place(s): %s.", video.num_damaged, path)
+            return kept, indices

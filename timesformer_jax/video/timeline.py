@@ -1,0 +1,131 @@
+"""When the frames of a video are shown: one clock, made of the timestamps of its packets.
+
+What a container announces (rate, duration, number of packets) is often wrong: recordings claim 1000 frames a second, edit lists
+and codecs hide frames, joined files start their clock again. All packets are read once, without decoding any.
+"""
+
+import bisect
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+JUMPING_FORMATS = ("mpegts", "mpeg")
+"""Formats whose clock may jump ahead where recordings were joined."""
+LARGEST_GAP = 10.0
+"""Seconds; in `JUMPING_FORMATS` more is a jump of the clock and no pause."""
+RATES_AGREE = 0.02
+"""The announced rate is taken, for it is exact, if the timestamps differ from it by less than this share."""
+DEFAULT_FPS = 30.0
+
+
+class Key(NamedTuple):
+    """A key frame, from which decoding can start: when it is shown (seconds of the container's clock), and its DTS."""
+
+    time: float
+    dts: int
+
+
+class Timeline(NamedTuple):
+    """What the packets of a video say.
+
+    Attributes:
+        first: Time of the first frame on the container's clock, in seconds.
+        seconds: From the beginning of the first frame to the end of the last.
+        fps: Frames per second, on average.
+        num_frames: Packets that should give a frame.
+        certain: Whether so many frames come of them for sure, unless they are damaged.
+        keys: Where decoding can start, ascending; empty if seeking isn't safe.
+        head: PTS, DTS and size of the first packet.
+    """
+
+    first: float
+    seconds: float
+    fps: float
+    num_frames: int
+    certain: bool
+    keys: Sequence[Key]
+    head: tuple[int | None, int | None, int]
+
+    def key_before(self, second: float) -> Key | None:
+        """The last key frame that is shown at or before `second`, counted from the first frame; None for the beginning."""
+        place = bisect.bisect_right(self.keys, self.first + second + 1e-6, key=lambda key: key.time)
+        return self.keys[place - 1] if place > 1 else None
+
+
+class Clock:
+    """Times of decoded frames in seconds from the first frame of the video, rising even where the container's clock jumps."""
+
+    def __init__(self, timeline: Timeline, jumps_ahead: bool):
+        self._offset = -timeline.first
+        self._frame_seconds = 1 / timeline.fps
+        self._largest_gap = LARGEST_GAP if jumps_ahead else math.inf
+        self._last: float | None = None
+
+    def time(self, frame: Any) -> float:
+        """When the next frame is shown; one without a timestamp follows its predecessor by the usual distance."""
+        follows = 0.0 if self._last is None else self._last + self._frame_seconds
+        now = follows if frame.time is None else frame.time + self._offset
+        if self._last is not None and not 0 < now - self._last <= self._largest_gap:
+            self._offset += follows - now
+            now = follows
+        self._last = now
+        return now
+
+
+def read_timeline(packets: Iterable[Any], stream: Any, *, jumps_ahead: bool) -> Timeline:
+    """Read all packets of a stream; `jumps_ahead`: its format is one of `JUMPING_FORMATS`."""
+    base = float(stream.time_base or 0) or 1.0
+    rate = stream.average_rate or stream.guessed_rate
+    usual = 1 / float(rate) if rate else 1 / DEFAULT_FPS
+    times: list[float] = []
+    keys: list[Key] = []
+    head, offset, last, jumped, certain = None, 0.0, None, False, True
+    for packet in packets:
+        pts, dts = packet.pts, packet.dts
+        if head is None:
+            head = (pts, dts, packet.size)
+            certain = packet.is_keyframe
+        stamp = dts if dts is not None else pts
+        if stamp is not None:
+            now = stamp * base + offset
+            if last is not None and not -1e-9 <= now - last <= (LARGEST_GAP if jumps_ahead else math.inf):
+                offset += last + usual - now
+                now, jumped = last + usual, True
+            last = now
+        if packet.is_discard or _is_hidden(packet, stream):
+            continue
+        certain = certain and pts is not None and not packet.is_corrupt
+        shown = dts if pts is None else pts
+        times.append(shown * base + offset if shown is not None else times[-1] + usual if times else 0.0)
+        if packet.is_keyframe and dts is not None and pts is not None:
+            keys.append(Key(times[-1], dts))
+    order = sorted(times)
+    decodable = _from_first_key(times, keys)
+    first = decodable[0] if decodable else 0.0
+    # Frames that come before the first key frame, or twice at the same time, may or may not be decoded.
+    certain = certain and len(decodable) == len(times) and all(a < b for a, b in itertools.pairwise(order))
+    span = order[-1] - first if order else 0.0
+    fps = _rate(len(decodable), span, float(rate) if rate else None, base)
+    safe = not jumped and all(a.time < b.time for a, b in itertools.pairwise(keys))
+    return Timeline(first, span + 1 / fps, fps, len(times), certain, keys if safe else [], head or (None, None, 0))
+
+
+def _from_first_key(times: Sequence[float], keys: Sequence[Key]) -> list[float]:
+    """The times from the first key frame's on, ascending: pictures that are shown before it lack what they refer to."""
+    first = keys[0].time if keys else -math.inf
+    return sorted(time for time in times if time >= first)
+
+
+def _rate(num_frames: int, span: float, announced: float | None, base: float) -> float:
+    """Frames per second: what is announced if the timestamps bear it out, else theirs."""
+    if num_frames < 2 or span <= 0:
+        return announced or DEFAULT_FPS
+    measured = (num_frames - 1) / span
+    tolerance = max(RATES_AGREE, 2 * base / span)  # timestamps are rounded
+    return announced if announced and abs(measured / announced - 1) <= tolerance else measured
+
+
+def _is_hidden(packet: Any, stream: Any) -> bool:
+    """Whether a packet of VP8 holds a frame that others refer to and that is never shown (RFC 6386, section 9.1)."""
+    return stream.codec_context.name in ("vp8", "libvpx") and not memoryview(packet)[0] >> 4 & 1
