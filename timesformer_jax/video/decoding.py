@@ -155,13 +155,13 @@ class VideoFile:
 
     def _from_key(self, key: Key) -> Iterator[Any]:
         """The packets from a key frame on; all packets if seeking doesn't get there."""
-        packets = self._packets(flush=True) if self._seek(key.dts) else iter(())
+        packets = self._packets(flush=True) if self._seek(key.pts if key.dts is None else key.dts) else iter(())
         for packet in packets:  # seeking may land before it, by any distance
-            if packet.dts == key.dts and packet.is_keyframe:
+            if packet.is_keyframe and packet.pts == key.pts:
                 yield packet
                 yield from packets
                 return
-            if packet.dts is None or packet.dts > key.dts:
+            if packet.is_keyframe and (packet.pts is None or packet.pts > key.pts):
                 break
         self._reopen()
         yield from self._packets(flush=True)

@@ -20,10 +20,11 @@ DEFAULT_FPS = 30.0
 
 
 class Key(NamedTuple):
-    """A key frame, from which decoding can start: when it is shown (seconds of the container's clock), and its DTS."""
+    """A key frame, from which decoding can start: when it is shown (seconds of the container's clock), PTS, DTS if any."""
 
     time: float
-    dts: int
+    pts: int
+    dts: int | None
 
 
 class Timeline(NamedTuple):
@@ -86,9 +87,8 @@ def read_timeline(packets: Iterable[Any], stream: Any, *, jumps_ahead: bool) -> 
         if head is None:
             head = (pts, dts, packet.size)
             certain = packet.is_keyframe
-        stamp = dts if dts is not None else pts
-        if stamp is not None:
-            now = stamp * base + offset
+        if dts is not None:  # these rise from packet to packet
+            now = dts * base + offset
             if last is not None and not -1e-9 <= now - last <= (LARGEST_GAP if jumps_ahead else math.inf):
                 offset += last + usual - now
                 now, jumped = last + usual, True
@@ -98,8 +98,8 @@ def read_timeline(packets: Iterable[Any], stream: Any, *, jumps_ahead: bool) -> 
         certain = certain and pts is not None and not packet.is_corrupt
         shown = dts if pts is None else pts
         times.append(shown * base + offset if shown is not None else times[-1] + usual if times else 0.0)
-        if packet.is_keyframe and dts is not None and pts is not None:
-            keys.append(Key(times[-1], dts))
+        if packet.is_keyframe and pts is not None:
+            keys.append(Key(times[-1], pts, dts))
     order = sorted(times)
     decodable = _from_first_key(times, keys)
     first = decodable[0] if decodable else 0.0
