@@ -28,7 +28,7 @@ git archive --format=tar.gz --output="$archive" HEAD
   mkdir -p timesformer_jax && tar xzf timesformer_jax.tar.gz -C timesformer_jax && cd timesformer_jax
   command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh  # the image's Python is too old
   export PATH=\$HOME/.local/bin:\$PATH
-  uv python install 3.12 && make install PYTHON=\$(uv python find 3.12) && .venv/bin/pip install --quiet \"\$(grep '^jax==' requirements.txt | sed 's/jax==/jax[tpu]==/')\"
+  uv python install 3.12 && make install PYTHON=\$(uv python find 3.12) && .venv/bin/pip install --quiet -e '.[tpu]'
 "
 
 # JAX finds the other hosts by itself. Arguments are quoted once more, for the shell at the other end.

@@ -18,6 +18,13 @@ from timesformer_jax.video import open_video
 ROOT = Path(__file__).parent.parent
 
 
+def uninstall(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    """Make imports fail, of parts that are imported already too."""
+    for module in modules:
+        for name in [module, *(name for name in sys.modules if name.startswith(f"{module}."))]:
+            monkeypatch.setitem(sys.modules, name, None)
+
+
 def test_tables_cover_every_job_and_every_extra():
     in_pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
@@ -76,9 +83,7 @@ def test_job_names_one_command_for_all_it_needs(
     Path("a.pyth").write_bytes(b"\x80 and more")
     for name in ("FOLDER/a.mp4", "FOLDER/b.mp4"):
         Path(name).touch()
-    for module in missing:
-        monkeypatch.setitem(sys.modules, module, None)
-        monkeypatch.delitem(sys.modules, f"{module}.checkpoint", raising=False)
+    uninstall(monkeypatch, *missing)
     assert main(command.split()) == 1
     (line,) = capsys.readouterr().err.splitlines()
     asked = re.fullmatch(r'Error: .* needs [\w-]+, which is not installed: pip install "timesformer_jax\[(.*)\]"', line)
@@ -88,13 +93,13 @@ def test_job_names_one_command_for_all_it_needs(
 
 def test_trainer_asks_for_all_of_its_packages_in_the_clone(monkeypatch: pytest.MonkeyPatch):
     for job, module in (("main.py", "tensorflow"), ("main.py --mode=report", "jinja2")):
-        monkeypatch.setitem(sys.modules, module, None)
+        uninstall(monkeypatch, module)
         with pytest.raises(MissingPackageError, match=rf'^`{job}` needs \w+, .*: pip install "\.\[train,plots\]"$'):
             check_installed(job)
 
 
-def test_library_names_the_extra_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "av", None)
+def test_library_names_the_extra_of_the_package(monkeypatch: pytest.MonkeyPatch):
+    uninstall(monkeypatch, "av")
     with (
         pytest.raises(InputError, match=r'^Reading videos needs PyAV, .*: pip install "timesformer_jax\[video\]"$'),
         open_video("a"),

@@ -20,7 +20,7 @@ from timesformer_jax.evaluation import write_whole
 from timesformer_jax.modeling import complete_description
 
 ROOT = Path(__file__).parent.parent.parent
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "scikit-learn")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "tensorflow", "scikit-learn")
 KEPT = ("top1", "top5", "intervals", "by_num_clips", "num_videos", "num_clips", "num_crops", "average", "step")
 """Of a run's results.json."""
 LAST_LINES = 5
@@ -153,9 +153,17 @@ def surroundings() -> dict[str, Any]:
     """What besides its fields a result may depend on."""
     return {
         "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "--untracked-files=no") else ""),
-        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: found for name in PACKAGES if (found := _version(name))}},
         "processor": _processor(),
     }
+
+
+def _version(name: str) -> str | None:
+    """None if a package isn't installed: TensorFlow has another name on each platform."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _git(*arguments: str) -> str:
