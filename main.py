@@ -63,7 +63,7 @@ def run(config: Any, workdir: str, mode: str) -> None:
         workdir = str(Path(workdir).expanduser().resolve())
     if mode == "train":
         config, workdir = adjust(config, workdir)
-    config = follow_weights(config, workdir, read_only=read_only)
+    config = follow_weights(config, workdir, mode)
     if mode == "probe":
         check_probe(config, workdir)
     if mode == "features":

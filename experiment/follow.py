@@ -14,13 +14,18 @@ from timesformer_jax.video import Preprocess
 
 log = logging.getLogger("timesformer_jax")
 
+BEGINNING = ("train", "probe", "features")
+"""Jobs that begin with `init_from` if the workdir has no checkpoint."""
+READ_ONLY = ("eval", "report")
+"""Jobs that need a checkpoint."""
+
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(tsf.TimeSformer)}
 NO_WEIGHTS = Architecture({}, Preprocess(num_frames=DEFAULTS["num_frames"], crop_size=DEFAULTS["image_size"]))
 """What unset fields follow without any weights: `TimeSformer`'s defaults, the official pixels."""
 
 
-def follow_weights(config: Any, workdir: str, *, read_only: bool = False) -> Any:
-    """Fill in the fields of `FOLLOWING` that the config leaves unset.
+def follow_weights(config: Any, workdir: str, mode: str) -> Any:
+    """Fill in the fields of `FOLLOWING` that the config leaves unset, and check the others.
 
     They follow the newest checkpoint of the workdir, or without one the weights of `init_from`, of which only shapes and notes
     are read. What is set stays, if the weights allow it.
@@ -28,35 +33,47 @@ def follow_weights(config: Any, workdir: str, *, read_only: bool = False) -> Any
     Args:
       config: the config, which is left as it is.
       workdir: the run's folder, local or in a bucket.
-      read_only: the job needs a checkpoint, and does without `init_from`.
+      mode: the job, a key of `MODES`.
 
     Raises:
       InputError: for a field that is set and that the weights have otherwise, and for weights that can't be read.
     """
-    unset = [name for section, fields in FOLLOWING.items() for name in fields if config[section].get(name, "none") is None]
-    if not unset:
+    follows = any(config[section].get(name, "none") is None for section, fields in FOLLOWING.items() for name in fields)
+    if not follows and (mode not in BEGINNING or not config.init_from):
         return config
     checkpoint = find_checkpoint(folder_at(workdir) / "checkpoints")
-    if read_only and checkpoint is None:
+    if checkpoint is None and mode in READ_ONLY:
         raise tsf.InputError(f"There is no checkpoint in {workdir}: train first with --mode=train.")
+    if checkpoint is not None and not follows:
+        return config
     architecture = NO_WEIGHTS
     if source := str(checkpoint or config.init_from or ""):
         given = {name: value for name, value in config.model.items() if value is not None}
         open_fields = {name: given.get(name) for name in ("num_heads", "image_size", "num_frames")}
         architecture = read_architecture(source, **open_fields)
-        _check_given(given, architecture, source, "--workdir" if checkpoint else "--config.init_from")
-        log.info("The model follows the weights in %s.", source)
-    return _filled(config, architecture)
+        if follows:
+            _check_given(given, architecture, source, REMEDY.format("--workdir" if checkpoint else "--config.init_from"))
+            log.info("The model follows the weights in %s.", source)
+        else:
+            _check_given(given, architecture, source, REMEDY_WITHOUT_FOLLOWING)
+    return _filled(config, architecture) if follows else config
 
 
-def _check_given(given: dict[str, Any], architecture: Architecture, source: str, flag: str) -> None:
-    """Raises `InputError` if fields of the model that are given contradict what the weights, chosen by `flag`, fix."""
+REMEDY = "leave --config.model.{{name}} out, or choose other weights by {}"
+REMEDY_WITHOUT_FOLLOWING = (
+    "set --config.model.{name}={value}, or use a recipe whose model follows the weights, such as "
+    "--config=configs/folder.py:video_folder,finetune"
+)
+
+
+def _check_given(given: dict[str, Any], architecture: Architecture, source: str, remedy: str) -> None:
+    """Raises `InputError` if fields of the model that are given contradict what the weights fix."""
     for name, value in architecture.fixed.items():
         same = math.isclose(given[name], value) if isinstance(value, float) and name in given else given.get(name) == value
         if name in given and not same:
             raise tsf.InputError(
-                f"model.{name}={given[name]} contradicts the weights in {source}, which have {name}={value}: leave "
-                f"--config.model.{name} out, or choose other weights by {flag}."
+                f"model.{name}={given[name]} contradicts the weights in {source}, which have {name}={value}: "
+                f"{remedy.format(name=name, value=value)}."
             )
 
 

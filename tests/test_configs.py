@@ -57,7 +57,7 @@ def filled(file: str, variant: str) -> ConfigDict:
     config = config_of(file, variant)
     begin = config.init_from
     config.init_from = None
-    config = follow_weights(config, "/no/such/workdir")
+    config = follow_weights(config, "/no/such/workdir", "train")
     config.init_from = begin
     return config
 

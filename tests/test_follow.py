@@ -50,7 +50,7 @@ GOLDEN = {"image_size": 16, "patch_size": 4, "num_frames": 4, "embed_dim": 24, "
 @pytest.mark.parametrize("recipe", [("folder", "video_folder,finetune"), ("hmdb51", None)], ids=["folder", "hmdb51"])
 def test_follow_weights_of_any_kind(recipe, kind: str, given: dict[str, Any], model: dict, pixels: tuple, tmp_path: Path):
     source = weights(kind, tmp_path / "weights")
-    config = follow_weights(config_of(*recipe, init_from=str(source), **given), str(tmp_path))
+    config = follow_weights(config_of(*recipe, init_from=str(source), **given), str(tmp_path), "train")
     assert {name: config.model[name] for name in model} == model
     assert (tuple(config.pixels.mean), config.pixels.channel_order) == pixels
     assert config.clips.short_side == short_sides(model["image_size"])
@@ -68,14 +68,18 @@ def test_follow_weights_keeps_what_is_given(tmp_path: Path):
     source = weights("huggingface", tmp_path / "weights")
     recipe = functools.partial(config_of, "folder", "video_folder,finetune", init_from=str(source))
     given = {"model.image_size": 48, "model.num_frames": 2, "clips.short_side": (50, 60), "pixels.channel_order": "rgb"}
-    config = follow_weights(recipe(**given, **{"clips.sampling_rate": 3.0}), str(tmp_path))
+    config = follow_weights(recipe(**given, **{"clips.sampling_rate": 3.0}), str(tmp_path), "train")
     assert (config.model.image_size, config.model.num_frames, config.model.depth) == (48, 2, 2)
     assert (config.clips.short_side, config.clips.sampling_rate, config.data.short_side) == ((50, 60), 3.0, 50)
     assert (config.pixels.channel_order, tuple(config.pixels.mean)) == ("rgb", (0.1, 0.2, 0.3))
     with pytest.raises(tsf.InputError, match=r"^model.depth=3 contradicts the weights in .*weights, which have depth=2: leave"):
-        follow_weights(recipe(**{"model.depth": 3}), str(tmp_path))
+        follow_weights(recipe(**{"model.depth": 3}), str(tmp_path), "train")
+    with pytest.raises(
+        tsf.InputError, match=r"^model.num_heads=3 contradicts the weights in .*weights, which have num_heads=2"
+    ):
+        follow_weights(recipe(**{"model.num_heads": 3}), str(tmp_path), "train")
     with pytest.raises(tsf.InputError, match="no file or folder /no/such"):
-        follow_weights(recipe(init_from="/no/such"), str(tmp_path))
+        follow_weights(recipe(init_from="/no/such"), str(tmp_path), "train")
     with pytest.raises(tsf.InputError, match="There is no checkpoint in"):
         main.run(recipe(init_from="/no/such"), str(tmp_path), "eval")
 
@@ -83,7 +87,12 @@ def test_follow_weights_keeps_what_is_given(tmp_path: Path):
 def test_follow_weights_leaves_a_recipe_alone_that_sets_everything(tmp_path: Path):
     for name in ("folder", "moving_digits", "k400"):
         config = config_of(name, init_from="/no/such")
-        assert follow_weights(config, str(tmp_path)) is config
+        assert follow_weights(config, str(tmp_path), "show") is config
+    source = weights("huggingface", tmp_path / "weights")
+    fits = config_of("folder", init_from=str(source), **{f"model.{name}": value for name, value in SAVED.items()})
+    assert follow_weights(fits, str(tmp_path), "train") is fits
+    with pytest.raises(tsf.InputError, match=r"embed_dim=128 contradicts .* set --config.model.embed_dim=24, or use a recipe"):
+        follow_weights(config_of("folder", init_from=str(source)), str(tmp_path), "train")
 
 
 @pytest.mark.slow

@@ -146,13 +146,13 @@ def read_architecture(source: str | Path, **given: Any) -> Architecture:
 
     Args:
       source: as for `load`.
-      given: `num_heads` and `image_size`, for weights that don't show them; `num_frames`. None is not given.
+      given: `num_heads` and `image_size`, for weights that don't show them; `num_frames`. None means not given.
 
     Raises:
       InputError: for files that hold no weights, and for weights that leave `num_heads` or `image_size` open.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    contents = _read(_locate(source), None, given.get("num_heads"), showing=True)
+    contents = _read(_locate(source), None, given.pop("num_heads", None), showing=True)
     target = _target(contents, {"num_classes": contents.fields.get("num_classes", 1), **given}, None, str(source))
     report = Report(str(source), contents.kind.title, target)
     preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
@@ -212,7 +212,8 @@ def _read(path: Path, kind: str | None, num_heads: Any, *, showing: bool = False
     config = read_beside(path, "config.json") if found.kind.config else {}
     said = {**fields_of_config(config), **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
     notes = [found.kind.note] if found.kind.note else []
-    heads = num_heads or count_heads(tensors, found) or said.get("num_heads")
+    shown_heads = count_heads(tensors, found) or said.get("num_heads")
+    heads = (shown_heads or num_heads) if showing else (num_heads or shown_heads)
     if heads is None:
         heads = known_heads(width(tensors, found))
         notes.append(f"{heads} attention heads, as models of this width have: give num_heads= if it is another number")
