@@ -53,10 +53,13 @@ def follow_weights(config: Any, workdir: str, mode: str) -> Any:
         architecture = read_architecture(source, **open_fields)
         if follows:
             _check_given(given, architecture, source, REMEDY.format("--workdir" if checkpoint else "--config.init_from"))
-            log.info("The model follows the weights in %s.", source)
         else:
             _check_given(given, architecture, source, REMEDY_WITHOUT_FOLLOWING)
-    return _filled(config, architecture) if follows else config
+    if not follows:
+        return config
+    config = _filled(config, architecture)
+    log.info("The model follows %s: %s.", f"the weights in {source}" if source else "the defaults", _in_words(config.model))
+    return config
 
 
 REMEDY = "leave --config.model.{{name}} out, or choose other weights by {}"
@@ -75,6 +78,13 @@ def _check_given(given: dict[str, Any], architecture: Architecture, source: str,
                 f"model.{name}={given[name]} contradicts the weights in {source}, which have {name}={value}: "
                 f"{remedy.format(name=name, value=value)}."
             )
+
+
+def _in_words(model: Any) -> str:
+    return (
+        f"{model.attention_type}, {model.depth} blocks of {model.embed_dim}, {model.num_heads} heads, patches of "
+        f"{model.patch_size}, {model.num_frames} frames of {model.image_size} px"
+    )
 
 
 def _filled(config: Any, architecture: Architecture) -> Any:
