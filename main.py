@@ -59,6 +59,7 @@ GOES_ON = {
 def run(config: Any, workdir: str, mode: str) -> None:
     """One job from beginning to end; raises `InputError` for input that can't work."""
     from experiment.features import check_features, write_features
+    from experiment.follow import follow_weights
     from experiment.probe import check_probe, probe
     from experiment.report import report
     from experiment.setup import Job
@@ -73,6 +74,7 @@ def run(config: Any, workdir: str, mode: str) -> None:
         workdir = str(Path(workdir).expanduser().resolve())
     if mode == "train":
         config, workdir = adjust(config, workdir)
+    config = follow_weights(config, workdir, mode)
     if mode == "probe":
         check_probe(config, workdir)
     if mode == "features":

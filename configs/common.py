@@ -40,6 +40,35 @@ MODEL = {
 }
 
 
+UNSET = object()
+"""In a table of `change`: the field isn't given."""
+
+FOLLOWING = {
+    "model": (
+        "attention_type",
+        "attention_order",
+        "temporal_cls_key",
+        "position_embedding",
+        "resize",
+        "activation",
+        "layer_norm_epsilon",
+        "pre_norm",
+        "image_size",
+        "patch_size",
+        "num_frames",
+        "embed_dim",
+        "depth",
+        "num_heads",
+        "mlp_ratio",
+    ),
+    "clips": ("sampling_rate", "short_side"),
+    "data": ("short_side",),
+    "pixels": ("channel_order", "mean", "std"),
+}
+"""Section -> the fields that follow the weights of `init_from`, or of the workdir's checkpoint, in a recipe that leaves them
+unset; a field that is given stays as it is."""
+
+
 def new_config(**sections: Any) -> ConfigDict:
     """A config with every field, `sections` changed or (for `data`, which has no fields of its own here) given.
 
@@ -48,8 +77,10 @@ def new_config(**sections: Any) -> ConfigDict:
     config: Any = ConfigDict(
         {
             "seed": 0,
+            # A sentence about the recipe for the log and results.json.
+            "note": config_dict.placeholder(str),
             # What to begin with where the workdir has no checkpoint: a file, folder or name that `timesformer_jax.load` takes
-            # (a run's workdir, too). Not given: random numbers.
+            # (a run's workdir, too). Not given, or None: random numbers.
             "init_from": config_dict.placeholder(str),
             # A few steps on a few videos, with every number that isn't finite shown where it arises.
             "debug": False,
@@ -63,6 +94,8 @@ def new_config(**sections: Any) -> ConfigDict:
             "clips": {
                 "sampling": "uniform",
                 "sampling_rate": 32.0,
+                # Frames at 30 fps that a clip covers, for a `sampling_rate` that isn't given.
+                "span": config_dict.placeholder(float),
                 "short_side": (256, 320),
                 "placement": "official",
                 "jitter": "uniform",
@@ -162,7 +195,7 @@ def new_config(**sections: Any) -> ConfigDict:
 
 
 def change(config: Any, section: str, values: Any) -> None:
-    """Sets fields of a section (any, of `data`), or a field that is no section.
+    """Sets fields of a section (any, of `data`), or a field that is no section; `UNSET` makes one an optional field, not given.
 
     Raises `InputError` for one that doesn't exist.
     """
@@ -174,4 +207,6 @@ def change(config: Any, section: str, values: Any) -> None:
     for field, value in values.items():
         if section != "data" and field not in config[section]:
             raise InputError(f"The config's {section} has no field {field!r}.")
+        if value is UNSET:
+            value = config_dict.placeholder(config[section].get_type(field))
         config[section][field] = value

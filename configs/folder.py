@@ -1,33 +1,39 @@
-"""Videos on your disk: a folder with one sub-folder for each label, lists of your own, or a published data set.
+"""Videos on your disk: a folder with one sub-folder per label, lists of your own, or a published data set.
 
-    python main.py --config=configs/folder.py --config.data.root=FOLDER --workdir=runs/mine
-    python main.py --config=configs/folder.py:video_list --config.data.train=A.csv --config.data.val=B.csv --workdir=runs/mine
-    python main.py --config=configs/folder.py:ucf101 --config.data.root=FOLDER --workdir=runs/ucf101
+By itself this config is a toy: a model of 1.2 million parameters at 64 px, trained from scratch, to try whether a data set
+can be read and learned at all. 32 short clips take about a minute on 2 CPU cores. It overfits few videos and is no recipe for
+accuracy. `finetune` is: it starts from published weights, and wants an accelerator.
+
     python main.py --config=configs/folder.py:video_folder,finetune --config.data.root=FOLDER --workdir=runs/mine
+    python main.py --config=configs/folder.py:ucf101,finetune --config.data.root=FOLDER --workdir=runs/ucf101
+    python main.py --config=configs/folder.py --config.data.root=FOLDER --workdir=runs/toy
+    python main.py --config=configs/folder.py:video_list --config.data.train=A.csv --config.data.val=B.csv --workdir=runs/toy
 
 FOLDER holds LABEL/*.mp4 (a fifth of each label becomes the validation split), or train/LABEL/*.mp4 and val/LABEL/*.mp4; for
-the others see docs/data.md.
+the other data sets see docs/data.md.
 
-By default a small model (1.2 million parameters) at 64 px, made to try a data set on a laptop: 32 short clips take about a
-minute on 2 CPU cores. Without pretrained weights and with few videos it learns its training clips by heart; it's no recipe for
-accuracy. `finetune`, on an accelerator, is: the released model of Kinetics-400, from the Hugging Face Hub or, with
-`--config.init_from=FILE`, weights of your own, goes on at a low rate. `finetune,modern` changes the clips and the optimizer.
+`finetune` begins with the released model of Kinetics-400, from the Hugging Face Hub. `--config.init_from=SOURCE` begins with
+any other weights: a file, a folder, a run's workdir, a name listed by `timesformer zoo` or hf:ORGANISATION/MODEL, video models
+and image transformers alike. Width, depth, heads, patches, frames, image size and normalisation follow the weights. Image
+size, frames and attention can be set otherwise (`--config.model.image_size=112`); a field that the weights fix can't.
+`finetune,modern` changes the augmentation and the optimizer.
 
-Expected accuracy: that of your data is unknown. Source of the figures here: the small model was run on 2 CPU cores, the
-other two were not measured. The cost: FLOPs of training for a thousand videos; memory: MiB for each clip of a device's batch
-(configs/recipes.py says how these are counted):
+Expected accuracy: that of your data is unknown. Source of the figures here: the toy was run on 2 CPU cores, the other two were
+not measured. The cost, with weights of base width at 8 x 224: FLOPs of training for a thousand videos;
+memory: MiB for each clip of a device's batch (configs/recipes.py says how these are counted):
 
-| variant         | training clips          | training | memory |
-|-----------------|-------------------------|----------|--------|
-| (the default)   | learned by heart        |  5.0e13  |      9 |
-| finetune        | -                       |  1.7e16  |   2324 |
-| finetune,modern | -                       |  6.7e16  |   2355 |
+| variant         | training clips | training | memory |
+|-----------------|----------------|----------|--------|
+| (the toy)       | overfitted     |  5.0e13  |      9 |
+| finetune        | -              |  1.7e16  |   2324 |
+| finetune,modern | -              |  6.7e16  |   2355 |
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from configs.common import UNSET
 from configs.recipes import FINETUNED, MODERN, OFFICIAL, Table, merge, recipe, videos
 from timesformer_jax.errors import InputError
 
@@ -46,6 +52,8 @@ FIELDS = {
 """Data set -> the fields of `data` that only it has, with their usual values; None is a text that isn't given."""
 
 SMALL: Table = {
+    "note": "A toy: a small model from scratch, to try a data set. To fine-tune published weights, use the variant finetune: "
+    "--config=configs/folder.py:DATASET,finetune.",
     "model": {
         "image_size": 64,
         "embed_dim": 128,
@@ -77,15 +85,9 @@ SMALL: Table = {
 VARIANTS: dict[str, Table] = {
     "finetune": merge(
         {
-            "model": {
-                "image_size": 224,
-                "embed_dim": 768,
-                "depth": 12,
-                "num_heads": 12,
-                "initialization": "official",
-                "scan_layers": True,
-            },
-            "data": {"short_side": 256},
+            "note": None,
+            "model": {"initialization": "official", "scan_layers": True},
+            "data": {"short_side": UNSET},
             "train": {"log_every_steps": 50, "evaluate_every_epochs": 1.0, "checkpoint_every_epochs": 1.0},
         },
         OFFICIAL,

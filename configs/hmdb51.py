@@ -4,8 +4,8 @@
     python main.py --config=configs/hmdb51.py:head --config.data.root=FOLDER --workdir=runs/hmdb51_head
 
 FOLDER has the videos and the official lists (docs/data.md); `--config.data.fold=2` takes another of the three splits. It
-begins with the released model of Kinetics-400, from the Hugging Face Hub; `--config.init_from=FILE` begins with other
-weights, a run's workdir for one. Batches are as in configs/k400.py.
+begins with the released model of Kinetics-400, from the Hugging Face Hub; `--config.init_from=SOURCE` begins with any other
+weights, a run's workdir for one, and the model follows them (configs/folder.py says how). Batches are as in configs/k400.py.
 
 Expected accuracy: unknown. Neither the paper nor the official code has this data set, and this recipe was not measured: the
 source of its schedule is the official one, at a tenth of the rate.
@@ -25,8 +25,8 @@ from ml_collections import ConfigDict
 from configs.recipes import FINETUNED, FINETUNED_VARIANTS, OFFICIAL, Table, recipe, videos
 
 HMDB: Table = {
-    # Videos take 3 seconds: at Kinetics' rate of 32 more than half of a clip would be the last frame.
-    "clips": {"sampling_rate": 12.0},
+    # Videos take 3 seconds: of Kinetics' span of 256 frames more than half would be the last one.
+    "clips": {"span": 96.0},
 }
 
 VARIANTS = FINETUNED_VARIANTS
@@ -35,4 +35,12 @@ VARIANTS = FINETUNED_VARIANTS
 
 def get_config(variant: str = "base") -> ConfigDict:
     """`variant`: keys of `VARIANTS`, with commas between."""
-    return recipe("hmdb51", VARIANTS, variant, OFFICIAL, FINETUNED, HMDB, {"data": videos("hmdb51", storage="jpeg", fold=1)})
+    return recipe(
+        "hmdb51",
+        VARIANTS,
+        variant,
+        OFFICIAL,
+        FINETUNED,
+        HMDB,
+        {"data": videos("hmdb51", storage="jpeg", short_side=None, fold=1)},
+    )

@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from configs.common import change, new_config
+from configs.common import FOLLOWING, UNSET, change, new_config
 from timesformer_jax.errors import InputError
 
 Table = Mapping[str, Any]
@@ -55,6 +55,9 @@ OFFICIAL: Table = {
 
 FINETUNED: Table = {
     "init_from": KINETICS,
+    # The model is that of the weights, whatever `init_from` names; so are the sizes of its clips, and their normalisation.
+    **{section: dict.fromkeys(fields, UNSET) for section, fields in FOLLOWING.items() if section != "data"},
+    "clips": {**dict.fromkeys(FOLLOWING["clips"], UNSET), "span": 256.0},
     # Small data sets are learned by heart in no time: a tenth of the rate. At ten times the official one, and from ImageNet,
     # a user of the official code ended at 42.9 % of UCF-101.
     "optimizer": {"learning_rate": 5e-4},
@@ -113,20 +116,23 @@ FINETUNED_VARIANTS: dict[str, Table] = {
 """Of a small data set that begins with a Kinetics model: what a variant changes of fine-tuning by the official schedule."""
 
 
-def videos(name: str, *, storage: str = "h264", short_side: int = 256, max_fps: float | None = None, **layout: Any) -> Table:
+def videos(
+    name: str, *, storage: str = "h264", short_side: int | None = 256, max_fps: float | None = None, **layout: Any
+) -> Table:
     """The fields of `data` of a data set that is files on someone's disk; `layout`: those that only it has.
 
     For one config: what isn't given yet is shared by all that it is put into.
     """
-    frames = config_dict.placeholder(float)
+    frames, side = config_dict.placeholder(float), config_dict.placeholder(int)
     frames.set(max_fps)
+    side.set(short_side)
     return {
         "name": name,
         "root": config_dict.placeholder(str),
         **layout,
         "storage": storage,
-        # As large as `clips.short_side` begins: more would only be scaled down again.
-        "short_side": short_side,
+        # As large as `clips.short_side` begins, also if it isn't given: more would only be scaled down again.
+        "short_side": side,
         "max_fps": frames,
         "num_workers": 0,
         "data_dir": config_dict.placeholder(str),

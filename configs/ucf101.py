@@ -4,8 +4,8 @@
     python main.py --config=configs/ucf101.py:head --config.data.root=FOLDER --workdir=runs/ucf101_head
 
 FOLDER has the videos and the official lists (docs/data.md); `--config.data.fold=2` takes another of the three splits. It
-begins with the released model of Kinetics-400, from the Hugging Face Hub; `--config.init_from=FILE` begins with other
-weights, a run's workdir for one. Batches are as in configs/k400.py.
+begins with the released model of Kinetics-400, from the Hugging Face Hub; `--config.init_from=SOURCE` begins with any other
+weights, a run's workdir for one, and the model follows them (configs/folder.py says how). Batches are as in configs/k400.py.
 
 Expected accuracy: unknown. Neither the paper nor the official code has this data set, and this recipe was not measured: the
 source of its schedule is the official one, at a tenth of the rate. A user of the official code got 42.9 % from ImageNet
@@ -26,8 +26,8 @@ from ml_collections import ConfigDict
 from configs.recipes import FINETUNED, FINETUNED_VARIANTS, OFFICIAL, Table, recipe, videos
 
 UCF: Table = {
-    # Videos take 7 seconds, where Kinetics' take 10: at its rate of 32 the last frame would be repeated.
-    "clips": {"sampling_rate": 24.0},
+    # Videos take 7 seconds, where Kinetics' take 10: in its span of 256 frames the last one would be repeated.
+    "clips": {"span": 192.0},
 }
 
 VARIANTS = FINETUNED_VARIANTS
@@ -36,4 +36,12 @@ VARIANTS = FINETUNED_VARIANTS
 
 def get_config(variant: str = "base") -> ConfigDict:
     """`variant`: keys of `VARIANTS`, with commas between."""
-    return recipe("ucf101", VARIANTS, variant, OFFICIAL, FINETUNED, UCF, {"data": videos("ucf101", storage="jpeg", fold=1)})
+    return recipe(
+        "ucf101",
+        VARIANTS,
+        variant,
+        OFFICIAL,
+        FINETUNED,
+        UCF,
+        {"data": videos("ucf101", storage="jpeg", short_side=None, fold=1)},
+    )

@@ -153,6 +153,8 @@ def _begin(job: Job, optimizer: Any, total_steps: int) -> training.TrainState:
 def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
     """What is about to happen, in the log."""
     config, data = job.config, job.data
+    if config.note:
+        log.warning("%s", config.note)
     names = data.label_names
     log.info("Labels: %s.", ", ".join(names[:20]) + (", ..." if len(names) > 20 else ""))
     log.info("Where the parameters are:\n%s", training.placement_table(state.params, state.opt_state, job.mesh))

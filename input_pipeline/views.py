@@ -56,7 +56,8 @@ class ClipOptions:
     """How clips are cut out of a video.
 
     `sampling`: "uniform" (a span of `sampling_rate * num_frames` frames at 30 fps; Kinetics) or "segments" (one frame of
-    each of `num_frames` parts of the whole video; Something-Something). `placement`: where test clips begin, one of
+    each of `num_frames` parts of the whole video; Something-Something). `span`: that number of frames, from which the
+    `sampling_rate` follows if it is None. `placement`: where test clips begin, one of
     `PLACEMENT_NAMES`; "tiled" is as many clips as cover the video.
 
     `jitter`: a key of `JITTERS`: training scales the short side to a length drawn between the two of `short_side` and takes a
@@ -75,8 +76,13 @@ class ClipOptions:
     area: tuple[float, float] = (0.08, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     clips_per_video: int = 1
+    span: dataclasses.InitVar[float | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, span: float | None) -> None:
+        if self.sampling_rate is None:
+            if span is None:
+                raise InputError("clips.sampling_rate is not set, and neither is clips.span, from which it would follow.")
+            object.__setattr__(self, "sampling_rate", span / self.num_frames)
         choices = {"sampling": SAMPLINGS, "placement": PLACEMENT_NAMES, "jitter": (*JITTERS, "resized_crop")}
         for name, known in choices.items():
             if getattr(self, name) not in known:

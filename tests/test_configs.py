@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 import main
 import timesformer_jax as tsf
 from configs import recipes
+from experiment.follow import follow_weights
 from input_pipeline import ClipOptions, MixingOptions, PixelOptions, mix_clips, open_dataset, prepare_training
 from tests.support import moving_square, write_video
 from timesformer_jax import InputError, training
@@ -48,6 +49,16 @@ def config_of(file: str, variant: str | None = None, **overrides: Any) -> Config
     config = module(file).get_config(*([] if variant is None else [variant]))
     config.lock()
     config.update_from_flattened_dict(overrides)
+    return config
+
+
+def filled(file: str, variant: str) -> ConfigDict:
+    """A config whose model follows the weights, as for those of base width at 8 x 224, with which it begins by default."""
+    config = config_of(file, variant)
+    begin = config.init_from
+    config.init_from = None
+    config = follow_weights(config, "/no/such/workdir", "train")
+    config.init_from = begin
     return config
 
 
@@ -87,7 +98,7 @@ def test_the_table_has_every_variant_with_its_cost(file: str):
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows[1:]] == list(module(file).VARIANTS)
     for variant, *_, view, whole, memory in rows[1:]:
-        config = config_of(file, variant)
+        config = filled(file, variant)
         model = tsf.TimeSformer(num_classes=CLASSES[file], **config.model)
         frozen = any(factor is None for _, factor in config.optimizer.rates)
         clips = videos * config.train.num_epochs * config.clips.clips_per_video
@@ -102,7 +113,7 @@ def test_the_table_has_every_variant_with_its_cost(file: str):
 
 @pytest.mark.parametrize(("file", "variant"), EVERY)
 def test_every_variant_builds(file: str, variant: str):
-    config = config_of(file, variant)
+    config = filled(file, variant)
     model = tsf.TimeSformer(num_classes=CLASSES.get(file, 7), **config.model)
     clips = ClipOptions(num_frames=model.num_frames, crop_size=model.image_size, **config.clips)
     PixelOptions(**config.pixels)
@@ -119,7 +130,7 @@ def test_the_data_set_takes_its_fields(file: str, tmp_path: Path):
     """All that is missing is the data. (Those of `folder` and `moving_digits` are opened in other tests.)"""
     for variant in module(file).VARIANTS:
         with pytest.raises(InputError, match=r"data\.root is not set"):
-            open_dataset(**{**config_of(file, variant).data, "data_dir": str(tmp_path)})
+            open_dataset(**{**filled(file, variant).data, "data_dir": str(tmp_path)})
 
 
 def test_configs_share_nothing():
@@ -207,7 +218,7 @@ class Small(NamedTuple):
 
 
 def shrink(file: str, variant: str) -> Small:
-    config = config_of(file, variant)
+    config = filled(file, variant)
     config.model.update({"image_size": config.model.image_size // 14, "num_frames": config.model.num_frames // 4 * 2})
     config.model.update({"num_frames": min(config.model.num_frames, 8), "image_size": max(config.model.image_size, 16)})
     config.model.update({"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2})

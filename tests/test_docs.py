@@ -1,11 +1,16 @@
 """The snippets of the documentation run as they stand, each alone."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import timesformer_jax as tsf
+from tests.support import random_variables
 from timesformer_jax.pretrained import KINDS, WRITERS, ZOO
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +37,60 @@ def test_snippet(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     exec(compile(SNIPPETS[title], f"{title} (docs)", "exec"), names)
     if "losses" in names:  # it trains: then it learns
         assert names["losses"][-1] < 0.8 * names["losses"][0]
+
+
+def commands(section: str) -> list[str]:
+    """The commands in a section of the README, one line each, without comments."""
+    text = re.search(rf"^## {section}\n(.*?)(?=^## )", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert text is not None, section
+    blocks = re.findall(r"```\n(.*?)```", text[1], flags=re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.partition("  #")[0].strip() for line in lines if re.match("(python|timesformer) ", line)]
+
+
+SMALLER = {
+    "data.val_fraction": "0.3",
+    "train.batch_size": "4",
+    "train.num_epochs": "1.0",
+    "eval.batch_size": "8",
+    "report.num_videos": "1",
+}
+"""What makes the README's trainings short; the plain config has a model to shrink, too."""
+
+
+@pytest.mark.slow
+def test_readme_commands_run_from_first_to_last(tmp_path: Path, made_clips: Path, data_dir: str):
+    """As they are printed, but for the names of files and a smaller training: predict, fine-tune, evaluate, report."""
+    model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=1, num_heads=2)
+    preprocess = tsf.Preprocess(num_frames=4, crop_size=32)
+    published = tsf.Pretrained(model, random_variables(model)["params"], preprocess, ("across", "down", "back"))
+    tsf.save_huggingface(published, tmp_path / "published")
+    names = {
+        "clip.mp4": str(made_clips / "down" / "0.mp4"),
+        "timesformer-base-k400": str(tmp_path / "published"),
+        "FOLDER": str(made_clips),
+        "runs/": f"{tmp_path}/runs/",
+    }
+    programs = {"python": [sys.executable], "timesformer": [sys.executable, "-m", "timesformer_jax"]}
+    found = [*commands("Predict"), *commands("Fine-tune on your own videos")]
+    modes = [re.search(r"--mode=(\w+)|$", line)[1] for line in found]  # pyright: ignore[reportOptionalSubscript]
+    assert [line.split()[0] for line in found] == ["timesformer", *["python"] * 3, "timesformer", "python"]
+    assert modes == [None, None, "eval", "report", None, None]
+    for line in found:
+        for theirs, ours in names.items():
+            line = line.replace(theirs, ours)
+        first, *arguments = line.split()
+        if first == "python":
+            arguments += [f"--config.{field}={value}" for field, value in SMALLER.items()]
+            small = f"--config.init_from={names['timesformer-base-k400']}" if "finetune" in line else "--config.model.depth=1"
+            arguments += [f"--config.data.data_dir={data_dir}", small]
+        done = subprocess.run([*programs[first], *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    results = json.loads((tmp_path / "runs" / "mine" / "results.json").read_text())
+    assert (results["model"]["embed_dim"], results["num_videos"], results.get("note")) == (24, 3, None)
+    assert (tmp_path / "runs" / "mine" / "report.html").exists()
+    toy = json.loads((tmp_path / "runs" / "toy" / "results.json").read_text())
+    assert (toy["model"]["embed_dim"], toy["note"][:5]) == (128, "A toy")
 
 
 def test_every_section_has_its_snippet_and_its_link():

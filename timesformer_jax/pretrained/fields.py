@@ -141,5 +141,8 @@ def _same(one: Any, other: Any) -> bool:
 def known_heads(dim: int) -> int:
     """The number of heads that models of this width have; raises `InputError` where there is no such custom."""
     if dim not in HEADS:
-        raise InputError(f"The file doesn't tell how many attention heads this model of width {dim} has: give num_heads=...")
+        raise InputError(
+            f"The file doesn't say how many attention heads this model of width {dim} has: give num_heads=... (on the command "
+            "line --num-heads, or --config.model.num_heads)."
+        )
     return HEADS[dim]

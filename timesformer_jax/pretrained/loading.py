@@ -26,10 +26,10 @@ from timesformer_jax.pretrained.files import open_tensors, read_beside
 from timesformer_jax.pretrained.fitting import HEAD, POSITION_RESIZES, fit
 from timesformer_jax.pretrained.formats import Tensors
 from timesformer_jax.pretrained.kinds import KINDS, OWN, Kind
-from timesformer_jax.pretrained.own import find_checkpoint, read_checkpoint
+from timesformer_jax.pretrained.own import find_checkpoint, read_checkpoint, read_notes
 from timesformer_jax.pretrained.preprocessing import choose_preprocess
 from timesformer_jax.pretrained.pretrained import Pretrained
-from timesformer_jax.pretrained.reading import ESSENTIAL, count_heads, recognise, translate, width
+from timesformer_jax.pretrained.reading import ESSENTIAL, count_heads, recognise, showing_alone, translate, width
 from timesformer_jax.pretrained.report import Report
 from timesformer_jax.pretrained.zoo import fetch
 from timesformer_jax.video import Preprocess
@@ -138,6 +138,37 @@ def load(
     return Pretrained(target, params, preprocess, names, report, objective)
 
 
+class Architecture(NamedTuple):
+    """What weights say of the model that they are for."""
+
+    fields: dict[str, Any]
+    """`TimeSformer`'s fields, as far as the weights fix or suggest them; `num_classes` is their classifier's."""
+    preprocess: Preprocess
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The fields that a model with these weights can't have otherwise."""
+        return {name: value for name, value in self.fields.items() if name not in (*CHANGEABLE, "resize")}
+
+
+def read_architecture(source: str | Path, **given: Any) -> Architecture:
+    """The model and the preprocessing of what `load(source)` reads, from shapes and notes alone.
+
+    Args:
+      source: as for `load`.
+      given: `num_heads` and `image_size`, for weights that don't show them; `num_frames`. None means not given.
+
+    Raises:
+      InputError: for files that hold no weights, and for weights that leave `num_heads` or `image_size` open.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    contents = _read(_locate(source), None, given.pop("num_heads", None), showing=True)
+    target = _target(contents, {"num_classes": contents.fields.get("num_classes", 1), **given}, None, str(source))
+    report = Report(str(source), contents.kind.title, target)
+    preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
+    return Architecture(contents.fields, preprocess)
+
+
 def params_from_official(tensors: Mapping[str, np.ndarray], model: TimeSformer) -> dict[str, Any]:
     """`model`'s parameters from an official state dict that is in memory (name -> array, PyTorch layouts).
 
@@ -182,23 +213,25 @@ def _locate(source: str | Path) -> Path:
     return fetch(name)
 
 
-def _read(path: Path, kind: str | None, num_heads: Any) -> _Contents:
+def _read(path: Path, kind: str | None, num_heads: Any, *, showing: bool = False) -> _Contents:
+    """The contents of a file, folder or checkpoint; with `showing`, no more of the tensors than the fields follow from."""
     checkpoint = find_checkpoint(path)
     if checkpoint is not None:
-        return _read_own(checkpoint)
+        return _contents_of_notes(read_notes(checkpoint)) if showing else _read_own(checkpoint)
     tensors = open_tensors(path)
     found = recognise(tensors, str(path), kind)
     own = notes_of_ours(tensors.notes)
     config = read_beside(path, "config.json") if found.kind.config else {}
     said = {**fields_of_config(config), **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
     notes = [found.kind.note] if found.kind.note else []
-    heads = num_heads or count_heads(tensors, found) or said.get("num_heads")
+    shown_heads = count_heads(tensors, found) or said.get("num_heads")
+    heads = (shown_heads or num_heads) if showing else (num_heads or shown_heads)
     if heads is None:
         heads = known_heads(width(tensors, found))
         notes.append(f"{heads} attention heads, as models of this width have: give num_heads= if it is another number")
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
         raise InputError(f"num_heads must be a whole number of at least 1, got {heads!r}.")
-    given, problems = translate(tensors, found, heads)
+    given, problems = translate(tensors, showing_alone(found) if showing else found, heads)
     if not given.keys() >= set(ESSENTIAL):
         raise InputError(f"{path} can't be read: " + "; ".join(problems) + ".")
     shown = fields_of_parameters(given, found.kind)
@@ -227,12 +260,17 @@ def _read(path: Path, kind: str | None, num_heads: Any) -> _Contents:
 
 def _read_own(checkpoint: Path) -> _Contents:
     params, notes = read_checkpoint(checkpoint)
-    fields = complete_description(notes["model"])
-    params = unstack_blocks(params) if fields.pop("scan_layers") else params
+    params = unstack_blocks(params) if complete_description(notes["model"])["scan_layers"] else params
     # numpy's arrays share the memory of JAX's here.
     given = {name: np.asarray(array) for name, array in flatten_params(params).items()}
-    prepared, labels = notes.get("preprocess") or {}, labels_of({}, {}, notes)
-    return _Contents(OWN, given, fields, [], {}, {}, prepared, labels, [], objective_of({}, notes))
+    return _contents_of_notes(notes)._replace(given=given)
+
+
+def _contents_of_notes(notes: Mapping[str, Any]) -> _Contents:
+    """A checkpoint of our own without its parameters."""
+    fields = {name: value for name, value in complete_description(notes["model"]).items() if name != "scan_layers"}
+    labels = labels_of({}, {}, notes)
+    return _Contents(OWN, {}, fields, [], {}, {}, notes.get("preprocess") or {}, labels, [], objective_of({}, notes))
 
 
 def _target(contents: _Contents, wanted: Mapping[str, Any], model: TimeSformer | None, source: str) -> TimeSformer:

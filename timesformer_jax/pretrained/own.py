@@ -39,9 +39,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
     Raises `InputError` for a checkpoint of another program, and for a damaged one.
     """
     ocp = _import_orbax("Reading")
-    notes: Any = _told(path, lambda: ocp.checkpointables_metadata(_place(path)).custom_metadata)
-    if not isinstance(notes, Mapping) or "model" not in notes:
-        raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
+    notes = read_notes(path)
     model = TimeSformer(**complete_description(notes["model"]))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # each of several processes reads it whole
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), parameter_shapes(model))
@@ -50,6 +48,18 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
         raise InputError(f"The checkpoint {path} is not whole: it has no {name}.")
     loaded: Any = _told(path, lambda: ocp.load_checkpointables(_place(path), {name: abstract}))
     return loaded[name], notes
+
+
+def read_notes(path: Path) -> Mapping[str, Any]:
+    """A checkpoint's notes alone: `model`, `data`, `preprocess`.
+
+    Raises `InputError` for a checkpoint of another program, and for a damaged one.
+    """
+    ocp = _import_orbax("Reading")
+    notes: Any = _told(path, lambda: ocp.checkpointables_metadata(_place(path)).custom_metadata)
+    if not isinstance(notes, Mapping) or "model" not in notes:
+        raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
+    return notes
 
 
 def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:
