@@ -33,13 +33,18 @@ FRAMES_PER_SECOND = 3.0
 """Of the animations: slow enough to follow a map from frame to frame."""
 
 
+def check_report(workdir: str) -> None:
+    """Raises `InputError` if nothing has been tested yet, or by more than one process; needs no data."""
+    if jax.process_count() > 1:
+        raise tsf.InputError(f"A report is made by one process, there are {jax.process_count()}: give --distributed=off.")
+    _read_results(epath.Path(workdir))
+
+
 def report(job: Job) -> None:
     """Draws what the workdir's files say of its last test, and what the model looks at in some of its videos.
 
     Raises `InputError` where nothing has been tested yet, or the tested checkpoint isn't kept any more.
     """
-    if jax.process_count() > 1:
-        raise tsf.InputError(f"A report is made by one process, there are {jax.process_count()}: give --distributed=off.")
     workdir = epath.Path(job.workdir)
     results, rows = _read_results(workdir)
     params = _tested(job, results["step"])

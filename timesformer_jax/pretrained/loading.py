@@ -11,7 +11,14 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.labels import check_labels, read_labels
-from timesformer_jax.modeling import TimeSformer, check_objective, complete_description, flatten_params, unstack_blocks
+from timesformer_jax.modeling import (
+    TimeSformer,
+    check_objective,
+    complete_description,
+    flatten_params,
+    parameter_shapes,
+    unstack_blocks,
+)
 from timesformer_jax.modeling.checks import pair
 from timesformer_jax.pretrained.beside import fields_of_notes, labels_of, notes_of_ours, objective_of, preprocess_of_notes
 from timesformer_jax.pretrained.fields import (
@@ -22,10 +29,10 @@ from timesformer_jax.pretrained.fields import (
     merge_fields,
 )
 from timesformer_jax.pretrained.files import open_tensors, read_beside
-from timesformer_jax.pretrained.fitting import HEAD, POSITION_RESIZES, fit
+from timesformer_jax.pretrained.fitting import HEAD, POSITION_RESIZES, fit, plan_fit
 from timesformer_jax.pretrained.formats import Tensors
 from timesformer_jax.pretrained.kinds import KINDS, OWN, Kind
-from timesformer_jax.pretrained.own import find_checkpoint, read_checkpoint
+from timesformer_jax.pretrained.own import find_checkpoint, read_checkpoint, read_notes
 from timesformer_jax.pretrained.preprocessing import choose_preprocess
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.reading import ESSENTIAL, count_heads, recognise, translate, width
@@ -118,23 +125,36 @@ def load(
         theirs, ours = contents.fields.get(name, getattr(target, name)), getattr(target, name)
         if theirs != ours:
             report.notes.append(f"{name} is {theirs!r} where the weights come from and {ours!r} in this model: outputs differ")
-    params = fit(
-        contents.given,
-        target,
-        report,
-        contents.problems,
-        contents.unknown,
-        grid=_grid(contents.fields, target),
-        resize=resize,
-        inflate=contents.kind.image or contents.fields.get("attention_type", target.attention_type) != target.attention_type,
-        zeros=contents.kind.zeros,
-        allow=allowed,
-        key=key,
-    )
+    account = (report, contents.problems, contents.unknown)
+    params = fit(contents.given, target, *account, **_fitting(contents, target), resize=resize, allow=allowed, key=key)
     if preprocess is None:
         preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
     names = _labels(labels, contents, target, fresh_head, report)
     return Pretrained(target, params, preprocess, names, report, objective)
+
+
+def check_weights(source: str | Path, *, model: TimeSformer, allow: Sequence[str] = ()) -> None:
+    """Raise what `load(source, model=model, num_classes=...)` would, for any number of classes.
+
+    Names and shapes are read, numbers are not, so it is quick for files of any size but PyTorch's. What has to be fetched from
+    the Hugging Face Hub is fetched, and is then in the cache.
+    """
+    contents = _read(_locate(source), None, model.num_heads, numbers=False)
+    model = _target(contents, {}, model, str(source))
+    given = {path: array.shape for path, array in contents.given.items() if not re.fullmatch(HEAD, path)}
+    allowed = dict.fromkeys([HEAD, *allow], "allowed")
+    report = Report(str(source), contents.kind.title, model)
+    plan_fit(given, model, report, contents.problems, contents.unknown, **_fitting(contents, model), allow=allowed)
+
+
+def _fitting(contents: _Contents, target: TimeSformer) -> dict[str, Any]:
+    """Arguments of `fit` and `plan_fit` that follow from the kind of file."""
+    scheme = contents.fields.get("attention_type", target.attention_type)
+    return {
+        "grid": _grid(contents.fields, target),
+        "inflate": contents.kind.image or scheme != target.attention_type,
+        "zeros": contents.kind.zeros,
+    }
 
 
 def params_from_official(tensors: Mapping[str, np.ndarray], model: TimeSformer) -> dict[str, Any]:
@@ -179,11 +199,15 @@ def _locate(source: str | Path) -> Path:
     return fetch(name)
 
 
-def _read(path: Path, kind: str | None, num_heads: Any) -> _Contents:
+def _read(path: Path, kind: str | None, num_heads: Any, *, numbers: bool = True) -> _Contents:
+    """The contents of a file, folder or checkpoint; with `numbers=False` arrays of the right shapes, of zeros."""
     checkpoint = find_checkpoint(path)
     if checkpoint is not None:
-        return _read_own(checkpoint)
+        return _read_own(checkpoint, numbers=numbers)
     tensors = open_tensors(path)
+    if not numbers:
+        shapes = tensors.shapes
+        tensors = tensors._replace(take=lambda name: np.broadcast_to(np.float32(0), shapes[name]))
     found = recognise(tensors, str(path), kind)
     own = notes_of_ours(tensors.notes)
     config = read_beside(path, "config.json") if found.kind.config else {}
@@ -222,12 +246,19 @@ def _read(path: Path, kind: str | None, num_heads: Any) -> _Contents:
     )
 
 
-def _read_own(checkpoint: Path) -> _Contents:
-    params, notes = read_checkpoint(checkpoint)
+def _read_own(checkpoint: Path, *, numbers: bool) -> _Contents:
+    notes = read_notes(checkpoint)
     fields = complete_description(notes["model"])
-    params = unstack_blocks(params) if fields.pop("scan_layers") else params
-    # numpy's arrays share the memory of JAX's here.
-    given = {name: np.asarray(array) for name, array in flatten_params(params).items()}
+    scanned = fields.pop("scan_layers")
+    if numbers:
+        params = read_checkpoint(checkpoint)[0]
+        # numpy's arrays share the memory of JAX's here.
+        given = {
+            name: np.asarray(array) for name, array in flatten_params(unstack_blocks(params) if scanned else params).items()
+        }
+    else:
+        shapes = flatten_params(parameter_shapes(TimeSformer(**fields)))
+        given = {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in shapes.items()}
     prepared, labels = notes.get("preprocess") or {}, labels_of({}, {}, notes)
     return _Contents(OWN, given, fields, [], {}, {}, prepared, labels, [], objective_of({}, notes))
 

@@ -1,6 +1,6 @@
 """Training on batches that someone else provides: mesh, optimizer, step, loop, checkpoints."""
 
-from timesformer_jax.training.checkpoints import Checkpoints
+from timesformer_jax.training.checkpoints import Checkpoints, check_description
 from timesformer_jax.training.distributed import start_distributed
 from timesformer_jax.training.loop import Plan, train
 from timesformer_jax.training.mesh import (
@@ -46,6 +46,7 @@ __all__ = [
     "TrainState",
     "batch_shards",
     "batch_share",
+    "check_description",
     "check_mesh",
     "describe_mesh",
     "frozen_paths",
