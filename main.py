@@ -61,7 +61,7 @@ def run(config: Any, workdir: str, mode: str) -> None:
     from experiment.features import check_features, write_features
     from experiment.follow import follow_weights
     from experiment.probe import check_probe, probe
-    from experiment.report import report
+    from experiment.report import check_report, report
     from experiment.setup import Job
     from experiment.show import show
     from experiment.testing import test
@@ -79,6 +79,8 @@ def run(config: Any, workdir: str, mode: str) -> None:
         check_probe(config, workdir)
     if mode == "features":
         check_features(config, workdir)
+    if mode == "report":
+        check_report(workdir)
     if not read_only:
         try:
             epath.Path(workdir).mkdir(parents=True, exist_ok=True)

@@ -7,21 +7,26 @@ import jax
 from jax.experimental import multihost_utils
 
 import timesformer_jax as tsf
+from experiment.checks import check_checkpoint, check_init_from
 from experiment.setup import Job
 from timesformer_jax import training
 from timesformer_jax.features import folder_at
+from timesformer_jax.modeling import describe_model
 from timesformer_jax.pretrained.own import find_checkpoint
 
 log = logging.getLogger("timesformer_jax")
 
 
 def check_frozen(config: Any, workdir: str, mode: str) -> None:
-    """Raises `InputError` where there is neither; needs no data, so it can be asked early."""
+    """Raises `InputError` if there is neither, or if it doesn't fit the model; needs no data, so it can be asked early."""
     if find_checkpoint(folder_at(workdir) / "checkpoints") is None and not config.init_from:
         raise tsf.InputError(
             f"--mode={mode} needs a model that has learned something: there is no checkpoint in {workdir}, and init_from isn't "
             "set. Give --config.init_from=... (a file, a name of the zoo, a run) or the --workdir of a run."
         )
+    model = tsf.TimeSformer(num_classes=1, **config.model)
+    check_checkpoint(workdir, {"model": describe_model(model)}, needed=False)
+    check_init_from(config, workdir)
 
 
 def frozen(job: Job) -> tuple[Any, dict[str, Any]]:

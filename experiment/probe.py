@@ -178,6 +178,11 @@ def _named(found: Sequence[Accuracies], rates: Sequence[training.Rates]) -> str:
     return f"number {best} (learning rate {rates[best].learning_rate:g}, weight decay {rates[best].weight_decay:g}): {figures}"
 
 
+def _intervals(found: Accuracies, num_videos: int) -> dict[str, tuple[float, float]]:
+    known = {name: value for name, value in found.items() if value is not None}
+    return evaluation.proportion_intervals(known, num_videos)
+
+
 def _table(found: Sequence[Accuracies], rates: Sequence[training.Rates]) -> str:
     lines = [f"{'head':>4} {'learning rate':>14} {'weight decay':>13} " + " ".join(f"{name:>9}" for name in found[0])]
     for i, (row, each) in enumerate(zip(found, rates, strict=True)):
@@ -217,7 +222,7 @@ def _write(
         "num_epochs": options.num_epochs,
         "batch_size": _batch_size(job.config)[1],
         "heads": results,
-        "best": {"head": best, **results[best]},
+        "best": {"head": best, **results[best], "intervals": _intervals(found[best], notes["num_videos"])},
         "saved": saved.name,
         "model": describe_model(job.model),
     }
@@ -234,4 +239,12 @@ def _write(
     if not _further():
         evaluation.write_whole(table, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     together("the probe is written")
-    log.info("The best head is %s. It is in %s, the table in %s.", _named(found, rates), saved, table)
+    low, high = results["best"]["intervals"]["top1"]
+    log.info(
+        "The best head is %s (top1: 95 %% interval %.2f%% to %.2f%%). It is in %s, the table in %s.",
+        _named(found, rates),
+        100 * low,
+        100 * high,
+        saved,
+        table,
+    )

@@ -33,15 +33,21 @@ FRAMES_PER_SECOND = 3.0
 """Of the animations: slow enough to follow a map from frame to frame."""
 
 
+def check_report(workdir: str) -> None:
+    """Raises `InputError` if nothing has been tested yet, or by more than one process; needs no data."""
+    if jax.process_count() > 1:
+        raise tsf.InputError(f"A report is made by one process, there are {jax.process_count()}: give --distributed=off.")
+    _read_results(epath.Path(workdir))
+
+
 def report(job: Job) -> None:
     """Draws what the workdir's files say of its last test, and what the model looks at in some of its videos.
 
     Raises `InputError` where nothing has been tested yet, or the tested checkpoint isn't kept any more.
     """
-    if jax.process_count() > 1:
-        raise tsf.InputError(f"A report is made by one process, there are {jax.process_count()}: give --distributed=off.")
     workdir = epath.Path(job.workdir)
     results, rows = _read_results(workdir)
+    curves = read_curves(job.workdir)
     params = _tested(job, results["step"])
     data = _Videos(job, results["split"])
     tested = [row for row in rows if "error" not in row]
@@ -54,7 +60,7 @@ def report(job: Job) -> None:
             summary=_summary(job, results),
             configuration=_flat(_read_config(workdir) or job.config.to_dict()),
             results=results,
-            curves=read_curves(job.workdir),
+            curves=curves,
             label_names=job.data.label_names,
             confusion=_read_confusion(workdir, job.data.label_names),
             best=shown[: len(best)],
@@ -64,6 +70,7 @@ def report(job: Job) -> None:
             points_caption=caption,
             cost=_cost(job, results),
             unreadable={row["video"]: row["error"] for row in rows if "error" in row},
+            validation=compare_with_validation(results, curves),
         )
     )
     evaluation.write_whole(workdir / FILE, page)
@@ -186,10 +193,12 @@ def _points(job: Job, params: Any, data: _Videos) -> tuple[bytes | None, str]:
     names = job.data.label_names
     shown, classes = (names, classes) if len(names) <= MOST_COLOURS else (None, None)
     picture = draw_points([[Panel(points, classes, "t-SNE of the class token")]], shown)
-    caption = (
-        f"{len(values)} videos, one clip each. Five nearest neighbours in the space of the features itself name the label of "
-        f"{100 * near:.1f} % of them; distances in the plot mean little."
+    near = (
+        "How many have neighbours of their label is n/a, since a label has one video alone"
+        if near is None
+        else f"Five nearest neighbours in the space of the features itself name the label of {100 * near:.1f} % of them"
     )
+    caption = f"{len(values)} videos, one clip each. {near}; distances in the plot mean little."
     return picture, caption
 
 
@@ -197,12 +206,40 @@ def _summary(job: Job, results: Mapping[str, Any]) -> str:
     """What was trained on what, and how good it is."""
     size = f"{job.model.num_frames} frames of {job.model.image_size} x {job.model.image_size} pixels"
     head = "map" if job.data.several else "top1"
-    low, high = results["intervals"][head]
+    ends = results["intervals"][head]
+    interval = "n/a" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f} %"
     return (
         f"A TimeSformer with {job.model.attention_type} attention, {size}, after {results['step']} steps: "
-        f"{evaluation.TITLES[head][0]} {100 * results[head]:.1f} % ({100 * low:.1f} to {100 * high:.1f} %) on "
-        f"{results['num_videos']} videos of {len(job.data.label_names)} labels."
+        f"{evaluation.TITLES[head][0]} {100 * results[head]:.1f} % (95 % interval {interval}) on {results['num_videos']} "
+        f"videos of {len(job.data.label_names)} labels, by the {evaluation.AVERAGE_TITLES[results['average']]}."
     )
+
+
+def compare_with_validation(results: Mapping[str, Any], curves: Mapping[str, Mapping[str, evaluation.Curve]]) -> str:
+    """Why top-1 in validation and in the test differ on the same split, with both numbers; empty if they don't."""
+    steps, values = curves.get("top-1", {}).get("validation", ((), ()))
+    if results["split"] != "val" or not steps:
+        return ""
+    by_step = dict(zip(steps, values, strict=True))
+    best = max(by_step, key=lambda step: (by_step[step], step))
+    step, tested = results["step"], f"{100 * results['top1']:.1f} %"
+    shown = {at: f"{100 * value:.1f} %" for at, value in by_step.items()}
+    if {shown[best], shown.get(step, tested)} == {tested}:
+        return ""
+    views = results["num_clips"] * results["num_crops"]
+    why = []
+    if shown.get(step, "") != tested and views > 1:
+        why.append(
+            f"validation looks at one clip and crop of each video, the test at {results['num_clips']} clip(s) x "
+            f"{results['num_crops']} crop(s)"
+        )
+    if best != step and shown[best] != shown.get(step):
+        why.append(f"the best validation is that of another checkpoint, of step {best}, and the test is of step {step}")
+    validated = f"{shown[step]} at step {step}" if step in shown else f"{shown[best]} at step {best}"
+    if step in shown and best != step:
+        validated += f" ({shown[best]} at its best)"
+    because = " and ".join(why) or "the test was run with other settings, or rounds otherwise"
+    return f"In validation top-1 was {validated}, in the test it is {tested}: {because}."
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

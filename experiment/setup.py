@@ -12,6 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 import timesformer_jax as tsf
+from experiment.checks import UNUSED_EMBEDDINGS, check_checkpoint, check_init_from, check_workdir
 from input_pipeline import (
     ClipOptions,
     MixingOptions,
@@ -33,8 +34,6 @@ from timesformer_jax.video import Preprocess
 log = logging.getLogger("timesformer_jax")
 
 SPLITS = ("train", "val")
-UNUSED_EMBEDDINGS = {"none": ("pos_embed", "time_embed"), "space": ("time_embed",), "space_time": ()}
-"""`position_embedding` -> the parameters that a model is without."""
 DTYPES = ("float32", "bfloat16", "float16")
 CHECKPOINTS = ("latest", "best")
 
@@ -73,6 +72,7 @@ class Job:
                 f"data.short_side={config.data.short_side} would keep smaller frames than clips.short_side="
                 f"{self.clips.short_side} needs: use at least {self.clips.short_side[0]}."
             )
+        self._check_what_is_there(model, read_only, trains)
         self.data: VideoDataset = open_dataset(**config.data)
         _report_files(self.data)
         if config.debug:
@@ -90,24 +90,36 @@ class Job:
         )
         self.checkpoints = self._open_checkpoints(read_only, trains)
 
-    def _open_checkpoints(self, read_only: bool, trains: bool) -> training.Checkpoints:
+    def _check_what_is_there(self, model: tsf.TimeSformer, read_only: bool, trains: bool) -> None:
+        """The workdir, its checkpoint and `init_from`, as far as they don't depend on the data."""
         config = self.config
-        description = {
-            "model": describe_model(self.model),
-            "data": {"label_names": self.data.label_names},
+        check_workdir(self.workdir)
+        if read_only:
+            check_checkpoint(self.workdir, {"model": describe_model(model)}, needed=True)
+        if trains:
+            times = {"num_epochs": config.train.num_epochs, "steps_per_epoch": 1000.0}  # the true number needs the data
+            training.make_optimizer(**config.optimizer, depth=model.depth, **times)
+            check_checkpoint(self.workdir, self._describe(model), needed=False)
+            check_init_from(config, self.workdir)
+
+    def _describe(self, model: tsf.TimeSformer) -> dict[str, dict[str, Any]]:
+        """What a checkpoint says of its run and that doesn't depend on the data."""
+        config = self.config
+        return {
+            "model": describe_model(model),
             # What decides which arrays an optimizer's state has, and what the random keys are made of.
             "optimizer": {
                 "name": config.optimizer.name,
-                "frozen": training.frozen_paths(config.optimizer.rates, parameter_shapes(self.model)),
+                "frozen": training.frozen_paths(config.optimizer.rates, parameter_shapes(model)),
                 "ema": config.train.ema_decay > 0,
             },
             # Steps and the schedule count batches.
-            "run": {
-                "seed": config.seed,
-                "batch_size": config.train.batch_size,
-                "num_videos": self.data.num_videos("train"),
-            },
+            "run": {"seed": config.seed, "batch_size": config.train.batch_size},
         }
+
+    def _open_checkpoints(self, read_only: bool, trains: bool) -> training.Checkpoints:
+        description = {**self._describe(self.model), "data": {"label_names": self.data.label_names}}
+        description["run"]["num_videos"] = self.data.num_videos("train")
         folder = str(epath.Path(self.workdir) / "checkpoints")
         return training.Checkpoints(folder, description, notes=self.notes, read_only=read_only, clears_up=trains)
 

@@ -179,6 +179,6 @@ def test_a_test_that_is_told_to_end(run: Path, made_clips: Path, data_dir: str, 
         assert process.returncode == 1
         assert last == "Interrupted. The same command goes on with the test."
         done = r"\d+"
-    done_again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stderr
+    done_again = subprocess.run(command, cwd=ROOT, env=on_devices(1), capture_output=True, text=True, check=True).stderr
     assert re.search(f"Going on with the test: {done} of 3600 batches", done_again)
     assert results(run)["num_clips"] == 400

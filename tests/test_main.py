@@ -270,6 +270,10 @@ def test_bad_input_is_one_sentence(trained: Path, made_clips: Path, data_dir: st
         ({"eval.num_clips": 0}, "eval.num_clips must be at least 1"),
         ({"clips.clips_per_video": 3}, "clips.clips_per_video=3 doesn't divide the 8 clips"),
         ({"pixels.std": (0.2, 0.0, 0.2)}, "pixels.std must be above 0"),
+        ({"optimizer.name": "adam"}, "optimizer.name must be one of sgd, adamw"),
+        ({"optimizer.rates": (("head/.*", 1.0),)}, "rates has no line for the parameter"),
+        ({"init_from": "timesformer-base"}, "no published model of this name. Known: timesformer-base-k400"),
+        ({"init_from": "/no/weights.pyth"}, "There is no file or folder /no/weights.pyth"),
         ({"model.dtype": "float16"}, "model.dtype=float16 is for testing: .* Use bfloat16"),
         (
             {"mixing.cutmix": 1.0, "train.accumulation": 8, "mesh.data": 1, "mesh.context": 4, "mesh.tensor": 2},
@@ -282,6 +286,41 @@ def test_what_cannot_work_is_told_before_the_data_are_prepared(tmp_path: Path, o
     """And so before there is any model to test: here there aren't even data."""
     with pytest.raises(InputError, match=words):
         main.run(small_folder(Path("/no/such/folder"), str(tmp_path), **overrides), str(tmp_path / "run"), "train")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"model.embed_dim": 64}, r"embed_dim is 32 by .*, but 64 by the model"),
+        ({"model.patch_size": 8}, r"patch_size is 16 by .*, but 8 by the model"),
+        ({"model.depth": 2}, r"depth is 1 by .*, but 2 by the model"),
+        ({"model.num_frames": 4}, "There is no folder /no/such/folder"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("mode", ["train", "probe", "features"])
+def test_weights_that_do_not_fit_are_told_before_the_data_are_prepared(
+    trained: Path, tmp_path: Path, mode: str, overrides: dict, words: str
+):
+    """In every mode that begins with them; what fits goes on to the data, of which there are none."""
+    config = small_folder(Path("/no/such/folder"), str(tmp_path), init_from=str(trained), **overrides)
+    with pytest.raises(InputError, match=words):
+        main.run(config, str(tmp_path / "run"), mode)
+
+
+def test_a_run_of_other_settings_is_told_before_the_data_are_prepared(trained: Path, tmp_path: Path):
+    for mode, overrides, words in (
+        ("train", {"model.depth": 2}, "model.depth is 1 there and 2 here"),
+        ("train", {"seed": 1}, "run.seed is 0 there and 1 here"),
+        ("eval", {"model.depth": 2}, "model.depth is 1 there and 2 here"),
+        ("probe", {"model.depth": 2}, "model.depth is 1 there and 2 here"),
+        ("features", {"model.depth": 2}, "model.depth is 1 there and 2 here"),
+    ):
+        with pytest.raises(InputError, match=words):
+            main.run(small_folder(Path("/no/such/folder"), str(tmp_path), **overrides), str(trained), mode)
+    for mode, words in (("eval", "There is no checkpoint in"), ("report", "Nothing has been tested in")):
+        with pytest.raises(InputError, match=words):
+            main.run(small_folder(Path("/no/such/folder"), str(tmp_path)), str(tmp_path / "new"), mode)
 
 
 def test_other_labels_are_another_model(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):

@@ -100,6 +100,8 @@ def test_intervals_are_those_of_videos_drawn_again(predictions: Predictions):
     got = evaluation.intervals(predictions, resamples=40)
     assert got.keys() == values.keys()
     for name, found in values.items():
+        if name in ("top1", "top5"):
+            continue  # proportions, whose intervals need no draws
         assert got[name] == pytest.approx(tuple(np.percentile(found, (2.5, 97.5))), abs=2e-6), name
     assert got == evaluation.intervals(predictions, resamples=40)
     assert got != evaluation.intervals(predictions, resamples=40, seed=1)
@@ -112,6 +114,29 @@ def test_an_interval_is_as_wide_as_it_should_be():
     share = float(scores[:, 1].mean())
     half = 1.96 * (share * (1 - share) / 2000) ** 0.5
     assert found == pytest.approx((share - half, share + half), abs=0.2 * half)
+
+
+@pytest.mark.parametrize(
+    ("hits", "videos", "expected"),
+    [(8, 8, (0.6756, 1.0)), (0, 8, (0.0, 0.3244)), (7, 8, (0.5291, 0.9776)), (81, 263, (0.2553, 0.3662))],
+)
+def test_intervals_of_proportions_are_wilsons(hits: int, videos: int, expected: tuple[float, float]):
+    """Eight of eight are not certain. The last is Newcombe's example (1998), which has 0.2553 to 0.3662."""
+    scores = np.eye(2, dtype=np.float32)[(np.arange(videos) < hits).astype(int)]
+    found = evaluation.intervals(predictions_of(scores, np.ones(videos, int)))
+    assert found["top1"] == pytest.approx(expected, abs=5e-5)
+    assert found["top1"][0] <= hits / videos <= found["top1"][1]
+
+
+def test_what_videos_cannot_tell_has_no_interval():
+    """Resampling a few videos, or videos that are all right, would claim certainty."""
+    scores = np.eye(2, dtype=np.float32)[np.arange(100) % 2]
+    all_right = evaluation.intervals(predictions_of(scores, np.arange(100) % 2))
+    assert all_right["mean_class_accuracy"] is None
+    few = evaluation.intervals(predictions_of(scores[:29], np.arange(29) % 3 % 2))
+    assert few["mean_class_accuracy"] is few["calibration_error"] is None
+    enough = evaluation.intervals(predictions_of(scores[:30], np.arange(30) % 3 % 2))
+    assert enough["mean_class_accuracy"] is not None
 
 
 def test_intervals_of_a_large_set_are_quick():

@@ -1,5 +1,6 @@
 """The report's page: what it says, that it asks for nothing, and that it works in a browser."""
 
+import dataclasses
 import html.parser
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ RESULTS = {
     "top5": 1.0,
     "mean_class_accuracy": 0.8125,
     "calibration_error": 0.04,
-    "intervals": {"top1": [0.5, 0.9], "top5": [1.0, 1.0]},
+    "intervals": {"top1": [0.5, 0.9], "top5": [0.7, 1.0], "mean_class_accuracy": None},
     "by_average": {
         "probabilities": {"top1": 8 / 11, "top5": 1.0, "mean_class_accuracy": 0.8125, "calibration_error": 0.04},
         "logits": {"top1": 7 / 11, "top5": 1.0, "mean_class_accuracy": 0.8, "calibration_error": 0.06},
@@ -87,7 +88,8 @@ def test_the_page_asks_for_nothing_and_says_what_it_was_given():
     assert sum(link.startswith("data:image/gif") for link in page.links) == 2
     words = " ".join(page.text.split())
     for part in (
-        "72.73 % [50.00 %, 90.00 %]",
+        "72.73 % [50.00 %, 90.00 %] 63.64 %",
+        "81.25 % [n/a] 80.00 %",
         "63.64 %",
         "98.7 % runs",
         "broken.mp4",
@@ -96,6 +98,15 @@ def test_the_page_asks_for_nothing_and_says_what_it_was_given():
     ):
         assert part in words
     assert "/a/<i>folder</i>" in words  # as text, not as an element
+
+
+def test_the_first_column_is_the_headlines_average():
+    results = {**RESULTS, "average": "logits"}
+    page = Page(evaluation.render_report(dataclasses.replace(REPORT, results=results, validation="It differs.")))
+    words = " ".join(page.text.split())
+    assert "63.64 % [50.00 %, 90.00 %] 72.73 %" in words
+    assert words.index("mean of the views' logits") < words.index("mean of the views' probabilities")
+    assert "A small one. It differs." in words
 
 
 def test_what_is_not_there_is_left_out():

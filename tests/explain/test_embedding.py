@@ -60,8 +60,13 @@ def test_nearest_neighbours(k: int):
     mixed = GROUPS + 3 * np.random.default_rng(1).normal(size=GROUPS.shape)
     assert nearest_neighbour_accuracy(mixed, LABELS, k=k) == pytest.approx(by_hand(mixed, LABELS, min(k, 35)))
     assert nearest_neighbour_accuracy(GROUPS, LABELS, k=5) == 1.0
-    alone = np.array([0, 0, 0, 0, 1])
-    assert nearest_neighbour_accuracy(GROUPS[:5], alone, k=5) == 0.8  # nobody votes for himself
+    two = np.array([0, 0, 0, 0, 1, 1])
+    assert nearest_neighbour_accuracy(GROUPS[:6], two, k=5) == 4 / 6  # nobody votes for himself
+
+
+def test_a_label_with_one_video_has_no_neighbour_of_its_label():
+    assert nearest_neighbour_accuracy(GROUPS[:5], np.array([0, 0, 0, 0, 1])) is None
+    assert nearest_neighbour_accuracy(GROUPS[:1], np.array([0])) is None
 
 
 @pytest.mark.parametrize(("format", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml")])

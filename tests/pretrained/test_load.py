@@ -22,7 +22,7 @@ from tests.pretrained.files import (
 )
 from tests.support import load_golden, random_variables
 from timesformer_jax.modeling.embeddings import resize_position_embedding, resize_time_embedding
-from timesformer_jax.pretrained import params_from_official, save_official
+from timesformer_jax.pretrained import check_weights, formats, params_from_official, save_official
 from timesformer_jax.pretrained.fields import fields_of_official_config
 
 APPLY = jax.jit(
@@ -348,3 +348,30 @@ def test_conclusions_are_noted(tmp_path: Path):
     folder = golden_huggingface(tmp_path / "folder")
     other = tsf.load(folder, model=tsf.load(folder).model.clone(activation="quick_gelu", layer_norm_epsilon=1e-5))
     assert [note.partition(" is ")[0] for note in other.report.notes[:2]] == ["activation", "layer_norm_epsilon"]
+
+
+@pytest.mark.parametrize("name", ["official_divided_space_time", "huggingface_divided"])
+def test_weights_are_checked_without_reading_them(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What fails is what `load` would refuse; the numbers are never asked for, and the classes don't count."""
+    source = official_file(tmp_path / "a.safetensors") if name.startswith("official") else golden_huggingface(tmp_path / "a")
+    model = tsf.load(source, num_heads=3).model
+
+    other = {"depth": model.depth - 1, "embed_dim": 48, "mlp_ratio": 1.0, "patch_size": 2 * model.patch_size}
+    wrong = [model.clone(**{field: value}) for field, value in other.items()]
+    reasons = [error_of(tsf.load, source, each) for each in wrong]
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("a tensor was read")
+
+    monkeypatch.setattr(formats, "_as_float32", refuse)
+    check_weights(source, model=model.clone(num_classes=1))
+    check_weights(source, model=model.clone(num_classes=1, num_frames=2, image_size=32))
+    assert [error_of(check_weights, source, each) for each in wrong] == reasons
+    with pytest.raises(tsf.InputError, match="There is no file or folder"):
+        check_weights(tmp_path / "missing.pyth", model=model)
+
+
+def error_of(function: Any, source: Path, model: tsf.TimeSformer) -> str:
+    with pytest.raises(tsf.InputError) as caught:
+        function(source, model=model)
+    return str(caught.value)

@@ -9,6 +9,7 @@ from timesformer_jax.evaluation.clip_scores import (
     Predictions,
     check_average,
 )
+from timesformer_jax.evaluation.figures import Curve
 from timesformer_jax.evaluation.metrics import (
     METRICS,
     ClassAccuracies,
@@ -18,21 +19,25 @@ from timesformer_jax.evaluation.metrics import (
     intervals,
     label_ranks,
     measure,
+    proportion_intervals,
+    wilson_interval,
 )
 from timesformer_jax.evaluation.multi_view import make_score_fn, predict_videos, score_clips
 from timesformer_jax.evaluation.partial import PartialTest, fingerprint
-from timesformer_jax.evaluation.report import TITLES, ClassRow, Report, ShownVideo, class_rows, render_report
+from timesformer_jax.evaluation.report import AVERAGE_TITLES, TITLES, ClassRow, Report, ShownVideo, class_rows, render_report
 from timesformer_jax.evaluation.results import best_labels, figures, prediction_rows, write_results
 
 __all__ = [
     "AVERAGES",
     "AVERAGE_NAMES",
+    "AVERAGE_TITLES",
     "METRICS",
     "TITLES",
     "ClassAccuracies",
     "ClassRow",
     "ClipRows",
     "ClipScores",
+    "Curve",
     "PartialTest",
     "Predictions",
     "Report",
@@ -51,8 +56,10 @@ __all__ = [
     "measure",
     "predict_videos",
     "prediction_rows",
+    "proportion_intervals",
     "render_report",
     "score_clips",
+    "wilson_interval",
     "write_results",
     "write_whole",
 ]

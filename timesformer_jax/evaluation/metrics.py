@@ -1,6 +1,7 @@
 """How good scores are, each figure as a function of how often every video counts: once, or as often as it was drawn again."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,16 @@ from timesformer_jax.evaluation.clip_scores import Predictions
 CALIBRATION_BINS = 15
 RESAMPLES = 1000
 RESAMPLES_AT_ONCE = 250
+FEWEST_RESAMPLED = 30
+"""Of fewer videos resampling says nothing."""
+ROUNDING = 1e-6
+"""Draws that differ by no more agree."""
+Z = 1.959964
+"""Standard deviations to either side that hold 95 % of a normal distribution."""
+PROPORTIONS = ("top1", "top5")
+"""Metrics that count videos: every one is right or wrong."""
+
+Interval = tuple[float, float]
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """How often each video counts, `[videos, resamples]`, adding up to the number of videos -> the figure, `[resamples]`."""
@@ -158,15 +169,32 @@ def accuracies(predictions: Predictions, top: Sequence[int] = (1, 5)) -> dict[st
     return {name: _value(metric(predictions), len(predictions.names)) for name, metric in wanted.items()}
 
 
-def intervals(predictions: Predictions, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % interval of every metric of `measure`: percentiles of what it is on as many videos drawn with replacement.
+def wilson_interval(share: float, count: int) -> Interval:
+    """95 % score interval of a proportion of `count` trials; never without width, not even at 0 or 1 (Wilson 1927)."""
+    centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    half = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / (1 + Z**2 / count)
+    # At the ends it reaches 0 or 1 but for rounding.
+    return (0.0 if share == 0 else centre - half), (1.0 if share == 1 else centre + half)
 
-    The percentile bootstrap (Efron 1979) over videos; the model is the same all the while. `seed` decides the draws.
+
+def proportion_intervals(found: Mapping[str, float], num_videos: int) -> dict[str, Interval]:
+    """Of figures of `measure` or `accuracies` those that are proportions of videos -> their Wilson intervals."""
+    return {name: wilson_interval(found[name], num_videos) for name in PROPORTIONS if name in found}
+
+
+def intervals(predictions: Predictions, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval | None]:
+    """95 % interval of every metric of `measure`.
+
+    Proportions of videos have Wilson's. The others have percentiles of what they are on equally many videos drawn with
+    replacement (percentile bootstrap, Efron 1979; the model stays the same, `seed` decides the draws), or None if there are
+    fewer than `FEWEST_RESAMPLED` videos or all draws agree: resampling can't know of errors that the videos don't show.
     """
     num_videos, random = len(predictions.names), np.random.default_rng(seed)
-    statistics = {name: METRICS[name](predictions) for name in _names(predictions)}
+    names = _names(predictions)
+    known = measure(predictions, [name for name in names if name in PROPORTIONS])
+    statistics = {name: METRICS[name](predictions) for name in names if name not in PROPORTIONS}
     found: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
-    for first in range(0, resamples, RESAMPLES_AT_ONCE):
+    for first in range(0, resamples if num_videos >= FEWEST_RESAMPLED else 0, RESAMPLES_AT_ONCE):
         drawn = [
             np.bincount(random.integers(num_videos, size=num_videos), minlength=num_videos)
             for _ in range(first, min(first + RESAMPLES_AT_ONCE, resamples))
@@ -174,8 +202,15 @@ def intervals(predictions: Predictions, *, resamples: int = RESAMPLES, seed: int
         counts = np.ascontiguousarray(np.stack(drawn).T, np.float32)  # whole numbers, exact up to 2^24
         for name, statistic in statistics.items():
             found[name].append(statistic(counts))
-    ends = {name: np.percentile(np.concatenate(values), (2.5, 97.5)) for name, values in found.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+    ends = {name: _percentiles(values) for name, values in found.items()}
+    return {name: {**ends, **proportion_intervals(known, num_videos)}[name] for name in names}
+
+
+def _percentiles(values: list[np.ndarray]) -> Interval | None:
+    if not values:
+        return None
+    low, high = np.percentile(np.concatenate(values), (2.5, 97.5))
+    return (float(low), float(high)) if high - low > ROUNDING else None
 
 
 def confusion_matrix(predictions: Predictions) -> Int[ndarray, "classes classes"]:

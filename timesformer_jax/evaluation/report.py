@@ -43,7 +43,8 @@ class ClassRow(NamedTuple):
 class Report:
     """What a report is made of.
 
-    `title` and `summary`, a sentence. `configuration`: field -> value. `results`: those of `results.json`. `curves`: panel ->
+    `title` and `summary`, a sentence; `validation`, another one, on how the test differs from validation, or empty.
+    `configuration`: field -> value. `results`: those of `results.json`. `curves`: panel ->
     line -> steps and values. `label_names` and `confusion`: counts, true labels in rows; None where videos have several
     labels. `best`, `worst`: videos that the model is surest of, rightly and wrongly. `map_name`: what the maps over them are.
     `points`: an SVG or PNG of the embedded features, and its caption. `cost`: quantity -> figure. `unreadable`: video -> why.
@@ -63,6 +64,7 @@ class Report:
     points_caption: str
     cost: Mapping[str, str]
     unreadable: Mapping[str, str]
+    validation: str = ""
 
 
 TITLES: dict[str, tuple[str, bool]] = {
@@ -74,7 +76,7 @@ TITLES: dict[str, tuple[str, bool]] = {
 }
 """Figure of `results.json` -> its name, and whether more is better; in the table's order."""
 
-AVERAGES = {
+AVERAGE_TITLES = {
     "probabilities": "mean of the views' probabilities (the paper)",
     "logits": "mean of the views' logits (the official code)",
 }
@@ -104,15 +106,18 @@ def render_report(report: Report) -> str:
         raise MissingPackageError("jinja2", "A report") from error
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=_percent, data_uri=_data_uri)
+    environment.filters.update(percent=_percent, interval=_interval, data_uri=_data_uri)
     template = importlib.resources.files("timesformer_jax.evaluation").joinpath("report.html").read_text()
     results, confusion = report.results, report.confusion
     by_clips = results.get("by_num_clips", {})
+    first = results["average"]  # of the headline, and of the table's first column
+    by_average = {first: results["by_average"][first], **results["by_average"]}
     return environment.from_string(template).render(
         report=report,
         results=results,
         metrics={name: shown for name, shown in TITLES.items() if name in results},
-        averages=AVERAGES,
+        averages=AVERAGE_TITLES,
+        by_average=by_average,
         curves=_image(draw_curves(report.curves, logarithmic=LOGARITHMIC)) if report.curves else None,
         over_clips=_image(draw_accuracy_over_clips(by_clips)) if len(by_clips) > 1 else None,
         confusion=None if confusion is None else _image(draw_confusion(confusion, report.label_names)),
@@ -124,6 +129,10 @@ def render_report(report: Report) -> str:
 
 def _percent(share: float | None, digits: int = 1) -> str:
     return "" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def _interval(ends: Sequence[float] | None, digits: int = 1) -> str:
+    return "[n/a]" if ends is None else f"[{_percent(ends[0], digits)}, {_percent(ends[1], digits)}]"
 
 
 KINDS = {b"GIF8": "image/gif", b"\x89PNG": "image/png", b"<svg": "image/svg+xml", b"<?xm": "image/svg+xml"}

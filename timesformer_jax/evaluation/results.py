@@ -22,12 +22,12 @@ FEWER_DIGITS = {"calibration_error": 4}
 
 
 def figures(scores: ClipScores, average: str, subsets: Mapping[int, Sequence[int]] | None = None) -> dict[str, Any]:
-    """All of `measure` by `average`; `intervals`; `by_average`: the same by each; `by_num_clips`: `top1` and `top5` of each of
-    the `subsets` of clips, number of clips -> their numbers in each video (left out where there are none)."""
+    """All of `measure` by `average`; `intervals`, None where there is none; `by_average`: the same by each; `by_num_clips`:
+    `top1` and `top5` of each of the `subsets` of clips, number of clips -> their numbers in each video."""
     by_average = {name: measure(scores.predictions(name)) for name in scores.averages}
     found = {
         **by_average[average],
-        "intervals": {name: list(ends) for name, ends in intervals(scores.predictions(average)).items()},
+        "intervals": {name: ends and list(ends) for name, ends in intervals(scores.predictions(average)).items()},
         "by_average": by_average,
     }
     if subsets:
@@ -41,7 +41,7 @@ def _rounded(value: Any, digits: int = DIGITS) -> Any:
         return {name: _rounded(each, FEWER_DIGITS.get(name, digits)) for name, each in value.items()}
     if isinstance(value, list):
         return [_rounded(each, digits) for each in value]
-    return round(value, digits)
+    return None if value is None else round(value, digits)
 
 
 def best_labels(scores: np.ndarray, count: int = 5) -> Int[ndarray, "videos count"]:

@@ -60,12 +60,16 @@ def embed_points(values: Float[ndarray, "N D"], method: str = "tsne", *, seed: i
     return np.asarray(METHODS[method](values, seed), np.float32)
 
 
-def nearest_neighbour_accuracy(values: Float[ndarray, "N D"], labels: Int[ndarray, "N"], *, k: int = 5) -> float:
+def nearest_neighbour_accuracy(values: Float[ndarray, "N D"], labels: Int[ndarray, "N"], *, k: int = 5) -> float | None:
     """How well features separate labels: the share of videos whose label most of their `k` nearest neighbours have.
+
+    None if a label has one video alone, which can't have a neighbour of its label.
 
     In the space of the features, by cosine similarity, each video left out of its own neighbours; of labels that are equally
     frequent the one with the nearest neighbour counts. With fewer than `k` others, all of them vote.
     """
+    if len(labels) < 2 or np.unique(labels, return_counts=True)[1].min() < 2:
+        return None
     unit = np.asarray(values, np.float32)
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     k, hits = min(k, len(unit) - 1), 0

@@ -70,9 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
         points = _choose_points(features, names, arguments.max_points, arguments.seed)
         title = title_of(features)
         told = f"{len(points.values)} videos"
-        if points.labels is not None and len(points.values) > 1:
+        if points.labels is not None:
             share = nearest_neighbour_accuracy(points.values, points.labels)
-            told += f", 5 nearest neighbours: {share:.1%}"
+            told += ", 5 nearest neighbours: " + ("n/a" if share is None else f"{share:.1%}")
         for row, method in zip(panels, methods, strict=True):
             try:
                 placed = embed_points(points.values, method, seed=arguments.seed)

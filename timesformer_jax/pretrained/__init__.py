@@ -3,7 +3,7 @@
 from timesformer_jax.labels import read_labels
 from timesformer_jax.pretrained.fitting import POSITION_RESIZES
 from timesformer_jax.pretrained.kinds import KINDS
-from timesformer_jax.pretrained.loading import Architecture, load, params_from_official, read_architecture
+from timesformer_jax.pretrained.loading import Architecture, check_weights, load, params_from_official, read_architecture
 from timesformer_jax.pretrained.pretrained import Prediction, Pretrained
 from timesformer_jax.pretrained.report import Report
 from timesformer_jax.pretrained.saving import WRITERS, convert, save, save_huggingface, save_mmaction2, save_official
@@ -18,6 +18,7 @@ __all__ = [
     "Prediction",
     "Pretrained",
     "Report",
+    "check_weights",
     "convert",
     "load",
     "params_from_official",

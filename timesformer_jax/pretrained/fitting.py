@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,94 @@ HEAD = r"(.*/)?(head|pre_logits)/.*"
 """What a classifier for other classes replaces."""
 
 
+class Steps(NamedTuple):
+    """How every parameter of a model comes about.
+
+    Attributes:
+        taken: parameters that are in the file.
+        resized: of those the ones to resize, the embeddings of another size.
+        copied: parameter -> the one that it is a copy of.
+        zero: parameters that begin at zero.
+        drawn: parameters to initialise.
+    """
+
+    taken: list[str]
+    resized: list[str]
+    copied: dict[str, str]
+    zero: list[str]
+    drawn: list[str]
+
+
+def plan_fit(
+    given: Mapping[str, tuple[int, ...]],
+    model: TimeSformer,
+    report: Report,
+    problems: Sequence[str] = (),
+    unknown: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    grid: tuple[int, int] | None = None,
+    inflate: bool = False,
+    zeros: Sequence[str] = (),
+    allow: Mapping[str, str] | None = None,
+) -> Steps:
+    """How `model`'s parameters come about from arrays of the shapes in `given`, accounted for in `report`.
+
+    Arguments and errors are those of `fit`.
+    """
+    problems, allow, steps = list(problems), allow or {}, Steps([], [], {}, [], [])
+    expected = _expected(model)
+
+    def allowed(path: str) -> str | None:
+        return next((why for pattern, why in allow.items() if re.fullmatch(pattern, path)), None)
+
+    there = set()
+    for path, shape in expected.items():
+        if path not in given:
+            continue
+        if _is_other_size(path, given[path], shape, grid or model.grid, model.grid):
+            steps.resized.append(path)
+            report.resized[path] = given[path], shape
+        elif given[path] == shape:
+            report.loaded.append(path)
+        elif why := allowed(path):
+            report.ignored[path] = why
+            continue
+        else:
+            hint = f" (num_classes={shape[-1]} gives a fresh classifier)" if path.startswith("head/") else ""
+            problems.append(f"{path}: expected {shape}, got {given[path]}{hint}")
+            there.add(path)
+            continue
+        steps.taken.append(path)
+        there.add(path)
+    for path, shape in expected.items():
+        if path in there:
+            continue
+        origin = next((re.sub(a, b, path) for a, b in INFLATED if re.fullmatch(a, path)), None) if inflate else None
+        if origin is not None and origin in there:
+            report.copied[path] = steps.copied[path] = origin
+        elif path in zeros:
+            steps.zero.append(path)
+            there.add(path)  # to be copied in turn
+            report.initialised[path] = "zero, this kind of model has none"
+        elif inflate and re.fullmatch(BEGIN_AT_ZERO, path):
+            steps.drawn.append(path)
+            report.initialised[path] = "zero, so that the extra attention changes nothing at first"
+        elif why := allowed(path):
+            steps.drawn.append(path)
+            report.initialised[path] = why
+        else:
+            problems.append(f"{path} {shape}: not in the file")
+    left_over = {path: shape for path, shape in given.items() if path not in expected}
+    for name, shape in {**left_over, **(unknown or {})}.items():
+        if why := allowed(name):
+            report.ignored[name] = why
+        else:
+            problems.append(f"{name} {shape}: no place in the model")
+    if problems:
+        raise InputError(f"{report.source} doesn't fit the model: " + "; ".join(problems) + ".")
+    return steps
+
+
 def fit(
     given: dict[str, np.ndarray],
     model: TimeSformer,
@@ -72,74 +160,49 @@ def fit(
     Raises `InputError` that lists at once `problems`, every array with no place in the model, every parameter left unfilled
     and every shape that differs.
     """
-    problems, allow = list(problems), allow or {}
-    shapes = parameter_shapes(model.clone(scan_layers=False))
-    expected = {path: leaf.shape for path, leaf in flatten_params(shapes).items()}
+    shapes = {path: array.shape for path, array in given.items()}
+    steps = plan_fit(shapes, model, report, problems, unknown, grid=grid, inflate=inflate, zeros=zeros, allow=allow)
+    expected = _expected(model)
     params: dict[str, jax.Array] = {}
-    to_initialise: dict[str, str] = {}
-
-    def allowed(path: str) -> str | None:
-        return next((why for pattern, why in allow.items() if re.fullmatch(pattern, path)), None)
-
-    for path, shape in expected.items():
-        array = given.pop(path, None)
-        if array is None:
-            continue
-        resized = _resize(path, array, shape, grid or model.grid, model.grid, resize)
-        if resized is not None:
-            params[path] = resized
-            report.resized[path] = array.shape, shape
-        elif array.shape == shape:
+    for path in steps.taken:
+        array = given.pop(path)
+        if path in steps.resized:
+            params[path] = _resize(path, array, expected[path], grid or model.grid, model.grid, resize)
+        else:
             params[path] = jnp.asarray(array, jnp.float32)
-            report.loaded.append(path)
-        elif why := allowed(path):
-            report.ignored[path] = why
-        else:
-            hint = f" (num_classes={shape[-1]} gives a fresh classifier)" if path.startswith("head/") else ""
-            problems.append(f"{path}: expected {shape}, got {array.shape}{hint}")
-            params[path] = jnp.zeros(())  # told once
-    for path, shape in expected.items():
-        if path in params:
-            continue
-        origin = next((re.sub(a, b, path) for a, b in INFLATED if re.fullmatch(a, path)), None) if inflate else None
-        if origin in params:
-            params[path] = params[origin]
-            report.copied[path] = origin
-        elif path in zeros:
-            params[path] = jnp.zeros(shape, jnp.float32)
-            report.initialised[path] = "zero, this kind of model has none"
-        elif inflate and re.fullmatch(BEGIN_AT_ZERO, path):
-            to_initialise[path] = "zero, so that the extra attention changes nothing at first"
-        elif why := allowed(path):
-            to_initialise[path] = why
-        else:
-            problems.append(f"{path} {shape}: not in the file")
-    for name, shape in {**{path: array.shape for path, array in given.items()}, **(unknown or {})}.items():
-        if why := allowed(name):
-            report.ignored[name] = why
-        else:
-            problems.append(f"{name} {shape}: no place in the model")
     given.clear()
-    if problems:
-        raise InputError(f"{report.source} doesn't fit the model: " + "; ".join(problems) + ".")
-    if to_initialise:
-        params |= _initialise(model, list(to_initialise), jax.random.key(0) if key is None else key)
-        report.initialised |= to_initialise
-    tree = jax.tree.unflatten(jax.tree.structure(shapes), [params[path] for path in expected])
+    params |= {path: jnp.zeros(expected[path], jnp.float32) for path in steps.zero}
+    params |= {path: params[origin] for path, origin in steps.copied.items()}
+    if steps.drawn:
+        params |= _initialise(model, steps.drawn, jax.random.key(0) if key is None else key)
+    structure = jax.tree.structure(parameter_shapes(model.clone(scan_layers=False)))
+    tree = jax.tree.unflatten(structure, [params[path] for path in expected])
     return stack_blocks(tree) if model.scan_layers else tree
+
+
+def _expected(model: TimeSformer) -> dict[str, tuple[int, ...]]:
+    shapes = parameter_shapes(model.clone(scan_layers=False))
+    return {path: leaf.shape for path, leaf in flatten_params(shapes).items()}
+
+
+def _is_other_size(
+    path: str, given: tuple[int, ...], shape: tuple[int, ...], grid: tuple[int, int], new_grid: tuple[int, int]
+) -> bool:
+    """Whether the array is an embedding that was made for another size and can be resized to the model's."""
+    if len(given) != 3 or (given[0], given[2]) != (shape[0], shape[2]):
+        return False
+    if path == "time_embed":
+        return given != shape
+    return path == "pos_embed" and grid != new_grid and given[1] == 1 + grid[0] * grid[1]
 
 
 def _resize(
     path: str, array: np.ndarray, shape: tuple[int, ...], grid: tuple[int, int], new_grid: tuple[int, int], resize: str
-) -> jax.Array | None:
-    """An embedding made for another size, at the model's; None for what isn't one, or can't be."""
-    if array.ndim != 3 or (array.shape[0], array.shape[2]) != (shape[0], shape[2]):
-        return None
-    if path == "time_embed" and array.shape != shape:
+) -> jax.Array:
+    """An embedding made for another size, at the model's."""
+    if path == "time_embed":
         return resize_time_embedding(jnp.asarray(array), shape[1], "nearest" if resize == "official" else resize)
-    if path == "pos_embed" and grid != new_grid and array.shape[1] == 1 + grid[0] * grid[1]:
-        return POSITION_RESIZES[resize](array, grid, new_grid)
-    return None
+    return POSITION_RESIZES[resize](array, grid, new_grid)
 
 
 def _initialise(model: TimeSformer, paths: list[str], key: jax.Array) -> dict[str, jax.Array]:

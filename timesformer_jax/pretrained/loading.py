@@ -12,7 +12,14 @@ import numpy as np
 from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.labels import check_labels, read_labels
-from timesformer_jax.modeling import TimeSformer, check_objective, complete_description, flatten_params, unstack_blocks
+from timesformer_jax.modeling import (
+    TimeSformer,
+    check_objective,
+    complete_description,
+    flatten_params,
+    parameter_shapes,
+    unstack_blocks,
+)
 from timesformer_jax.modeling.checks import pair
 from timesformer_jax.pretrained.beside import fields_of_notes, labels_of, notes_of_ours, objective_of, preprocess_of_notes
 from timesformer_jax.pretrained.fields import (
@@ -23,13 +30,13 @@ from timesformer_jax.pretrained.fields import (
     merge_fields,
 )
 from timesformer_jax.pretrained.files import open_tensors, read_beside
-from timesformer_jax.pretrained.fitting import HEAD, POSITION_RESIZES, fit
+from timesformer_jax.pretrained.fitting import HEAD, POSITION_RESIZES, fit, plan_fit
 from timesformer_jax.pretrained.formats import Tensors
 from timesformer_jax.pretrained.kinds import KINDS, OWN, Kind
 from timesformer_jax.pretrained.own import find_checkpoint, read_checkpoint, read_notes
 from timesformer_jax.pretrained.preprocessing import choose_preprocess
 from timesformer_jax.pretrained.pretrained import Pretrained
-from timesformer_jax.pretrained.reading import ESSENTIAL, count_heads, recognise, showing_alone, translate, width
+from timesformer_jax.pretrained.reading import ESSENTIAL, count_heads, recognise, translate, width
 from timesformer_jax.pretrained.report import Report
 from timesformer_jax.pretrained.zoo import fetch
 from timesformer_jax.video import Preprocess
@@ -119,19 +126,8 @@ def load(
         theirs, ours = contents.fields.get(name, getattr(target, name)), getattr(target, name)
         if theirs != ours:
             report.notes.append(f"{name} is {theirs!r} where the weights come from and {ours!r} in this model: outputs differ")
-    params = fit(
-        contents.given,
-        target,
-        report,
-        contents.problems,
-        contents.unknown,
-        grid=_grid(contents.fields, target),
-        resize=resize,
-        inflate=contents.kind.image or contents.fields.get("attention_type", target.attention_type) != target.attention_type,
-        zeros=contents.kind.zeros,
-        allow=allowed,
-        key=key,
-    )
+    account = (report, contents.problems, contents.unknown)
+    params = fit(contents.given, target, *account, **_fitting(contents, target), resize=resize, allow=allowed, key=key)
     if preprocess is None:
         preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
     names = _labels(labels, contents, target, fresh_head, report)
@@ -162,11 +158,35 @@ def read_architecture(source: str | Path, **given: Any) -> Architecture:
       InputError: for files that hold no weights, and for weights that leave `num_heads` or `image_size` open.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    contents = _read(_locate(source), None, given.pop("num_heads", None), showing=True)
+    contents = _read(_locate(source), None, given.pop("num_heads", None), numbers=False)
     target = _target(contents, {"num_classes": contents.fields.get("num_classes", 1), **given}, None, str(source))
     report = Report(str(source), contents.kind.title, target)
     preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
     return Architecture(contents.fields, preprocess)
+
+
+def check_weights(source: str | Path, *, model: TimeSformer, allow: Sequence[str] = ()) -> None:
+    """Raise what `load(source, model=model, num_classes=...)` would, for any number of classes.
+
+    Names and shapes are read, numbers are not, so it is quick for files of any size but PyTorch's. What has to be fetched from
+    the Hugging Face Hub is fetched, and is then in the cache.
+    """
+    contents = _read(_locate(source), None, model.num_heads, numbers=False)
+    model = _target(contents, {}, model, str(source))
+    given = {path: array.shape for path, array in contents.given.items() if not re.fullmatch(HEAD, path)}
+    allowed = dict.fromkeys([HEAD, *allow], "allowed")
+    report = Report(str(source), contents.kind.title, model)
+    plan_fit(given, model, report, contents.problems, contents.unknown, **_fitting(contents, model), allow=allowed)
+
+
+def _fitting(contents: _Contents, target: TimeSformer) -> dict[str, Any]:
+    """Arguments of `fit` and `plan_fit` that follow from the kind of file."""
+    scheme = contents.fields.get("attention_type", target.attention_type)
+    return {
+        "grid": _grid(contents.fields, target),
+        "inflate": contents.kind.image or scheme != target.attention_type,
+        "zeros": contents.kind.zeros,
+    }
 
 
 def params_from_official(tensors: Mapping[str, np.ndarray], model: TimeSformer) -> dict[str, Any]:
@@ -213,25 +233,28 @@ def _locate(source: str | Path) -> Path:
     return fetch(name)
 
 
-def _read(path: Path, kind: str | None, num_heads: Any, *, showing: bool = False) -> _Contents:
-    """The contents of a file, folder or checkpoint; with `showing`, no more of the tensors than the fields follow from."""
+def _read(path: Path, kind: str | None, num_heads: Any, *, numbers: bool = True) -> _Contents:
+    """The contents of a file, folder or checkpoint; with `numbers=False` arrays of the right shapes, of zeros."""
     checkpoint = find_checkpoint(path)
     if checkpoint is not None:
-        return _contents_of_notes(read_notes(checkpoint)) if showing else _read_own(checkpoint)
+        return _read_own(checkpoint, numbers=numbers)
     tensors = open_tensors(path)
+    if not numbers:
+        shapes = tensors.shapes
+        tensors = tensors._replace(take=lambda name: np.broadcast_to(np.float32(0), shapes[name]))
     found = recognise(tensors, str(path), kind)
     own = notes_of_ours(tensors.notes)
     config = read_beside(path, "config.json") if found.kind.config else {}
     said = {**fields_of_config(config), **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
     notes = [found.kind.note] if found.kind.note else []
     shown_heads = count_heads(tensors, found) or said.get("num_heads")
-    heads = (shown_heads or num_heads) if showing else (num_heads or shown_heads)
+    heads = (num_heads or shown_heads) if numbers else (shown_heads or num_heads)  # what is only shown is compared later
     if heads is None:
         heads = known_heads(width(tensors, found))
         notes.append(f"{heads} attention heads, as models of this width have: give num_heads= if it is another number")
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
         raise InputError(f"num_heads must be a whole number of at least 1, got {heads!r}.")
-    given, problems = translate(tensors, showing_alone(found) if showing else found, heads)
+    given, problems = translate(tensors, found, heads)
     if not given.keys() >= set(ESSENTIAL):
         raise InputError(f"{path} can't be read: " + "; ".join(problems) + ".")
     shown = fields_of_parameters(given, found.kind)
@@ -258,19 +281,21 @@ def _read(path: Path, kind: str | None, num_heads: Any, *, showing: bool = False
     )
 
 
-def _read_own(checkpoint: Path) -> _Contents:
-    params, notes = read_checkpoint(checkpoint)
-    params = unstack_blocks(params) if complete_description(notes["model"])["scan_layers"] else params
-    # numpy's arrays share the memory of JAX's here.
-    given = {name: np.asarray(array) for name, array in flatten_params(params).items()}
-    return _contents_of_notes(notes)._replace(given=given)
-
-
-def _contents_of_notes(notes: Mapping[str, Any]) -> _Contents:
-    """A checkpoint of our own without its parameters."""
-    fields = {name: value for name, value in complete_description(notes["model"]).items() if name != "scan_layers"}
-    labels = labels_of({}, {}, notes)
-    return _Contents(OWN, {}, fields, [], {}, {}, notes.get("preprocess") or {}, labels, [], objective_of({}, notes))
+def _read_own(checkpoint: Path, *, numbers: bool) -> _Contents:
+    notes = read_notes(checkpoint)
+    fields = complete_description(notes["model"])
+    scanned = fields.pop("scan_layers")
+    if numbers:
+        params = read_checkpoint(checkpoint)[0]
+        # numpy's arrays share the memory of JAX's here.
+        given = {
+            name: np.asarray(array) for name, array in flatten_params(unstack_blocks(params) if scanned else params).items()
+        }
+    else:
+        shapes = flatten_params(parameter_shapes(TimeSformer(**fields)))
+        given = {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in shapes.items()}
+    prepared, labels = notes.get("preprocess") or {}, labels_of({}, {}, notes)
+    return _Contents(OWN, given, fields, [], {}, {}, prepared, labels, [], objective_of({}, notes))
 
 
 def _target(contents: _Contents, wanted: Mapping[str, Any], model: TimeSformer | None, source: str) -> TimeSformer:

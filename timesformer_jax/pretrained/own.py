@@ -32,34 +32,40 @@ def find_checkpoint(path: Path) -> Path | None:
     return None
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Its parameters (their moving average where one was kept), and what it says of them: `model` (all its fields), `data`,
-    `preprocess`.
-
-    Raises `InputError` for a checkpoint of another program, and for a damaged one.
-    """
-    ocp = _import_orbax("Reading")
-    notes = read_notes(path)
-    model = TimeSformer(**complete_description(notes["model"]))
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # each of several processes reads it whole
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), parameter_shapes(model))
-    name = "ema" if notes.get("optimizer", {}).get("ema") else "params"
-    if not (path / name).is_dir():
-        raise InputError(f"The checkpoint {path} is not whole: it has no {name}.")
-    loaded: Any = _told(path, lambda: ocp.load_checkpointables(_place(path), {name: abstract}))
-    return loaded[name], notes
-
-
 def read_notes(path: Path) -> Mapping[str, Any]:
-    """A checkpoint's notes alone: `model`, `data`, `preprocess`.
+    """What a checkpoint says of itself: `model` (all its fields), `data`, `preprocess`, `objective`; no parameter is read.
 
     Raises `InputError` for a checkpoint of another program, and for a damaged one.
     """
     ocp = _import_orbax("Reading")
+
     notes: Any = _told(path, lambda: ocp.checkpointables_metadata(_place(path)).custom_metadata)
     if not isinstance(notes, Mapping) or "model" not in notes:
         raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
+    if not (path / _tree(notes)).is_dir():
+        raise InputError(f"The checkpoint {path} is not whole: it has no {_tree(notes)}.")
     return notes
+
+
+def _tree(notes: Mapping[str, Any]) -> str:
+    """The parameters' name in the checkpoint: that of their moving average where one was kept."""
+    return "ema" if notes.get("optimizer", {}).get("ema") else "params"
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Its parameters (their moving average where one was kept), and what `read_notes` gives.
+
+    Raises `InputError` for a checkpoint of another program, and for a damaged one.
+    """
+    ocp = _import_orbax("Reading")
+
+    notes = read_notes(path)
+    name = _tree(notes)
+    model = TimeSformer(**complete_description(notes["model"]))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # each of several processes reads it whole
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), parameter_shapes(model))
+    loaded: Any = _told(path, lambda: ocp.load_checkpointables(_place(path), {name: abstract}))
+    return loaded[name], notes
 
 
 def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:

@@ -16,10 +16,6 @@ ESSENTIAL = ("cls_token", "norm/scale", "patch_embed/proj/kernel", "pos_embed")
 """Parameters that every kind has and that tell the model's size."""
 
 
-SHOWING = (*ESSENTIAL, "time_embed", "head/kernel", "blocks_0/mlp/fc1/kernel")
-"""Parameters whose shapes give the model's fields."""
-
-
 class Recognised(NamedTuple):
     """A file's names, sorted out by one kind's rows."""
 
@@ -74,13 +70,6 @@ def _sort_out(tensors: Tensors, kind: Kind) -> Recognised:
 def _is_image(tensors: Tensors, official: Recognised, timm: Recognised) -> bool:
     video = tensors.wrapper == "model_state" or any(re.match(r"(module\.)?model\.", name) for name in tensors.shapes)
     return len(official.places) == len(timm.places) and not video
-
-
-def showing_alone(found: Recognised) -> Recognised:
-    """The tensors that give the model's fields, a few megabytes of any file: those of `SHOWING`, and every LayerNorm's scale
-    for the number of blocks and the attention steps."""
-    places = {name: place for name, place in found.places.items() if place[1] in SHOWING or place[1].endswith("/scale")}
-    return found._replace(places=places)
 
 
 def count_heads(tensors: Tensors, found: Recognised) -> int | None:

@@ -31,10 +31,10 @@ from timesformer_jax.training.schedules import SCHEDULES
 from timesformer_jax.training.step import TrainState, init_state, make_train_step
 
 if TYPE_CHECKING:
-    from timesformer_jax.training.checkpoints import Checkpoints
+    from timesformer_jax.training.checkpoints import Checkpoints, check_description
     from timesformer_jax.training.loop import Plan, train
 
-LAZY = {"Checkpoints": "checkpoints", "Plan": "loop", "train": "loop"}
+LAZY = {"Checkpoints": "checkpoints", "check_description": "checkpoints", "Plan": "loop", "train": "loop"}
 """Name -> the module that defines it, imported on first use: these need Orbax, etils and tqdm, the rest JAX, Flax and Optax."""
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "TrainState",
     "batch_shards",
     "batch_share",
+    "check_description",
     "check_mesh",
     "describe_mesh",
     "frozen_paths",

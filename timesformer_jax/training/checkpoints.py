@@ -165,19 +165,24 @@ class Checkpoints:
         return metadata or {}
 
     def _check(self, step: int, *groups: str) -> None:
-        metadata = self._metadata(step)
-        saved = {**metadata, "model": complete_description(metadata.get("model", {}))}
-        differences = [
-            f"{group}.{name} is {_difference(theirs, ours)}"
-            for group in groups
-            for name, ours in self._description.get(group, {}).items()
-            if (theirs := saved.get(group, {}).get(name)) != ours
-        ]
-        if differences:
-            raise InputError(
-                f"{self._directory} holds the checkpoint of another run ({'; '.join(differences)}): choose another --workdir, "
-                "or go on with the settings it was made with."
-            )
+        own = {group: self._description.get(group, {}) for group in groups}
+        check_description(self._directory, self._metadata(step), own)
+
+
+def check_description(directory: str, metadata: Mapping[str, Any], description: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises `InputError` if a checkpoint's metadata differ from any entry of a description, which may be a part of one."""
+    saved = {**metadata, "model": complete_description(metadata.get("model", {}))}
+    differences = [
+        f"{group}.{name} is {_difference(theirs, ours)}"
+        for group, entries in description.items()
+        for name, ours in entries.items()
+        if (theirs := saved.get(group, {}).get(name)) != ours
+    ]
+    if differences:
+        raise InputError(
+            f"{directory} holds the checkpoint of another run ({'; '.join(differences)}): choose another --workdir, "
+            "or go on with the settings it was made with."
+        )
 
 
 def _contents(state: TrainState) -> dict[str, Any]:

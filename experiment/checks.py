@@ -1,0 +1,46 @@
+"""Whatever can fail is checked before the data are prepared, which can take hours."""
+
+import tempfile
+from typing import Any
+
+import timesformer_jax as tsf
+from timesformer_jax import training
+from timesformer_jax.features import folder_at
+from timesformer_jax.pretrained import check_weights
+from timesformer_jax.pretrained.own import find_checkpoint, read_notes
+
+UNUSED_EMBEDDINGS = {"none": ("pos_embed", "time_embed"), "space": ("time_embed",), "space_time": ()}
+"""`position_embedding` -> the parameters that a model is without."""
+
+
+def check_workdir(workdir: str) -> None:
+    """Raises `InputError` if nothing can be written to the workdir, as far as it exists; a bucket isn't tried."""
+    folder = folder_at(workdir)
+    if "://" in workdir or not folder.exists():
+        return
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise tsf.InputError(f"--workdir={workdir} can't be written to: {error.strerror}.") from error
+
+
+def check_init_from(config: Any, workdir: str) -> None:
+    """Raises `InputError` if the run begins with `init_from`, and those weights aren't there or don't fit the model."""
+    if config.init_from and find_checkpoint(folder_at(workdir) / "checkpoints") is None:
+        model = tsf.TimeSformer(num_classes=1, **config.model)
+        check_weights(config.init_from, model=model, allow=UNUSED_EMBEDDINGS[config.model.position_embedding])
+
+
+def check_checkpoint(workdir: str, description: dict[str, dict[str, Any]], *, needed: bool) -> None:
+    """Raises `InputError` if the workdir's newest checkpoint differs from `description`, or is needed and isn't there.
+
+    The number of classes isn't compared: it depends on the data.
+    """
+    model = {name: value for name, value in description["model"].items() if name != "num_classes"}
+    folder = folder_at(workdir) / "checkpoints"
+    checkpoint = find_checkpoint(folder)
+    if checkpoint is not None:
+        training.check_description(str(folder), read_notes(checkpoint), {**description, "model": model})
+    elif needed:
+        raise tsf.InputError(f"There is no checkpoint in {folder}: train first with --mode=train.")

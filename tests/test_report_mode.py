@@ -1,0 +1,48 @@
+"""What a report says of a test and its training."""
+
+import re
+
+import pytest
+
+from experiment.report import compare_with_validation
+
+RESULTS = {"split": "val", "step": 20, "top1": 0.875, "num_clips": 5, "num_crops": 3}
+ONE_VIEW = {"num_clips": 1, "num_crops": 1}
+
+
+def curves(*values: float) -> dict:
+    return {"top-1": {"validation": ([10 * (i + 1) for i in range(len(values))], list(values))}}
+
+
+@pytest.mark.parametrize(
+    ("validation", "changes", "words"),
+    [
+        (
+            curves(0.5, 0.75),
+            {},
+            "75.0 % at step 20, in the test it is 87.5 %: validation looks at .* at 5 clip.s. x 3 crop.s.",
+        ),
+        (
+            curves(0.9, 0.875),
+            {},
+            r"87.5 % at step 20 \(90.0 % at its best\), in the test it is 87.5 %: the best validation is that of another "
+            "checkpoint, of step 10, and the test is of step 20",
+        ),
+        (curves(0.9, 0.75), {}, "validation looks at .* and the best validation is that of another checkpoint, of step 10"),
+        (curves(0.9), {}, "90.0 % at step 10, in the test it is 87.5 %: validation .* of step 10, and the test is of step 20"),
+        (
+            curves(0.9),
+            ONE_VIEW,
+            "87.5 %: the best validation is that of another checkpoint, of step 10",
+        ),
+        (curves(0.5, 0.75), ONE_VIEW, "75.0 % .* 87.5 %: the test was run with other settings"),
+        (curves(0.5, 0.8751), {}, "^$"),
+        (curves(0.5, 0.75), {"split": "train"}, "^$"),
+        ({}, {}, "^$"),
+    ],
+)
+def test_why_validation_and_test_differ(validation: dict, changes: dict, words: str):
+    """In one sentence with both numbers; nothing where they agree or can't be compared."""
+    sentence = compare_with_validation({**RESULTS, **changes}, validation)
+    assert re.search(words, sentence), sentence
+    assert sentence.count(". ") == 0
