@@ -1,8 +1,12 @@
 """What a command says: flags and configs refused in one sentence, log lines above the progress bar."""
 
 import logging
+import os
 import re
+import signal
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -11,7 +15,12 @@ from absl import flags
 from absl import logging as absl_logging
 from tqdm import tqdm
 
+from timesformer_jax.preemption import SAME_INTERRUPT
+
 log = logging.getLogger("timesformer_jax")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -62,3 +71,28 @@ def log_to_stderr() -> None:
     absl_logging.set_verbosity(absl_logging.INFO)
     number = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
     handler.setFormatter(logging.Formatter(f"%(asctime)s {number}%(message)s", "%H:%M:%S"))
+
+
+def second_interrupt_exits(message: str) -> None:
+    """From now on the second Ctrl-C prints `message` and ends the process at once, with the exit code `INTERRUPTED`.
+
+    Also while it compiles, waits for a batch or writes a checkpoint, where no Python handler would run: a thread reads the
+    signals that the interpreter's own handler has noted.
+    """
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a terminal's Ctrl-C reaches child processes too
+
+    def watch() -> None:
+        first = None
+        while byte := os.read(reads, 1):
+            if byte[0] != signal.SIGINT:
+                continue
+            if first is None:
+                first = time.monotonic()
+            elif time.monotonic() - first > SAME_INTERRUPT:
+                os.write(2, f"\n{message}\n".encode())
+                os._exit(INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True, name="second interrupt").start()

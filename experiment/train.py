@@ -1,5 +1,6 @@
 """`--mode=train`: goes on from the workdir's newest checkpoint, or begins; trains to the end, then tests."""
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -95,6 +96,7 @@ def train(job: Job) -> None:
         evaluate_every=every(config.train.evaluate_every_epochs),
         checkpoint_every=every(config.train.checkpoint_every_epochs),
         most_skipped=config.train.max_skipped_steps,
+        steps_per_epoch=steps_per_epoch,
         stop_below=overfit_loss if config.overfit_batch else -math.inf,
         compiled_ahead=not config.debug,
     )
@@ -109,22 +111,22 @@ def train(job: Job) -> None:
         losses.extend([scalars["train/loss"]] if "train/loss" in scalars else [])
         writer.write_scalars(step, scalars)
 
-    state = training.train(
-        state=state,
-        train_step=step,
-        batches=_batches(job, first_clip),
-        mesh=job.mesh,
-        plan=plan,
-        learning_rate=optimizer.learning_rate,
-        # The backward pass takes twice what the forward pass does.
-        flops_per_clip=3 * 2 * count_multiply_adds(job.model, for_logits=True),
-        write_scalars=write_scalars,
-        checkpoints=job.checkpoints,
-        pipeline_state=lambda step: {"next_clip": first_clip + (step - first_step) * config.train.batch_size},
-        evaluate=functools.partial(_validate, job),
-        profile=str(epath.Path(job.workdir) / "profile") if config.profile else None,
-    )
-    writer.close()
+    with contextlib.closing(writer):  # written out also if training stops early
+        state = training.train(
+            state=state,
+            train_step=step,
+            batches=_batches(job, first_clip),
+            mesh=job.mesh,
+            plan=plan,
+            learning_rate=optimizer.learning_rate,
+            # The backward pass takes twice what the forward pass does.
+            flops_per_clip=3 * 2 * count_multiply_adds(job.model, for_logits=True),
+            write_scalars=write_scalars,
+            checkpoints=job.checkpoints,
+            pipeline_state=lambda step: {"next_clip": first_clip + (step - first_step) * config.train.batch_size},
+            evaluate=functools.partial(_validate, job),
+            profile=str(epath.Path(job.workdir) / "profile") if config.profile else None,
+        )
     if config.overfit_batch:
         _judge(losses[-1] if losses else None, overfit_loss, int(state.step))
         return
@@ -190,9 +192,10 @@ def _batches(job: Job, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
 
 def _validate(job: Job, state: training.TrainState, check: Callable[[], None]) -> tuple[dict[str, float], float]:
     """One clip and crop of every validation video; `check` is called between batches."""
-    predictions = job.predict(state.best_params, "val", num_clips=1, num_crops=1, between=check)
-    found = evaluation.accuracies(predictions)
-    return {f"val/{name}": value for name, value in found.items()}, found.get("map", found["top1"])
+    scores = job.score_clips(state.best_params, "val", num_clips=1, num_crops=1, between=check)
+    found = evaluation.accuracies(scores.predictions(job.config.eval.average))
+    figures = {"loss": evaluation.mean_loss(scores), **found}
+    return {f"val/{name}": value for name, value in figures.items()}, found.get("map", found["top1"])
 
 
 def _judge(loss: float | None, low_enough: float, steps: int) -> None:

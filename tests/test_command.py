@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.runs import ROOT, on_devices, predictions, results
+from timesformer_jax.preemption import SAME_INTERRUPT
 
 
 def command(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
@@ -54,9 +56,35 @@ def test_an_interrupted_run_ends_and_goes_on(tmp_path: Path, made_clips: Path, d
         _, errors = process.communicate(timeout=180)
     finally:
         process.kill()
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "Traceback" not in errors
-    assert errors.strip().splitlines()[-1] == "Interrupted. The same command goes on from the newest checkpoint."
+    assert "Interrupted: saving the next step, then stopping. Ctrl-C again stops at once" in errors
+    saved = re.search(r"Interrupted: saved step (\d+) of \d+\. The same command resumes from there\.$", errors.strip())
+    assert saved, errors
+    assert (tmp_path / "checkpoints" / saved[1]).is_dir()
+
+
+def test_the_second_interrupt_ends_the_process_at_once():
+    """Here in C code that no Python handler can interrupt, as a compilation is."""
+    code = (
+        "import hashlib, signal; from experiment.command_line import second_interrupt_exits; "
+        "second_interrupt_exits('At once.'); signal.signal(signal.SIGINT, lambda *_: None); print('ready', flush=True); "
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"
+    )
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, **pipes) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)  # a launcher's, of the same key
+            time.sleep(SAME_INTERRUPT + 0.2)
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, errors) == (130, "\nAt once.\n")
 
 
 @pytest.fixture(scope="module")

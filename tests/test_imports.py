@@ -79,7 +79,7 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-GROUND = {f"timesformer_jax.{name}" for name in ("_typing", "errors", "interpolation", "labels")}
+GROUND = {f"timesformer_jax.{name}" for name in ("_typing", "devices", "errors", "interpolation", "labels", "preemption")}
 
 MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself and GROUND
     "timesformer_jax/modeling": set(),

@@ -101,7 +101,7 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     while not list((tmp_path / "two").glob("checkpoints/[0-9]")) and time.monotonic() < deadline:
         time.sleep(0.05)
     both[1].send_signal(signal.SIGTERM)
-    told = [re.findall(r"Told to end: saved step (\d+) of 40", error) for error in finish(both)]
+    told = [re.findall(r"Stopped early: saved step (\d+) of 40", error) for error in finish(both)]
     assert told[0] == told[1], told
     assert len(told[0]) == 1, "the run was over before it was told to end"
     step = int(told[0][0])

@@ -6,6 +6,7 @@ import sys
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.jobs import check, convert, cost, embed, explain, features, predict, zoo
+from timesformer_jax.preemption import Preempted
 
 JOBS = {
     "predict": predict,
@@ -20,7 +21,7 @@ JOBS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one job; returns the exit code: 0, or 1 where something could not be done (it says what on stderr)."""
+    """Runs one job; returns the exit code: 0, 1 if something could not be done (it says what on stderr), 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="timesformer", description=__doc__)
     jobs = parser.add_subparsers(required=True, metavar="JOB")
     for name, module in JOBS.items():
@@ -35,8 +36,12 @@ def main(argv: list[str] | None = None) -> int:
         return arguments.run(arguments)
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
+    except Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        return 130 if stopped.interrupted else 0
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1

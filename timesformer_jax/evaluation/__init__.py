@@ -16,6 +16,7 @@ from timesformer_jax.evaluation.metrics import (
     confusion_matrix,
     intervals,
     label_ranks,
+    mean_loss,
     measure,
 )
 from timesformer_jax.evaluation.multi_view import make_score_fn, predict_videos, score_clips
@@ -48,6 +49,7 @@ __all__ = [
     "intervals",
     "label_ranks",
     "make_score_fn",
+    "mean_loss",
     "measure",
     "predict_videos",
     "prediction_rows",

@@ -45,6 +45,7 @@ from timesformer_jax.jobs.videos import (
     progress_bar,
 )
 from timesformer_jax.modeling import TimeSformer
+from timesformer_jax.preemption import watch_preemption
 from timesformer_jax.pretrained import Pretrained, load
 from timesformer_jax.video import VIDEO_SUFFIXES, printable
 
@@ -91,8 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
     if left < len(paths):
         print(f"{len(paths) - left} of {len(paths)} video(s) are there already.", file=sys.stderr)
     compute = functools.partial(_compute, pretrained.model, arguments.kind, pretrained.params)
-    with tqdm(total=left, unit="video", dynamic_ncols=True, disable=left < 2 or not sys.stderr.isatty()) as bar:
+    bar = tqdm(total=left, unit="video", dynamic_ncols=True, disable=left < 2 or not sys.stderr.isatty())
+    with bar, watch_preemption("the shard under way") as stops:
         for shard in missing:
+            if stops():
+                raise stops.preempted(f"{writer.num_shards - len(writer.missing())} of {writer.num_shards} shards are written")
             rows = ShardRows(arguments.dtype)
             clips = _clips(pretrained, shards[shard].tolist(), labels, arguments, rows, bar)
             size = max(arguments.batch_size // arguments.num_crops, 1)

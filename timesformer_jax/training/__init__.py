@@ -1,5 +1,6 @@
 """Training on batches that someone else provides: mesh, optimizer, step, loop, checkpoints."""
 
+from timesformer_jax.preemption import Preempted
 from timesformer_jax.training.checkpoints import Checkpoints
 from timesformer_jax.training.distributed import start_distributed
 from timesformer_jax.training.loop import Plan, train
@@ -15,7 +16,6 @@ from timesformer_jax.training.mesh import (
 from timesformer_jax.training.objective import OBJECTIVES, make_targets
 from timesformer_jax.training.optimizer import OPTIMIZERS, Optimizer, frozen_paths, make_optimizer
 from timesformer_jax.training.placement import PLACEMENT, check_mesh, describe_mesh, place, placement_table
-from timesformer_jax.training.preemption import Preempted
 from timesformer_jax.training.probe import (
     ProbeState,
     Rates,
