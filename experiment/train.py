@@ -135,21 +135,21 @@ def train(job: Job) -> None:
 
 def _begin(job: Job, optimizer: Any, total_steps: int) -> training.TrainState:
     """The workdir's newest checkpoint, else the weights of `init_from`, else random numbers; the log says which."""
-    config, params = job.config, None
-    if job.checkpoints.latest_step is None and config.init_from:
-        pretrained = job.load_init_from()
-        params = pretrained.params
-        log.info("Beginning with the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
-    elif job.checkpoints.latest_step is None:
-        log.info("Beginning with random weights (seed %d): neither a checkpoint nor init_from.", config.seed)
-    state = training.init_state(job.model, optimizer, config.seed, job.mesh, params=params, ema=config.train.ema_decay > 0)
-    state = job.checkpoints.restore(state)
-    if step := int(state.step):
+    config, params, ema = job.config, None, job.config.train.ema_decay > 0
+    if (step := job.checkpoints.latest_step) is not None:
+        state = job.checkpoints.restore(training.state_shapes(job.model, optimizer, job.mesh, ema=ema))
         rest = f"{total_steps - step} steps to go" if step < total_steps else "nothing left to train"
         log.info("Going on from the checkpoint of step %d in %s: %s.", step, job.workdir, rest)
         if config.init_from:
             log.info("init_from=%s is left aside: it is for a workdir without a checkpoint.", config.init_from)
-    return state
+        return state
+    if config.init_from:
+        pretrained = job.load_init_from()
+        params = pretrained.params
+        log.info("Beginning with the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
+    else:
+        log.info("Beginning with random weights (seed %d): neither a checkpoint nor init_from.", config.seed)
+    return training.init_state(job.model, optimizer, config.seed, job.mesh, params=params, ema=ema)
 
 
 def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:

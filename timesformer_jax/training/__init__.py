@@ -27,7 +27,7 @@ from timesformer_jax.training.probe import (
 )
 from timesformer_jax.training.probe_heads import PROBES, AttentiveProbe, LinearProbe, make_probe, read_probe, write_probe
 from timesformer_jax.training.schedules import SCHEDULES
-from timesformer_jax.training.step import TrainState, init_state, make_train_step
+from timesformer_jax.training.step import TrainState, init_state, make_train_step, state_shapes
 
 __all__ = [
     "OBJECTIVES",
@@ -67,6 +67,7 @@ __all__ = [
     "replicated",
     "split_batch",
     "start_distributed",
+    "state_shapes",
     "to_devices",
     "train",
     "write_probe",

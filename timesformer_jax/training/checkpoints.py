@@ -103,7 +103,10 @@ class Checkpoints:
         return {} if self.latest_step is None else self._metadata(self.latest_step).get("pipeline", {})
 
     def restore(self, state: TrainState) -> TrainState:
-        """The newest checkpoint, placed as `state` is; `state` itself where there is none."""
+        """The newest checkpoint, placed as `state` is; `state` itself if there is none.
+
+        `state` may be shapes: that of `state_shapes` needs no memory beside the restored one.
+        """
         step = self.latest_step
         if step is None:
             return state
