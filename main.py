@@ -19,7 +19,15 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from experiment.command_line import INTERRUPTED, log_to_stderr, no_config_file, parse_flags, second_interrupt_exits
+from experiment.command_line import (
+    INTERRUPTED,
+    log_to_stderr,
+    next_commands,
+    no_config_file,
+    parse_flags,
+    second_interrupt_exits,
+)
+from timesformer_jax.devices import describe_devices
 from timesformer_jax.errors import InputError
 from timesformer_jax.training.distributed import MODES, start_distributed
 
@@ -58,6 +66,7 @@ def run(config: Any, workdir: str, mode: str) -> None:
     from experiment.testing import test
     from experiment.train import adjust, train
 
+    log.info("%s", describe_devices())
     read_only = mode in ("eval", "report")
     if "://" not in workdir:  # else it lies in a bucket, and the path is whole
         workdir = str(Path(workdir).expanduser().resolve())
@@ -113,6 +122,8 @@ def main(argv: list[str]) -> int:
 
         try:
             run(CONFIG.value, str(WORKDIR.value), str(MODE.value))
+            if commands := next_commands(str(MODE.value), sys.orig_argv, CONFIG.value, str(WORKDIR.value)):
+                log.info("Next:\n%s", "\n".join(f"  {command}" for command in commands))
         except Preempted as stopped:
             log.warning("%s", stopped)
             code = INTERRUPTED if stopped.interrupted else 0

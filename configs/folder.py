@@ -45,6 +45,12 @@ FIELDS = {
 }
 """Data set -> the fields of `data` that only it has, with their usual values; None is a text that isn't given."""
 
+TOY = (
+    "A toy: this small model learns from random weights, to try out a data set and not for accuracy; "
+    "--config=configs/folder.py:{dataset},finetune fine-tunes published weights."
+)
+"""Goes into the log and results.json."""
+
 SMALL: Table = {
     "model": {
         "image_size": 64,
@@ -77,6 +83,7 @@ SMALL: Table = {
 VARIANTS: dict[str, Table] = {
     "finetune": merge(
         {
+            "note": None,
             "model": {
                 "image_size": 224,
                 "embed_dim": 768,
@@ -108,5 +115,5 @@ def get_config(name: str = "video_folder") -> ConfigDict:
     fields: dict[str, Any] = {
         key: config_dict.placeholder(str) if value is None else value for key, value in FIELDS[dataset].items()
     }
-    data = {"data": videos(dataset, storage="jpeg", short_side=96, **fields)}
+    data = {"data": videos(dataset, storage="jpeg", short_side=96, **fields), "note": TOY.format(dataset=dataset)}
     return recipe("folder", VARIANTS, ",".join(changes), SMALL, data)

@@ -1,18 +1,24 @@
 """What a command says: flags and configs refused in one sentence, log lines above the progress bar."""
 
+import functools
+import json
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
 from absl import logging as absl_logging
+from etils import epath
 from tqdm import tqdm
 
 from timesformer_jax.preemption import SAME_INTERRUPT
@@ -71,6 +77,60 @@ def log_to_stderr() -> None:
     absl_logging.set_verbosity(absl_logging.INFO)
     number = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
     handler.setFormatter(logging.Formatter(f"%(asctime)s {number}%(message)s", "%H:%M:%S"))
+
+
+def next_commands(mode: str, typed: Sequence[str], config: Any, workdir: str) -> list[str]:
+    """Commands that may follow a job that has ended, as they can be copied to the shell that it was started in.
+
+    Args:
+        mode: That of the job.
+        typed: The job's own command, as in `sys.orig_argv`.
+        config: Its config.
+        workdir: Its folder, as it was given.
+    """
+    workdir = os.path.expanduser(workdir)
+
+    def again(mode: str, *, without: str = "") -> str:
+        flags, drop_next = [], False
+        for argument in typed:
+            if drop_next:
+                drop_next = False
+            elif re.fullmatch("--?mode", argument):
+                drop_next = True
+            elif not re.match("--?mode=" + (f"|--?config\\.({without})(=|$)" if without else ""), argument):
+                flags.append(argument)
+        return shlex.join([*flags, *([f"--mode={mode}"] if mode != "train" else [])])
+
+    def library(job: str, *arguments: str) -> str:
+        return shlex.join([typed[0], "-m", "timesformer_jax", job, *arguments])
+
+    predict = functools.partial(library, "predict", _some_video(config, workdir))
+    if mode == "train" and (config.debug or config.overfit_batch):
+        return [again("train", without="debug|overfit_batch")]
+    if mode in ("train", "eval"):
+        return [again("report"), predict(f"--checkpoint={workdir}")]
+    if mode == "show":
+        return [again("train")]
+    if mode == "probe" and config.probe.kind == "linear":
+        return [predict(f"--checkpoint={os.path.join(workdir, 'probe')}")]
+    if mode == "features":
+        return [
+            library("embed", os.path.join(workdir, "features", split), f"--output=features_{split}.png")
+            for split in config.features.splits
+        ]
+    return []
+
+
+def _some_video(config: Any, workdir: str) -> str:
+    """A video that the test in the workdir has scored, if it is a file here; a placeholder else."""
+    file, root = epath.Path(workdir) / "predictions.jsonl", config.data.get("root")
+    if root and file.exists():
+        with file.open() as lines:
+            name = json.loads(next(iter(lines), "{}")).get("video", "")
+        path = Path(root).expanduser() / name
+        if name and path.is_file():
+            return str(path)
+    return "VIDEO"
 
 
 def second_interrupt_exits(message: str) -> None:

@@ -129,6 +129,11 @@ class Job:
         )
 
     @property
+    def note(self) -> str | None:
+        """The config's `note`, unless the run begins with weights of its own choice."""
+        return None if self.config.init_from else self.config.note
+
+    @property
     def local_batch_size(self) -> int:
         """Clips of a training batch that this process brings."""
         return self.config.train.batch_size // self.share.count

@@ -43,6 +43,7 @@ def test(job: Job, params: Any, step: int) -> None:
         **evaluation.figures(scores, options.average, _subsets(job, scores)),
         "step": step,
         "model": describe_model(job.model),
+        **({"note": job.note} if job.note else {}),
     }
     if jax.process_index() == 0:
         names = job.data.label_names

@@ -176,6 +176,16 @@ def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
         total_steps,
         config.train.num_epochs,
     )
+    late = [begin for begin, _ in config.optimizer.steps if not isinstance(begin, str) and begin >= config.train.num_epochs]
+    if config.optimizer.schedule == "steps" and late:
+        log.warning(
+            "optimizer.steps begin at epoch %s, which this run of %.4g epochs does not reach: the learning rate stays higher "
+            'than they say. Give other epochs, or fractions of the run, such as ("11/15", 0.1).',
+            ", ".join(f"{begin:g}" for begin in late),
+            config.train.num_epochs,
+        )
+    if note := job.note:
+        log.info("%s", note)
     if config.pixels.flip == "auto":
         log.info("Flips are %s: %s label speaks of left or right.", job.pixels.flip, "no" if job.pixels.flip == "on" else "a")
 

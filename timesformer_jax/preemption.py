@@ -90,7 +90,7 @@ def watch_preemption(saves: str = "the next step") -> Iterator[Watch]:
         handlers[signal.SIGTERM] = watch.on_sigterm
     if threading.current_thread() is not threading.main_thread():
         handlers = {}
-    # A process in the background of a script is started with SIGINT ignored.
+    # The background processes of a script are started with SIGINT ignored.
     before = {number: signal.getsignal(number) for number in handlers if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         for number in before:

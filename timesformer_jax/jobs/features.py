@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from timesformer_jax.devices import print_devices
 from timesformer_jax.errors import InputError
 from timesformer_jax.features import (
     DTYPES,
@@ -80,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in paths:
         if path.is_dir():
             raise InputError(f"There is no video in the folder {path} ({', '.join(sorted(VIDEO_SUFFIXES))}).")
+    print_devices()
     pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
     for note in pretrained.report.notes if pretrained.report else []:
         print(f"Note: {note}.", file=sys.stderr)
