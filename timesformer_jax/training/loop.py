@@ -35,12 +35,12 @@ class Plan(NamedTuple):
     evaluate_every: int
     checkpoint_every: int
     most_skipped: int = 10
-    steps_per_epoch: float | None = None
-    """For the epochs in the log."""
     stop_below: float = -math.inf
     """Training ends early where the mean loss between two logs is below this."""
     compiled_ahead: bool = True
     """False lets JAX take the step apart where it has been told to look for NaN (which needs a step that donates nothing)."""
+    steps_per_epoch: float | None = None
+    """For the epochs in the log."""
 
 
 def train(
@@ -91,7 +91,7 @@ def train(
         remaining.tell_once(step)
         if figures.get("skipped"):
             log.warning("Skipped %d step(s) up to step %d: the loss or the gradient was not finite.", figures["skipped"], step)
-        bar.set_postfix_str(line.partition(" loss ")[2])
+        bar.set_postfix_str("loss " + line.partition(" loss ")[2])
 
     def evaluated(step: int, state: TrainState) -> float | None:
         """The number that tells the best checkpoint, None if training has to stop meanwhile."""
