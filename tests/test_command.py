@@ -36,9 +36,9 @@ def test_the_command_ends_in_one_line_and_not_with_0(tmp_path: Path, arguments: 
     done = command(*arguments, f"--workdir={tmp_path}")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert re.search(words, done.stderr)
-    lines = [line for line in done.stderr.strip().splitlines() if ": no GPU or TPU found" not in line and "CPU, " not in line]
-    assert len(lines) == 1
+    *before, last = done.stderr.strip().splitlines()
+    assert re.search(words, last)
+    assert len(before) == int("data.root" in str(arguments))  # the devices, before the data are opened
 
 
 def test_an_interrupted_run_ends_and_goes_on(tmp_path: Path, made_clips: Path, data_dir: str):
