@@ -26,8 +26,16 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
+from experiment.command_line import (
+    INTERRUPTED,
+    log_to_stderr,
+    next_commands,
+    no_config_file,
+    parse_flags,
+    second_interrupt_exits,
+)
 from experiment.command_line import MODES as JOBS
-from experiment.command_line import log_to_stderr, no_config_file, parse_flags
+from timesformer_jax.devices import describe_devices
 from timesformer_jax.training.distributed import MODES, start_distributed
 
 log = logging.getLogger("timesformer_jax")
@@ -45,12 +53,12 @@ DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", MODES, "Whether this process is one of several: on, off, or auto for what the environment says."
 )
 
-GOES_ON = {
-    "train": "goes on from the newest checkpoint",
-    "eval": "goes on with the test",
+RESUMES = {
+    "train": "resumes from the newest checkpoint",
+    "eval": "resumes the test",
     "report": "draws it again",
-    "probe": "begins the probe again",
-    "features": "goes on behind the last shard that is whole",
+    "probe": "starts the probe again",
+    "features": "resumes after the last complete shard",
     "show": "draws them again",
 }
 """Mode -> what the same command does after Ctrl-C."""
@@ -69,6 +77,7 @@ def run(config: Any, workdir: str, mode: str) -> None:
 
     if (job_name := f"main.py --mode={mode}") in NEEDS:
         check_installed(job_name)
+    log.info("%s", describe_devices())
     read_only = mode in ("eval", "report")
     if "://" not in workdir:  # else it lies in a bucket, and the path is whole
         workdir = str(Path(workdir).expanduser().resolve())
@@ -110,31 +119,38 @@ def run(config: Any, workdir: str, mode: str) -> None:
         log.warning("%d video(s) could not be read and were left out.", left_out)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
+    """Returns the exit code: 0 (also if SIGTERM has stopped it, with everything saved), 1 for an error, 130 after Ctrl-C."""
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not Path(file).is_file():
         sys.exit(no_config_file(file))
-    message = None
+    message, code = None, 0
+    resumes = f"The same command {RESUMES[MODE.value]}."
+    second_interrupt_exits(f"Interrupted again: stopped at once. {resumes}")
     try:
         start_distributed(DISTRIBUTED.value)  # before anything that asks JAX for its devices
         log_to_stderr()
-        from timesformer_jax.training.preemption import Preempted
+        from timesformer_jax.preemption import Preempted
 
         try:
             run(CONFIG.value, str(WORKDIR.value), str(MODE.value))
-        except Preempted as told:
-            log.warning("%s", told)
+            if commands := next_commands(str(MODE.value), sys.orig_argv, CONFIG.value, str(WORKDIR.value)):
+                log.info("Next:\n%s", "\n".join(f"  {command}" for command in commands))
+        except Preempted as stopped:
+            log.warning("%s", stopped)
+            code = INTERRUPTED if stopped.interrupted else 0
     except MissingPackageError as error:
-        message = f"Error: {error.within('main.py')}"
+        message, code = f"Error: {error.within('main.py')}", 1
     except InputError as error:
-        message = f"Error: {error}"
+        message, code = f"Error: {error}", 1
     except KeyboardInterrupt:
-        message = f"Interrupted. The same command {GOES_ON[MODE.value]}."
+        message, code = f"Interrupted. {resumes}", INTERRUPTED
     # Only now, and with the frames of the exception gone: a data pipeline that still lives when the interpreter shuts down
     # waits for the interpreter, and the process never ends.
     gc.collect()
     if message:
-        sys.exit(message)
+        print(message, file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

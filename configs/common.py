@@ -77,11 +77,12 @@ def new_config(**sections: Any) -> ConfigDict:
     config: Any = ConfigDict(
         {
             "seed": 0,
-            # A sentence about the recipe for the log and results.json.
-            "note": config_dict.placeholder(str),
             # What to begin with where the workdir has no checkpoint: a file, folder or name that `timesformer_jax.load` takes
             # (a run's workdir, too). Not given, or None: random numbers.
             "init_from": config_dict.placeholder(str),
+            # A sentence about the run for its log and results.json, such as what the config is not good for. It is left out if
+            # `init_from` is set.
+            "note": config_dict.placeholder(str),
             # A few steps on a few videos, with every number that isn't finite shown where it arises.
             "debug": False,
             # The first batch alone, unchanged, until its loss is near zero: whether model and data fit together at all.
@@ -138,6 +139,8 @@ def new_config(**sections: Any) -> ConfigDict:
                 "name": "sgd",
                 "learning_rate": 0.005,
                 "schedule": "constant",
+                # For the schedule "steps": (epoch, share of learning_rate) pairs. A begin that is text is a fraction of the run
+                # and moves with `train.num_epochs`: ((0, 1.0), ("11/15", 0.1)).
                 "steps": (),
                 "warmup_epochs": 0.0,
                 "weight_decay": 1e-4,

@@ -51,9 +51,13 @@ FIELDS = {
 }
 """Data set -> the fields of `data` that only it has, with their usual values; None is a text that isn't given."""
 
+TOY = (
+    "A toy: this small model learns from random weights, to try out a data set and not for accuracy; "
+    "--config=configs/folder.py:{dataset},finetune fine-tunes published weights."
+)
+"""Goes into the log and results.json."""
+
 SMALL: Table = {
-    "note": "A toy: a small model from scratch, to try a data set. To fine-tune published weights, use the variant finetune: "
-    "--config=configs/folder.py:DATASET,finetune.",
     "model": {
         "image_size": 64,
         "embed_dim": 128,
@@ -110,5 +114,5 @@ def get_config(name: str = "video_folder") -> ConfigDict:
     fields: dict[str, Any] = {
         key: config_dict.placeholder(str) if value is None else value for key, value in FIELDS[dataset].items()
     }
-    data = {"data": videos(dataset, storage="jpeg", short_side=96, **fields)}
+    data = {"data": videos(dataset, storage="jpeg", short_side=96, **fields), "note": TOY.format(dataset=dataset)}
     return recipe("folder", VARIANTS, ",".join(changes), SMALL, data)

@@ -42,7 +42,7 @@ OFFICIAL: Table = {
         "name": "sgd",
         "learning_rate": 0.005,
         "schedule": "steps",
-        "steps": ((0, 1.0), (11, 0.1), (14, 0.01)),
+        "steps": ((0, 1.0), ("11/15", 0.1), ("14/15", 0.01)),  # at epochs 11 and 14 of 15
         "warmup_epochs": 0.0,
         "momentum": 0.9,
         # Of everything, biases, LayerNorms and embeddings too: the official list of exceptions is never used.

@@ -1,8 +1,15 @@
 """main.py's command line: usage, flags and configs refused in one line, log lines above the progress bar."""
 
+import functools
+import json
 import logging
+import os
 import re
+import shlex
+import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +18,13 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
+from etils import epath
 from ml_collections import ConfigDict, FieldReference, config_flags
 from tqdm import tqdm
 
 import timesformer_jax
 from timesformer_jax.errors import did_you_mean
+from timesformer_jax.preemption import SAME_INTERRUPT
 
 log = logging.getLogger("timesformer_jax")
 
@@ -44,6 +53,9 @@ Jobs over single files, such as `timesformer predict`: `timesformer --help`.
 
 REQUIRED = {"config": "FILE", "workdir": "FOLDER"}
 """Flag -> what it takes."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -186,3 +198,82 @@ def log_to_stderr() -> None:
     absl_logging.set_verbosity(absl_logging.INFO)
     number = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
     handler.setFormatter(logging.Formatter(f"%(asctime)s {number}%(message)s", "%H:%M:%S"))
+
+
+def next_commands(mode: str, typed: Sequence[str], config: Any, workdir: str) -> list[str]:
+    """Commands that may follow a job that has ended, as they can be copied to the shell that it was started in.
+
+    Args:
+        mode: That of the job.
+        typed: The job's own command, as in `sys.orig_argv`.
+        config: Its config.
+        workdir: Its folder, as it was given.
+    """
+    workdir = os.path.expanduser(workdir)
+
+    def again(mode: str, *, without: str = "") -> str:
+        flags, drop_next = [], False
+        for argument in typed:
+            if drop_next:
+                drop_next = False
+            elif re.fullmatch("--?mode", argument):
+                drop_next = True
+            elif not re.match("--?mode=" + (f"|--?config\\.({without})(=|$)" if without else ""), argument):
+                flags.append(argument)
+        return shlex.join([*flags, *([f"--mode={mode}"] if mode != "train" else [])])
+
+    def library(job: str, *arguments: str) -> str:
+        return shlex.join([typed[0], "-m", "timesformer_jax", job, *arguments])
+
+    predict = functools.partial(library, "predict", _some_video(config, workdir))
+    if mode == "train" and (config.debug or config.overfit_batch):
+        return [again("train", without="debug|overfit_batch")]
+    if mode in ("train", "eval"):
+        return [again("report"), predict(f"--checkpoint={workdir}")]
+    if mode == "show":
+        return [again("train")]
+    if mode == "probe" and config.probe.kind == "linear":
+        return [predict(f"--checkpoint={os.path.join(workdir, 'probe')}")]
+    if mode == "features":
+        return [
+            library("embed", os.path.join(workdir, "features", split), f"--output=features_{split}.png")
+            for split in config.features.splits
+        ]
+    return []
+
+
+def _some_video(config: Any, workdir: str) -> str:
+    """A video that the test in the workdir has scored, if it is a file here; a placeholder else."""
+    file, root = epath.Path(workdir) / "predictions.jsonl", config.data.get("root")
+    if root and file.exists():
+        with file.open() as lines:
+            name = json.loads(next(iter(lines), "{}")).get("video", "")
+        path = Path(root).expanduser() / name
+        if name and path.is_file():
+            return str(path)
+    return "VIDEO"
+
+
+def second_interrupt_exits(message: str) -> None:
+    """From now on the second Ctrl-C prints `message` and ends the process at once, with the exit code `INTERRUPTED`.
+
+    Also while it compiles, waits for a batch or writes a checkpoint, where no Python handler would run: a thread reads the
+    signals that the interpreter's own handler has noted.
+    """
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a terminal's Ctrl-C reaches child processes too
+
+    def watch() -> None:
+        first = None
+        while byte := os.read(reads, 1):
+            if byte[0] != signal.SIGINT:
+                continue
+            if first is None:
+                first = time.monotonic()
+            elif time.monotonic() - first > SAME_INTERRUPT:
+                os.write(2, f"\n{message}\n".encode())
+                os._exit(INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True, name="second interrupt").start()

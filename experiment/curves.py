@@ -5,7 +5,7 @@ from typing import Any
 from timesformer_jax.evaluation.figures import Curve
 
 PANELS: dict[str, dict[str, str]] = {
-    "loss": {"training": "train/loss"},
+    "loss": {"training": "train/loss", "validation": "val/loss"},
     "top-1": {"training": "train/top1", "validation": "val/top1"},
     "learning rate": {"training": "train/learning_rate"},
     "gradient norm": {"training": "train/grad_norm"},

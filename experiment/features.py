@@ -28,6 +28,7 @@ from timesformer_jax.features import (
     folder_at,
 )
 from timesformer_jax.modeling import parameter_shapes
+from timesformer_jax.preemption import watch_preemption
 from timesformer_jax.training.activations import split_activations, split_clips
 from timesformer_jax.training.mesh import Share
 
@@ -93,8 +94,12 @@ def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> N
     )
     compute = make_feature_fn(job, options.kind)
     quiet = not sys.stderr.isatty() or jax.process_index() > 0
-    with tqdm(total=len(missing), desc=split, unit="shard", dynamic_ncols=True, disable=quiet) as bar:
+    bar = tqdm(total=len(missing), desc=split, unit="shard", dynamic_ncols=True, disable=quiet)
+    with bar, watch_preemption("the shard under way") as stops:
         for mine, writes in turns(missing, job.share):
+            if stops():
+                done = num_shards - len(writer.missing())
+                raise stops.preempted(f"{done} of {num_shards} shards of '{split}' are written")
             rows = _rows(job, params, compute, split, views, part=(mine, num_shards))
             if writes:
                 writer.write(mine, rows)

@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +21,8 @@ from timesformer_jax import evaluation, training
 from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import describe_model
 from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
-from timesformer_jax.training.clock import DeviceClock
+from timesformer_jax.training.clock import DeviceClock, Timing
+from timesformer_jax.training.log_lines import epoch_text, number, rate_words
 
 log = logging.getLogger("timesformer_jax")
 
@@ -82,21 +82,20 @@ def probe(job: Job) -> None:
     clock = DeviceClock()
     incoming = clock.batches(job.training_batches(local_batch_size, first_clip=0))
     bar = tqdm(total=total_steps, desc="probe", unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty() or _further())
-    began, since = time.perf_counter(), 0
     try:
         for step in range(1, total_steps + 1):
             state, metrics = step_fn(state, backbone, training.to_devices(next(incoming), job.mesh))
             clock.dispatched(metrics)
             bar.update()
-            since += 1
+            if step == 1:  # compiling, filling the pipeline: no part of the rates
+                clock.restart()
             if step % config.train.log_every_steps == 0 or step == total_steps:
-                _tell_step(jax.device_get(metrics), step, total_steps, since * batch_size, began, clock.take_waited())
-                began, since = time.perf_counter(), 0
+                figures = jax.device_get(metrics)
+                _tell_step(figures, step, total_steps, step / steps_per_epoch, clock.take(step), batch_size)
             if step % evaluate_every == 0 and step < total_steps:
                 found, _ = _test(job, score, (backbone, state.params), len(rates))
                 log.info("After %d of %d steps the best head is %s.", step, total_steps, _named(found, rates))
-                clock.take_waited()  # the test is no part of the next line's figures
-                began, since = time.perf_counter(), 0
+                clock.restart()  # the test is no part of the next line's figures
     finally:
         bar.close()
         clock.close()
@@ -120,20 +119,20 @@ def _further() -> bool:
     return jax.process_index() > 0
 
 
-def _tell_step(metrics: Any, step: int, total_steps: int, clips: int, began: float, waited: float) -> None:
-    seconds = max(time.perf_counter() - began, 1e-9)
+def _tell_step(metrics: Any, step: int, total_steps: int, epoch: float, timing: Timing | None, batch_size: int) -> None:
     finite = np.isfinite(metrics["loss"])
-    lost = "" if finite.all() else f"; {(~finite).sum()} of {len(finite)} heads have diverged"
-    log.info(
-        "Step %d of %d: loss of the best head %.4f, of the worst %.4f; %.1f clips/s, %.0f %% waiting for data%s.",
-        step,
-        total_steps,
-        metrics["loss"][finite].min(initial=math.inf),
-        metrics["loss"][finite].max(initial=-math.inf),
-        clips / seconds,
-        100 * min(waited / seconds, 1.0),
-        lost,
-    )
+    words = [
+        f"step {step}/{total_steps} (epoch {epoch_text(epoch)})",
+        f"loss {number(metrics['loss'][finite].min(initial=math.inf))} (best head)",
+        f"{number(metrics['loss'][finite].max(initial=-math.inf))} (worst head)",
+    ]
+    if timing is not None:
+        seconds = timing.seconds / timing.steps
+        rates = {"clips_per_second": batch_size / seconds, "waiting_for_data": timing.waited / timing.seconds}
+        words += rate_words(rates, (total_steps - step) * seconds if step < total_steps else None)
+    if not finite.all():
+        words.append(f"{(~finite).sum()} of {len(finite)} heads have diverged")
+    log.info("%s", " ".join(words))
 
 
 def _test(job: Job, score: Any, params: Any, num_heads: int) -> tuple[list[Accuracies], int]:

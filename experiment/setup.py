@@ -144,6 +144,11 @@ class Job:
         )
 
     @property
+    def note(self) -> str | None:
+        """The config's `note`, unless the run begins with weights of its own choice."""
+        return None if self.config.init_from else self.config.note
+
+    @property
     def local_batch_size(self) -> int:
         """Clips of a training batch that this process brings."""
         return self.config.train.batch_size // self.share.count
@@ -209,10 +214,10 @@ class Job:
             part=part or (self.share.index, self.share.count),
         )
 
-    def predict(
+    def score_clips(
         self, params: Any, split: str, *, num_clips: int, num_crops: int, between: Callable[[], None] | None = None
-    ) -> evaluation.Predictions:
-        """The scores of every video of a split, on every process; `between` is called before every batch, and may raise."""
+    ) -> evaluation.ClipScores:
+        """Scores of every clip of a split, on every process; `between` is called before every batch, and may raise."""
 
         def batches() -> Iterator[dict[str, np.ndarray]]:
             for batch in self.test_batches(split, num_clips=num_clips, num_crops=num_crops):
@@ -220,14 +225,8 @@ class Job:
                     between()
                 yield batch
 
-        return evaluation.predict_videos(
-            self.score,
-            params,
-            batches(),
-            average=self.config.eval.average,
-            num_crops=num_crops,
-            mesh=self.mesh,
-            objective=self.objective,
+        return evaluation.score_clips(
+            self.score, params, batches(), num_crops=num_crops, mesh=self.mesh, objective=self.objective
         )
 
 

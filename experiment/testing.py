@@ -11,10 +11,10 @@ from etils import epath
 from tqdm import tqdm
 
 from experiment.setup import Job
-from timesformer_jax import evaluation, training
+from timesformer_jax import evaluation
 from timesformer_jax.evaluation import ClipScores, PartialTest
 from timesformer_jax.modeling import describe_model
-from timesformer_jax.training.preemption import watch_preemption
+from timesformer_jax.preemption import watch_preemption
 from timesformer_jax.video import nearest_clips
 
 log = logging.getLogger("timesformer_jax")
@@ -26,7 +26,7 @@ PARTIAL = "test.part"
 def test(job: Job, params: Any, step: int) -> None:
     """Scores every video of `eval.split` with all its views; writes results.json, predictions.jsonl and confusion.csv.
 
-    Goes on with the same test where that was stopped. Raises `Preempted` where the process is told to end.
+    Resumes the same test if that was stopped. Raises `Preempted` after SIGTERM or Ctrl-C.
     """
     options = job.config.eval
     views = {"num_clips": options.num_clips, "num_crops": options.num_crops}
@@ -43,7 +43,7 @@ def test(job: Job, params: Any, step: int) -> None:
         **evaluation.figures(scores, options.average, _subsets(job, scores)),
         "step": step,
         "model": describe_model(job.model),
-        **({"note": job.config.note} if job.config.note else {}),
+        **({"note": job.note} if job.note else {}),
     }
     if jax.process_index() == 0:
         names = job.data.label_names
@@ -92,16 +92,13 @@ def _score(job: Job, params: Any, step: int, views: dict[str, int]) -> tuple[Cli
         dynamic_ncols=True,
         disable=further or not sys.stderr.isatty(),
     )
-    with bar, watch_preemption() as told_to_end:
+    with bar, watch_preemption("the batches that are done") as stops:
 
         def incoming() -> Iterator[dict[str, np.ndarray]]:
             batches.skip(partial.num_done)
             for done in range(partial.num_done, len(batches)):
-                if told_to_end():
-                    raise training.Preempted(
-                        f"Told to end: {done} of {len(batches)} batches of the test are done. The same command goes on from "
-                        "there."
-                    )
+                if stops():
+                    raise stops.preempted(f"{done} of {len(batches)} batches of the test are done")
                 yield next(batches)
                 bar.update()
 

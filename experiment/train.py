@@ -1,5 +1,6 @@
 """`--mode=train`: goes on from the workdir's newest checkpoint, or begins; trains to the end, then tests."""
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -95,6 +96,7 @@ def train(job: Job) -> None:
         evaluate_every=every(config.train.evaluate_every_epochs),
         checkpoint_every=every(config.train.checkpoint_every_epochs),
         most_skipped=config.train.max_skipped_steps,
+        steps_per_epoch=steps_per_epoch,
         stop_below=overfit_loss if config.overfit_batch else -math.inf,
         compiled_ahead=not config.debug,
     )
@@ -109,22 +111,22 @@ def train(job: Job) -> None:
         losses.extend([scalars["train/loss"]] if "train/loss" in scalars else [])
         writer.write_scalars(step, scalars)
 
-    state = training.train(
-        state=state,
-        train_step=step,
-        batches=_batches(job, first_clip),
-        mesh=job.mesh,
-        plan=plan,
-        learning_rate=optimizer.learning_rate,
-        # The backward pass takes twice what the forward pass does.
-        flops_per_clip=3 * 2 * count_multiply_adds(job.model, for_logits=True),
-        write_scalars=write_scalars,
-        checkpoints=job.checkpoints,
-        pipeline_state=lambda step: {"next_clip": first_clip + (step - first_step) * config.train.batch_size},
-        evaluate=functools.partial(_validate, job),
-        profile=str(epath.Path(job.workdir) / "profile") if config.profile else None,
-    )
-    writer.close()
+    with contextlib.closing(writer):  # written out also if training stops early
+        state = training.train(
+            state=state,
+            train_step=step,
+            batches=_batches(job, first_clip),
+            mesh=job.mesh,
+            plan=plan,
+            learning_rate=optimizer.learning_rate,
+            # The backward pass takes twice what the forward pass does.
+            flops_per_clip=3 * 2 * count_multiply_adds(job.model, for_logits=True),
+            write_scalars=write_scalars,
+            checkpoints=job.checkpoints,
+            pipeline_state=lambda step: {"next_clip": first_clip + (step - first_step) * config.train.batch_size},
+            evaluate=functools.partial(_validate, job),
+            profile=str(epath.Path(job.workdir) / "profile") if config.profile else None,
+        )
     if config.overfit_batch:
         _judge(losses[-1] if losses else None, overfit_loss, int(state.step))
         return
@@ -133,28 +135,26 @@ def train(job: Job) -> None:
 
 def _begin(job: Job, optimizer: Any, total_steps: int) -> training.TrainState:
     """The workdir's newest checkpoint, else the weights of `init_from`, else random numbers; the log says which."""
-    config, params = job.config, None
-    if job.checkpoints.latest_step is None and config.init_from:
-        pretrained = job.load_init_from()
-        params = pretrained.params
-        log.info("Beginning with the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
-    elif job.checkpoints.latest_step is None:
-        log.info("Beginning with random weights (seed %d): neither a checkpoint nor init_from.", config.seed)
-    state = training.init_state(job.model, optimizer, config.seed, job.mesh, params=params, ema=config.train.ema_decay > 0)
-    state = job.checkpoints.restore(state)
-    if step := int(state.step):
+    config, params, ema = job.config, None, job.config.train.ema_decay > 0
+    if (step := job.checkpoints.latest_step) is not None:
+        state = job.checkpoints.restore(training.state_shapes(job.model, optimizer, job.mesh, ema=ema))
         rest = f"{total_steps - step} steps to go" if step < total_steps else "nothing left to train"
         log.info("Going on from the checkpoint of step %d in %s: %s.", step, job.workdir, rest)
         if config.init_from:
             log.info("init_from=%s is left aside: it is for a workdir without a checkpoint.", config.init_from)
-    return state
+        return state
+    if config.init_from:
+        pretrained = job.load_init_from()
+        params = pretrained.params
+        log.info("Beginning with the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
+    else:
+        log.info("Beginning with random weights (seed %d): neither a checkpoint nor init_from.", config.seed)
+    return training.init_state(job.model, optimizer, config.seed, job.mesh, params=params, ema=ema)
 
 
 def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
     """What is about to happen, in the log."""
     config, data = job.config, job.data
-    if config.note:
-        log.warning("%s", config.note)
     names = data.label_names
     log.info("Labels: %s.", ", ".join(names[:20]) + (", ..." if len(names) > 20 else ""))
     log.info("Where the parameters are:\n%s", training.placement_table(state.params, state.opt_state, job.mesh))
@@ -176,6 +176,16 @@ def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
         total_steps,
         config.train.num_epochs,
     )
+    late = [begin for begin, _ in config.optimizer.steps if not isinstance(begin, str) and begin >= config.train.num_epochs]
+    if config.optimizer.schedule == "steps" and late:
+        log.warning(
+            "optimizer.steps begin at epoch %s, which this run of %.4g epochs does not reach: the learning rate stays higher "
+            'than they say. Give other epochs, or fractions of the run, such as ("11/15", 0.1).',
+            ", ".join(f"{begin:g}" for begin in late),
+            config.train.num_epochs,
+        )
+    if note := job.note:
+        log.info("%s", note)
     if config.pixels.flip == "auto":
         log.info("Flips are %s: %s label speaks of left or right.", job.pixels.flip, "no" if job.pixels.flip == "on" else "a")
 
@@ -192,9 +202,10 @@ def _batches(job: Job, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
 
 def _validate(job: Job, state: training.TrainState, check: Callable[[], None]) -> tuple[dict[str, float], float]:
     """One clip and crop of every validation video; `check` is called between batches."""
-    predictions = job.predict(state.best_params, "val", num_clips=1, num_crops=1, between=check)
-    found = evaluation.accuracies(predictions)
-    return {f"val/{name}": value for name, value in found.items()}, found.get("map", found["top1"])
+    scores = job.score_clips(state.best_params, "val", num_clips=1, num_crops=1, between=check)
+    found = evaluation.accuracies(scores.predictions(job.config.eval.average))
+    figures = {"loss": evaluation.mean_loss(scores), **found}
+    return {f"val/{name}": value for name, value in figures.items()}, found.get("map", found["top1"])
 
 
 def _judge(loss: float | None, low_enough: float, steps: int) -> None:

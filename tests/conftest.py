@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ if jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters={newer} {os.environ.get('XLA_FLAGS', '')}"
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script has started the tests in the background
 
 from tests.support import Golden, load_golden, moving_square, write_video  # noqa: E402  (after the strict settings)
 

@@ -2,17 +2,20 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from main import GOES_ON
-from tests.runs import ROOT, on_devices, predictions, results
+from experiment.command_line import MODES, next_commands
+from tests.runs import ROOT, config_of, on_devices, predictions, results
+from timesformer_jax.preemption import SAME_INTERRUPT
 
 
 def command(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
@@ -37,15 +40,16 @@ def test_the_command_ends_in_one_line_and_not_with_0(tmp_path: Path, arguments: 
     done = command(*arguments, f"--workdir={tmp_path}")
     assert done.returncode == code
     assert "Traceback" not in done.stderr
-    assert re.search(words, done.stderr)
-    assert len(done.stderr.strip().splitlines()) == 1
+    *before, last = done.stderr.strip().splitlines()
+    assert re.search(words, last)
+    assert len(before) == int("data.root" in str(arguments))  # the devices, before the data are opened
 
 
 def test_the_command_alone_shows_an_example_and_the_modes():
     done = command()
     assert (done.returncode, done.stdout) == (2, "")
     assert "--config=configs/folder.py:video_folder,finetune --config.data.root=FOLDER --workdir=runs/mine" in done.stderr
-    assert re.findall(r"^  ([a-z]+) ", done.stderr, re.MULTILINE)[1:] == [*GOES_ON]
+    assert re.findall(r"^  ([a-z]+) ", done.stderr, re.MULTILINE)[1:] == [*MODES]
 
 
 def test_none_unsets_optional_fields():
@@ -80,9 +84,35 @@ def test_an_interrupted_run_ends_and_goes_on(tmp_path: Path, made_clips: Path, d
         _, errors = process.communicate(timeout=180)
     finally:
         process.kill()
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "Traceback" not in errors
-    assert errors.strip().splitlines()[-1] == "Interrupted. The same command goes on from the newest checkpoint."
+    assert "Interrupted: saving the next step, then stopping. Ctrl-C again stops at once" in errors
+    saved = re.search(r"Interrupted: saved step (\d+) of \d+\. The same command resumes from there\.$", errors.strip())
+    assert saved, errors
+    assert (tmp_path / "checkpoints" / saved[1]).is_dir()
+
+
+def test_the_second_interrupt_ends_the_process_at_once():
+    """Here in C code that no Python handler can interrupt, as a compilation is."""
+    code = (
+        "import hashlib, signal; from experiment.command_line import second_interrupt_exits; "
+        "second_interrupt_exits('At once.'); signal.signal(signal.SIGINT, lambda *_: None); print('ready', flush=True); "
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"
+    )
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, **pipes) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)  # a launcher's, of the same key
+            time.sleep(SAME_INTERRUPT + 0.2)
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, errors) == (130, "\nAt once.\n")
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +153,50 @@ def test_the_readmes_command_learns_a_folder_by_heart(tmp_path: Path, clips_with
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "run")["top1"] == 1.0
     assert test["unreadable"] + results(tmp_path / "run")["unreadable"] >= 3
+
+
+TYPED = [
+    "python",
+    "main.py",
+    "--config=configs/folder.py",
+    "--config.data.root=/my videos",
+    "--mode",
+    "train",
+    "--workdir=runs/a b",
+]
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "expected"),
+    [
+        (
+            "train",
+            {},
+            [
+                "python main.py --config=configs/folder.py '--config.data.root=/my videos' '--workdir=runs/a b' --mode=report",
+                "python -m timesformer_jax predict VIDEO '--checkpoint=runs/a b'",
+            ],
+        ),
+        (
+            "train",
+            {"overfit_batch": True},
+            ["python main.py --config=configs/folder.py '--config.data.root=/my videos' '--workdir=runs/a b'"],
+        ),
+        ("probe", {}, ["python -m timesformer_jax predict VIDEO '--checkpoint=runs/a b/probe'"]),
+        ("features", {}, ["python -m timesformer_jax embed 'runs/a b/features/val' --output=features_val.png"]),
+        ("report", {}, []),
+    ],
+)
+def test_next_commands_are_those_that_were_typed(mode: str, changes: dict, expected: list[str]):
+    typed = [*TYPED, *(f"--config.{name}={value}" for name, value in changes.items())]
+    assert next_commands(mode, typed, config_of("folder", **changes), "runs/a b") == expected
+
+
+def test_the_next_command_names_a_video_that_is_there(tmp_path: Path):
+    (tmp_path / "predictions.jsonl").write_text('{"video": "a/1 x.mp4"}\n')
+    config = config_of("folder", **{"data.root": str(tmp_path)})
+    assert next_commands("eval", TYPED, config, "runs/a")[1].split()[4] == "VIDEO"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1 x.mp4").touch()
+    command = next_commands("eval", TYPED, config, str(tmp_path))[1]
+    assert shlex.split(command)[4:] == [str(tmp_path / "a" / "1 x.mp4"), f"--checkpoint={tmp_path}"]

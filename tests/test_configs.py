@@ -156,6 +156,12 @@ def test_the_folders_first_word_is_a_data_set():
         config_of("folder", "hmdb51,ucf101")
 
 
+def test_only_the_small_model_from_random_weights_is_called_a_toy():
+    assert "configs/folder.py:ucf101,finetune" in config_of("folder", "ucf101").note
+    assert config_of("folder", "ucf101,finetune").note is None
+    assert config_of("k400").note is None
+
+
 def test_the_later_variant_wins():
     assert config_of("k400", "hr,large").clips.sampling_rate == 4.0
     assert config_of("k400", "large,hr").clips.sampling_rate == 16.0

@@ -123,7 +123,10 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-GROUND = {f"timesformer_jax.{name}" for name in ("_typing", "atomic_write", "errors", "extras", "interpolation", "labels")}
+GROUND = {
+    f"timesformer_jax.{name}"
+    for name in ("_typing", "atomic_write", "devices", "errors", "extras", "interpolation", "labels", "preemption")
+}
 
 MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself and GROUND
     "timesformer_jax/modeling": set(),

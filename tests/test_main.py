@@ -37,11 +37,13 @@ def test_training_leaves_checkpoints_metrics_and_results(trained: Path):
     assert (trained / "checkpoints" / "2").is_dir()
     assert training.Checkpoints(str(trained / "checkpoints"), {}, read_only=True).pipeline == {"next_clip": 16}
     (events,) = trained.glob("events.out.tfevents*")
-    for tag in (b"train/loss", b"train/waiting_for_data", b"val/top1"):
+    for tag in (b"train/loss", b"val/loss", b"val/top1"):
         assert tag in events.read_bytes()
     result = results(trained)
     assert (result["split"], result["num_videos"], result["num_clips"], result["num_crops"]) == ("val", 3, 2, 3)
     assert result["step"] == 2
+    assert result["note"].startswith("A toy: this small model learns from random weights")
+    assert "--config=configs/folder.py:video_folder,finetune" in result["note"]
     assert 0 <= result["top1"] <= result["top5"] == 1
     rows = predictions(trained)
     assert len(rows) == 3
@@ -137,7 +139,9 @@ def test_a_report_needs_a_test_whose_checkpoint_is_there(trained: Path, tmp_path
         main.run(small_folder(made_clips, data_dir), str(tmp_path / "run"), "report")
 
 
-def test_a_second_run_goes_on_and_ends_where_one_run_ends(tmp_path: Path, made_clips: Path, data_dir: str):
+def test_a_second_run_goes_on_and_ends_where_one_run_ends(
+    tmp_path: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch
+):
     """Two epochs and two more are four at a stretch, to the last bit; over another mesh, frames split too, to 1e-5."""
     options = {
         "optimizer.schedule": "constant",
@@ -153,6 +157,7 @@ def test_a_second_run_goes_on_and_ends_where_one_run_ends(tmp_path: Path, made_c
     main.run(small_folder(made_clips, data_dir, **options), str(tmp_path / "parts"), "train")
     assert results(tmp_path / "parts")["step"] == 2
     shutil.copytree(tmp_path / "parts", tmp_path / "other")
+    monkeypatch.setattr(training, "init_state", None)  # resuming makes no second state
     main.run(small_folder(made_clips, data_dir, **longer), str(tmp_path / "parts"), "train")
     main.run(small_folder(made_clips, data_dir, **other), str(tmp_path / "other"), "train")
     assert results(tmp_path / "parts")["step"] == results(tmp_path / "whole")["step"] == 4
@@ -172,9 +177,13 @@ def test_a_run_begins_with_another_runs_weights(tmp_path: Path, trained: Path, m
     """`init_from` counts only where the workdir has no checkpoint; the log says what was used."""
     options = {"init_from": str(trained), "optimizer.learning_rate": 1e-12, "train.ema_decay": 0.5}
     options |= {"train.evaluate_every_epochs": 2.0, **ONE_VIEW}
+    options |= {"optimizer.schedule": "steps", "optimizer.steps": ((0, 1.0), ("1/2", 0.1), (2, 0.01))}
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
         assert f"Beginning with the weights of init_from={trained}" in caplog.text
+        assert "optimizer.steps begin at epoch 2, which this run of 2 epochs does not reach" in caplog.text
+        assert "A toy" not in caplog.text
+        assert "note" not in results(tmp_path)
         assert "init_from=" not in caplog.text.partition("Going on from the checkpoint")[2]
         before, after = (read_checkpoint(path / "checkpoints" / "2")[0] for path in (trained, tmp_path))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), before, after)

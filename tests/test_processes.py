@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import main
+import timesformer_jax as tsf
 from experiment.curves import read_curves
 from tests.runs import ROOT, config_of, on_devices, predictions, results
 from timesformer_jax import training
@@ -101,7 +102,7 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     while not list((tmp_path / "two").glob("checkpoints/[0-9]")) and time.monotonic() < deadline:
         time.sleep(0.05)
     both[1].send_signal(signal.SIGTERM)
-    told = [re.findall(r"Told to end: saved step (\d+) of 40", error) for error in finish(both)]
+    told = [re.findall(r"Stopped early: saved step (\d+) of 40", error) for error in finish(both)]
     assert told[0] == told[1], told
     assert len(told[0]) == 1, "the run was over before it was told to end"
     step = int(told[0][0])
@@ -136,6 +137,32 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
 def test_processes_that_cannot_meet(environment: dict, mode: str, words: str):
     done = joined(environment, mode)
     assert re.search(words, done.stderr), done
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("NUM_PROCESSES=2", r"NUM_PROCESSES=2 without JAX_COORDINATOR_ADDRESS: this process would train alone\. Set JAX_"),
+        ("PROCESS_ID=0", "PROCESS_ID=0 without JAX_COORDINATOR_ADDRESS"),
+        ("NUM_PROCESSES=2 PROCESS_ID=1", "NUM_PROCESSES=2 and PROCESS_ID=1 without JAX_COORDINATOR_ADDRESS"),
+        ("NUM_PROCESSES=2 JAX_COORDINATOR_ADDRESS=", "without JAX_COORDINATOR_ADDRESS"),
+        ("JAX_COORDINATOR_ADDRESS=a:1 NUM_PROCESSES=2", "NUM_PROCESSES=2 without PROCESS_ID: set both"),
+        ("JAX_COORDINATOR_ADDRESS=a:1 PROCESS_ID=1", "PROCESS_ID=1 without NUM_PROCESSES: set both"),
+        ("JAX_COORDINATOR_ADDRESS=a:1 PROCESS_ID=2 NUM_PROCESSES=2", r"processes are numbered from 0 to 1\."),
+        ("JAX_COORDINATOR_ADDRESS=a:1 PROCESS_ID=0 NUM_PROCESSES=0", "NUM_PROCESSES must be at least 1, got 0"),
+        ("JAX_COORDINATOR_ADDRESS=a:1 PROCESS_ID=-1 NUM_PROCESSES=2", "PROCESS_ID must be a whole number, got '-1'"),
+    ],
+)
+def test_a_part_of_the_three_variables_is_an_error(given: str, words: str, monkeypatch: pytest.MonkeyPatch):
+    """Before JAX is asked for anything; with --distributed=off they are ignored."""
+    for name in ("JAX_COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (entry.split("=") for entry in given.split()):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.distributed, "initialize", None)
+    with pytest.raises(tsf.InputError, match=words):
+        training.start_distributed("auto")
+    training.start_distributed("off")
 
 
 def joined(environment: dict[str, str], mode: str) -> subprocess.CompletedProcess[str]:

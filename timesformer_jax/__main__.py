@@ -9,6 +9,7 @@ from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.extras import MissingPackageError, check_installed
 from timesformer_jax.jobs import check, convert, cost, embed, explain, features, predict, zoo
 from timesformer_jax.jobs.parser import Parser
+from timesformer_jax.preemption import Preempted
 
 JOBS = {
     "predict": predict,
@@ -25,7 +26,7 @@ JOBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job.
 
-    Returns the exit code: 0, or 1 if something could not be done (stderr says what). Usage errors exit with 2.
+    Returns the exit code: 0, 1 if something could not be done (stderr says what), 130 after Ctrl-C. Usage errors exit with 2.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     parser, jobs = _parsers()
@@ -46,8 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Error: {error.within(arguments.job)}", file=sys.stderr)
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
+    except Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        return 130 if stopped.interrupted else 0
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1

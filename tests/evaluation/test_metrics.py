@@ -172,3 +172,21 @@ def test_of_equal_scores_the_first_class_comes_first():
     for function in (evaluation.measure, evaluation.accuracies):
         with pytest.raises(tsf.InputError, match="scores are not finite"):
             function(lost)
+
+
+@pytest.mark.parametrize("objective", ["softmax", "sigmoid"])
+def test_mean_loss_is_that_of_each_videos_mean_logits(objective: str):
+    """Of videos with one, three and two clips of two crops each; the sums beside the logits have no part in it."""
+    num_clips, logits = np.array([1, 3, 2]), RANDOM.normal(size=(6, 2, 4)).astype(np.float32)  # [clips, crops, classes]
+    labels = np.array([2, 0, 3]) if objective == "softmax" else np.array([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]], np.float32)
+    sums = np.stack([np.full((6, 4), 9, np.float32), logits.sum(axis=1)], axis=1)
+    scores = evaluation.ClipScores(list("abc"), labels, num_clips, sums, 2, ("probabilities", "logits"), objective)
+    expected = []
+    for clips, label in zip(np.split(logits, [1, 4]), labels, strict=True):
+        mean = clips.reshape(-1, 4).mean(axis=0).astype(np.float64)
+        if objective == "softmax":
+            expected.append(np.log(np.exp(mean).sum()) - mean[label])
+        else:
+            odds = 1 / (1 + np.exp(-mean))
+            expected.append(-(label * np.log(odds) + (1 - label) * np.log(1 - odds)).mean())
+    assert evaluation.mean_loss(scores) == pytest.approx(np.mean(expected), rel=1e-5)

@@ -1,7 +1,9 @@
 """`timesformer features` and `timesformer embed`, as they are typed."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,23 @@ def test_they_are_what_the_model_says(
         np.testing.assert_allclose(found.seconds[:3], [0, 16 / 30, 32 / 30], atol=1e-6)
 
 
+def test_ctrl_c_finishes_the_shard_under_way(
+    checkpoint: Path, made_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    write = FeatureWriter.write
+
+    def interrupted(self: FeatureWriter, shard: int, rows: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        write(self, shard, rows)
+
+    monkeypatch.setattr(FeatureWriter, "write", interrupted)
+    output = tmp_path / "features"
+    command = ["features", str(made_clips / "down"), f"--checkpoint={checkpoint}", "--num-crops=1", "--videos-per-shard=2"]
+    assert main([*command, f"--output={output}"]) == 130
+    assert capsys.readouterr().err.endswith("Interrupted: 1 of 2 shards are written. The same command resumes from there.\n")
+    assert [path.name for path in output.glob("*.npz*")] == ["00000-of-00002.npz"]
+
+
 def test_a_job_that_was_stopped_goes_on(
     checkpoint: Path, made_clips: Path, broken_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
@@ -83,7 +102,7 @@ def test_a_job_that_was_stopped_goes_on(
         write(self, shard, rows)
 
     monkeypatch.setattr(FeatureWriter, "write", stop)
-    assert main([*command, f"--output={tmp_path / 'two'}"]) == 1
+    assert main([*command, f"--output={tmp_path / 'two'}"]) == 130
     assert f"Error: Can't read {tmp_path / 'clips' / '1 text.mp4'} as a video: " in capsys.readouterr().err
     monkeypatch.setattr(FeatureWriter, "write", write)
     monkeypatch.setattr(job, "prepared", lambda pre, paths, **views: decoded.extend(paths) or prepared(pre, paths, **views))

@@ -65,6 +65,26 @@ def test_the_newest_is_restored_on_other_devices(tmp_path: Path):
     checkpoints.close()
 
 
+def test_restoring_into_shapes_allocates_one_state(tmp_path: Path):
+    """Shapes, dtypes and placement are those of a fresh state, of which nothing is made; the average too."""
+    mesh = training.make_mesh(jax.devices()[:4], data=2, fsdp=2)
+    fresh = training.init_state(MODEL, OPTIMIZER, 0, mesh, ema=True)
+    checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))
+    checkpoints.save(fresh, 3)
+    checkpoints.wait()
+    before = sum(x.nbytes for x in jax.live_arrays())
+    shapes = training.state_shapes(MODEL, OPTIMIZER, mesh, ema=True)
+    assert sum(x.nbytes for x in jax.live_arrays()) == before
+    like = {(x.shape, x.dtype, x.sharding) for x in jax.tree.leaves(fresh)}
+    assert jax.tree.structure(shapes) == jax.tree.structure(fresh)
+    assert {(x.shape, x.dtype, x.sharding) for x in jax.tree.leaves(shapes)} == like
+    restored = checkpoints.restore(shapes)
+    checkpoints.close()
+    assert int(restored.step) == 3
+    assert {(x.shape, x.dtype, x.sharding) for x in jax.tree.leaves(restored)} == like
+    jax.tree.map(np.testing.assert_array_equal, restored.ema, fresh.params)
+
+
 def test_the_newest_two_and_the_best_are_kept(tmp_path: Path):
     """Also over a restart, where the metrics come from the disk, and where the newest have no metric."""
     saved(tmp_path / "c", 1, 2, 5, 9, metrics={1: 0.3, 2: 0.7, 5: 0.1})

@@ -1,4 +1,4 @@
-"""The share of time lost to data: nothing while the device is busy, all of it while it's idle."""
+"""Rates from the ends of steps; time lost to data: nothing while the device is busy, all of it while it's idle."""
 
 import time
 from collections.abc import Callable
@@ -42,12 +42,49 @@ def test_only_idle_time_counts(monkeypatch: pytest.MonkeyPatch, data: float, dev
     batches = clock.batches(slow_batches(data, 6))
     next(batches)
     clock.dispatched(simulated.work(device))
-    clock.take_waited()
+    clock.restart()
     for _ in range(4):
         next(batches)
         clock.dispatched(simulated.work(device))
-    assert clock.take_waited() == pytest.approx(4 * waits, abs=0.15)
-    assert clock.take_waited() == 0
+    timing = clock.take(5)
+    assert timing is not None
+    assert timing.waited == pytest.approx(4 * waits, abs=0.15)
+    assert clock.take(5) is None
+    clock.close()
+
+
+def test_a_step_is_timed_by_its_end_and_not_when_it_is_dispatched(monkeypatch: pytest.MonkeyPatch):
+    """With one step ahead in flight, as in the loop: the time of three steps belongs to three, however soon one asks."""
+    simulated = Device(monkeypatch)
+    clock = DeviceClock()
+    for _ in range(2):
+        clock.dispatched(simulated.work(0.2))
+        clock.restart()
+    began = time.perf_counter()
+    for _ in range(3):
+        clock.dispatched(simulated.work(0.2))
+    first, rest = clock.take(3), clock.take(5)
+    ended = time.perf_counter()
+    assert first is not None
+    assert rest is not None
+    assert (first.steps, rest.steps) == (1, 2)
+    assert first.seconds >= 0.19
+    assert rest.seconds >= 0.38
+    assert first.seconds + rest.seconds <= ended - began + 0.05
+    clock.close()
+
+
+def test_what_is_too_short_to_time_is_timed_with_what_follows(monkeypatch: pytest.MonkeyPatch):
+    simulated = Device(monkeypatch)
+    clock = DeviceClock()
+    monkeypatch.setattr("timesformer_jax.training.clock.SHORTEST", 0.1)
+    clock.restart()
+    clock.dispatched(simulated.work(0.0))
+    assert clock.take(1) is None
+    clock.dispatched(simulated.work(0.2))
+    timing = clock.take(2)
+    assert timing is not None
+    assert timing.steps == 2
     clock.close()
 
 
@@ -69,6 +106,8 @@ def test_an_error_on_the_device_reaches_the_loop(monkeypatch: pytest.MonkeyPatch
     time.sleep(0.1)
     with pytest.raises(RuntimeError, match="out of memory"):
         clock.dispatched(simulated.work(0.0))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        clock.take(1)
     clock.close()
 
 
@@ -76,5 +115,6 @@ def test_real_arrays():
     clock = DeviceClock()
     for batch in clock.batches(iter([1.0, 2.0])):
         clock.dispatched({"loss": jnp.asarray(batch)})
-    assert clock.take_waited() >= 0
+    clock.restart()
+    assert clock.take(2) is None
     clock.close()

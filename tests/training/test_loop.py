@@ -1,6 +1,7 @@
 """The loop: what is logged when, means over the window, checkpoints and evaluations at their steps."""
 
 import os
+import re
 import signal
 import time
 from typing import Any
@@ -119,12 +120,46 @@ def test_checkpoints_and_evaluations_come_at_their_steps():
     assert [step for step, values in written if "val/top1" in values] == [4, 8, 9]
 
 
-def test_rates_leave_the_first_step_out():
-    """A batch takes 0.1 s and nothing else does: 40 clips a second, all of the time waiting."""
-    _, written, _, _ = run([1.0] * 8, seconds=0.1, log_every=4)
-    for _, values in written:
-        assert 15 < values["train/clips_per_second"] < 42  # fewer where the machine is busy with something else
-        assert values["train/waiting_for_data"] > 0.6
+@pytest.mark.parametrize("log_every", [4, 1])
+def test_rates_leave_the_first_step_out(log_every: int):
+    """A batch takes 0.1 s and nothing else does: 40 clips a second, all of the time waiting, in every window."""
+    _, written, _, _ = run([1.0] * 8, seconds=0.1, log_every=log_every)
+    timed = [values for _, values in written if "train/clips_per_second" in values]
+    assert len(timed) == (2 if log_every == 4 else 7)  # the first step of all has no rate
+    for values in timed:
+        assert 4 < values["train/clips_per_second"] < 80  # fewer where the machine is busy with something else
+        assert values["train/waiting_for_data"] > 0.3
+
+
+def test_no_rate_is_zero():
+    """Also where a checkpoint falls one step behind a line of the log, and of a window that is too short to time."""
+    _, written, _, _ = run([1.0] * 7, seconds=0.03, checkpoint_every=3, log_every=2)
+    assert [step for step, _ in written] == [2, 3, 5, 6, 7]
+    rates = [value for _, values in written for name, value in values.items() if "per_second" in name or "teraflops" in name]
+    assert len(rates) >= 6
+    assert all(rate > 0 for rate in rates)
+    _, written, _, _ = run([1.0] * 4, log_every=1)
+    assert len(written) == 4
+    assert not any("train/waiting_for_data" in values for _, values in written[:1])
+
+
+def test_the_log_has_a_line_for_every_window(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        run([1.0, 3.0, 5.0, 7.0, 9.0, 9.0], seconds=0.05, evaluate_every=4, steps_per_epoch=3.0)
+    lines = [record.getMessage() for record in caplog.records]
+    rates = r"[\d.]+ clips/s \d+ % waiting for data"
+    expected = [
+        rf"step 2/6 \(epoch 0\.67\) loss 2 top1 50\.0 % lr 1\.0e-1 {rates} ETA \d s",
+        r"Estimated time for the whole run: \d s \(6 steps of [\d.]+ s; validations and checkpoints not included\)\.",
+        rf"step 4/6 \(epoch 1\.3\) loss 6 top1 50\.0 % lr 3\.0e-1 {rates} ETA \d s",
+        r"step 4/6 validation: top1 25\.0 %",
+        rf"step 6/6 \(epoch 2\.0\) loss 9 top1 50\.0 % lr 5\.0e-1 {rates}",
+        r"step 6/6 validation: top1 25\.0 %",
+    ]
+    told = [line for line in lines if line.startswith(("step", "Estimated"))]
+    assert len(told) == len(expected)
+    for line, pattern in zip(told, expected, strict=True):
+        assert re.fullmatch(pattern, line)
 
 
 def test_nothing_left_to_do():
@@ -160,6 +195,33 @@ def test_training_ends_early_where_the_loss_is_low_enough():
     assert saved == {5: None}
 
 
+def test_the_first_interrupt_saves_and_the_second_does_not_wait(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("timesformer_jax.preemption.SAME_INTERRUPT", 0.01)
+    times = 0
+
+    def interrupt(number: int) -> None:
+        if number >= 4:
+            nonlocal times
+            times += 1
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(training.Preempted, match=r"^Interrupted: saved step 4 of 9\. The same command resumes") as stopped:
+        run([1.0] * 9, on_batch=interrupt)
+    assert stopped.value.interrupted
+    assert times == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+    def interrupt_twice(number: int) -> None:
+        interrupt(number)
+        time.sleep(0.02)
+        interrupt(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        run([1.0] * 9, on_batch=interrupt_twice)
+    assert times == 3
+
+
 def test_told_to_end():
     """SIGTERM: the step that is under way is saved, and nothing after it."""
 
@@ -168,7 +230,7 @@ def test_told_to_end():
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(training.Preempted, match=r"saved step 4 of 9\. The same command goes on"):
+    with pytest.raises(training.Preempted, match=r"^Stopped early: saved step 4 of 9\. The same command resumes"):
         run([1.0] * 9, on_batch=tell)
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -194,6 +194,15 @@ def test_schedules(name: str):
     )
 
 
+@pytest.mark.parametrize("epochs", [15.0, 6.0, 30.0])
+def test_steps_at_fractions_of_the_run_move_with_its_epochs(epochs: float):
+    steps = ((0, 1.0), ("11/15", 0.1), ("14/15", 0.01))
+    rate = make(schedule="steps", learning_rate=1.0, steps=steps, num_epochs=epochs, steps_per_epoch=100.0).learning_rate
+    before, after = round(epochs * 100 * 11 / 15), round(epochs * 100 * 14 / 15)
+    found = [float(rate(step)) for step in (0, before - 1, before, after - 1, after)]
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -209,6 +218,9 @@ def test_schedules(name: str):
         ({"rates": (("(", 1.0),)}, r"optimizer.rates has '\(', which is no regular expression"),
         ({"schedule": "steps"}, r"optimizer.steps must be \(epoch, share of learning_rate\) pairs"),
         ({"schedule": "steps", "steps": ((0, 1.0), (11, 0.1), (10, 0.1))}, "each later than the one before"),
+        ({"schedule": "steps", "steps": ((0, 1.0), ("11/15", 0.1), (10, 0.1))}, "each later than the one before"),
+        ({"schedule": "steps", "steps": ((0, 1.0), ("half", 0.1))}, r'a fraction of the run .* such as "11/15"; got .*half'),
+        ({"schedule": "steps", "steps": ((0, 1.0), ("15/11", 0.1))}, "must be .epoch, share"),
     ],
 )
 def test_optimizers_that_cannot_work(changes: dict, words: str):

@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from timesformer_jax._typing import Float, Int, ndarray
 from timesformer_jax.errors import InputError
-from timesformer_jax.evaluation.clip_scores import Predictions
+from timesformer_jax.evaluation.clip_scores import ClipScores, Predictions
+from timesformer_jax.training.objective import OBJECTIVES, make_targets
 
 CALIBRATION_BINS = 15
 RESAMPLES = 1000
@@ -167,6 +169,18 @@ def accuracies(predictions: Predictions, top: Sequence[int] = (1, 5)) -> dict[st
     if predictions.labels.ndim == 2:
         wanted["map"] = _mean_average_precision
     return {name: _value(metric(predictions), len(predictions.names)) for name, metric in wanted.items()}
+
+
+def mean_loss(scores: ClipScores) -> float:
+    """The training objective's loss of each video's mean logits, averaged over the videos; without label smoothing.
+
+    Needs scores of which "logits" is one of the `averages`.
+    """
+    total = scores.sums[:, scores.averages.index("logits")]
+    starts = np.cumsum(scores.num_clips) - scores.num_clips
+    logits = np.add.reduceat(total, starts) / (scores.num_clips * scores.num_crops)[:, None].astype(np.float32)
+    targets = make_targets(jnp.asarray(scores.labels), logits.shape[-1])
+    return float(OBJECTIVES[scores.objective].loss(jnp.asarray(logits), targets).mean())
 
 
 def wilson_interval(share: float, count: int) -> Interval:

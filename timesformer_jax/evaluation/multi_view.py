@@ -13,10 +13,10 @@ from timesformer_jax._typing import Array, Float
 from timesformer_jax.evaluation.clip_scores import AVERAGE_NAMES, AVERAGES, ClipRows, ClipScores, Predictions
 from timesformer_jax.evaluation.partial import PartialTest
 from timesformer_jax.modeling import TimeSformer, parameter_shapes
+from timesformer_jax.preemption import Preempted
 from timesformer_jax.training.activations import split_activations, split_clips
 from timesformer_jax.training.mesh import batch_share, split_batch, to_devices
 from timesformer_jax.training.placement import place
-from timesformer_jax.training.preemption import Preempted
 
 ScoreFn = Callable[[Any, dict[str, Array]], Array]
 

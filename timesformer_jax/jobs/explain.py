@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from timesformer_jax.atomic_write import write_whole
+from timesformer_jax.devices import print_devices
 from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.explain import attention_rollout, class_relevance
 from timesformer_jax.explain.drawing import WRITERS, Panel, overlay
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the best labels of the clips that are drawn (one centre crop each), and draws them."""
     output = Path(arguments.output)
     _check(arguments, output)
+    print_devices()
     pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
     labels = [_number(label, pretrained) for label in arguments.label]
     for note in pretrained.report.notes if pretrained.report else []:

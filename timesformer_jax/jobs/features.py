@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from timesformer_jax.devices import print_devices
 from timesformer_jax.errors import InputError
 from timesformer_jax.features import (
     DTYPES,
@@ -44,6 +45,7 @@ from timesformer_jax.jobs.videos import (
     prepared,
 )
 from timesformer_jax.modeling import TimeSformer
+from timesformer_jax.preemption import watch_preemption
 from timesformer_jax.pretrained import Pretrained, load
 from timesformer_jax.video import VIDEO_SUFFIXES, printable
 
@@ -79,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in paths:
         if path.is_dir():
             raise InputError(f"There is no video in the folder {path} ({', '.join(sorted(VIDEO_SUFFIXES))}).")
+    print_devices()
     pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
     for note in pretrained.report.notes if pretrained.report else []:
         print(f"Note: {note}.", file=sys.stderr)
@@ -91,8 +94,11 @@ def run(arguments: argparse.Namespace) -> int:
     if left < len(paths):
         print(f"{len(paths) - left} of {len(paths)} video(s) are there already.", file=sys.stderr)
     compute = functools.partial(_compute, pretrained.model, arguments.kind, pretrained.params)
-    with tqdm(total=left, unit="video", dynamic_ncols=True, disable=left < 2 or not sys.stderr.isatty()) as bar:
+    bar = tqdm(total=left, unit="video", dynamic_ncols=True, disable=left < 2 or not sys.stderr.isatty())
+    with bar, watch_preemption("the shard under way") as stops:
         for shard in missing:
+            if stops():
+                raise stops.preempted(f"{writer.num_shards - len(writer.missing())} of {writer.num_shards} shards are written")
             rows = ShardRows(arguments.dtype)
             clips = _clips(pretrained, shards[shard].tolist(), labels, arguments, rows, bar)
             size = max(arguments.batch_size // arguments.num_crops, 1)

@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 
+from timesformer_jax.devices import print_devices
 from timesformer_jax.errors import InputError
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
 from timesformer_jax.jobs.videos import add_view_arguments, check_at_least_1, find_files, place_clips, prepared
@@ -28,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_at_least_1(arguments, "top_k", "num_clips")
     paths = list(find_files(arguments.videos))
+    print_devices()
     pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
     for note in pretrained.report.notes if pretrained.report else []:
         print(f"Note: {note}.", file=sys.stderr)

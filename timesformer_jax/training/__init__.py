@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from timesformer_jax.preemption import Preempted
 from timesformer_jax.training.distributed import start_distributed
 from timesformer_jax.training.mesh import (
     batch_shards,
@@ -16,7 +17,6 @@ from timesformer_jax.training.mesh import (
 from timesformer_jax.training.objective import OBJECTIVES, make_targets
 from timesformer_jax.training.optimizer import OPTIMIZERS, Optimizer, frozen_paths, make_optimizer
 from timesformer_jax.training.placement import PLACEMENT, check_mesh, describe_mesh, place, placement_table
-from timesformer_jax.training.preemption import Preempted
 from timesformer_jax.training.probe import (
     ProbeState,
     Rates,
@@ -28,7 +28,7 @@ from timesformer_jax.training.probe import (
 )
 from timesformer_jax.training.probe_heads import PROBES, AttentiveProbe, LinearProbe, make_probe, read_probe, write_probe
 from timesformer_jax.training.schedules import SCHEDULES
-from timesformer_jax.training.step import TrainState, init_state, make_train_step
+from timesformer_jax.training.step import TrainState, init_state, make_train_step, state_shapes
 
 if TYPE_CHECKING:
     from timesformer_jax.training.checkpoints import Checkpoints, check_description
@@ -76,6 +76,7 @@ __all__ = [
     "replicated",
     "split_batch",
     "start_distributed",
+    "state_shapes",
     "to_devices",
     "train",
     "write_probe",

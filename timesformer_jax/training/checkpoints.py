@@ -1,8 +1,6 @@
 """Checkpoints in a workdir, by Orbax: the only file of training that knows its API."""
 
 import contextlib
-import signal
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +12,7 @@ from orbax.checkpoint import v1 as ocp
 
 from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
+from timesformer_jax.preemption import interrupts_wait
 from timesformer_jax.training.placement import place
 from timesformer_jax.training.step import TrainState
 
@@ -88,7 +87,8 @@ class Checkpoints:
         """
         if self.latest_step == step:
             return
-        with _interrupts_wait(), self._writing(step):
+        # Stopped halfway, Orbax leaves threads behind that fail when the program ends.
+        with interrupts_wait(), self._writing(step):
             self._checkpointer.save_checkpointables_async(
                 step,
                 _contents(state),
@@ -103,7 +103,10 @@ class Checkpoints:
         return {} if self.latest_step is None else self._metadata(self.latest_step).get("pipeline", {})
 
     def restore(self, state: TrainState) -> TrainState:
-        """The newest checkpoint, placed as `state` is; `state` itself where there is none."""
+        """The newest checkpoint, placed as `state` is; `state` itself if there is none.
+
+        `state` may be shapes: that of `state_shapes` needs no memory beside the restored one.
+        """
         step = self.latest_step
         if step is None:
             return state
@@ -139,12 +142,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until everything is on disk; raises `InputError` where it can't be."""
-        with _interrupts_wait(), self._writing(None):
+        with interrupts_wait(), self._writing(None):
             self._checkpointer.wait()
 
     def close(self) -> None:
         """The same, and ends Orbax's threads."""
-        with _interrupts_wait(), self._writing(None):
+        with interrupts_wait(), self._writing(None):
             self._checkpointer.close()
 
     @contextlib.contextmanager
@@ -190,22 +193,6 @@ def _contents(state: TrainState) -> dict[str, Any]:
     contents = {"params": state.params, "opt_state": state.opt_state, "ema": state.ema}
     counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
     return {name: tree for name, tree in contents.items() if tree is not None} | {"counters": counters}
-
-
-@contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C takes effect at the end: stopped halfway, Orbax leaves threads behind that fail when the program ends."""
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
-        yield
-        return
-    caught: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if caught:
-        raise KeyboardInterrupt
 
 
 def _difference(theirs: Any, ours: Any) -> str:

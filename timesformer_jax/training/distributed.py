@@ -1,6 +1,7 @@
 """One program on many processes: finding the others, before anything else is done with JAX."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,6 +9,9 @@ import jax
 from timesformer_jax.errors import InputError
 
 MODES = ("auto", "on", "off")
+
+ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"
+"""Environment variables: where the first process listens (host:port), how many there are, which one this is."""
 
 
 def start_distributed(mode: str = "auto") -> None:
@@ -18,18 +22,15 @@ def start_distributed(mode: str = "auto") -> None:
     and an error where it can't. "off": a single process in any case. Slurm and Open MPI get one device a process, as JAX
     has it; where JAX_LOCAL_DEVICE_IDS is set ("0,1,2,3,4,5,6,7"), these.
 
-    Must run before any other call of JAX.
+    Must run before any other call of JAX. Raises `InputError` for variables of which some are missing or make no sense, and if
+    the others can't be found.
     """
     if mode not in MODES:
         raise InputError(f"--distributed must be one of {', '.join(MODES)}, got {mode!r}.")
     if mode == "off":
         return
-    given = {name: os.environ.get(name) for name in ("NUM_PROCESSES", "PROCESS_ID")}
-    explicit: dict[str, Any] = {name.lower(): _number(name, value) for name, value in given.items() if value is not None}
-    if "JAX_COORDINATOR_ADDRESS" not in os.environ:
-        explicit = {}
     try:
-        jax.distributed.initialize(**explicit)
+        jax.distributed.initialize(**_given(os.environ))
     except ValueError as error:
         if mode == "auto" and "coordinator_address should be defined" in str(error):
             return
@@ -41,7 +42,28 @@ def start_distributed(mode: str = "auto") -> None:
         raise InputError(f"--distributed={mode}: the processes can't join: {str(error).splitlines()[0]}.") from error
 
 
+def _given(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The number of processes and this one's, if the variables give them; a part of the three is an error."""
+    address = environment.get(ADDRESS)
+    numbers = {name: _number(name, environment[name]) for name in (COUNT, NUMBER) if name in environment}
+    if numbers and not address:
+        raise InputError(
+            f"{' and '.join(f'{name}={value}' for name, value in numbers.items())} without {ADDRESS}: this process would train "
+            f"alone. Set {ADDRESS}=HOST:PORT as well, or unset {' and '.join(numbers)}; --distributed=off ignores them."
+        )
+    if len(numbers) == 1:
+        (there,), (missing,) = numbers, {COUNT, NUMBER} - set(numbers)
+        raise InputError(f"{there}={numbers[there]} without {missing}: set both, or neither where a scheduler says them.")
+    if numbers and numbers[COUNT] < 1:
+        raise InputError(f"{COUNT} must be at least 1, got {numbers[COUNT]}.")
+    if numbers and numbers[NUMBER] >= numbers[COUNT]:
+        raise InputError(
+            f"{NUMBER}={numbers[NUMBER]} with {COUNT}={numbers[COUNT]}: processes are numbered from 0 to {numbers[COUNT] - 1}."
+        )
+    return {name.lower(): value for name, value in numbers.items()}
+
+
 def _number(name: str, value: str) -> int:
-    if not value.isdigit():
+    if not value.isdecimal():
         raise InputError(f"The environment's {name} must be a whole number, got {value!r}.")
     return int(value)

@@ -11,7 +11,7 @@ import optax
 from timesformer_jax._typing import Array
 from timesformer_jax.errors import InputError
 from timesformer_jax.training.placement import path_of
-from timesformer_jax.training.schedules import make_schedule
+from timesformer_jax.training.schedules import Steps, make_schedule
 
 Mask = Callable[[Any], Any]
 
@@ -58,7 +58,7 @@ def make_optimizer(
     name: str,
     learning_rate: float,
     schedule: str,
-    steps: Sequence[tuple[float, float]],
+    steps: Steps,
     warmup_epochs: float,
     weight_decay: float,
     decay_pattern: str,

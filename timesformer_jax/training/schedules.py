@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,15 +15,19 @@ Factor = Callable[[Any], Any]
 """Epochs since the beginning (a fraction) -> the learning rate's share of its peak."""
 
 
-def _constant(warmup: float, epochs: float, steps: Sequence[tuple[float, float]]) -> Factor:
+Steps = Sequence[tuple[float | str, float]]
+"""(epoch, or fraction of the run as text, share of the peak) pairs."""
+
+
+def _constant(warmup: float, epochs: float, steps: Steps) -> Factor:
     return lambda epoch: jnp.ones_like(epoch)
 
 
-def _linear(warmup: float, epochs: float, steps: Sequence[tuple[float, float]]) -> Factor:
+def _linear(warmup: float, epochs: float, steps: Steps) -> Factor:
     return lambda epoch: 1 - _progress(epoch, warmup, epochs)
 
 
-def _cosine(warmup: float, epochs: float, steps: Sequence[tuple[float, float]]) -> Factor:
+def _cosine(warmup: float, epochs: float, steps: Steps) -> Factor:
     return lambda epoch: 0.5 * (1 + jnp.cos(math.pi * _progress(epoch, warmup, epochs)))
 
 
@@ -31,25 +36,39 @@ def _progress(epoch: Any, warmup: float, epochs: float) -> Any:
     return jnp.clip((epoch - warmup) / max(epochs - warmup, 1e-9), 0.0, 1.0)
 
 
-def _steps(warmup: float, epochs: float, steps: Sequence[tuple[float, float]]) -> Factor:
-    """The official `steps_with_relative_lrs`: `(0, 1), (11, 0.1), (14, 0.01)`."""
-    valid = all(isinstance(step, Sequence) and len(step) == 2 for step in steps) and len(steps) > 0
-    if not valid or steps[0][0] != 0 or any(a[0] >= b[0] for a, b in itertools.pairwise(steps)):
+def _steps(warmup: float, epochs: float, steps: Steps) -> Factor:
+    """The official `steps_with_relative_lrs`: `(0, 1), (11, 0.1), (14, 0.01)`; or `("11/15", 0.1)` of any number of epochs."""
+    begins = [_begin(step, epochs) for step in steps]
+    if None in begins or not begins or begins[0] != 0 or any(a >= b for a, b in itertools.pairwise(begins)):
         raise InputError(
             "optimizer.steps must be (epoch, share of learning_rate) pairs, the first at epoch 0 and each later than the one "
-            f"before, such as ((0, 1.0), (11, 0.1), (14, 0.01)); got {tuple(steps)}."
+            "before, such as ((0, 1.0), (11, 0.1), (14, 0.01)); instead of an epoch a fraction of the run can be given as "
+            f'text, such as "11/15"; got {tuple(steps)}.'
         )
 
     def factor(epoch: Any) -> Any:
         value = jnp.full_like(epoch, steps[0][1])
-        for begin, share in steps[1:]:
+        for begin, (_, share) in zip(begins[1:], steps[1:], strict=True):
             value = jnp.where(epoch >= begin, share, value)
         return value
 
     return factor
 
 
-SCHEDULES: dict[str, Callable[[float, float, Sequence[tuple[float, float]]], Factor]] = {
+def _begin(step: Any, epochs: float) -> Any:
+    """The epoch at which a step begins; None for what isn't a step."""
+    if not isinstance(step, Sequence) or len(step) != 2:
+        return None
+    if not isinstance(step[0], str):
+        return step[0]
+    try:
+        share = Fraction(step[0])
+    except (ValueError, ZeroDivisionError):
+        return None
+    return float(share * Fraction(epochs)) if 0 <= share < 1 else None
+
+
+SCHEDULES: dict[str, Callable[[float, float, Steps], Factor]] = {
     "constant": _constant,
     "linear": _linear,
     "cosine": _cosine,
@@ -63,7 +82,7 @@ def make_schedule(
     name: str,
     learning_rate: float,
     warmup_epochs: float,
-    steps: Sequence[tuple[float, float]],
+    steps: Steps,
     num_epochs: float,
     steps_per_epoch: float,
 ) -> optax.Schedule:

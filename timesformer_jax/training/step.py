@@ -59,6 +59,7 @@ def init_state(
     """A fresh state, made on the devices where `PLACEMENT` wants it.
 
     `params`: what to begin with (NumPy or JAX arrays); drawn from `seed` by default. `ema`: keep a moving average too.
+    To resume from a checkpoint use `state_shapes`: nothing is allocated there.
     """
 
     def init(params: Any) -> TrainState:
@@ -74,9 +75,20 @@ def init_state(
         params = jax.tree.map(
             lambda x, where: jax.make_array_from_callback(x.shape, where, lambda i: x[i]), *_placed(params, mesh)
         )
-    shapes = parameter_shapes(model)
-    shardings = place(jax.eval_shape(init, shapes), shapes, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, state_shapes(model, optimizer, mesh, ema=ema))
     return jax.jit(init, out_shardings=shardings)(params)
+
+
+def state_shapes(model: TimeSformer, optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False) -> TrainState:
+    """The state of `init_state` as shapes, dtypes and shardings (`jax.ShapeDtypeStruct`), for `Checkpoints.restore`.
+
+    Nothing is computed or allocated, so that resuming needs memory for one state, the restored one.
+    """
+    shapes, counter = parameter_shapes(model), jax.ShapeDtypeStruct((), jnp.int32)
+    state = TrainState(counter, shapes, jax.eval_shape(optimizer.init, shapes), shapes if ema else None, counter, counter)
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, place(state, shapes, mesh)
+    )
 
 
 def _placed(params: Any, mesh: Mesh) -> tuple[Any, Any]:
@@ -179,9 +191,7 @@ def make_train_step(
         metrics |= {"skipped": bad, "skipped_in_a_row": in_a_row}
         return TrainState(state.step + 1, params, opt_state, ema, state.skipped + bad, in_a_row), metrics
 
-    counter: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    state = TrainState(counter, shapes, jax.eval_shape(optimizer.init, shapes), shapes if ema_decay else None, counter, counter)
-    shardings = place(state, shapes, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, state_shapes(model, optimizer, mesh, ema=ema_decay > 0))
     return jax.jit(
         train_step,
         donate_argnums=0 if donate else (),

@@ -1,6 +1,5 @@
 """The steps since the last report: their means, and how fast they went."""
 
-import time
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.training.chips import device_memory, peak_teraflops
-from timesformer_jax.training.clock import DeviceClock
+from timesformer_jax.training.clock import DeviceClock, Timing
 from timesformer_jax.training.step import Metrics
 
 SUMS = ("skipped",)
@@ -17,6 +16,8 @@ SUMS = ("skipped",)
 
 class Window:
     """Collects the metrics of steps, as they are on the devices, and reports them with rates.
+
+    `clock` is told of every step, and each one is added here.
 
     `batch_size` counts the clips of a step, `flops_per_clip` what a clip's forward and backward pass takes (operations, a
     multiply-add being two). `most_skipped`: so many skipped steps in a row end training.
@@ -29,27 +30,22 @@ class Window:
         self._most_skipped = most_skipped
         self._peak = peak_teraflops(jax.devices()[0].device_kind)
         self._metrics: list[Metrics] = []
-        self.restart_clock()
+        self._num_steps = 0
+        self.timed = Timing(0, 0.0, 0.0)
+        """All steps so far whose time is known."""
 
     def __len__(self) -> int:
         return len(self._metrics)
 
-    def restart_clock(self) -> None:
-        """What went before isn't part of the rates."""
-        self._clock.take_waited()
-        self._began, self._timed_steps = time.perf_counter(), 0
-
-    def dispatched(self) -> None:
-        """One more step is timed."""
-        self._timed_steps += 1
-
     def add(self, metrics: Metrics) -> None:
+        """One more step, as it was dispatched."""
         self._metrics.append(metrics)
+        self._num_steps += 1
 
     def take(self, step: int) -> dict[str, float]:
         """The report of the window that ended with `step`; the next one begins.
 
-        Steps that were skipped have no part in the means.
+        Steps that were skipped have no part in the means. Rates are missing where the steps were too few or too fast to time.
 
         Raises `InputError` where too many in a row were skipped.
         """
@@ -67,14 +63,21 @@ class Window:
             for name in values[0]
             if name != "skipped_in_a_row"
         }
-        seconds = max(time.perf_counter() - self._began, 1e-9)
-        report["clips_per_second"] = self._timed_steps * self._batch_size / seconds
-        report["waiting_for_data"] = min(self._clock.take_waited() / seconds, 1.0)
-        report["teraflops_per_device"] = report["clips_per_second"] * self._flops_per_clip / jax.device_count() / 1e12
-        if self._peak is not None:
-            report["mfu"] = report["teraflops_per_device"] / self._peak
+        if (timing := self._clock.take(self._num_steps)) is not None:
+            report |= self._rates(timing)
+            steps, seconds, waited = self.timed
+            self.timed = Timing(steps + timing.steps, seconds + timing.seconds, waited + timing.waited)
         if memory := device_memory():
             report["memory_gib"] = memory[0]
         self._metrics = []
-        self._began, self._timed_steps = time.perf_counter(), 0
         return report
+
+    def _rates(self, timing: Timing) -> dict[str, float]:
+        clips_per_second = timing.steps * self._batch_size / timing.seconds
+        teraflops = clips_per_second * self._flops_per_clip / jax.device_count() / 1e12
+        return {
+            "clips_per_second": clips_per_second,
+            "waiting_for_data": timing.waited / timing.seconds,
+            "teraflops_per_device": teraflops,
+            **({} if self._peak is None else {"mfu": teraflops / self._peak}),
+        }

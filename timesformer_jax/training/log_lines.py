@@ -1,0 +1,78 @@
+"""Log lines for people: one per window of steps, one per validation."""
+
+import re
+from collections.abc import Mapping
+
+
+def step_line(
+    step: int,
+    total_steps: int,
+    figures: Mapping[str, float],
+    *,
+    steps_per_epoch: float | None = None,
+    seconds_left: float | None = None,
+) -> str:
+    """`step 50/750 (epoch 1.3) loss 1.87 top1 41.2 % lr 5.0e-3 188 clips/s 2 % waiting for data ETA 3 min`.
+
+    What isn't in `figures`, or isn't known, is omitted.
+
+    Args:
+        step: The step that was reached, of `total_steps`.
+        figures: Those of `Window.take`, and `learning_rate`.
+        steps_per_epoch: For the number of epochs.
+        seconds_left: Estimated time to the end.
+    """
+    words = [f"step {step}/{total_steps}"]
+    if steps_per_epoch is not None:
+        words.append(f"(epoch {epoch_text(step / steps_per_epoch)})")
+    words += [accuracy_text({name: figures[name] for name in ("loss", "top1") if name in figures})]
+    if "learning_rate" in figures:
+        words.append(f"lr {_short(figures['learning_rate'])}")
+    return " ".join([*words, *rate_words(figures, seconds_left)])
+
+
+def rate_words(figures: Mapping[str, float], seconds_left: float | None) -> list[str]:
+    """`188 clips/s`, `2 % waiting for data`, `ETA 3 min`: those that are known."""
+    words = []
+    if "clips_per_second" in figures:
+        words.append(f"{number(figures['clips_per_second'])} clips/s")
+    if "waiting_for_data" in figures:
+        words.append(f"{100 * figures['waiting_for_data']:.0f} % waiting for data")
+    if seconds_left is not None:
+        words.append(f"ETA {duration(seconds_left)}")
+    return words
+
+
+def accuracy_text(figures: Mapping[str, float]) -> str:
+    """`loss 1.87 top1 41.2 %`; every figure but `loss` is a share."""
+    return " ".join(
+        f"{name} {number(value)}" if name == "loss" else f"{name} {100 * value:.1f} %" for name, value in figures.items()
+    )
+
+
+def epoch_text(epoch: float) -> str:
+    """1.3; of the first epoch two digits, 0.013."""
+    return f"{epoch:.1f}" if epoch >= 1 else f"{epoch:.2g}"
+
+
+def _short(value: float) -> str:
+    """5.0e-3."""
+    return re.sub(r"e([+-])0*(\d+)", r"e\1\2", f"{value:.1e}").replace("+", "") if value else "0"
+
+
+def number(value: float) -> str:
+    """Three digits, or the whole number: 0.0512, 1.87, 188, 12,345."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `3 min`, `2 h 5 min`, `3 d 4 h`: rounded to its two largest units."""
+    minutes = round(seconds / 60)
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
+    hours = round(minutes / 60)
+    return f"{hours // 24} d" + (f" {hours % 24} h" if hours % 24 else "")
