@@ -187,7 +187,7 @@ def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
     if note := job.note:
         log.info("%s", note)
     if config.pixels.flip == "auto":
-        log.info("Flips are %s: %s label speaks of left or right.", job.pixels.flip, "no" if job.pixels.flip == "on" else "a")
+        log.info("Flips are %s: %s label names a side.", job.pixels.flip, "no" if job.pixels.flip == "on" else "a")
 
 
 def _batches(job: Job, first_clip: int) -> Iterator[dict[str, np.ndarray]]:

@@ -85,7 +85,7 @@ def test_a_run_with_every_change_of_pixels_and_both_mixes(tmp_path: Path, made_c
         main.run(config, str(tmp_path), "train")
     assert results(tmp_path)["placement"] == "centre"
     assert tsf.load(tmp_path).preprocess.placement == "centre"
-    assert "Flips are on: no label speaks of left or right." in caplog.text
+    assert "Flips are on: no label names a side." in caplog.text
 
 
 def test_clips_can_be_looked_at(tmp_path: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch):

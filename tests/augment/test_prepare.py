@@ -141,10 +141,21 @@ def test_labels_that_speak_of_sides():
         "rightwards",
         "Leftwards",
         "go_RIGHTWARDS",
+        "turnleft",
+        "moveleftward",
+        "righthand",
+        "Turning Hand Counterclockwise",
+        "rotate_cw",
+        "rotateCCW",
+        "links abbiegen",
+        "向左转",
     ):
         assert sides_matter([name]), name
     assert not sides_matter(["bright lights", "cleft", "lefty", "upright", "leftover", "copyright", "Brightness", "BRIGHT"])
-    assert not sides_matter(["CopyrightNotice", "EatingLeftovers"])
+    assert not sides_matter(
+        ["CopyrightNotice", "EatingLeftovers", "otherwise", "likewise", "fright", "playwright", "downright"]
+    )
+    assert sides_matter(["bright, turning left"])
     auto = PixelOptions(flip="auto", mean=MEAN, std=STD)
     assert auto.for_labels(["bright"]).flip == "on"
     assert auto.for_labels(["turn right"]).flip == "off"

@@ -1,7 +1,8 @@
 """Augmentation of clips on the device, by JAX and dm-pix: usable behind any input pipeline."""
 
 from timesformer_jax.augment.mixing import MixingOptions, mix_clips
-from timesformer_jax.augment.prepare import WINDOW_AXES, PixelOptions, prepare_test, prepare_training, sides_matter
+from timesformer_jax.augment.prepare import WINDOW_AXES, PixelOptions, prepare_test, prepare_training
+from timesformer_jax.augment.sides import sides_matter
 
 __all__ = [
     "WINDOW_AXES",

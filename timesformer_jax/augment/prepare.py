@@ -6,7 +6,6 @@ Every random number is drawn once a clip, so that all frames of a clip change al
 import dataclasses
 import functools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,20 +17,9 @@ from jax.sharding import NamedSharding
 from timesformer_jax._typing import Array, Float, PRNGKeyArray
 from timesformer_jax.augment.boxes import inside_box
 from timesformer_jax.augment.rand_augment import LARGEST_MAGNITUDE, rand_augment_batch
+from timesformer_jax.augment.sides import sides_matter
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import CHANNEL_ORDERS, crop_and_scale, standardize
-
-LEFT_OR_RIGHT = re.compile(r"(?<![a-z])(left|right)(wards?)?(?![a-z])", re.IGNORECASE)
-NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-"""Where a capital letter begins a word: Turn|Left, LEFT|Turn."""
-
-
-def sides_matter(label_names: Sequence[str]) -> bool:
-    """Whether a label speaks of left or right, so that a mirrored clip would have another label.
-
-    "Pushing something from left to right" and "TurnLeft" do, "bright" doesn't.
-    """
-    return any(LEFT_OR_RIGHT.search(NEW_WORD.sub(" ", name)) for name in label_names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
