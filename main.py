@@ -67,7 +67,7 @@ RESUMES = {
 def run(config: Any, workdir: str, mode: str) -> None:
     """One job from beginning to end; raises `InputError` for input that can't work."""
     from experiment.features import check_features, write_features
-    from experiment.follow import follow_weights
+    from experiment.follow import check_fit, follow_weights
     from experiment.probe import check_probe, probe
     from experiment.report import check_report, report
     from experiment.setup import Job
@@ -83,13 +83,15 @@ def run(config: Any, workdir: str, mode: str) -> None:
         workdir = str(Path(workdir).expanduser().resolve())
     if mode == "train":
         config, workdir = adjust(config, workdir)
-    config = follow_weights(config, workdir, mode)
+    config = follow_weights(given := config, workdir, mode)
     if mode == "probe":
         check_probe(config, workdir)
     if mode == "features":
         check_features(config, workdir)
     if mode == "report":
         check_report(workdir)
+    if config is given:
+        check_fit(config, workdir, mode)
     if not read_only:
         try:
             epath.Path(workdir).mkdir(parents=True, exist_ok=True)

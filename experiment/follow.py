@@ -25,7 +25,7 @@ NO_WEIGHTS = Architecture({}, Preprocess(num_frames=DEFAULTS["num_frames"], crop
 
 
 def follow_weights(config: Any, workdir: str, mode: str) -> Any:
-    """Fill in the fields of `FOLLOWING` that the config leaves unset, and check the others.
+    """Fill in the fields of `FOLLOWING` that the config leaves unset; a config that sets all of them comes back itself.
 
     They follow the newest checkpoint of the workdir, or without one the weights of `init_from`, of which only shapes and notes
     are read. What is set stays, if the weights allow it.
@@ -38,28 +38,22 @@ def follow_weights(config: Any, workdir: str, mode: str) -> Any:
     Raises:
       InputError: for a field that is set and that the weights have otherwise, and for weights that can't be read.
     """
-    follows = any(config[section].get(name, "none") is None for section, fields in FOLLOWING.items() for name in fields)
-    if not follows and (mode not in BEGINNING or not config.init_from):
+    if all(config[section].get(name, "none") is not None for section, fields in FOLLOWING.items() for name in fields):
         return config
     checkpoint = find_checkpoint(folder_at(workdir) / "checkpoints")
     if checkpoint is None and mode in READ_ONLY:
         raise tsf.InputError(f"There is no checkpoint in {workdir}: train first with --mode=train.")
-    if checkpoint is not None and not follows:
-        return config
-    architecture = NO_WEIGHTS
-    if source := str(checkpoint or config.init_from or ""):
-        given = {name: value for name, value in config.model.items() if value is not None}
-        open_fields = {name: given.get(name) for name in ("num_heads", "image_size", "num_frames")}
-        architecture = read_architecture(source, **open_fields)
-        if follows:
-            _check_given(given, architecture, source, REMEDY.format("--workdir" if checkpoint else "--config.init_from"))
-        else:
-            _check_given(given, architecture, source, REMEDY_WITHOUT_FOLLOWING)
-    if not follows:
-        return config
-    config = _filled(config, architecture)
+    source = str(checkpoint or config.init_from or "")
+    remedy = REMEDY.format("--workdir" if checkpoint else "--config.init_from")
+    config = _filled(config, _architecture(config, source, remedy) if source else NO_WEIGHTS)
     log.info("The model follows %s: %s.", f"the weights in {source}" if source else "the defaults", _in_words(config.model))
     return config
+
+
+def check_fit(config: Any, workdir: str, mode: str) -> None:
+    """Raises `InputError` if a job would begin with weights of `init_from` that don't fit the config's model."""
+    if mode in BEGINNING and config.init_from and find_checkpoint(folder_at(workdir) / "checkpoints") is None:
+        _architecture(config, config.init_from, REMEDY_WITHOUT_FOLLOWING)
 
 
 REMEDY = "leave --config.model.{{name}} out, or choose other weights by {}"
@@ -67,6 +61,15 @@ REMEDY_WITHOUT_FOLLOWING = (
     "set --config.model.{name}={value}, or use a recipe whose model follows the weights, such as "
     "--config=configs/folder.py:video_folder,finetune"
 )
+
+
+def _architecture(config: Any, source: str, remedy: str) -> Architecture:
+    """What the weights say of the model, once the fields that are given agree with it."""
+    given = {name: value for name, value in config.model.items() if value is not None}
+    open_fields = {name: given.get(name) for name in ("num_heads", "image_size", "num_frames")}
+    architecture = read_architecture(source, **open_fields)
+    _check_given(given, architecture, source, remedy)
+    return architecture
 
 
 def _check_given(given: dict[str, Any], architecture: Architecture, source: str, remedy: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import main
 import timesformer_jax as tsf
-from experiment.follow import follow_weights, short_sides
+from experiment.follow import check_fit, follow_weights, short_sides
 from tests.pretrained.files import golden_tensors, official_file, write_safetensors
 from tests.runs import config_of, results
 from tests.support import random_variables
@@ -87,12 +87,17 @@ def test_follow_weights_keeps_what_is_given(tmp_path: Path):
 def test_follow_weights_leaves_a_recipe_alone_that_sets_everything(tmp_path: Path):
     for name in ("folder", "moving_digits", "k400"):
         config = config_of(name, init_from="/no/such")
-        assert follow_weights(config, str(tmp_path), "show") is config
+        assert follow_weights(config, str(tmp_path), "train") is config
+
+
+def test_weights_that_do_not_fit_are_refused_before_data_are_prepared(tmp_path: Path):
     source = weights("huggingface", tmp_path / "weights")
-    fits = config_of("folder", init_from=str(source), **{f"model.{name}": value for name, value in SAVED.items()})
-    assert follow_weights(fits, str(tmp_path), "train") is fits
+    config = config_of("folder", init_from=str(source), **{"data.root": "/no/such"})
     with pytest.raises(tsf.InputError, match=r"embed_dim=128 contradicts .* set --config.model.embed_dim=24, or use a recipe"):
-        follow_weights(config_of("folder", init_from=str(source)), str(tmp_path), "train")
+        main.run(config, str(tmp_path / "run"), "train")
+    assert not (tmp_path / "run").exists()
+    check_fit(config, str(tmp_path), "show")  # which doesn't begin with them
+    check_fit(config_of("folder", init_from=str(source), **{f"model.{k}": v for k, v in SAVED.items()}), str(tmp_path), "train")
 
 
 @pytest.mark.slow
