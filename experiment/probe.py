@@ -42,10 +42,10 @@ def check_probe(config: Any, workdir: str) -> None:
     if options.heads_at_once < 0:
         raise tsf.InputError(f"probe.heads_at_once must be at least 0 (all at once), got {options.heads_at_once}.")
     training.local_batch_size(*_batch_size(config), training.make_mesh(**config.mesh))
-    check_frozen(config, workdir, "probe")
     folder = folder_at(workdir) / FOLDER
     if folder.exists() and find_checkpoint(folder) != folder:
         raise tsf.InputError(f"{folder} is none of this project's checkpoints, and the probe goes there: move it away.")
+    check_frozen(config, workdir, "probe")
 
 
 def probe(job: Job) -> None:

@@ -80,6 +80,8 @@ def test_linear_heads_on_a_run(run: Path, tmp_path: Path, made_clips: Path, data
     ]
     assert all(0 <= row["top1"] <= row["top5"] == 1 for row in table["heads"])
     best = table["best"]
+    low, high = best.pop("intervals")["top1"]
+    assert 0 < low < best["top1"] <= high
     assert best == {"head": best["head"], **table["heads"][best["head"]]}
     assert best["top1"] == max(row["top1"] for row in table["heads"]) > 0.6
     for words in ("Frozen: the weights of init_from=", "After 14 of 27 steps", "Every head on 3 videos", "The best head is"):
