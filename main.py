@@ -23,7 +23,6 @@ except MissingPackageError as missing:
     sys.exit(f"Error: {missing}")
 
 from absl import app, flags
-from etils import epath
 from ml_collections import config_flags
 
 from experiment.command_line import (
@@ -67,7 +66,7 @@ RESUMES = {
 def run(config: Any, workdir: str, mode: str) -> None:
     """One job from beginning to end; raises `InputError` for input that can't work."""
     from experiment.features import check_features, write_features
-    from experiment.follow import check_fit, follow_weights
+    from experiment.follow import follow_weights
     from experiment.probe import check_probe, probe
     from experiment.report import check_report, report
     from experiment.setup import Job
@@ -83,20 +82,13 @@ def run(config: Any, workdir: str, mode: str) -> None:
         workdir = str(Path(workdir).expanduser().resolve())
     if mode == "train":
         config, workdir = adjust(config, workdir)
-    config = follow_weights(given := config, workdir, mode)
+    config = follow_weights(config, workdir, mode)
     if mode == "probe":
         check_probe(config, workdir)
     if mode == "features":
         check_features(config, workdir)
     if mode == "report":
         check_report(workdir)
-    if config is given:
-        check_fit(config, workdir, mode)
-    if not read_only:
-        try:
-            epath.Path(workdir).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--workdir={workdir} can't be used as a folder: {error.strerror}.") from error
     job = Job(config, workdir, read_only=read_only, trains=mode == "train", draws=mode != "features")
     try:
         if mode == "train":

@@ -4,6 +4,7 @@ import tempfile
 from typing import Any
 
 import timesformer_jax as tsf
+from experiment.follow import check_fields
 from timesformer_jax import training
 from timesformer_jax.features import folder_at
 from timesformer_jax.pretrained import check_weights
@@ -16,7 +17,7 @@ UNUSED_EMBEDDINGS = {"none": ("pos_embed", "time_embed"), "space": ("time_embed"
 def check_workdir(workdir: str) -> None:
     """Raises `InputError` if nothing can be written to the workdir, as far as it exists; a bucket isn't tried."""
     folder = folder_at(workdir)
-    if "://" in workdir or not folder.exists():
+    if "://" in workdir or not folder.is_dir():
         return
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -25,9 +26,18 @@ def check_workdir(workdir: str) -> None:
         raise tsf.InputError(f"--workdir={workdir} can't be written to: {error.strerror}.") from error
 
 
+def make_workdir(workdir: str) -> None:
+    """Make the workdir, if it isn't there; raises `InputError` if it can't be made."""
+    try:
+        folder_at(workdir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise tsf.InputError(f"--workdir={workdir} can't be used as a folder: {error.strerror}.") from error
+
+
 def check_init_from(config: Any, workdir: str) -> None:
     """Raises `InputError` if the run begins with `init_from`, and those weights aren't there or don't fit the model."""
     if config.init_from and find_checkpoint(folder_at(workdir) / "checkpoints") is None:
+        check_fields(config)
         model = tsf.TimeSformer(num_classes=1, **config.model)
         check_weights(config.init_from, model=model, allow=UNUSED_EMBEDDINGS[config.model.position_embedding])
 

@@ -14,8 +14,6 @@ from timesformer_jax.video import Preprocess
 
 log = logging.getLogger("timesformer_jax")
 
-BEGINNING = ("train", "probe", "features")
-"""Jobs that begin with `init_from` if the workdir has no checkpoint."""
 READ_ONLY = ("eval", "report")
 """Jobs that need a checkpoint."""
 
@@ -50,10 +48,9 @@ def follow_weights(config: Any, workdir: str, mode: str) -> Any:
     return config
 
 
-def check_fit(config: Any, workdir: str, mode: str) -> None:
-    """Raises `InputError` if a job would begin with weights of `init_from` that don't fit the config's model."""
-    if mode in BEGINNING and config.init_from and find_checkpoint(folder_at(workdir) / "checkpoints") is None:
-        _architecture(config, config.init_from, REMEDY_WITHOUT_FOLLOWING)
+def check_fields(config: Any) -> None:
+    """Raises `InputError` if a field of the config's model contradicts the weights of `init_from`."""
+    _architecture(config, config.init_from, REMEDY_WITHOUT_FOLLOWING)
 
 
 REMEDY = "leave --config.model.{{name}} out, or choose other weights by {}"

@@ -12,7 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 import timesformer_jax as tsf
-from experiment.checks import UNUSED_EMBEDDINGS, check_checkpoint, check_init_from, check_workdir
+from experiment.checks import UNUSED_EMBEDDINGS, check_checkpoint, check_init_from, check_workdir, make_workdir
 from input_pipeline import (
     ClipOptions,
     MixingOptions,
@@ -73,6 +73,8 @@ class Job:
                 f"{self.clips.short_side} needs: use at least {self.clips.short_side[0]}."
             )
         self._check_what_is_there(model, read_only, trains)
+        if not read_only:
+            make_workdir(workdir)
         self.data: VideoDataset = open_dataset(**config.data)
         _report_files(self.data)
         if config.debug:

@@ -11,7 +11,7 @@ import pytest
 
 import main
 import timesformer_jax as tsf
-from experiment.follow import check_fit, follow_weights, short_sides
+from experiment.follow import check_fields, follow_weights, short_sides
 from tests.pretrained.files import golden_tensors, official_file, write_safetensors
 from tests.runs import config_of, results
 from tests.support import random_variables
@@ -96,8 +96,7 @@ def test_weights_that_do_not_fit_are_refused_before_data_are_prepared(tmp_path: 
     with pytest.raises(tsf.InputError, match=r"embed_dim=128 contradicts .* set --config.model.embed_dim=24, or use a recipe"):
         main.run(config, str(tmp_path / "run"), "train")
     assert not (tmp_path / "run").exists()
-    check_fit(config, str(tmp_path), "show")  # which doesn't begin with them
-    check_fit(config_of("folder", init_from=str(source), **{f"model.{k}": v for k, v in SAVED.items()}), str(tmp_path), "train")
+    check_fields(config_of("folder", init_from=str(source), **{f"model.{k}": v for k, v in SAVED.items()}))
 
 
 @pytest.mark.slow

@@ -300,9 +300,12 @@ def test_what_cannot_work_is_told_before_the_data_are_prepared(tmp_path: Path, o
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"model.embed_dim": 64}, r"embed_dim is 32 by .*, but 64 by the model"),
-        ({"model.patch_size": 8}, r"patch_size is 16 by .*, but 8 by the model"),
-        ({"model.depth": 2}, r"depth is 1 by .*, but 2 by the model"),
+        (
+            {"model.embed_dim": 64},
+            "model.embed_dim=64 contradicts the weights in .*, which have embed_dim=32",
+        ),
+        ({"model.patch_size": 8}, "model.patch_size=8 contradicts the weights in .*, which have patch_size=16"),
+        ({"model.depth": 2}, "model.depth=2 contradicts the weights in .*, which have depth=1"),
         ({"model.num_frames": 4}, "There is no folder /no/such/folder"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
