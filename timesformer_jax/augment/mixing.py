@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from timesformer_jax._typing import Array, Float, Int, PRNGKeyArray
+from timesformer_jax._typing import Array, Float, PRNGKeyArray, Shaped
 from timesformer_jax.augment.boxes import inside_box
 from timesformer_jax.errors import InputError
 
@@ -34,9 +34,9 @@ class MixingOptions:
 
 
 def mix_clips(
-    key: PRNGKeyArray, video: Float[Array, "B T H W C"], labels: Int[Array, "B"], *, options: MixingOptions
-) -> tuple[Float[Array, "B T H W C"], Int[Array, "B"], Float[Array, "B"]]:
-    """The mixed clips, the other label of each, and the share of its own.
+    key: PRNGKeyArray, video: Float[Array, "B T H W C"], labels: Shaped[Array, "B *classes"], *, options: MixingOptions
+) -> tuple[Float[Array, "B T H W C"], Shaped[Array, "B *classes"], Float[Array, "B"]]:
+    """The mixed clips, the other label of each (its number, or one entry per class), and the share of its own.
 
     Every clip is mixed with its mirror image in the batch (the first with the last), by a share of its own. VideoMix puts a
     box of the other clip into all frames at the same place in height and width, and the share is what the box really leaves.
