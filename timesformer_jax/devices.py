@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.extras import install_extras
 
 PLUGINS = {"jax-cuda12-plugin": 12, "jax-cuda13-plugin": 13}
 """JAX's plugins for NVIDIA GPUs -> the major version of CUDA that each brings."""
@@ -110,7 +111,7 @@ def unused_gpu(machine: Machine, error: str) -> str | None:
         return f"its driver doesn't work (nvidia-smi: {smi.strip().splitlines()[0] if smi.strip() else 'no output'})"
     cuda = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", smi)
     supported = int(cuda[1]) if cuda else max(OLDEST_DRIVER)
-    install = f'pip install "timesformer_jax[cuda{13 if cuda and supported >= 13 else 12}]"'
+    install = install_extras("cuda13" if cuda and supported >= 13 else "cuda12")
     if cuda and supported < 12:
         return (
             f"its driver supports CUDA {cuda[1]}.{cuda[2]}, and JAX needs 12: update it to {OLDEST_DRIVER[12]} or newer, "

@@ -92,7 +92,12 @@ def install_command(*modules: str, job: str | None = None) -> str:
     for module in modules:
         if not any(module in EXTRAS[extra] for extra in extras):
             extras.append(next(extra for extra, brought in EXTRAS.items() if module in brought))
-    return f'pip install "{needs.package}[{",".join(extras)}]"'
+    return install_extras(*extras, package=needs.package)
+
+
+def install_extras(*extras: str, package: str = "timesformer_jax") -> str:
+    """What to type for these extras of pyproject.toml."""
+    return f'pip install "{package}[{",".join(extras)}]"'
 
 
 def check_installed(job: str) -> None:
