@@ -237,3 +237,21 @@ def test_whatever_a_frame_raises_costs_that_frame(tmp_path: Path, monkeypatch: p
     with open_video(path) as video:
         assert [number(frame) for frame in video.frames()] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
         assert video.num_damaged == 1
+
+
+def test_timestamps_that_wrap(tmp_path: Path):
+    """MPEG-TS counts in 33 bits: after 26.5 hours it starts again."""
+    path = tmp_path / "a.ts"
+    with av.open(str(path), "w", options={"muxdelay": "0"}) as container:
+        stream: Any = container.add_stream("libx264", rate=30, options={"g": "12", **X264})
+        stream.height, stream.width, stream.pix_fmt = 32, 8 * BITS, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 90_000)
+        for place in range(90):
+            frame = av.VideoFrame.from_ndarray(numbered(place), format="rgb24")
+            frame.pts, frame.time_base = 2**33 - 45 * 3000 + place * 3000, Fraction(1, 90_000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert shown(path) == list(range(90))
+    assert shown(path, span=(1, 2)) == list(range(30, 60))
+    with open_video(path) as video:
+        assert video.fps == pytest.approx(30, rel=0.01)
