@@ -86,8 +86,9 @@ def measure(wanted: list[str], given: argparse.Namespace) -> int:
     if given.trace:
         os.environ[TRACE_FOLDER] = str(given.trace.resolve())
     with tempfile.TemporaryDirectory() as cache:
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)  # sections share programs
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+        defaults = {"JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **size.environment}
+        for name, value in defaults.items():  # the cache, since sections share programs
+            os.environ.setdefault(name, value)
         try:
             for tasks, environment in plan(wanted, size):
                 run.measure(tasks, environment)

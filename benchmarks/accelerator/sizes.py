@@ -1,7 +1,7 @@
 """What is measured at which size."""
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
@@ -13,7 +13,7 @@ class LongClip(NamedTuple):
     batch_size: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
     """One row of `SIZES`."""
 
@@ -33,6 +33,8 @@ class Size:
     """Array that is read and written to measure memory bandwidth."""
     timing_seconds: float
     """Wall time spent on each timing, warm-up excluded."""
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Variables for all measurements, unless they are set."""
 
 
 SIZES: dict[str, Size] = {
@@ -60,6 +62,7 @@ SIZES: dict[str, Size] = {
         matrix=256,
         copy_mib=4,
         timing_seconds=0.02,
+        environment={"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # compiling takes most of the time
     ),
 }
 """Name -> size."""
