@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, check_utf8
 from timesformer_jax.extras import JOBS as NEEDS
 from timesformer_jax.extras import MissingPackageError, check_installed
 
@@ -78,6 +78,7 @@ def run(config: Any, workdir: str, mode: str) -> None:
         check_installed(job_name)
     log.info("%s", describe_devices())
     read_only = mode in ("eval", "report")
+    check_utf8("--workdir", workdir)
     if "://" not in workdir:  # else it lies in a bucket, and the path is whole
         workdir = str(Path(workdir).expanduser().resolve())
     if mode == "train":

@@ -25,6 +25,7 @@ from tqdm import tqdm
 import timesformer_jax
 from timesformer_jax.errors import did_you_mean
 from timesformer_jax.preemption import SAME_INTERRUPT
+from timesformer_jax.printable import escape_unencodable, printable
 
 log = logging.getLogger("timesformer_jax")
 
@@ -60,6 +61,7 @@ INTERRUPTED = 130
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse the flags by absl; usage errors exit with 2 and unusable config files with 1, each with one line."""
+    escape_unencodable()
     if len(argv) == 1:
         sys.stderr.write(USAGE.format(modes="\n".join(f"  {mode:<9} {text}" for mode, text in MODES.items())))
         sys.exit(2)
@@ -169,13 +171,13 @@ def _refuse(reason: str) -> NoReturn:
 
 def _stop(message: str) -> NoReturn:
     """End with a line on stderr and the exit code of a usage error."""
-    print(f"Error: {message}", file=sys.stderr)
+    print(f"Error: {printable(message)}", file=sys.stderr)
     sys.exit(2)
 
 
 def no_config_file(path: str) -> str:
     """What is said where it isn't there."""
-    return f"Error: there is no config file {path}. Those of this project are in configs/."
+    return f"Error: there is no config file {printable(path)}. Those of this project are in configs/."
 
 
 class _Lines(logging.Handler):

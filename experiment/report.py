@@ -23,6 +23,7 @@ from timesformer_jax import evaluation, explain
 from timesformer_jax.cost import count_multiply_adds, count_parameters
 from timesformer_jax.explain.embedding import Panel, draw_points, embed_points, nearest_neighbour_accuracy
 from timesformer_jax.features import extract
+from timesformer_jax.printable import printable
 
 log = logging.getLogger("timesformer_jax")
 
@@ -93,12 +94,12 @@ def _read_config(workdir: epath.Path) -> dict[str, Any]:
 
 
 def _read_confusion(workdir: epath.Path, names: Sequence[str]) -> np.ndarray | None:
-    """The counts of confusion.csv; None where a video may have several labels."""
+    """The counts of confusion.csv, which has printable names; None where a video may have several labels."""
     path = workdir / "confusion.csv"
     if not path.exists():
         return None
     head, *rows = csv.reader(io.StringIO(path.read_text()))
-    if head[1:] != list(names):
+    if head[1:] not in ([printable(name) for name in names], list(names)):  # older versions wrote names as they are
         raise tsf.InputError(f"{path} is of other labels than the data set's: test again with --mode=eval.")
     return np.array([row[1:] for row in rows], np.int64).reshape(len(names), len(names))
 

@@ -10,6 +10,7 @@ from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.printable import printable
 
 
 def draw_clips(path: epath.Path, clips: UInt8[ndarray, "B T H W 3"], titles: Sequence[str]) -> None:
@@ -30,7 +31,7 @@ def draw_clips(path: epath.Path, clips: UInt8[ndarray, "B T H W 3"], titles: Seq
     figure = Figure(figsize=(across, count * (across * height / strips.shape[2] + 0.3)), layout="constrained")
     for axis, strip, title in zip(figure.subplots(count, 1, squeeze=False)[:, 0], strips, titles, strict=True):
         axis.imshow(strip, interpolation="nearest")
-        axis.set_title(title, fontsize=9, loc="left")
+        axis.set_title(printable(title), fontsize=9, loc="left", parse_math=False)
         axis.axis("off")
     picture = io.BytesIO()  # matplotlib writes to no bucket
     figure.savefig(picture, dpi=100, format="png")

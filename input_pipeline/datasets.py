@@ -21,10 +21,10 @@ from input_pipeline.builders import BUILDERS, older_name, own_config
 from input_pipeline.moving_digits import FRAME_SIZE, NUM_FRAMES, MovingDigits, MovingDigitsConfig
 from input_pipeline.processes import from_first
 from input_pipeline.records import Records, Selection
-from input_pipeline.sources import Contents, check_source, read_contents
+from input_pipeline.sources import Contents, check_source, read_contents, read_source
 from input_pipeline.video_builder import VideoBuilder, VideoConfig
 from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Storage
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, check_utf8
 
 log = logging.getLogger("timesformer_jax")
 
@@ -54,8 +54,11 @@ class VideoDataset:
         """Whether a video may have any number of labels."""
         return self.label == "labels"
 
-    @property
+    @functools.cached_property
     def label_names(self) -> list[str]:
+        source = read_source(epath.Path(self.builder.data_path)) if isinstance(self.builder, VideoBuilder) else None
+        if source is not None:  # where TFDS has them escaped
+            return source.label_names
         return list((self._label_feature.feature if self.several else self._label_feature).names)
 
     def num_videos(self, split: str) -> int:
@@ -212,6 +215,7 @@ def _prepared(
     `complete`: lists the videos where the config's name depends on them; else `base` is the config.
     """
     data_dir = data_dir and os.path.expanduser(data_dir)
+    check_utf8("data.data_dir", data_dir or "")
     if data_dir and "://" not in data_dir:
         try:
             os.makedirs(data_dir, exist_ok=True)

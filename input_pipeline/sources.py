@@ -20,6 +20,7 @@ from etils import epath
 from input_pipeline.fingerprints import measure_all
 from timesformer_jax.datasets import Entry, Listing
 from timesformer_jax.errors import InputError
+from timesformer_jax.printable import printable
 
 log = logging.getLogger("timesformer_jax")
 
@@ -65,7 +66,7 @@ class Source:
     digest_of_times: str
 
     def __str__(self) -> str:
-        return f"{self.num_videos} videos of {self.root}, prepared on {self.made}"
+        return f"{self.num_videos} videos of {printable(self.root)}, prepared on {self.made}"
 
 
 def read_contents(listing: Listing, root: Path) -> Contents:

@@ -15,9 +15,10 @@ from etils import epath
 from input_pipeline._tensorflow import LocalInfo, tfds
 from input_pipeline.preparation import Part, alone, places_of, write_parts
 from input_pipeline.records import save_index
-from input_pipeline.sources import Contents, read_contents, write_source
-from timesformer_jax.datasets import Entry, Listing, Storage, StoredVideo, store_video
+from input_pipeline.sources import Contents, read_contents, read_source, write_source
+from timesformer_jax.datasets import Entry, Listing, Storage, StoredVideo, describe_duplicates, store_video
 from timesformer_jax.errors import InputError
+from timesformer_jax.printable import printable
 from timesformer_jax.video import UnreadableVideoError
 
 log = logging.getLogger("timesformer_jax")
@@ -53,6 +54,37 @@ def storage_name(storage: Storage, layout: Mapping[str, Any]) -> str:
     return "_".join([*words, *(f"{name}{value}" for name, value in sorted(layout.items()))]).replace(".", "p")
 
 
+def storable_label(name: str) -> str:
+    r"""A label's name as TFDS can keep it, one per line without spaces around it: `run\u0020` for "run ".
+
+    Different names stay different. Names that need no escape stay the same, unless they hold a backslash.
+    """
+    escaped = printable(name.replace("\\", r"\\"))
+    inner = escaped.strip()
+    before = escaped[: len(escaped) - len(escaped.lstrip())] if inner else ""
+    after = escaped[len(before) + len(inner) :]
+    return "".join([_spelled(before), inner, _spelled(after)]) or r"\0"
+
+
+def _spelled(spaces: str) -> str:
+    return "".join(f"\\u{ord(space):04x}" for space in spaces)
+
+
+def _load_names(label: Any, folder: Any, feature_name: str) -> None:
+    """Gives a ClassLabel the names of prepared data, as `ClassLabel.load_metadata`, which strips them and drops blank ones.
+
+    Data that an older version has prepared may hold such names.
+    """
+    path = label.get_names_filepath(folder, feature_name)
+    if not path.exists():
+        return
+    source = read_source(epath.Path(folder))
+    if source is not None:
+        label.names = [storable_label(name) for name in source.label_names]
+    else:
+        label.names = path.read_bytes().decode().removesuffix("\n").split("\n")
+
+
 VIDEO_FEATURES: dict[str, Any] = {
     "jpeg": lambda: tfds.features.Video((None, None, None, 3), encoding_format="jpeg"),
     "h264": lambda: tfds.features.Sequence(tfds.features.Tensor(shape=(), dtype=np.object_)),
@@ -65,6 +97,8 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     `name` is the entry's, `part` counts the pieces of a long video. What couldn't be read, or isn't there, stands in the
     metadata's `left_out` (split -> name -> why), damaged places in `damaged`; damaged videos are used.
+
+    TFDS strips the names of its labels, so it gets them escaped (`storable_label`); the names themselves are in `source.json`.
     """
 
     VERSION = tfds.core.Version("2.0.0")
@@ -77,7 +111,8 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
-        label = tfds.features.ClassLabel()  # its names are read from the data set's files, when it is prepared
+        label: Any = tfds.features.ClassLabel()  # its names are read from the data set's files, when it is prepared
+        label.load_metadata = functools.partial(_load_names, label)
         return LocalInfo(
             builder=self,
             description=type(self).__doc__,
@@ -101,6 +136,10 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         config = self.builder_config
         root = Path(config.root or dl_manager.manual_dir).expanduser().resolve()
         listing = config.listing or self.read(root)
+        for note in listing.notes:
+            log.info("%s", note)
+        for note in describe_duplicates(listing):
+            log.warning("%s", note)
         write_source(epath.Path(self.data_path), config.contents or read_contents(listing, root))
         if listing.several != config.several:
             wanted = f"{config.name}_several" if listing.several else config.name.removesuffix("_several")
@@ -109,7 +148,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         features: Any = self.info.features
         label = features["labels"].feature if self.builder_config.several else features["label"]
         if label.num_classes is None:
-            label.names = listing.label_names
+            label.names = [storable_label(name) for name in listing.label_names]
         self._metadata["left_out"] = {split: dict(missing) for split, missing in listing.missing.items()}
         there = {split: entries for split, entries in listing.splits.items() if entries}
         for split in sorted(listing.splits.keys() - there.keys()):
@@ -185,9 +224,10 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 )
 
     def _example(self, entry: Entry, part: int, video: StoredVideo) -> dict[str, Any]:
+        labels = [storable_label(name) for name in entry.labels]
         return {
             "video": video.frames,
-            **({"labels": list(entry.labels)} if self.builder_config.several else {"label": entry.labels[0]}),
+            **({"labels": labels} if self.builder_config.several else {"label": labels[0]}),
             "fps": video.fps,
             "source_fps": video.source_fps,
             "height": video.height,

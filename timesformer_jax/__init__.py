@@ -1,5 +1,7 @@
 """TimeSformer for JAX. Importing it loads jax, flax and numpy, nothing heavier."""
 
+import logging
+
 from timesformer_jax import explain
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import (
@@ -16,7 +18,10 @@ from timesformer_jax.modeling import (
     unstack_blocks,
 )
 from timesformer_jax.pretrained import ZOO, Pretrained, convert, load, save, save_huggingface
+from timesformer_jax.printable import PrintableArguments
 from timesformer_jax.video import Preprocess
+
+logging.getLogger("timesformer_jax").addFilter(PrintableArguments())
 
 __version__ = "0.1.0"
 __all__ = [

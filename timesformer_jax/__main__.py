@@ -10,6 +10,7 @@ from timesformer_jax.extras import MissingPackageError, check_installed
 from timesformer_jax.jobs import check, convert, cost, embed, explain, features, predict, zoo
 from timesformer_jax.jobs.parser import Parser
 from timesformer_jax.preemption import Preempted
+from timesformer_jax.printable import escape_unencodable
 
 JOBS = {
     "predict": predict,
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns the exit code: 0, 1 if something could not be done (stderr says what), 130 after Ctrl-C. Usage errors exit with 2.
     """
+    escape_unencodable()
     given = list(sys.argv[1:] if argv is None else argv)
     parser, jobs = _parsers()
     if not given:

@@ -3,13 +3,18 @@
 import difflib
 from collections.abc import Iterable
 
+from timesformer_jax.printable import as_utf8, printable
+
 
 class InputError(ValueError):
     """Bad input: the message is one sentence with what was expected, what was got and what to do.
 
     The command-line jobs print it without a traceback and end with exit code 1. A traceback therefore always
-    means a defect of this project, never of the user's input.
+    means a defect of this project, never of the user's input. Control characters of names in it are escaped.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def did_you_mean(given: str, known: Iterable[str], *, count: int = 1, cutoff: float = 0.6) -> str:
@@ -21,3 +26,9 @@ def did_you_mean(given: str, known: Iterable[str], *, count: int = 1, cutoff: fl
 def first_line(error: BaseException) -> str:
     """What an exception says, as part of a sentence: its first line without the full stop, or its type's name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def check_utf8(name: str, path: str) -> None:
+    """Raises `InputError` for a folder to write to whose path isn't UTF-8: TensorFlow and Orbax take no other."""
+    if as_utf8(path) != path:
+        raise InputError(f"{name}={path} isn't UTF-8: TensorFlow and Orbax can't write there; give a folder whose path is.")

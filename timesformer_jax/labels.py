@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from timesformer_jax.errors import InputError
+from timesformer_jax.printable import as_utf8
 
 
 def read_labels(path: str | Path) -> list[str]:
@@ -28,7 +29,7 @@ def read_labels(path: str | Path) -> list[str]:
         except ValueError as error:
             raise InputError(f"Can't read the labels in {path} as JSON: {error}.") from error
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
-            return value
+            return [as_utf8(name) for name in value]
         return names_in_order(value, str(path))
     if path.suffix == ".csv":
         rows = [row for row in csv.reader(text.splitlines()) if row]
@@ -51,7 +52,7 @@ def _in_order(pairs: list[tuple[Any, Any]], source: str) -> list[str]:
     if not all(str(key).strip().isdigit() for key, _ in pairs):
         pairs = [(number, name) for name, number in pairs]
     try:
-        by_number = {int(number): str(name).strip().strip('"') for number, name in pairs}
+        by_number = {int(number): _unquoted(as_utf8(name)) for number, name in pairs}
     except (TypeError, ValueError) as error:
         raise InputError(f"{source} should give every name its number, but {error}.") from error
     if sorted(by_number) != list(range(len(pairs))):
@@ -59,8 +60,14 @@ def _in_order(pairs: list[tuple[Any, Any]], source: str) -> list[str]:
     return [by_number[number] for number in range(len(pairs))]
 
 
+def _unquoted(name: str) -> str:
+    """A name without quotes around it, which Kinetics' file has; spaces of a name without quotes are part of it."""
+    quoted = name.strip()
+    return quoted.strip('"') if quoted[:1] == quoted[-1:] == '"' else name
+
+
 def check_labels(labels: Sequence[str], num_classes: int, source: str) -> tuple[str, ...]:
-    """As many names as classes."""
+    """As many names as classes, as text that UTF-8 can store."""
     if len(labels) != num_classes:
         raise InputError(f"{source} names {len(labels)} labels, but the model has {num_classes} classes.")
-    return tuple(labels)
+    return tuple(map(as_utf8, labels))

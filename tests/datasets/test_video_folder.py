@@ -102,3 +102,43 @@ def test_folders_that_cannot_be_trained_on(tmp_path: Path, files: tuple[str, ...
 def test_shares_that_are_none(tmp_path: Path, fraction: float):
     with pytest.raises(InputError, match=r"val_fraction must be above 0 and below 1"):
         read_video_folder(grow(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "val/a/1.mp4"), val_fraction=fraction)
+
+
+def test_what_is_next_to_given_splits_is_counted(tmp_path: Path):
+    grow(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "val/a/2.mp4", "train/loose.mp4", "val/.hidden.mp4", "README.md")
+    grow(tmp_path, "Test/a/3.mp4", "c/4.mp4", "loose.mp4")
+    (tmp_path / "val" / "a" / "gone.mp4").symlink_to("nowhere.mp4")
+    listing = read_video_folder(tmp_path)
+    assert names(listing) == {"train": ["train/a/1.mp4", "train/b/1.mp4"], "val": ["val/a/2.mp4"]}
+    assert listing.notes == (
+        "Skipped videos outside any label's folder: 1 (train/loose.mp4).",
+        "Skipped hidden files or folders: 1 (val/.hidden.mp4).",
+        "Skipped links that lead nowhere: 1 (val/a/gone.mp4).",
+        "Skipped files that aren't videos: 1 (README.md).",
+        "Skipped videos outside the folders 'train' and 'val': 3 (Test/a/3.mp4, c/4.mp4, loose.mp4).",
+    )
+
+
+@pytest.mark.parametrize("split", ["test", "Test", "validation"])
+def test_a_further_split_next_to_labels_is_no_label(tmp_path: Path, split: str):
+    grow(tmp_path, *(f"{label}/{i}.mp4" for label in "ab" for i in range(2)), f"{split}/a/1.mp4", f"{split}/2.mp4", "3.mp4")
+    listing = read_video_folder(tmp_path, val_fraction=0.5)
+    assert listing.label_names == ("a", "b")
+    assert [note.partition(": ")[2] for note in listing.notes] == ["1 (3.mp4).", f"2 ({split}/2.mp4, {split}/a/1.mp4)."]
+    (tmp_path / split / "a" / "1.mp4").unlink()  # what is left may be a label
+    listing = read_video_folder(tmp_path, val_fraction=0.5)
+    assert listing.label_names == tuple(sorted(["a", "b", split]))
+    assert f"Folders called like a split are read as labels: {split}." in listing.notes
+
+
+def test_labels_are_the_folders_names_whatever_these_are(tmp_path: Path):
+    odd = ["run", "run ", " ", "...", "\n", "a\x1b[31m", "قفز", "😀", "$x$", "<b>", r"caf\xe9"]
+    grow(tmp_path, *(f"{label}/{i}.mp4" for label in odd for i in range(2)))
+    assert read_video_folder(tmp_path, val_fraction=0.5).label_names == tuple(sorted(odd))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files must be text")
+def test_two_labels_never_become_one(tmp_path: Path):
+    grow(tmp_path, *(os.fsdecode(label) + f"/{i}.mp4" for label in (b"a", b"caf\xe9", rb"caf\xe9") for i in range(2)))
+    with pytest.raises(InputError, match=r"Two folders of .* give the same label .*caf.*rename one"):
+        read_video_folder(tmp_path)

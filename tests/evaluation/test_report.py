@@ -1,7 +1,9 @@
 """The report's page: what it says, that it asks for nothing, and that it works in a browser."""
 
+import base64
 import dataclasses
 import html.parser
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -155,3 +157,15 @@ def test_the_table_sorts_in_a_browser(tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "<title>runs|&lt;b&gt;jumps&lt;/b&gt;|walks</title>" in done.stdout
     assert 'aria-sort="descending"' in done.stdout
+
+
+def test_names_are_drawn_and_written_as_they_are_without_control_characters():
+    names = ["$x_1$ 100%", "$ a_^", "_\x1b[31m\u202e"]
+    shown = evaluation.ShownVideo("a\x9b.mp4", [names[2]], [(names[2], 0.9)], GIF)
+    report = dataclasses.replace(REPORT, label_names=names, best=[shown], unreadable={"b\n\x00.mp4": "c\x07"})
+    page = Page(evaluation.render_report(report))
+    for words in (names[0], names[1], r"_\x1b[31m\u202e", r"a\x9b.mp4", r"b\n\x00.mp4", r"c\x07"):
+        assert words in page.text
+    drawings = [base64.b64decode(link.partition(",")[2]).decode() for link in page.links if "svg" in link]
+    assert sum(all(f">{words}</text>" in drawing for words in (*names[:2], r"_\x1b[31m\u202e")) for drawing in drawings) == 1
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", page.text + "".join(drawings))

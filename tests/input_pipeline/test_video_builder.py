@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from input_pipeline import open_dataset
+from input_pipeline import VideoDataset, open_dataset
 from input_pipeline._tensorflow import tfds
 from input_pipeline.builders import BUILDERS, own_config
 from input_pipeline.moving_digits import MovingDigits
@@ -205,3 +205,65 @@ def test_examples_are_what_the_files_say(tmp_path: Path):
     assert len(features["video"].bytes_list.value) == 12
     assert (features["height"].int64_list.value[0], features["width"].int64_list.value[0]) == (16, 20)
     assert data.encode_label(features) == np.int32(1)
+
+
+ODD = ["run", "run ", " ", "a\n\x1b[31m", r"a\n", "قفز", r"run\u0020"]
+
+
+@pytest.fixture(scope="module")
+def odd_labels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of videos whose labels TFDS can't keep as they are, and where it is prepared."""
+    root = tmp_path_factory.mktemp("odd")
+    for label in ODD:
+        for number in range(2):
+            video(root / "videos" / label / f"{number}.mp4", len(label) % 3)
+    folder(root / "videos", root / "prepared")
+    return root / "videos", root / "prepared"
+
+
+def numbers(data: VideoDataset) -> dict[str, int]:
+    """Name -> the number of its label."""
+    features = [record.features.feature for record in data.records("train")]
+    return {each["name"].bytes_list.value[0].decode(): each["label"].int64_list.value[0] for each in features}
+
+
+def test_labels_are_the_same_when_they_are_read_again(odd_labels: tuple[Path, Path]):
+    again = folder(*odd_labels)
+    assert again.label_names == sorted(ODD)
+    found = numbers(again)
+    assert len(found) == len(ODD)
+    assert {again.label_names[number] for number in found.values()} == set(ODD)
+    assert all(name.startswith(f"{again.label_names[number]}/") for name, number in found.items())
+
+
+@pytest.mark.parametrize("keeps_record", [True, False])
+def test_labels_of_an_older_version_can_be_read(odd_labels: tuple[Path, Path], tmp_path: Path, keeps_record: bool):
+    """It gave TFDS the names as they are."""
+    root, _ = odd_labels
+    shutil.copytree(odd_labels[1], tmp_path / "prepared")
+    (names,) = tmp_path.rglob("label.labels.txt")
+    older = sorted(ODD) if keeps_record else [label.replace("\n", "") for label in sorted(ODD)]
+    names.write_text("\n".join(older) + "\n")
+    if keeps_record:
+        assert folder(root, tmp_path / "prepared").label_names == sorted(ODD)
+        return
+    (names.parent / "source.json").unlink()
+    config = own_config(
+        VideoConfig(storage=Storage(codec="jpeg", short_side=32)),
+        "videos",
+        LAYOUTS["video_folder"](root, val_fraction=0.3),
+        root,
+    )
+    builder = BUILDERS["video_folder"](data_dir=str(tmp_path / "prepared"), config=config)
+    data = VideoDataset(builder=builder, label="label", codec="jpeg", short_side=32)
+    assert data.label_names == older
+
+
+def test_what_is_skipped_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    make_folder(tmp_path / "videos")
+    (tmp_path / "videos" / "a b" / "notes.txt").write_text("text")
+    (tmp_path / "videos" / "ü" / "linked.mp4").symlink_to(tmp_path / "videos" / "a b" / "1.mp4")
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        folder(tmp_path / "videos", tmp_path / "prepared")
+    assert "Skipped files that aren't videos: 1 (a b/notes.txt)." in caplog.messages
+    assert "Videos listed with different labels: 1 (a b/1.mp4 = ü/linked.mp4 as a b and as ü)." in caplog.messages

@@ -78,3 +78,37 @@ def test_arguments_that_cannot_work(arguments: list[str], told: str, capsys: pyt
 def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["check", str(tmp_path)]) == 1
     assert "There is no video in the folder" in capsys.readouterr().err
+
+
+def test_every_file_of_a_folder_is_accounted_for(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("1.mp4", "2.mxf", "3.dat", "Test/4.MP4", ".5.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(made_clips / "down" / "0.mp4", tmp_path / name)
+    (tmp_path / "6.mp4").symlink_to("../annex/6.mp4")
+    (tmp_path / "\x1b[31m7.txt").write_text("text")
+    assert main(["check", str(tmp_path), "--json"]) == 1
+    out, err = capsys.readouterr()
+    report = json.loads(out)["all"]
+    assert sorted(report["videos"]) == ["1.mp4", "2.mxf", "3.dat", "Test/4.MP4"]
+    assert report["unreadable"] == {"6.mp4": "it is a link that leads nowhere"}
+    notes = [r"Skipped files that aren't videos: 1 (\x1b[31m7.txt).", "Skipped hidden files or folders: 1 (.5.mp4)."]
+    assert err.splitlines() == notes
+    assert main(["check", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.splitlines()[-2:] == notes
+
+
+def test_what_a_data_set_leaves_out_is_named(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+    for split in ("train", "val", "test"):
+        shutil.copytree(made_clips, tmp_path / split)
+    for split in ("train", "val"):
+        shutil.rmtree(tmp_path / split / "back")
+    shutil.rmtree(tmp_path / "val" / "down")
+    (tmp_path / "val" / "across" / "0.mp4").unlink()
+    (tmp_path / "val" / "across" / "0.mp4").symlink_to(tmp_path / "train" / "across" / "1.mp4")
+    assert main(["check", str(tmp_path), "--dataset=video_folder"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "Skipped videos outside the folders 'train' and 'val': 12 (test/across/0.mp4, test/across/1.mp4, test/across/2.mp4, "
+        "...).",
+        "Videos in more than one split, so that evaluation sees what training has seen: 1 "
+        "(train/across/1.mp4 = val/across/0.mp4 in train and val).",
+    ]

@@ -132,7 +132,7 @@ def test_a_job_that_was_stopped_goes_on(
         (["--num-clips=0"], "--num-clips must be at least 1, got 0."),
         (["--batch-size=0"], "--batch-size must be at least 1, got 0."),
         (["--videos-per-shard=-1"], "--videos-per-shard must be at least 1, got -1."),
-        (["{empty}"], "There is no video in the folder {empty} (.3gp, "),
+        (["{empty}"], "There is no video in the folder {empty} (.3g2, "),
     ],
 )
 def test_arguments_that_cannot_work(

@@ -1,8 +1,11 @@
 """`timesformer predict`, `explain` and `convert`, as they are typed."""
 
 import dataclasses
+import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -236,3 +239,35 @@ def test_the_command_itself(checkpoint: Path, made_clips: Path):
     assert [json.loads(line)["views"] for line in done.stdout.splitlines()] == [3] * 4
     done = subprocess.run([sys.executable, "-m", "timesformer_jax", "--help"], capture_output=True, text=True, check=True)
     assert all(job in done.stdout for job in JOBS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files must be text")
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_and_labels_that_a_terminal_cannot_show(
+    checkpoint: Path, made_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+):
+    names = [os.fsdecode(name) for name in (b"a\x1b[31m.mp4", b"caf\xe9.mp4", b"z\n.mp4")]
+    for name in names:
+        shutil.copy(made_clips / "down" / "0.mp4", tmp_path / name)
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps(["跑 ", "\x9b31m", "\u202eb"]))
+    asked = [f"--checkpoint={checkpoint}", f"--labels={labels}"]
+
+    def said(*arguments: str) -> str:
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, errors="strict"))
+        assert main([*arguments, *asked]) == 0
+        sys.stdout.flush()
+        return written.getvalue().decode(encoding)
+
+    shown = "跑 " if encoding == "utf-8" else r"\u8dd1 "
+    table = said("predict", str(tmp_path)).split("\n")
+    assert table[0::4][:3] == [f"{tmp_path}/{name}" for name in (r"a\x1b[31m.mp4", r"caf\xe9.mp4", r"z\n.mp4")]
+    assert {line[11:] for line in table[1:4]} == {shown, r"\x9b31m", r"\u202eb"}
+    text = said("predict", str(tmp_path), "--json")
+    assert text.replace("\n", "").isprintable()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["video"] for line in lines] == [f"{tmp_path}/{name}" for name in (names[0], r"caf\xe9.mp4", names[2])]
+    assert {label for label, _ in lines[0]["best"]} == {"跑 ", "\x9b31m", "\u202eb"}
+    drawn = said("explain", str(tmp_path / names[1]), f"--output={tmp_path / names[1]}.png", "--label=跑 ")
+    assert drawn.endswith("caf\\xe9.mp4.png\n")

@@ -1,5 +1,6 @@
 """Data sets as people have them on disk: who lists what, and reading it by many processes. Knows no TensorFlow."""
 
+from timesformer_jax.datasets.duplicates import describe_duplicates
 from timesformer_jax.datasets.entries import Entry, Listing
 from timesformer_jax.datasets.layouts import EXPECTED_CLASSES, LAYOUTS
 from timesformer_jax.datasets.parallel import map_in_processes
@@ -23,6 +24,7 @@ __all__ = [
     "Storage",
     "StoredVideo",
     "VideoFacts",
+    "describe_duplicates",
     "inspect_video",
     "map_in_processes",
     "store_video",

@@ -30,7 +30,8 @@ class Listing:
     """A data set as its files describe it.
 
     `label_names` in the order of the classes; `splits`: name -> entries; `missing`: split -> video that is listed and isn't
-    there -> why. `several`: whether a video may have any number of labels, instead of exactly one.
+    there -> why. `several`: whether a video may have any number of labels, instead of exactly one. `notes`: a line for each
+    kind of file that was found next to the videos and is skipped, with the number of such files.
 
     Raises `InputError` for names that occur twice in a split, labels that `label_names` lacks, fewer than two classes, and
     a `train` or `val` without a video.
@@ -40,6 +41,7 @@ class Listing:
     splits: Mapping[str, Sequence[Entry]]
     missing: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     several: bool = False
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         known = set(self.label_names)

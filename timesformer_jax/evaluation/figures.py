@@ -8,6 +8,7 @@ import numpy as np
 
 from timesformer_jax._typing import Int, ndarray
 from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.printable import printable
 
 Curve = tuple[Sequence[int], Sequence[float]]
 """Steps, and a value at each."""
@@ -30,6 +31,11 @@ def draw_curves(panels: Mapping[str, Mapping[str, Curve]], *, logarithmic: Seque
 
 def draw_confusion(matrix: Int[ndarray, "classes classes"], names: Sequence[str]) -> str:
     """A row for each true label, coloured by the share of its videos; counts in the cells where there is room."""
+    with _literal_text():
+        return _draw_confusion(matrix, [printable(name) for name in names])
+
+
+def _draw_confusion(matrix: Int[ndarray, "classes classes"], names: Sequence[str]) -> str:
     count = len(names)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(max(3.0, 0.42 * count + 1.5), 9.0)
@@ -56,6 +62,15 @@ def draw_accuracy_over_clips(by_num_clips: Mapping[str, Mapping[str, float]]) ->
     axis.plot(clips, [100 * found["top1"] for found in by_num_clips.values()], "o-")
     axis.set(xlabel="clips a video", ylabel="top-1 in %", xticks=clips)
     return to_svg(figure)
+
+
+def _literal_text() -> Any:
+    """A context in which a dollar sign in a label isn't the beginning of a formula."""
+    try:
+        from matplotlib import rc_context
+    except ImportError as error:
+        raise MissingPackageError("matplotlib", "A report") from error
+    return rc_context({"text.parse_math": False})
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from timesformer_jax._typing import Int, ndarray
 from timesformer_jax.evaluation.figures import Curve, draw_accuracy_over_clips, draw_confusion, draw_curves
 from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.printable import printable
 
 
 class ShownVideo(NamedTuple):
@@ -105,7 +106,9 @@ def render_report(report: Report) -> str:
     except ImportError as error:
         raise MissingPackageError("jinja2", "A report") from error
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_without_controls
+    )
     environment.filters.update(percent=_percent, interval=_interval, data_uri=_data_uri)
     template = importlib.resources.files("timesformer_jax.evaluation").joinpath("report.html").read_text()
     results, confusion = report.results, report.confusion
@@ -125,6 +128,10 @@ def render_report(report: Report) -> str:
         points=None if report.points is None else _data_uri(report.points),
         shown=(("Surest and right", report.best), ("Surest and wrong", report.worst)),
     )
+
+
+def _without_controls(value: Any) -> Any:
+    return printable(value) if type(value) is str else value  # not the template's own markup
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

@@ -13,6 +13,7 @@ from timesformer_jax._typing import Int, ndarray
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.evaluation.clip_scores import ClipScores, Predictions
 from timesformer_jax.evaluation.metrics import intervals, measure
+from timesformer_jax.printable import printable, to_json
 
 DIGITS = 6
 """That figures and scores are rounded to: batches of another size change the ones behind."""
@@ -83,7 +84,7 @@ def write_results(
     """Writes `predictions.jsonl` (one line a video), `confusion.csv` (of the matrix and the label names, where they are given:
     a line for each true label, a column for each that was said) and, last, `results.json`; each whole or not at all."""
     folder = epath.Path(workdir)
-    write_whole(folder / "predictions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(folder / "predictions.jsonl", "".join(to_json(row) + "\n" for row in rows))
     if confusion is None:
         (folder / "confusion.csv").unlink(missing_ok=True)
     else:
@@ -94,6 +95,7 @@ def write_results(
 def _confusion_csv(matrix: np.ndarray, label_names: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["label", *label_names])
-    writer.writerows([name, *row] for name, row in zip(label_names, matrix.tolist(), strict=True))
+    names = [printable(name) for name in label_names]
+    writer.writerow(["label", *names])
+    writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
     return text.getvalue()

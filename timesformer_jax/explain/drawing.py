@@ -10,6 +10,7 @@ import numpy as np
 from timesformer_jax._typing import Array, Shaped, UInt8, ndarray
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.interpolation import linear
+from timesformer_jax.printable import printable
 
 STRENGTH = 0.65
 """How much of a pixel is colour where the map is highest."""
@@ -132,7 +133,7 @@ def _with_title(picture: UInt8[ndarray, "H W 3"], title: str) -> UInt8[ndarray, 
 
     band = _pillow().new("RGB", (picture.shape[1], TITLE_HEIGHT), "white")
     draw, font = ImageDraw.Draw(band), ImageFont.load_default(14)
-    text = title
+    text = title = printable(title)
     while text and draw.textlength(text + ("" if text == title else "…"), font=font) > picture.shape[1] - 6:
         text = text[:-1]
     draw.text((3, 3), text + ("" if text == title else "…"), fill="black", font=font)

@@ -9,6 +9,7 @@ import numpy as np
 from timesformer_jax._typing import Float, Int, ndarray
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.printable import printable
 
 FEWEST = 5
 """Fewer points make no picture."""
@@ -106,7 +107,7 @@ def draw_points(
     except ImportError as error:
         raise MissingPackageError("matplotlib", "Drawing") from error
 
-    columns, names = max(map(len, panels)), list(label_names or ())
+    columns, names = max(map(len, panels)), [printable(name) for name in label_names or ()]
     colours = [matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20"](i) for i in range(max(len(names), 1))]
     longest = max(map(len, names), default=0)
     width = 3.6 * columns + (0.5 + 0.07 * min(longest, 40) if names else 0)
@@ -130,7 +131,7 @@ def _draw_panel(axis: Any, panel: Panel, colours: Sequence[Any]) -> None:
     size = float(np.clip(4000 / len(panel.points), 4, 30))
     colour = [colours[0]] if panel.labels is None else [colours[label] for label in panel.labels]
     axis.scatter(*panel.points.T, s=size, c=colour, linewidths=0, alpha=0.8)
-    axis.set_title(panel.title, fontsize=8)
+    axis.set_title(printable(panel.title, newlines=True), fontsize=8)
     axis.set_xticks([])
     axis.set_yticks([])
 

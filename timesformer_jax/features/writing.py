@@ -22,6 +22,7 @@ from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.features.kinds import KINDS, value_shape
 from timesformer_jax.modeling import TimeSformer, describe_model, flatten_params
+from timesformer_jax.printable import to_json
 from timesformer_jax.video import Preprocess
 
 ABOUT = "features.json"
@@ -212,7 +213,7 @@ class FeatureWriter:
         return shard_path(self.folder, shard, self.num_shards)
 
     def _say(self, about: Mapping[str, Any]) -> None:
-        write_whole(self.folder / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self.folder / ABOUT, to_json(about, indent=2) + "\n")
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

@@ -6,16 +6,28 @@ timesformer check --dataset=video_list --train=train.csv --val=val.csv
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Entry, Listing, VideoFacts, inspect_video, map_in_processes
+from timesformer_jax.datasets import (
+    EXPECTED_CLASSES,
+    LAYOUTS,
+    Entry,
+    Listing,
+    VideoFacts,
+    describe_duplicates,
+    inspect_video,
+    map_in_processes,
+)
 from timesformer_jax.errors import InputError
-from timesformer_jax.video import find_videos, printable
+from timesformer_jax.printable import as_utf8, printable, stdout_encoding, to_json
+from timesformer_jax.video import FolderContents
+from timesformer_jax.video.finding import BROKEN_LINKS
+
+NOWHERE = "it is a link that leads nowhere"
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
@@ -33,16 +45,19 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what is there and what can't be read, one line a video; the exit code is 1 where anything is amiss."""
+    """Prints what is there, each video that can't be read, and each kind of file that was skipped (to stderr with --json).
+
+    Returns 1 if a video can't be read or a link leads nowhere, else 0.
+    """
     from tqdm import tqdm
 
-    listing, splits = _entries(arguments)
+    listing, splits, missing, notes = _entries(arguments)
     report: dict[str, Any] = {}
     total = sum(map(len, splits.values()))
     with tqdm(total=total, unit="video", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
         for split, entries in splits.items():
             facts: dict[str, VideoFacts] = {}
-            unreadable = dict(listing.missing.get(split, {})) if listing else {}
+            unreadable = dict(missing.get(split, {}))
             for entry, found in map_in_processes(inspect_video, entries, num_workers=arguments.num_workers):
                 if isinstance(found, InputError):
                     unreadable[entry.name] = getattr(found, "reason", str(found))
@@ -51,32 +66,47 @@ def run(arguments: argparse.Namespace) -> int:
                 bar.update()
             report[split] = {"videos": facts, "unreadable": unreadable, "labels": _labels(entries, unreadable)}
     if arguments.json:
-        print(json.dumps(_as_json(report), ensure_ascii=False, indent=1))
+        print(to_json(_as_json(report), encoding=stdout_encoding(), indent=1))
     else:
         _print(report, listing, arguments.dataset)
-    return 1 if any(split["unreadable"] for split in report.values()) else 0
+    for note in notes:
+        print(printable(note), file=sys.stderr if arguments.json else sys.stdout)
+    amiss = any(split["unreadable"] for split in report.values()) or any(BROKEN_LINKS in note for note in notes)
+    return 1 if amiss else 0
 
 
-def _entries(arguments: argparse.Namespace) -> tuple[Listing | None, Mapping[str, Sequence[Entry]]]:
-    """What the lists say; without lists, every video of the folder."""
+class _Found(NamedTuple):
+    """The videos to check: those of a listing, or, without lists, every video of the folder."""
+
+    listing: Listing | None
+    splits: Mapping[str, Sequence[Entry]]
+    missing: Mapping[str, Mapping[str, str]]
+    notes: Sequence[str]
+
+
+def _entries(arguments: argparse.Namespace) -> _Found:
     name, folder = arguments.dataset, arguments.folder
     if name == "video_list":
         if arguments.train is None or arguments.val is None:
             raise InputError("The lists are not given: --train=FILE.csv --val=FILE.csv.")
-        listing = LAYOUTS[name](arguments.train, arguments.val, root=folder)
-        return listing, listing.splits
+        return _of(LAYOUTS[name](arguments.train, arguments.val, root=folder))
     if folder is None or not folder.is_dir():
         raise InputError(
             f"There is no folder {folder}: give the one that holds the videos." if folder else "No folder is given."
         )
     if name is None:
-        paths = find_videos(folder)
-        found = [Entry(name=printable(path.relative_to(folder).as_posix()), path=path, labels=()) for path in paths]
-        if not found:
-            raise InputError(f"There is no video in the folder {folder}.")
-        return None, {"all": found}
-    listing = LAYOUTS[name](folder, **({} if arguments.fold is None else {"fold": arguments.fold}))
-    return listing, listing.splits
+        contents = FolderContents(folder)
+        found = [Entry(name=as_utf8(contents.name(path)), path=path, labels=()) for path in contents.videos]
+        missing = {as_utf8(link): NOWHERE for link in contents.broken_links}
+        if not found and not missing:
+            raise InputError(" ".join([f"There is no video in the folder {folder}.", *contents.notes]))
+        notes = [note for note in contents.notes if BROKEN_LINKS not in note]
+        return _Found(None, {"all": found}, {"all": missing}, notes)
+    return _of(LAYOUTS[name](folder, **({} if arguments.fold is None else {"fold": arguments.fold})))
+
+
+def _of(listing: Listing) -> _Found:
+    return _Found(listing, listing.splits, listing.missing, [*listing.notes, *describe_duplicates(listing)])
 
 
 def _labels(entries: Sequence[Entry], unreadable: Mapping[str, str]) -> Counter[str]:
@@ -102,13 +132,13 @@ def _print(report: Mapping[str, Any], listing: Listing | None, name: str | None)
                 print(f"  {what}: {values[0]} to {values[-1]}, median {values[len(values) // 2]}")
         for video, where in ((name, facts.num_damaged) for name, facts in found["videos"].items()):
             if where:
-                print(f"  damaged in {where} place(s), to be used all the same: {video}")
+                print(f"  damaged in {where} place(s), to be used all the same: {printable(video)}")
         for video, reason in found["unreadable"].items():
-            print(f"  can't be read: {video}: {reason}")
+            print(f"  can't be read: {printable(video)}: {printable(reason)}")
         if listing is not None:
             lacking = [label for label in listing.label_names if not found["labels"][label]]
             if lacking:
                 more = f" and {len(lacking) - 10} more" if len(lacking) > 10 else ""
-                print(f"  labels without a video: {', '.join(lacking[:10])}{more}")
+                print(f"  labels without a video: {printable(', '.join(lacking[:10]))}{more}")
     if listing is not None and name is not None and EXPECTED_CLASSES[name] not in (None, len(listing.label_names)):
         print(f"{len(listing.label_names)} labels; the whole data set has {EXPECTED_CLASSES[name]}.")

@@ -9,6 +9,7 @@ import argparse
 from timesformer_jax.modeling import SCORES
 from timesformer_jax.pretrained import WRITERS, convert
 from timesformer_jax.pretrained.kinds import KINDS
+from timesformer_jax.printable import printable
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
@@ -32,8 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Converts, and prints what became of every tensor."""
     options = load_options(arguments)
     pretrained = convert(arguments.source, arguments.target, to=arguments.to, overwrite=arguments.overwrite, **options)
-    print(pretrained.report)
-    print(f"Written: {arguments.target}")
+    print(printable(pretrained.report, newlines=True))
+    print(f"Written: {printable(arguments.target)}")
     return 0
 
 

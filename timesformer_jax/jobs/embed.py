@@ -27,6 +27,7 @@ from timesformer_jax.explain.embedding import (
     nearest_neighbour_accuracy,
 )
 from timesformer_jax.features import FeatureSet, read_features
+from timesformer_jax.printable import printable
 
 MOST_LABELS = 20
 """More colours can't be told apart."""
@@ -79,13 +80,13 @@ def run(arguments: argparse.Namespace) -> int:
             except InputError as error:
                 raise InputError(f"{folder}: {error}") from error
             row.append(Panel(placed, points.labels, f"{title}\n{METHOD_NAMES[method]}, {told}"))
-        print(f"{folder}: {', '.join(title.splitlines())}: {told}")
+        print(printable(f"{folder}: {', '.join(title.splitlines())}: {told}"))
     picture = draw_points(panels, names, format=ending)
     try:
         write_whole(arguments.output, picture)
     except OSError as error:
         raise InputError(f"Can't write {arguments.output}: {first_line(error)}.") from error
-    print(f"Drawn: {arguments.output}")
+    print(f"Drawn: {printable(arguments.output)}")
     return 0
 
 

@@ -23,6 +23,7 @@ from timesformer_jax.explain.drawing import WRITERS, Panel, overlay
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
 from timesformer_jax.jobs.videos import CHECKPOINT, check_at_least_1, place_clips
 from timesformer_jax.pretrained import Pretrained, load
+from timesformer_jax.printable import printable
 from timesformer_jax.video import PLACEMENT_NAMES
 
 METHODS = ("relevance", "rollout")
@@ -61,16 +62,17 @@ def run(arguments: argparse.Namespace) -> int:
     pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
     labels = [_number(label, pretrained) for label in arguments.label]
     for note in pretrained.report.notes if pretrained.report else []:
-        print(f"Note: {note}.", file=sys.stderr)
+        print(f"Note: {printable(note)}.", file=sys.stderr)
     clips = pretrained.preprocess(arguments.video, num_clips=arguments.num_clips, num_crops=1)
     scores = pretrained.view_scores(clips)
-    print(arguments.video + "".join(f"\n  {p:7.2%}  {label}" for label, p in pretrained.best(scores, arguments.top_k)))
+    best = pretrained.best(scores, arguments.top_k)
+    print(printable(arguments.video) + "".join(f"\n  {p:7.2%}  {printable(label)}" for label, p in best))
     panels = explain(pretrained, clips, scores, labels, title=Path(arguments.video).name, method=arguments.method)
     try:
         write_whole(output, WRITERS[output.suffix.lower()](panels, arguments.fps))
     except OSError as error:
         raise InputError(f"Can't write {output}: {error.strerror}.") from error
-    print(f"Written: {output}")
+    print(f"Written: {printable(output)}")
     return 0
 
 

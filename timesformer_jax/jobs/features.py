@@ -47,7 +47,8 @@ from timesformer_jax.jobs.videos import (
 from timesformer_jax.modeling import TimeSformer
 from timesformer_jax.preemption import watch_preemption
 from timesformer_jax.pretrained import Pretrained, load
-from timesformer_jax.video import VIDEO_SUFFIXES, printable
+from timesformer_jax.printable import as_utf8, printable
+from timesformer_jax.video import VIDEO_SUFFIXES
 
 
 class _Clip(NamedTuple):
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     print_devices()
     pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
     for note in pretrained.report.notes if pretrained.report else []:
-        print(f"Note: {note}.", file=sys.stderr)
+        print(f"Note: {printable(note)}.", file=sys.stderr)
     labels = sorted({_folder(path) for path in paths}) if arguments.label_by_folder else None
     writer = _open(arguments, pretrained, paths, labels)
     writer.begin()
@@ -107,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
                     rows.add_clip(clip.name, values, seconds=clip.seconds, label=clip.label)
             writer.write(shard, rows)
     about = writer.finish()
-    print(f"{about['num_rows']} rows of {about['num_videos']} video(s) are in {arguments.output}.")
+    print(f"{about['num_rows']} rows of {about['num_videos']} video(s) are in {printable(arguments.output)}.")
     if about["unreadable"]:
         print(f"{len(about['unreadable'])} of {len(paths)} video(s) could not be read.", file=sys.stderr)
     return 1 if about["unreadable"] else 0
@@ -119,7 +120,7 @@ def _open(
     views = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops}
     files = hashlib.blake2b(digest_size=8)
     for path in paths:
-        files.update(f"{printable(str(path))} {path.stat().st_size if path.exists() else None}\n".encode())
+        files.update(f"{as_utf8(path)} {path.stat().st_size if path.exists() else None}\n".encode())
     description = describe_features(
         pretrained.model,
         pretrained.params,
@@ -145,7 +146,7 @@ def _open(
 
 
 def _folder(path: Path) -> str:
-    return printable(path.absolute().parent.name)
+    return as_utf8(path.absolute().parent.name)
 
 
 def _clips(
@@ -158,7 +159,7 @@ def _clips(
 ) -> Iterator[_Clip]:
     """Every clip of the videos; of those that can't be read, `rows` gets the reason."""
     for path, views in prepared(pretrained.preprocess, paths, num_clips=arguments.num_clips, num_crops=arguments.num_crops):
-        name = printable(str(path))
+        name = as_utf8(path)
         if isinstance(views, Views):
             label = None if labels is None else labels.index(_folder(path))
             for crops, seconds in zip(*views, strict=True):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from timesformer_jax.errors import did_you_mean
+from timesformer_jax.printable import printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,4 +46,4 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with the message as one line, and exit code 2."""
         ending = "" if message.endswith((".", "?")) else "."
-        self.exit(2, f"Error: {message}{ending} See `{self.prog} --help`.\n")
+        self.exit(2, f"Error: {printable(message)}{ending} See `{self.prog} --help`.\n")

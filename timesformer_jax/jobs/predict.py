@@ -5,7 +5,6 @@ timesformer predict FOLDER --checkpoint=runs/mine --json > predictions.jsonl
 """
 
 import argparse
-import json
 import sys
 
 from timesformer_jax.devices import print_devices
@@ -13,6 +12,7 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
 from timesformer_jax.jobs.videos import add_view_arguments, check_at_least_1, find_files, place_clips, prepared
 from timesformer_jax.pretrained import load
+from timesformer_jax.printable import as_utf8, printable, stdout_encoding, to_json
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     print_devices()
     pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
     for note in pretrained.report.notes if pretrained.report else []:
-        print(f"Note: {note}.", file=sys.stderr)
+        print(f"Note: {printable(note)}.", file=sys.stderr)
     failed = 0
     bar = tqdm(total=len(paths), unit="video", dynamic_ncols=True, disable=len(paths) < 2 or not sys.stderr.isatty())
     with bar:
@@ -45,11 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
                 each = views.clips.reshape(-1, *views.clips.shape[2:])  # [clips, crops, ...] -> [views, ...]
                 best = pretrained.best(pretrained.view_scores(each), arguments.top_k)
                 if arguments.json:
-                    line = {"video": str(path), "best": [[label, round(p, 6)] for label, p in best], "views": len(each)}
-                    tqdm.write(json.dumps(line, ensure_ascii=False), file=sys.stdout)
+                    line = {"video": as_utf8(path), "best": [[label, round(p, 6)] for label, p in best], "views": len(each)}
+                    tqdm.write(to_json(line, encoding=stdout_encoding()), file=sys.stdout)
                 else:
-                    rows = "".join(f"\n  {p:7.2%}  {label}" for label, p in best)
-                    tqdm.write(f"{path}{rows}", file=sys.stdout)
+                    rows = "".join(f"\n  {p:7.2%}  {printable(label)}" for label, p in best)
+                    tqdm.write(f"{printable(path)}{rows}", file=sys.stdout)
                 sys.stdout.flush()
             bar.update()
     if failed:

@@ -1,7 +1,9 @@
 """Which frames, which crop, which pixels: what happens to a video before the model."""
 
+from timesformer_jax.printable import printable
 from timesformer_jax.video.decoding import UnreadableVideoError, VideoFile, open_video, sample_frames
-from timesformer_jax.video.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, find_videos, printable
+from timesformer_jax.video.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from timesformer_jax.video.finding import FolderContents, find_videos
 from timesformer_jax.video.geometry import (
     crop_offset,
     random_resized_crop,
@@ -30,6 +32,7 @@ __all__ = [
     "PLACEMENT_NAMES",
     "SAMPLINGS",
     "VIDEO_SUFFIXES",
+    "FolderContents",
     "Preprocess",
     "UnreadableVideoError",
     "VideoFile",

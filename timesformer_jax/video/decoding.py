@@ -15,6 +15,7 @@ import numpy as np
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.printable import printable
 from timesformer_jax.video.files import PICTURE_SUFFIXES
 from timesformer_jax.video.timeline import DEFAULT_FPS, JUMPING_FORMATS, Clock, Key, read_timeline
 
@@ -26,10 +27,10 @@ class UnreadableVideoError(InputError):
 
     def __init__(self, path: str | Path, reason: str):
         super().__init__(path, reason)
-        self.path, self.reason = path, reason
+        self.path, self.reason = path, printable(reason)
 
     def __str__(self) -> str:
-        return f"Can't read {self.path} as a video: {self.reason}."
+        return f"Can't read {printable(self.path)} as a video: {self.reason}."
 
 
 class VideoFile:
@@ -267,6 +268,24 @@ def _open_container(path: str | Path) -> Any:
     lenient: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
     # FFmpeg would take what stands before a colon, as in 12:30.mp4, for a protocol: not so behind a slash.
     return av.open(os.path.abspath(path), **lenient)
+
+
+PICTURE_FORMATS = re.compile("image2|apng|ico|tty|bin|xbin|adf|idf|.+_pipe")
+"""FFmpeg's formats of images and of text that it draws: files that hold no video, though it gives them a video stream."""
+
+
+def has_video_stream(path: str | Path) -> bool:
+    """Whether a file is a video, by its container's header: no frame of it is promised."""
+    try:
+        with _open_container(path) as container:
+            names = container.format.name.split(",")
+            stream = container.streams.best("video")
+            if stream is None or stream.disposition & type(stream.disposition).attached_pic:
+                return False
+            return stream.width > 0 and not any(PICTURE_FORMATS.fullmatch(name) for name in names)
+    except Exception as error:  # a file may make the libraries raise anything
+        log.debug("%s: %s: %s", path, type(error).__name__, error)
+        return False
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -1,30 +1,33 @@
-"""Which files of a folder are videos."""
-
-import os
-from pathlib import Path
+"""Kinds of files, by their suffix and their first bytes."""
 
 VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob"}
-    | {".webm", ".wmv"}
+    {".3g2", ".3gp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v"}
+    | {".mk3d", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm"}
+    | {".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".xvid", ".y4m"}
 )
-"""Files with another ending, and hidden files, are none of ours."""
+"""Files with one of these are videos, or broken ones; files with an unknown suffix are opened to find out."""
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 """Frames of a video that is kept as a folder of pictures."""
 
+NOT_VIDEO_SUFFIXES = frozenset(
+    PICTURE_SUFFIXES
+    | {".avif", ".bmp", ".dng", ".exr", ".heic", ".ico", ".jfif", ".pgm", ".ppm", ".psd", ".svg", ".tif", ".tiff", ".webp"}
+    | {".ass", ".bat", ".c", ".cfg", ".conf", ".csv", ".doc", ".docx", ".dvc", ".htm", ".html", ".ini", ".ipynb", ".js"}
+    | {".json", ".jsonl", ".log", ".lrc", ".m3u", ".m3u8", ".md", ".md5", ".mpd", ".nfo", ".odt", ".pdf", ".pls", ".py"}
+    | {".rst", ".rtf", ".sh", ".sha1", ".sha256", ".srt", ".ssa", ".toml", ".torrent", ".tsv", ".txt", ".url", ".vtt"}
+    | {".xls", ".xlsx", ".xml", ".yaml", ".yml"}
+    | {".aac", ".aif", ".aiff", ".flac", ".m4a", ".mid", ".mp3", ".oga", ".opus", ".wav", ".wma"}
+    | {".7z", ".bz2", ".gz", ".iso", ".rar", ".tar", ".tbz2", ".tgz", ".txz", ".xz", ".zip", ".zst"}
+    | {".db", ".dll", ".exe", ".h5", ".hdf5", ".mat", ".npy", ".npz", ".onnx", ".parquet", ".pickle", ".pkl", ".pt"}
+    | {".pth", ".pyc", ".pyth", ".safetensors", ".so", ".sqlite", ".tfrecord"}
+)
+"""Images, text, sound, archives and data: never opened as a video in search of videos."""
 
-def printable(name: str) -> str:
-    """A file's name as text, also where its bytes aren't any."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
+def holds_text(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is text: FFmpeg would draw it, or open the files that a playlist names.
 
-def find_videos(folder: Path) -> list[Path]:
-    """Every video file in a folder or deeper, sorted; links are followed, hidden folders and links that lead back are not."""
-    found, seen = [], set()
-    for where, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and real not in seen]
-        seen.add(real)
-        paths = [Path(where) / name for name in names if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
-    return sorted(found)
+    Raw video in YUV4MPEG begins with a line of text and is none.
+    """
+    return not head.startswith(b"YUV4MPEG2") and not any(byte < 32 and byte not in b"\t\n\f\r\x1b" for byte in head)

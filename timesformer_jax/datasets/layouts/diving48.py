@@ -29,7 +29,7 @@ def read_diving48(root: Path) -> Listing:
                 raise InputError(f"{path}, entry {number}: expected a label from 0 to {len(label_names) - 1}, got {label!r}.")
             name = str(record["vid_name"])
             gathered.add(split, name, next(iter(files.get(name, [])), None), label_names[label])
-    return gathered.listing(label_names)
+    return gathered.listing(label_names, files=files)
 
 
 def _read_names(path: Path) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.video.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from timesformer_jax.video.finding import FolderContents
 
 DEPTH = 3
 """How many folders below the root lists are looked for."""
@@ -54,43 +54,26 @@ def _folders_in(folder: Path) -> list[Path]:
     return []
 
 
-def index_files(root: Path, frame_folders: Collection[str] = frozenset()) -> dict[str, list[Path]]:
-    """Name without its ending -> the video files below a folder that have it, by one walk over what `find_videos` finds.
+class FileIndex(dict[str, list[Path]]):
+    """Name without its ending -> the video files that have it; `contents` is the walk that they were found by."""
+
+    def __init__(self, contents: FolderContents):
+        super().__init__()
+        self.contents = contents
+        for path in sorted(contents.videos, key=contents.walk_order):
+            self.setdefault(path.stem, []).append(path)
+        for path in sorted(contents.frame_folders, key=contents.walk_order):
+            self.setdefault(path.name, []).append(path)
+
+
+def index_files(root: Path, frame_folders: Collection[str] = frozenset()) -> FileIndex:
+    """The videos below a folder by their names, by one walk over what `find_videos` finds.
 
     `frame_folders`: names of videos that may be folders of pictures; such folders come after files. They aren't listed to
     the end, which for all frames of a data set would take hours.
     """
     check_root(root)
-    files: dict[str, list[Path]] = {}
-    folders: dict[str, list[Path]] = {}
-    seen = set()
-    for where, below, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        further = []
-        for name in sorted(below):
-            if name in frame_folders and is_frame_folder(Path(where, name)):
-                folders.setdefault(name, []).append(Path(where, name))
-            elif not name.startswith("."):
-                further.append(name)
-        below[:] = further
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".") and os.path.isfile(os.path.join(where, name)):
-                files.setdefault(stem, []).append(Path(where, name))
-    for name, paths in folders.items():
-        files.setdefault(name, []).extend(paths)
-    return files
-
-
-def is_frame_folder(path: Path) -> bool:
-    """Whether a folder directly holds a picture."""
-    with contextlib.suppress(OSError), os.scandir(path) as inside:
-        return any(os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES for entry in inside if entry.name[0] != ".")
-    return False
+    return FileIndex(FolderContents(root, frame_folders=frame_folders))
 
 
 def choose(paths: Sequence[Path], folders: Sequence[str]) -> Path | None:

@@ -31,4 +31,4 @@ def read_hmdb51(root: Path, *, fold: int = 1) -> Listing:
             if split := SPLITS[number]:
                 file = file.strip()
                 gathered.add(split, f"{label}/{file}", choose(files.get(Path(file).stem, []), (label,)), label)
-    return gathered.listing(sorted(lists))
+    return gathered.listing(sorted(lists), files=files)

@@ -39,7 +39,7 @@ def read_howto100m(root: Path, *, min_videos: int = 100, val_fraction: float = 0
         val = val_share(tasks[task], val_fraction)
         for video in tasks[task]:
             gathered.add("val" if video in val else "train", video, next(iter(files.get(video, [])), None), name)
-    return gathered.listing(names.values())
+    return gathered.listing(names.values(), files=files)
 
 
 def _read_videos(path: Path) -> dict[str, list[str]]:

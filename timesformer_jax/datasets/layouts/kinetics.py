@@ -76,7 +76,7 @@ def _read_official(root: Path, lists: Mapping[str, Path]) -> Listing:
                 gathered.add(split, name, whole, row["label"], start=start, end=end, perhaps_cut=True)
         if split == "train":
             label_names = {row["label"] for _, row in rows}
-    return gathered.listing(sorted(label_names))
+    return gathered.listing(sorted(label_names), files=files)
 
 
 def _choose(paths: list[Path], split: str) -> Path | None:

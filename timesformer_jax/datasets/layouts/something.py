@@ -41,4 +41,4 @@ def read_something_v2(root: Path) -> Listing:
                 )
             path = next(iter(files.get(name, [])), None)
             gathered.add(split, name, path, template, fps=FPS if path and path.is_dir() else None)
-    return gathered.listing(label_names)
+    return gathered.listing(label_names, files=files)

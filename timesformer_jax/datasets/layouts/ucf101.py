@@ -21,8 +21,9 @@ def read_ucf101(root: Path, *, fold: int = 1) -> Listing:
     lists = find_lists(root, wanted)
     label_names = _read_classes(lists.pop("classes"))
     numbers = {name.casefold(): number for number, name in enumerate(label_names, start=1)}
+    index = index_files(root)
     files: dict[str, list[Path]] = {}
-    for name, paths in index_files(root).items():
+    for name, paths in index.items():
         files.setdefault(name.casefold(), []).extend(paths)
     gathered = Gathered()
     for split, path in lists.items():
@@ -37,7 +38,7 @@ def read_ucf101(root: Path, *, fold: int = 1) -> Listing:
             label = label_names[number - 1]
             found = next(iter(files.get(Path(file).stem.casefold(), [])), None)
             gathered.add(split, video.strip(), found, label)
-    return gathered.listing(label_names)
+    return gathered.listing(label_names, files=index)
 
 
 def _read_classes(path: Path) -> list[str]:

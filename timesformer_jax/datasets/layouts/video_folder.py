@@ -11,24 +11,36 @@ from timesformer_jax.datasets.layouts.files import check_root
 from timesformer_jax.datasets.layouts.gathering import Gathered
 from timesformer_jax.datasets.layouts.shares import check_fraction, val_share
 from timesformer_jax.errors import InputError
-from timesformer_jax.video.files import find_videos, printable
+from timesformer_jax.printable import as_utf8
+from timesformer_jax.video.finding import FolderContents, Tally
+
+SPLITS = ("train", "val")
 
 SPLIT_LIKE = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 """If a folder's only labels are among these, they are splits by another name."""
+
+LOOSE = "videos outside any label's folder"
+OUTSIDE = "videos outside the folders 'train' and 'val'"
+OTHER_SPLIT = "videos of a folder that looks like a split, since it holds folders called like the labels next to it"
+
+Labelled = list[tuple[Path, str]]
+"""Files with their labels."""
 
 
 def read_video_folder(root: Path, *, val_fraction: float = 0.2) -> Listing:
     """Every video file below a folder, labelled by the folder it is in; its name is the path below the root.
 
     Without `train` and `val` folders, `val_fraction` of each label's files become `val` (at least one, if there are two).
+    A further split next to labels or next to `train` and `val`, and videos outside any label's folder, are skipped and counted
+    in the listing's `notes`.
 
     Raises `InputError` where the folder can't be trained on.
     """
     check_root(root)
     check_fraction(val_fraction)
-    files = {split: _labelled_files(root / split) for split in ("train", "val")}
+    files, notes = _given_splits(root)
     if not files["train"] and not files["val"]:
-        files = _split(root, val_fraction)
+        files, notes = _split(root, val_fraction)
     for split, pairs in files.items():
         if not pairs:
             raise InputError(
@@ -45,28 +57,71 @@ def read_video_folder(root: Path, *, val_fraction: float = 0.2) -> Listing:
     gathered = Gathered()
     for split, pairs in files.items():
         for path, label in sorted(pairs):
-            gathered.add(split, printable(path.relative_to(root).as_posix()), path, label)
-    return gathered.listing(sorted(labels))
+            gathered.add(split, path.relative_to(root).as_posix(), path, label)
+    return gathered.listing(sorted(labels), notes=notes)
 
 
-def _split(root: Path, val_fraction: float) -> dict[str, list[tuple[Path, str]]]:
-    everything = _labelled_files(root)
+def _given_splits(root: Path) -> tuple[dict[str, Labelled], tuple[str, ...]]:
+    """The labelled files of `train` and `val`, and what is skipped there and next to them."""
+    files: dict[str, Labelled] = {}
+    notes: list[str] = []
+    for split in SPLITS:
+        contents = FolderContents(root / split, base=root)
+        files[split] = _labelled(contents, root / split)
+        notes += contents.notes if (root / split).is_dir() else ()
+    if any(files.values()):
+        rest = FolderContents(root, ignore=SPLITS)
+        for path in rest.videos:
+            rest.skipped.add(OUTSIDE, rest.name(path))
+        notes += rest.notes
+    return files, tuple(notes)
+
+
+def _split(root: Path, val_fraction: float) -> tuple[dict[str, Labelled], tuple[str, ...]]:
+    """The labelled files of a folder of labels, divided into `train` and `val`, and what is skipped."""
+    contents = FolderContents(root)
+    everything = _labelled(contents, root)
     if everything and {label.lower() for _, label in everything} <= SPLIT_LIKE:
         found = ", ".join(sorted({label for _, label in everything}))
         raise InputError(f"{root} holds {found}: call the folders of the two splits 'train' and 'val'.")
     by_label: dict[str, dict[str, Path]] = {}
-    for path, label in everything:
+    for path, label in _without_other_splits(everything, root, contents.skipped):
         below = path.relative_to(root)
         by_label.setdefault(label, {})[below.relative_to(below.parts[0]).as_posix()] = path
-    files: dict[str, list[tuple[Path, str]]] = {"train": [], "val": []}
+    files: dict[str, Labelled] = {"train": [], "val": []}
     for label, paths in by_label.items():
         val = val_share(paths, val_fraction)
         for name, path in paths.items():
             files["val" if name in val else "train"].append((path, label))
-    return files
+    notes = contents.notes
+    if odd := sorted(label for label in by_label if label.lower() in SPLIT_LIKE):
+        notes = (*notes, f"Folders called like a split are read as labels: {', '.join(odd)}.")
+    return files, notes
 
 
-def _labelled_files(folder: Path) -> list[tuple[Path, str]]:
-    """(file, label) of every video file in a label's folder or deeper."""
-    placed = [(path, path.relative_to(folder).parts) for path in find_videos(folder)]
-    return [(path, printable(parts[0])) for path, parts in placed if len(parts) > 1]
+def _without_other_splits(everything: Labelled, root: Path, skipped: Tally) -> Labelled:
+    """All but the videos of folders that look like a split next to labels."""
+    labels = {label for _, label in everything if label.lower() not in SPLIT_LIKE}
+    inside: dict[str, set[str]] = {}
+    for path, label in everything:
+        inside.setdefault(label, set()).update(as_utf8(part) for part in path.relative_to(root).parts[1:-1][:1])
+    splits = {label for label, folders in inside.items() if label.lower() in SPLIT_LIKE and folders & labels}
+    for path, label in everything:
+        if label in splits:
+            skipped.add(OTHER_SPLIT, path.relative_to(root).as_posix())
+    return [(path, label) for path, label in everything if label not in splits]
+
+
+def _labelled(contents: FolderContents, folder: Path) -> Labelled:
+    """(file, label) of every video file in a label's folder or deeper; others are counted as skipped."""
+    found, folders = [], dict[str, str]()
+    for path in contents.videos:
+        parts = path.relative_to(folder).parts
+        if len(parts) == 1:
+            contents.skipped.add(LOOSE, contents.name(path))
+            continue
+        label = as_utf8(parts[0])
+        if folders.setdefault(label, parts[0]) != parts[0]:
+            raise InputError(f"Two folders of {folder} give the same label {label!r} when written as UTF-8: rename one.")
+        found.append((path, label))
+    return found

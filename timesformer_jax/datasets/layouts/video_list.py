@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from timesformer_jax.datasets.entries import Listing
-from timesformer_jax.datasets.layouts.files import check_root, is_frame_folder, resolve
+from timesformer_jax.datasets.layouts.files import check_root, resolve
 from timesformer_jax.datasets.layouts.gathering import Gathered
 from timesformer_jax.datasets.layouts.lists import parse_json, parse_seconds, parse_span, read_lines, read_table
 from timesformer_jax.errors import InputError
 from timesformer_jax.labels import read_labels
+from timesformer_jax.video.finding import is_frame_folder
 
 FPS = 30.0
 """Of a folder of pictures, where the list doesn't tell."""
@@ -29,7 +30,8 @@ def read_video_list(
     """Reads two lists of videos, `.csv` with a header or `.jsonl`.
 
     Columns, or keys: `path` below `root` (by default the list's own folder), of a file or a folder of pictures, and `label`;
-    or instead `labels`, any number of them, in csv as `a;b`. Optional are `start` and `end` in seconds of a piece of the
+    or instead `labels`, any number of them, in csv as `a;b`. Cells of a csv and labels in them are stripped of spaces around
+    them, labels in `.jsonl` stay as they are. Optional are `start` and `end` in seconds of a piece of the
     video, `name` (by default the path, and the piece), and `fps` of a folder of pictures (30).
 
     The classes are those of `train`, sorted, numbers by their value; or those of the file `labels`, in its order.
@@ -127,7 +129,7 @@ def _read_jsonl(file: Path) -> tuple[str, list[Row]]:
         if not isinstance(given, list) or not all(_is_text(label) for label in given):
             raise InputError(f"{file}, line {line}: expected text as {kind}, got {value[kind]!r}.")
         fields = {key: _as_text(value[key]) for key in ("path", "start", "end", "name", "fps") if value.get(key) is not None}
-        rows.append(Row(line, fields, tuple(dict.fromkeys(str(label).strip() for label in given if str(label).strip()))))
+        rows.append(Row(line, fields, tuple(dict.fromkeys(str(label) for label in given if str(label).strip()))))
     if not rows:
         raise InputError(f"{file}: expected a JSON object in each line, got an empty file.")
     return kind, rows

@@ -1,0 +1,74 @@
+"""The same file twice in a data set: in two splits, with two labels, or twice in one split."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from timesformer_jax.datasets.entries import Entry, Listing
+from timesformer_jax.video.finding import EXAMPLES, show
+
+IN_SPLITS = "in more than one split, so that evaluation sees what training has seen"
+WITH_LABELS = "listed with different labels"
+IN_ONE_SPLIT = "listed more than once in a split"
+
+
+def describe_duplicates(listing: Listing) -> list[str]:
+    """A line for each kind of duplicate, with the number of files and a few examples.
+
+    Files are the same if their paths are, once links are resolved; pieces of one file are if they overlap. No file is opened.
+    """
+    found: dict[str, dict[str, str]] = {IN_SPLITS: {}, WITH_LABELS: {}, IN_ONE_SPLIT: {}}
+    for real, uses in _uses(listing).items():
+        for kind, example in _compare(uses):
+            found[kind].setdefault(real, example)
+    return [
+        f"Videos {kind}: {len(examples)} ({show(list(examples.values())[:EXAMPLES], len(examples))})."
+        for kind, examples in found.items()
+        if examples
+    ]
+
+
+def _uses(listing: Listing) -> dict[str, list[tuple[str, Entry]]]:
+    """Resolved path -> the entries of that file, of those that have several."""
+    first: dict[str, tuple[str, Entry]] = {}
+    several: dict[str, list[tuple[str, Entry]]] = {}
+    folders: dict[str, str] = {}
+    for split, entries in listing.splits.items():
+        for entry in entries:
+            real = _resolved(entry.path, folders)
+            if real in first:
+                several.setdefault(real, [first[real]]).append((split, entry))
+            else:
+                first[real] = split, entry
+    return several
+
+
+def _resolved(path: Path, folders: dict[str, str]) -> str:
+    """The real path; `folders` remembers those of folders, which most of the work goes into."""
+    folder, name = os.path.split(os.path.abspath(path))
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    real = os.path.join(folders[folder], name)
+    return os.path.realpath(real) if os.path.islink(real) else real
+
+
+def _compare(uses: list[tuple[str, Entry]]) -> Iterator[tuple[str, str]]:
+    """Kinds of duplicates among the entries of one file, each with its example."""
+    for number, (split, entry) in enumerate(uses):
+        for other_split, other in uses[:number]:
+            if not _overlap(entry, other):
+                continue
+            name = entry.name if entry.name == other.name else f"{other.name} = {entry.name}"
+            if split != other_split:
+                yield IN_SPLITS, f"{name} in {other_split} and {split}"
+            if set(entry.labels) != set(other.labels):
+                yield WITH_LABELS, f"{name} as {' + '.join(other.labels)} and as {' + '.join(entry.labels)}"
+            elif split == other_split:
+                yield IN_ONE_SPLIT, f"{name} in {split}"
+
+
+def _overlap(one: Entry, other: Entry) -> bool:
+    starts = [entry.start or 0.0 for entry in (one, other)]
+    ends = [math.inf if entry.end is None else entry.end for entry in (one, other)]
+    return max(starts) < min(ends)

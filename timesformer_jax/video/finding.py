@@ -1,0 +1,210 @@
+"""Videos of a folder, and an account of everything else in it."""
+
+import contextlib
+import os
+import re
+from collections import deque
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from timesformer_jax.printable import printable
+from timesformer_jax.video.files import NOT_VIDEO_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES, holds_text
+
+PROBES = 16
+"""Files of one unknown suffix that are opened to see whether they are videos; if most are, all others count as videos."""
+
+MAX_PROBES = 256
+"""Files of unknown suffixes that are opened in one folder, all suffixes together."""
+
+EXAMPLES = 3
+
+BROKEN_LINKS = "links that lead nowhere"
+HIDDEN = "hidden files or folders"
+NO_VIDEO = "files that aren't videos"
+NOT_PROBED = f"files with an unknown suffix that weren't opened (at most {PROBES} per suffix are, and {MAX_PROBES} in all)"
+SEEN = "linked folders that were read under another path"
+CLOSED = "folders that can't be opened"
+SPECIAL = "pipes, sockets or devices"
+
+
+class Tally:
+    """Counts what is skipped, by kind, with a few examples."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, list[str]]] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        """Count one more of `kind`."""
+        count, examples = self._found.get(kind, (0, []))
+        if len(examples) < EXAMPLES:
+            examples.append(name)
+        self._found[kind] = count + 1, examples
+
+    def notes(self, without: Collection[str] = ()) -> tuple[str, ...]:
+        """A printable line per kind, except those of `without`: "Skipped links that lead nowhere: 2 (a.mp4, b.mp4)."."""
+        found = {kind: found for kind, found in self._found.items() if kind not in without}
+        return tuple(f"Skipped {kind}: {count} ({show(examples, count)})." for kind, (count, examples) in found.items())
+
+
+def show(examples: Collection[str], count: int) -> str:
+    """The first examples of `count`, printable, with commas between."""
+    shown = [printable(name) for name in examples][:EXAMPLES]
+    return ", ".join(shown) + (", ..." if count > len(shown) else "")
+
+
+class FolderContents:
+    """Files below a folder, by one walk; no video is decoded.
+
+    Links to files and folders are followed. A folder that several paths lead to is read once, by a path without links if there
+    is one, which also ends loops. Hidden files and folders are skipped, except for names of dots alone ("...").
+
+    Files with a suffix of `VIDEO_SUFFIXES` are videos, those of `NOT_VIDEO_SUFFIXES` aren't. Of every other suffix the first
+    `PROBES` files are opened.
+
+    Args:
+        folder: where to begin.
+        ignore: names of folders directly in it that aren't entered.
+        frame_folders: names of folders anywhere that are taken for the frames of a video if they hold an image.
+        base: what names are relative to, `folder` by default.
+
+    Attributes:
+        videos: sorted paths.
+        frame_folders: paths of the folders of images, sorted.
+        broken_links: names of links that lead nowhere and may have been videos.
+        skipped: a `Tally` of everything else.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ignore: Collection[str] = (),
+        frame_folders: Collection[str] = (),
+        base: Path | None = None,
+    ):
+        self._folder, self._ignore, self._names = os.fspath(folder), ignore, frame_folders
+        self._prefix = os.path.join(os.fspath(base or folder), "")
+        self.skipped = Tally()
+        self.broken_links: list[str] = []
+        found: list[str] = []
+        unknown: dict[str, list[str]] = {}
+        self._frames: list[str] = []
+        for path in self._files():
+            suffix = os.path.splitext(path)[1].lower()
+            if suffix in VIDEO_SUFFIXES:
+                found.append(path)
+            elif suffix in NOT_VIDEO_SUFFIXES:
+                self.skipped.add(NO_VIDEO, self.name(path))
+            else:
+                unknown.setdefault(suffix if re.fullmatch(r"\.[a-z0-9]*[a-z][a-z0-9]*", suffix) else "", []).append(path)
+        found += self._probe(unknown)
+        self.videos = sorted(map(Path, found))
+        self.frame_folders = sorted(map(Path, self._frames))
+        for name in sorted(self.broken_links):
+            self.skipped.add(BROKEN_LINKS, name)
+
+    def name(self, path: str | Path) -> str:
+        """A path relative to the base, with forward slashes."""
+        return os.fspath(path).removeprefix(self._prefix).replace(os.sep, "/")
+
+    def walk_order(self, path: Path) -> list[tuple[bool, str]]:
+        """Sorts paths as a walk meets them: a folder's files, then its folders, each by name."""
+        *folders, name = self.name(path).split("/")
+        return [*((True, folder) for folder in folders), (False, name)]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was skipped, a line per kind."""
+        return self.skipped.notes()
+
+    def _files(self) -> Iterator[str]:
+        """Regular files; everything else is entered, or noted."""
+        pending, linked, seen = deque([self._folder]), deque[str](), set()
+        while pending or linked:
+            where = pending.popleft() if pending else linked.popleft()
+            real = os.path.realpath(where)
+            if real in seen:
+                self.skipped.add(SEEN, self.name(where))
+                continue
+            seen.add(real)
+            try:
+                with os.scandir(where) as inside:
+                    entries = sorted(inside, key=lambda entry: entry.name)
+            except OSError:
+                self.skipped.add(CLOSED, self.name(where))
+                continue
+            for entry in entries:
+                if entry.name in self._ignore and where == self._folder:
+                    continue
+                if _is_hidden(entry.name):
+                    self.skipped.add(HIDDEN, self.name(entry.path))
+                elif _is(entry, "is_dir"):
+                    if entry.name in self._names and is_frame_folder(entry.path):
+                        self._frames.append(entry.path)
+                    else:
+                        (linked if entry.is_symlink() else pending).append(entry.path)
+                elif _is(entry, "is_file"):
+                    yield entry.path
+                elif not entry.is_symlink() or os.path.exists(entry.path):
+                    self.skipped.add(SPECIAL, self.name(entry.path))
+                elif os.path.splitext(entry.name)[1].lower() in NOT_VIDEO_SUFFIXES:
+                    self.skipped.add(NO_VIDEO, self.name(entry.path))
+                else:
+                    self.broken_links.append(self.name(entry.path))
+
+    def _probe(self, unknown: dict[str, list[str]]) -> list[str]:
+        """Those files of unknown suffixes that are videos."""
+        videos, opened = [], 0
+        for suffix in sorted(unknown):
+            paths = sorted(unknown[suffix])
+            tried = paths[: min(PROBES, MAX_PROBES - opened)]
+            opened += len(tried)
+            found = [path for path in tried if _holds_video(path)]
+            for path in tried:
+                if path not in found:
+                    self.skipped.add(NO_VIDEO, self.name(path))
+            rest = paths[len(tried) :]
+            if 2 * len(found) > len(tried):
+                found += rest
+            else:
+                for path in rest:
+                    self.skipped.add(NOT_PROBED, self.name(path))
+            videos += found
+        return videos
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """Every video file in a folder or deeper, sorted: the `videos` of its `FolderContents`."""
+    return FolderContents(folder).videos
+
+
+def is_frame_folder(path: str | Path) -> bool:
+    """Whether a folder directly holds an image."""
+    with contextlib.suppress(OSError), os.scandir(path) as inside:
+        return any(os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES for entry in inside if entry.name[0] != ".")
+    return False
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") and bool(name.strip("."))
+
+
+def _is(entry: Any, what: str) -> bool:
+    """`entry.is_dir()` or `entry.is_file()`; False for a link that can't be followed."""
+    try:
+        return getattr(entry, what)()
+    except OSError:
+        return False
+
+
+def _holds_video(path: str) -> bool:
+    """Whether FFmpeg finds a video stream in a file: text and other files known by their first bytes aren't opened."""
+    from timesformer_jax.video.decoding import has_video_stream
+
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return False
+    return bool(head) and not holds_text(head) and has_video_stream(path)
