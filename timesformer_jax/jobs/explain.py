@@ -21,7 +21,7 @@ from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.explain import attention_rollout, class_relevance
 from timesformer_jax.explain.drawing import WRITERS, Panel, overlay
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
-from timesformer_jax.jobs.videos import CHECKPOINT, check_at_least_1, place_clips
+from timesformer_jax.jobs.videos import CHECKPOINT, add_limit_arguments, check_at_least_1, limits_of, place_clips
 from timesformer_jax.pretrained import Pretrained, load
 from timesformer_jax.video import PLACEMENT_NAMES
 
@@ -50,6 +50,7 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
     )
     job.add_argument("--fps", type=float, default=4.0, help="frames per second of an animation")
     job.add_argument("--top-k", type=int, default=5, help="number of labels to print")
+    add_limit_arguments(job)
     add_load_arguments(job)
 
 
@@ -57,12 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the best labels of the clips that are drawn (one centre crop each), and draws them."""
     output = Path(arguments.output)
     _check(arguments, output)
+    limits = limits_of(arguments)
     print_devices()
     pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
     labels = [_number(label, pretrained) for label in arguments.label]
     for note in pretrained.report.notes if pretrained.report else []:
         print(f"Note: {note}.", file=sys.stderr)
-    clips = pretrained.preprocess(arguments.video, num_clips=arguments.num_clips, num_crops=1)
+    clips = pretrained.preprocess(arguments.video, num_clips=arguments.num_clips, num_crops=1, limits=limits)
     scores = pretrained.view_scores(clips)
     print(arguments.video + "".join(f"\n  {p:7.2%}  {label}" for label, p in pretrained.best(scores, arguments.top_k)))
     panels = explain(pretrained, clips, scores, labels, title=Path(arguments.video).name, method=arguments.method)

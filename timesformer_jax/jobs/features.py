@@ -41,6 +41,7 @@ from timesformer_jax.jobs.videos import (
     add_view_arguments,
     check_at_least_1,
     find_files,
+    limits_of,
     place_clips,
     prepared,
 )
@@ -77,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_at_least_1(arguments, "num_clips", "batch_size", "videos_per_shard")
     check_options(arguments.kind, arguments.dtype, arguments.videos_per_shard)
+    limits_of(arguments)
     paths = list(dict.fromkeys(find_files(arguments.videos)))
     for path in paths:
         if path.is_dir():
@@ -157,7 +159,8 @@ def _clips(
     bar: Any,
 ) -> Iterator[_Clip]:
     """Every clip of the videos; of those that can't be read, `rows` gets the reason."""
-    for path, views in prepared(pretrained.preprocess, paths, num_clips=arguments.num_clips, num_crops=arguments.num_crops):
+    views_of = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops, "limits": limits_of(arguments)}
+    for path, views in prepared(pretrained.preprocess, paths, **views_of):
         name = printable(str(path))
         if isinstance(views, Views):
             label = None if labels is None else labels.index(_folder(path))

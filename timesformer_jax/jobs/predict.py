@@ -11,7 +11,7 @@ import sys
 from timesformer_jax.devices import print_devices
 from timesformer_jax.errors import InputError
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
-from timesformer_jax.jobs.videos import add_view_arguments, check_at_least_1, find_files, place_clips, prepared
+from timesformer_jax.jobs.videos import add_view_arguments, check_at_least_1, find_files, limits_of, place_clips, prepared
 from timesformer_jax.pretrained import load
 
 
@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     check_at_least_1(arguments, "top_k", "num_clips")
+    limits = limits_of(arguments)
     paths = list(find_files(arguments.videos))
     print_devices()
     pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     failed = 0
     bar = tqdm(total=len(paths), unit="video", dynamic_ncols=True, disable=len(paths) < 2 or not sys.stderr.isatty())
     with bar:
-        views_of = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops}
+        views_of = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops, "limits": limits}
         for path, views in prepared(pretrained.preprocess, paths, **views_of):
             if isinstance(views, InputError):
                 failed += 1

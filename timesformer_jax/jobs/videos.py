@@ -11,7 +11,7 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.pretrained import Pretrained
-from timesformer_jax.video import PLACEMENT_NAMES, VIDEO_SUFFIXES, Preprocess, find_videos
+from timesformer_jax.video import PLACEMENT_NAMES, VIDEO_SUFFIXES, Limits, Preprocess, find_videos
 
 CHECKPOINT = "weights: a file, folder, workdir of a run, name listed by `timesformer zoo`, or hf:ORGANISATION/MODEL"
 """Help of `--checkpoint`."""
@@ -35,6 +35,24 @@ def add_view_arguments(job: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--placement", choices=PLACEMENT_NAMES, help="where the clips begin (default: as the checkpoint was evaluated)"
     )
+    add_limit_arguments(job)
+
+
+def add_limit_arguments(job: argparse.ArgumentParser) -> None:
+    """How much a video may ask for."""
+    usual = Limits()
+    job.add_argument("--max-pixels", type=int, default=usual.max_pixels, help="pixels that a video's frame may have")
+    job.add_argument("--max-seconds", type=float, default=usual.max_seconds, help="seconds that a video may last")
+    job.add_argument("--max-bytes", type=int, default=usual.max_bytes, help="bytes that a video file may have")
+
+
+def limits_of(arguments: argparse.Namespace) -> Limits:
+    """The arguments of `add_limit_arguments`; raises `InputError` for one that can't be."""
+    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Limits)}
+    for name, value in values.items():
+        if not value > 0:
+            raise InputError(f"--{name.replace('_', '-')} must be above 0, got {value}.")
+    return Limits(**values)
 
 
 def check_at_least_1(arguments: argparse.Namespace, *names: str) -> None:
@@ -60,7 +78,7 @@ def place_clips(pretrained: Pretrained, placement: str | None) -> Pretrained:
 
 
 def prepared(
-    preprocess: Preprocess, paths: Sequence[Path], *, num_clips: int, num_crops: int
+    preprocess: Preprocess, paths: Sequence[Path], *, num_clips: int, num_crops: int, limits: Limits
 ) -> Iterator[tuple[Path, Views | InputError]]:
     """Every video's views, or why there are none; while one is looked at, the next is decoded."""
 
@@ -68,7 +86,7 @@ def prepared(
         if path.is_dir():
             return InputError(f"There is no video in the folder {path} ({', '.join(sorted(VIDEO_SUFFIXES))}).")
         try:
-            views, seconds = preprocess.timed(path, num_clips=num_clips, num_crops=num_crops)
+            views, seconds = preprocess.timed(path, num_clips=num_clips, num_crops=num_crops, limits=limits)
         except InputError as error:
             return error
         return Views(views.reshape(len(seconds), -1, *views.shape[1:]), seconds)

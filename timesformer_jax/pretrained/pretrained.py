@@ -13,6 +13,7 @@ from timesformer_jax._typing import Array, Float
 from timesformer_jax.modeling import SCORES, TimeSformer, check_objective
 from timesformer_jax.pretrained.report import Report
 from timesformer_jax.video import Preprocess
+from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 
 
 class Prediction(NamedTuple):
@@ -52,10 +53,16 @@ class Pretrained:
         return _logits(self.model, self.params, jnp.asarray(video))
 
     def scores(
-        self, video: str | Path | Any, *, num_clips: int = 1, num_crops: int = 3, fps: float = 30.0
+        self,
+        video: str | Path | Any,
+        *,
+        num_clips: int = 1,
+        num_crops: int = 3,
+        fps: float = 30.0,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> Float[np.ndarray, "classes"]:
         """A video's probabilities, averaged over its views (see `Preprocess` for what `video` may be)."""
-        return self.view_scores(self.preprocess(video, num_clips=num_clips, num_crops=num_crops, fps=fps))
+        return self.view_scores(self.preprocess(video, num_clips=num_clips, num_crops=num_crops, fps=fps, limits=limits))
 
     def view_scores(self, views: Float[np.ndarray, "views T H W C"]) -> Float[np.ndarray, "classes"]:
         """Probabilities averaged over views that are prepared already; a few at a time, to need no more memory than those."""
@@ -64,14 +71,21 @@ class Pretrained:
         return np.concatenate(jax.device_get(parts)).mean(axis=0)
 
     def predict(
-        self, video: str | Path | Any, *, top_k: int = 5, num_clips: int = 1, num_crops: int = 3, fps: float = 30.0
+        self,
+        video: str | Path | Any,
+        *,
+        top_k: int = 5,
+        num_clips: int = 1,
+        num_crops: int = 3,
+        fps: float = 30.0,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> list[Prediction]:
         """The `top_k` best labels of a video file (or of frames uint8 `[frames, H, W, 3]`), best first.
 
         Decoded, sampled, scaled, cut and normalised as the model was tested; probabilities are averaged over the views, as in
         the paper.
         """
-        return self.best(self.scores(video, num_clips=num_clips, num_crops=num_crops, fps=fps), top_k)
+        return self.best(self.scores(video, num_clips=num_clips, num_crops=num_crops, fps=fps, limits=limits), top_k)
 
     def best(self, scores: Float[np.ndarray, "classes"], top_k: int = 5) -> list[Prediction]:
         """The `top_k` highest scores with their labels (`class 17` where no names are known)."""

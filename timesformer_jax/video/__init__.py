@@ -1,6 +1,7 @@
 """Which frames, which crop, which pixels: what happens to a video before the model."""
 
-from timesformer_jax.video.decoding import UnreadableVideoError, VideoFile, open_video, sample_frames
+from timesformer_jax.video.containers import CONTAINERS
+from timesformer_jax.video.decoding import VideoFile, open_video, sample_frames
 from timesformer_jax.video.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, find_videos, printable
 from timesformer_jax.video.geometry import (
     crop_offset,
@@ -9,6 +10,7 @@ from timesformer_jax.video.geometry import (
     scale_short_side,
     view_crop_offset,
 )
+from timesformer_jax.video.limits import Limits, OverLimitError, UnreadableVideoError
 from timesformer_jax.video.pixels import crop_and_scale, normalize, standardize
 from timesformer_jax.video.preprocess import CHANNEL_ORDERS, Preprocess
 from timesformer_jax.video.sampling import (
@@ -25,11 +27,14 @@ from timesformer_jax.video.sampling import (
 
 __all__ = [
     "CHANNEL_ORDERS",
+    "CONTAINERS",
     "PICTURE_SUFFIXES",
     "PLACEMENTS",
     "PLACEMENT_NAMES",
     "SAMPLINGS",
     "VIDEO_SUFFIXES",
+    "Limits",
+    "OverLimitError",
     "Preprocess",
     "UnreadableVideoError",
     "VideoFile",

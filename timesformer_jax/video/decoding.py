@@ -4,8 +4,8 @@ import contextlib
 import importlib.util
 import logging
 import math
-import os
 import re
+import stat
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,34 +13,26 @@ from typing import Any
 import numpy as np
 
 from timesformer_jax._typing import UInt8, ndarray
-from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.video.containers import open_container
 from timesformer_jax.video.files import PICTURE_SUFFIXES
+from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, OverLimitError, UnreadableVideoError
 from timesformer_jax.video.timeline import DEFAULT_FPS, JUMPING_FORMATS, Clock, Key, read_timeline
 
 log = logging.getLogger("timesformer_jax")
 
 
-class UnreadableVideoError(InputError):
-    """A file from which not one frame can be had; `reason` says why in a few words."""
-
-    def __init__(self, path: str | Path, reason: str):
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return f"Can't read {self.path} as a video: {self.reason}."
-
-
 class VideoFile:
     """An open video: `fps`, the frames one after the other, and how many places turned out damaged on the way."""
 
-    def __init__(self, path: str | Path):
-        self._path = path
+    def __init__(self, path: str | Path, limits: Limits = DEFAULT_LIMITS):
+        self._path, self._limits = path, limits
         self.num_damaged = 0
+        limits.check_bytes(path, Path(path).stat().st_size)
         self._open()
         self._jumps_ahead = any(name in self._container.format.name.split(",") for name in JUMPING_FORMATS)
         self._timeline = read_timeline(self._packets(), self._stream, jumps_ahead=self._jumps_ahead)
+        limits.check_seconds(path, self._timeline.seconds)
         self.fps = self._timeline.fps
         self.num_damaged = 0  # what is damaged is met again
         """Damaged packets and frames met so far. Damage costs those places only; the rest of the video is kept."""
@@ -48,7 +40,7 @@ class VideoFile:
         """Good frames met so far."""
 
     def _open(self) -> None:
-        container = _open_container(self._path)
+        container = open_container(self._path, self._limits)
         stream = container.streams.best("video")
         if stream is None or stream.disposition & type(stream.disposition).attached_pic:
             container.close()
@@ -57,6 +49,7 @@ class VideoFile:
             )
         stream.thread_type = "SLICE"  # threads over frames would swallow the errors of damaged ones
         self._container, self._stream = container, stream
+        self._size_is_unknown = not stream.codec_context.width
 
     def close(self) -> None:
         """Close the file."""
@@ -105,7 +98,8 @@ class VideoFile:
             yield rgb
         if not self.num_decoded:
             where = "" if span is None else f" from {span[0]:g} to {span[1]:g} s"
-            raise UnreadableVideoError(self._path, f"it holds no frame that can be decoded{where}")
+            large = f", or only ones of more than max_pixels={self._limits.max_pixels}" if self._size_is_unknown else ""
+            raise UnreadableVideoError(self._path, f"it holds no frame that can be decoded{where}{large}")
 
     def count_packets(self) -> int:
         """How many frames the packets promise, without decoding any."""
@@ -135,6 +129,8 @@ class VideoFile:
             for frame in frames:
                 self.num_damaged += bool(frame.is_corrupt)
                 now = clock.time(frame)
+                self._limits.check_size(self._path, frame.width, frame.height)
+                self._limits.check_seconds(self._path, now)
                 if span is not None and now >= span[1] - 1e-6:
                     return
                 if span is None or now >= span[0] - 1e-6:
@@ -182,11 +178,13 @@ class VideoFile:
 
     def _packets(self, *, flush: bool = False) -> Iterator[Any]:
         """The stream's packets from here to where the container ends or breaks off; with `flush` the empty one at the end."""
-        failures = 0
+        failures = num_bytes = 0
         while True:
             try:
                 for packet in self._container.demux(self._stream):
                     failures = 0
+                    num_bytes += packet.size
+                    self._limits.check_bytes(self._path, num_bytes)
                     if packet.size or flush:
                         yield packet
                 return
@@ -194,6 +192,8 @@ class VideoFile:
                 failures += 1
                 if failures > MOST_FAILURES:
                     return
+            except OverLimitError:
+                raise
             except Exception as error:  # the container breaks off here: what came before stays
                 self._note_damage(error)
                 return
@@ -224,14 +224,16 @@ def _upright(rgb: np.ndarray, frame: Any) -> np.ndarray:
 class FrameFolder(VideoFile):
     """A video as a folder of pictures, in the order of their names (frame9 before frame10)."""
 
-    def __init__(self, path: Path, fps: float):
-        self._path = path
+    def __init__(self, path: Path, fps: float, limits: Limits = DEFAULT_LIMITS):
+        self._path, self._limits, self._size_is_unknown = path, limits, False
         pictures = (
             file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
         )
         self._pictures = sorted(pictures, key=_natural)
         self.fps = fps
         self.num_damaged = self.num_decoded = 0
+        limits.check_seconds(path, self.seconds)
+        limits.check_bytes(path, sum(picture.stat().st_size for picture in self._pictures if picture.is_file()))
 
     @property
     def seconds(self) -> float:
@@ -251,22 +253,15 @@ class FrameFolder(VideoFile):
         first, last = (0, None) if span is None else (math.ceil(second * self.fps) for second in span)
         for picture in self._pictures[first:last]:
             try:
-                with _open_container(picture) as container:
+                with open_container(picture, self._limits, picture=True) as container:
+                    self._size_is_unknown |= not container.streams.video[0].codec_context.width
                     frame = next(container.decode(video=0))
+            except OverLimitError:
+                raise
             except Exception as error:  # whatever is wrong with it, it costs this frame alone
                 self._note_damage(error)
                 continue
             yield frame
-
-
-def _open_container(path: str | Path) -> Any:
-    """PyAV's container of a file; metadata text in an unknown encoding is no obstacle to reading it."""
-    import av
-
-    # PyAV decodes metadata strictly by default up to version 18; from 19 on it keeps any bytes and has no such option.
-    lenient: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
-    # FFmpeg would take what stands before a colon, as in 12:30.mp4, for a protocol: not so behind a slash.
-    return av.open(os.path.abspath(path), **lenient)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -275,20 +270,23 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def open_video(path: str | Path, fps: float | None = None) -> Iterator[VideoFile]:
-    """Opens a video file, or a folder of pictures at `fps` (30); raises `UnreadableVideoError` with the reason where it can't.
+def open_video(path: str | Path, fps: float | None = None, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[VideoFile]:
+    """Opens a video file, or a folder of pictures at `fps` (30); raises `UnreadableVideoError` with the reason where it can't,
+    and where the video goes beyond `limits`, here or when its frames are read.
 
     Needs the extra `video`.
     """
     if importlib.util.find_spec("av") is None:
         raise MissingPackageError("av", "Reading videos")
     if Path(path).is_dir():
-        yield FrameFolder(Path(path), fps or DEFAULT_FPS)
+        yield FrameFolder(Path(path), fps or DEFAULT_FPS, limits)
         return
     try:
-        if not Path(path).stat().st_size:
+        if not stat.S_ISREG((status := Path(path).stat()).st_mode):
+            raise UnreadableVideoError(path, "it is a device or a pipe, not a file")
+        if not status.st_size:
             raise UnreadableVideoError(path, "the file is empty")
-        video = VideoFile(path)
+        video = VideoFile(path, limits)
     except UnreadableVideoError:
         raise
     except Exception as error:  # a file may make the libraries raise anything; it must not end what reads many
@@ -298,7 +296,11 @@ def open_video(path: str | Path, fps: float | None = None) -> Iterator[VideoFile
 
 
 def sample_frames(
-    path: str | Path, choose: Callable[[int, float], np.ndarray], transform: Callable[[np.ndarray], Any]
+    path: str | Path,
+    choose: Callable[[int, float], np.ndarray],
+    transform: Callable[[np.ndarray], Any],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[dict[int, Any], np.ndarray]:
     """The frames that `choose(number of frames, frames per second)` picks: index -> `transform(frame)`, and the indices.
 
@@ -308,11 +310,11 @@ def sample_frames(
 
     Raises `UnreadableVideoError` where not one frame can be decoded.
     """
-    with open_video(path) as video:
+    with open_video(path, limits=limits) as video:
         num_frames = max(video.count_packets(), 1)
         certain = video.count_is_certain
     while True:
-        with open_video(path) as video:
+        with open_video(path, limits=limits) as video:
             indices = choose(num_frames, video.fps)
             wanted = np.unique(indices).tolist()
             coming = video.frames(only=set(wanted))

@@ -13,6 +13,7 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.interpolation import linear
 from timesformer_jax.video.decoding import sample_frames
 from timesformer_jax.video.geometry import scale_short_side, view_crop_offset
+from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
 from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, test_clips
 
@@ -62,19 +63,31 @@ class Preprocess:
             raise InputError(f"mean and std must be three numbers, std positive, got {self.mean} and {self.std}.")
 
     def __call__(
-        self, video: str | Path | Any, *, fps: float = 30.0, num_clips: int = 1, num_crops: int = 3
+        self,
+        video: str | Path | Any,
+        *,
+        fps: float = 30.0,
+        num_clips: int = 1,
+        num_crops: int = 3,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> Float[ndarray, "views T S S 3"]:
         """Views of a video file, or of all its frames uint8 `[frames, H, W, 3]` (RGB, at `fps`), normalised float32.
 
         `views` is `num_clips * num_crops`, clip-major: `num_crops` 3 is along the long side, 1 is the centre. (With placement
-        "tiled" the video's length decides on the number of clips.)
+        "tiled" the video's length decides on the number of clips.) `limits`: what a file may have at most.
 
         Raises `InputError` for a number of views that can't be, `UnreadableVideoError` for a file without a frame.
         """
-        return self.timed(video, fps=fps, num_clips=num_clips, num_crops=num_crops)[0]
+        return self.timed(video, fps=fps, num_clips=num_clips, num_crops=num_crops, limits=limits)[0]
 
     def timed(
-        self, video: str | Path | Any, *, fps: float = 30.0, num_clips: int = 1, num_crops: int = 3
+        self,
+        video: str | Path | Any,
+        *,
+        fps: float = 30.0,
+        num_clips: int = 1,
+        num_crops: int = 3,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> tuple[Float[ndarray, "views T S S 3"], Float[ndarray, "clips"]]:
         """The same views, and the second of the video at which each clip begins."""
         if num_clips < 1 or num_crops not in (1, 3):
@@ -86,7 +99,7 @@ class Preprocess:
                 fps = own_fps
                 return self.indices(count, own_fps, num_clips)
 
-            crops, indices = sample_frames(video, choose, lambda frame: self.crops(frame, num_crops))
+            crops, indices = sample_frames(video, choose, lambda frame: self.crops(frame, num_crops), limits=limits)
         else:
             frames = np.asarray(video)
             if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
@@ -114,16 +127,16 @@ class Preprocess:
     def crops(self, frame: UInt8[ndarray, "H W 3"], num_crops: int) -> Float[ndarray, "num_crops S S 3"]:
         """One frame, scaled (bilinear, not antialiased), cut and normalised."""
         height, width = frame.shape[:2]
-        scaled = scale_short_side(height, width, self.crop_size if num_crops == 3 else self.short_side or self.crop_size)
-        vertical, horizontal = (linear(old, new) for old, new in zip((height, width), scaled, strict=True))
-        pixels = (frame[..., ::-1] if self.channel_order == "bgr" else frame).astype(np.float32)
+        size = self.crop_size
+        scaled = scale_short_side(height, width, size if num_crops == 3 else self.short_side or size)
         crops = []
         for crop in range(3) if num_crops == 3 else [1]:
-            top, left = view_crop_offset(*scaled, self.crop_size, crop)
-            rows = vertical[top : top + self.crop_size].astype(np.float32)
-            columns = horizontal[left : left + self.crop_size].astype(np.float32)
-            part = np.tensordot(rows, pixels, axes=1)  # [S, H] [H, W, 3] -> [S, W, 3]
-            crops.append(np.einsum("xw,ywc->yxc", columns, part, optimize=True))
+            top, left = view_crop_offset(*scaled, size, crop)
+            rows, vertical = _axis(height, scaled[0], top, size)
+            columns, horizontal = _axis(width, scaled[1], left, size)
+            pixels = frame[rows[:, None], columns].astype(np.float32)  # what the crop is made of, however large the frame
+            part = np.tensordot(vertical, pixels[..., ::-1] if self.channel_order == "bgr" else pixels, axes=1)  # [S, W, 3]
+            crops.append(np.einsum("xw,ywc->yxc", horizontal, part, optimize=True))
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (np.stack(crops) / np.float32(255) - mean) / std
 
@@ -142,3 +155,10 @@ class Preprocess:
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
         """The inverse of `as_dict`; entries that it doesn't know are left out."""
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
+
+
+def _axis(source: int, target: int, offset: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels of an axis, scaled from `source` to `target`, make the `size` from `offset` on, and with which weights."""
+    weights = linear(source, target, span=(offset, offset + size)).astype(np.float32)
+    needed = np.flatnonzero(weights.any(axis=0))
+    return needed, weights[:, needed]
