@@ -38,15 +38,16 @@ def run(arguments: argparse.Namespace) -> int:
     bar = tqdm(total=len(paths), unit="video", dynamic_ncols=True, disable=len(paths) < 2 or not sys.stderr.isatty())
     with bar:
         views_of = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops, "limits": limits}
-        for path, views in prepared(pretrained.preprocess, paths, **views_of):
-            if isinstance(views, InputError):
+        for path, clips in prepared(pretrained.preprocess, paths, **views_of):
+            try:
+                scores, num_views = pretrained.clip_scores(clips)
+            except InputError as error:
                 failed += 1
-                tqdm.write(f"Error: {views}", file=sys.stderr)
+                tqdm.write(f"Error: {error}", file=sys.stderr)
             else:
-                each = views.clips.reshape(-1, *views.clips.shape[2:])  # [clips, crops, ...] -> [views, ...]
-                best = pretrained.best(pretrained.view_scores(each), arguments.top_k)
+                best = pretrained.best(scores, arguments.top_k)
                 if arguments.json:
-                    line = {"video": str(path), "best": [[label, round(p, 6)] for label, p in best], "views": len(each)}
+                    line = {"video": str(path), "best": [[label, round(p, 6)] for label, p in best], "views": num_views}
                     tqdm.write(json.dumps(line, ensure_ascii=False), file=sys.stdout)
                 else:
                     rows = "".join(f"\n  {p:7.2%}  {label}" for label, p in best)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from timesformer_jax._typing import Array, Float
 from timesformer_jax.modeling import SCORES, TimeSformer, check_objective
 from timesformer_jax.pretrained.report import Report
-from timesformer_jax.video import Preprocess
+from timesformer_jax.video import Clip, Preprocess
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 
 
@@ -62,13 +63,37 @@ class Pretrained:
         limits: Limits = DEFAULT_LIMITS,
     ) -> Float[np.ndarray, "classes"]:
         """A video's probabilities, averaged over its views (see `Preprocess` for what `video` may be)."""
-        return self.view_scores(self.preprocess(video, num_clips=num_clips, num_crops=num_crops, fps=fps, limits=limits))
+        views = {"num_clips": num_clips, "num_crops": num_crops, "fps": fps, "limits": limits}
+        return self.clip_scores(self.preprocess.clips(video, **views))[0]
 
     def view_scores(self, views: Float[np.ndarray, "views T H W C"]) -> Float[np.ndarray, "classes"]:
         """Probabilities averaged over views that are prepared already; a few at a time, to need no more memory than those."""
-        at_once = max(count for count in range(1, 5) if len(views) % count == 0)
-        parts = [SCORES[self.objective](self(part)) for part in np.split(views, len(views) // at_once)]
-        return np.concatenate(jax.device_get(parts)).mean(axis=0)
+        return self.clip_scores(Clip(number, len(views), 0.0, view[None]) for number, view in enumerate(views))[0]
+
+    def clip_scores(self, clips: Iterable[Clip]) -> tuple[Float[np.ndarray, "classes"], int]:
+        """Probabilities averaged over the views of a video's clips, and the number of views.
+
+        Four views at most are computed at a time, and clips taken from the iterator as they are needed.
+        """
+        found: list[np.ndarray] = []
+        waiting: list[np.ndarray] = []
+        running: Array | None = None
+        for clip in clips:
+            if not clip.number:
+                found, waiting, running = [], [], None
+            num_views = clip.num_clips * len(clip.views)
+            at_once = max(count for count in range(1, 5) if num_views % count == 0)
+            waiting.extend(clip.views)
+            while len(waiting) >= at_once:
+                scores = SCORES[self.objective](self(np.stack(waiting[:at_once])))
+                waiting = waiting[at_once:]
+                if running is not None:
+                    found.append(np.asarray(running))
+                running = scores
+        assert running is not None
+        found.append(np.asarray(running))
+        scores = np.concatenate(found)
+        return scores.mean(axis=0), len(scores)
 
     def predict(
         self,

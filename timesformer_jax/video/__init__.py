@@ -1,7 +1,7 @@
 """Which frames, which crop, which pixels: what happens to a video before the model."""
 
 from timesformer_jax.video.containers import CONTAINERS
-from timesformer_jax.video.decoding import VideoFile, open_video, sample_frames
+from timesformer_jax.video.decoding import VideoFile, open_video
 from timesformer_jax.video.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, find_videos, printable
 from timesformer_jax.video.geometry import (
     crop_offset,
@@ -13,6 +13,7 @@ from timesformer_jax.video.geometry import (
 from timesformer_jax.video.limits import Limits, OverLimitError, UnreadableVideoError
 from timesformer_jax.video.pixels import crop_and_scale, normalize, standardize
 from timesformer_jax.video.preprocess import CHANNEL_ORDERS, Preprocess
+from timesformer_jax.video.reading import Clip, sample_frames, stream_clips
 from timesformer_jax.video.sampling import (
     PLACEMENT_NAMES,
     PLACEMENTS,
@@ -33,6 +34,7 @@ __all__ = [
     "PLACEMENT_NAMES",
     "SAMPLINGS",
     "VIDEO_SUFFIXES",
+    "Clip",
     "Limits",
     "OverLimitError",
     "Preprocess",
@@ -53,6 +55,7 @@ __all__ = [
     "segment_bounds",
     "segment_frames",
     "standardize",
+    "stream_clips",
     "test_clips",
     "tiled_clips",
     "view_crop_offset",

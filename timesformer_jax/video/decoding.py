@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import stat
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -293,38 +293,3 @@ def open_video(path: str | Path, fps: float | None = None, *, limits: Limits = D
         raise UnreadableVideoError(path, getattr(error, "strerror", None) or f"{type(error).__name__}: {error}") from error
     with contextlib.closing(video):
         yield video
-
-
-def sample_frames(
-    path: str | Path,
-    choose: Callable[[int, float], np.ndarray],
-    transform: Callable[[np.ndarray], Any],
-    *,
-    limits: Limits = DEFAULT_LIMITS,
-) -> tuple[dict[int, Any], np.ndarray]:
-    """The frames that `choose(number of frames, frames per second)` picks: index -> `transform(frame)`, and the indices.
-
-    Each frame is decoded, transformed and let go, so memory is what `transform` leaves, however long the video. Decoding stops
-    behind the last one that is wanted, if the number of frames is certain; otherwise all frames are decoded, and `choose` is
-    asked again if there are more or fewer of them than the packets promised.
-
-    Raises `UnreadableVideoError` where not one frame can be decoded.
-    """
-    with open_video(path, limits=limits) as video:
-        num_frames = max(video.count_packets(), 1)
-        certain = video.count_is_certain
-    while True:
-        with open_video(path, limits=limits) as video:
-            indices = choose(num_frames, video.fps)
-            wanted = np.unique(indices).tolist()
-            coming = video.frames(only=set(wanted))
-            kept = {index: transform(frame) for index, frame in zip(wanted, coming, strict=False)}
-            if len(kept) < len(wanted) or not certain or video.num_damaged:
-                for _ in coming:  # what is left is only counted
-                    pass
-                if video.num_decoded != num_frames:
-                    num_frames, certain = video.num_decoded, True
-                    continue
-            if video.num_damaged:
-                log.warning("Used, though damaged in %d place(s): %s.", video.num_damaged, path)
-            return kept, indices

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from timesformer_jax._typing import Float, Int, UInt8, ndarray
 from timesformer_jax.errors import InputError
 from timesformer_jax.interpolation import linear
-from timesformer_jax.video.decoding import sample_frames
 from timesformer_jax.video.geometry import scale_short_side, view_crop_offset
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
+from timesformer_jax.video.reading import Clip, join_clips, stream_clips
 from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, test_clips
 
 CHANNEL_ORDERS = ("rgb", "bgr")
@@ -90,27 +90,40 @@ class Preprocess:
         limits: Limits = DEFAULT_LIMITS,
     ) -> tuple[Float[ndarray, "views T S S 3"], Float[ndarray, "clips"]]:
         """The same views, and the second of the video at which each clip begins."""
+        found: list[Clip] = []
+        for clip in self.clips(video, fps=fps, num_clips=num_clips, num_crops=num_crops, limits=limits):
+            found = [*found, clip] if clip.number else [clip]
+        return np.concatenate([clip.views for clip in found]), np.array([clip.seconds for clip in found])
+
+    def clips(
+        self,
+        video: str | Path | Any,
+        *,
+        fps: float = 30.0,
+        num_clips: int = 1,
+        num_crops: int = 3,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Iterator[Clip]:
+        """The same views clip by clip, in memory that doesn't grow with the video; `Clip.number` says how to use them."""
         if num_clips < 1 or num_crops not in (1, 3):
             raise InputError(f"num_clips must be at least 1 and num_crops 1 or 3, got {num_clips} and {num_crops}.")
+
+        def choose(count: int, fps: float) -> np.ndarray:
+            return self.indices(count, fps, num_clips)
+
+        def crop(frame: np.ndarray) -> np.ndarray:
+            return self.crops(frame, num_crops)
+
         if isinstance(video, str | Path):
-
-            def choose(count: int, own_fps: float) -> np.ndarray:
-                nonlocal fps
-                fps = own_fps
-                return self.indices(count, own_fps, num_clips)
-
-            crops, indices = sample_frames(video, choose, lambda frame: self.crops(frame, num_crops), limits=limits)
-        else:
-            frames = np.asarray(video)
-            if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-                raise InputError(f"Expected frames uint8 [frames, height, width, 3], got {frames.dtype} {frames.shape}.")
-            if not 0 < fps < math.inf:
-                raise InputError(f"fps must be above 0, got {fps}.")
-            indices = self.indices(len(frames), fps, num_clips)
-            crops = {index: self.crops(frames[index], num_crops) for index in np.unique(indices).tolist()}
-        views = np.stack([crops[index] for index in indices.reshape(-1).tolist()])  # [K T, crops, S, S, 3]
-        views = views.reshape(*indices.shape, *views.shape[1:]).swapaxes(1, 2)  # [K, crops, T, S, S, 3]
-        return views.reshape(-1, *views.shape[2:]), indices[:, 0] / fps
+            yield from stream_clips(video, choose, crop, limits=limits)
+            return
+        frames = np.asarray(video)
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+            raise InputError(f"Expected frames uint8 [frames, height, width, 3], got {frames.dtype} {frames.shape}.")
+        if not 0 < fps < math.inf:
+            raise InputError(f"fps must be above 0, got {fps}.")
+        indices = choose(len(frames), fps)
+        yield from join_clips(indices, fps, ((index, crop(frames[index])) for index in np.unique(indices).tolist()))
 
     def indices(self, num_video_frames: int, fps: float, num_clips: int) -> Int[ndarray, "num_clips T"]:
         """Which frames make the test clips; "tiled" ones are as many as it takes."""
