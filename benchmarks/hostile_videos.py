@@ -124,7 +124,7 @@ def cut(random: np.random.Generator, data: bytearray) -> None:
 
 def double(random: np.random.Generator, data: bytearray) -> None:
     start = place(random, data)
-    piece = data[start : start + int(random.integers(1, len(data)))]
+    piece = data[start : start + int(random.integers(1, len(data) + 1))]
     target = place(random, data)
     data[target:target] = piece * int(random.integers(1, 4))
 

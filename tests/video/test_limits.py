@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import timesformer_jax as tsf
-from configs.recipes import videos
 from tests.support import moving_square, write_video
 from timesformer_jax.video import CONTAINERS, VIDEO_SUFFIXES, Limits, OverLimitError, UnreadableVideoError, open_video
 from timesformer_jax.video.encoding import encode_jpeg
@@ -213,5 +212,8 @@ def test_crops_of_thin_frames_are_cut_before_they_are_scaled(height: int, width:
     assert left.mean() < centre.mean() < right.mean()
 
 
-def test_configs_begin_with_the_library_s_limits():
-    assert Limits(**videos("kinetics400")["limits"]) == Limits()
+def test_an_unknown_codec_is_the_reason(tmp_path: Path):
+    path = write_video(tmp_path / "a.mp4", FRAMES)
+    path.write_bytes(path.read_bytes().replace(b"avc1\0\0\0\0\0\0\0\1", b"zzzz\0\0\0\0\0\0\0\1"))
+    with pytest.raises(UnreadableVideoError, match="FFmpeg doesn't know its codec"), open_video(path):
+        pass

@@ -88,7 +88,8 @@ def open_container(path: str | Path, limits: Limits, *, picture: bool = False) -
         container.close()
         raise
     for stream in container.streams.video:
-        stream.codec_context.options = probing
+        if (codec := stream.codec_context) is not None:
+            codec.options = probing
     return container
 
 

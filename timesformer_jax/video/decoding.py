@@ -47,6 +47,9 @@ class VideoFile:
             raise UnreadableVideoError(
                 self._path, "it has no video stream" if stream is None else "its only picture is a cover"
             )
+        if stream.codec_context is None:
+            container.close()
+            raise UnreadableVideoError(self._path, "FFmpeg doesn't know its codec")
         stream.thread_type = "SLICE"  # threads over frames would swallow the errors of damaged ones
         self._container, self._stream = container, stream
         self._size_is_unknown = not stream.codec_context.width
