@@ -122,7 +122,7 @@ class VideoFile:
         """The frames of `span`, or all."""
         key = None if span is None else self._timeline.key_before(span[0])
         packets = self._from_start() if key is None else self._from_key(key)
-        clock = Clock(self._timeline, self._jumps_ahead)
+        clock, checked = Clock(self._timeline, self._jumps_ahead), None
         for packet in packets:
             try:
                 frames = self._stream.decode(packet)
@@ -132,8 +132,11 @@ class VideoFile:
             for frame in frames:
                 self.num_damaged += bool(frame.is_corrupt)
                 now = clock.time(frame)
-                self._limits.check_size(self._path, frame.width, frame.height)
-                self._limits.check_seconds(self._path, now)
+                if (size := (frame.width, frame.height)) != checked:
+                    self._limits.check_size(self._path, *size)
+                    checked = size
+                if now > self._limits.max_seconds:
+                    self._limits.check_seconds(self._path, now)
                 if span is not None and now >= span[1] - 1e-6:
                     return
                 if span is None or now >= span[0] - 1e-6:
@@ -187,7 +190,8 @@ class VideoFile:
                 for packet in self._container.demux(self._stream):
                     failures = 0
                     num_bytes += packet.size
-                    self._limits.check_bytes(self._path, num_bytes)
+                    if num_bytes > self._limits.max_bytes:
+                        self._limits.check_bytes(self._path, num_bytes)
                     if packet.size or flush:
                         yield packet
                 return
