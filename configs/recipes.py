@@ -134,6 +134,8 @@ def videos(
         # As large as `clips.short_side` begins, also if it isn't given: more would only be scaled down again.
         "short_side": side,
         "max_fps": frames,
+        # What a video may have at most; files with more are left out, with the reason.
+        "limits": {"max_pixels": 8192 * 8192, "max_seconds": 24 * 3600.0, "max_bytes": 64 << 30},
         "num_workers": 0,
         "data_dir": config_dict.placeholder(str),
     }

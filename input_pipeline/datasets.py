@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from input_pipeline.sources import Contents, check_source, read_contents, read_s
 from input_pipeline.video_builder import VideoBuilder, VideoConfig
 from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Storage
 from timesformer_jax.errors import InputError, check_utf8
+from timesformer_jax.video import Limits
 
 log = logging.getLogger("timesformer_jax")
 
@@ -135,6 +136,7 @@ def _videos(
     data_dir: str | None,
     root: str | None = None,
     part_seconds: float | None = None,
+    limits: Mapping[str, Any] | None = None,
     **layout: Any,
 ) -> VideoDataset:
     parameters = inspect.signature(LAYOUTS[name]).parameters
@@ -145,6 +147,7 @@ def _videos(
         short_side=short_side,
         max_fps=math.inf if max_fps is None else max_fps,
         part_seconds=math.inf if part_seconds is None else part_seconds,
+        limits=Limits(**(limits or {})),
     )
     folder = None if root is None else Path(root).expanduser().resolve()
     base = VideoConfig(storage=kept, root=None if folder is None else str(folder), num_workers=num_workers)

@@ -22,6 +22,7 @@ from tests.support import moving_square, write_video
 from timesformer_jax import InputError, training
 from timesformer_jax.cost import count_multiply_adds
 from timesformer_jax.pretrained.zoo import ZOO
+from timesformer_jax.video import Limits
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "recipes"))
@@ -323,3 +324,7 @@ def test_a_recipe_from_videos_to_results(tmp_path: Path, data_dir: str):
     for workdir in (whole, head):
         found = json.loads((workdir / "results.json").read_text())
         assert (found["split"], found["num_videos"], found["num_clips"], found["num_crops"]) == ("val", 3, 1, 3)
+
+
+def test_limits_of_videos_are_the_library_s():
+    assert Limits(**recipes.videos("kinetics400")["limits"]) == Limits()

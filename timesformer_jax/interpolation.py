@@ -24,9 +24,9 @@ def nearest(source: int, target: int) -> np.ndarray:
     return np.eye(source)[nearest_indices(source, target)]
 
 
-def linear(source: int, target: int) -> np.ndarray:
-    """PyTorch's `mode="linear"` and, along each axis, `"bilinear"`."""
-    return _interpolate(source, target, lambda x: np.maximum(1 - x, 0), reach=1)
+def linear(source: int, target: int, span: tuple[int, int] | None = None) -> np.ndarray:
+    """PyTorch's `mode="linear"` and, along each axis, `"bilinear"`; `span`: only the rows from the first to before the last."""
+    return _interpolate(source, target, lambda x: np.maximum(1 - x, 0), reach=1, span=span)
 
 
 def cubic(source: int, target: int, a: float = -0.75) -> np.ndarray:
@@ -40,16 +40,19 @@ def cubic(source: int, target: int, a: float = -0.75) -> np.ndarray:
     return _interpolate(source, target, kernel, reach=2)
 
 
-def _interpolate(source: int, target: int, kernel: Callable[[np.ndarray], np.ndarray], *, reach: int) -> np.ndarray:
+def _interpolate(
+    source: int, target: int, kernel: Callable[[np.ndarray], np.ndarray], *, reach: int, span: tuple[int, int] | None = None
+) -> np.ndarray:
     """Half-pixel centres, no antialiasing, the border repeated: PyTorch's `interpolate(align_corners=False)`.
 
     `jax.image.resize` antialiases and, at the border, leaves entries out and rescales the others instead.
     """
     scale = np.float32(source) / np.float32(target)  # in float32, as PyTorch computes it
-    centres = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
-    weights = np.zeros((target, source))
+    places = np.arange(*(span or (0, target)))
+    centres = (places.astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    weights = np.zeros((len(places), source))
     for offset in range(1 - reach, reach + 1):
         neighbours = np.floor(centres).astype(int) + offset
         # Added up, because several neighbours beyond the border are the same border entry.
-        np.add.at(weights, (np.arange(target), neighbours.clip(0, source - 1)), kernel(np.abs(centres - neighbours)))
+        np.add.at(weights, (np.arange(len(places)), neighbours.clip(0, source - 1)), kernel(np.abs(centres - neighbours)))
     return weights

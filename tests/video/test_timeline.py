@@ -180,7 +180,7 @@ def test_the_default_stream_is_read(tmp_path: Path):
         for height, stream in zip((64, 32), streams, strict=True):
             stream.height, stream.width, stream.pix_fmt = height, 64, "yuv420p"
         kinds: Any = type(streams[0].disposition)
-        streams[0].disposition, streams[1].disposition = kinds(0), kinds.default
+        streams[0].disposition, streams[1].disposition = 0, kinds.default.value
         for stream in streams:
             for _ in range(3):
                 container.mux(stream.encode(av.VideoFrame(stream.width, stream.height, "yuv420p")))

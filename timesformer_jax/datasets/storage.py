@@ -9,8 +9,9 @@ import numpy as np
 
 from timesformer_jax.datasets.entries import Entry
 from timesformer_jax.errors import InputError
-from timesformer_jax.video.decoding import UnreadableVideoError, open_video
+from timesformer_jax.video.decoding import open_video
 from timesformer_jax.video.encoding import encode_h264, encode_jpeg
+from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, UnreadableVideoError
 
 KEY_FRAME_EVERY = 2
 """H.264: the second frame refers to the first. Alone, at equal bytes, frames lose 4 dB; longer chains are slower to enter."""
@@ -25,13 +26,15 @@ CODECS: dict[str, Callable[[Iterable[np.ndarray]], list[bytes]]] = {
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Storage:
     """`codec`: a key of `CODECS`. Frames with a short side above `short_side` pixels are shrunk to it; of videos with more
-    than `max_fps` frames a second only as many are kept. `part_seconds`: longer videos become several examples.
+    than `max_fps` frames a second only as many are kept. `part_seconds`: longer videos become several examples. `limits`: what
+    a video may have at most.
     """
 
     codec: str
     short_side: int
     max_fps: float = math.inf
     part_seconds: float = math.inf
+    limits: Limits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -71,7 +74,7 @@ def store_video(entry: Entry, storage: Storage) -> list[StoredVideo]:
     Raises `UnreadableVideoError` where not one frame can be had.
     """
     parts = []
-    with open_video(entry.path, fps=entry.fps) as video:
+    with open_video(entry.path, fps=entry.fps, limits=storage.limits) as video:
         share = min(storage.max_fps / video.fps, 1.0)
         per_part = max(round(storage.part_seconds * video.fps * share), 1) if storage.part_seconds < math.inf else math.inf
         frames = video.frames(
@@ -99,9 +102,9 @@ class VideoFacts(NamedTuple):
     num_damaged: int
 
 
-def inspect_video(entry: Entry) -> VideoFacts:
+def inspect_video(entry: Entry, limits: Limits = DEFAULT_LIMITS) -> VideoFacts:
     """Decodes all of a video and keeps nothing; raises `UnreadableVideoError` where not one frame can be had."""
-    with open_video(entry.path, fps=entry.fps) as video:
+    with open_video(entry.path, fps=entry.fps, limits=limits) as video:
         count, height, width = 0, 0, 0
         for frame in video.frames(span=_span(entry, video.seconds)):
             count, (height, width) = count + 1, frame.shape[:2]

@@ -6,6 +6,7 @@ within this shard), `crop` and `seconds` (where the clip begins); then `unreadab
 `complete`, `num_videos`, `num_rows`, `unreadable` and the `description`.
 """
 
+import bisect
 import hashlib
 import json
 import math
@@ -135,6 +136,16 @@ class ShardRows:
             ):
                 self._columns[column].append(value)
         self._clips[video] += 1
+
+    def drop_video(self, name: str) -> None:
+        """Take back the clips of `name`, if it is the video that was added last or has none."""
+        if name not in self._names:
+            return
+        video = self._names.pop(name)
+        del self._labels[video:], self._clips[video:]
+        start = bisect.bisect_left(self._columns["video"], video)
+        for values in self._columns.values():
+            del values[start:]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """As the file holds them."""

@@ -6,6 +6,7 @@ timesformer check --dataset=video_list --train=train.csv --val=val.csv
 """
 
 import argparse
+import functools
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from timesformer_jax.datasets import (
     map_in_processes,
 )
 from timesformer_jax.errors import InputError
+from timesformer_jax.jobs.videos import add_limit_arguments, limits_of
 from timesformer_jax.printable import as_utf8, printable, stdout_encoding, to_json
 from timesformer_jax.video import FolderContents
 from timesformer_jax.video.finding import BROKEN_LINKS
@@ -41,6 +43,7 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
     job.add_argument("--val", type=Path, metavar="FILE", help="video_list: the validation list")
     job.add_argument("--fold", type=int, help="ucf101 and hmdb51: number of the official split (default: 1)")
     job.add_argument("--num-workers", type=int, default=0, help="processes that read videos (default: one per core)")
+    add_limit_arguments(job)
     job.add_argument("--json", action="store_true", help="print the report as JSON, with the figures of every video")
 
 
@@ -51,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
+    inspect = functools.partial(inspect_video, limits=limits_of(arguments))
     listing, splits, missing, notes = _entries(arguments)
     report: dict[str, Any] = {}
     total = sum(map(len, splits.values()))
@@ -58,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         for split, entries in splits.items():
             facts: dict[str, VideoFacts] = {}
             unreadable = dict(missing.get(split, {}))
-            for entry, found in map_in_processes(inspect_video, entries, num_workers=arguments.num_workers):
+            for entry, found in map_in_processes(inspect, entries, num_workers=arguments.num_workers):
                 if isinstance(found, InputError):
                     unreadable[entry.name] = getattr(found, "reason", str(found))
                 else:

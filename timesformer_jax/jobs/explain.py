@@ -6,9 +6,10 @@ timesformer explain clip.mp4 --checkpoint=runs/mine --method=rollout --output=cl
 """
 
 import argparse
+import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -21,12 +22,14 @@ from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.explain import attention_rollout, class_relevance
 from timesformer_jax.explain.drawing import WRITERS, Panel, overlay
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
-from timesformer_jax.jobs.videos import CHECKPOINT, check_at_least_1, place_clips
+from timesformer_jax.jobs.videos import CHECKPOINT, add_limit_arguments, check_at_least_1, limits_of, place_clips
 from timesformer_jax.pretrained import Pretrained, load
 from timesformer_jax.printable import printable
-from timesformer_jax.video import PLACEMENT_NAMES
+from timesformer_jax.video import PLACEMENT_NAMES, Clip
 
 METHODS = ("relevance", "rollout")
+MOST_DRAWN = 32
+"""Clips of a video that are drawn, and therefore held in memory."""
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
@@ -51,20 +54,26 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
     )
     job.add_argument("--fps", type=float, default=4.0, help="frames per second of an animation")
     job.add_argument("--top-k", type=int, default=5, help="number of labels to print")
+    add_limit_arguments(job)
     add_load_arguments(job)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the best labels of the clips that are drawn (one centre crop each), and draws them."""
+    """Prints the best labels of the clips (one centre crop each), and draws them, or 32 of many."""
     output = Path(arguments.output)
     _check(arguments, output)
+    limits = limits_of(arguments)
     print_devices()
     pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
     labels = [_number(label, pretrained) for label in arguments.label]
     for note in pretrained.report.notes if pretrained.report else []:
         print(f"Note: {printable(note)}.", file=sys.stderr)
-    clips = pretrained.preprocess(arguments.video, num_clips=arguments.num_clips, num_crops=1)
-    scores = pretrained.view_scores(clips)
+    views = {"num_clips": arguments.num_clips, "num_crops": 1, "limits": limits}
+    drawn: list[Clip] = []
+    scores, num_clips = pretrained.clip_scores(_keep(pretrained.preprocess.clips(arguments.video, **views), drawn))
+    if len(drawn) < num_clips:
+        print(f"Note: {len(drawn)} of {num_clips} clips are drawn, evenly spread; the scores are of all.", file=sys.stderr)
+    clips = np.concatenate([clip.views for clip in drawn])
     best = pretrained.best(scores, arguments.top_k)
     print(printable(arguments.video) + "".join(f"\n  {p:7.2%}  {printable(label)}" for label, p in best))
     panels = explain(pretrained, clips, scores, labels, title=Path(arguments.video).name, method=arguments.method)
@@ -76,28 +85,43 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _keep(clips: Iterable[Clip], kept: list[Clip]) -> Iterator[Clip]:
+    """The clips, of which `kept` gets `MOST_DRAWN` at most, evenly spread."""
+    for clip in clips:
+        if not clip.number:
+            kept.clear()
+        wanted = min(clip.num_clips, MOST_DRAWN)
+        if clip.number == len(kept) * clip.num_clips // wanted:
+            kept.append(clip)
+        yield clip
+
+
 def explain(
     pretrained: Pretrained, clips: np.ndarray, scores: np.ndarray, labels: Sequence[int], *, title: str, method: str
 ) -> list[Panel]:
     """The frames of all clips `[clips, T, H, W, 3]`, plain and with the map of each label (of the best one by default)."""
     frames = np.concatenate([pretrained.preprocess.pictures(clip) for clip in clips])
-    video, model, params = jnp.asarray(clips), pretrained.model, pretrained.params
+    model, params = pretrained.model, pretrained.params
 
-    def panel(title: str, maps: jax.Array) -> Panel:
-        return Panel(title, overlay(frames, np.asarray(maps).reshape(-1, *maps.shape[2:])))
+    def panel(title: str, maps_of: Callable[[jax.Array], jax.Array]) -> Panel:
+        return Panel(title, overlay(frames, np.concatenate([maps_of(jnp.asarray(clip[None]))[0] for clip in clips])))
 
     if method == "rollout":
-        return [Panel(title, frames), panel("attention rollout", attention_rollout(model, params, video))]
+        return [Panel(title, frames), panel("attention rollout", lambda clip: attention_rollout(model, params, clip))]
     return [
         Panel(title, frames),
         *(
             panel(
                 f"{pretrained.label(label)} {scores[label]:.1%}",
-                class_relevance(model, params, video, np.full(len(clips), label)),
+                functools.partial(_relevance, pretrained, label),
             )
             for label in labels or [int(scores.argmax())]
         ),
     ]
+
+
+def _relevance(pretrained: Pretrained, label: int, clip: jax.Array) -> jax.Array:
+    return class_relevance(pretrained.model, pretrained.params, clip, np.array([label]))
 
 
 def _check(arguments: argparse.Namespace, output: Path) -> None:

@@ -37,10 +37,10 @@ from timesformer_jax.features import (
 )
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
 from timesformer_jax.jobs.videos import (
-    Views,
     add_view_arguments,
     check_at_least_1,
     find_files,
+    limits_of,
     place_clips,
     prepared,
 )
@@ -48,7 +48,7 @@ from timesformer_jax.modeling import TimeSformer
 from timesformer_jax.preemption import watch_preemption
 from timesformer_jax.pretrained import Pretrained, load
 from timesformer_jax.printable import as_utf8, printable
-from timesformer_jax.video import VIDEO_SUFFIXES
+from timesformer_jax.video import VIDEO_SUFFIXES, Clip
 
 
 class _Clip(NamedTuple):
@@ -56,8 +56,7 @@ class _Clip(NamedTuple):
 
     name: str
     label: int | None
-    views: np.ndarray
-    seconds: float
+    clip: Clip
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
@@ -78,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_at_least_1(arguments, "num_clips", "batch_size", "videos_per_shard")
     check_options(arguments.kind, arguments.dtype, arguments.videos_per_shard)
+    limits_of(arguments)
     paths = list(dict.fromkeys(find_files(arguments.videos)))
     for path in paths:
         if path.is_dir():
@@ -104,8 +104,11 @@ def run(arguments: argparse.Namespace) -> int:
             clips = _clips(pretrained, shards[shard].tolist(), labels, arguments, rows, bar)
             size = max(arguments.batch_size // arguments.num_crops, 1)
             while group := list(itertools.islice(clips, size)):
-                for clip, values in zip(group, compute(group, size), strict=False):
-                    rows.add_clip(clip.name, values, seconds=clip.seconds, label=clip.label)
+                for (name, label, clip), values in zip(group, compute(group, size), strict=False):
+                    if not clip.number:
+                        rows.drop_video(name)  # where its clips begin again
+                    if name not in rows.unreadable:
+                        rows.add_clip(name, values, seconds=clip.seconds, label=label)
             writer.write(shard, rows)
     about = writer.finish()
     print(f"{about['num_rows']} rows of {about['num_videos']} video(s) are in {printable(arguments.output)}.")
@@ -158,15 +161,17 @@ def _clips(
     bar: Any,
 ) -> Iterator[_Clip]:
     """Every clip of the videos; of those that can't be read, `rows` gets the reason."""
-    for path, views in prepared(pretrained.preprocess, paths, num_clips=arguments.num_clips, num_crops=arguments.num_crops):
+    views_of = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops, "limits": limits_of(arguments)}
+    for path, clips in prepared(pretrained.preprocess, paths, **views_of):
         name = as_utf8(path)
-        if isinstance(views, Views):
-            label = None if labels is None else labels.index(_folder(path))
-            for crops, seconds in zip(*views, strict=True):
-                yield _Clip(name, label, crops, float(seconds))
-        else:
-            rows.unreadable[name] = getattr(views, "reason", str(views))
-            bar.write(f"Error: {views}", file=sys.stderr)
+        label = None if labels is None else labels.index(_folder(path))
+        try:
+            for clip in clips:
+                yield _Clip(name, label, clip)
+        except InputError as error:
+            rows.drop_video(name)
+            rows.unreadable[name] = getattr(error, "reason", str(error))
+            bar.write(f"Error: {error}", file=sys.stderr)
         bar.update()
 
 
@@ -177,8 +182,8 @@ def _extract(model: TimeSformer, kind: str, params: Any, video: jax.Array) -> ja
 
 def _compute(model: TimeSformer, kind: str, params: Any, group: list[_Clip], size: int) -> np.ndarray:
     """The clips' features `[size, crops, ...]`; zeros fill the last batch up, so that one program serves all."""
-    crops = len(group[0].views)
-    video = np.zeros((size * crops, *group[0].views.shape[1:]), np.float32)
-    video[: len(group) * crops] = np.concatenate([clip.views for clip in group])
+    crops, *shape = group[0].clip.views.shape
+    video = np.zeros((size * crops, *shape), np.float32)
+    video[: len(group) * crops] = np.concatenate([each.clip.views for each in group])
     found = np.asarray(_extract(model, kind, params, video))
     return found.reshape(size, crops, *found.shape[1:])

@@ -10,7 +10,7 @@ import sys
 from timesformer_jax.devices import print_devices
 from timesformer_jax.errors import InputError
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
-from timesformer_jax.jobs.videos import add_view_arguments, check_at_least_1, find_files, place_clips, prepared
+from timesformer_jax.jobs.videos import add_view_arguments, check_at_least_1, find_files, limits_of, place_clips, prepared
 from timesformer_jax.pretrained import load
 from timesformer_jax.printable import as_utf8, printable, stdout_encoding, to_json
 
@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     check_at_least_1(arguments, "top_k", "num_clips")
+    limits = limits_of(arguments)
     paths = list(find_files(arguments.videos))
     print_devices()
     pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
@@ -36,16 +37,17 @@ def run(arguments: argparse.Namespace) -> int:
     failed = 0
     bar = tqdm(total=len(paths), unit="video", dynamic_ncols=True, disable=len(paths) < 2 or not sys.stderr.isatty())
     with bar:
-        views_of = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops}
-        for path, views in prepared(pretrained.preprocess, paths, **views_of):
-            if isinstance(views, InputError):
+        views_of = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops, "limits": limits}
+        for path, clips in prepared(pretrained.preprocess, paths, **views_of):
+            try:
+                scores, num_views = pretrained.clip_scores(clips)
+            except InputError as error:
                 failed += 1
-                tqdm.write(f"Error: {views}", file=sys.stderr)
+                tqdm.write(f"Error: {error}", file=sys.stderr)
             else:
-                each = views.clips.reshape(-1, *views.clips.shape[2:])  # [clips, crops, ...] -> [views, ...]
-                best = pretrained.best(pretrained.view_scores(each), arguments.top_k)
+                best = pretrained.best(scores, arguments.top_k)
                 if arguments.json:
-                    line = {"video": as_utf8(path), "best": [[label, round(p, 6)] for label, p in best], "views": len(each)}
+                    line = {"video": as_utf8(path), "best": [[label, round(p, 6)] for label, p in best], "views": num_views}
                     tqdm.write(to_json(line, encoding=stdout_encoding()), file=sys.stdout)
                 else:
                     rows = "".join(f"\n  {p:7.2%}  {printable(label)}" for label, p in best)

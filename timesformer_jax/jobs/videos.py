@@ -1,27 +1,26 @@
 """What the jobs over videos have in common: which files, which views of them, and decoding ahead."""
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, TypeVar
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.pretrained import Pretrained
-from timesformer_jax.video import PLACEMENT_NAMES, VIDEO_SUFFIXES, Preprocess, find_videos
+from timesformer_jax.video import PLACEMENT_NAMES, VIDEO_SUFFIXES, Clip, Limits, Preprocess, find_videos
 
 CHECKPOINT = "weights: a file, folder, workdir of a run, name listed by `timesformer zoo`, or hf:ORGANISATION/MODEL"
 """Help of `--checkpoint`."""
 
 
-class Views(NamedTuple):
-    """A video as the model gets it: `clips` `[clips, crops, T, S, S, 3]`, and the second at which each clip begins."""
+CLIPS_AHEAD = 2
+"""Clips that are decoded while others are looked at: their memory is all that a video takes, however long it is."""
 
-    clips: np.ndarray
-    seconds: np.ndarray
+Item = TypeVar("Item")
 
 
 def add_view_arguments(job: argparse.ArgumentParser) -> None:
@@ -35,6 +34,24 @@ def add_view_arguments(job: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--placement", choices=PLACEMENT_NAMES, help="where the clips begin (default: as the checkpoint was evaluated)"
     )
+    add_limit_arguments(job)
+
+
+def add_limit_arguments(job: argparse.ArgumentParser) -> None:
+    """How much a video may ask for."""
+    usual = Limits()
+    job.add_argument("--max-pixels", type=int, default=usual.max_pixels, help="pixels that a video's frame may have")
+    job.add_argument("--max-seconds", type=float, default=usual.max_seconds, help="seconds that a video may last")
+    job.add_argument("--max-bytes", type=int, default=usual.max_bytes, help="bytes that a video file may have")
+
+
+def limits_of(arguments: argparse.Namespace) -> Limits:
+    """The arguments of `add_limit_arguments`; raises `InputError` for one that can't be."""
+    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Limits)}
+    for name, value in values.items():
+        if not value > 0:
+            raise InputError(f"--{name.replace('_', '-')} must be above 0, got {value}.")
+    return Limits(**values)
 
 
 def check_at_least_1(arguments: argparse.Namespace, *names: str) -> None:
@@ -60,23 +77,44 @@ def place_clips(pretrained: Pretrained, placement: str | None) -> Pretrained:
 
 
 def prepared(
-    preprocess: Preprocess, paths: Sequence[Path], *, num_clips: int, num_crops: int
-) -> Iterator[tuple[Path, Views | InputError]]:
-    """Every video's views, or why there are none; while one is looked at, the next is decoded."""
+    preprocess: Preprocess, paths: Iterable[Path], *, num_clips: int, num_crops: int, limits: Limits
+) -> Iterator[tuple[Path, Iterator[Clip]]]:
+    """Every video with its clips, which raise `InputError` where it can't be read; meanwhile the next ones are decoded."""
 
-    def prepare(path: Path) -> Views | InputError:
-        if path.is_dir():
-            return InputError(f"There is no video in the folder {path} ({', '.join(sorted(VIDEO_SUFFIXES))}).")
-        try:
-            views, seconds = preprocess.timed(path, num_clips=num_clips, num_crops=num_crops)
-        except InputError as error:
-            return error
-        return Views(views.reshape(len(seconds), -1, *views.shape[1:]), seconds)
+    def events() -> Iterator[Clip | InputError | None]:
+        for path in paths:
+            try:
+                if path.is_dir():
+                    raise InputError(f"There is no video in the folder {path} ({', '.join(sorted(VIDEO_SUFFIXES))}).")
+                yield from preprocess.clips(path, num_clips=num_clips, num_crops=num_crops, limits=limits)
+            except InputError as error:
+                yield error
+            else:
+                yield None
 
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(prepare, paths[0])
-        for path, following in zip(paths, [*paths[1:], None], strict=True):
-            views = coming.result()
-            if following is not None:
-                coming = pool.submit(prepare, following)
-            yield path, views
+    def clips_of_one() -> Iterator[Clip]:
+        while (event := next(coming)) is not None:
+            if isinstance(event, InputError):
+                raise event
+            yield event
+
+    paths = list(paths)
+    with contextlib.closing(ahead(events())) as coming:
+        for path in paths:
+            clips = clips_of_one()
+            yield path, clips
+            for _ in clips:  # where they aren't all asked for
+                pass
+
+
+def ahead(items: Iterator[Item], count: int = CLIPS_AHEAD) -> Generator[Item]:
+    """The items of an iterator; a thread keeps the next `count` of them ready."""
+    end: Any = object()
+    pool = ThreadPoolExecutor(1)
+    coming = deque(pool.submit(next, items, end) for _ in range(count))
+    try:
+        while (item := coming.popleft().result()) is not end:
+            coming.append(pool.submit(next, items, end))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,7 +1,8 @@
 """Which frames, which crop, which pixels: what happens to a video before the model."""
 
 from timesformer_jax.printable import printable
-from timesformer_jax.video.decoding import UnreadableVideoError, VideoFile, open_video, sample_frames
+from timesformer_jax.video.containers import CONTAINERS
+from timesformer_jax.video.decoding import VideoFile, open_video
 from timesformer_jax.video.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from timesformer_jax.video.finding import FolderContents, find_videos
 from timesformer_jax.video.geometry import (
@@ -11,8 +12,10 @@ from timesformer_jax.video.geometry import (
     scale_short_side,
     view_crop_offset,
 )
+from timesformer_jax.video.limits import Limits, OverLimitError, UnreadableVideoError
 from timesformer_jax.video.pixels import crop_and_scale, normalize, standardize
 from timesformer_jax.video.preprocess import CHANNEL_ORDERS, Preprocess
+from timesformer_jax.video.reading import Clip, sample_frames, stream_clips
 from timesformer_jax.video.sampling import (
     PLACEMENT_NAMES,
     PLACEMENTS,
@@ -27,12 +30,16 @@ from timesformer_jax.video.sampling import (
 
 __all__ = [
     "CHANNEL_ORDERS",
+    "CONTAINERS",
     "PICTURE_SUFFIXES",
     "PLACEMENTS",
     "PLACEMENT_NAMES",
     "SAMPLINGS",
     "VIDEO_SUFFIXES",
+    "Clip",
     "FolderContents",
+    "Limits",
+    "OverLimitError",
     "Preprocess",
     "UnreadableVideoError",
     "VideoFile",
@@ -51,6 +58,7 @@ __all__ = [
     "segment_bounds",
     "segment_frames",
     "standardize",
+    "stream_clips",
     "test_clips",
     "tiled_clips",
     "view_crop_offset",

@@ -4,44 +4,35 @@ import contextlib
 import importlib.util
 import logging
 import math
-import os
 import re
-from collections.abc import Callable, Container, Iterator
+import stat
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from timesformer_jax._typing import UInt8, ndarray
-from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
-from timesformer_jax.printable import printable
+from timesformer_jax.video.containers import open_container
 from timesformer_jax.video.files import PICTURE_SUFFIXES
+from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, OverLimitError, UnreadableVideoError
 from timesformer_jax.video.timeline import DEFAULT_FPS, JUMPING_FORMATS, Clock, Key, read_timeline
 
 log = logging.getLogger("timesformer_jax")
 
 
-class UnreadableVideoError(InputError):
-    """A file from which not one frame can be had; `reason` says why in a few words."""
-
-    def __init__(self, path: str | Path, reason: str):
-        super().__init__(path, reason)
-        self.path, self.reason = path, printable(reason)
-
-    def __str__(self) -> str:
-        return f"Can't read {printable(self.path)} as a video: {self.reason}."
-
-
 class VideoFile:
     """An open video: `fps`, the frames one after the other, and how many places turned out damaged on the way."""
 
-    def __init__(self, path: str | Path):
-        self._path = path
+    def __init__(self, path: str | Path, limits: Limits = DEFAULT_LIMITS):
+        self._path, self._limits = path, limits
         self.num_damaged = 0
+        limits.check_bytes(path, Path(path).stat().st_size)
         self._open()
         self._jumps_ahead = any(name in self._container.format.name.split(",") for name in JUMPING_FORMATS)
         self._timeline = read_timeline(self._packets(), self._stream, jumps_ahead=self._jumps_ahead)
+        limits.check_seconds(path, self._timeline.seconds)
         self.fps = self._timeline.fps
         self.num_damaged = 0  # what is damaged is met again
         """Damaged packets and frames met so far. Damage costs those places only; the rest of the video is kept."""
@@ -49,15 +40,19 @@ class VideoFile:
         """Good frames met so far."""
 
     def _open(self) -> None:
-        container = _open_container(self._path)
+        container = open_container(self._path, self._limits)
         stream = container.streams.best("video")
         if stream is None or stream.disposition & type(stream.disposition).attached_pic:
             container.close()
             raise UnreadableVideoError(
                 self._path, "it has no video stream" if stream is None else "its only picture is a cover"
             )
+        if stream.codec_context is None:
+            container.close()
+            raise UnreadableVideoError(self._path, "FFmpeg doesn't know its codec")
         stream.thread_type = "SLICE"  # threads over frames would swallow the errors of damaged ones
         self._container, self._stream = container, stream
+        self._size_is_unknown = not stream.codec_context.width
 
     def close(self) -> None:
         """Close the file."""
@@ -106,7 +101,8 @@ class VideoFile:
             yield rgb
         if not self.num_decoded:
             where = "" if span is None else f" from {span[0]:g} to {span[1]:g} s"
-            raise UnreadableVideoError(self._path, f"it holds no frame that can be decoded{where}")
+            large = f", or only ones of more than max_pixels={self._limits.max_pixels}" if self._size_is_unknown else ""
+            raise UnreadableVideoError(self._path, f"it holds no frame that can be decoded{where}{large}")
 
     def count_packets(self) -> int:
         """How many frames the packets promise, without decoding any."""
@@ -126,7 +122,7 @@ class VideoFile:
         """The frames of `span`, or all."""
         key = None if span is None else self._timeline.key_before(span[0])
         packets = self._from_start() if key is None else self._from_key(key)
-        clock = Clock(self._timeline, self._jumps_ahead)
+        clock, checked = Clock(self._timeline, self._jumps_ahead), None
         for packet in packets:
             try:
                 frames = self._stream.decode(packet)
@@ -136,6 +132,11 @@ class VideoFile:
             for frame in frames:
                 self.num_damaged += bool(frame.is_corrupt)
                 now = clock.time(frame)
+                if (size := (frame.width, frame.height)) != checked:
+                    self._limits.check_size(self._path, *size)
+                    checked = size
+                if now > self._limits.max_seconds:
+                    self._limits.check_seconds(self._path, now)
                 if span is not None and now >= span[1] - 1e-6:
                     return
                 if span is None or now >= span[0] - 1e-6:
@@ -183,11 +184,14 @@ class VideoFile:
 
     def _packets(self, *, flush: bool = False) -> Iterator[Any]:
         """The stream's packets from here to where the container ends or breaks off; with `flush` the empty one at the end."""
-        failures = 0
+        failures = num_bytes = 0
         while True:
             try:
                 for packet in self._container.demux(self._stream):
                     failures = 0
+                    num_bytes += packet.size
+                    if num_bytes > self._limits.max_bytes:
+                        self._limits.check_bytes(self._path, num_bytes)
                     if packet.size or flush:
                         yield packet
                 return
@@ -195,6 +199,8 @@ class VideoFile:
                 failures += 1
                 if failures > MOST_FAILURES:
                     return
+            except OverLimitError:
+                raise
             except Exception as error:  # the container breaks off here: what came before stays
                 self._note_damage(error)
                 return
@@ -225,14 +231,16 @@ def _upright(rgb: np.ndarray, frame: Any) -> np.ndarray:
 class FrameFolder(VideoFile):
     """A video as a folder of pictures, in the order of their names (frame9 before frame10)."""
 
-    def __init__(self, path: Path, fps: float):
-        self._path = path
+    def __init__(self, path: Path, fps: float, limits: Limits = DEFAULT_LIMITS):
+        self._path, self._limits, self._size_is_unknown = path, limits, False
         pictures = (
             file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
         )
         self._pictures = sorted(pictures, key=_natural)
         self.fps = fps
         self.num_damaged = self.num_decoded = 0
+        limits.check_seconds(path, self.seconds)
+        limits.check_bytes(path, sum(picture.stat().st_size for picture in self._pictures if picture.is_file()))
 
     @property
     def seconds(self) -> float:
@@ -252,22 +260,15 @@ class FrameFolder(VideoFile):
         first, last = (0, None) if span is None else (math.ceil(second * self.fps) for second in span)
         for picture in self._pictures[first:last]:
             try:
-                with _open_container(picture) as container:
+                with open_container(picture, self._limits, picture=True) as container:
+                    self._size_is_unknown |= not container.streams.video[0].codec_context.width
                     frame = next(container.decode(video=0))
+            except OverLimitError:
+                raise
             except Exception as error:  # whatever is wrong with it, it costs this frame alone
                 self._note_damage(error)
                 continue
             yield frame
-
-
-def _open_container(path: str | Path) -> Any:
-    """PyAV's container of a file; metadata text in an unknown encoding is no obstacle to reading it."""
-    import av
-
-    # PyAV decodes metadata strictly by default up to version 18; from 19 on it keeps any bytes and has no such option.
-    lenient: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
-    # FFmpeg would take what stands before a colon, as in 12:30.mp4, for a protocol: not so behind a slash.
-    return av.open(os.path.abspath(path), **lenient)
 
 
 PICTURE_FORMATS = re.compile("image2|apng|ico|tty|bin|xbin|adf|idf|.+_pipe")
@@ -277,7 +278,7 @@ PICTURE_FORMATS = re.compile("image2|apng|ico|tty|bin|xbin|adf|idf|.+_pipe")
 def has_video_stream(path: str | Path) -> bool:
     """Whether a file is a video, by its container's header: no frame of it is promised."""
     try:
-        with _open_container(path) as container:
+        with open_container(path, DEFAULT_LIMITS) as container:
             names = container.format.name.split(",")
             stream = container.streams.best("video")
             if stream is None or stream.disposition & type(stream.disposition).attached_pic:
@@ -294,54 +295,26 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def open_video(path: str | Path, fps: float | None = None) -> Iterator[VideoFile]:
-    """Opens a video file, or a folder of pictures at `fps` (30); raises `UnreadableVideoError` with the reason where it can't.
+def open_video(path: str | Path, fps: float | None = None, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[VideoFile]:
+    """Opens a video file, or a folder of pictures at `fps` (30); raises `UnreadableVideoError` with the reason where it can't,
+    and where the video goes beyond `limits`, here or when its frames are read.
 
     Needs the extra `video`.
     """
     if importlib.util.find_spec("av") is None:
         raise MissingPackageError("av", "Reading videos")
     if Path(path).is_dir():
-        yield FrameFolder(Path(path), fps or DEFAULT_FPS)
+        yield FrameFolder(Path(path), fps or DEFAULT_FPS, limits)
         return
     try:
-        if not Path(path).stat().st_size:
+        if not stat.S_ISREG((status := Path(path).stat()).st_mode):
+            raise UnreadableVideoError(path, "it is a device or a pipe, not a file")
+        if not status.st_size:
             raise UnreadableVideoError(path, "the file is empty")
-        video = VideoFile(path)
+        video = VideoFile(path, limits)
     except UnreadableVideoError:
         raise
     except Exception as error:  # a file may make the libraries raise anything; it must not end what reads many
         raise UnreadableVideoError(path, getattr(error, "strerror", None) or f"{type(error).__name__}: {error}") from error
     with contextlib.closing(video):
         yield video
-
-
-def sample_frames(
-    path: str | Path, choose: Callable[[int, float], np.ndarray], transform: Callable[[np.ndarray], Any]
-) -> tuple[dict[int, Any], np.ndarray]:
-    """The frames that `choose(number of frames, frames per second)` picks: index -> `transform(frame)`, and the indices.
-
-    Each frame is decoded, transformed and let go, so memory is what `transform` leaves, however long the video. Decoding stops
-    behind the last one that is wanted, if the number of frames is certain; otherwise all frames are decoded, and `choose` is
-    asked again if there are more or fewer of them than the packets promised.
-
-    Raises `UnreadableVideoError` where not one frame can be decoded.
-    """
-    with open_video(path) as video:
-        num_frames = max(video.count_packets(), 1)
-        certain = video.count_is_certain
-    while True:
-        with open_video(path) as video:
-            indices = choose(num_frames, video.fps)
-            wanted = np.unique(indices).tolist()
-            coming = video.frames(only=set(wanted))
-            kept = {index: transform(frame) for index, frame in zip(wanted, coming, strict=False)}
-            if len(kept) < len(wanted) or not certain or video.num_damaged:
-                for _ in coming:  # what is left is only counted
-                    pass
-                if video.num_decoded != num_frames:
-                    num_frames, certain = video.num_decoded, True
-                    continue
-            if video.num_damaged:
-                log.warning("Used, though damaged in %d place(s): %s.", video.num_damaged, path)
-            return kept, indices

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 from timesformer_jax._typing import Float, Int, UInt8, ndarray
 from timesformer_jax.errors import InputError
 from timesformer_jax.interpolation import linear
-from timesformer_jax.video.decoding import sample_frames
 from timesformer_jax.video.geometry import scale_short_side, view_crop_offset
+from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
+from timesformer_jax.video.reading import Clip, join_clips, stream_clips
 from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, test_clips
 
 CHANNEL_ORDERS = ("rgb", "bgr")
@@ -62,42 +63,67 @@ class Preprocess:
             raise InputError(f"mean and std must be three numbers, std positive, got {self.mean} and {self.std}.")
 
     def __call__(
-        self, video: str | Path | Any, *, fps: float = 30.0, num_clips: int = 1, num_crops: int = 3
+        self,
+        video: str | Path | Any,
+        *,
+        fps: float = 30.0,
+        num_clips: int = 1,
+        num_crops: int = 3,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> Float[ndarray, "views T S S 3"]:
         """Views of a video file, or of all its frames uint8 `[frames, H, W, 3]` (RGB, at `fps`), normalised float32.
 
         `views` is `num_clips * num_crops`, clip-major: `num_crops` 3 is along the long side, 1 is the centre. (With placement
-        "tiled" the video's length decides on the number of clips.)
+        "tiled" the video's length decides on the number of clips.) `limits`: what a file may have at most.
 
         Raises `InputError` for a number of views that can't be, `UnreadableVideoError` for a file without a frame.
         """
-        return self.timed(video, fps=fps, num_clips=num_clips, num_crops=num_crops)[0]
+        return self.timed(video, fps=fps, num_clips=num_clips, num_crops=num_crops, limits=limits)[0]
 
     def timed(
-        self, video: str | Path | Any, *, fps: float = 30.0, num_clips: int = 1, num_crops: int = 3
+        self,
+        video: str | Path | Any,
+        *,
+        fps: float = 30.0,
+        num_clips: int = 1,
+        num_crops: int = 3,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> tuple[Float[ndarray, "views T S S 3"], Float[ndarray, "clips"]]:
         """The same views, and the second of the video at which each clip begins."""
+        found: list[Clip] = []
+        for clip in self.clips(video, fps=fps, num_clips=num_clips, num_crops=num_crops, limits=limits):
+            found = [*found, clip] if clip.number else [clip]
+        return np.concatenate([clip.views for clip in found]), np.array([clip.seconds for clip in found])
+
+    def clips(
+        self,
+        video: str | Path | Any,
+        *,
+        fps: float = 30.0,
+        num_clips: int = 1,
+        num_crops: int = 3,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Iterator[Clip]:
+        """The same views clip by clip, in memory that doesn't grow with the video; `Clip.number` says how to use them."""
         if num_clips < 1 or num_crops not in (1, 3):
             raise InputError(f"num_clips must be at least 1 and num_crops 1 or 3, got {num_clips} and {num_crops}.")
+
+        def choose(count: int, fps: float) -> np.ndarray:
+            return self.indices(count, fps, num_clips)
+
+        def crop(frame: np.ndarray) -> np.ndarray:
+            return self.crops(frame, num_crops)
+
         if isinstance(video, str | Path):
-
-            def choose(count: int, own_fps: float) -> np.ndarray:
-                nonlocal fps
-                fps = own_fps
-                return self.indices(count, own_fps, num_clips)
-
-            crops, indices = sample_frames(video, choose, lambda frame: self.crops(frame, num_crops))
-        else:
-            frames = np.asarray(video)
-            if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-                raise InputError(f"Expected frames uint8 [frames, height, width, 3], got {frames.dtype} {frames.shape}.")
-            if not 0 < fps < math.inf:
-                raise InputError(f"fps must be above 0, got {fps}.")
-            indices = self.indices(len(frames), fps, num_clips)
-            crops = {index: self.crops(frames[index], num_crops) for index in np.unique(indices).tolist()}
-        views = np.stack([crops[index] for index in indices.reshape(-1).tolist()])  # [K T, crops, S, S, 3]
-        views = views.reshape(*indices.shape, *views.shape[1:]).swapaxes(1, 2)  # [K, crops, T, S, S, 3]
-        return views.reshape(-1, *views.shape[2:]), indices[:, 0] / fps
+            yield from stream_clips(video, choose, crop, limits=limits)
+            return
+        frames = np.asarray(video)
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+            raise InputError(f"Expected frames uint8 [frames, height, width, 3], got {frames.dtype} {frames.shape}.")
+        if not 0 < fps < math.inf:
+            raise InputError(f"fps must be above 0, got {fps}.")
+        indices = choose(len(frames), fps)
+        yield from join_clips(indices, fps, ((index, crop(frames[index])) for index in np.unique(indices).tolist()))
 
     def indices(self, num_video_frames: int, fps: float, num_clips: int) -> Int[ndarray, "num_clips T"]:
         """Which frames make the test clips; "tiled" ones are as many as it takes."""
@@ -114,16 +140,16 @@ class Preprocess:
     def crops(self, frame: UInt8[ndarray, "H W 3"], num_crops: int) -> Float[ndarray, "num_crops S S 3"]:
         """One frame, scaled (bilinear, not antialiased), cut and normalised."""
         height, width = frame.shape[:2]
-        scaled = scale_short_side(height, width, self.crop_size if num_crops == 3 else self.short_side or self.crop_size)
-        vertical, horizontal = (linear(old, new) for old, new in zip((height, width), scaled, strict=True))
-        pixels = (frame[..., ::-1] if self.channel_order == "bgr" else frame).astype(np.float32)
+        size = self.crop_size
+        scaled = scale_short_side(height, width, size if num_crops == 3 else self.short_side or size)
         crops = []
         for crop in range(3) if num_crops == 3 else [1]:
-            top, left = view_crop_offset(*scaled, self.crop_size, crop)
-            rows = vertical[top : top + self.crop_size].astype(np.float32)
-            columns = horizontal[left : left + self.crop_size].astype(np.float32)
-            part = np.tensordot(rows, pixels, axes=1)  # [S, H] [H, W, 3] -> [S, W, 3]
-            crops.append(np.einsum("xw,ywc->yxc", columns, part, optimize=True))
+            top, left = view_crop_offset(*scaled, size, crop)
+            rows, vertical = _axis(height, scaled[0], top, size)
+            columns, horizontal = _axis(width, scaled[1], left, size)
+            pixels = frame[rows[:, None], columns].astype(np.float32)  # what the crop is made of, however large the frame
+            part = np.tensordot(vertical, pixels[..., ::-1] if self.channel_order == "bgr" else pixels, axes=1)  # [S, W, 3]
+            crops.append(np.einsum("xw,ywc->yxc", horizontal, part, optimize=True))
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (np.stack(crops) / np.float32(255) - mean) / std
 
@@ -142,3 +168,10 @@ class Preprocess:
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
         """The inverse of `as_dict`; entries that it doesn't know are left out."""
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
+
+
+def _axis(source: int, target: int, offset: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels of an axis, scaled from `source` to `target`, make the `size` from `offset` on, and with which weights."""
+    weights = linear(source, target, span=(offset, offset + size)).astype(np.float32)
+    needed = np.flatnonzero(weights.any(axis=0))
+    return needed, weights[:, needed]

@@ -1,0 +1,90 @@
+"""What the jobs over videos share: decoding ahead, and scores of clips as they come."""
+
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import timesformer_jax as tsf
+from tests.support import random_variables
+from timesformer_jax.features import ShardRows
+from timesformer_jax.jobs.videos import ahead, prepared
+from timesformer_jax.video import Clip, Limits
+
+PREPROCESS = tsf.Preprocess(num_frames=2, crop_size=16, sampling_rate=2.0, placement="tiled")
+VIEWS = {"num_clips": 1, "num_crops": 3, "limits": Limits()}
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> tsf.Pretrained:
+    model = tsf.TimeSformer(3, image_size=16, patch_size=8, num_frames=2, embed_dim=24, depth=1, num_heads=3)
+    return tsf.Pretrained(model, random_variables(model)["params"], PREPROCESS)
+
+
+def test_items_are_made_ahead_and_not_without_bound():
+    made, asked = [], threading.Semaphore(0)
+
+    def items():
+        for number in range(100):
+            made.append(number)
+            asked.release()
+            yield number
+
+    coming = ahead(items(), 2)
+    assert next(coming) == 0
+    for _ in range(3):
+        asked.acquire()
+    coming.close()
+    assert made == [0, 1, 2]
+
+
+def test_every_video_has_its_clips_or_its_reason(made_clips: Path, broken_clips: Path):
+    good = sorted(made_clips.rglob("*.mp4"))[:2]
+    found = []
+    for path, clips in prepared(PREPROCESS, [good[0], broken_clips / "empty.mp4", good[1], good[0]], **VIEWS):
+        if len(found) == 2:
+            next(clips)  # the others are left
+            found.append(None)
+            continue
+        try:
+            found.append(np.concatenate([clip.views for clip in clips]))
+        except tsf.InputError as error:
+            found.append(str(error))
+        assert path
+    np.testing.assert_array_equal(found[0], PREPROCESS(good[0]))
+    assert "the file is empty" in found[1]
+    np.testing.assert_array_equal(found[3], found[0])
+
+
+@pytest.mark.parametrize(("num_clips", "num_crops"), [(1, 1), (1, 3), (4, 1), (5, 3), (7, 1)])
+def test_scores_of_clips_as_they_come_are_those_of_all_at_once(pretrained: tsf.Pretrained, num_clips: int, num_crops: int):
+    views = np.random.default_rng(0).normal(size=(num_clips, num_crops, 2, 16, 16, 3)).astype(np.float32)
+    clips = [Clip(number, num_clips, 0.0, each) for number, each in enumerate(views)]
+    flat = views.reshape(-1, *views.shape[2:])
+    at_once = max(count for count in range(1, 5) if len(flat) % count == 0)
+    parts = [jax.nn.softmax(pretrained(part)) for part in np.split(flat, len(flat) // at_once)]
+    expected = np.concatenate(parts).mean(axis=0)
+    scores, num_views = pretrained.clip_scores(clips)
+    np.testing.assert_array_equal(scores, expected)
+    assert num_views == len(flat)
+    np.testing.assert_array_equal(pretrained.view_scores(flat), expected)
+    again = [Clip(0, 9, 0.0, views[0] + 1), *clips]  # the video turned out to have another number of frames
+    np.testing.assert_array_equal(pretrained.clip_scores(again)[0], expected)
+
+
+def test_rows_of_a_video_can_be_taken_back():
+    rows, values = ShardRows("float32"), np.ones((2, 4), np.float32)
+    for name, number in (("a", 2), ("b", 3)):
+        for clip in range(number):
+            rows.add_clip(name, values * clip, seconds=clip, label=1)
+    rows.drop_video("c")
+    rows.drop_video("b")
+    rows.add_clip("b", 5 * values, seconds=7.0, label=2)
+    arrays = rows.arrays()
+    assert arrays["names"].tolist() == ["a", "b"]
+    assert arrays["labels"].tolist() == [1, 2]
+    assert arrays["video"].tolist() == [0, 0, 0, 0, 1, 1]
+    assert arrays["clip"].tolist() == [0, 0, 1, 1, 0, 0]
+    assert arrays["values"][-1].tolist() == [5.0] * 4
