@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, check_utf8
 from timesformer_jax.printable import as_utf8, escape_unencodable, printable, to_json
 
 HOSTILE = "a\nb\tc\x1b[31m\x7f\x9b\u2028\u202e\u2066\u200f\udce9\ud800"
@@ -55,3 +55,9 @@ def test_errors_and_log_lines_are_printable(caplog: pytest.LogCaptureFixture):
     log.warning("%s of:\n%s", "a\nb", "one\x1b\ntwo")
     log.warning("100 %")
     assert [record.getMessage() for record in caplog.records] == [r"a\n\x1b: 1 of 2.0", "a\\nb of:\none\\x1b\ntwo", "100 %"]
+
+
+def test_folders_that_libraries_cannot_write_to_are_refused():
+    check_utf8("--workdir", "/runs/跑 ")
+    with pytest.raises(InputError, match=r"--workdir=/runs/caf\\xe9 isn't UTF-8"):
+        check_utf8("--workdir", "/runs/caf\udce9")

@@ -29,6 +29,6 @@ def first_line(error: BaseException) -> str:
 
 
 def check_utf8(name: str, path: str) -> None:
-    """Raises `InputError` for a folder to write to whose path isn't UTF-8: TensorFlow and Orbax take no other."""
+    """Raises `InputError` for a folder of checkpoints or prepared data whose path isn't UTF-8; `name` is the argument's."""
     if as_utf8(path) != path:
-        raise InputError(f"{name}={path} isn't UTF-8: TensorFlow and Orbax can't write there; give a folder whose path is.")
+        raise InputError(f"{name}={path} isn't UTF-8, which TensorFlow and Orbax need: rename it or give another.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.errors import InputError, check_utf8, first_line
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
 
@@ -39,6 +39,7 @@ def read_notes(path: Path) -> Mapping[str, Any]:
     """
     ocp = _import_orbax("Reading")
 
+    check_utf8("checkpoint", str(path))  # before Orbax logs tracebacks
     notes: Any = _told(path, lambda: ocp.checkpointables_metadata(_place(path)).custom_metadata)
     if not isinstance(notes, Mapping) or "model" not in notes:
         raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
@@ -71,6 +72,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
 def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:
     """Writes parameters and notes (JSON) as a checkpoint that `read_checkpoint` reads."""
     ocp = _import_orbax("Writing")
+
+    check_utf8("checkpoint", str(path))
     ocp.save_checkpointables(_place(path), {"params": params}, custom_metadata=dict(notes))
 
 
