@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from input_pipeline import open_dataset
 from input_pipeline._tensorflow import tfds
@@ -205,3 +206,8 @@ def test_examples_are_what_the_files_say(tmp_path: Path):
     assert len(features["video"].bytes_list.value) == 12
     assert (features["height"].int64_list.value[0], features["width"].int64_list.value[0]) == (16, 20)
     assert data.encode_label(features) == np.int32(1)
+
+
+def test_limits_of_the_config_leave_videos_out(made_clips: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"Too few of the .*: it lasts 1 s or more, and max_seconds=0\.5"):
+        folder(made_clips, tmp_path, limits=ConfigDict({"max_seconds": 0.5, "max_bytes": 10**9}), num_workers=1)
