@@ -1,7 +1,7 @@
 """Damaged videos on purpose: whatever is in a file, reading it ends in frames or in one sentence.
 
-    python -m benchmarks.hostile_videos
-    python -m benchmarks.hostile_videos --count=10000 --seed=7 --minutes=30 --keep=FOLDER
+    python benchmarks/hostile_videos.py
+    python benchmarks/hostile_videos.py --count=10000 --seed=7 --minutes=30 --keep=FOLDER
 
 Small valid videos of many containers and codecs are mutated: bits flipped, bytes zeroed, pieces cut and doubled, numbers of
 headers set to extremes. Each is read as `predict` reads it (tiled clips) and as `check` does, by worker processes with bounded
@@ -29,6 +29,8 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 from av import logging as av_logging
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from timesformer_jax.datasets import Entry, inspect_video
 from timesformer_jax.errors import InputError

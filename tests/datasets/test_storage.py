@@ -1,15 +1,16 @@
 """How videos are kept: rates, sizes, pieces, damage; and what a check says of them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.support import moving_square, write_video
-from timesformer_jax.datasets import Entry, Storage, StoredVideo, inspect_video, store_video
+from timesformer_jax.datasets import CODECS, Entry, Storage, StoredVideo, inspect_video, store_video
 from timesformer_jax.datasets.layouts import read_video_list
 from timesformer_jax.errors import InputError
-from timesformer_jax.video import UnreadableVideoError
+from timesformer_jax.video import Limits, OverLimitError, UnreadableVideoError
 from timesformer_jax.video.encoding import decode_h264, encode_jpeg, packets_needed
 
 FRAMES = moving_square(0, 0)  # 40 frames of 48 x 64
@@ -163,3 +164,18 @@ def test_frames_are_found_in_h264_without_the_others(file: Path):
 def test_storage_that_cannot_be(changes: dict, words: str):
     with pytest.raises(InputError, match=words):
         Storage(**{"codec": "jpeg", "short_side": 48, **changes})
+
+
+@pytest.mark.parametrize("limits", [Limits(max_pixels=3000), Limits(max_seconds=1), Limits(max_bytes=99)])
+def test_storing_has_limits(file: Path, limits: Limits):
+    with pytest.raises(OverLimitError):
+        stored(file, limits=limits)
+
+
+def test_what_an_encoder_refuses_costs_that_video_alone(file: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuses(frames: Iterable[np.ndarray]) -> list[bytes]:
+        raise ValueError("too wide")
+
+    monkeypatch.setitem(CODECS, "jpeg", refuses)
+    with pytest.raises(UnreadableVideoError, match="its frames can't be kept as jpeg: ValueError: too wide"):
+        stored(file)

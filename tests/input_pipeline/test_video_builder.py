@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from input_pipeline import VideoDataset, open_dataset
 from input_pipeline._tensorflow import tfds
@@ -267,3 +268,8 @@ def test_what_is_skipped_is_in_the_log(tmp_path: Path, caplog: pytest.LogCapture
         folder(tmp_path / "videos", tmp_path / "prepared")
     assert "Skipped files that aren't videos: 1 (a b/notes.txt)." in caplog.messages
     assert "Videos listed with different labels: 1 (a b/1.mp4 = ü/linked.mp4 as a b and as ü)." in caplog.messages
+
+
+def test_limits_of_the_config_leave_videos_out(made_clips: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"Too few of the .*: it lasts 1 s or more, and max_seconds=0\.5"):
+        folder(made_clips, tmp_path, limits=ConfigDict({"max_seconds": 0.5, "max_bytes": 10**9}), num_workers=1)

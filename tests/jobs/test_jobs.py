@@ -125,6 +125,8 @@ def test_broken_files_are_told_and_the_others_go_on(
     [
         (["--top-k=0"], "--top-k must be at least 1, got 0."),
         (["--num-clips=0"], "--num-clips must be at least 1, got 0."),
+        (["--max-pixels=0"], "--max-pixels must be above 0, got 0."),
+        (["--max-seconds=nan"], "--max-seconds must be above 0, got nan."),
         (["--labels=missing.txt"], "Can't read the labels in missing.txt: No such file or directory."),
     ],
 )

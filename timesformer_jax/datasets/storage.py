@@ -85,7 +85,13 @@ def store_video(entry: Entry, storage: Storage) -> list[StoredVideo]:
         )
         for part in _parts(frames, per_part):
             sizes: list[tuple[int, int]] = []
-            encoded = CODECS[storage.codec](_noting_size(part, sizes))
+            try:
+                encoded = CODECS[storage.codec](_noting_size(part, sizes))
+            except InputError:
+                raise
+            except Exception as error:  # such as sides that the encoder can't have; other videos are still to be read
+                reason = f"its frames can't be kept as {storage.codec}: {type(error).__name__}: {error}"
+                raise UnreadableVideoError(entry.path, reason) from error
             parts.append(StoredVideo(encoded, video.fps * share, video.fps, *sizes[0], 0))
     if not parts:
         raise UnreadableVideoError(entry.path, "none of its frames can be converted")
