@@ -29,7 +29,17 @@ def check_init_from(config: Any, workdir: str) -> None:
     """Raises `InputError` if the run begins with `init_from`, and those weights aren't there or don't fit the model."""
     if config.init_from and find_checkpoint(folder_at(workdir) / "checkpoints") is None:
         model = tsf.TimeSformer(num_classes=1, **config.model)
-        check_weights(config.init_from, model=model, allow=UNUSED_EMBEDDINGS[config.model.position_embedding])
+        check_weights(config.init_from, model=model, allow=allowed_of_init_from(config), **choice_of_init_from(config))
+
+
+def choice_of_init_from(config: Any) -> dict[str, Any]:
+    """Arguments of `load` that choose one of several models in `init_from`."""
+    return {"entry": config.init_from_entry, "prefix": config.init_from_prefix}
+
+
+def allowed_of_init_from(config: Any) -> tuple[str, ...]:
+    """`allow` of `load` for `init_from`: the config's patterns, and the embeddings that it turns off."""
+    return (*config.init_from_allow, *UNUSED_EMBEDDINGS[config.model.position_embedding])
 
 
 def check_checkpoint(workdir: str, description: dict[str, dict[str, Any]], *, needed: bool) -> None:

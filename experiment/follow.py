@@ -7,6 +7,7 @@ from typing import Any
 
 import timesformer_jax as tsf
 from configs.common import FOLLOWING
+from experiment.checks import choice_of_init_from
 from timesformer_jax.features import folder_at
 from timesformer_jax.pretrained import Architecture, read_architecture
 from timesformer_jax.pretrained.own import find_checkpoint
@@ -50,7 +51,8 @@ def follow_weights(config: Any, workdir: str, mode: str) -> Any:
     if source := str(checkpoint or config.init_from or ""):
         given = {name: value for name, value in config.model.items() if value is not None}
         open_fields = {name: given.get(name) for name in ("num_heads", "image_size", "num_frames")}
-        architecture = read_architecture(source, **open_fields)
+        choice = {} if checkpoint else choice_of_init_from(config)
+        architecture = read_architecture(source, **choice, **open_fields)
         if follows:
             _check_given(given, architecture, source, REMEDY.format("--workdir" if checkpoint else "--config.init_from"))
         else:

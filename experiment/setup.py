@@ -12,7 +12,13 @@ from etils import epath
 from jax.sharding import Mesh
 
 import timesformer_jax as tsf
-from experiment.checks import UNUSED_EMBEDDINGS, check_checkpoint, check_init_from, check_workdir
+from experiment.checks import (
+    allowed_of_init_from,
+    check_checkpoint,
+    check_init_from,
+    check_workdir,
+    choice_of_init_from,
+)
 from input_pipeline import (
     ClipOptions,
     MixingOptions,
@@ -164,7 +170,6 @@ class Job:
         Embeddings that the config turns off are left aside, which the log says.
         """
         labels, key = self.data.label_names, jax.random.key(self.config.seed)
-        off = UNUSED_EMBEDDINGS[self.config.model.position_embedding]
         return tsf.load(
             self.config.init_from,
             model=self.model,
@@ -172,7 +177,8 @@ class Job:
             labels=labels,
             objective=self.objective,
             key=key,
-            allow=off,
+            allow=allowed_of_init_from(self.config),
+            **choice_of_init_from(self.config),
         )
 
     @property

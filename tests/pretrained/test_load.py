@@ -276,7 +276,7 @@ def test_grids_that_are_no_square(tmp_path: Path):
     odd = write_safetensors(
         tmp_path / "b", {k.removeprefix("model."): v for k, v in load_file(tmp_path / "a.safetensors").items()} | names
     )
-    with pytest.raises(tsf.InputError, match="6 positions, which are no square: say image_size="):
+    with pytest.raises(tsf.InputError, match="6 positions, which are no square: give image_size="):
         tsf.load(odd, num_heads=3)
     assert tsf.load(odd, num_heads=3, image_size=(8, 12)).model.grid == (2, 3)
 

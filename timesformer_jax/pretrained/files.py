@@ -9,14 +9,16 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.pretrained.formats import Tensors, open_safetensors, open_torch, open_zip
 
 
-def open_tensors(path: Path) -> Tensors:
+def open_tensors(path: Path, entry: str | None = None) -> Tensors:
     """Opens a file by its content (the name doesn't matter), or a Hugging Face folder.
+
+    `entry`: the one of a PyTorch file's entries to take.
 
     Raises `InputError` with what it is instead.
     """
     if path.is_dir():
         weights = _folder_weights(path)
-        return (open_safetensors if weights[0].suffix == ".safetensors" else open_torch)(weights)
+        return (open_safetensors if weights[0].suffix == ".safetensors" else open_torch)(weights, entry)
     try:
         with path.open("rb") as file:
             start = file.read(512)
@@ -24,14 +26,14 @@ def open_tensors(path: Path) -> Tensors:
         raise InputError(f"Can't read {path}: {error.strerror}.") from error
     for recognises, reader in READERS:
         if recognises(start):
-            return reader([path])
+            return reader([path], entry)
     raise InputError(
         f"{path} holds no weights: {_looks_like(start)}. Expected a PyTorch file (.pyth, .pth, .pt, .bin), a .safetensors or "
         ".npz file, a Hugging Face folder, or a run of this project."
     )
 
 
-READERS: tuple[tuple[Callable[[bytes], bool], Callable[[list[Path]], Tensors]], ...] = (
+READERS: tuple[tuple[Callable[[bytes], bool], Callable[[list[Path], str | None], Tensors]], ...] = (
     (lambda start: start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 30, open_safetensors),
     (lambda start: start.startswith(b"PK"), open_zip),
     (lambda start: start.startswith(b"\x80"), open_torch),  # PyTorch's files before 1.6, or any pickle

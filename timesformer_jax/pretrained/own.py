@@ -47,20 +47,36 @@ def read_notes(path: Path) -> Mapping[str, Any]:
     return notes
 
 
+TREES = ("params", "ema")
+"""Entries of a checkpoint that are a model's parameters: as they are trained, and their moving average."""
+
+
 def _tree(notes: Mapping[str, Any]) -> str:
     """The parameters' name in the checkpoint: that of their moving average where one was kept."""
     return "ema" if notes.get("optimizer", {}).get("ema") else "params"
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Its parameters (their moving average where one was kept), and what `read_notes` gives.
+def trees(path: Path, notes: Mapping[str, Any], entry: str | None = None) -> tuple[str, tuple[str, ...]]:
+    """The entry to read, by default the moving average where one was kept, and the other ones.
+
+    Raises `InputError` for an entry that the checkpoint doesn't have.
+    """
+    there = [name for name in TREES if (path / name).is_dir()]
+    if entry is not None and entry not in there:
+        raise InputError(f"{path} has no entry {entry!r} of parameters, but {', '.join(there)}.")
+    chosen = entry or _tree(notes)
+    return chosen, tuple(name for name in there if name != chosen)
+
+
+def read_checkpoint(path: Path, entry: str | None = None) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Its parameters (`entry`, by default their moving average where one was kept), and what `read_notes` gives.
 
     Raises `InputError` for a checkpoint of another program, and for a damaged one.
     """
     ocp = _import_orbax("Reading")
 
     notes = read_notes(path)
-    name = _tree(notes)
+    name, _ = trees(path, notes, entry)
     model = TimeSformer(**complete_description(notes["model"]))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # each of several processes reads it whole
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), parameter_shapes(model))

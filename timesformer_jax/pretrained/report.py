@@ -25,6 +25,10 @@ class Report:
     """Parameter that the file didn't have -> why that is all right."""
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
     """Tensor of the file that the model has no use for -> why that is all right."""
+    entry: str | None = None
+    """The entry of the file that was loaded, such as "model" or "model_ema"; None for a file without entries."""
+    other_entries: tuple[str, ...] = ()
+    """Entries next to it that hold tensors by name, such as a moving average."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """What was concluded and may be wrong, such as the preprocessing."""
 
@@ -35,6 +39,9 @@ class Report:
             f"  model        {model.attention_type}, {model.depth} blocks of {model.embed_dim}, {model.num_heads} heads, "
             f"{model.num_frames} frames, size {model.image_size}, {model.num_classes} classes",
         ]
+        if self.other_entries:
+            others = ", ".join(self.other_entries[:6]) + (", ..." if len(self.other_entries) > 6 else "")
+            lines.append(f"  entry        {self.entry or 'the file itself'}; entry= or --entry chooses another: {others}")
         lines += [f"  loaded       {len(self.loaded)} parameters"]
         lines += [f"  resized      {name} {old} -> {new}" for name, (old, new) in self.resized.items()]
         if self.copied:
