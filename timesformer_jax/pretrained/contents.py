@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import TimeSformer, complete_description, flatten_params, parameter_shapes, unstack_blocks
+from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes, unstack_blocks
 from timesformer_jax.pretrained.beside import fields_of_notes, labels_of, notes_of_ours, objective_of, preprocess_of_notes
+from timesformer_jax.pretrained.claims import check_fields
 from timesformer_jax.pretrained.fields import (
     fields_of_config,
     fields_of_official_config,
@@ -19,7 +20,7 @@ from timesformer_jax.pretrained.fields import (
 )
 from timesformer_jax.pretrained.files import open_tensors, read_beside
 from timesformer_jax.pretrained.kinds import OWN, Kind
-from timesformer_jax.pretrained.own import find_checkpoint, read_checkpoint, read_notes, trees
+from timesformer_jax.pretrained.own import described, find_checkpoint, read_checkpoint, read_notes, trees
 from timesformer_jax.pretrained.reading import ESSENTIAL, count_heads, recognise, translate, width
 
 
@@ -77,6 +78,7 @@ def read_contents(
     config = read_beside(path, "config.json") if found.kind.config else {}
     said = {**fields_of_config(config), **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
     notes = [found.kind.note] if found.kind.note else []
+    check_fields(said, f"What stands beside the tensors of {path}")
     shown_heads = count_heads(tensors, found) or said.get("num_heads")
     heads = (num_heads or shown_heads) if numbers else (shown_heads or num_heads)  # what is only shown is compared later
     if heads is None:
@@ -116,7 +118,7 @@ def read_contents(
 def _read_own(checkpoint: Path, entry: str | None, *, numbers: bool) -> Contents:
     notes = read_notes(checkpoint)
     entry, others = trees(checkpoint, notes, entry)
-    fields = complete_description(notes["model"])
+    fields = described(checkpoint, notes)
     scanned = fields.pop("scan_layers")
     if numbers:
         params = read_checkpoint(checkpoint, entry)[0]

@@ -1,11 +1,11 @@
 """What a path holds, by its content: a file of tensors, or a Hugging Face folder with what stands beside them."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from timesformer_jax.errors import InputError
+from timesformer_jax.pretrained.claims import check_names, check_numbers, check_regular, parse_json, read_text
 from timesformer_jax.pretrained.formats import Tensors, open_safetensors, open_torch, open_zip
 
 
@@ -16,9 +16,21 @@ def open_tensors(path: Path, entry: str | None = None) -> Tensors:
 
     Raises `InputError` with what it is instead.
     """
+    files = _folder_weights(path) if path.is_dir() else [path]
+    size = sum(check_regular(file) for file in files)
+    tensors = _reader(files, path)(files, entry)
+    check_names(tensors.shapes, path)
+    check_numbers(tensors.shapes.values(), size, path)
+    return tensors
+
+
+Reader = Callable[[list[Path], str | None], Tensors]
+
+
+def _reader(files: list[Path], path: Path) -> Reader:
+    """What reads the files: in a folder by their suffix, alone by their content."""
     if path.is_dir():
-        weights = _folder_weights(path)
-        return (open_safetensors if weights[0].suffix == ".safetensors" else open_torch)(weights, entry)
+        return open_safetensors if files[0].suffix == ".safetensors" else open_torch
     try:
         with path.open("rb") as file:
             start = file.read(512)
@@ -26,14 +38,14 @@ def open_tensors(path: Path, entry: str | None = None) -> Tensors:
         raise InputError(f"Can't read {path}: {error.strerror}.") from error
     for recognises, reader in READERS:
         if recognises(start):
-            return reader([path], entry)
+            return reader
     raise InputError(
         f"{path} holds no weights: {_looks_like(start)}. Expected a PyTorch file (.pyth, .pth, .pt, .bin), a .safetensors or "
         ".npz file, a Hugging Face folder, or a run of this project."
     )
 
 
-READERS: tuple[tuple[Callable[[bytes], bool], Callable[[list[Path], str | None], Tensors]], ...] = (
+READERS: tuple[tuple[Callable[[bytes], bool], Reader], ...] = (
     (lambda start: start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 30, open_safetensors),
     (lambda start: start.startswith(b"PK"), open_zip),
     (lambda start: start.startswith(b"\x80"), open_torch),  # PyTorch's files before 1.6, or any pickle
@@ -87,10 +99,7 @@ def read_beside(path: Path, name: str) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object that a file of JSON holds."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"Can't read {path} as JSON: {error}.") from error
+    value = parse_json(read_text(path), path)
     if not isinstance(value, dict):
         raise InputError(f"{path} should hold a JSON object, got {type(value).__name__}.")
     return value

@@ -14,6 +14,7 @@ import numpy as np
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.pretrained.broken import broken
+from timesformer_jax.pretrained.claims import EXPANSION, LARGEST_TEXT, SLACK, check_regular
 from timesformer_jax.pretrained.pickles import FEWEST, choose_entry, load_torch, tensors_by_entry
 
 
@@ -42,6 +43,7 @@ def open_safetensors(paths: list[Path], entry: str | None = None) -> Tensors:
     shapes: dict[str, tuple[int, ...]] = {}
     notes: dict[str, Any] = {}
     for path in paths:
+        _check_header(path)
         with broken(path, "safetensors"), safe_open(path, framework="numpy") as file:
             notes |= file.metadata() or {}
             for name in file.keys():  # noqa: SIM118  (not a dict)
@@ -53,6 +55,15 @@ def open_safetensors(paths: list[Path], entry: str | None = None) -> Tensors:
             return _as_float32(name, file.get_tensor(name))
 
     return Tensors(shapes, take, notes=notes)
+
+
+def _check_header(path: Path) -> None:
+    """Raises `InputError` for a header that is longer than the file, or than any model's."""
+    size = check_regular(path)
+    with broken(path, "safetensors"), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > min(size, LARGEST_TEXT):
+        raise InputError(f"{path} ({size:,} bytes) is a broken or truncated safetensors file: a header of {length:,} bytes.")
 
 
 def open_npz(paths: list[Path], entry: str | None = None) -> Tensors:
@@ -120,6 +131,10 @@ def open_zip(paths: list[Path], entry: str | None = None) -> Tensors:
     """NumPy's and PyTorch's files are both zip archives."""
     with broken(paths[0], "PyTorch or .npz"), zipfile.ZipFile(paths[0]) as archive:
         names = archive.namelist()
+        unpacked = sum(member.file_size for member in archive.infolist())
+    size = check_regular(paths[0])
+    if unpacked > EXPANSION * size + SLACK:
+        raise InputError(f"{paths[0]} claims to unpack from {size:,} to {unpacked:,} bytes: that is no archive of weights.")
     if names and all(name.endswith(".npy") for name in names):
         return open_npz(paths, entry)
     if any(Path(name).name == "constants.pkl" for name in names):

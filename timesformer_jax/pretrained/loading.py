@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from timesformer_jax.errors import InputError, did_you_mean
+from timesformer_jax.errors import InputError, did_you_mean, first_line
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.labels import check_labels, read_labels
 from timesformer_jax.modeling import TimeSformer, check_objective
@@ -221,7 +221,7 @@ def _locate(source: str | Path) -> Path:
         path = Path(source).expanduser()
         exists = bool(name) and path.exists()
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name[:80]!r} can't be a path: {error}.") from error
+        raise InputError(f"{name[:80]!r} can't be a path: {getattr(error, 'strerror', None) or first_line(error)}.") from error
     if exists:
         return path
     if ("/" in name and not name.startswith("hf:")) or path.suffix:

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 
-from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.errors import InputError, first_line, shown
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
+from timesformer_jax.pretrained.claims import check_fields, check_folder, check_size_of_model
 
 MARK = "_CHECKPOINT_METADATA"
 """The file that every folder of Orbax has."""
@@ -24,7 +25,7 @@ def find_checkpoint(path: Path) -> Path | None:
             return path
         for folder in (path / "checkpoints", path):
             entries = folder.iterdir() if folder.is_dir() else ()
-            steps = [entry for entry in entries if entry.name.isdigit() and (entry / MARK).exists()]
+            steps = [entry for entry in entries if entry.name.isdecimal() and (entry / MARK).exists()]
             if steps:
                 return max(steps, key=lambda entry: int(entry.name))
     except Exception as error:  # of whichever library reads the bucket
@@ -38,13 +39,32 @@ def read_notes(path: Path) -> Mapping[str, Any]:
     Raises `InputError` for a checkpoint of another program, and for a damaged one.
     """
     ocp = _import_orbax("Reading")
+    size = _size(path)
 
     notes: Any = _told(path, lambda: ocp.checkpointables_metadata(_place(path)).custom_metadata)
     if not isinstance(notes, Mapping) or "model" not in notes:
         raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
     if not (path / _tree(notes)).is_dir():
         raise InputError(f"The checkpoint {path} is not whole: it has no {_tree(notes)}.")
+    if size is not None:
+        check_size_of_model(TimeSformer(**described(path, notes)), size, path)
     return notes
+
+
+def described(path: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's fields by what `read_notes` gives; raises `InputError` for what can't be one."""
+    if not isinstance(notes["model"], Mapping):
+        raise InputError(f"The checkpoint {path} describes its model by {shown(notes['model'])}, expected an object.")
+    fields = complete_description(notes["model"])
+    check_fields(fields, f"The checkpoint {path}")
+    if "num_classes" not in fields:
+        raise InputError(f"The checkpoint {path} doesn't say how many classes its model has.")
+    return fields
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a local checkpoint, all of whose files can be read."""
+    return None if "://" in str(path) else check_folder(path, texts=(MARK, "_METADATA", "_sharding"))
 
 
 TREES = ("params", "ema")
@@ -53,7 +73,8 @@ TREES = ("params", "ema")
 
 def _tree(notes: Mapping[str, Any]) -> str:
     """The parameters' name in the checkpoint: that of their moving average where one was kept."""
-    return "ema" if notes.get("optimizer", {}).get("ema") else "params"
+    optimizer = notes.get("optimizer")
+    return "ema" if isinstance(optimizer, Mapping) and optimizer.get("ema") else "params"
 
 
 def trees(path: Path, notes: Mapping[str, Any], entry: str | None = None) -> tuple[str, tuple[str, ...]]:
@@ -77,7 +98,7 @@ def read_checkpoint(path: Path, entry: str | None = None) -> tuple[dict[str, Any
 
     notes = read_notes(path)
     name, _ = trees(path, notes, entry)
-    model = TimeSformer(**complete_description(notes["model"]))
+    model = TimeSformer(**described(path, notes))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # each of several processes reads it whole
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), parameter_shapes(model))
     loaded: Any = _told(path, lambda: ocp.load_checkpointables(_place(path), {name: abstract}))

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import pathlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.pretrained.broken import broken
+from timesformer_jax.pretrained.claims import check_regular
 from timesformer_jax.pretrained.prefixes import choose_one
 
 
@@ -44,8 +46,28 @@ PATH_MODULES = ("pathlib", "pathlib._local")
 """Where Python's versions have their paths."""
 
 
+def _check_globals(path: Path) -> None:
+    """Raises `InputError` for what PyTorch's allow-list has and takes any amount of memory: `bytearray(10**12)`."""
+    check_regular(path)
+    with broken(path, "PyTorch"), path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                pickled = [name for name in archive.namelist() if name.endswith("data.pkl")]
+                start = b"".join(archive.open(name).read(LARGEST_PICKLE) for name in pickled[:1])
+        else:
+            file.seek(0)
+            start = file.read(LARGEST_PICKLE)
+    if b"bytearray" in start:
+        raise InputError(f"{path} is not loaded: it holds a bytearray, where only tensors and plain values are expected.")
+
+
+LARGEST_PICKLE = 64 << 20
+"""Bytes that are searched for globals: more than names and shapes of any model take."""
+
+
 def load_torch(torch: Any, path: Path) -> Any:
     """What a file holds; `InputError` if it is broken, or if loading it could run code."""
+    _check_globals(path)
     with broken(path, "PyTorch"):
         try:
             with torch.serialization.safe_globals(list(plain_values())):
