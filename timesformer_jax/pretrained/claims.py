@@ -79,8 +79,8 @@ def check_numbers(claimed: Iterable[tuple[int, ...]], size: int, path: Path, exp
 
 FIELDS: dict[str, tuple[type, float, float]] = {
     "num_classes": (Integral, 1, 1e6),
-    "num_frames": (Integral, 1, 1e5),
-    "image_size": (Integral, 1, 1e5),
+    "num_frames": (Integral, 1, 4096),
+    "image_size": (Integral, 1, 8192),
     "patch_size": (Integral, 1, 1e4),
     "embed_dim": (Integral, 1, 1e6),
     "depth": (Integral, 1, 1e4),
@@ -100,8 +100,8 @@ def check_fields(fields: Mapping[str, Any], source: Any) -> None:
     for name, value in fields.items():
         if name in FIELDS:
             kind, low, high = FIELDS[name]
-            values = value if name == "image_size" and isinstance(value, list | tuple) and len(value) == 2 else [value]
-            expected = f"{'a whole number' if kind is Integral else 'a number'} from {low:g} to {high:g}"
+            values: Any = value if name == "image_size" and isinstance(value, list | tuple) and len(value) == 2 else [value]
+            expected = f"{'a whole number' if kind is Integral else 'a number'} from {low:g} to {high:,.0f}"
             right = all(isinstance(one, kind) and not isinstance(one, bool) and low <= one <= high for one in values)
         elif name in WORDS:
             expected, right = "text", isinstance(value, str)

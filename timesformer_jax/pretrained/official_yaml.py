@@ -8,16 +8,17 @@ def entries_of_yaml(text: str) -> dict[str, str]:
 
     Line by line, so that the time is proportional to the text.
     """
-    entries: dict[str, str] = {}
-    items: str | None = None
-    """The name whose list the next lines may be."""
+    entries: dict[str, list[str]] = {}
+    items: list[str] | None = None
+    """What the next lines may be further items of."""
     for line in text[:LARGEST_TEXT].splitlines():
         entry = line.strip()
         if entry.startswith("-") and items is not None:
-            entries[items] += f" {entry[1:].strip()}"
+            items.append(entry[1:].strip())
         elif entry:
             name, colon, value = entry.partition(":")
-            items = name if colon and line[0] in " \t" and not value and name not in entries else None
-            if colon and line[0] in " \t":
-                entries.setdefault(name, value.strip())
-    return entries
+            items = None
+            if colon and line[0] in " \t" and name not in entries:
+                entries[name] = [value.strip()]
+                items = None if value.strip() else entries[name]
+    return {name: " ".join(parts).strip() for name, parts in entries.items()}
