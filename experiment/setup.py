@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -34,7 +35,8 @@ from input_pipeline import (
     training_batches,
 )
 from timesformer_jax import evaluation, training
-from timesformer_jax.modeling import describe_model, parameter_shapes
+from timesformer_jax.modeling import describe_model, flatten_params, parameter_shapes
+from timesformer_jax.pretrained.report import describe_not_finite
 from timesformer_jax.video import Preprocess
 
 log = logging.getLogger("timesformer_jax")
@@ -162,7 +164,9 @@ class Job:
     def restore_params(self) -> tuple[Any, int]:
         """The parameters of the checkpoint that `eval.checkpoint` names, and its step."""
         best = self.config.eval.checkpoint == "best"
-        return self.checkpoints.restore_params(self.model, self.mesh, self.checkpoints.best_step if best else None)
+        params, step = self.checkpoints.restore_params(self.model, self.mesh, self.checkpoints.best_step if best else None)
+        _report_not_finite(params, step)
+        return params, step
 
     def load_init_from(self) -> tsf.Pretrained:
         """The weights that `init_from` names, in this model; a fresh classifier where theirs has other classes.
@@ -284,6 +288,14 @@ def _square(model: tsf.TimeSformer) -> int:
     if not isinstance(model.image_size, int):
         raise tsf.InputError(f"model.image_size must be one number here, since crops are square; got {model.image_size}.")
     return model.image_size
+
+
+def _report_not_finite(params: Any, step: int) -> None:
+    """A warning about parameters that are NaN or infinite."""
+    counts = jax.jit(lambda tree: jax.tree.map(lambda array: jnp.sum(~jnp.isfinite(array)), tree))(params)
+    not_finite = {path: int(count) for path, count in flatten_params(counts).items() if count}
+    if not_finite and not jax.process_index():
+        log.warning("Checkpoint of step %d: %s.", step, describe_not_finite(not_finite))
 
 
 def _report_files(data: VideoDataset) -> None:

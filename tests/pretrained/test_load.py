@@ -375,3 +375,14 @@ def error_of(function: Any, source: Path, model: tsf.TimeSformer) -> str:
     with pytest.raises(tsf.InputError) as caught:
         function(source, model=model)
     return str(caught.value)
+
+
+def test_values_that_are_not_finite_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    tensors = golden_tensors("official_divided_space_time")
+    tensors["norm.weight"][:2] = np.nan, np.inf
+    tensors["head.bias"][0] = -np.inf
+    report = tsf.load(write_safetensors(tmp_path / "a", tensors), num_heads=3).report
+    assert report.not_finite == {"head/bias": 1, "norm/scale": 2}
+    told = "3 value(s) are NaN or infinite, in head/bias (1), norm/scale (2)"
+    assert told in str(report)
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'a'}: {told}."]

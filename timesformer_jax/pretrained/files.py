@@ -1,5 +1,7 @@
 """What a path holds, by its content: a file of tensors, or a Hugging Face folder with what stands beside them."""
 
+import functools
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,8 +73,35 @@ def _folder_weights(path: Path) -> list[Path]:
         index = path / f"{name}.index.json"
         if index.exists():
             return _parts(index)
+    variants = _variants(path)
+    if len(variants) == 1:
+        return next(iter(variants.values()))()
+    if variants:
+        raise InputError(
+            f"The folder {path} holds the variants {', '.join(sorted(variants))} of its weights and no other: give the path "
+            "of one of the files."
+        )
     inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
     raise InputError(f"The folder {path} holds no weights (expected model.safetensors, or a run's checkpoints), but {inside}.")
+
+
+VARIANTS: tuple[tuple[str, Callable[[Path], list[Path]]], ...] = (
+    (r"model\.(\w+)\.safetensors", lambda file: [file]),
+    (r"model\.safetensors\.index\.(\w+)\.json", lambda index: _parts(index)),
+    (r"pytorch_model\.(\w+)\.bin", lambda file: [file]),
+    (r"pytorch_model\.bin\.index\.(\w+)\.json", lambda index: _parts(index)),
+)
+"""Files that transformers writes with `variant="fp16"` -> the files of weights; of one variant the first counts."""
+
+
+def _variants(path: Path) -> dict[str, Callable[[], list[Path]]]:
+    """Variant, such as "fp16" -> what gives its files."""
+    found: dict[str, Callable[[], list[Path]]] = {}
+    for pattern, files in VARIANTS:
+        for entry in sorted(path.iterdir()):
+            if match := re.fullmatch(pattern, entry.name):
+                found.setdefault(match[1], functools.partial(files, entry))
+    return found
 
 
 def _parts(index: Path) -> list[Path]:

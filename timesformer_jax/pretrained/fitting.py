@@ -174,6 +174,9 @@ def fit(
     params: dict[str, jax.Array] = {}
     for path in steps.taken:
         array = given.pop(path)
+        finite = np.isfinite(array)
+        if not finite.all():
+            report.not_finite[path] = int(array.size - finite.sum())
         if path in steps.resized:
             params[path] = _resize(path, array, expected[path], grid or model.grid, model.grid, resize)
         else:

@@ -1,6 +1,7 @@
 """`tsf.load`: any published kind of weights -> a model that computes the same numbers."""
 
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +23,11 @@ from timesformer_jax.pretrained.kinds import KINDS
 from timesformer_jax.pretrained.preprocessing import choose_preprocess
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.reading import recognise, translate
-from timesformer_jax.pretrained.report import Report
+from timesformer_jax.pretrained.report import Report, describe_not_finite
 from timesformer_jax.pretrained.zoo import fetch
 from timesformer_jax.video import Preprocess
+
+log = logging.getLogger("timesformer_jax")
 
 CHANGEABLE = ("num_classes", "num_frames", "image_size", "attention_type", "layer_norm_epsilon", "activation")
 """Fields that a user may want otherwise than the file has them; the other ones must agree."""
@@ -109,6 +112,8 @@ def load(
             report.notes.append(f"{name} is {theirs!r} where the weights come from and {ours!r} in this model: outputs differ")
     account = (report, contents.problems, contents.unknown)
     params = fit(contents.given, target, *account, **_fitting(contents, target), resize=resize, allow=allowed, key=key)
+    if report.not_finite:
+        log.warning("%s: %s.", source, describe_not_finite(report.not_finite))
     if preprocess is None:
         preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
     names = _labels(labels, contents, target, fresh_head, report)

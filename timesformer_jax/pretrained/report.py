@@ -1,6 +1,7 @@
 """What became of every tensor of a file and of every parameter of the model."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from timesformer_jax.modeling import TimeSformer
 
@@ -29,6 +30,8 @@ class Report:
     """The entry of the file that was loaded, such as "model" or "model_ema"; None for a file without entries."""
     other_entries: tuple[str, ...] = ()
     """Entries next to it that hold tensors by name, such as a moving average."""
+    not_finite: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Parameter -> how many of its values, as loaded, are NaN or infinite."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """What was concluded and may be wrong, such as the preprocessing."""
 
@@ -47,7 +50,16 @@ class Report:
         if self.copied:
             lines.append(f"  copied       {len(self.copied)} parameters of the extra attention from the spatial one")
         lines += _grouped("initialised", self.initialised) + _grouped("ignored", self.ignored)
+        if self.not_finite:
+            lines.append(f"  not finite   {describe_not_finite(self.not_finite)}")
         return "\n".join(lines + [f"  note         {note}" for note in self.notes])
+
+
+def describe_not_finite(counts: Mapping[str, int]) -> str:
+    """Parameter -> number of its values that are NaN or infinite, as part of a line."""
+    shown = [f"{path} ({count:,})" for path, count in list(counts.items())[:5]]
+    more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
+    return f"{sum(counts.values()):,} value(s) are NaN or infinite, in {', '.join(shown)}{more}"
 
 
 def _grouped(what: str, entries: dict[str, str]) -> list[str]:
