@@ -94,6 +94,26 @@ def test_checkpoints_that_claim_other_models(changes: Any, told: str, own: Path,
         tsf.load(tmp_path / "own")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("preprocess", 3, "says preprocess=3, expected an object"),
+        ("preprocess", {"sampling": ["uniform"]}, r"says sampling=\['uniform'\], expected text"),
+        ("preprocess", {"short_side": 10**9}, "says short_side=1000000000"),
+        ("data", ["a"], r"says data=\['a'\], expected an object"),
+        ("objective", ["softmax"], r"says objective=\['softmax'\], expected text"),
+    ],
+)
+def test_checkpoints_with_notes_of_other_types(name: str, value: Any, told: str, own: Path, tmp_path: Path):
+    shutil.copytree(own, tmp_path / "own")
+    path = tmp_path / "own" / "_CHECKPOINT_METADATA"
+    metadata = json.loads(path.read_text())
+    metadata["custom_metadata"][name] = value
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(tsf.InputError, match=told):
+        tsf.load(tmp_path / "own")
+
+
 def test_headers_that_claim_more_than_there_is(tmp_path: Path):
     data = official_file(tmp_path / "a").read_bytes()
     (tmp_path / "a").write_bytes((1 << 29).to_bytes(8, "little") + data[8:])

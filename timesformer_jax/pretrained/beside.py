@@ -53,7 +53,7 @@ def objective_of(config: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
 
 def labels_of(config: Mapping[str, Any], notes: Mapping[str, Any], own: Mapping[str, Any]) -> list[str] | None:
     """The classes' names: a Hugging Face configuration's, mmaction2's, or ours."""
-    names = own.get("data", {}).get("label_names")
+    names = (own.get("data") or {}).get("label_names")
     if isinstance(names, list) and names:
         return [str(name) for name in names]
     if isinstance(config.get("id2label"), Mapping):

@@ -91,7 +91,10 @@ FIELDS: dict[str, tuple[type, float, float]] = {
     "short_side": (Integral, 1, 1e5),
 }
 """Field of the model or of the preprocessing -> type, lower and upper bound of what files may say of it."""
-WORDS = ("attention_type", "attention_order", "position_embedding", "resize", "activation")
+WORDS = (
+    *("attention_type", "attention_order", "position_embedding", "resize", "activation", "objective"),
+    *("sampling", "channel_order", "placement"),
+)
 SWITCHES = ("temporal_cls_key", "pre_norm", "scan_layers")
 
 

@@ -15,6 +15,7 @@ from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.labels import check_labels, read_labels
 from timesformer_jax.modeling import TimeSformer, check_objective
 from timesformer_jax.modeling.checks import pair
+from timesformer_jax.pretrained.claims import check_fields
 from timesformer_jax.pretrained.contents import Contents, read_contents
 from timesformer_jax.pretrained.fields import merge_fields
 from timesformer_jax.pretrained.fitting import HEAD, POSITION_RESIZES, fit, plan_fit
@@ -105,6 +106,7 @@ def load(
             del contents.given[path]
             report.ignored[path] = allowed[HEAD]
     if objective is None:
+        check_fields({} if contents.objective is None else {"objective": contents.objective}, source)
         objective = "softmax" if fresh_head or contents.objective is None else check_objective(contents.objective)
     for name in ("activation", "layer_norm_epsilon"):
         theirs, ours = contents.fields.get(name, getattr(target, name)), getattr(target, name)

@@ -44,6 +44,9 @@ def read_notes(path: Path) -> Mapping[str, Any]:
     notes: Any = _told(path, lambda: ocp.checkpointables_metadata(_place(path)).custom_metadata)
     if not isinstance(notes, Mapping) or "model" not in notes:
         raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
+    for name in ("data", "preprocess", "optimizer"):
+        if not isinstance(notes.get(name) or {}, Mapping):
+            raise InputError(f"The checkpoint {path} says {name}={shown(notes[name])}, expected an object.")
     if not (path / _tree(notes)).is_dir():
         raise InputError(f"The checkpoint {path} is not whole: it has no {_tree(notes)}.")
     if size is not None:
