@@ -80,6 +80,13 @@ def new_config(**sections: Any) -> ConfigDict:
             # What to begin with where the workdir has no checkpoint: a file, folder or name that `timesformer_jax.load` takes
             # (a run's workdir, too). Not given, or None: random numbers.
             "init_from": config_dict.placeholder(str),
+            # Of a file with several models, which one: an entry such as "model_ema" (`entry` of `timesformer_jax.load`), or the
+            # tensors whose names begin with a prefix such as "student.". Not given, it follows from the file.
+            "init_from_entry": config_dict.placeholder(str),
+            "init_from_prefix": config_dict.placeholder(str),
+            # Regular expressions of tensors without a place in the model, which are ignored, and of parameters that the weights
+            # lack, which are drawn: ("decoder_.*", "mask_token") for a masked autoencoder.
+            "init_from_allow": (),
             # A sentence about the run for its log and results.json, such as what the config is not good for. It is left out if
             # `init_from` is set.
             "note": config_dict.placeholder(str),

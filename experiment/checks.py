@@ -5,13 +5,11 @@ from typing import Any
 
 import timesformer_jax as tsf
 from experiment.follow import check_fields
+from experiment.init_from import allowed_of_init_from, choice_of_init_from
 from timesformer_jax import training
 from timesformer_jax.features import folder_at
 from timesformer_jax.pretrained import check_weights
 from timesformer_jax.pretrained.own import find_checkpoint, read_notes
-
-UNUSED_EMBEDDINGS = {"none": ("pos_embed", "time_embed"), "space": ("time_embed",), "space_time": ()}
-"""`position_embedding` -> the parameters that a model is without."""
 
 
 def check_workdir(workdir: str) -> None:
@@ -39,7 +37,7 @@ def check_init_from(config: Any, workdir: str) -> None:
     if config.init_from and find_checkpoint(folder_at(workdir) / "checkpoints") is None:
         check_fields(config)
         model = tsf.TimeSformer(num_classes=1, **config.model)
-        check_weights(config.init_from, model=model, allow=UNUSED_EMBEDDINGS[config.model.position_embedding])
+        check_weights(config.init_from, model=model, allow=allowed_of_init_from(config), **choice_of_init_from(config))
 
 
 def check_checkpoint(workdir: str, description: dict[str, dict[str, Any]], *, needed: bool) -> None:

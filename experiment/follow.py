@@ -7,6 +7,7 @@ from typing import Any
 
 import timesformer_jax as tsf
 from configs.common import FOLLOWING
+from experiment.init_from import choice_of_init_from
 from timesformer_jax.features import folder_at
 from timesformer_jax.pretrained import Architecture, read_architecture
 from timesformer_jax.pretrained.own import find_checkpoint
@@ -43,14 +44,17 @@ def follow_weights(config: Any, workdir: str, mode: str) -> Any:
         raise tsf.InputError(f"There is no checkpoint in {workdir}: train first with --mode=train.")
     source = str(checkpoint or config.init_from or "")
     remedy = REMEDY.format("--workdir" if checkpoint else "--config.init_from")
-    config = _filled(config, _architecture(config, source, remedy) if source else NO_WEIGHTS)
+    config = _filled(
+        config,
+        _architecture(config, source, remedy, {} if checkpoint else choice_of_init_from(config)) if source else NO_WEIGHTS,
+    )
     log.info("The model follows %s: %s.", f"the weights in {source}" if source else "the defaults", _in_words(config.model))
     return config
 
 
 def check_fields(config: Any) -> None:
     """Raises `InputError` if a field of the config's model contradicts the weights of `init_from`."""
-    _architecture(config, config.init_from, REMEDY_WITHOUT_FOLLOWING)
+    _architecture(config, config.init_from, REMEDY_WITHOUT_FOLLOWING, choice_of_init_from(config))
 
 
 REMEDY = "leave --config.model.{{name}} out, or choose other weights by {}"
@@ -60,11 +64,11 @@ REMEDY_WITHOUT_FOLLOWING = (
 )
 
 
-def _architecture(config: Any, source: str, remedy: str) -> Architecture:
+def _architecture(config: Any, source: str, remedy: str, choice: dict[str, Any]) -> Architecture:
     """What the weights say of the model, once the fields that are given agree with it."""
     given = {name: value for name, value in config.model.items() if value is not None}
     open_fields = {name: given.get(name) for name in ("num_heads", "image_size", "num_frames")}
-    architecture = read_architecture(source, **open_fields)
+    architecture = read_architecture(source, **choice, **open_fields)
     _check_given(given, architecture, source, remedy)
     return architecture
 

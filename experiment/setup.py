@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 import timesformer_jax as tsf
-from experiment.checks import UNUSED_EMBEDDINGS, check_checkpoint, check_init_from, check_workdir, make_workdir
+from experiment.checks import check_checkpoint, check_init_from, check_workdir, make_workdir
+from experiment.init_from import allowed_of_init_from, choice_of_init_from
 from input_pipeline import (
     ClipOptions,
     MixingOptions,
@@ -28,7 +30,8 @@ from input_pipeline import (
     training_batches,
 )
 from timesformer_jax import evaluation, training
-from timesformer_jax.modeling import describe_model, parameter_shapes
+from timesformer_jax.modeling import describe_model, flatten_params, parameter_shapes
+from timesformer_jax.pretrained.report import describe_not_finite
 from timesformer_jax.video import Preprocess
 
 log = logging.getLogger("timesformer_jax")
@@ -158,7 +161,9 @@ class Job:
     def restore_params(self) -> tuple[Any, int]:
         """The parameters of the checkpoint that `eval.checkpoint` names, and its step."""
         best = self.config.eval.checkpoint == "best"
-        return self.checkpoints.restore_params(self.model, self.mesh, self.checkpoints.best_step if best else None)
+        params, step = self.checkpoints.restore_params(self.model, self.mesh, self.checkpoints.best_step if best else None)
+        _report_not_finite(params, step)
+        return params, step
 
     def load_init_from(self) -> tsf.Pretrained:
         """The weights that `init_from` names, in this model; a fresh classifier where theirs has other classes.
@@ -166,7 +171,6 @@ class Job:
         Embeddings that the config turns off are left aside, which the log says.
         """
         labels, key = self.data.label_names, jax.random.key(self.config.seed)
-        off = UNUSED_EMBEDDINGS[self.config.model.position_embedding]
         return tsf.load(
             self.config.init_from,
             model=self.model,
@@ -174,7 +178,8 @@ class Job:
             labels=labels,
             objective=self.objective,
             key=key,
-            allow=off,
+            allow=allowed_of_init_from(self.config),
+            **choice_of_init_from(self.config),
         )
 
     @property
@@ -280,6 +285,14 @@ def _square(model: tsf.TimeSformer) -> int:
     if not isinstance(model.image_size, int):
         raise tsf.InputError(f"model.image_size must be one number here, since crops are square; got {model.image_size}.")
     return model.image_size
+
+
+def _report_not_finite(params: Any, step: int) -> None:
+    """A warning about parameters that are NaN or infinite."""
+    counts = jax.jit(lambda tree: jax.tree.map(lambda array: jnp.sum(~jnp.isfinite(array)), tree))(params)
+    not_finite = {path: int(count) for path, count in flatten_params(counts).items() if count}
+    if not_finite and not jax.process_index():
+        log.warning("Checkpoint of step %d: %s.", step, describe_not_finite(not_finite))
 
 
 def _report_files(data: VideoDataset) -> None:

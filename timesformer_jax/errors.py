@@ -25,7 +25,17 @@ def did_you_mean(given: str, known: Iterable[str], *, count: int = 1, cutoff: fl
 
 def first_line(error: BaseException) -> str:
     """What an exception says, as part of a sentence: its first line without the full stop, or its type's name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."
+
+
+_LONGEST_LINE = 400
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as part of a sentence: its repr, shortened."""
+    text = repr(value[: 2 * most] if isinstance(value, str | bytes | list | tuple) else value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def check_utf8(name: str, path: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.printable import as_utf8
 
 
@@ -26,8 +26,8 @@ def read_labels(path: str | Path) -> list[str]:
     if path.suffix == ".json":
         try:
             value = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"Can't read the labels in {path} as JSON: {error}.") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"Can't read the labels in {path} as JSON: {first_line(error)}.") from error
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
             return [as_utf8(name) for name in value]
         return names_in_order(value, str(path))
@@ -54,7 +54,7 @@ def _in_order(pairs: list[tuple[Any, Any]], source: str) -> list[str]:
     try:
         by_number = {int(number): _unquoted(as_utf8(name)) for number, name in pairs}
     except (TypeError, ValueError) as error:
-        raise InputError(f"{source} should give every name its number, but {error}.") from error
+        raise InputError(f"{source} should give every name its number, but {first_line(error)[:100]}.") from error
     if sorted(by_number) != list(range(len(pairs))):
         raise InputError(f"{source} should number its {len(pairs)} names from 0 to {len(pairs) - 1}, each once.")
     return [by_number[number] for number in range(len(pairs))]

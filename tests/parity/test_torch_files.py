@@ -51,6 +51,77 @@ def test_official_files(attention_type: str, wrapper: str | None, prefix: str, z
         assert_golden(pretrained, attention_type)
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"best_acc": np.float64(77.1), "epoch": np.int64(3), "seen": np.bool_(True), "lr": np.float32(0.1)},
+        {"history": np.arange(3.0), "order": np.arange(4)[::-1], "names": np.array(["a", "b"]), "empty": np.zeros((0, 2))},
+        {"args": argparse.Namespace(output=Path("runs"), lr=np.float32(0.1))},
+        {"rng": np.random.RandomState(0).get_state()},
+    ],
+    ids=lambda extra: next(iter(extra)),
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numpy_numbers_and_paths_are_data(extra: dict[str, Any], zipped: bool, tmp_path: Path):
+    content = {"model": state("divided_space_time"), **extra}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    assert len(tsf.load(tmp_path / "a.pth", num_heads=3).report.loaded) == len(content["model"])
+
+
+def test_numpy_numbers_that_numpy_1_wrote(tmp_path: Path):
+    torch.save(
+        {"model": state("divided_space_time"), "acc": np.float64(1)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False
+    )
+    data = (tmp_path / "a.pth").read_bytes()
+    assert b"numpy._core.multiarray" in data
+    (tmp_path / "b.pth").write_bytes(data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    tsf.load(tmp_path / "b.pth", num_heads=3)
+
+
+def test_numpy_objects_are_not_data(tmp_path: Path):
+    torch.save({"model": state("divided_space_time"), "x": np.array([print], dtype=object)}, tmp_path / "a.pth")
+    with pytest.raises(tsf.InputError, match="is not loaded, because that could run code"):
+        tsf.load(tmp_path / "a.pth", num_heads=3)
+
+
+@pytest.mark.parametrize(
+    ("entries", "chosen", "others"),
+    [
+        (("model", "model_ema"), "model", ("model_ema",)),
+        (("state_dict_ema", "state_dict"), "state_dict", ("state_dict_ema",)),
+        (("ema", "net"), "net", ("ema",)),
+        (("model_ema",), "model_ema", ()),
+        (("state.network", "state.ema.shadow"), "state.network", ("state.ema.shadow",)),
+    ],
+)
+def test_moving_averages(entries: tuple[str, ...], chosen: str, others: tuple[str, ...], tmp_path: Path):
+    content: dict[str, Any] = {"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "epoch": 3}
+    for number, entry in enumerate(entries):
+        place = content
+        *outer, last = entry.split(".")
+        for key in outer:
+            place = place.setdefault(key, {})
+        place[last] = {name: tensor + number for name, tensor in state("divided_space_time").items()}
+    torch.save(content, tmp_path / "a.pth")
+    report = tsf.load(tmp_path / "a.pth", num_heads=3).report
+    assert (report.entry, report.other_entries) == (chosen, others)
+    assert all(entry in str(report) for entry in others)
+    scale = state("divided_space_time")["norm.weight"].numpy()
+    for number, entry in enumerate(entries):
+        params = tsf.load(tmp_path / "a.pth", num_heads=3, entry=entry).params
+        np.testing.assert_array_equal(params["norm"]["scale"], scale + number)
+    with pytest.raises(tsf.InputError, match=rf"has no entry 'modle_ema' of tensors by name, but .*{entries[0]}"):
+        tsf.load(tmp_path / "a.pth", entry="modle_ema")
+
+
+def test_entries_that_leave_a_choice(tmp_path: Path):
+    tensors = state("divided_space_time")
+    torch.save({"encoder": tensors, "target_encoder": tensors}, tmp_path / "a.pth")
+    with pytest.raises(tsf.InputError, match=r"several entries of tensors by name: encoder, target_encoder\. Choose one with"):
+        tsf.load(tmp_path / "a.pth", num_heads=3)
+    assert tsf.load(tmp_path / "a.pth", num_heads=3, entry="encoder").report.other_entries == ("target_encoder",)
+
+
 def test_an_image_model_of_deit(tmp_path: Path):
     golden = golden_arrays("inflate_divided_space_time")
     vit = {name[4:]: torch.from_numpy(golden[name]) for name in golden if name.startswith("vit/")}

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -307,3 +308,24 @@ def test_archives_are_read_by_many_threads_at_once(tmp_path: Path):
                 list(pool.map(tensors.take, tensors.shapes))
     finally:
         sys.setswitchinterval(interval)
+
+
+def test_variants_of_folders(tmp_path: Path):
+    """What transformers writes with variant="fp16"; full precision where there are both."""
+    folder = golden_huggingface(tmp_path / "folder")
+    whole = golden_tensors("huggingface_divided")
+    half = {name: tensor.astype(np.float16) for name, tensor in whole.items()}
+    scale = "timesformer.layernorm.weight"
+    write_safetensors(folder / "model.fp16.safetensors", half)
+    np.testing.assert_array_equal(tsf.load(folder).params["norm"]["scale"], whole[scale])
+    (folder / "model.safetensors").unlink()
+    np.testing.assert_array_equal(tsf.load(folder).params["norm"]["scale"], half[scale].astype(np.float32))
+    shutil.copy(folder / "model.fp16.safetensors", folder / "model.bf16.safetensors")
+    with pytest.raises(tsf.InputError, match=r"variants bf16, fp16 of its weights and no other: give the path"):
+        tsf.load(folder)
+    tsf.load(folder / "model.fp16.safetensors")
+    (folder / "model.bf16.safetensors").unlink()
+    (folder / "model.fp16.safetensors").rename(folder / "model.fp16-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(half, "model.fp16-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.fp16.json").write_text(json.dumps(index))
+    tsf.load(folder)

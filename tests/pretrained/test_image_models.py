@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 import timesformer_jax as tsf
-from experiment.setup import UNUSED_EMBEDDINGS
+from experiment.checks import UNUSED_EMBEDDINGS
 from tests.pretrained.files import golden_arrays, golden_tensors, write_folder, write_safetensors
 from timesformer_jax.modeling import flatten_params
 
@@ -280,7 +280,7 @@ def test_openai_s_names_and_hugging_face_s_are_the_same_model(tmp_path: Path):
     assert one.report.initialised["patch_embed/proj/bias"].startswith("zero")
     assert set(other.report.ignored) == {"visual.proj", "logit_scale", "transformer.resblocks.0.ln_1.weight"}
     assert one.preprocess.mean[0] == pytest.approx(0.48145466)
-    with pytest.raises(tsf.InputError, match="say how many classes"):
+    with pytest.raises(tsf.InputError, match="give the number of classes, num_classes="):
         tsf.load(folder)
 
 

@@ -276,7 +276,7 @@ def test_grids_that_are_no_square(tmp_path: Path):
     odd = write_safetensors(
         tmp_path / "b", {k.removeprefix("model."): v for k, v in load_file(tmp_path / "a.safetensors").items()} | names
     )
-    with pytest.raises(tsf.InputError, match="6 positions, which are no square: say image_size="):
+    with pytest.raises(tsf.InputError, match="6 positions, which are no square: give image_size="):
         tsf.load(odd, num_heads=3)
     assert tsf.load(odd, num_heads=3, image_size=(8, 12)).model.grid == (2, 3)
 
@@ -375,3 +375,14 @@ def error_of(function: Any, source: Path, model: tsf.TimeSformer) -> str:
     with pytest.raises(tsf.InputError) as caught:
         function(source, model=model)
     return str(caught.value)
+
+
+def test_values_that_are_not_finite_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    tensors = golden_tensors("official_divided_space_time")
+    tensors["norm.weight"][:2] = np.nan, np.inf
+    tensors["head.bias"][0] = -np.inf
+    report = tsf.load(write_safetensors(tmp_path / "a", tensors), num_heads=3).report
+    assert report.not_finite == {"head/bias": 1, "norm/scale": 2}
+    told = "3 value(s) are NaN or infinite, in head/bias (1), norm/scale (2)"
+    assert told in str(report)
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'a'}: {told}."]

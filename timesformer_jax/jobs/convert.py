@@ -7,6 +7,7 @@ timesformer convert runs/mine model.pyth                             a file for 
 import argparse
 
 from timesformer_jax.modeling import SCORES
+from timesformer_jax.modeling.layers import ACTIVATIONS
 from timesformer_jax.pretrained import WRITERS, convert
 from timesformer_jax.pretrained.kinds import KINDS
 from timesformer_jax.printable import printable
@@ -45,6 +46,11 @@ def add_load_arguments(job: argparse.ArgumentParser, *, former: str = "--kind") 
         metavar="FILE",
         help="names of the classes: .json, .csv, or text with one per line (default: the checkpoint's)",
     )
+    for name, text in SIZES.items():
+        job.add_argument(name, type=int, help=text)
+    job.add_argument(
+        "--image-size", type=int, nargs="+", metavar="N", help="pixels, one number or height and width (default: the weights')"
+    )
     job.add_argument("--num-heads", type=int, help="attention heads (default: as the file says, else as usual for its width)")
     formats = {"choices": list(KINDS), "dest": "checkpoint_format"}
     text = f"format of the weights: {', '.join(KINDS)} (default: detected from their content)"
@@ -52,6 +58,11 @@ def add_load_arguments(job: argparse.ArgumentParser, *, former: str = "--kind") 
     job.add_argument(former, **formats, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     text = "how scores become probabilities; sigmoid is for multi-label models (default: as the file says, else softmax)"
     job.add_argument("--objective", choices=list(SCORES), help=text)
+    job.add_argument("--entry", help="entry of the file to load, such as model_ema (default: the model's)")
+    job.add_argument("--prefix", help="load the tensors whose names begin with this (default: detected from their names)")
+    job.add_argument(
+        "--activation", choices=list(ACTIVATIONS), help="activation of the MLPs (default: as usual for the format)"
+    )
     job.add_argument(
         "--allow",
         action="append",
@@ -61,8 +72,28 @@ def add_load_arguments(job: argparse.ArgumentParser, *, former: str = "--kind") 
     )
 
 
+LOAD_OPTIONS = (
+    "labels",
+    "num_classes",
+    "num_frames",
+    "num_heads",
+    "activation",
+    "entry",
+    "prefix",
+    "objective",
+    "allow",
+)
+
+SIZES = {
+    "--num-classes": "classes; for other than the weights' a fresh classifier, without training (default: the weights')",
+    "--num-frames": "frames of a clip; the time embedding is resized (default: the weights')",
+}
+
+
 def load_options(arguments: argparse.Namespace) -> dict:
     """The arguments of `add_load_arguments` as `load` takes them."""
-    options = {name: getattr(arguments, name) for name in ("labels", "num_heads", "objective", "allow")}
+    options = {name: getattr(arguments, name) for name in LOAD_OPTIONS}
     options["kind"] = arguments.checkpoint_format
+    if arguments.image_size is not None:
+        options["image_size"] = arguments.image_size[0] if len(arguments.image_size) == 1 else tuple(arguments.image_size)
     return {name: value for name, value in options.items() if value is not None}

@@ -1,12 +1,13 @@
 """What stands beside the tensors: labels, preprocessing, and what this project itself writes there."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from timesformer_jax.labels import names_in_order
 from timesformer_jax.modeling import describe_model
+from timesformer_jax.pretrained.claims import parse_json
+from timesformer_jax.pretrained.official_yaml import entries_of_yaml
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.zoo import DATASETS
 
@@ -29,10 +30,7 @@ def notes_of_ours(notes: Mapping[str, Any]) -> dict[str, Any]:
     meta = notes.get("meta")
     own = notes.get(KEY) or (meta.get(KEY) if isinstance(meta, Mapping) else None)
     if isinstance(own, str):
-        try:
-            own = json.loads(own)
-        except ValueError:
-            own = None
+        own = parse_json(own, "the notes of timesformer_jax in the file")
     if not isinstance(own, Mapping):
         return {}
     return {name: value for name, value in own.items() if name == "objective" or isinstance(value, Mapping)}
@@ -55,7 +53,7 @@ def objective_of(config: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
 
 def labels_of(config: Mapping[str, Any], notes: Mapping[str, Any], own: Mapping[str, Any]) -> list[str] | None:
     """The classes' names: a Hugging Face configuration's, mmaction2's, or ours."""
-    names = own.get("data", {}).get("label_names")
+    names = (own.get("data") or {}).get("label_names")
     if isinstance(names, list) and names:
         return [str(name) for name in names]
     if isinstance(config.get("id2label"), Mapping):
@@ -82,17 +80,18 @@ def preprocess_of_notes(preprocessor: Mapping[str, Any], cfg: Any, own: Mapping[
 
 def _preprocess_of_official_config(config: str) -> dict[str, Any]:
     """The few entries of the official YAML that decide how a video is prepared."""
+    said = entries_of_yaml(config)
     values: dict[str, Any] = {}
-    number = r"\d+(?:\.\d+)?"
-    if match := re.search(rf"^\s+SAMPLING_RATE:\s*({number})\s*$", config, re.MULTILINE):
-        values["sampling_rate"] = float(match[1])
+    if "SAMPLING_RATE" in said and re.fullmatch(NUMBER, said["SAMPLING_RATE"]):
+        values["sampling_rate"] = float(said["SAMPLING_RATE"])
     for theirs, ours in (("MEAN", "mean"), ("STD", "std")):
-        pattern = rf"^\s+{theirs}:\s*(?:\[(.*?)\]|((?:\n\s*-\s*{number})+))"
-        if match := re.search(pattern, config, re.MULTILINE):
-            numbers = [float(found) for found in re.findall(number, match[1] or match[2])]
-            if len(numbers) == 3:
-                values[ours] = numbers
-    if match := re.search(r"^\s+DATASET:\s*(\w+)\s*$", config, re.MULTILINE):
-        dataset = DATASETS["ssv2"] if match[1].lower() == "ssv2" else DATASETS["k400"]
+        numbers = [float(found) for found in re.findall(NUMBER, said.get(theirs, ""))]
+        if len(numbers) == 3:
+            values[ours] = numbers
+    if said.get("DATASET"):
+        dataset = DATASETS["ssv2"] if said["DATASET"].lower() == "ssv2" else DATASETS["k400"]
         values |= {"sampling": dataset.sampling, "channel_order": dataset.channel_order}
     return values
+
+
+NUMBER = r"\d+(?:\.\d+)?"

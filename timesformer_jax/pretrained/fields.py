@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, shown
 from timesformer_jax.pretrained.kinds import Kind
+from timesformer_jax.pretrained.official_yaml import entries_of_yaml
 
 HEADS = {192: 3, 256: 4, 384: 6, 512: 8, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1664: 16}
 """Width -> attention heads of the published image transformers: the shapes of PyTorch's files don't tell them."""
@@ -26,6 +27,9 @@ HUGGINGFACE_FIELDS: dict[str, tuple[str, type]] = {
     "hidden_act": ("activation", str),
 }
 """Entry of a `config.json` -> field, and its type. `intermediate_size` and the number of labels are written otherwise there."""
+
+LARGEST = 10**9
+"""No number of a configuration is larger."""
 
 HUGGINGFACE_ACTIVATIONS = {
     "gelu": "gelu",
@@ -79,7 +83,7 @@ def fields_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     tower = config.get("vision_config", {})
     if not isinstance(tower, Mapping):
-        raise InputError(f"config.json's vision_config should be an object, got {tower!r}.")
+        raise InputError(f"config.json's vision_config should be an object, got {shown(tower)}.")
     config = {**config, **tower}
     fields: dict[str, Any] = {}
     for theirs, (ours, kind) in HUGGINGFACE_FIELDS.items():
@@ -88,18 +92,21 @@ def fields_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
             value = value[0]  # a size, both ways
         if value is None:
             continue
-        numeric = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        numeric = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST
         if not (isinstance(value, str) if kind is str else numeric and (kind is float or isinstance(value, int))):
             expected = {int: "a whole number above 0", float: "a number above 0", str: "text"}[kind]
-            raise InputError(f"config.json's {theirs} should be {expected}, got {value!r}.")
+            raise InputError(f"config.json's {theirs} should be {expected}, got {shown(value)}.")
         fields[ours] = kind(value)  # pyright: ignore[reportArgumentType]  (checked above)
     if "activation" in fields:
         given = fields["activation"]
         if given not in HUGGINGFACE_ACTIVATIONS:
-            raise InputError(f"config.json's hidden_act must be one of {', '.join(HUGGINGFACE_ACTIVATIONS)}, got {given!r}.")
+            raise InputError(
+                f"config.json's hidden_act must be one of {', '.join(HUGGINGFACE_ACTIVATIONS)}, got {shown(given)}."
+            )
         fields["activation"] = HUGGINGFACE_ACTIVATIONS[given]
-    if isinstance(config.get("intermediate_size"), int) and "embed_dim" in fields:
-        fields["mlp_ratio"] = config["intermediate_size"] / fields["embed_dim"]
+    inner = config.get("intermediate_size")
+    if isinstance(inner, int) and 0 < inner <= LARGEST and "embed_dim" in fields:
+        fields["mlp_ratio"] = inner / fields["embed_dim"]
     return fields
 
 
@@ -107,13 +114,16 @@ def fields_of_official_config(config: Any) -> dict[str, Any]:
     """What the YAML says that the official trainer leaves in its files."""
     if not isinstance(config, str):
         return {}
-    entries = {
-        "ATTENTION_TYPE": ("attention_type", str),
-        "NUM_FRAMES": ("num_frames", int),
-        "NUM_CLASSES": ("num_classes", int),
-    }
-    found = {name: re.search(rf"^\s+{name}:\s*(\w+)\s*$", config, re.MULTILINE) for name in entries}
-    return {ours: kind(match[1]) for name, (ours, kind) in entries.items() if (match := found[name])}
+    said = entries_of_yaml(config)
+    fields: dict[str, Any] = {}
+    if re.fullmatch(r"\w+", said.get("ATTENTION_TYPE", "")):
+        fields["attention_type"] = said["ATTENTION_TYPE"]
+    for theirs, ours in (("NUM_FRAMES", "num_frames"), ("NUM_CLASSES", "num_classes")):
+        if said.get(theirs):
+            if not re.fullmatch(r"[0-9]{1,9}", said[theirs]):
+                raise InputError(f"The file's cfg says {theirs}: {shown(said[theirs])}, expected a whole number.")
+            fields[ours] = int(said[theirs])
+    return fields
 
 
 def merge_fields(*sources: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -123,7 +133,7 @@ def merge_fields(*sources: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
     for source, fields in sources:
         for name, value in fields.items():
             if name in merged and not _same(merged[name][1], value):
-                problems.append(f"{name} is {merged[name][1]!r} by {merged[name][0]}, but {value!r} by {source}")
+                problems.append(f"{name} is {shown(merged[name][1])} by {merged[name][0]}, but {shown(value)} by {source}")
             merged.setdefault(name, (source, value))
     if problems:
         raise InputError("These weights contradict what is said of them: " + "; ".join(problems) + ".")

@@ -48,6 +48,13 @@ HEAD = r"(.*/)?(head|pre_logits)/.*"
 """What a classifier for other classes replaces."""
 
 
+NO_PLACE = "no place in the model"
+UNUSED = (
+    " What has no place is ignored if a pattern in allow=[...] matches its name (on the command line --allow, in a config "
+    "init_from_allow)."
+)
+
+
 class Steps(NamedTuple):
     """How every parameter of a model comes about.
 
@@ -130,9 +137,10 @@ def plan_fit(
         if why := allowed(name):
             report.ignored[name] = why
         else:
-            problems.append(f"{name} {shape}: no place in the model")
+            problems.append(f"{name} {shape}: {NO_PLACE}")
     if problems:
-        raise InputError(f"{report.source} doesn't fit the model: " + "; ".join(problems) + ".")
+        hint = UNUSED if any(problem.endswith(NO_PLACE) for problem in problems) else ""
+        raise InputError(f"{report.source} doesn't fit the model: {'; '.join(problems)}.{hint}")
     return steps
 
 
@@ -166,6 +174,9 @@ def fit(
     params: dict[str, jax.Array] = {}
     for path in steps.taken:
         array = given.pop(path)
+        finite = np.isfinite(array)
+        if not finite.all():
+            report.not_finite[path] = int(array.size - finite.sum())
         if path in steps.resized:
             params[path] = _resize(path, array, expected[path], grid or model.grid, model.grid, resize)
         else:

@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.pretrained.broken import broken
+from timesformer_jax.pretrained.claims import EXPANSION, LARGEST_TEXT, SLACK, check_regular
+from timesformer_jax.pretrained.pickles import FEWEST, choose_entry, load_torch, tensors_by_entry
 
 
 class Tensors(NamedTuple):
@@ -28,15 +31,19 @@ class Tensors(NamedTuple):
     """The key of a PyTorch file under which the tensors were, such as "model_state"."""
     notes: Mapping[str, Any] = MappingProxyType({})
     """What else the file says: a PyTorch file's other entries, a safetensors file's metadata."""
+    others: tuple[str, ...] = ()
+    """Further keys of a PyTorch file with tensors by name, such as "model_ema"."""
 
 
-def open_safetensors(paths: list[Path]) -> Tensors:
+def open_safetensors(paths: list[Path], entry: str | None = None) -> Tensors:
     """One file, or the parts of one model."""
+    _check_no_entry(paths[0], entry)
     safe_open = import_safetensors("Reading").safe_open
     where: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     notes: dict[str, Any] = {}
     for path in paths:
+        _check_header(path)
         with broken(path, "safetensors"), safe_open(path, framework="numpy") as file:
             notes |= file.metadata() or {}
             for name in file.keys():  # noqa: SIM118  (not a dict)
@@ -50,8 +57,18 @@ def open_safetensors(paths: list[Path]) -> Tensors:
     return Tensors(shapes, take, notes=notes)
 
 
-def open_npz(paths: list[Path]) -> Tensors:
+def _check_header(path: Path) -> None:
+    """Raises `InputError` for a header that is longer than the file, or than any model's."""
+    size = check_regular(path)
+    with broken(path, "safetensors"), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > min(size, LARGEST_TEXT):
+        raise InputError(f"{path} ({size:,} bytes) is a broken or truncated safetensors file: a header of {length:,} bytes.")
+
+
+def open_npz(paths: list[Path], entry: str | None = None) -> Tensors:
     """NumPy's archive of arrays; none of them is unpickled."""
+    _check_no_entry(paths[0], entry)
     (path,) = paths
     shapes = {}
     with broken(path, ".npz"), _npz(path) as archive:
@@ -78,14 +95,27 @@ def _npz(path: Path) -> Iterator[Any]:
         yield archive
 
 
-def open_torch(paths: list[Path]) -> Tensors:
+def _check_no_entry(path: Path, entry: str | None) -> None:
+    if entry is not None:
+        raise InputError(
+            f"{path} holds one list of tensors, without entries such as {entry!r}: prefix=... (on the command line --prefix) "
+            "chooses by the names of the tensors."
+        )
+
+
+def open_torch(paths: list[Path], entry: str | None = None) -> Tensors:
     """PyTorch's pickled files, loaded as data: one that would run code is refused."""
     torch = import_torch(f"Reading {paths[0]}")
     found: dict[str, Any] = {}
-    wrapper, notes = None, {}
+    wrapper, notes, others = None, {}, ()
     for path in paths:
-        wrapper, tensors, notes = _unwrap(path, _torch_load(torch, path))
-        found |= tensors
+        loaded = load_torch(torch, path)
+        entries = tensors_by_entry(loaded)
+        wrapper = choose_entry(path, loaded, entries, entry)
+        found |= entries[wrapper]
+        others = tuple(name for name in entries if name != wrapper and len(entries[name]) >= FEWEST)
+        top = loaded if isinstance(loaded, Mapping) else {}
+        notes = {k: v for k, v in top.items() if k not in (wrapper, *others) and k not in entries[wrapper]}
 
     def take(name: str) -> np.ndarray:
         with broken(paths[0], "PyTorch"):
@@ -94,22 +124,26 @@ def open_torch(paths: list[Path]) -> Tensors:
                 raise _not_real(name, tensor.dtype)
             return tensor.to(torch.float32).numpy()
 
-    return Tensors({name: tuple(tensor.shape) for name, tensor in found.items()}, take, wrapper, notes)
+    return Tensors({name: tuple(tensor.shape) for name, tensor in found.items()}, take, wrapper or None, notes, others)
 
 
-def open_zip(paths: list[Path]) -> Tensors:
+def open_zip(paths: list[Path], entry: str | None = None) -> Tensors:
     """NumPy's and PyTorch's files are both zip archives."""
     with broken(paths[0], "PyTorch or .npz"), zipfile.ZipFile(paths[0]) as archive:
         names = archive.namelist()
+        unpacked = sum(member.file_size for member in archive.infolist())
+    size = check_regular(paths[0])
+    if unpacked > EXPANSION * size + SLACK:
+        raise InputError(f"{paths[0]} claims to unpack from {size:,} to {unpacked:,} bytes: that is no archive of weights.")
     if names and all(name.endswith(".npy") for name in names):
-        return open_npz(paths)
+        return open_npz(paths, entry)
     if any(Path(name).name == "constants.pkl" for name in names):
         raise InputError(
             f"{paths[0]} is a TorchScript program, which is code: save its state_dict() with torch.save or safetensors, or use "
             "the model's Hugging Face folder (openai/clip-vit-base-patch16, for example)."
         )
     if any(name.endswith("data.pkl") for name in names):
-        return open_torch(paths)
+        return open_torch(paths, entry)
     raise InputError(f"{paths[0]} is a zip archive without weights, of {', '.join(names[:5]) or 'nothing'}.")
 
 
@@ -131,52 +165,6 @@ def import_torch(what: str) -> Any:
     return torch
 
 
-def _torch_load(torch: Any, path: Path) -> Any:
-    import argparse
-
-    with broken(path, "PyTorch"):
-        try:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # plain values, in many published files
-                return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            reason = str(error)
-            if (
-                "Unsupported global" not in reason
-                and "Unsupported class" not in reason
-                and "weights_only" not in reason.lower()
-            ):
-                raise
-            unsafe = reason.partition("GLOBAL ")[2].partition(" ")[0] or "an object that is no tensor"
-            raise InputError(
-                f"{path} is not loaded, because that could run code: it holds {unsafe}, where only tensors and plain values "
-                "are expected. If you trust it, save its state_dict anew with torch.save, or as .safetensors."
-            ) from error
-
-
-WRAPPERS = ("model_state", "state_dict", "model", "module")
-"""Where published PyTorch files keep their tensors, if not at the top."""
-
-
-def _unwrap(path: Path, loaded: Any) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
-    """The key that the tensors are under, the tensors, and everything else."""
-
-    def tensors_of(value: Any) -> dict[str, Any]:
-        entries = value.items() if isinstance(value, Mapping) else ()
-        return {k: v for k, v in entries if isinstance(k, str) and hasattr(v, "detach")}
-
-    top = loaded if isinstance(loaded, Mapping) else {}
-    for wrapper in WRAPPERS:
-        inner = tensors_of(top.get(wrapper))
-        if inner:
-            return wrapper, inner, {k: v for k, v in top.items() if k != wrapper}
-    tensors = tensors_of(top)
-    if not tensors:
-        entries = ", ".join(map(str, list(top)[:6])) + (", ..." if len(top) > 6 else "")
-        got = f"a {type(loaded).__name__}" + (f" of {entries}" if entries else "")
-        raise InputError(f"{path} holds no tensors by name, at the top or under {', '.join(WRAPPERS)}: it is {got}.")
-    return None, tensors, {k: v for k, v in top.items() if k not in tensors}
-
-
 def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
     if not (np.issubdtype(array.dtype, np.floating) or array.dtype in (jnp.bfloat16, *_EIGHT_BITS)):
         raise _not_real(name, array.dtype)
@@ -188,16 +176,3 @@ _EIGHT_BITS = (jnp.float8_e4m3fn, jnp.float8_e5m2)
 
 def _not_real(name: str, dtype: Any) -> InputError:
     return InputError(f"The tensor {name} is of {dtype}: expected floating-point numbers.")
-
-
-@contextlib.contextmanager
-def broken(path: Path, what: str) -> Iterator[None]:
-    """Whatever another library raises over a file, of any type, is one sentence about the file."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        reason = first_line(error)
-        size = f" ({path.stat().st_size:,} bytes)" if path.exists() else ""
-        raise InputError(f"{path}{size} is a broken or truncated {what} file: {reason}.") from error

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 
-from timesformer_jax.errors import InputError, check_utf8, first_line
+from timesformer_jax.errors import InputError, check_utf8, first_line, shown
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
+from timesformer_jax.pretrained.claims import check_fields, check_folder, check_size_of_model
 
 MARK = "_CHECKPOINT_METADATA"
 """The file that every folder of Orbax has."""
@@ -24,7 +25,7 @@ def find_checkpoint(path: Path) -> Path | None:
             return path
         for folder in (path / "checkpoints", path):
             entries = folder.iterdir() if folder.is_dir() else ()
-            steps = [entry for entry in entries if entry.name.isdigit() and (entry / MARK).exists()]
+            steps = [entry for entry in entries if entry.name.isdecimal() and (entry / MARK).exists()]
             if steps:
                 return max(steps, key=lambda entry: int(entry.name))
     except Exception as error:  # of whichever library reads the bucket
@@ -38,31 +39,70 @@ def read_notes(path: Path) -> Mapping[str, Any]:
     Raises `InputError` for a checkpoint of another program, and for a damaged one.
     """
     ocp = _import_orbax("Reading")
+    size = _size(path)
 
     check_utf8("checkpoint", str(path))  # before Orbax logs tracebacks
     notes: Any = _told(path, lambda: ocp.checkpointables_metadata(_place(path)).custom_metadata)
     if not isinstance(notes, Mapping) or "model" not in notes:
         raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
+    for name in ("data", "preprocess", "optimizer"):
+        if not isinstance(notes.get(name) or {}, Mapping):
+            raise InputError(f"The checkpoint {path} says {name}={shown(notes[name])}, expected an object.")
     if not (path / _tree(notes)).is_dir():
         raise InputError(f"The checkpoint {path} is not whole: it has no {_tree(notes)}.")
+    if size is not None:
+        check_size_of_model(TimeSformer(**described(path, notes)), size, path)
     return notes
+
+
+def described(path: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's fields by what `read_notes` gives; raises `InputError` for what can't be one."""
+    if not isinstance(notes["model"], Mapping):
+        raise InputError(f"The checkpoint {path} describes its model by {shown(notes['model'])}, expected an object.")
+    fields = complete_description(notes["model"])
+    check_fields(fields, f"The checkpoint {path}")
+    if "num_classes" not in fields:
+        raise InputError(f"The checkpoint {path} doesn't say how many classes its model has.")
+    return fields
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a local checkpoint, all of whose files can be read."""
+    return None if "://" in str(path) else check_folder(path, texts=(MARK, "_METADATA", "_sharding"))
+
+
+TREES = ("params", "ema")
+"""Entries of a checkpoint that are a model's parameters: as they are trained, and their moving average."""
 
 
 def _tree(notes: Mapping[str, Any]) -> str:
     """The parameters' name in the checkpoint: that of their moving average where one was kept."""
-    return "ema" if notes.get("optimizer", {}).get("ema") else "params"
+    optimizer = notes.get("optimizer")
+    return "ema" if isinstance(optimizer, Mapping) and optimizer.get("ema") else "params"
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Its parameters (their moving average where one was kept), and what `read_notes` gives.
+def trees(path: Path, notes: Mapping[str, Any], entry: str | None = None) -> tuple[str, tuple[str, ...]]:
+    """The entry to read, by default the moving average where one was kept, and the other ones.
+
+    Raises `InputError` for an entry that the checkpoint doesn't have.
+    """
+    there = [name for name in TREES if (path / name).is_dir()]
+    if entry is not None and entry not in there:
+        raise InputError(f"{path} has no entry {entry!r} of parameters, but {', '.join(there)}.")
+    chosen = entry or _tree(notes)
+    return chosen, tuple(name for name in there if name != chosen)
+
+
+def read_checkpoint(path: Path, entry: str | None = None) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Its parameters (`entry`, by default their moving average where one was kept), and what `read_notes` gives.
 
     Raises `InputError` for a checkpoint of another program, and for a damaged one.
     """
     ocp = _import_orbax("Reading")
 
     notes = read_notes(path)
-    name = _tree(notes)
-    model = TimeSformer(**complete_description(notes["model"]))
+    name, _ = trees(path, notes, entry)
+    model = TimeSformer(**described(path, notes))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # each of several processes reads it whole
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), parameter_shapes(model))
     loaded: Any = _told(path, lambda: ocp.load_checkpointables(_place(path), {name: abstract}))

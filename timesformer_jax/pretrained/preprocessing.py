@@ -6,6 +6,7 @@ from typing import Any
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer
 from timesformer_jax.modeling.checks import pair
+from timesformer_jax.pretrained.claims import check_fields
 from timesformer_jax.pretrained.kinds import OWN, Kind
 from timesformer_jax.pretrained.report import Report
 from timesformer_jax.pretrained.zoo import ZOO, name_of, published_as
@@ -34,6 +35,7 @@ def choose_preprocess(
                 f"videos are prepared as for {name} ({values['sampling']}, {values['channel_order']}), by the weights' frames, "
                 "size and classes: give preprocess= if they are others"
             )
+    check_fields({name: value for name, value in said.items() if value is not None}, "What stands beside the weights")
     values |= said
     if values.get("crop_size", own["crop_size"]) != own["crop_size"]:
         values.pop("short_side", None)

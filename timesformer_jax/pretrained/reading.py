@@ -11,6 +11,14 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes
 from timesformer_jax.pretrained.formats import Tensors
 from timesformer_jax.pretrained.kinds import KINDS, Kind, Row, normalise, template
+from timesformer_jax.pretrained.prefixes import (
+    BOOKKEEPING,
+    choose_one,
+    possible_prefixes,
+    prefix_of,
+    strip_prefix,
+    without_wrappers,
+)
 
 ESSENTIAL = ("cls_token", "norm/scale", "patch_embed/proj/kernel", "pos_embed")
 """Parameters that every kind has and that tell the model's size."""
@@ -22,53 +30,125 @@ class Recognised(NamedTuple):
     kind: Kind
     places: dict[str, tuple[Row, str]]
     """Their name -> its row, and our path."""
-    ignored: list[str]
+    ignored: dict[str, str]
+    """Names without a part in the model -> why."""
     unknown: dict[str, tuple[int, ...]]
     """Names that no row has, and their shapes."""
+    short: dict[str, str]
+    """Name -> the name without its prefix and what wrappers add."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the file has the tensors that every model has."""
+        return {path for _, path in self.places.values()} >= set(ESSENTIAL)
+
+    @property
+    def token(self) -> str:
+        """The name of the CLS token, which tells one model of a file from another."""
+        return next((name for name, (row, _) in self.places.items() if row.ours == "cls_token"), "")
 
 
-def recognise(tensors: Tensors, source: str, kind_name: str | None = None) -> Recognised:
+def recognise(tensors: Tensors, source: str, kind_name: str | None = None, prefix: str | None = None) -> Recognised:
     """The kind most of whose rows the file has, or the one that was asked for, a key of `KINDS`.
+
+    `prefix`: what names must begin with; the others are ignored. By default it follows from the names, for each kind.
 
     An official space-only model has the same tensors as an image transformer of timm: what tells them apart is the prefix
     `model.` or the key `model_state`, which only video models have.
 
-    Raises `InputError` where no kind has the tensors that every model has.
+    Raises `InputError` where no kind has the tensors that every model has, and for several models among which the names leave
+    a choice.
     """
-    candidates = [kind_name] if kind_name else list(KINDS)
-    sorted_out = {name: _sort_out(tensors, KINDS[name]) for name in candidates}
-    best = max(sorted_out, key=lambda name: len(sorted_out[name].places))  # of equal ones the first
-    if best == "official" and kind_name is None and _is_image(tensors, sorted_out[best], sorted_out["timm"]):
+    names = {name: without_wrappers(name) for name in tensors.shapes}
+    if prefix is not None:
+        names, outside = _only(names, prefix, source)
+    tried = {
+        kind: [_sort_out(tensors, names, KINDS[kind], start) for start in possible_prefixes(names.values(), KINDS[kind])]
+        for kind in ([kind_name] if kind_name else KINDS)
+    }
+    sorted_out = {kind: max(some, key=_fitness) for kind, some in tried.items()}  # of equal ones the shortest prefix
+    best = max(sorted_out, key=lambda kind: _fitness(sorted_out[kind]))  # of equal ones the first
+    if best == "official" and kind_name is None and _is_image(tensors, names, sorted_out[best], sorted_out["timm"]):
         best = "timm"
     found = sorted_out[best]
-    missing = set(ESSENTIAL) - {path for _, path in found.places.values()}
-    if missing:
+    if not found.complete:
+        missing = set(ESSENTIAL) - {path for _, path in found.places.values()}
         known = "; ".join(kind.title for kind in KINDS.values())
-        names = ", ".join(sorted(tensors.shapes)[:6]) or "none"
+        examples = ", ".join(sorted(tensors.shapes)[:6]) or "none"
         raise InputError(
             f"{source} is of no known kind ({known}). The nearest is {found.kind.title}, but nothing in the file is its "
-            f"{', '.join(sorted(missing))}. Its tensors: {names}{', ...' if len(tensors.shapes) > 6 else ''}."
+            f"{', '.join(sorted(missing))}. Its tensors: {examples}{', ...' if len(tensors.shapes) > 6 else ''}."
         )
+    if prefix is not None:
+        found.ignored.update(dict.fromkeys(outside, f"not under the prefix {prefix}"))
+        return found
+    return _only_one_model(source, tried[best], found)
+
+
+def _fitness(found: Recognised) -> tuple[bool, int]:
+    return found.complete, len(found.places)
+
+
+def _only(names: dict[str, str], prefix: str, source: str) -> tuple[dict[str, str], list[str]]:
+    """The names under a prefix that was given, without it, and the other ones."""
+    inside = {name: short[len(prefix) :].lstrip("./") for name, short in names.items() if short.startswith(prefix)}
+    if not inside:  # as the file has them, wrappers included
+        inside = {name: without_wrappers(name[len(prefix) :].lstrip("./")) for name in names if name.startswith(prefix)}
+    if not inside:
+        starts = list(dict.fromkeys(re.match(r"[^./]*[./]?", short)[0] for short in names.values()))  # pyright: ignore[reportOptionalSubscript]
+        raise InputError(
+            f"No tensor of {source} has the prefix {prefix!r}; their names begin with {', '.join(starts[:8])}"
+            f"{', ...' if len(starts) > 8 else ''}."
+        )
+    return inside, [name for name in names if name not in inside]
+
+
+def _only_one_model(source: str, tried: list[Recognised], best: Recognised) -> Recognised:
+    """The model that the names single out where a file has several under prefixes of their own; the others are ignored."""
+    models: dict[str, Recognised] = {}
+    for found in tried:
+        if found.complete:
+            models.setdefault(found.token, found)
+    if len(models) < 2:
+        return best
+    by_prefix = {prefix_of(token, found.kind): found for token, found in models.items()}
+    chosen = choose_one(by_prefix)
+    if chosen is None:
+        raise InputError(
+            f"{source} holds several models, under the prefixes {', '.join(prefix or repr('') for prefix in by_prefix)}: "
+            "choose one with prefix=... (on the command line --prefix)."
+        )
+    found = by_prefix[chosen]
+    for name in list(found.unknown):
+        other = next((prefix for prefix in by_prefix if prefix != chosen and name.startswith(prefix)), None)
+        if other is not None:
+            del found.unknown[name]
+            found.ignored[name] = f"of another model in the file, which prefix={other!r} chooses"
     return found
 
 
-def _sort_out(tensors: Tensors, kind: Kind) -> Recognised:
+def _sort_out(tensors: Tensors, names: dict[str, str], kind: Kind, prefix: str) -> Recognised:
     rows = {row.theirs: row for row in kind.rows}
-    found = Recognised(kind, {}, [], {})
-    for name in tensors.shapes:
-        normalised = normalise(kind, name)
+    found = Recognised(kind, {}, {}, {}, {})
+    for name, unwrapped in names.items():
+        short = strip_prefix(unwrapped, prefix)
+        normalised = normalise(kind, short)
+        found.short[name] = min(short, normalised, key=len)
         general, block = template(normalised)
-        if general in rows:
-            found.places[name] = rows[general], rows[general].ours.replace("{i}", block)
-        elif re.fullmatch(kind.ignored, normalised):
-            found.ignored.append(name)
+        row = rows.get(general)
+        if row is not None and (unwrapped.startswith(prefix) or row.ours.startswith("head/")):
+            found.places[name] = row, row.ours.replace("{i}", block)
+        elif re.fullmatch(kind.ignored, normalised) or re.fullmatch(BOOKKEEPING, unwrapped):
+            found.ignored[name] = "no part of the model"
         else:
             found.unknown[name] = tensors.shapes[name]
     return found
 
 
-def _is_image(tensors: Tensors, official: Recognised, timm: Recognised) -> bool:
-    video = tensors.wrapper == "model_state" or any(re.match(r"(module\.)?model\.", name) for name in tensors.shapes)
+def _is_image(tensors: Tensors, names: dict[str, str], official: Recognised, timm: Recognised) -> bool:
+    video = tensors.wrapper == "model_state" or any(
+        re.match(r"(.*\.)?model\.(cls_token|pos_embed|blocks\.)", name) for name in names.values()
+    )
     return len(official.places) == len(timm.places) and not video
 
 

@@ -1,6 +1,7 @@
 """What became of every tensor of a file and of every parameter of the model."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from timesformer_jax.modeling import TimeSformer
 
@@ -25,6 +26,12 @@ class Report:
     """Parameter that the file didn't have -> why that is all right."""
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
     """Tensor of the file that the model has no use for -> why that is all right."""
+    entry: str | None = None
+    """The entry of the file that was loaded, such as "model" or "model_ema"; None for a file without entries."""
+    other_entries: tuple[str, ...] = ()
+    """Entries next to it that hold tensors by name, such as a moving average."""
+    not_finite: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Parameter -> how many of its values, as loaded, are NaN or infinite."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """What was concluded and may be wrong, such as the preprocessing."""
 
@@ -35,12 +42,24 @@ class Report:
             f"  model        {model.attention_type}, {model.depth} blocks of {model.embed_dim}, {model.num_heads} heads, "
             f"{model.num_frames} frames, size {model.image_size}, {model.num_classes} classes",
         ]
+        if self.other_entries:
+            others = ", ".join(self.other_entries[:6]) + (", ..." if len(self.other_entries) > 6 else "")
+            lines.append(f"  entry        {self.entry or 'the file itself'}; entry= or --entry chooses another: {others}")
         lines += [f"  loaded       {len(self.loaded)} parameters"]
         lines += [f"  resized      {name} {old} -> {new}" for name, (old, new) in self.resized.items()]
         if self.copied:
             lines.append(f"  copied       {len(self.copied)} parameters of the extra attention from the spatial one")
         lines += _grouped("initialised", self.initialised) + _grouped("ignored", self.ignored)
+        if self.not_finite:
+            lines.append(f"  not finite   {describe_not_finite(self.not_finite)}")
         return "\n".join(lines + [f"  note         {note}" for note in self.notes])
+
+
+def describe_not_finite(counts: Mapping[str, int]) -> str:
+    """Parameter -> number of its values that are NaN or infinite, as part of a line."""
+    shown = [f"{path} ({count:,})" for path, count in list(counts.items())[:5]]
+    more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
+    return f"{sum(counts.values()):,} value(s) are NaN or infinite, in {', '.join(shown)}{more}"
 
 
 def _grouped(what: str, entries: dict[str, str]) -> list[str]:

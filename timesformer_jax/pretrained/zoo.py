@@ -154,7 +154,7 @@ def _fetch_repository(repository: str) -> Path:
     except ImportError as error:
         raise MissingPackageError("huggingface_hub", "Fetching models") from error
 
-    files = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
+    files = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index*.json"]
     try:
         folder = Path(snapshot_download(repository, allow_patterns=files))
         if not any(folder.glob("*.safetensors")):  # an older repository

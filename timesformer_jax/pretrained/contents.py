@@ -1,0 +1,134 @@
+"""Everything that a file, folder or checkpoint gives, whatever its kind: parameters, fields, labels, preprocessing."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes, unstack_blocks
+from timesformer_jax.pretrained.beside import fields_of_notes, labels_of, notes_of_ours, objective_of, preprocess_of_notes
+from timesformer_jax.pretrained.claims import check_fields
+from timesformer_jax.pretrained.fields import (
+    fields_of_config,
+    fields_of_official_config,
+    fields_of_parameters,
+    known_heads,
+    merge_fields,
+)
+from timesformer_jax.pretrained.files import open_tensors, read_beside
+from timesformer_jax.pretrained.kinds import OWN, Kind
+from timesformer_jax.pretrained.own import described, find_checkpoint, read_checkpoint, read_notes, trees
+from timesformer_jax.pretrained.reading import ESSENTIAL, count_heads, recognise, translate, width
+
+
+class Contents(NamedTuple):
+    """What a file, folder or checkpoint gives, whatever its kind."""
+
+    kind: Kind
+    given: dict[str, np.ndarray]
+    fields: dict[str, Any]
+    problems: list[str]
+    unknown: dict[str, tuple[int, ...]]
+    """Tensors that are none of its kind's, and their shapes."""
+    ignored: dict[str, str]
+    preprocess: Mapping[str, Any]
+    """Entries of `Preprocess`, as far as they are known."""
+    labels: Sequence[str] | None
+    notes: list[str]
+    objective: Any
+    """As the file spells it; None if it doesn't say."""
+    short: Mapping[str, str] = MappingProxyType({})
+    """Name of a tensor -> its name without a prefix."""
+    entry: str | None = None
+    """The entry of the file that the tensors were under."""
+    other_entries: tuple[str, ...] = ()
+
+
+def read_contents(
+    path: Path,
+    kind: str | None = None,
+    num_heads: Any = None,
+    *,
+    entry: str | None = None,
+    prefix: str | None = None,
+    numbers: bool = True,
+) -> Contents:
+    """The contents of a file, folder or checkpoint; with `numbers=False` arrays of the right shapes, of zeros.
+
+    Args:
+      path: what exists.
+      kind: a key of `KINDS`; by default it follows from the names of the tensors.
+      num_heads: attention heads, for files that don't tell them.
+      entry: the one of a file's entries to read.
+      prefix: what the names of the tensors to read begin with.
+      numbers: whether the tensors are read.
+    """
+    checkpoint = find_checkpoint(path)
+    if checkpoint is not None:
+        return _read_own(checkpoint, entry, numbers=numbers)
+    tensors = open_tensors(path, entry)
+    if not numbers:
+        shapes = tensors.shapes
+        tensors = tensors._replace(take=lambda name: np.broadcast_to(np.float32(0), shapes[name]))
+    found = recognise(tensors, str(path), kind, prefix)
+    own = notes_of_ours(tensors.notes)
+    config = read_beside(path, "config.json") if found.kind.config else {}
+    said = {**fields_of_config(config), **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
+    notes = [found.kind.note] if found.kind.note else []
+    check_fields(said, f"What stands beside the tensors of {path}")
+    shown_heads = count_heads(tensors, found) or said.get("num_heads")
+    heads = (num_heads or shown_heads) if numbers else (shown_heads or num_heads)  # what is only shown is compared later
+    if heads is None:
+        heads = known_heads(width(tensors, found))
+        notes.append(f"{heads} attention heads, as models of this width have: give num_heads= if it is another number")
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+        raise InputError(f"num_heads must be a whole number of at least 1, got {heads!r}.")
+    given, problems = translate(tensors, found, heads)
+    if not given.keys() >= set(ESSENTIAL):
+        raise InputError(f"{path} can't be read: " + "; ".join(problems) + ".")
+    shown = fields_of_parameters(given, found.kind)
+    labels = labels_of(config, tensors.notes, own) if "num_classes" in shown else None
+    if labels is not None:
+        said["num_classes"] = len(labels)
+    fields = merge_fields(
+        ("what stands beside the tensors", said), ("the tensors", shown), ("num_heads=", {"num_heads": heads})
+    )
+    preprocessor = read_beside(path, "preprocessor_config.json") if found.kind.config else {}
+    prepared = preprocess_of_notes(preprocessor, tensors.notes.get("cfg"), own)
+    return Contents(
+        found.kind,
+        given,
+        {**found.kind.fields, **fields},
+        problems,
+        found.unknown,
+        found.ignored,
+        prepared,
+        labels,
+        notes,
+        objective_of(config, own),
+        found.short,
+        tensors.wrapper,
+        tensors.others,
+    )
+
+
+def _read_own(checkpoint: Path, entry: str | None, *, numbers: bool) -> Contents:
+    notes = read_notes(checkpoint)
+    entry, others = trees(checkpoint, notes, entry)
+    fields = described(checkpoint, notes)
+    scanned = fields.pop("scan_layers")
+    if numbers:
+        params = read_checkpoint(checkpoint, entry)[0]
+        # numpy's arrays share the memory of JAX's here.
+        given = {
+            name: np.asarray(array) for name, array in flatten_params(unstack_blocks(params) if scanned else params).items()
+        }
+    else:
+        shapes = flatten_params(parameter_shapes(TimeSformer(**fields)))
+        given = {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in shapes.items()}
+    prepared, labels = notes.get("preprocess") or {}, labels_of({}, {}, notes)
+    objective = objective_of({}, notes)
+    return Contents(OWN, given, fields, [], {}, {}, prepared, labels, [], objective, entry=entry, other_entries=others)

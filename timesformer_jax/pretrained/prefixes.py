@@ -1,0 +1,63 @@
+"""Prefixes that training code puts before the names of tensors, found from the names themselves."""
+
+import re
+from collections.abc import Iterable
+
+from timesformer_jax.pretrained.kinds import Kind
+
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Components that PyTorch's wrappers add anywhere in a name (torch.compile, FSDP, activation checkpointing)."""
+_WRAPPED = re.compile(rf"(?:(?<=\.)|^)(?:(?:{'|'.join(WRAPPERS)})\.)+")
+
+BOOKKEEPING = r"(.*\.)?n_averaged"
+"""Tensors that wrappers add to those of the model (PyTorch's `AveragedModel`)."""
+
+AVERAGE = re.compile(r"ema|averag|shadow|swa", re.IGNORECASE)
+"""Names of a moving average of a model."""
+
+_MOST = 8
+"""Prefixes of one file that are tried."""
+
+
+def without_wrappers(name: str) -> str:
+    """A tensor's name as the wrapped model has it."""
+    return _WRAPPED.sub("", name)
+
+
+def _endings(kind: Kind) -> tuple[str, str]:
+    """The name of the kind's CLS token, and its short form."""
+    (token,) = (row.theirs for row in kind.rows if row.ours == "cls_token")
+    return token, token.removeprefix(kind.prefix[1])
+
+
+def possible_prefixes(names: Iterable[str], kind: Kind) -> list[str]:
+    """Prefixes under which names may be the kind's, shortest first: whatever precedes its CLS token, and none at all."""
+    found = {""}
+    for name in names:
+        found |= {name.removesuffix(end) for end in _endings(kind) if name.endswith((f".{end}", f"/{end}"))}
+    return sorted(found, key=lambda prefix: (len(prefix), prefix))[:_MOST]
+
+
+def prefix_of(token: str, kind: Kind) -> str:
+    """What precedes the kind's name in this name of a CLS token."""
+    token = without_wrappers(token)
+    return min((token.removesuffix(end) for end in _endings(kind)), key=len)
+
+
+def strip_prefix(name: str, prefix: str) -> str:
+    """The name without the prefix, or without those of its leading components that the name shares.
+
+    With "model.backbone." a classifier next to the backbone, "model.head.weight", becomes "head.weight".
+    """
+    for component in re.findall(r"[^./]*[./]", prefix):
+        if not name.startswith(component):
+            break
+        name = name[len(component) :]
+    return name
+
+
+def choose_one(names: Iterable[str]) -> str | None:
+    """The only name, or the only one that is no moving average's; None if that leaves a choice."""
+    names = list(names)
+    plain = [name for name in names if not AVERAGE.search(name)]
+    return plain[0] if len(plain) == 1 else names[0] if len(names) == 1 else None
