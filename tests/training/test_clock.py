@@ -35,8 +35,9 @@ def slow_batches(seconds: float, count: int):
         yield index
 
 
-@pytest.mark.parametrize(("data", "device", "waits"), [(0.05, 0.1, 0.0), (0.1, 0.02, 0.08)])
-def test_only_idle_time_counts(monkeypatch: pytest.MonkeyPatch, data: float, device: float, waits: float):
+@pytest.mark.parametrize(("data", "device", "waits"), [(0.05, 0.2, False), (0.2, 0.02, True)])
+def test_only_idle_time_counts(monkeypatch: pytest.MonkeyPatch, data: float, device: float, waits: bool):
+    """Four steps: the device waits 0 s, or 0.72 s."""
     simulated = Device(monkeypatch)
     clock = DeviceClock()
     batches = clock.batches(slow_batches(data, 6))
@@ -48,7 +49,7 @@ def test_only_idle_time_counts(monkeypatch: pytest.MonkeyPatch, data: float, dev
         clock.dispatched(simulated.work(device))
     timing = clock.take(5)
     assert timing is not None
-    assert timing.waited == pytest.approx(4 * waits, abs=0.15)
+    assert (timing.waited > 0.35) == waits
     assert clock.take(5) is None
     clock.close()
 
@@ -57,10 +58,10 @@ def test_a_step_is_timed_by_its_end_and_not_when_it_is_dispatched(monkeypatch: p
     """With one step ahead in flight, as in the loop: the time of three steps belongs to three, however soon one asks."""
     simulated = Device(monkeypatch)
     clock = DeviceClock()
-    for _ in range(2):
-        clock.dispatched(simulated.work(0.2))
-        clock.restart()
+    clock.dispatched(simulated.work(0.2))
     began = time.perf_counter()
+    clock.restart()
+    restarted = time.perf_counter()
     for _ in range(3):
         clock.dispatched(simulated.work(0.2))
     first, rest = clock.take(3), clock.take(5)
@@ -69,8 +70,8 @@ def test_a_step_is_timed_by_its_end_and_not_when_it_is_dispatched(monkeypatch: p
     assert rest is not None
     assert (first.steps, rest.steps) == (1, 2)
     assert first.seconds >= 0.19
-    assert rest.seconds >= 0.38
-    assert first.seconds + rest.seconds <= ended - began + 0.05
+    assert 0.59 <= first.seconds + rest.seconds <= ended - began  # a busy machine may note the end of a step late
+    assert ended - restarted >= 0.59
     clock.close()
 
 

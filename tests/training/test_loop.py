@@ -126,14 +126,17 @@ def test_rates_leave_the_first_step_out(log_every: int):
     _, written, _, _ = run([1.0] * 8, seconds=0.1, log_every=log_every)
     timed = [values for _, values in written if "train/clips_per_second" in values]
     assert len(timed) == (2 if log_every == 4 else 7)  # the first step of all has no rate
-    for values in timed:
-        assert 4 < values["train/clips_per_second"] < 80  # fewer where the machine is busy with something else
-        assert values["train/waiting_for_data"] > 0.3
+    # On a busy machine the end of a step is noted late, at the cost of the next window: only their sum is reliable.
+    steps = [3, 4] if log_every == 4 else [1] * 7
+    seconds = [4 * n / values["train/clips_per_second"] for n, values in zip(steps, timed, strict=True)]
+    waited = sum(each * values["train/waiting_for_data"] for each, values in zip(seconds, timed, strict=True))
+    assert sum(seconds) > 0.35
+    assert waited > 0.2
 
 
 def test_no_rate_is_zero():
     """Also where a checkpoint falls one step behind a line of the log, and of a window that is too short to time."""
-    _, written, _, _ = run([1.0] * 7, seconds=0.03, checkpoint_every=3, log_every=2)
+    _, written, _, _ = run([1.0] * 7, seconds=0.1, checkpoint_every=3, log_every=2)
     assert [step for step, _ in written] == [2, 3, 5, 6, 7]
     rates = [value for _, values in written for name, value in values.items() if "per_second" in name or "teraflops" in name]
     assert len(rates) >= 6
@@ -145,7 +148,7 @@ def test_no_rate_is_zero():
 
 def test_the_log_has_a_line_for_every_window(caplog: pytest.LogCaptureFixture):
     with caplog.at_level("INFO", logger="timesformer_jax"):
-        run([1.0, 3.0, 5.0, 7.0, 9.0, 9.0], seconds=0.05, evaluate_every=4, steps_per_epoch=3.0)
+        run([1.0, 3.0, 5.0, 7.0, 9.0, 9.0], seconds=0.15, evaluate_every=4, steps_per_epoch=3.0)
     lines = [record.getMessage() for record in caplog.records]
     rates = r"[\d.]+ clips/s \d+ % waiting for data"
     expected = [
