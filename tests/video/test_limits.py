@@ -149,7 +149,11 @@ def playlist(kind: str, target: str) -> str:
 
 @pytest.mark.parametrize("kind", ["hls", "hls behind blanks", "concat", "dash", "sdp", "text"])
 @pytest.mark.parametrize("name", ["a.mp4", "a.m3u8", "a.ts", "a.mpd"])
-def test_what_names_other_files_is_refused(tmp_path: Path, kind: str, name: str):
+@pytest.mark.parametrize("known", [True, False])
+def test_what_names_other_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, known: bool):
+    """Whether it is recognised by how it begins, or FFmpeg's whitelists have to refuse it."""
+    if not known:
+        monkeypatch.setattr("timesformer_jax.video.containers.POINTERS", {})
     write_video(tmp_path / "other.ts", FRAMES)
     (tmp_path / name).write_text(playlist(kind, "other.ts"))
     with pytest.raises(UnreadableVideoError) as caught, open_video(tmp_path / name):
@@ -161,7 +165,6 @@ def test_what_names_other_files_is_refused(tmp_path: Path, kind: str, name: str)
 @pytest.mark.parametrize("kind", ["hls", "concat", "dash"])
 @pytest.mark.parametrize("known", [True, False])
 def test_nothing_outside_of_the_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, known: bool):
-    """Neither where a playlist is recognised by how it begins, nor where FFmpeg's whitelists have to refuse it."""
     asked = []
 
     class Server(http.server.BaseHTTPRequestHandler):
