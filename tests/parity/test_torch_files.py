@@ -85,6 +85,45 @@ def test_numpy_objects_are_not_data(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("norm.weight", torch.zeros(1).expand(1 << 40), r"claims to hold [\d,]+ numbers, which its [\d,]+ bytes can't"),
+        ("norm.weight", torch.empty(1 << 40, device="meta"), r"claims to hold"),
+        ("x" * 5000, torch.zeros(3), "whose name can't be one, of 5,000 characters"),
+    ],
+    ids=["stride 0", "without storage", "long name"],
+)
+def test_tensors_that_claim_too_much(name: str, value: torch.Tensor, told: str, tmp_path: Path):
+    torch.save({"model": {**state("divided_space_time"), name: value}}, tmp_path / "a.pth")
+    with pytest.raises(tsf.InputError, match=told):
+        tsf.load(tmp_path / "a.pth", num_heads=3)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_byte_arrays_of_any_size_are_refused(zipped: bool, tmp_path: Path):
+    """PyTorch's allow-list has `bytearray`, which a pickle may call with any number."""
+
+    class Large:
+        def __reduce__(self) -> tuple[type, tuple[int]]:
+            return bytearray, (1 << 45,)
+
+    content = {"model": state("divided_space_time"), "x": Large()}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(tsf.InputError, match="it holds a bytearray"):
+        tsf.load(tmp_path / "a.pth", num_heads=3)
+
+
+@pytest.mark.parametrize("cfg", ["\n" * 10**6, "  NUM_FRAMES: many", "  NUM_FRAMES: " + "9" * 5000])
+def test_configurations_that_no_trainer_writes(cfg: str, tmp_path: Path):
+    torch.save({"model_state": state("divided_space_time"), "cfg": cfg}, tmp_path / "a.pyth")
+    if cfg.strip():
+        with pytest.raises(tsf.InputError, match=r"cfg says NUM_FRAMES: '.*, expected a whole number"):
+            tsf.load(tmp_path / "a.pyth", num_heads=3)
+    else:
+        tsf.load(tmp_path / "a.pyth", num_heads=3)
+
+
+@pytest.mark.parametrize(
     ("entries", "chosen", "others"),
     [
         (("model", "model_ema"), "model", ("model_ema",)),
