@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, FieldReference, config_flags
 from tqdm import tqdm
 
 import timesformer_jax
-from timesformer_jax.errors import did_you_mean
+from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.preemption import SAME_INTERRUPT
 from timesformer_jax.printable import escape_unencodable, printable
 
@@ -84,7 +84,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         _stop(_unknown_flag(error.flagname))
     except flags.Error as error:
-        _refuse(str(error))
+        inner = error.__context__  # of a config that has failed: ml_collections puts the whole traceback into its message
+        _refuse(str(inner.args[0]) if isinstance(inner, InputError) else str(error))
     except (AttributeError, KeyError) as error:
         if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
             raise

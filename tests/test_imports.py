@@ -190,7 +190,12 @@ def test_every_room_has_its_rule():
         ("sklearn", ["input_pipeline/moving_digits.py", "timesformer_jax/explain/embedding.py"]),
         (
             "av",
-            ["timesformer_jax/explain/drawing.py", "timesformer_jax/video/containers.py", "timesformer_jax/video/encoding.py"],
+            [
+                "timesformer_jax/explain/drawing.py",
+                "timesformer_jax/video/containers.py",
+                "timesformer_jax/video/decoding.py",
+                "timesformer_jax/video/encoding.py",
+            ],
         ),
         ("PIL", ["timesformer_jax/explain/drawing.py", "timesformer_jax/video/encoding.py"]),
         ("loky", ["timesformer_jax/datasets/parallel.py"]),

@@ -218,7 +218,7 @@ def test_checkpoint_format_and_its_former_names(job: str, former: str, tmp_path:
         assert main([job, *arguments, "--num-heads=3", f"{name}=timm"]) == 1
         errors.append(capsys.readouterr().err)
     assert errors[0] == errors[1]
-    assert "The nearest is a timm or DeiT image transformer" in errors[0]
+    assert "doesn't fit the model" in errors[0]
 
 
 def test_no_job_lists_the_jobs(capsys: pytest.CaptureFixture[str]):
