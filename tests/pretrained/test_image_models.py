@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 import timesformer_jax as tsf
-from experiment.checks import UNUSED_EMBEDDINGS
+from experiment.init_from import UNUSED_EMBEDDINGS
 from tests.pretrained.files import golden_arrays, golden_tensors, write_folder, write_safetensors
 from timesformer_jax.modeling import flatten_params
 
