@@ -92,7 +92,9 @@ class Preprocess:
         """The same views, and the second of the video at which each clip begins."""
         found: list[Clip] = []
         for clip in self.clips(video, fps=fps, num_clips=num_clips, num_crops=num_crops, limits=limits):
-            found = [*found, clip] if clip.number else [clip]
+            if not clip.number:
+                found.clear()
+            found.append(clip)
         return np.concatenate([clip.views for clip in found]), np.array([clip.seconds for clip in found])
 
     def clips(

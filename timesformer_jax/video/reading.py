@@ -86,11 +86,11 @@ def _attempts(
 ) -> Iterator[tuple[np.ndarray, float, Iterator[tuple[int, Any]]]]:
     """Indices, frames per second and the chosen frames to go through, by the announced number of frames and then, if it
     proves wrong, by the real one."""
-    with open_video(path, limits=limits) as video:
-        num_frames = max(video.count_packets(), 1)
-        certain = video.count_is_certain
+    num_frames, certain = 0, False
     while True:
         with open_video(path, limits=limits) as video:
+            if not num_frames:
+                num_frames, certain = max(video.count_packets(), 1), video.count_is_certain
             indices = choose(num_frames, video.fps)
             wanted: Sequence[int] = np.unique(indices).tolist()
             coming, num_kept = video.frames(only=set(wanted)), 0
