@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 import timesformer_jax as tsf
-from tests.pretrained.files import golden_huggingface, golden_tensors, official_file, write_safetensors
+from tests.pretrained.files import (
+    OPEN_CLIP_CONFIG,
+    TIMM_CONFIG,
+    golden_huggingface,
+    golden_tensors,
+    official_file,
+    openai_tensors,
+    timm_tensors,
+    write_safetensors,
+)
 from timesformer_jax.pretrained.beside import notes_for
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -63,6 +72,21 @@ def test_folders(name: str, tmp_path: Path):
     def run(value: Any) -> None:
         path.write_bytes(dump(value))
         load(tmp_path / "folder")
+
+    run()
+
+
+@pytest.mark.parametrize("name", ["config.json", "open_clip_config.json"])
+def test_configurations_of_image_models(name: str, tmp_path: Path):
+    clip = name != "config.json"
+    write_safetensors(tmp_path / "a.safetensors", openai_tensors() if clip else timm_tensors())
+    original = OPEN_CLIP_CONFIG if clip else TIMM_CONFIG
+
+    @SETTINGS
+    @given(changed(original))
+    def run(value: Any) -> None:
+        (tmp_path / name).write_bytes(dump(value))
+        load(tmp_path / "a.safetensors", num_classes=2)
 
     run()
 

@@ -1,5 +1,6 @@
 """What stands beside the tensors: labels, preprocessing, and what this project itself writes there."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 from timesformer_jax.labels import names_in_order
 from timesformer_jax.modeling import describe_model
 from timesformer_jax.pretrained.claims import parse_json
+from timesformer_jax.pretrained.fields import read_entries
 from timesformer_jax.pretrained.official_yaml import entries_of_yaml
 from timesformer_jax.pretrained.pretrained import Pretrained
+from timesformer_jax.pretrained.stated import entry_of, read_statistics
 from timesformer_jax.pretrained.zoo import DATASETS
 
 KEY = "timesformer_jax"
@@ -70,12 +73,51 @@ def labels_of(config: Mapping[str, Any], notes: Mapping[str, Any], own: Mapping[
 
 def preprocess_of_notes(preprocessor: Mapping[str, Any], cfg: Any, own: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of `Preprocess`: a folder's `preprocessor_config.json`, an official file's `cfg`, ours."""
-    values = {
-        ours: preprocessor[theirs] for theirs, ours in (("image_mean", "mean"), ("image_std", "std")) if theirs in preprocessor
-    }
+    values = _statistics(preprocessor)
     for further in (preprocessor.get(KEY), own.get("preprocess")):
         values |= further if isinstance(further, Mapping) else {}
     return {**values, **_preprocess_of_official_config(cfg)} if isinstance(cfg, str) else values
+
+
+PREPROCESSOR = "preprocessor_config.json"
+
+
+def _statistics(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean and standard deviation of pixels from 0 to 1."""
+    if entry_of(preprocessor, "do_normalize", bool, PREPROCESSOR) is False:
+        return {"mean": [0.0] * 3, "std": [1.0] * 3}
+    values = read_statistics(preprocessor, "image_mean", "image_std", PREPROCESSOR)
+    factor = read_entries(preprocessor, {"rescale_factor": ("factor", float)}, PREPROCESSOR).get("factor", 1 / 255)
+    scale = 255.0 if entry_of(preprocessor, "do_rescale", bool, PREPROCESSOR) is False else 255 * factor
+    if math.isclose(scale, 1, rel_tol=1e-3):
+        return values
+    return {name: [number / scale for number in numbers] for name, numbers in values.items()}
+
+
+RESAMPLINGS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""`resample` of a `preprocessor_config.json`, the number of Pillow's filter -> its name."""
+
+
+def scaling_of_images(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
+    """Size and interpolation in an image model's `preprocessor_config.json`, as entries of `Preprocess`."""
+    values: dict[str, Any] = {}
+    size, crop = (_side(preprocessor, name) for name in ("size", "crop_size"))
+    crop = None if entry_of(preprocessor, "do_center_crop", bool, PREPROCESSOR) is False else crop
+    if size or crop:
+        values["crop_size"] = crop or size
+        values["short_side"] = max(size or 0, crop or 0)
+    filter_number = preprocessor.get("resample")
+    if isinstance(filter_number, int) and 0 <= filter_number < len(RESAMPLINGS):
+        values["interpolation"] = RESAMPLINGS[filter_number]
+    return values
+
+
+def _side(preprocessor: Mapping[str, Any], name: str) -> int | None:
+    """The short side of `size` or `crop_size`: a number, or an object of `shortest_edge` or of `height` and `width`."""
+    value = preprocessor.get(name)
+    given = value if isinstance(value, Mapping) else {"shortest_edge": value}
+    table = {entry: (entry, int) for entry in ("shortest_edge", "height", "width")}
+    return min(read_entries(given, table, f"{PREPROCESSOR}'s {name}").values(), default=None)
 
 
 def _preprocess_of_official_config(config: str) -> dict[str, Any]:

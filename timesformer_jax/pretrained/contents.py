@@ -1,5 +1,6 @@
 """Everything that a file, folder or checkpoint gives, whatever its kind: parameters, fields, labels, preprocessing."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -9,19 +10,37 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes, unstack_blocks
-from timesformer_jax.pretrained.beside import fields_of_notes, labels_of, notes_of_ours, objective_of, preprocess_of_notes
+from timesformer_jax.pretrained.beside import (
+    PREPROCESSOR,
+    fields_of_notes,
+    labels_of,
+    notes_of_ours,
+    objective_of,
+    preprocess_of_notes,
+    scaling_of_images,
+)
 from timesformer_jax.pretrained.claims import check_fields
 from timesformer_jax.pretrained.fields import (
-    fields_of_config,
+    HEADS,
     fields_of_official_config,
     fields_of_parameters,
     known_heads,
     merge_fields,
 )
 from timesformer_jax.pretrained.files import open_tensors, read_beside
+from timesformer_jax.pretrained.fitting import HEAD
 from timesformer_jax.pretrained.kinds import OWN, Kind
 from timesformer_jax.pretrained.own import described, find_checkpoint, read_checkpoint, read_notes, trees
-from timesformer_jax.pretrained.reading import ESSENTIAL, count_heads, recognise, translate, width
+from timesformer_jax.pretrained.reading import ESSENTIAL, Recognised, count_heads, recognise, translate, width
+from timesformer_jax.pretrained.sidecars import read_sidecars
+
+
+class Guess(NamedTuple):
+    """A value that nothing states."""
+
+    value: Any
+    why: str
+    """What it follows, as the end of "guessed ..."."""
 
 
 class Contents(NamedTuple):
@@ -45,6 +64,10 @@ class Contents(NamedTuple):
     entry: str | None = None
     """The entry of the file that the tensors were under."""
     other_entries: tuple[str, ...] = ()
+    guesses: Mapping[str, Guess] = MappingProxyType({})
+    """Fields of the model that nothing states."""
+    pooled: str | None = None
+    """What the file's classifier reads, if that isn't the class token; the classifier is then ignored."""
 
 
 def read_contents(
@@ -75,29 +98,38 @@ def read_contents(
         tensors = tensors._replace(take=lambda name: np.broadcast_to(np.float32(0), shapes[name]))
     found = recognise(tensors, str(path), kind, prefix)
     own = notes_of_ours(tensors.notes)
-    config = read_beside(path, "config.json") if found.kind.config else {}
-    said = {**fields_of_config(config), **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
-    notes = [found.kind.note] if found.kind.note else []
+    size = width(tensors, found)
+    stated, notes = read_sidecars(path, found.kind, size)
+    said = {**stated.fields, **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
     check_fields(said, f"What stands beside the tensors of {path}")
     shown_heads = count_heads(tensors, found) or said.get("num_heads")
     heads = (num_heads or shown_heads) if numbers else (shown_heads or num_heads)  # what is only shown is compared later
     if heads is None:
-        heads = known_heads(width(tensors, found))
-        notes.append(f"{heads} attention heads, as models of this width have: give num_heads= if it is another number")
+        heads = known_heads(size)
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
         raise InputError(f"num_heads must be a whole number of at least 1, got {heads!r}.")
     given, problems = translate(tensors, found, heads)
     if not given.keys() >= set(ESSENTIAL):
         raise InputError(f"{path} can't be read: " + "; ".join(problems) + ".")
+    if stated.pooled is not None:
+        notes.append(f"the image model classifies by {stated.pooled}, this model by the class token")
+        _drop_classifier(given, found, stated.pooled)
     shown = fields_of_parameters(given, found.kind)
-    labels = labels_of(config, tensors.notes, own) if "num_classes" in shown else None
+    labels = None
+    if "num_classes" in shown:
+        labels = labels_of({}, tensors.notes, own) or stated.labels
+    else:
+        said.pop("num_classes", None)
     if labels is not None:
         said["num_classes"] = len(labels)
+    if _has_grid(said.get("image_size"), given):
+        shown.pop("image_size", None)
     fields = merge_fields(
         ("what stands beside the tensors", said), ("the tensors", shown), ("num_heads=", {"num_heads": heads})
     )
-    preprocessor = read_beside(path, "preprocessor_config.json") if found.kind.config else {}
-    prepared = preprocess_of_notes(preprocessor, tensors.notes.get("cfg"), own)
+    preprocessor = read_beside(path, PREPROCESSOR) if found.kind.config else {}
+    scaling = scaling_of_images(preprocessor) if found.kind.image else {}
+    prepared = {**stated.preprocess, **scaling, **preprocess_of_notes(preprocessor, tensors.notes.get("cfg"), own)}
     return Contents(
         found.kind,
         given,
@@ -108,11 +140,43 @@ def read_contents(
         prepared,
         labels,
         notes,
-        objective_of(config, own),
+        objective_of({}, own) or stated.objective,
         found.short,
         tensors.wrapper,
         tensors.others,
+        _guesses(found.kind, said, size, shown_heads),
+        stated.pooled,
     )
+
+
+def _guesses(kind: Kind, said: Mapping[str, Any], size: int, shown_heads: int | None) -> dict[str, Guess]:
+    """The fields that neither tensors nor notes give."""
+    usual = {"activation": "gelu", "layer_norm_epsilon": 1e-6, **kind.fields, "num_heads": HEADS.get(size)}
+    why = {} if shown_heads else {"num_heads": f"from width {size}"}
+    if kind.image and "pre_norm" in kind.fields:
+        why["activation"] = CLIP_ACTIVATIONS  # its epsilon is the same everywhere
+    elif kind.image and kind.config:
+        why |= dict.fromkeys(("activation", "layer_norm_epsilon"), "as transformers has it by default")
+    return {name: Guess(usual[name], reason) for name, reason in why.items() if name not in said}
+
+
+CLIP_ACTIVATIONS = "because no tensor shows it: OpenAI's models have quick_gelu, most of OpenCLIP's and timm's gelu"
+
+
+def _drop_classifier(given: dict[str, np.ndarray], found: Recognised, pooled: str) -> None:
+    """Take the classifier out: its input is another vector than the class token."""
+    for name, (_, path) in found.places.items():
+        if re.fullmatch(HEAD, path) and given.pop(path, None) is not None:
+            found.ignored[name] = f"it classifies by {pooled}"
+
+
+def _has_grid(image_size: Any, given: Mapping[str, np.ndarray]) -> bool:
+    """Whether an image size of two sides has as many patches as there are positions."""
+    if not isinstance(image_size, list | tuple):
+        return False
+    patch = given["patch_embed/proj/kernel"].shape[0]
+    height, width = image_size
+    return (height // patch) * (width // patch) == given["pos_embed"].shape[1] - 1
 
 
 def _read_own(checkpoint: Path, entry: str | None, *, numbers: bool) -> Contents:

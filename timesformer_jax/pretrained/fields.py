@@ -11,7 +11,10 @@ from timesformer_jax.errors import InputError, shown
 from timesformer_jax.pretrained.kinds import Kind
 from timesformer_jax.pretrained.official_yaml import entries_of_yaml
 
-HEADS = {192: 3, 256: 4, 384: 6, 512: 8, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1664: 16}
+HEADS = {
+    **{192: 3, 256: 4, 384: 6, 512: 8, 640: 10, 768: 12, 896: 14},
+    **{1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16},
+}
 """Width -> attention heads of the published image transformers: the shapes of PyTorch's files don't tell them."""
 
 HUGGINGFACE_FIELDS: dict[str, tuple[str, type]] = {
@@ -30,6 +33,18 @@ HUGGINGFACE_FIELDS: dict[str, tuple[str, type]] = {
 
 LARGEST = 10**9
 """No number of a configuration is larger."""
+
+MODEL_TYPES: dict[str, dict[str, Any]] = {
+    "timesformer": {"activation": "gelu", "layer_norm_epsilon": 1e-6},
+    "vit": {"activation": "gelu", "layer_norm_epsilon": 1e-12},
+    "deit": {"activation": "gelu", "layer_norm_epsilon": 1e-12},
+    "vit_mae": {"activation": "gelu", "layer_norm_epsilon": 1e-12},
+    "vit_msn": {"activation": "gelu", "layer_norm_epsilon": 1e-6},
+    "dinov2": {"activation": "gelu", "layer_norm_epsilon": 1e-6},
+    "clip": {"activation": "quick_gelu", "layer_norm_epsilon": 1e-5},
+    "clip_vision_model": {"activation": "quick_gelu", "layer_norm_epsilon": 1e-5},
+}
+"""`model_type` of a `config.json` -> the values of entries that it leaves out, which are the defaults of transformers."""
 
 HUGGINGFACE_ACTIVATIONS = {
     "gelu": "gelu",
@@ -76,38 +91,66 @@ def fields_of_parameters(given: Mapping[str, np.ndarray], kind: Kind) -> dict[st
     return fields
 
 
-def fields_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a Hugging Face `config.json` says; a whole CLIP model's is its `vision_config`.
+def is_huggingface(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is transformers' own, of a model that sees images."""
+    tower = config.get("vision_config")
+    return str(config.get("model_type")) in MODEL_TYPES or any(
+        "patch_size" in each for each in (config, tower) if isinstance(each, Mapping)
+    )
 
-    Raises `InputError` for entries of another type than theirs.
+
+def fields_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields in a Hugging Face `config.json`; for a whole CLIP model those in its `vision_config`.
+
+    Raises `InputError` for entries of the wrong type.
     """
     tower = config.get("vision_config", {})
     if not isinstance(tower, Mapping):
         raise InputError(f"config.json's vision_config should be an object, got {shown(tower)}.")
     config = {**config, **tower}
-    fields: dict[str, Any] = {}
-    for theirs, (ours, kind) in HUGGINGFACE_FIELDS.items():
-        value: Any = config.get(theirs)
-        if isinstance(value, list) and value and all(side == value[0] for side in value):
-            value = value[0]  # a size, both ways
-        if value is None:
-            continue
-        numeric = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST
-        if not (isinstance(value, str) if kind is str else numeric and (kind is float or isinstance(value, int))):
-            expected = {int: "a whole number above 0", float: "a number above 0", str: "text"}[kind]
-            raise InputError(f"config.json's {theirs} should be {expected}, got {shown(value)}.")
-        fields[ours] = kind(value)  # pyright: ignore[reportArgumentType]  (checked above)
+    fields = read_entries(config, HUGGINGFACE_FIELDS, "config.json")
     if "activation" in fields:
-        given = fields["activation"]
-        if given not in HUGGINGFACE_ACTIVATIONS:
-            raise InputError(
-                f"config.json's hidden_act must be one of {', '.join(HUGGINGFACE_ACTIVATIONS)}, got {shown(given)}."
-            )
-        fields["activation"] = HUGGINGFACE_ACTIVATIONS[given]
+        fields["activation"] = choose_activation(fields["activation"], HUGGINGFACE_ACTIVATIONS, "config.json's hidden_act")
     inner = config.get("intermediate_size")
     if isinstance(inner, int) and 0 < inner <= LARGEST and "embed_dim" in fields:
         fields["mlp_ratio"] = inner / fields["embed_dim"]
+    model_type = config.get("model_type")
+    return {**(MODEL_TYPES.get(model_type, {}) if isinstance(model_type, str) else {}), **fields}
+
+
+def read_entries(config: Mapping[str, Any], table: Mapping[str, tuple[str, type]], source: str) -> dict[str, Any]:
+    """The fields in a configuration by `table`, entry -> (field, type); raises `InputError` for values of another type.
+
+    A size in both directions, `[16, 16]`, is one number; the sides of `image_size` may differ.
+    """
+    fields: dict[str, Any] = {}
+    for theirs, (ours, kind) in table.items():
+        value: Any = config.get(theirs)
+        if value is None:
+            continue
+        sides = value if isinstance(value, list) and value else [value]
+        if ours == "image_size" and len(sides) == 2 and sides[0] != sides[1] and all(_is_a(side, int) for side in sides):
+            fields[ours] = tuple(sides)
+        elif _is_a(sides[0], kind) and all(side == sides[0] for side in sides):
+            fields[ours] = kind(sides[0])  # pyright: ignore[reportArgumentType]  (checked)
+        else:
+            expected = {int: "a whole number above 0", float: "a number above 0", str: "text"}[kind]
+            raise InputError(f"{source}'s {theirs} should be {expected}, got {shown(value)}.")
     return fields
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is str:
+        return isinstance(value, str)
+    number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return number and 0 < value <= LARGEST
+
+
+def choose_activation(name: str, known: Mapping[str, str], source: str) -> str:
+    """Our name of an activation; raises `InputError` for one that the model doesn't have."""
+    if name not in known:
+        raise InputError(f"{source} must be one of {', '.join(known)}, got {shown(name)}.")
+    return known[name]
 
 
 def fields_of_official_config(config: Any) -> dict[str, Any]:

@@ -65,9 +65,13 @@ def _looks_like(start: bytes) -> str:
     return f"it begins with {start[:12]!r}"
 
 
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Names of a folder's file of weights, the first that is there counts; the latter two are OpenCLIP's."""
+
+
 def _folder_weights(path: Path) -> list[Path]:
-    """A Hugging Face folder's files of weights, safetensors where there are both."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    """A Hugging Face folder's files of weights."""
+    for name in WEIGHTS:
         if (path / name).exists():
             return [path / name]
         index = path / f"{name}.index.json"

@@ -100,6 +100,8 @@ def load(
     )
     allowed = _allowed(allow, contents, "allowed by the caller")
     fresh_head = num_classes is not None and contents.fields.get("num_classes") != num_classes
+    if contents.pooled is not None and not fresh_head:
+        raise _no_classifier(contents, str(source))
     if fresh_head:
         allowed[HEAD] = f"a fresh classifier of {num_classes} classes"
         for path in [path for path in contents.given if re.fullmatch(HEAD, path)]:
@@ -108,7 +110,10 @@ def load(
     if objective is None:
         check_fields({} if contents.objective is None else {"objective": contents.objective}, source)
         objective = "softmax" if fresh_head or contents.objective is None else check_objective(contents.objective)
+    _report_guesses(contents, wanted, model, report)
     for name in ("activation", "layer_norm_epsilon"):
+        if name in contents.guesses:
+            continue
         theirs, ours = contents.fields.get(name, getattr(target, name)), getattr(target, name)
         if theirs != ours:
             report.notes.append(f"{name} is {theirs!r} where the weights come from and {ours!r} in this model: outputs differ")
@@ -251,10 +256,7 @@ def _target(contents: Contents, wanted: Mapping[str, Any], model: TimeSformer | 
     merge_fields((source, fixed), ("your arguments", {name: value for name, value in wanted.items() if name in fixed}))
     fields = {**read, **wanted}
     if "num_classes" not in fields:
-        why = f" ({'; '.join(contents.problems)})" if contents.problems else ""
-        raise InputError(
-            f"{source} has no classifier{why}: give the number of classes, num_classes=... (on the command line --num-classes)."
-        )
+        raise _no_classifier(contents, source)
     if "image_size" not in fields:
         positions = contents.given["pos_embed"].shape[1] - 1
         raise InputError(
@@ -266,6 +268,25 @@ def _target(contents: Contents, wanted: Mapping[str, Any], model: TimeSformer | 
         hint = did_you_mean(min(unknown), [*CHANGEABLE, *(field.name for field in dataclasses.fields(TimeSformer))])
         raise InputError(f"load has no argument {', '.join(sorted(unknown))}, and TimeSformer no such field.{hint}")
     return TimeSformer(**fields)
+
+
+def _report_guesses(contents: Contents, wanted: Mapping[str, Any], model: TimeSformer | None, report: Report) -> None:
+    """Record what neither the weights nor the caller states; a model that has the guessed value may have it from a guess."""
+    for name, (value, why) in contents.guesses.items():
+        if model is None and name not in wanted:
+            report.guess(name, value, why)
+        elif model is not None and getattr(model, name) == value:
+            report.guess(name, value, f"{why}, or as the given model has it")
+        elif model is not None:
+            report.notes.append(f"{name} is {getattr(model, name)!r} by the given model, and the weights don't state it")
+
+
+def _no_classifier(contents: Contents, source: str) -> InputError:
+    why = f" ({'; '.join(contents.problems)})" if contents.problems else ""
+    missing = f"has no classifier{why}"
+    if contents.pooled is not None:
+        missing = f"has a classifier of {contents.pooled}, and this model's is of the class token, so it can't be kept"
+    return InputError(f"{source} {missing}: give the number of classes, num_classes=... (on the command line --num-classes).")
 
 
 def _grid(fields: Mapping[str, Any], target: TimeSformer) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """How a video must be prepared for weights that were read: as they say, or as the published ones of the same shape."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timesformer_jax.errors import InputError
@@ -11,6 +11,7 @@ from timesformer_jax.pretrained.kinds import OWN, Kind
 from timesformer_jax.pretrained.report import Report
 from timesformer_jax.pretrained.zoo import ZOO, name_of, published_as
 from timesformer_jax.video import Preprocess
+from timesformer_jax.video.pixels import OFFICIAL_MEAN
 
 
 def choose_preprocess(
@@ -35,6 +36,12 @@ def choose_preprocess(
                 f"videos are prepared as for {name} ({values['sampling']}, {values['channel_order']}), by the weights' frames, "
                 "size and classes: give preprocess= if they are others"
             )
+    if kind.image and "mean" not in said and (kind.config or kind.mean == OFFICIAL_MEAN):
+        why = "as the official video models have it, whatever the image model was trained with"
+        pixels = f"with mean {_short(kind.mean)} and std {_short(kind.std)}"
+        report.guess("pixels", pixels, "as most such models have it" if kind.config else why)
+    if kind.image and said.get("interpolation", "bilinear") != "bilinear":
+        report.notes.append(f"images were resized by {said['interpolation']} interpolation, frames are by bilinear")
     check_fields({name: value for name, value in said.items() if value is not None}, "What stands beside the weights")
     values |= said
     if values.get("crop_size", own["crop_size"]) != own["crop_size"]:
@@ -43,3 +50,7 @@ def choose_preprocess(
         return Preprocess.from_dict({**values, **own})
     except (TypeError, ValueError) as error:
         raise InputError(f"What stands beside the weights of how videos are prepared can't be used: {error}") from error
+
+
+def _short(numbers: Sequence[float]) -> str:
+    return " ".join(f"{number:.3g}" for number in dict.fromkeys(numbers))

@@ -2,8 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from timesformer_jax.modeling import TimeSformer
+
+DECISIONS = {
+    "num_heads": "num_heads= decides, on the command line --num-heads",
+    "activation": 'activation="gelu" or another decides, on the command line --activation, or the model\'s config next to it',
+    "layer_norm_epsilon": "layer_norm_epsilon= decides, or the model's config.json next to it",
+    "pixels": "preprocess= decides, or the model's config next to it",
+}
+"""What can be guessed -> how to decide it."""
 
 
 @dataclasses.dataclass
@@ -33,7 +42,14 @@ class Report:
     not_finite: dict[str, int] = dataclasses.field(default_factory=dict)
     """Parameter -> how many of its values, as loaded, are NaN or infinite."""
     notes: list[str] = dataclasses.field(default_factory=list)
-    """What was concluded and may be wrong, such as the preprocessing."""
+    """What was concluded and may be wrong, such as the preprocessing; guesses are among them."""
+    guesses: list[str] = dataclasses.field(default_factory=list)
+    """Values that the weights don't state; the table begins with them."""
+
+    def guess(self, name: str, value: Any, why: str) -> None:
+        """Record that nothing states a value; `name` is a key of `DECISIONS`, `why` the end of "guessed ..."."""
+        self.guesses.append(f"{name} {value} (guessed {why}; {DECISIONS[name]})")
+        self.notes.append(self.guesses[-1])
 
     def __str__(self) -> str:
         model = self.model
@@ -42,6 +58,7 @@ class Report:
             f"  model        {model.attention_type}, {model.depth} blocks of {model.embed_dim}, {model.num_heads} heads, "
             f"{model.num_frames} frames, size {model.image_size}, {model.num_classes} classes",
         ]
+        lines += [f"  guess        {guess}" for guess in self.guesses]
         if self.other_entries:
             others = ", ".join(self.other_entries[:6]) + (", ..." if len(self.other_entries) > 6 else "")
             lines.append(f"  entry        {self.entry or 'the file itself'}; entry= or --entry chooses another: {others}")
@@ -52,7 +69,7 @@ class Report:
         lines += _grouped("initialised", self.initialised) + _grouped("ignored", self.ignored)
         if self.not_finite:
             lines.append(f"  not finite   {describe_not_finite(self.not_finite)}")
-        return "\n".join(lines + [f"  note         {note}" for note in self.notes])
+        return "\n".join(lines + [f"  note         {note}" for note in self.notes if note not in self.guesses])
 
 
 def describe_not_finite(counts: Mapping[str, int]) -> str:

@@ -148,18 +148,29 @@ def fetch(name: str) -> Path:
     return _fetch_repository(published.repository)
 
 
+SIDECARS = ("config.json", "preprocessor_config.json", "open_clip_config.json")
+"""Configurations that are fetched with the weights."""
+REPOSITORY_WEIGHTS = (
+    ("model*.safetensors", "model*.safetensors.index*.json"),
+    ("*.safetensors", "*.safetensors.index*.json"),
+    ("pytorch_model*",),
+    ("open_clip_pytorch_model.bin",),
+)
+"""Patterns of a repository's files of weights; the first ones that it has are fetched."""
+
+
 def _fetch_repository(repository: str) -> Path:
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError as error:
         raise MissingPackageError("huggingface_hub", "Fetching models") from error
 
-    files = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index*.json"]
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=files))
-        if not any(folder.glob("*.safetensors")):  # an older repository
-            folder = Path(snapshot_download(repository, allow_patterns=[*files[:2], "pytorch_model*"]))
-        if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*")):
+        for weights in REPOSITORY_WEIGHTS:
+            folder = Path(snapshot_download(repository, allow_patterns=[*SIDECARS, *weights]))
+            if any(folder.glob(weights[0])):
+                break
+        else:
             raise InputError(
                 f"{repository} has no weights that can be read here, or its copy in the cache {folder} is not whole: connect, "
                 "and load it again."
