@@ -22,6 +22,7 @@ from timesformer_jax.pretrained.files import open_tensors, read_beside
 from timesformer_jax.pretrained.kinds import OWN, Kind
 from timesformer_jax.pretrained.own import described, find_checkpoint, read_checkpoint, read_notes, trees
 from timesformer_jax.pretrained.reading import ESSENTIAL, count_heads, recognise, translate, width
+from timesformer_jax.pretrained.rewriting import rewrite
 
 
 class Contents(NamedTuple):
@@ -45,6 +46,12 @@ class Contents(NamedTuple):
     entry: str | None = None
     """The entry of the file that the tensors were under."""
     other_entries: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
+    """Parameters that the file doesn't have and that are zero, besides the kind's."""
+    folded: Mapping[str, str] = MappingProxyType({})
+    """Parameter -> what was folded into it."""
+    pooled: str | None = None
+    """What the file's classifier reads, if that isn't the class token; the classifier is then ignored."""
 
 
 def read_contents(
@@ -54,6 +61,8 @@ def read_contents(
     *,
     entry: str | None = None,
     prefix: str | None = None,
+    allow: Sequence[str] = (),
+    image_size: Any = None,
     numbers: bool = True,
 ) -> Contents:
     """The contents of a file, folder or checkpoint; with `numbers=False` arrays of the right shapes, of zeros.
@@ -64,6 +73,8 @@ def read_contents(
       num_heads: attention heads, for files that don't tell them.
       entry: the one of a file's entries to read.
       prefix: what the names of the tensors to read begin with.
+      allow: patterns of tensors' names, which ask for what isn't read otherwise.
+      image_size: what the caller wants, which tells the grid of positions that are no square.
       numbers: whether the tensors are read.
     """
     checkpoint = find_checkpoint(path)
@@ -73,11 +84,11 @@ def read_contents(
     if not numbers:
         shapes = tensors.shapes
         tensors = tensors._replace(take=lambda name: np.broadcast_to(np.float32(0), shapes[name]))
-    found = recognise(tensors, str(path), kind, prefix)
+    found = recognise(tensors, str(path), kind, prefix, allow)
     own = notes_of_ours(tensors.notes)
     config = read_beside(path, "config.json") if found.kind.config else {}
     said = {**fields_of_config(config), **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
-    notes = [found.kind.note] if found.kind.note else []
+    notes = [*found.notes, *([found.kind.note] if found.kind.note else [])]
     check_fields(said, f"What stands beside the tensors of {path}")
     shown_heads = count_heads(tensors, found) or said.get("num_heads")
     heads = (num_heads or shown_heads) if numbers else (shown_heads or num_heads)  # what is only shown is compared later
@@ -89,7 +100,12 @@ def read_contents(
     given, problems = translate(tensors, found, heads)
     if not given.keys() >= set(ESSENTIAL):
         raise InputError(f"{path} can't be read: " + "; ".join(problems) + ".")
+    rewritten = rewrite(given, found, str(path), said.get("image_size"), image_size, numbers=numbers)
+    problems += rewritten.problems
+    notes += rewritten.notes
     shown = fields_of_parameters(given, found.kind)
+    if rewritten.image_size is not None:
+        shown["image_size"] = rewritten.image_size
     labels = labels_of(config, tensors.notes, own) if "num_classes" in shown else None
     if labels is not None:
         said["num_classes"] = len(labels)
@@ -98,8 +114,9 @@ def read_contents(
     )
     preprocessor = read_beside(path, "preprocessor_config.json") if found.kind.config else {}
     prepared = preprocess_of_notes(preprocessor, tensors.notes.get("cfg"), own)
+    title = found.kind.title + (f" with LayerScale ({', '.join(found.scales)})" if rewritten.folded else "")
     return Contents(
-        found.kind,
+        found.kind._replace(title=title),
         given,
         {**found.kind.fields, **fields},
         problems,
@@ -112,6 +129,9 @@ def read_contents(
         found.short,
         tensors.wrapper,
         tensors.others,
+        rewritten.zeros,
+        rewritten.folded,
+        rewritten.pooled,
     )
 
 

@@ -41,7 +41,7 @@ HUGGINGFACE_ACTIVATIONS = {
 
 
 def fields_of_parameters(given: Mapping[str, np.ndarray], kind: Kind) -> dict[str, Any]:
-    """What the shapes tell of the model: all but `num_heads`, and the grid of pictures that aren't square.
+    """What the shapes tell of the model: all but `num_heads`, and `image_size` (`place_positions`).
 
     `given`: our path -> array in our layout, at least `ESSENTIAL`.
     """
@@ -62,10 +62,6 @@ def fields_of_parameters(given: Mapping[str, np.ndarray], kind: Kind) -> dict[st
         fields["mlp_ratio"] = given["blocks_0/mlp/fc1/kernel"].shape[1] / dim
     if "head/kernel" in given:
         fields["num_classes"] = given["head/kernel"].shape[1]
-    positions = given["pos_embed"].shape[1] - 1
-    side = math.isqrt(positions)
-    if positions and side**2 == positions:
-        fields["image_size"] = side * kernel.shape[0]
     if not kind.image:
         if "time_embed" in given:
             fields["num_frames"] = given["time_embed"].shape[1]
@@ -92,6 +88,9 @@ def fields_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
             value = value[0]  # a size, both ways
         if value is None:
             continue
+        if theirs == "image_size" and isinstance(value, list) and len(value) == 2 and all(_is_size(side) for side in value):
+            fields[ours] = tuple(value)
+            continue
         numeric = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST
         if not (isinstance(value, str) if kind is str else numeric and (kind is float or isinstance(value, int))):
             expected = {int: "a whole number above 0", float: "a number above 0", str: "text"}[kind]
@@ -108,6 +107,10 @@ def fields_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(inner, int) and 0 < inner <= LARGEST and "embed_dim" in fields:
         fields["mlp_ratio"] = inner / fields["embed_dim"]
     return fields
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST
 
 
 def fields_of_official_config(config: Any) -> dict[str, Any]:
