@@ -68,7 +68,7 @@ def _architecture(config: Any, source: str, remedy: str, choice: dict[str, Any])
     """What the weights say of the model, once the fields that are given agree with it."""
     given = {name: value for name, value in config.model.items() if value is not None}
     open_fields = {name: given.get(name) for name in ("num_heads", "image_size", "num_frames")}
-    architecture = read_architecture(source, **choice, **open_fields)
+    architecture = read_architecture(source, allow=tuple(config.init_from_allow), **choice, **open_fields)
     _check_given(given, architecture, source, remedy)
     return architecture
 

@@ -13,6 +13,9 @@ import timesformer_jax as tsf
 from experiment.init_from import UNUSED_EMBEDDINGS
 from tests.pretrained.files import golden_arrays, golden_tensors, write_folder, write_safetensors
 from timesformer_jax.modeling import flatten_params
+from timesformer_jax.pretrained.formats import Tensors
+from timesformer_jax.pretrained.kinds import KINDS
+from timesformer_jax.pretrained.reading import recognise
 
 DRAW = np.random.default_rng(0)
 
@@ -189,14 +192,15 @@ def test_the_jax_models_have_their_own_gelu(flax_vit):
 
 
 def test_a_layer_between_cls_and_classifier_is_told(flax_vit, tmp_path: Path):
-    """Old files have `pre_logits`: their classifier can't be kept, a fresh one can be had."""
+    """Old files have `pre_logits`: their classifier can't be kept, not even for as many classes; a fresh one can be had."""
     with np.load(flax_vit[0]) as file:
         arrays = dict(file)
     prefix = "params/" if "params/cls" in arrays else ""
     np.savez(tmp_path / "old.npz", **arrays, **{f"{prefix}pre_logits/kernel": np.zeros((24, 24), np.float32)})
-    with pytest.raises(tsf.InputError, match=r"pre_logits/kernel \(24, 24\): no place"):
+    with pytest.raises(tsf.InputError, match=r"another layer after the CLS \(pre_logits/kernel\).* num_classes="):
         tsf.load(tmp_path / "old.npz")
-    assert "fresh classifier" in str(tsf.load(tmp_path / "old.npz", num_classes=3).report)
+    for classes in (3, 6):
+        assert "fresh classifier" in str(tsf.load(tmp_path / "old.npz", num_classes=classes).report)
 
 
 def test_a_model_without_cls_is_told(flax_vit, tmp_path: Path):
@@ -305,10 +309,14 @@ def test_an_image_model_of_another_width_is_told(tmp_path: Path):
         tsf.load(source, model=model, num_classes=5)
 
 
-def test_a_space_only_model_is_an_image_model_unless_it_says_so(tmp_path: Path):
-    tensors = golden_tensors("official_space_only")
+@pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
+def test_a_space_only_model_is_an_image_model_unless_it_says_so(prefix: str, tmp_path: Path):
+    """Whatever the prefix; the note says how to ask, and what the official trainer leaves in its files does."""
+    tensors = {prefix + name: tensor for name, tensor in golden_tensors("official_space_only").items()}
     image = tsf.load(write_safetensors(tmp_path / "a", tensors), num_heads=3)
     assert image.model.attention_type == "divided_space_time"
+    assert "kind='official'" in str(image.report)
     assert tsf.load(tmp_path / "a", num_heads=3, kind="official").model.attention_type == "space_only"
-    video = tsf.load(write_safetensors(tmp_path / "b", {f"model.{k}": v for k, v in tensors.items()}), num_heads=3)
-    assert video.model.attention_type == "space_only"
+    held = Tensors({name: tensor.shape for name, tensor in tensors.items()}, tensors.__getitem__)
+    for said in ({"wrapper": "model_state"}, {"notes": {"cfg": "TIMESFORMER:\n  ATTENTION_TYPE: space_only\n"}}):
+        assert recognise(held._replace(**said), "it").kind is KINDS["official"]

@@ -21,6 +21,9 @@ FIELDS = {  # kind -> fields of a model that has every parameter which the kind 
     "mmaction2_divided": {"attention_type": "divided_space_time"},
     "mmaction2": {"attention_type": "joint_space_time"},
     "timm": {"attention_type": "space_only"},
+    "timm_clip": {"attention_type": "space_only", "pre_norm": True},
+    "torchvision": {"attention_type": "space_only"},
+    "huggingface_dinov2": {"attention_type": "space_only"},
     "huggingface_vit": {"attention_type": "space_only"},
     "huggingface_vit_5": {"attention_type": "space_only"},
     "huggingface_clip": {"attention_type": "space_only", "pre_norm": True},
@@ -36,11 +39,11 @@ def test_every_kind_is_in_the_table():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_kind_s_rows_are_a_model_s_parameters(name: str):
-    """Neither more nor less, but for what the kind has not: the classifier of CLIP, and what is zero."""
+    """Neither more nor less, but for what the kind has not: a classifier of the CLS alone, and what is zero."""
     kind = KINDS[name]
     model = tsf.TimeSformer(**SMALL, **FIELDS[name])
     expected = {template(path)[0] for path in flatten_params(parameter_shapes(model))}
-    headless = {"head/kernel", "head/bias"} if "clip" in name else set()
+    headless = {"head/kernel", "head/bias"} if name in ("clip", "huggingface_clip", "huggingface_dinov2") else set()
     assert {row.ours for row in kind.rows} == expected - headless - set(kind.zeros)
     assert kind.zeros == () or set(kind.zeros) <= expected
     assert len({row.theirs for row in kind.rows}) == len(kind.rows)
@@ -48,6 +51,9 @@ def test_a_kind_s_rows_are_a_model_s_parameters(name: str):
     assert len(set(parts)) == len(parts)
     for path in {row.ours for row in kind.rows if row.part is not None}:
         assert {part for ours, part in parts if ours == path} == {0, 1, 2}
+    for row in (*kind.scales, *kind.asked_scales):
+        assert row.ours.removesuffix("/gamma") + "/kernel" in expected
+    assert set(kind.aliases.values()) <= {row.theirs for row in kind.rows}
     assert all(field in tsf.TimeSformer.__dataclass_fields__ for field in kind.fields)
 
 
@@ -84,7 +90,7 @@ def test_layouts_go_back_as_they_came(name: str):
 
 
 def test_every_layout_is_used():
-    assert set(LAYOUTS.values()) == {row.layout for kind in KINDS.values() for row in kind.rows}
+    assert set(LAYOUTS.values()) == {row.layout for kind in KINDS.values() for row in (*kind.rows, *kind.scales)}
 
 
 def test_shapes_of_one_block_are_those_of_all():

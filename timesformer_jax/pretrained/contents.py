@@ -32,6 +32,7 @@ from timesformer_jax.pretrained.fitting import HEAD
 from timesformer_jax.pretrained.kinds import OWN, Kind
 from timesformer_jax.pretrained.own import described, find_checkpoint, read_checkpoint, read_notes, trees
 from timesformer_jax.pretrained.reading import ESSENTIAL, Recognised, count_heads, recognise, translate, width
+from timesformer_jax.pretrained.rewriting import rewrite
 from timesformer_jax.pretrained.sidecars import read_sidecars
 
 
@@ -66,6 +67,10 @@ class Contents(NamedTuple):
     other_entries: tuple[str, ...] = ()
     guesses: Mapping[str, Guess] = MappingProxyType({})
     """Fields of the model that nothing states."""
+    zeros: tuple[str, ...] = ()
+    """Parameters that the file doesn't have and that are zero, besides the kind's."""
+    folded: Mapping[str, str] = MappingProxyType({})
+    """Parameter -> what was folded into it."""
     pooled: str | None = None
     """What the file's classifier reads, if that isn't the class token; the classifier is then ignored."""
 
@@ -77,6 +82,8 @@ def read_contents(
     *,
     entry: str | None = None,
     prefix: str | None = None,
+    allow: Sequence[str] = (),
+    image_size: Any = None,
     numbers: bool = True,
 ) -> Contents:
     """The contents of a file, folder or checkpoint; with `numbers=False` arrays of the right shapes, of zeros.
@@ -87,6 +94,8 @@ def read_contents(
       num_heads: attention heads, for files that don't tell them.
       entry: the one of a file's entries to read.
       prefix: what the names of the tensors to read begin with.
+      allow: patterns of tensors' names, which ask for what isn't read otherwise.
+      image_size: what the caller wants, which tells the grid of positions that are no square.
       numbers: whether the tensors are read.
     """
     checkpoint = find_checkpoint(path)
@@ -96,11 +105,12 @@ def read_contents(
     if not numbers:
         shapes = tensors.shapes
         tensors = tensors._replace(take=lambda name: np.broadcast_to(np.float32(0), shapes[name]))
-    found = recognise(tensors, str(path), kind, prefix)
+    found = recognise(tensors, str(path), kind, prefix, allow)
     own = notes_of_ours(tensors.notes)
     size = width(tensors, found)
     stated, notes = read_sidecars(path, found.kind, size)
     said = {**stated.fields, **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
+    notes = [*found.notes, *notes]
     check_fields(said, f"What stands beside the tensors of {path}")
     shown_heads = count_heads(tensors, found) or said.get("num_heads")
     heads = (num_heads or shown_heads) if numbers else (shown_heads or num_heads)  # what is only shown is compared later
@@ -111,10 +121,15 @@ def read_contents(
     given, problems = translate(tensors, found, heads)
     if not given.keys() >= set(ESSENTIAL):
         raise InputError(f"{path} can't be read: " + "; ".join(problems) + ".")
+    rewritten = rewrite(given, found, str(path), said.get("image_size"), image_size, numbers=numbers)
+    problems += rewritten.problems
+    notes += rewritten.notes
     if stated.pooled is not None:
         notes.append(f"the image model classifies by {stated.pooled}, this model by the class token")
         _drop_classifier(given, found, stated.pooled)
     shown = fields_of_parameters(given, found.kind)
+    if rewritten.image_size is not None:
+        shown["image_size"] = rewritten.image_size
     labels = None
     if "num_classes" in shown:
         labels = labels_of({}, tensors.notes, own) or stated.labels
@@ -122,16 +137,15 @@ def read_contents(
         said.pop("num_classes", None)
     if labels is not None:
         said["num_classes"] = len(labels)
-    if _has_grid(said.get("image_size"), given):
-        shown.pop("image_size", None)
     fields = merge_fields(
         ("what stands beside the tensors", said), ("the tensors", shown), ("num_heads=", {"num_heads": heads})
     )
     preprocessor = read_beside(path, PREPROCESSOR) if found.kind.config else {}
     scaling = scaling_of_images(preprocessor) if found.kind.image else {}
     prepared = {**stated.preprocess, **scaling, **preprocess_of_notes(preprocessor, tensors.notes.get("cfg"), own)}
+    title = found.kind.title + (f" with LayerScale ({', '.join(found.scales)})" if rewritten.folded else "")
     return Contents(
-        found.kind,
+        found.kind._replace(title=title),
         given,
         {**found.kind.fields, **fields},
         problems,
@@ -145,7 +159,9 @@ def read_contents(
         tensors.wrapper,
         tensors.others,
         _guesses(found.kind, said, size, shown_heads),
-        stated.pooled,
+        rewritten.zeros,
+        rewritten.folded,
+        stated.pooled or rewritten.pooled,
     )
 
 
@@ -168,15 +184,6 @@ def _drop_classifier(given: dict[str, np.ndarray], found: Recognised, pooled: st
     for name, (_, path) in found.places.items():
         if re.fullmatch(HEAD, path) and given.pop(path, None) is not None:
             found.ignored[name] = f"it classifies by {pooled}"
-
-
-def _has_grid(image_size: Any, given: Mapping[str, np.ndarray]) -> bool:
-    """Whether an image size of two sides has as many patches as there are positions."""
-    if not isinstance(image_size, list | tuple):
-        return False
-    patch = given["patch_embed/proj/kernel"].shape[0]
-    height, width = image_size
-    return (height // patch) * (width // patch) == given["pos_embed"].shape[1] - 1
 
 
 def _read_own(checkpoint: Path, entry: str | None, *, numbers: bool) -> Contents:

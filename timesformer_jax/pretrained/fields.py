@@ -56,7 +56,7 @@ HUGGINGFACE_ACTIVATIONS = {
 
 
 def fields_of_parameters(given: Mapping[str, np.ndarray], kind: Kind) -> dict[str, Any]:
-    """What the shapes tell of the model: all but `num_heads`, and the grid of pictures that aren't square.
+    """What the shapes tell of the model: all but `num_heads`, and `image_size` (`place_positions`).
 
     `given`: our path -> array in our layout, at least `ESSENTIAL`.
     """
@@ -77,10 +77,6 @@ def fields_of_parameters(given: Mapping[str, np.ndarray], kind: Kind) -> dict[st
         fields["mlp_ratio"] = given["blocks_0/mlp/fc1/kernel"].shape[1] / dim
     if "head/kernel" in given:
         fields["num_classes"] = given["head/kernel"].shape[1]
-    positions = given["pos_embed"].shape[1] - 1
-    side = math.isqrt(positions)
-    if positions and side**2 == positions:
-        fields["image_size"] = side * kernel.shape[0]
     if not kind.image:
         if "time_embed" in given:
             fields["num_frames"] = given["time_embed"].shape[1]

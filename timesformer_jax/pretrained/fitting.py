@@ -12,6 +12,7 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.interpolation import nearest
 from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes, stack_blocks
 from timesformer_jax.modeling.embeddings import RESIZES, resize_position_embedding, resize_time_embedding
+from timesformer_jax.pretrained.collapse import list_problems
 from timesformer_jax.pretrained.report import Report
 
 
@@ -131,17 +132,29 @@ def plan_fit(
             steps.drawn.append(path)
             report.initialised[path] = why
         else:
-            problems.append(f"{path} {shape}: not in the file")
+            hint = f" (num_classes={shape[-1]} gives a fresh classifier)" if path.startswith("head/") else ""
+            problems.append(f"{path} {shape}: not in the file{hint}")
     left_over = {path: shape for path, shape in given.items() if path not in expected}
     for name, shape in {**left_over, **(unknown or {})}.items():
         if why := allowed(name):
             report.ignored[name] = why
         else:
             problems.append(f"{name} {shape}: {NO_PLACE}")
+    raise_problems(report.source, problems)
+    return steps
+
+
+def raise_problems(source: str, problems: Sequence[str]) -> None:
+    """Raise `InputError` with all problems, if there are any; those that recur in each block are one."""
     if problems:
         hint = UNUSED if any(problem.endswith(NO_PLACE) for problem in problems) else ""
-        raise InputError(f"{report.source} doesn't fit the model: {'; '.join(problems)}.{hint}")
-    return steps
+        raise InputError(f"{source} doesn't fit the model: {list_problems(problems)}.{hint}")
+
+
+def check_unknown(unknown: Mapping[str, tuple[int, ...]], allowed: Mapping[str, str], source: str) -> None:
+    """Raise `InputError` for tensors that have no place in any model and aren't allowed."""
+    names = [name for name in unknown if not any(re.fullmatch(pattern, name) for pattern in allowed)]
+    raise_problems(source, [f"{name} {unknown[name]}: {NO_PLACE}" for name in names])
 
 
 def fit(

@@ -48,3 +48,5 @@ POSITIONS = Layout((2,), lambda x, num_heads: x.reshape(1, *x.shape[-2:]))
 """`[1 + N, D]` -> `[1, 1 + N, D]`."""
 PATCH_POSITIONS = Layout((3,), lambda x, num_heads: np.pad(x, ((0, 0), (1, 0), (0, 0))))
 """`[1, N, D]` -> `[1, 1 + N, D]`: a CLS that has no position."""
+SCALE = Layout((1,), lambda x, num_heads: x)
+"""`[D]`: a factor per channel, which is folded into another parameter."""

@@ -16,9 +16,10 @@ from timesformer_jax.labels import check_labels, read_labels
 from timesformer_jax.modeling import TimeSformer, check_objective
 from timesformer_jax.modeling.checks import pair
 from timesformer_jax.pretrained.claims import check_fields
+from timesformer_jax.pretrained.collapse import list_problems
 from timesformer_jax.pretrained.contents import Contents, read_contents
 from timesformer_jax.pretrained.fields import merge_fields
-from timesformer_jax.pretrained.fitting import HEAD, POSITION_RESIZES, fit, plan_fit
+from timesformer_jax.pretrained.fitting import HEAD, POSITION_RESIZES, check_unknown, fit, plan_fit
 from timesformer_jax.pretrained.formats import Tensors
 from timesformer_jax.pretrained.kinds import KINDS
 from timesformer_jax.pretrained.preprocessing import choose_preprocess
@@ -85,20 +86,22 @@ def load(
     allow = [allow] if isinstance(allow, str) else allow
     _check_patterns(allow)
     heads = model.num_heads if model is not None else fields.get("num_heads")
-    contents = read_contents(_locate(source), kind, heads, entry=entry, prefix=prefix)
+    size = model.image_size if model is not None else image_size
+    contents = read_contents(_locate(source), kind, heads, entry=entry, prefix=prefix, allow=allow, image_size=size)
     wanted = {"num_classes": num_classes, "num_frames": num_frames, "image_size": image_size, **fields}
     wanted = {name: value for name, value in wanted.items() if value is not None}
-    target = _target(contents, wanted, model, str(source))
+    allowed = _allowed(allow, contents, "allowed by the caller")
+    target = _target(contents, wanted, model, str(source), allowed)
     report = Report(
         str(source),
         contents.kind.title,
         target,
         ignored=dict(contents.ignored),
+        folded=dict(contents.folded),
         entry=contents.entry,
         other_entries=contents.other_entries,
         notes=contents.notes,
     )
-    allowed = _allowed(allow, contents, "allowed by the caller")
     fresh_head = num_classes is not None and contents.fields.get("num_classes") != num_classes
     if contents.pooled is not None and not fresh_head:
         raise _no_classifier(contents, str(source))
@@ -140,11 +143,13 @@ class Architecture(NamedTuple):
         return {name: value for name, value in self.fields.items() if name not in (*CHANGEABLE, "resize")}
 
 
-def read_architecture(source: str | Path, *, entry: str | None = None, prefix: str | None = None, **given: Any) -> Architecture:
+def read_architecture(
+    source: str | Path, *, entry: str | None = None, prefix: str | None = None, allow: Sequence[str] = (), **given: Any
+) -> Architecture:
     """The model and the preprocessing of what `load(source)` reads, from shapes and notes alone.
 
     Args:
-      source, entry, prefix: as for `load`.
+      source, entry, prefix, allow: as for `load`.
       given: `num_heads` and `image_size`, for weights that don't show them; `num_frames`. None means not given.
 
     Raises:
@@ -152,8 +157,10 @@ def read_architecture(source: str | Path, *, entry: str | None = None, prefix: s
     """
     given = {name: value for name, value in given.items() if value is not None}
     heads = given.pop("num_heads", None)
-    contents = read_contents(_locate(source), None, heads, entry=entry, prefix=prefix, numbers=False)
-    target = _target(contents, {"num_classes": contents.fields.get("num_classes", 1), **given}, None, str(source))
+    choice = {"entry": entry, "prefix": prefix, "allow": allow}
+    contents = read_contents(_locate(source), None, heads, **choice, image_size=given.get("image_size"), numbers=False)
+    classes = contents.fields.get("num_classes", 1)
+    target = _target(contents, {"num_classes": classes, **given}, None, str(source), _allowed(allow, contents, "allowed"))
     report = Report(str(source), contents.kind.title, target)
     preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
     return Architecture(contents.fields, preprocess)
@@ -173,7 +180,8 @@ def check_weights(
     the Hugging Face Hub is fetched, and is then in the cache.
     """
     _check_patterns(allow)
-    contents = read_contents(_locate(source), None, model.num_heads, entry=entry, prefix=prefix, numbers=False)
+    choice = {"entry": entry, "prefix": prefix, "allow": allow, "image_size": model.image_size}
+    contents = read_contents(_locate(source), None, model.num_heads, **choice, numbers=False)
     model = _target(contents, {}, model, str(source))
     given = {path: array.shape for path, array in contents.given.items() if not re.fullmatch(HEAD, path)}
     allowed = _allowed([HEAD, *allow], contents, "allowed")
@@ -187,7 +195,7 @@ def _fitting(contents: Contents, target: TimeSformer) -> dict[str, Any]:
     return {
         "grid": _grid(contents.fields, target),
         "inflate": contents.kind.image or scheme != target.attention_type,
-        "zeros": contents.kind.zeros,
+        "zeros": (*contents.kind.zeros, *contents.zeros),
     }
 
 
@@ -241,8 +249,10 @@ def _locate(source: str | Path) -> Path:
     return fetch(name)
 
 
-def _target(contents: Contents, wanted: Mapping[str, Any], model: TimeSformer | None, source: str) -> TimeSformer:
-    """The model that the weights go into."""
+def _target(
+    contents: Contents, wanted: Mapping[str, Any], model: TimeSformer | None, source: str, allowed: Mapping[str, str] = {}
+) -> TimeSformer:
+    """The model that the weights go into; before anything is asked for, tensors without a place are named."""
     read = dict(contents.fields)
     fixed = {name: value for name, value in read.items() if name not in CHANGEABLE}
     if model is not None:
@@ -255,13 +265,16 @@ def _target(contents: Contents, wanted: Mapping[str, Any], model: TimeSformer | 
         return model
     merge_fields((source, fixed), ("your arguments", {name: value for name, value in wanted.items() if name in fixed}))
     fields = {**read, **wanted}
+    if "num_classes" not in fields or "image_size" not in read:
+        check_unknown(contents.unknown, allowed, source)
     if "num_classes" not in fields:
         raise _no_classifier(contents, source)
-    if "image_size" not in fields:
+    if "image_size" not in read:
         positions = contents.given["pos_embed"].shape[1] - 1
+        other = f", of which image_size={fields['image_size']} isn't the size" if "image_size" in fields else ""
         raise InputError(
             f"{source} has {positions} positions, which are no square: give image_size=(height, width) in pixels "
-            "(on the command line --image-size)."
+            f"(on the command line --image-size){other}."
         )
     unknown = fields.keys() - {field.name for field in dataclasses.fields(TimeSformer)}
     if unknown:
@@ -282,7 +295,7 @@ def _report_guesses(contents: Contents, wanted: Mapping[str, Any], model: TimeSf
 
 
 def _no_classifier(contents: Contents, source: str) -> InputError:
-    why = f" ({'; '.join(contents.problems)})" if contents.problems else ""
+    why = f" ({list_problems(contents.problems)})" if contents.problems else ""
     missing = f"has no classifier{why}"
     if contents.pooled is not None:
         missing = f"has a classifier of {contents.pooled}, and this model's is of the class token, so it can't be kept"

@@ -24,17 +24,25 @@ def without_wrappers(name: str) -> str:
     return _WRAPPED.sub("", name)
 
 
-def _endings(kind: Kind) -> tuple[str, str]:
-    """The name of the kind's CLS token, and its short form."""
-    (token,) = (row.theirs for row in kind.rows if row.ours == "cls_token")
+def _endings(kind: Kind, parameter: str = "cls_token") -> tuple[str, str]:
+    """The kind's name of that parameter of ours (the CLS token), and its short form."""
+    (token,) = (row.theirs for row in kind.rows if row.ours == parameter)
     return token, token.removeprefix(kind.prefix[1])
 
 
 def possible_prefixes(names: Iterable[str], kind: Kind) -> list[str]:
-    """Prefixes under which names may be the kind's, shortest first: whatever precedes its CLS token, and none at all."""
-    found = {""}
-    for name in names:
-        found |= {name.removesuffix(end) for end in _endings(kind) if name.endswith((f".{end}", f"/{end}"))}
+    """Prefixes under which names may be the kind's, shortest first: whatever precedes its CLS token, and none at all.
+
+    Models without a CLS, which are refused by name, have theirs before the first layer's kernel.
+    """
+    names = set(names)
+    for parameter in ("cls_token", "patch_embed/proj/kernel"):
+        found = {""}
+        ends = tuple(f"{separator}{end}" for end in _endings(kind, parameter) for separator in "./")
+        for name in names:
+            found |= {name.removesuffix(end[1:]) for end in ends if name.endswith(end)}
+        if len(found) > 1 or not names.isdisjoint(_endings(kind, parameter)):
+            break
     return sorted(found, key=lambda prefix: (len(prefix), prefix))[:_MOST]
 
 

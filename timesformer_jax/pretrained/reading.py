@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -9,8 +10,11 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes
+from timesformer_jax.pretrained.beside import notes_of_ours
+from timesformer_jax.pretrained.collapse import collapse_blocks
 from timesformer_jax.pretrained.formats import Tensors
-from timesformer_jax.pretrained.kinds import KINDS, Kind, Row, normalise, template
+from timesformer_jax.pretrained.kinds import KINDS, Kind, normalise, template
+from timesformer_jax.pretrained.layouts import LINEAR
 from timesformer_jax.pretrained.prefixes import (
     BOOKKEEPING,
     choose_one,
@@ -19,6 +23,8 @@ from timesformer_jax.pretrained.prefixes import (
     strip_prefix,
     without_wrappers,
 )
+from timesformer_jax.pretrained.refused import find_refused, refuse
+from timesformer_jax.pretrained.rows import Row
 
 ESSENTIAL = ("cls_token", "norm/scale", "patch_embed/proj/kernel", "pos_embed")
 """Parameters that every kind has and that tell the model's size."""
@@ -36,6 +42,8 @@ class Recognised(NamedTuple):
     """Names that no row has, and their shapes."""
     short: dict[str, str]
     """Name -> the name without its prefix and what wrappers add."""
+    notes: list[str]
+    """What was concluded and may be wrong."""
 
     @property
     def complete(self) -> bool:
@@ -43,46 +51,100 @@ class Recognised(NamedTuple):
         return {path for _, path in self.places.values()} >= set(ESSENTIAL)
 
     @property
+    def scales(self) -> list[str]:
+        """The names of LayerScale, those of all blocks as one."""
+        return collapse_blocks(self.short[name] for name, (row, _) in self.places.items() if row.ours.endswith("/gamma"))
+
+    @property
     def token(self) -> str:
         """The name of the CLS token, which tells one model of a file from another."""
         return next((name for name, (row, _) in self.places.items() if row.ours == "cls_token"), "")
 
 
-def recognise(tensors: Tensors, source: str, kind_name: str | None = None, prefix: str | None = None) -> Recognised:
+def recognise(
+    tensors: Tensors, source: str, kind_name: str | None = None, prefix: str | None = None, allow: Sequence[str] = ()
+) -> Recognised:
     """The kind most of whose rows the file has, or the one that was asked for, a key of `KINDS`.
 
     `prefix`: what names must begin with; the others are ignored. By default it follows from the names, for each kind.
+    `allow`: patterns of names, which ask for what isn't read otherwise (`REFUSED`).
 
-    An official space-only model has the same tensors as an image transformer of timm: what tells them apart is the prefix
-    `model.` or the key `model_state`, which only video models have.
+    An official space-only model has the same tensors as an image transformer of timm. What tells them apart is what the
+    official trainer leaves beside them (the key `model_state`, its configuration) or what this project does; a prefix doesn't.
 
-    Raises `InputError` where no kind has the tensors that every model has, and for several models among which the names leave
-    a choice.
+    Raises `InputError` for models that TimeSformer doesn't compute, where no kind has the tensors that every model has, and
+    for several models among which the names leave a choice.
     """
     names = {name: without_wrappers(name) for name in tensors.shapes}
     if prefix is not None:
         names, outside = _only(names, prefix, source)
     tried = {
-        kind: [_sort_out(tensors, names, KINDS[kind], start) for start in possible_prefixes(names.values(), KINDS[kind])]
+        kind: [_sort_out(tensors, names, KINDS[kind], start, allow) for start in possible_prefixes(names.values(), KINDS[kind])]
         for kind in ([kind_name] if kind_name else KINDS)
     }
     sorted_out = {kind: max(some, key=_fitness) for kind, some in tried.items()}  # of equal ones the shortest prefix
     best = max(sorted_out, key=lambda kind: _fitness(sorted_out[kind]))  # of equal ones the first
-    if best == "official" and kind_name is None and _is_image(tensors, names, sorted_out[best], sorted_out["timm"]):
+    tie = best == "official" and kind_name is None and _fitness(sorted_out[best]) == _fitness(sorted_out["timm"])
+    if tie and not _is_video(tensors):
         best = "timm"
+        sorted_out[best].notes.append(SAME_TENSORS)
     found = sorted_out[best]
+    if found.complete and prefix is None:
+        found = _only_one_model(source, tried[best], found)
+    _check_features(tensors, source, found, allow)
     if not found.complete:
-        missing = set(ESSENTIAL) - {path for _, path in found.places.values()}
-        known = "; ".join(kind.title for kind in KINDS.values())
-        examples = ", ".join(sorted(tensors.shapes)[:6]) or "none"
-        raise InputError(
-            f"{source} is of no known kind ({known}). The nearest is {found.kind.title}, but nothing in the file is its "
-            f"{', '.join(sorted(missing))}. Its tensors: {examples}{', ...' if len(tensors.shapes) > 6 else ''}."
-        )
+        raise InputError(_no_kind(tensors, source, found))
     if prefix is not None:
         found.ignored.update(dict.fromkeys(outside, f"not under the prefix {prefix}"))
-        return found
-    return _only_one_model(source, tried[best], found)
+    return found
+
+
+SAME_TENSORS = (
+    "an official space-only TimeSformer has the very tensors of an image transformer: give kind='official' if this is one (on "
+    "the command line --checkpoint-format=official)"
+)
+
+
+def _is_video(tensors: Tensors) -> bool:
+    """Whether something next to the tensors of an image transformer says that they are a space-only TimeSformer's."""
+    cfg = tensors.notes.get("cfg")
+    official = isinstance(cfg, str) and "TIMESFORMER" in cfg
+    return tensors.wrapper == "model_state" or official or bool(notes_of_ours(tensors.notes))
+
+
+_SURE = 8
+"""Tensors in a kind's places that show a file to be of that kind, and not only to share some names."""
+
+
+def _check_features(tensors: Tensors, source: str, found: Recognised, allow: Sequence[str]) -> None:
+    """Raise `InputError` for models that TimeSformer doesn't compute; note what was allowed."""
+    shapes = {found.short[name]: tensors.shapes[name] for name in (*found.places, *found.unknown)}
+    paths = {path for _, path in found.places.values()}
+    sure = found.kind.image and len(paths) >= _SURE and any(path.startswith("blocks_") for path in paths)
+    missing = set(ESSENTIAL) - paths if sure else set()
+    layers = {
+        path: tensors.shapes[name]
+        for name, (row, path) in found.places.items()
+        if path in ("blocks_0/mlp/fc1/kernel", "blocks_0/mlp/fc2/kernel") and row.layout is LINEAR
+    }
+    mlp = (layers["blocks_0/mlp/fc1/kernel"], layers["blocks_0/mlp/fc2/kernel"]) if len(layers) == 2 else None
+    allowed = [found.short[name] for name in found.short if _matches(allow, name, found.short[name])]
+    found.notes.extend(refuse(source, find_refused(shapes, missing, mlp), allowed))
+
+
+def _matches(patterns: Sequence[str], name: str, short: str) -> bool:
+    return any(re.fullmatch(pattern, name) or re.fullmatch(pattern, short) for pattern in patterns)
+
+
+def _no_kind(tensors: Tensors, source: str, found: Recognised) -> str:
+    missing = set(ESSENTIAL) - {path for _, path in found.places.values()}
+    names = collapse_blocks(sorted(tensors.shapes))
+    examples = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    known = "; ".join(kind.title for kind in KINDS.values())
+    return (
+        f"{source} is of no known kind of weights. Its tensors: {examples or 'none'}. The nearest kind is {found.kind.title}, "
+        f"but nothing in the file is its {', '.join(sorted(missing))}. Known kinds: {known}."
+    )
 
 
 def _fitness(found: Recognised) -> tuple[bool, int]:
@@ -127,15 +189,21 @@ def _only_one_model(source: str, tried: list[Recognised], best: Recognised) -> R
     return found
 
 
-def _sort_out(tensors: Tensors, names: dict[str, str], kind: Kind, prefix: str) -> Recognised:
-    rows = {row.theirs: row for row in kind.rows}
-    found = Recognised(kind, {}, {}, {}, {})
-    for name, unwrapped in names.items():
-        short = strip_prefix(unwrapped, prefix)
-        normalised = normalise(kind, short)
+def _sort_out(tensors: Tensors, names: dict[str, str], kind: Kind, prefix: str, allow: Sequence[str]) -> Recognised:
+    rows = {row.theirs: row for row in (*kind.rows, *kind.scales)}
+    asked = {row.theirs: row for row in kind.asked_scales}
+    found = Recognised(kind, {}, {}, {}, {}, [])
+    spelled = {name: _spell(kind, unwrapped, prefix) for name, unwrapped in names.items()}
+    there = {template(normalised)[0] for _, normalised in spelled.values()} if kind.aliases else set()
+    for name, (short, normalised) in spelled.items():
+        unwrapped = names[name]
         found.short[name] = min(short, normalised, key=len)
         general, block = template(normalised)
         row = rows.get(general)
+        if row is None and general in kind.aliases and kind.aliases[general] not in there:
+            row = rows[kind.aliases[general]]
+        if row is None and general in asked and _matches(allow, name, found.short[name]):
+            row = asked[general]
         if row is not None and (unwrapped.startswith(prefix) or row.ours.startswith("head/")):
             found.places[name] = row, row.ours.replace("{i}", block)
         elif re.fullmatch(kind.ignored, normalised) or re.fullmatch(BOOKKEEPING, unwrapped):
@@ -145,11 +213,10 @@ def _sort_out(tensors: Tensors, names: dict[str, str], kind: Kind, prefix: str) 
     return found
 
 
-def _is_image(tensors: Tensors, names: dict[str, str], official: Recognised, timm: Recognised) -> bool:
-    video = tensors.wrapper == "model_state" or any(
-        re.match(r"(.*\.)?model\.(cls_token|pos_embed|blocks\.)", name) for name in names.values()
-    )
-    return len(official.places) == len(timm.places) and not video
+def _spell(kind: Kind, unwrapped: str, prefix: str) -> tuple[str, str]:
+    """A tensor's name without its prefix, and as the kind's rows have it."""
+    short = strip_prefix(unwrapped, prefix)
+    return short, normalise(kind, short)
 
 
 def count_heads(tensors: Tensors, found: Recognised) -> int | None:
@@ -198,6 +265,7 @@ def translate(tensors: Tensors, found: Recognised, num_heads: int) -> tuple[dict
                 given[path] = array
             else:
                 parts.setdefault(path, {})[row.part] = array
+    _fill_key_biases(parts)
     for path, some in parts.items():
         if len(some) < 3 or len({array.shape for array in some.values()}) > 1:
             shapes = ", ".join(str(some[part].shape) if part in some else "missing" for part in range(3))
@@ -207,8 +275,17 @@ def translate(tensors: Tensors, found: Recognised, num_heads: int) -> tuple[dict
     return given, problems
 
 
+def _fill_key_biases(parts: dict[str, dict[int, np.ndarray]]) -> None:
+    """Put zeros for the keys' biases where no block has one: they change no softmax, and some models train without."""
+    biases = [some for path, some in parts.items() if path.endswith("/bias")]
+    if all(some.keys() == {0, 2} for some in biases):
+        for some in biases:
+            some[1] = np.zeros_like(some[0])
+
+
 @functools.cache
 def _ranks() -> dict[str, int]:
     """Parameter, with `{i}` for its block's number -> how many axes it has."""
     model = TimeSformer(num_classes=1, embed_dim=2, depth=1, num_heads=1, pre_norm=True)
-    return {template(path)[0]: len(leaf.shape) for path, leaf in flatten_params(parameter_shapes(model)).items()}
+    ranks = {template(path)[0]: len(leaf.shape) for path, leaf in flatten_params(parameter_shapes(model)).items()}
+    return ranks | dict.fromkeys(("blocks_{i}/attn/proj/gamma", "blocks_{i}/mlp/fc2/gamma"), 1)

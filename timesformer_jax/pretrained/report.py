@@ -31,6 +31,8 @@ class Report:
     """Parameter -> from what shape to what."""
     copied: dict[str, str] = dataclasses.field(default_factory=dict)
     """Parameter of an extra attention step -> the spatial attention's that it is a copy of."""
+    folded: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Parameter -> what of the file was folded into it, which changes no output."""
     initialised: dict[str, str] = dataclasses.field(default_factory=dict)
     """Parameter that the file didn't have -> why that is all right."""
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -66,6 +68,7 @@ class Report:
         lines += [f"  resized      {name} {old} -> {new}" for name, (old, new) in self.resized.items()]
         if self.copied:
             lines.append(f"  copied       {len(self.copied)} parameters of the extra attention from the spatial one")
+        lines += _grouped("folded", self.folded)
         lines += _grouped("initialised", self.initialised) + _grouped("ignored", self.ignored)
         if self.not_finite:
             lines.append(f"  not finite   {describe_not_finite(self.not_finite)}")
