@@ -58,15 +58,15 @@ resolve: .venv-resolve/bin/uv  ## looks for the wheels of every extra on Linux (
 	$(PYTHON) -m venv .venv-resolve
 	.venv-resolve/bin/$(PIP_INSTALL) uv==0.13.9
 
-# Two steps, so that the index of CPU builds is asked for PyTorch alone.
+# Two steps, so that the index of CPU builds is asked for PyTorch and torchvision alone.
 $(VENV)/parity-installed: $(VENV)/installed tests/parity/requirements.txt
 	$(BIN)/$(PIP_INSTALL) --no-deps --extra-index-url https://download.pytorch.org/whl/cpu \
-		$$(grep '^torch==' tests/parity/requirements.txt)
+		$$(grep -E '^torch(vision)?==' tests/parity/requirements.txt)
 	$(BIN)/$(PIP_INSTALL) -r tests/parity/requirements.txt
 	@touch $@
 
 .PHONY: parity
-parity: $(VENV)/parity-installed  ## the tests beside PyTorch and transformers, whose CPU builds it installs
+parity: $(VENV)/parity-installed  ## the tests beside PyTorch, torchvision, timm and transformers, which it installs (CPU builds)
 	$(BIN)/python -m pytest -m parity $(ARGS)
 
 # An environment of its own: Beam's pins conflict with the others.

@@ -2,5 +2,5 @@
 
 import importlib.util
 
-if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
+if any(importlib.util.find_spec(name) is None for name in ("timm", "torch", "torchvision", "transformers")):
     collect_ignore_glob = ["test_*.py"]
