@@ -85,7 +85,7 @@ def new_config(**sections: Any) -> ConfigDict:
             "init_from_entry": config_dict.placeholder(str),
             "init_from_prefix": config_dict.placeholder(str),
             # Regular expressions of tensors without a place in the model, which are ignored, and of parameters that the weights
-            # lack, which are drawn: ("decoder_.*", "mask_token") for a masked autoencoder.
+            # lack, which are drawn: ("aux_head.*",) for tensors that come along.
             "init_from_allow": (),
             # A sentence about the run for its log and results.json, such as what the config is not good for. It is left out if
             # `init_from` is set.

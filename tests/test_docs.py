@@ -12,6 +12,7 @@ import pytest
 import timesformer_jax as tsf
 from tests.support import random_variables
 from timesformer_jax.pretrained import KINDS, WRITERS, ZOO
+from timesformer_jax.pretrained.families import families_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -106,6 +107,7 @@ def test_the_tables_of_weights_are_complete():
     """Every kind that can be read or written, and every published checkpoint with its figures."""
     for name in {*KINDS, *WRITERS}:
         assert name in WEIGHTS, name
+    assert families_table() in WEIGHTS, f"the table of families should be\n{families_table()}"
     for name, row in ZOO.items():
         (line,) = [line for line in WEIGHTS.splitlines() if line.startswith(f"| `{name}`")]
         cells = [cell.strip() for cell in line.strip("|").split("|")]

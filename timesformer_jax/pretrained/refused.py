@@ -9,7 +9,7 @@ from timesformer_jax.pretrained.collapse import collapse_blocks
 
 
 class Refused(NamedTuple):
-    """A feature of other models. It shows if all of `tensors`, `axes` and `lacks` that are given hold."""
+    """A feature of other models. It shows if everything from `tensors` to `packed` that is given holds."""
 
     models: str
     """The models that have it, as the documentation lists them."""
@@ -23,6 +23,8 @@ class Refused(NamedTuple):
     """Number of axes that those tensors have."""
     lacks: str | None = None
     """Our parameter that no tensor of the file is."""
+    without: str | None = None
+    """Names that this pattern matches whole are in no such file."""
     packed: bool = False
     """Whether it shows in the first layer of an MLP being twice as wide as the input of the second."""
     asked: str | None = None
@@ -30,6 +32,9 @@ class Refused(NamedTuple):
 
 
 DISTILLATION_TOKEN = r"(.*\.)?(dist_token|distillation_token)"
+
+REGISTERS = r"(.*\.)?(reg_token|register_tokens?|storage_tokens|registers)"
+POSITIONS = r".*(pos_?emb|position).*"
 
 CLS_MODELS = "DINOv2 without registers, DeiT III, MAE and CLIP"
 
@@ -60,39 +65,46 @@ REFUSED = (
         tensors=r"(.*\.)?(rope|rope_embed(dings)?|rotary.*|freqs.*)(\..*)?",
     ),
     Refused(
-        "DINOv3, EVA02 and PE without position embeddings",
+        "DINOv3",
+        "rotary positions in place of a position embedding, and register tokens",
+        "DINOv2 without registers",
+        tensors=REGISTERS,
+        without=POSITIONS,
+    ),
+    Refused(
+        "BEiT, timm's `vit_*_rope` and others without a position embedding",
         "no position embedding, as models with rotary or relative positions",
         CLS_MODELS,
         lacks="pos_embed",
+        without=POSITIONS,
     ),
     Refused(
         "DINOv2 with registers",
         "register tokens, which attention sees beside the patches",
         "the same model without registers (dinov2_vitb14, facebook/dinov2-base)",
-        tensors=r"(.*\.)?(reg_token|register_tokens?|storage_tokens|registers)",
+        tensors=REGISTERS,
     ),
     Refused(
-        "DINOv2 giant, EVA02, AIMv2",
+        "EVA, EVA02 (timm)",
+        "the attention of EVA's models, whose rotary positions and order of LayerNorms no tensor shows",
+        CLS_MODELS,
+        tensors=r"(.*\.)?blocks\.\d+\.attn\.((q|v)_bias|q_proj\..*)",
+    ),
+    Refused(
+        "DINOv2 giant, AIMv2",
         "a gated MLP (SwiGLU)",
         "DINOv2's small, base and large models, whose MLP is plain",
         tensors=r"(.*\.)?mlp\.(w12|w[123]|weights_(in|out)|fc1_[gx]|(gate|up|down)_proj)\..*",
     ),
     Refused(
-        "DINOv2 giant, EVA02 (timm)",
+        "DINOv2 giant (timm)",
         "a gated MLP (SwiGLU), whose first layer is twice as wide as the input of the second",
         "DINOv2's small, base and large models, whose MLP is plain",
         packed=True,
     ),
     Refused(
-        "EVA, EVA02 (timm)",
-        "biases of query and value apart from their kernel, as EVA's models, whose rotary positions and order of LayerNorms "
-        "no tensor shows",
-        CLS_MODELS,
-        tensors=r"(.*\.)?attn\.(q|v)_bias",
-    ),
-    Refused(
         "SigLIP, PE core, CoCa, models of timm with `attn_pool`",
-        "attention pooling instead of a CLS alone",
+        "attention pooling where TimeSformer reads a class token (and in PE rotary positions, which no tensor shows)",
         "OpenAI's and OpenCLIP's CLIP models with a CLS",
         tensors=r"(.*[./])?(attn_?pool[./].*|attn_?pool|head\.probe|MAPHead_0[./].*)",
     ),
@@ -101,10 +113,11 @@ REFUSED = (
         "no class token (cls_token)",
         CLS_MODELS,
         lacks="cls_token",
+        without=r".*(cls|class_?(token|emb)).*",
     ),
     Refused(
         "PE spatial, PE lang, InternViT",
-        "no LayerNorm after the last block",
+        "no LayerNorm after the last block (and in PE rotary positions, which no tensor shows)",
         CLS_MODELS,
         lacks="norm/scale",
     ),
@@ -156,14 +169,22 @@ def find_refused(
     packed = mlp is not None and len(mlp[0]) == len(mlp[1]) == 2 and mlp[0][0] == 2 * mlp[1][1]
     found = []
     for refused in REFUSED:
-        names = tuple(
-            name
-            for name, shape in shapes.items()
-            if refused.tensors and refused.axes in (None, len(shape)) and re.fullmatch(refused.tensors, name)
+        names = _named(refused.tensors, shapes, refused.axes)
+        holds = (
+            refused.tensors is None or names,
+            refused.lacks is None or refused.lacks in missing,
+            not _named(refused.without, shapes),
+            packed or not refused.packed,
         )
-        if (refused.tensors is None or names) and (refused.lacks in (None, *missing)) and (packed or not refused.packed):
+        if all(holds):
             found.append(Found(refused, names))
     return found
+
+
+def _named(pattern: str | None, shapes: Mapping[str, tuple[int, ...]], axes: int | None = None) -> tuple[str, ...]:
+    if pattern is None:
+        return ()
+    return tuple(name for name, shape in shapes.items() if axes in (None, len(shape)) and re.fullmatch(pattern, name))
 
 
 def refuse(source: str, found: Sequence[Found], allowed: Sequence[str]) -> list[str]:

@@ -19,6 +19,9 @@ GAMMA = r"(blocks_\d+/(?:attn/proj|mlp/fc2))/gamma"
 """What `translate` calls a LayerScale: it scales the output of the layer before the slash."""
 
 
+POOLED_NORM = "fc_norm, which normalises the mean of the patches, is the last LayerNorm here: up to it the tokens are exact"
+
+
 class Rewritten(NamedTuple):
     """What was rewritten."""
 
@@ -47,6 +50,10 @@ def rewrite(
     _drop_distillation(given, found)
     image_size, notes = place_positions(given, found.kind, source, said_size, wanted_size)
     pooled = _drop_classifier(given, found)
+    if pooled is not None:
+        notes.append(f"the image model classifies by {pooled}, this model by the class token")
+    if any(row.ours.startswith("norm/") and "fc_norm" in found.short[name] for name, (row, _) in found.places.items()):
+        notes.append(POOLED_NORM)
     return Rewritten(folded, zeros, image_size, pooled, problems, notes)
 
 
