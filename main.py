@@ -35,6 +35,7 @@ from experiment.command_line import (
 )
 from experiment.command_line import MODES as JOBS
 from timesformer_jax.devices import describe_devices
+from timesformer_jax.os_errors import name_os_error, sentence
 from timesformer_jax.training.distributed import MODES, start_distributed
 
 log = logging.getLogger("timesformer_jax")
@@ -73,6 +74,8 @@ def run(config: Any, workdir: str, mode: str) -> None:
     from experiment.show import show
     from experiment.testing import test
     from experiment.train import adjust, train
+    from timesformer_jax.features import folder_at
+    from timesformer_jax.training.damaged import set_damaged_aside
 
     if (job_name := f"main.py --mode={mode}") in NEEDS:
         check_installed(job_name)
@@ -83,6 +86,8 @@ def run(config: Any, workdir: str, mode: str) -> None:
         workdir = str(Path(workdir).expanduser().resolve())
     if mode == "train":
         config, workdir = adjust(config, workdir)
+        # Before anything is read from the newest checkpoint; its arrays are compared when it is restored.
+        set_damaged_aside(str(folder_at(workdir) / "checkpoints"), wholly=False)
     config = follow_weights(config, workdir, mode)
     if mode == "probe":
         check_probe(config, workdir)
@@ -138,6 +143,10 @@ def main(argv: list[str]) -> int:
         message, code = f"Error: {error.within('main.py')}", 1
     except InputError as error:
         message, code = f"Error: {error}", 1
+    except OSError as error:
+        if name_os_error(error) is None:
+            raise
+        message, code = f"Error: {sentence(error, f'--mode={MODE.value} failed')}", 1
     except KeyboardInterrupt:
         message, code = f"Interrupted. {resumes}", INTERRUPTED
     # Only now, and with the frames of the exception gone: a data pipeline that still lives when the interpreter shuts down

@@ -8,6 +8,7 @@ from experiment.follow import check_fields
 from experiment.init_from import allowed_of_init_from, choice_of_init_from
 from timesformer_jax import training
 from timesformer_jax.features import folder_at
+from timesformer_jax.os_errors import sentence
 from timesformer_jax.pretrained import check_weights
 from timesformer_jax.pretrained.own import find_checkpoint, read_notes
 
@@ -21,7 +22,7 @@ def check_workdir(workdir: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise tsf.InputError(f"--workdir={workdir} can't be written to: {error.strerror}.") from error
+        raise tsf.InputError(sentence(error, f"--workdir={workdir} can't be written to")) from error
 
 
 def make_workdir(workdir: str) -> None:
@@ -29,7 +30,7 @@ def make_workdir(workdir: str) -> None:
     try:
         folder_at(workdir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise tsf.InputError(f"--workdir={workdir} can't be used as a folder: {error.strerror}.") from error
+        raise tsf.InputError(sentence(error, f"--workdir={workdir} can't be used as a folder")) from error
 
 
 def check_init_from(config: Any, workdir: str) -> None:

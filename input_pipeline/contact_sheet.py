@@ -10,6 +10,7 @@ from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.os_errors import sentence
 from timesformer_jax.printable import printable
 
 
@@ -38,4 +39,4 @@ def draw_clips(path: epath.Path, clips: UInt8[ndarray, "B T H W 3"], titles: Seq
     try:
         write_whole(path, picture.getvalue())
     except OSError as error:
-        raise InputError(f"Can't write {path}: {error.strerror}.") from error
+        raise InputError(sentence(error, f"Can't write {path}")) from error

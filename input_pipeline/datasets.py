@@ -25,6 +25,7 @@ from input_pipeline.sources import Contents, check_source, read_contents, read_s
 from input_pipeline.video_builder import VideoBuilder, VideoConfig
 from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Storage
 from timesformer_jax.errors import InputError, check_utf8
+from timesformer_jax.os_errors import sentence
 from timesformer_jax.video import Limits
 
 log = logging.getLogger("timesformer_jax")
@@ -289,7 +290,7 @@ def _write(builder: tfds.core.DatasetBuilder) -> None:
         try:
             builder.download_and_prepare()
         except OSError as error:
-            raise InputError(f"{builder.name} can't be prepared in {builder.data_path}: {error.strerror}.") from error
+            raise InputError(sentence(error, f"{builder.name} can't be prepared in {builder.data_path}")) from error
 
 
 def _check(builder: tfds.core.DatasetBuilder, config: VideoConfig) -> None:

@@ -125,7 +125,20 @@ def imports(path: Path) -> set[str]:
 
 GROUND = {
     f"timesformer_jax.{name}"
-    for name in ("_typing", "atomic_write", "devices", "errors", "extras", "interpolation", "labels", "preemption", "printable")
+    for name in (
+        "_typing",
+        "atomic_write",
+        "devices",
+        "digests",
+        "errors",
+        "extras",
+        "interpolation",
+        "labels",
+        "os_errors",
+        "preemption",
+        "printable",
+        "quiet_orbax",
+    )
 }
 
 MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself and GROUND

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from timesformer_jax.os_errors import NAMES, WriteError
+
 
 @contextlib.contextmanager
 def replacing(path: Any, suffix: str = ".part") -> Iterator[Any]:
     """Give a path next to `path` to write to, and rename it to `path` once the block has succeeded.
 
-    A block that fails leaves `path` as it was and removes the file it wrote.
+    A block that fails leaves `path` as it was and removes the file it wrote. Raises `WriteError`, an `InputError` and an
+    `OSError`, if the disk is full, permission is denied and the like.
 
     Args:
       path: a `pathlib.Path`, or an `epath.Path` (which may be in a bucket).
@@ -21,8 +24,11 @@ def replacing(path: Any, suffix: str = ".part") -> Iterator[Any]:
     try:
         yield part
         part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # of the same cause, which is told below
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in NAMES and not isinstance(error, WriteError):
+            raise WriteError(path, error) from error
         raise
 
 

@@ -9,13 +9,13 @@ _VIDEO = ("av", "loky", "tqdm")
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "video": _VIDEO,
-    "pretrained": (*_VIDEO, "etils", "huggingface_hub", "orbax", "safetensors"),
+    "pretrained": (*_VIDEO, "etils", "huggingface_hub", "orbax", "safetensors", "xxhash"),
     "plots": ("PIL", "jinja2", "matplotlib", "sklearn"),
     "torch": ("torch",),
     "train": (
         *_VIDEO,
         *("PIL", "absl", "clu", "dm_pix", "etils", "importlib_resources", "ml_collections", "optax", "orbax", "sklearn"),
-        *("tensorboard", "tensorflow", "tensorflow_datasets"),
+        *("tensorboard", "tensorflow", "tensorflow_datasets", "xxhash"),
     ),
 }
 """Extra -> the modules that it brings. A module that several bring is asked for by the first of them."""
@@ -55,7 +55,19 @@ JOBS = {
     "timesformer cost": Job(("plots",)),
     "main.py": Job(
         ("train", "plots"),
-        (*_VIDEO, "absl", "clu", "dm_pix", "etils", "ml_collections", "optax", "orbax", "tensorflow", "tensorflow_datasets"),
+        (
+            *_VIDEO,
+            "absl",
+            "clu",
+            "dm_pix",
+            "etils",
+            "ml_collections",
+            "optax",
+            "orbax",
+            "tensorflow",
+            "tensorflow_datasets",
+            "xxhash",
+        ),
         package=".",
     ),
     "main.py --mode=report": Job(("train", "plots"), ("jinja2", "matplotlib"), package="."),

@@ -158,7 +158,7 @@ def test_a_read_only_folder_is_one_sentence(tmp_path: Path, made_clips: Path, mo
         raise PermissionError(13, "Permission denied", str(tmp_path))
 
     monkeypatch.setattr(builders.VideoFolder, "download_and_prepare", refuse)
-    with pytest.raises(InputError, match=r"can't be prepared in .*: Permission denied"):
+    with pytest.raises(InputError, match=r"can't be prepared in .*: permission is denied"):
         folder(made_clips, tmp_path / "data")
 
 

@@ -184,8 +184,9 @@ os._exit(0)
 """,
     )
     assert re.match(
-        r"InputError: .*checkpoint.* could not be written to .*: .*\. The earlier ones are whole; free", done.stdout
+        r"InputError: .*checkpoint.* could not be written to .*: .*\. The earlier ones are whole; raise the limit", done.stdout
     ), done
+    assert "Traceback" not in done.stderr, done.stderr
     checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))
     assert checkpoints.latest_step == 1
     mesh = training.make_mesh(jax.devices()[:1])

@@ -201,11 +201,8 @@ class FeatureWriter:
     def write(self, shard: int, rows: ShardRows) -> None:
         """Writes one shard, whole or not at all."""
         path = self._path(shard)
-        try:
-            with replacing(path) as part, part.open("wb") as file:
-                np.savez(cast(Any, file), allow_pickle=False, **rows.arrays())
-        except OSError as error:
-            raise InputError(f"Can't write {path}: {first_line(error)}.") from error
+        with replacing(path) as part, part.open("wb") as file:
+            np.savez(cast(Any, file), allow_pickle=False, **rows.arrays())
 
     def finish(self, unreadable: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Completes `features.json` by how much there is, and by what couldn't be read; for one process, once every shard is

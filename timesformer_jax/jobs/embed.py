@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from timesformer_jax.atomic_write import write_whole
-from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.errors import InputError
 from timesformer_jax.explain.embedding import (
     METHOD_NAMES,
     METHODS,
@@ -27,6 +27,7 @@ from timesformer_jax.explain.embedding import (
     nearest_neighbour_accuracy,
 )
 from timesformer_jax.features import FeatureSet, read_features
+from timesformer_jax.os_errors import sentence
 from timesformer_jax.printable import printable
 
 MOST_LABELS = 20
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         write_whole(arguments.output, picture)
     except OSError as error:
-        raise InputError(f"Can't write {arguments.output}: {first_line(error)}.") from error
+        raise InputError(sentence(error, f"Can't write {arguments.output}")) from error
     print(f"Drawn: {printable(arguments.output)}")
     return 0
 

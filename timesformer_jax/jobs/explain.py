@@ -23,6 +23,7 @@ from timesformer_jax.explain import attention_rollout, class_relevance
 from timesformer_jax.explain.drawing import WRITERS, Panel, overlay
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
 from timesformer_jax.jobs.videos import CHECKPOINT, add_limit_arguments, check_at_least_1, limits_of, place_clips
+from timesformer_jax.os_errors import sentence
 from timesformer_jax.pretrained import Pretrained, load
 from timesformer_jax.printable import printable
 from timesformer_jax.video import PLACEMENT_NAMES, Clip
@@ -80,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         write_whole(output, WRITERS[output.suffix.lower()](panels, arguments.fps))
     except OSError as error:
-        raise InputError(f"Can't write {output}: {error.strerror}.") from error
+        raise InputError(sentence(error, f"Can't write {output}")) from error
     print(f"Written: {printable(output)}")
     return 0
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import jax
 
+from timesformer_jax.digests import FILE, MARK, NOTE, check_digests, steps_in, write_digests
 from timesformer_jax.errors import InputError, check_utf8, first_line, shown
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
 from timesformer_jax.pretrained.claims import check_fields, check_folder, check_size_of_model
-
-MARK = "_CHECKPOINT_METADATA"
-"""The file that every folder of Orbax has."""
+from timesformer_jax.quiet_orbax import quiet_orbax
 
 
 def find_checkpoint(path: Path) -> Path | None:
@@ -21,13 +20,11 @@ def find_checkpoint(path: Path) -> Path | None:
     Raises `InputError` for a bucket that can't be read.
     """
     try:
-        if (path / MARK).exists():
+        if (path / MARK).exists() or (path / FILE).exists():
             return path
         for folder in (path / "checkpoints", path):
-            entries = folder.iterdir() if folder.is_dir() else ()
-            steps = [entry for entry in entries if entry.name.isdecimal() and (entry / MARK).exists()]
-            if steps:
-                return max(steps, key=lambda entry: int(entry.name))
+            if steps := steps_in(folder):
+                return folder / str(steps[-1])
     except Exception as error:  # of whichever library reads the bucket
         raise InputError(f"Can't read {path}: {first_line(error)}.") from error
     return None
@@ -42,6 +39,7 @@ def read_notes(path: Path) -> Mapping[str, Any]:
     size = _size(path)
 
     check_utf8("checkpoint", str(path))  # before Orbax logs tracebacks
+    check_digests(path)
     notes: Any = _told(path, lambda: ocp.checkpointables_metadata(_place(path)).custom_metadata)
     if not isinstance(notes, Mapping) or "model" not in notes:
         raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
@@ -102,6 +100,7 @@ def read_checkpoint(path: Path, entry: str | None = None) -> tuple[dict[str, Any
 
     notes = read_notes(path)
     name, _ = trees(path, notes, entry)
+    check_digests(path, (name,))
     model = TimeSformer(**described(path, notes))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # each of several processes reads it whole
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), parameter_shapes(model))
@@ -114,7 +113,9 @@ def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:
     ocp = _import_orbax("Writing")
 
     check_utf8("checkpoint", str(path))
-    ocp.save_checkpointables(_place(path), {"params": params}, custom_metadata=dict(notes))
+    ocp.save_checkpointables(_place(path), {"params": params}, custom_metadata={**notes, **NOTE})
+    if jax.process_index() == 0:
+        write_digests(_folder(path))
 
 
 def _import_orbax(doing: str) -> Any:
@@ -122,6 +123,7 @@ def _import_orbax(doing: str) -> Any:
         from orbax.checkpoint import v1 as ocp
     except ImportError as error:
         raise MissingPackageError("orbax", f"{doing} a checkpoint of this project") from error
+    quiet_orbax()
     return ocp
 
 
@@ -130,8 +132,15 @@ def _place(path: Path) -> str:
     return str(path) if "://" in str(path) else str(path.absolute())
 
 
+def _folder(path: Path) -> Any:
+    """A path whose files can be read and written, in a bucket too."""
+    from etils import epath
+
+    return epath.Path(_place(path))
+
+
 def _told(path: Path, read: Callable[[], Any]) -> Any:
-    """`read()`, with Orbax's exceptions, of many types, as one sentence (its threads may log more about the same)."""
+    """`read()`, with Orbax's exceptions, of many types, as one sentence."""
     try:
         return read()
     except Exception as error:

@@ -12,6 +12,7 @@ import numpy as np
 from timesformer_jax.atomic_write import apply_umask
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import SCHEMES, flatten_params, parameter_shapes, unstack_blocks
+from timesformer_jax.os_errors import sentence
 from timesformer_jax.pretrained.beside import KEY, MULTI_LABEL, notes_for
 from timesformer_jax.pretrained.fields import HUGGINGFACE_ACTIVATIONS, HUGGINGFACE_FIELDS
 from timesformer_jax.pretrained.formats import import_safetensors, import_torch
@@ -252,4 +253,4 @@ def _new(target: str | Path, overwrite: bool) -> Iterator[Path]:
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"Can't write {target}: {getattr(error, 'strerror', None) or error}.") from error
+        raise InputError(sentence(error, f"Can't write {target}")) from error

@@ -1,18 +1,25 @@
 """Checkpoints in a workdir, by Orbax: the only file of training that knows its API."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import dataclasses
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
+from orbax.checkpoint import multihost as orbax_multihost
 from orbax.checkpoint import v1 as ocp
 
+from timesformer_jax.digests import NOTE, note_own_digests, write_digests
 from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
+from timesformer_jax.os_errors import name_os_error
 from timesformer_jax.preemption import interrupts_wait
+from timesformer_jax.quiet_orbax import quiet_orbax
+from timesformer_jax.training.damaged import check_metadata, check_together, set_damaged_aside
 from timesformer_jax.training.placement import place
 from timesformer_jax.training.step import TrainState
 
@@ -26,8 +33,11 @@ class Checkpoints:
     `description` is JSON, groups of entries; a checkpoint whose own differs in any entry is refused with the difference. Its
     `model` is what `describe_model` gives, and with `data` all that those who only want parameters ask for. `notes`, JSON too,
     are written beside it and never compared. A run that only reads passes `read_only=True`: `InputError` where there is no
-    checkpoint. `clears_up`: half-written checkpoints of a run that was killed are deleted; not so where another run may be
-    writing them now.
+    checkpoint. `clears_up`: half-written checkpoints of a run that was killed are deleted, and damaged ones set aside, with a
+    warning; not so where another run may be writing them now.
+
+    With each checkpoint the digests of its files are written, before it counts as complete, and compared before it is read:
+    `InputError` if it is damaged (see `set_damaged_aside` for a run that resumes).
     """
 
     def __init__(
@@ -46,6 +56,13 @@ class Checkpoints:
         if clears_up and not read_only and jax.process_index() == 0:
             for left in epath.Path(directory).glob("*.orbax-checkpoint-tmp*"):  # of a run that was killed while it saved
                 left.rmtree(missing_ok=True)
+        self._verified: int | None = None
+        if clears_up and not read_only:
+            self._verified = set_damaged_aside(directory)
+        else:
+            check_metadata(directory)
+        self._saving: int | None = None
+        self._response: Any = None
         self._description = description
         self._notes = dict(notes or {})
         policies: Any = ocp.training.preservation_policies
@@ -56,7 +73,11 @@ class Checkpoints:
                 policies.BestN(get_metric_fn=lambda metrics: metrics[METRIC], n=1, keep_checkpoints_without_metrics=False),
             ]
         )
-        self._checkpointer = ocp.training.Checkpointer(directory, preservation_policy=kept)
+        quiet_orbax()
+        with self._writing(None):
+            self._checkpointer = ocp.training.Checkpointer(
+                directory, context=_context(self._note_own_digests, self._write_digests), preservation_policy=kept
+            )
 
     @property
     def latest_step(self) -> int | None:
@@ -89,11 +110,13 @@ class Checkpoints:
             return
         # Stopped halfway, Orbax leaves threads behind that fail when the program ends.
         with interrupts_wait(), self._writing(step):
-            self._checkpointer.save_checkpointables_async(
+            self._finish()
+            self._saving = step
+            self._response = self._checkpointer.save_checkpointables_async(
                 step,
                 _contents(state),
                 metrics=None if metric is None else {METRIC: metric},
-                custom_metadata={**self._notes, "pipeline": dict(pipeline or {}), **self._description},
+                custom_metadata={**self._notes, "pipeline": dict(pipeline or {}), **self._description, **NOTE},
                 force=True,
             )
 
@@ -110,9 +133,10 @@ class Checkpoints:
         step = self.latest_step
         if step is None:
             return state
+        self._check_digests(step)
         self._check(step, *self._description)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _contents(state))
-        restored = self._checkpointer.load_checkpointables(step, abstract)
+        restored = self._load(step, abstract)
         at_step = jax.device_put(jnp.asarray(step, jnp.int32), state.step.sharding)
         return TrainState(
             step=at_step,
@@ -128,6 +152,7 @@ class Checkpoints:
         step = self.latest_step if step is None else step
         if step is None:
             raise self._no_checkpoint()
+        self._check_digests(step, ())
         self._check(step, "model", "data")
         shapes = parameter_shapes(model)
         abstract = jax.tree.map(
@@ -135,7 +160,16 @@ class Checkpoints:
         )
         kept = self._metadata(step).get("optimizer", {}).get("ema")
         name = "ema" if kept else "params"
-        return self._checkpointer.load_checkpointables(step, {name: abstract})[name], step
+        self._check_digests(step, (name,))
+        return self._load(step, {name: abstract})[name], step
+
+    def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._checkpointer.load_checkpointables(step, abstract)
+        except (OSError, ValueError, KeyError, TypeError) as error:  # as TensorStore and Orbax raise for damaged files
+            raise InputError(
+                f"The checkpoint of step {step} in {self._directory} can't be read: {first_line(error)}."
+            ) from error
 
     def _no_checkpoint(self) -> InputError:
         return InputError(f"There is no checkpoint in {self._directory}: train first with --mode=train.")
@@ -143,12 +177,42 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits until everything is on disk; raises `InputError` where it can't be."""
         with interrupts_wait(), self._writing(None):
-            self._checkpointer.wait()
+            self._finish()
 
     def close(self) -> None:
         """The same, and ends Orbax's threads."""
         with interrupts_wait(), self._writing(None):
-            self._checkpointer.close()
+            try:
+                self._finish()
+            finally:
+                self._checkpointer.close()
+
+    def _finish(self) -> None:
+        """Wait for the last save, and close the thread and event loop that Orbax waits for it with: three descriptors."""
+        response, self._response = self._response, None
+        try:
+            if response is not None:
+                response.result()
+        finally:
+            self._checkpointer.wait()
+
+    def _unfinished(self) -> Any:
+        """The folder of the checkpoint that is being saved, until it is committed."""
+        # Renamed at the end on a file system, committed where it is in a bucket.
+        final = epath.Path(self._directory) / str(self._saving)
+        renamed = sorted(final.parent.glob(f"{final.name}.orbax-checkpoint-tmp*"))
+        return renamed[0] if renamed else final
+
+    def _note_own_digests(self) -> None:
+        note_own_digests(self._unfinished(), jax.process_index())
+
+    def _write_digests(self) -> None:
+        write_digests(self._unfinished())
+
+    def _check_digests(self, step: int, entries: tuple[str, ...] | None = None) -> None:
+        """Raise `InputError` if the checkpoint is damaged, of which `entries` are about to be read (None: all)."""
+        if step != self._verified:
+            check_together(epath.Path(self._directory) / str(step), entries)
 
     @contextlib.contextmanager
     def _writing(self, step: int | None) -> Iterator[None]:
@@ -156,11 +220,14 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # of many types: Orbax's, TensorStore's, the system's
+            if isinstance(error, InputError):
+                raise
             which = "A checkpoint" if step is None else f"The checkpoint of step {step}, or the one before it,"
-            reason = first_line(error)
+            named = name_os_error(error)
+            reason = named.what if named else first_line(error)[:300]
+            remedy = named.remedy if named else "start the same command again"
             raise InputError(
-                f"{which} could not be written to {self._directory}: {reason[:300]}. The earlier ones are whole; free some "
-                "space and start the same command again."
+                f"{which} could not be written to {self._directory}: {reason}. The earlier ones are whole; {remedy}."
             ) from error
 
     def _metadata(self, step: int) -> dict[str, Any]:
@@ -170,6 +237,36 @@ class Checkpoints:
     def _check(self, step: int, *groups: str) -> None:
         own = {group: self._description.get(group, {}) for group in groups}
         check_description(self._directory, self._metadata(step), own)
+
+
+def _context(before_barrier: Callable[[], None], before_commit: Callable[[], None]) -> Any:
+    """Orbax's options with what happens in its own thread when a checkpoint is written and not yet committed.
+
+    Args:
+      before_barrier: called on every process, if there are several, when its files are written.
+      before_commit: called on the first process when those of all are.
+    """
+    context = ocp.Context()
+    options = context.asynchronous
+    # Orbax copies the options deeply, which leaves functions alone, and not bound methods.
+    options.post_finalization_callback = lambda: before_commit()
+    if jax.process_count() == 1:
+        return context
+    wait = orbax_multihost.get_barrier_sync_fn()
+
+    def barrier(*, key: str, timeout_ms: int) -> None:
+        if WRITTEN in key:
+            before_barrier()
+        wait(key=key, timeout_ms=timeout_ms)
+
+    plain = type(options).v0
+    # Orbax v0 takes a barrier as an option, v1 hands on a class of options without it.
+    options.v0 = types.MethodType(lambda own: dataclasses.replace(plain(own), barrier_sync_fn=barrier), options)
+    return context
+
+
+WRITTEN = "async_write_complete"
+"""In the name of Orbax's barrier between writing and committing."""
 
 
 def check_description(directory: str, metadata: Mapping[str, Any], description: Mapping[str, Mapping[str, Any]]) -> None:

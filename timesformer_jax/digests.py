@@ -1,0 +1,246 @@
+"""Digests of files: written with a checkpoint, compared when it is read.
+
+A checkpoint's folder holds `digests.json`, with the XXH3 of every file in it. Its metadata say so, so that a missing
+`digests.json` is damage, while checkpoints from before digests load with a warning.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.extras import MissingPackageError
+
+log = logging.getLogger("timesformer_jax")
+
+FILE = "digests.json"
+ALGORITHM = "xxh3_64"
+NOTE = {"digests": ALGORITHM}
+"""What a checkpoint's metadata say of its digests."""
+MARK = "_CHECKPOINT_METADATA"
+"""The file that every folder of Orbax has."""
+WRITTEN_LAST = "commit_success.txt"
+"""Orbax's file that only has to exist, written after the digests."""
+COMMIT_TIME = "commit_timestamp_nsecs"
+"""The one entry of `MARK` that Orbax changes after the digests; nothing reads it."""
+CHUNK = 1 << 18
+"""Bytes that are read at once: they stay in the processor's cache until they are digested."""
+
+
+def new_digest() -> Any:
+    """An empty XXH3, to be fed by `update`."""
+    try:
+        import xxhash
+    except ImportError as error:
+        raise MissingPackageError("xxhash", "Comparing files with their digests") from error
+    return xxhash.xxh3_64()
+
+
+def digest_bytes(content: bytes) -> str:
+    digest = new_digest()
+    digest.update(content)
+    return digest.hexdigest()
+
+
+def digest_file(path: Any) -> str:
+    """XXH3 of a file as hexadecimal digits; of a checkpoint's metadata that of their values."""
+    if path.name == MARK:
+        return _digest_metadata(path)
+    digest = new_digest()
+    for chunk in chunks(path):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def chunks(path: Any, start: int = 0) -> Iterator[memoryview]:
+    """A file's bytes from `start` on, in pieces that share one buffer."""
+    buffer = bytearray(CHUNK)
+    view = memoryview(buffer)
+    with open(path, "rb", buffering=0) if "://" not in str(path) else path.open("rb") as file:
+        file.seek(start)
+        while count := file.readinto(buffer):
+            yield view[:count]
+
+
+def note_own_digests(folder: Any, process: int) -> None:
+    """Write the digests of the files that one of several processes wrote itself, for `write_digests`.
+
+    Args:
+      folder: an `epath.Path` to a checkpoint that all processes have written to and that isn't committed yet.
+      process: which of them this is.
+    """
+    own = {name: path for name, path in _files(folder).items() if _writer(name) == process}
+    (folder / _part(process)).write_text(json.dumps(_digests(own)))
+
+
+def write_digests(folder: Any) -> None:
+    """Write `digests.json` into a checkpoint's folder, before it is committed; one process does.
+
+    What `note_own_digests` has noted is taken over, all other files are read.
+    """
+    files, known = _files(folder), {}
+    for part in [path for name, path in files.items() if name.startswith(f"{FILE}.")]:
+        known |= json.loads(part.read_text())
+        part.unlink()
+        del files[part.name]
+    digests = {**known, **_digests({name: path for name, path in files.items() if name not in known})}
+    content = {"algorithm": ALGORITHM, "files": dict(sorted(digests.items()))}
+    (folder / FILE).write_text(json.dumps({**content, "digest": _digest_of_values(content)}, indent=1) + "\n")
+
+
+def find_damage(folder: Any, entries: Iterable[str] | None = (), share: tuple[int, int] = (0, 1)) -> str | None:
+    """What is wrong with a checkpoint's files, as part of a sentence; None if they are what was written.
+
+    A checkpoint without digests, from before they were written, can't be compared: it is warned about once, and None.
+
+    Args:
+      folder: a `pathlib.Path` or `epath.Path` to one checkpoint.
+      entries: names of its entries (folders) that are compared; None for all. Its metadata and metrics always are.
+      share: this process and the number of processes that divide the files among them. Each compares the small ones.
+    """
+    try:
+        listed = _listed(folder)
+        if listed is None:
+            return None
+        wanted = [name for name in listed if "/" not in name or entries is None or name.split("/")[0] in {*entries, "metrics"}]
+        mine = [name for number, name in enumerate(wanted) if "/" not in name or number % share[1] == share[0]]
+        with ThreadPoolExecutor(4) as pool:
+            found = pool.map(lambda name: _compare(folder / name, listed[name]), mine)
+            return next((f"{name} {damage}" for name, damage in zip(mine, found, strict=True) if damage), None)
+    except OSError as error:
+        if not folder.exists():
+            return "it is gone, since a newer one has replaced it: start the same command again"
+        return f"it can't be read: {error.strerror or first_line(error)}"
+
+
+def check_digests(folder: Any, entries: Iterable[str] | None = ()) -> None:
+    """Raise `InputError` for a damaged checkpoint, naming the file and the newest earlier checkpoint that is whole.
+
+    Args:
+      folder: as for `find_damage`.
+      entries: as for `find_damage`.
+    """
+    if damage := find_damage(folder, entries):
+        raise damaged(folder, damage)
+
+
+def damaged(folder: Any, damage: str) -> InputError:
+    """The error about a damaged checkpoint, with the newest earlier one that is whole."""
+    return InputError(f"The checkpoint {folder} is damaged: {damage}. {_remedy(folder)}")
+
+
+def steps_in(folder: Any) -> list[int]:
+    """The steps of the checkpoints in a folder, whole or damaged; without those that are still being written."""
+    if not folder.is_dir():
+        return []
+    # In a bucket nothing is renamed, and a checkpoint without this file isn't complete.
+    needed = (WRITTEN_LAST,) if "://" in str(folder) else (MARK, FILE)
+    entries = [entry for entry in folder.iterdir() if entry.name.isdecimal()]
+    return sorted(int(entry.name) for entry in entries if any((entry / name).exists() for name in needed))
+
+
+def _remedy(folder: Any) -> str:
+    if not folder.name.isdecimal():
+        return "Use a copy of it, or write it anew."
+    for step in reversed(steps_in(folder.parent)):
+        earlier = folder.parent / str(step)
+        if step < int(folder.name) and find_damage(earlier, None) is None:
+            return f"The one of step {step} before it is whole: to use that, move the folder {folder} away."
+    return "There is no whole one before it: use a copy of it, or train again in another --workdir."
+
+
+def _compare(path: Any, digest: str) -> str | None:
+    try:
+        return None if digest_file(path) == digest else "differs from its digest"
+    except FileNotFoundError:
+        return "is missing"
+    except ValueError:  # metadata that are no JSON any more
+        return "differs from its digest"
+
+
+def _listed(folder: Any) -> dict[str, str] | None:
+    """A checkpoint's digests by file; None if it is from before digests.
+
+    Raises:
+      OSError: if they can't be read.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return _without_digests(folder)
+    try:
+        content = json.loads(path.read_bytes())
+        whole = content.pop("digest") == _digest_of_values(content) and content["algorithm"] == ALGORITHM
+        whole = whole and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in content["files"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        whole = False
+    return content["files"] if whole else {FILE: ""}  # which no file has as its digest
+
+
+def _without_digests(folder: Any) -> dict[str, str] | None:
+    try:
+        notes = json.loads((folder / MARK).read_bytes())["custom_metadata"]
+        if "digests" in notes:
+            return {FILE: ""}
+    except FileNotFoundError:
+        return {MARK: ""}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass  # not of this project, or damaged: the reader says more than a digest could
+    if str(folder.parent) not in _WARNED and (folder / MARK).exists():
+        _WARNED.add(str(folder.parent))
+        log.warning("The checkpoint %s has no digests, since an older version wrote it: damage would go unnoticed.", folder)
+    return None
+
+
+_WARNED: set[str] = set()
+"""Folders whose checkpoints without digests have been warned about."""
+
+
+def _files(folder: Any) -> dict[str, Any]:
+    """Path inside a checkpoint's folder -> file, without those that are written after the digests."""
+    files = {}
+    for place, _, names in os.walk(folder) if "://" not in str(folder) else _walk(folder):
+        for name in names:
+            path = folder.__class__(place) / name
+            files[path.relative_to(folder).as_posix()] = path
+    return {name: path for name, path in files.items() if name not in (FILE, WRITTEN_LAST)}
+
+
+def _walk(folder: Any) -> Iterator[tuple[Any, list[str], list[str]]]:
+    """`os.walk` for buckets."""
+    entries = list(folder.iterdir())
+    inner = [entry for entry in entries if entry.is_dir()]
+    yield folder, [entry.name for entry in inner], [entry.name for entry in entries if entry not in inner]
+    for entry in inner:
+        yield from _walk(entry)
+
+
+def _digests(files: dict[str, Any]) -> dict[str, str]:
+    return {name: digest_file(path) for name, path in files.items()}
+
+
+def _writer(name: str) -> int | None:
+    """The process that wrote a file, by its path: Orbax names folders and array metadata after processes."""
+    for place in Path(name).parts[1:3]:
+        head, _, number = place.rpartition("process_")
+        if head in ("", "ocdbt.") and number.isdecimal():
+            return int(number)
+    return None
+
+
+def _part(process: int) -> str:
+    return f"{FILE}.process_{process}"
+
+
+def _digest_metadata(path: Any) -> str:
+    content = json.loads(path.read_bytes())
+    if isinstance(content, dict):
+        content.pop(COMMIT_TIME, None)
+    return _digest_of_values(content)
+
+
+def _digest_of_values(content: Any) -> str:
+    return digest_bytes(json.dumps(content, sort_keys=True).encode())

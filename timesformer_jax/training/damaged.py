@@ -1,0 +1,127 @@
+"""Damaged checkpoints of a run that resumes: found before anything is read from them, and set aside."""
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from timesformer_jax.digests import damaged, find_damage, steps_in
+from timesformer_jax.errors import InputError
+
+log = logging.getLogger("timesformer_jax")
+
+ASIDE = "damaged-"
+"""What the folder of a checkpoint that was set aside begins with."""
+DELETING = 1.0
+"""Seconds in which a checkpoint whose deletion has begun is gone."""
+ELSEWHERE = "another process found one of its files to differ"
+
+
+def set_damaged_aside(directory: str, *, wholly: bool = True) -> int | None:
+    """Move damaged checkpoints of a run that resumes to `damaged-STEP`, with a warning, so that the one before counts.
+
+    All processes call it, and agree. Only the newest checkpoint that is left is read as a whole; of the others the metadata
+    and metrics, which decide which ones are kept.
+
+    Args:
+      directory: the folder of the run's checkpoints.
+      wholly: False compares metadata and metrics alone.
+
+    Returns:
+      The newest step that is left; None if there are no checkpoints.
+
+    Raises:
+      InputError: if no checkpoint is whole: training would begin anew in silence.
+    """
+    folder = epath.Path(directory)
+    steps = _agree_on_steps(folder)
+    found: dict[int, str] = {}
+    newest = None
+    for step in reversed(steps):
+        reads_all = wholly and newest is None
+        damage = find_damage_together(folder / str(step), None if reads_all else ())
+        if damage:
+            found[step] = damage
+        elif newest is None:
+            newest = step
+    if found and newest is None:
+        told = "; ".join(f"step {step}: {damage}" for step, damage in found.items())
+        raise InputError(
+            f"Every checkpoint in {directory} is damaged ({told}): use copies of them, or train in another --workdir."
+        )
+    for step, damage in found.items():
+        aside = _free_name(folder, step)
+        if jax.process_index() == 0:
+            (folder / str(step)).rename(aside)
+        log.warning("The checkpoint of step %d is damaged: %s. It was moved to %s.", step, damage, aside)
+    if found:
+        _together("damaged checkpoints are set aside")
+    if steps and newest != steps[-1]:
+        log.warning("The run resumes from step %d instead of step %d.", newest, steps[-1])
+    return newest
+
+
+def check_metadata(directory: str) -> None:
+    """Raise `InputError` if metadata or metrics of any checkpoint are damaged: the best one is chosen by those of all.
+
+    All processes call it. A checkpoint that a run in progress deletes meanwhile is none any more.
+    """
+    folder = epath.Path(directory)
+    for step in _agree_on_steps(folder):
+        damage = find_damage_together(folder / str(step))
+        if damage:
+            time.sleep(DELETING)
+        gone = jax.process_index() == 0 and not (folder / str(step)).exists()
+        if damage and not _any_process(gone):
+            raise damaged(folder / str(step), damage)
+
+
+def check_together(folder: Any, entries: Iterable[str] | None = ()) -> None:
+    """Raise `InputError` on every process if a checkpoint is damaged; each process reads its share of the files.
+
+    Args:
+      folder: the checkpoint's.
+      entries: as for `find_damage`.
+    """
+    if damage := find_damage_together(folder, entries):
+        raise damaged(folder, damage)
+
+
+def find_damage_together(folder: Any, entries: Iterable[str] | None = ()) -> str | None:
+    """`find_damage` by all processes, each of which reads its share of the files; None on all or on none."""
+    count = jax.process_count()
+    damage = find_damage(folder, entries, (jax.process_index(), count))
+    if count == 1:
+        return damage
+    return (damage or ELSEWHERE) if _any_process(damage is not None) else None
+
+
+def _any_process(true_here: bool) -> bool:
+    if jax.process_count() == 1:
+        return true_here
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(true_here))))
+
+
+def _agree_on_steps(folder: Any) -> list[int]:
+    """The steps that the first process sees."""
+    steps = steps_in(folder)
+    if jax.process_count() == 1:
+        return steps
+    count = int(multihost_utils.broadcast_one_to_all(np.asarray(len(steps), np.int32)))
+    own = np.asarray((steps + [0] * count)[:count], np.int32)
+    return np.asarray(multihost_utils.broadcast_one_to_all(own)).tolist() if count else []
+
+
+def _free_name(folder: Any, step: int) -> Any:
+    names = (f"{ASIDE}{step}{again}" for again in ("", *(f"-{number}" for number in range(2, 1000))))
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
+def _together(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
