@@ -125,7 +125,10 @@ def imports(path: Path) -> set[str]:
 
 GROUND = {
     f"timesformer_jax.{name}"
-    for name in ("_typing", "atomic_write", "devices", "errors", "extras", "interpolation", "labels", "preemption", "printable")
+    for name in (
+        *("_typing", "atomic_write", "devices", "errors", "extras", "interpolation", "labels", "preemption", "printable"),
+        *("run_lock", "state_files"),
+    )
 }
 
 MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself and GROUND
