@@ -91,6 +91,10 @@ bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares wi
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/evaluation.py
 
+.PHONY: endurance
+endurance: install  ## kills runs and damages their files: nothing may be lost (an hour; ARGS=--short: three minutes)
+	$(BIN)/python benchmarks/endurance.py $(ARGS)
+
 .PHONY: lint
 lint: install  ## ruff and pyright
 	$(BIN)/ruff check .

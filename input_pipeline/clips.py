@@ -65,6 +65,7 @@ def _decode(
     choose: Callable[[tuple[int, int], Video, int], list[View]],
     number_of: Callable[[int], tuple[int, int]],
     window: int,
+    failed: list[InputError],
     parallel: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
     """`examples`, numbers, each with the views that `choose((epoch, example), video, identity)` picks of example `number_of` =
@@ -72,7 +73,8 @@ def _decode(
 
     One element a video: `video` uint8 `[views, T, window, window, 3]`, `rows` and `columns` float32 `[views, S]`, `label`,
     `name`, `identity`, `part`, which part of the video it is, and `seconds` float32 `[views]`, where each view begins in its
-    video. `parallel`: how many videos are decoded at once.
+    video. `parallel`: how many videos are decoded at once. `failed` receives the errors of records that can't be read, which
+    TensorFlow would only pass on as text.
     """
     records = dataset.records(split)
     needed, decoded = DECODERS[dataset.codec]
@@ -80,7 +82,11 @@ def _decode(
     def fetch(number: Any) -> tuple[Any, ...]:
         """Reads a video's encoded frames, and only plans what is to be done with them."""
         which = number_of(int(number))
-        features = records[which[1]].features.feature
+        try:
+            features = records[which[1]].features.feature
+        except InputError as error:
+            failed.append(error)
+            raise
         stored = features["video"].bytes_list.value
         height, width = (int(features[name].int64_list.value[0]) for name in ("height", "width"))
         name = features["name"].bytes_list.value[0]
@@ -104,6 +110,7 @@ def _decode(
     label: Any = dataset.label_spec
     types = (tf.string, tf.int64, tf.int64, tf.int64, tf.int64, tf.int64, tf.float32, tf.float32)
 
+    @tf.autograph.experimental.do_not_convert  # nothing to convert, and converting leaves a file behind if it is killed
     def cut(number: tf.Tensor) -> dict[str, tf.Tensor]:
         encoded, entries, frames, box, which, corners, rows, columns, target, name, identity, part, seconds = tf.numpy_function(
             fetch, [number], (*types, label.dtype, tf.string, tf.int64, tf.int64, tf.float32)
@@ -125,16 +132,22 @@ def _decode(
     return examples.map(cut, num_parallel_calls=parallel)
 
 
-def _numpy(batches: Any, dataset: VideoDataset) -> Iterator[Batch]:
-    """The batches; TensorFlow's pages about a record that can't be decoded become one sentence."""
+def _numpy(batches: Any, dataset: VideoDataset, failed: list[InputError]) -> Iterator[Batch]:
+    """The batches; TensorFlow's pages about a record that can't be read or decoded become one sentence.
+
+    `failed`: what `_decode` has put there.
+    """
     iterator = batches.as_numpy_iterator()
     while True:
         try:
             batch = next(iterator, None)
         except tf.errors.OpError as error:
+            if failed:
+                raise failed[0] from None
             reason = str(error.message).partition("\n")[0].removeprefix("ValueError: ")
             raise InputError(
-                f"The prepared data of {dataset.builder.data_path} are damaged ({reason}): prepare them again."
+                f"The prepared data of {dataset.builder.data_path} can't be decoded ({reason}): delete that folder to prepare "
+                "the data again."
             ) from error
         if batch is None:
             return
@@ -186,7 +199,8 @@ def training_batches(
         return options.training_views(np.random.default_rng([seed, which[0], identity]), video, window - 2)
 
     numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
-    videos = _decode(dataset, split, numbers, choose, share.__getitem__, window)
+    failed: list[InputError] = []
+    videos = _decode(dataset, split, numbers, choose, share.__getitem__, window, failed)
     batches = videos.batch(batch_size // per_video, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
     def flat(batch: Batch) -> Batch:
@@ -194,7 +208,7 @@ def training_batches(
         merged = {name: batch[name].reshape(batch_size, *batch[name].shape[2:]) for name in ("video", "rows", "columns")}
         return {**merged, "label": np.repeat(batch["label"], per_video, axis=0)}
 
-    return map(flat, _numpy(batches, dataset))
+    return map(flat, _numpy(batches, dataset, failed))
 
 
 def test_batches(
@@ -276,7 +290,8 @@ class SplitBatches(Iterator[Batch]):
         # Not tf.data's own choice: while the device is busy it takes away what decodes the next batch.
         a_video = int(self._counts.max(initial=1)) * num_crops * options.num_frames * window**2 * 3
         parallel = max(1, min(os.cpu_count() or 1, TEST_BYTES // a_video))
-        decode = (self._dataset, self._split, mine, choose, lambda number: (0, number), window, parallel)
+        failed: list[InputError] = []
+        decode = (self._dataset, self._split, mine, choose, lambda number: (0, number), window, failed, parallel)
         videos = _decode(*decode).prefetch(2 * parallel)
         shapes = {
             "video": (num_crops, options.num_frames, window, window, 3),
@@ -299,7 +314,7 @@ class SplitBatches(Iterator[Batch]):
 
         def clips() -> Iterator[dict[str, Any]]:
             before = done
-            for video in _numpy(videos, self._dataset):
+            for video in _numpy(videos, self._dataset, failed):
                 parts = {name: video[name].reshape(-1, *shape) for name, shape in shapes.items()}  # [clips, crops, ...]
                 for clip in range(len(parts["video"])):
                     place = np.array([video["part"], before + clip], np.int32)

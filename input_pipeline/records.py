@@ -1,29 +1,41 @@
 """Any example of a prepared split by its number, read from the TFRecord files that TFDS writes.
 
 A record file is a run of records, each 8 bytes of length, 4 of checksum, the data, 4 of checksum. Knowing where each begins, an
-epoch can be any permutation and a run can go on anywhere: nothing has to be read past, and no buffer has to be filled.
+epoch can be any permutation and a run can go on anywhere: nothing has to be read past, and no buffer has to be filled. Both
+checksums of a record are compared whenever it is read.
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
-import mmap
+import io
 import os
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from etils import epath
 
 from input_pipeline._tensorflow import tf, tfds
 from timesformer_jax._typing import Int, ndarray
 from timesformer_jax.atomic_write import replacing
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.state_files import reading, refuse
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 OPEN_FILES = 256
-"""A large data set has more files than a process may hold open."""
+"""Most files of a split that are held open: a large data set has more than a process may open."""
+SHARE_OF_FILES = 4
+"""A split holds at most one in so many of the files that the process may open (`ulimit -n`)."""
+DIGEST_BYTES = 16
 
 Places = Int[ndarray, "examples 2"]
 """Where each record's data begin in its file, and how long they are."""
@@ -35,23 +47,98 @@ def index_path(folder: str, split: str) -> epath.Path:
 
 
 def save_index(folder: str, split: str, places: Iterable[Places]) -> None:
-    """Keeps the places of every file's records, so that nobody has to look for them again."""
+    """Keeps the places of every file's records, so that nobody has to look for them again; a digest follows the array."""
     rows = [np.concatenate([np.full((len(part), 1), file), part], axis=1) for file, part in enumerate(places)]
-    path = index_path(folder, split)
-    with replacing(path, f".{os.getpid()}.part") as part, part.open("wb") as file:
-        np.save(file, np.concatenate(rows) if rows else np.zeros((0, 3), np.int64))
+    content = io.BytesIO()
+    np.save(content, np.concatenate(rows) if rows else np.zeros((0, 3), np.int64))
+    with replacing(index_path(folder, split), f".{os.getpid()}.part") as part:
+        part.write_bytes(content.getvalue() + _digest(content.getvalue()))
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+
+
+def read_index(content: bytes) -> Int[ndarray, "examples 3"] | None:
+    """The rows that `save_index` wrote, each a record's file, begin and length; None if they aren't as they were.
+
+    Older versions wrote no digest; there, records that don't follow one another give damage away.
+    """
+    file = io.BytesIO(content)
+    try:
+        index = np.load(file, allow_pickle=False)
+    except Exception:  # whatever a damaged header leads to: the index is made again
+        return None
+    end = file.tell()
+    if index.ndim != 2 or index.shape[1] != 3 or index.dtype != np.int64 or content[end:] not in (b"", _digest(content[:end])):
+        return None
+    files, begins, lengths = index.T
+    follows = np.concatenate([[HEADER_BYTES], begins[:-1] + lengths[:-1] + FOOTER_BYTES + HEADER_BYTES])[: len(index)]
+    follows = np.where(np.diff(files, prepend=-1) == 0, follows, HEADER_BYTES)
+    ascending = bool((np.diff(files, prepend=0) >= 0).all())
+    return index if ascending and bool((lengths >= 0).all()) and np.array_equal(begins, follows) else None
+
+
+class _OpenFile:
+    """A file that is open for as long as anyone has this object."""
+
+    def __init__(self, path: str):
+        self._descriptor: int | None = None  # of a file that can't be opened
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def read(self, begin: int, length: int) -> bytes:
+        assert self._descriptor is not None
+        return os.pread(self._descriptor, length, begin)
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
+class _RemoteFile:
+    """A file in a bucket."""
+
+    def __init__(self, path: str):
+        self._path = path
+
+    def read(self, begin: int, length: int) -> bytes:
+        with tf.io.gfile.GFile(self._path, "rb") as file:
+            file.seek(begin)
+            return file.read(length)
+
+
+def masked_crc(data: bytes) -> int:
+    """The checksum of TFRecord files: CRC-32C, rotated by 15 bits and moved by a constant."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def header_of(length: int) -> bytes:
+    """The bytes before a record's data: their length and its checksum."""
+    begin = struct.pack("<Q", length)
+    return begin + struct.pack("<I", masked_crc(begin))
+
+
+def most_open_files() -> int:
+    """How many files a split may hold open in this process."""
+    if resource is None:
+        return OPEN_FILES
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if limit == resource.RLIM_INFINITY else max(1, min(OPEN_FILES, limit // SHARE_OF_FILES))
 
 
 class Records:
     """The records of one split: `len(records)`, `records[i]` is a parsed `tf.train.Example`. Threads may share it.
 
-    Raises `InputError` for files that are shorter than their index says, or hold another number of records than the split.
+    Raises `InputError` for records whose checksums don't match, files that are shorter than their index says or hold another
+    number of records than the split, and files that can't be read.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
         info: Any = builder.info.splits[split]
         self._files = [os.fspath(path) for path in info.filepaths]
-        self._mapped = functools.lru_cache(maxsize=OPEN_FILES)(self._map)
+        self._remedy = _remedy(builder.data_path)
+        self._opened = functools.lru_cache(maxsize=most_open_files())(self._open)
         self._where: Int[ndarray, "examples 3"] = self._index(builder.data_path, split, info.num_examples)
 
     def __len__(self) -> int:
@@ -63,40 +150,66 @@ class Records:
         return hashlib.blake2b(np.ascontiguousarray(self._where, np.int64).tobytes(), digest_size=16).hexdigest()
 
     def __getitem__(self, number: int) -> Any:
-        file, begin, length = self._where[number].tolist()
-        data = self._read(file, begin, length)
-        if len(data) != length:
-            raise InputError(f"{self._files[file]} ends in the middle of a record: prepare the data set again.")
-        return tf.train.Example.FromString(data)
+        return tf.train.Example.FromString(self.read(number))
 
-    def _read(self, file: int, begin: int, length: int) -> Any:
+    def read(self, number: int) -> bytes:
+        """A record's data, compared with its checksums."""
+        file, begin, length = self._where[number].tolist()
+        path = self._files[file]
+        with _reading(path):
+            opened = self._opened(file)
+            header = opened.read(begin - HEADER_BYTES, HEADER_BYTES)
+            data = opened.read(begin, length)
+            footer = opened.read(begin + length, FOOTER_BYTES)
+        if len(footer) < FOOTER_BYTES:
+            refuse(path, f"it ends in the middle of record {number}", self._remedy)
+        if header != header_of(length) or footer != struct.pack("<I", masked_crc(data)):
+            refuse(path, f"record {number}, at byte {begin}, doesn't match its checksum", self._remedy)
+        return data
+
+    def _open(self, file: int) -> _OpenFile | _RemoteFile:
         path = self._files[file]
         if "://" in path:
-            with tf.io.gfile.GFile(path, "rb") as remote:
-                remote.seek(begin)
-                return remote.read(length)
-        return memoryview(self._mapped(file))[begin : begin + length]
-
-    def _map(self, file: int) -> mmap.mmap:
-        with open(self._files[file], "rb") as local:
-            return mmap.mmap(local.fileno(), 0, access=mmap.ACCESS_READ)
+            return _RemoteFile(path)
+        try:
+            return _OpenFile(path)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._opened.cache_clear()  # others hold the rest of what this process may open
+            return _OpenFile(path)
 
     def _index(self, folder: Any, split: str, num_examples: int) -> np.ndarray:
         path = index_path(folder, split)
         if path.exists():
-            with contextlib.suppress(EOFError, ValueError), path.open("rb") as file:  # a damaged one is as good as none
-                index = np.load(file)
-                if index.shape == (num_examples, 3):
-                    return index
-        places = [_scan(file) for file in self._files]
+            with _reading(path):
+                content = path.read_bytes()
+            index = read_index(content)
+            if index is not None and len(index) == num_examples and index[:, 0].max(initial=0) < max(len(self._files), 1):
+                return index
+        places = [_scan(file, self._remedy) for file in self._files]
         if (found := sum(map(len, places))) != num_examples:
             raise InputError(
                 f"The prepared data of {folder} are damaged (expected {num_examples} records of the split '{split}', got "
-                f"{found}): prepare them again."
+                f"{found}): {self._remedy}."
             )
         with contextlib.suppress(OSError):  # someone else's folder: it is made again next time
             save_index(folder, split, places)
         return np.concatenate([np.insert(part, 0, file, axis=1) for file, part in enumerate(places)])
+
+
+def _remedy(folder: Any) -> str:
+    return f"delete {folder} to prepare the data again"
+
+
+@contextlib.contextmanager
+def _reading(path: Any) -> Any:
+    """As `reading`, of TensorFlow's files in buckets too."""
+    try:
+        with reading(path):
+            yield
+    except tf.errors.OpError as error:
+        raise InputError(f"Can't read {path}: {first_line(error)}.") from error
 
 
 class Selection:
@@ -117,16 +230,19 @@ class Selection:
         return hashlib.blake2b(f"{self._records.fingerprint} {list(self._numbers)}".encode(), digest_size=16).hexdigest()
 
 
-def _scan(path: str) -> Places:
+def _scan(path: str, remedy: str) -> Places:
     """Where the records of a file are, by going from one length to the next."""
     places, begin = [], 0
-    with tf.io.gfile.GFile(path, "rb") as file:
+    with _reading(path), tf.io.gfile.GFile(path, "rb") as file:
         size = file.size()
         while begin + HEADER_BYTES <= size:
             file.seek(begin)
-            (length,) = struct.unpack("<Q", file.read(8))
+            header = file.read(HEADER_BYTES)
+            (length,) = struct.unpack("<Q", header[:8])
+            if header != header_of(length):
+                refuse(path, f"the length of record {len(places)} doesn't match its checksum", remedy)
             places.append((begin + HEADER_BYTES, length))
             begin += HEADER_BYTES + length + FOOTER_BYTES
     if begin != size:
-        raise InputError(f"{path} ends in the middle of a record: prepare the data set again.")
+        refuse(path, f"it ends in the middle of record {max(len(places) - 1, 0)}", remedy)
     return np.array(places, np.int64).reshape(-1, 2)

@@ -126,18 +126,8 @@ def imports(path: Path) -> set[str]:
 GROUND = {
     f"timesformer_jax.{name}"
     for name in (
-        "_typing",
-        "atomic_write",
-        "devices",
-        "digests",
-        "errors",
-        "extras",
-        "interpolation",
-        "labels",
-        "os_errors",
-        "preemption",
-        "printable",
-        "quiet_orbax",
+        *("_typing", "atomic_write", "devices", "digests", "errors", "extras", "interpolation", "labels", "os_errors"),
+        *("preemption", "printable", "quiet_orbax", "run_lock", "state_files"),
     )
 }
 

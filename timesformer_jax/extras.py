@@ -14,8 +14,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "torch": ("torch",),
     "train": (
         *_VIDEO,
-        *("PIL", "absl", "clu", "dm_pix", "etils", "importlib_resources", "ml_collections", "optax", "orbax", "sklearn"),
-        *("tensorboard", "tensorflow", "tensorflow_datasets", "xxhash"),
+        *("PIL", "absl", "clu", "dm_pix", "etils", "google_crc32c", "importlib_resources", "ml_collections", "optax", "orbax"),
+        *("sklearn", "tensorboard", "tensorflow", "tensorflow_datasets", "xxhash"),
     ),
 }
 """Extra -> the modules that it brings. A module that several bring is asked for by the first of them."""
@@ -25,6 +25,7 @@ TITLES = {
     "absl": "absl-py",
     "av": "PyAV",
     "dm_pix": "dm-pix",
+    "google_crc32c": "google-crc32c",
     "jinja2": "Jinja2",
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
@@ -56,17 +57,8 @@ JOBS = {
     "main.py": Job(
         ("train", "plots"),
         (
-            *_VIDEO,
-            "absl",
-            "clu",
-            "dm_pix",
-            "etils",
-            "ml_collections",
-            "optax",
-            "orbax",
-            "tensorflow",
-            "tensorflow_datasets",
-            "xxhash",
+            *(*_VIDEO, "absl", "clu", "dm_pix", "etils", "google_crc32c", "ml_collections", "optax", "orbax", "tensorflow"),
+            *("tensorflow_datasets", "xxhash"),
         ),
         package=".",
     ),

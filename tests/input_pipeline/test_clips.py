@@ -153,7 +153,9 @@ def test_a_damaged_record_is_one_sentence(folder: VideoDataset, monkeypatch: pyt
     for number in range(len(example.features.feature["video"].bytes_list.value)):
         example.features.feature["video"].bytes_list.value[number] = b"nothing"
     monkeypatch.setattr(type(records), "__getitem__", lambda self, number: example)
-    with pytest.raises(InputError, match=r"The prepared data of .* are damaged.*: prepare them again"):
+    with pytest.raises(
+        InputError, match=r"The prepared data of .* can't be decoded .*: delete that folder to prepare the data again"
+    ):
         take(folder, 1)
 
 

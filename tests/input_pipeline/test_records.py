@@ -1,12 +1,16 @@
 """Records by their number, and prepared data that were damaged since."""
 
+import errno
+import os
+import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from input_pipeline import preparation
+from input_pipeline import ClipOptions, clips, preparation
 from input_pipeline._tensorflow import tfds
-from input_pipeline.records import Records, index_path
+from input_pipeline.records import Records, index_path, read_index, save_index
 from tests.input_pipeline.miniatures import folder
 from timesformer_jax.errors import InputError
 
@@ -22,22 +26,87 @@ def test_records_by_number(digits):
 
 def test_more_files_than_may_be_open(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(preparation, "PART_BYTES", 1)
-    monkeypatch.setattr("input_pipeline.records.OPEN_FILES", 2)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (8, 1024))
     records = Records(folder(made_clips, tmp_path).builder, "train")
     names = {record.features.feature["name"].bytes_list.value[0] for _ in range(2) for record in records}
     assert len(names) == 9
-    assert records._mapped.cache_info().currsize == 2
+    assert records._opened.cache_info().currsize == 2
 
 
 def test_a_record_file_that_was_cut_is_told(tmp_path: Path, made_clips: Path):
     data = folder(made_clips, tmp_path)
     (path,) = tmp_path.rglob("*train.tfrecord*")
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match="ends in the middle of a record: prepare the data set again"):
+    with pytest.raises(
+        InputError, match=r"tfrecord.* is damaged \(it ends in the middle of record 8\): delete .* to prepare the data again"
+    ):
         list(Records(data.builder, "train"))
     index_path(str(data.builder.data_path), "train").unlink()
-    with pytest.raises(InputError, match="ends in the middle of a record: prepare the data set again"):
+    with pytest.raises(
+        InputError, match=r"tfrecord.* is damaged \(it ends in the middle of record 8\): delete .* to prepare the data again"
+    ):
         Records(data.builder, "train")
+
+
+def test_any_flipped_bit_of_a_record_is_told(tmp_path: Path, made_clips: Path):
+    """In its length, its data and both checksums; the error names the file, the record and the remedy."""
+    data = folder(made_clips, tmp_path)
+    (path,) = tmp_path.rglob("*train.tfrecord*")
+    whole = path.read_bytes()
+    records = Records(data.builder, "train")
+    _, begin, length = records._where[4].tolist()
+    for place in (begin - 12, begin - 2, begin, begin + length // 2, begin + length - 1, begin + length + 3):
+        path.write_bytes(flipped(whole, place))
+        with pytest.raises(
+            InputError, match=r"train\.tfrecord.* is damaged \(record 4, at .*\): delete .* to prepare the data"
+        ):
+            records[4]
+        assert records[3].features.feature["name"]
+    path.write_bytes(whole)
+    assert len(list(records)) == 9
+
+
+def test_a_damaged_record_ends_batches_with_its_own_sentence(tmp_path: Path, made_clips: Path):
+    data = folder(made_clips, tmp_path)
+    (path,) = tmp_path.rglob("*val.tfrecord*")
+    path.write_bytes(flipped(path.read_bytes(), 400))
+    options = ClipOptions(num_frames=2, crop_size=24, sampling="uniform", sampling_rate=2.0, short_side=(24, 30))
+    with pytest.raises(InputError, match=r"^\S*val\.tfrecord\S* is damaged \(record 0, "):
+        list(clips.test_batches(data, "val", options, batch_size=1, num_clips=1, num_crops=1))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ENOENT])
+def test_a_failed_read_is_no_damage(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch, number: int):
+    def fail(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    records = Records(folder(made_clips, tmp_path).builder, "train")
+    monkeypatch.setattr("input_pipeline.records.os.open", fail)
+    with pytest.raises(InputError, match=f"^Can't read .*tfrecord.*: {os.strerror(number)}: ") as caught:
+        records[0]
+    assert "damaged" not in str(caught.value)
+    assert "again" not in str(caught.value)
+
+
+@pytest.mark.parametrize("digest", [True, False], ids=["digest", "older"])
+def test_any_flipped_bit_of_an_index_is_found(digest: bool, tmp_path: Path):
+    """Without a digest, as older versions wrote it, but for the length of a file's last record, which its own header has."""
+    rows = [np.array([[12, 100], [128, 50], [194, 77]]), np.array([[12, 20], [48, 30]])]
+    save_index(str(tmp_path), "train", rows)
+    content = index_path(str(tmp_path), "train").read_bytes()
+    content = content if digest else content[:-16]
+    index = read_index(content)
+    assert index is not None
+    last = set() if digest else {len(content) - back + byte for back in (8, 8 + 2 * 24) for byte in range(8)}
+    for place in set(range(len(content))) - last:
+        found = read_index(flipped(content, place))
+        assert found is None or np.array_equal(found, index), place
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    changed = bytearray(content)
+    changed[place] ^= 1 << place % 7
+    return bytes(changed)
 
 
 @pytest.mark.parametrize("kept", [0, 40, -8])
@@ -55,5 +124,7 @@ def test_another_number_of_records_is_told(tmp_path: Path, made_clips: Path):
     index_path(str(data.builder.data_path), "train").unlink()
     (path,) = tmp_path.rglob("*train.tfrecord*")
     path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"are damaged \(expected 9 records of the split 'train', got 0\): prepare them again"):
+    with pytest.raises(
+        InputError, match=r"are damaged \(expected 9 records of the split 'train', got 0\): delete .* to prepare"
+    ):
         Records(data.builder, "train")

@@ -1,0 +1,309 @@
+"""Every kind of file that the project writes and reads again, with what reads it."""
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults import world as worlds
+from benchmarks.faults.damage import ROWS, Kind
+from benchmarks.faults.world import STEPS, World, digest_arrays
+
+NEWEST, OLDER = str(STEPS), str(STEPS - worlds.CHECKPOINT_EVERY)
+
+
+def config_of(world: Path, workdir: Path, data: Path | None = None, **changed: Any) -> Any:
+    """The runs' config."""
+    from configs import folder
+
+    config = folder.get_config()
+    config.lock()
+    known = World(world)
+    fields = {**worlds.MODEL, **changed, "data.root": str(known.videos), "data.data_dir": str(data or known.data)}
+    with config.ignore_type():
+        config.update_from_flattened_dict(fields)
+    return config
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    """All that `tsf.load` gives."""
+    import timesformer_jax as tsf
+    from timesformer_jax.modeling import describe_model
+
+    found = tsf.load(path, num_heads=worlds.MODEL["model.num_heads"])
+    return {
+        "params": digest_arrays(found.params),
+        "labels": found.labels,
+        "model": describe_model(found.model),
+        "preprocess": found.preprocess.as_dict(),
+        "objective": found.objective,
+    }
+
+
+@functools.cache
+def load_at(name: str = "") -> Callable[[Path], Any]:
+    """A reader: `tsf.load` of a path below the copied folder."""
+    return lambda folder: _loaded(folder / name)
+
+
+def _job(checkpoints: Path, *, trains: bool, **changed: Any) -> Any:
+    """As main.py makes one for a workdir."""
+    from experiment.follow import follow_weights
+    from experiment.setup import Job
+
+    workdir = checkpoints.parent
+    config = follow_weights(config_of(workdir.parent.parent, workdir, **changed), str(workdir), "train" if trains else "eval")
+    return Job(config, str(workdir), read_only=not trains, trains=trains)
+
+
+@functools.cache
+def evaluated(which: str) -> Callable[[Path], Any]:
+    """A reader: the parameters that `--mode=eval` evaluates, and their step."""
+
+    def read(checkpoints: Path) -> Any:
+        job = _job(checkpoints, trains=False, **{"eval.checkpoint": which})
+        try:
+            params, step = job.restore_params()
+            return {"params": digest_arrays(params), "step": step, "labels": job.data.label_names}
+        finally:
+            job.checkpoints.close()
+
+    return read
+
+
+def resumed(checkpoints: Path) -> Any:
+    """The state that training resumes from, and its place in the data."""
+    from experiment import train
+    from timesformer_jax import training
+
+    job = _job(checkpoints, trains=True)
+    try:
+        times: dict[str, Any] = {"num_epochs": STEPS / worlds.STEPS_PER_EPOCH, "steps_per_epoch": worlds.STEPS_PER_EPOCH}
+        optimizer = training.make_optimizer(**job.config.optimizer, depth=job.model.depth, **times)
+        state = train._begin(job, optimizer.transformation, STEPS)
+        return {"state": digest_arrays(state), "pipeline": job.checkpoints.pipeline}
+    finally:
+        job.checkpoints.close()
+
+
+def _without_newest(checkpoints: Path) -> None:
+    shutil.rmtree(checkpoints / NEWEST)
+
+
+def prepared(data: Path) -> Any:
+    """Labels and every record of the prepared data."""
+    from input_pipeline import open_dataset
+
+    dataset = open_dataset(**config_of(data.parent.parent, data, data).data)
+    return {
+        "labels": dataset.label_names,
+        "left out": dataset.left_out,
+        "damaged": dataset.damaged,
+        "records": {split: _records(dataset, split) for split in ("train", "val")},
+        "described": {split: dataset.describe(split) for split in ("train", "val")},
+    }
+
+
+def _records(dataset: Any, split: str) -> list[str]:
+    records = dataset.records(split)
+    return [_digest_example(records[number]) for number in range(len(records))]
+
+
+def _digest_example(example: Any) -> str:
+    features = example.features.feature
+    return worlds.digest_bytes(b"".join(name.encode() + features[name].SerializeToString() for name in sorted(features)))
+
+
+def modified_since(data: Path) -> Any:
+    """Which videos were modified since they were prepared, as the warning names them."""
+    from etils import epath
+
+    from input_pipeline import sources
+
+    folder = next(data.glob("**/source.json")).parent
+    return sorted(sources._recorded(epath.Path(folder)))
+
+
+def finished(data: Path) -> Any:
+    """The data that a preparation makes that resumes behind the record files of a killed one."""
+    worlds.small_parts()
+    return prepared(data)
+
+
+def features(folder: Path) -> Any:
+    from timesformer_jax.features import read_features
+
+    found = read_features(folder)
+    arrays = {name: getattr(found, name) for name in ("values", "video", "clips", "crops", "seconds", "labels")}
+    return {
+        "arrays": digest_arrays(arrays),
+        "names": found.names,
+        "label names": found.label_names,
+        "about": found.about,
+        "unreadable": found.unreadable,
+    }
+
+
+def results(workdir: Path) -> Any:
+    """What the report reads."""
+    from etils import epath
+
+    from experiment import report
+
+    return report._read_results(epath.Path(workdir))
+
+
+def confusion(workdir: Path) -> Any:
+    from etils import epath
+
+    from experiment import report
+
+    names = sorted(worlds.LABELS)
+    found = report._read_confusion(epath.Path(workdir), names)
+    return None if found is None else found.tolist()
+
+
+def trained_with(workdir: Path) -> Any:
+    from etils import epath
+
+    from experiment import report
+
+    return report._read_config(epath.Path(workdir))
+
+
+def curves(workdir: Path) -> Any:
+    from experiment.curves import read_curves
+
+    return read_curves(str(workdir))
+
+
+def stopped_test(folder: Path) -> list[str]:
+    """A digest of each batch that a stopped evaluation finds again."""
+    from timesformer_jax.evaluation import PartialTest
+
+    description = json.loads((folder.parent.parent / "stopped" / "description.json").read_text())
+    partial = PartialTest(str(folder), description, len(worlds.LABELS) * worlds.VAL * 2 // 4)
+    rows = partial.rows
+    return [json.dumps(digest_arrays(rows.part(i, i + 1)), sort_keys=True) for i in range(len(rows))]
+
+
+def _is_prefix(found: Any, truth: Any) -> bool:
+    return found == truth[: len(found)]
+
+
+def attentive_probe(folder: Path) -> Any:
+    from timesformer_jax.training import read_probe
+
+    module, params, notes = read_probe(folder / "probe.npz")
+    return {"probe": repr(module), "params": digest_arrays(params), "notes": notes}
+
+
+def _is_beginning(found: Any, truth: Any) -> bool:
+    """Whether every curve is the first part of what it should be."""
+    flat = {(panel, line): steps_and_values for panel, lines in found.items() for line, steps_and_values in lines.items()}
+    return all(
+        panel in truth and line in truth[panel] and all(map(_is_prefix, curve, truth[panel][line]))
+        for (panel, line), curve in flat.items()
+    )
+
+
+CHECKPOINTS = "reference/checkpoints"
+RESUME: dict[str, Any] = {"folder": CHECKPOINTS, "without": _without_newest}
+STOPPED: dict[str, Any] = {
+    "folder": "stopped",
+    "readers": (stopped_test,),
+    "partial": _is_prefix,
+    "silently": tuple(ROWS),  # evaluated again
+}
+DATA: dict[str, Any] = {"folder": "data", "readers": (prepared,)}
+
+KINDS: tuple[Kind, ...] = (
+    Kind(
+        "checkpoint: parameters",
+        files=(f"{NEWEST}/params/**/d/*", f"{NEWEST}/ema/**/d/*"),
+        readers=(resumed, evaluated("latest"), load_at(NEWEST)),
+        **RESUME,
+    ),
+    Kind("checkpoint: optimizer state", files=(f"{NEWEST}/opt_state/**/d/*",), readers=(resumed,), **RESUME),
+    Kind("checkpoint: counters", files=(f"{NEWEST}/counters/**/d/*",), readers=(resumed,), **RESUME),
+    Kind(
+        "checkpoint: manifests",
+        files=(f"{NEWEST}/**/manifest.ocdbt",),
+        readers=(resumed, evaluated("latest"), load_at(NEWEST)),
+        **RESUME,
+    ),
+    Kind(
+        "checkpoint: metadata of arrays",
+        files=(f"{NEWEST}/**/_METADATA", f"{NEWEST}/**/_sharding", f"{NEWEST}/**/array_metadatas/*"),
+        readers=(resumed, evaluated("latest"), load_at(NEWEST)),
+        **RESUME,
+    ),
+    Kind(
+        "checkpoint: metadata of the step",
+        files=(f"{NEWEST}/_CHECKPOINT_METADATA",),
+        readers=(resumed, evaluated("latest"), load_at(NEWEST)),
+        **RESUME,
+    ),
+    Kind(
+        "checkpoint: metric",
+        files=(f"{NEWEST}/metrics/metrics",),
+        readers=(resumed, evaluated("best")),
+        **RESUME,
+    ),
+    Kind(
+        "checkpoint: digests",
+        files=(f"{NEWEST}/digests.json",),
+        readers=(resumed, evaluated("latest"), load_at(NEWEST)),
+        **RESUME,
+    ),
+    Kind(
+        "checkpoint: an older one",
+        files=(f"{OLDER}/**/*",),
+        readers=(resumed, evaluated("latest")),
+        **RESUME,
+    ),
+    Kind("tsf.save: arrays", "exports/own", ("**/d/*",), (load_at(),)),
+    Kind("tsf.save: all else", "exports/own", ("*", "params/*", "params/array_metadatas/*", "params/ocdbt*/*"), (load_at(),)),
+    Kind("safetensors", "exports/safetensors", ("*",), (load_at("model.safetensors"),)),
+    Kind("Hugging Face: model.safetensors", "exports/huggingface", ("model.safetensors",), (load_at(),)),
+    Kind("Hugging Face: config.json", "exports/huggingface", ("config.json",), (load_at(),)),
+    Kind("Hugging Face: all else", "exports/huggingface", ("preprocessor_config.json", "README.md", "*digest*"), (load_at(),)),
+    Kind("probe: linear", "reference/probe", ("**/*",), (load_at(),)),
+    Kind("probe: attentive", "attentive", ("probe.npz",), (attentive_probe,)),
+    Kind("features: shards", "reference/features/val", ("*.npz",), (features,)),
+    Kind("features: features.json", "reference/features/val", ("features.json",), (features,)),
+    Kind("prepared data: records", files=("**/*.tfrecord*",), **DATA),
+    Kind("prepared data: index of records", files=("**/*.records.npy",), **DATA),
+    Kind("prepared data: dataset_info.json", files=("**/dataset_info.json",), **DATA),
+    Kind("prepared data: features.json", files=("**/features.json",), **DATA),
+    Kind("prepared data: labels", files=("**/*.labels.txt",), **DATA),
+    Kind("prepared data: metadata.json", files=("**/metadata.json",), **DATA),
+    Kind("prepared data: source.json", files=("**/source.json",), **DATA),
+    Kind("prepared data: source_files.gz", "data", ("**/source_files.gz",), (modified_since,)),
+    Kind("interrupted preparation: notes", "interrupted", ("**/.unfinished*/**/*.json",), (finished,)),
+    Kind("interrupted preparation: records", "interrupted", ("**/.unfinished*/**/*.tfrecord",), (finished,)),
+    Kind("interrupted evaluation: scores", files=("*.npz",), **STOPPED),
+    Kind(
+        "interrupted evaluation: description",
+        "stopped",
+        ("description.json",),
+        (stopped_test,),
+        partial=_is_prefix,
+        silently=tuple(ROWS),
+    ),
+    Kind("results.json", "reference", ("results.json",), (results,)),
+    Kind("predictions.jsonl", "reference", ("predictions.jsonl",), (results,)),
+    Kind("confusion.csv", "reference", ("confusion.csv",), (confusion,)),
+    Kind("config.json of the workdir", "reference", ("config.json",), (trained_with,), optional=True),
+    Kind(
+        "figures for TensorBoard",
+        "reference",
+        ("events.out.tfevents.*",),
+        (curves,),
+        partial=_is_beginning,
+        silently=("cut",),  # as a run that is killed leaves them
+        optional=True,
+    ),
+)

@@ -1,0 +1,311 @@
+"""Start `main.py` many times at the price of one start: each run is a fork of a process that has imported everything.
+
+A run differs from `python main.py ...` in its start alone: it parses flags, opens data and compiles by itself. JAX has no
+backend and TensorFlow no threads in the process that forks, so nothing is shared. `fresh` runs are new processes.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import itertools
+import mmap
+import os
+import pickle
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ENDING = 10.0
+"""Seconds in which the workers of a killed run must have ended."""
+HANGING = 180.0
+TRACEBACK = "Traceback (most recent call last)"
+
+
+class Process:
+    """A started run, in a session of its own, with its log in a file.
+
+    Attributes:
+        changes: How many files and folders it has made, renamed or deleted so far; only of forked runs.
+    """
+
+    def __init__(self, pid: int, log: Path, counter: mmap.mmap | None = None):
+        self.pid, self.log = pid, log
+        self.code: int | None = None
+        self._counter = counter
+
+    @property
+    def changes(self) -> int:
+        return struct.unpack("q", self._counter[:8])[0] if self._counter is not None else 0
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None if it still runs."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code
+
+    def wait(self, seconds: float = HANGING) -> int | None:
+        """The exit code; None if it had to be killed since it hung."""
+        end = time.monotonic() + seconds
+        while self.poll() is None:
+            if time.monotonic() > end:
+                self.end_session()
+                self.poll() if self.code is not None else os.waitpid(self.pid, 0)
+                self.code = self.code if self.code is not None else -signal.SIGKILL
+                return None
+            time.sleep(0.005)
+        return self.code
+
+    def wait_for(self, pattern: str, seconds: float = HANGING) -> bool:
+        """Whether the log has shown the pattern before the process has ended."""
+        end = time.monotonic() + seconds
+        while not re.search(pattern, self.text):
+            if self.poll() is not None or time.monotonic() > end:
+                return re.search(pattern, self.text) is not None
+            time.sleep(0.005)
+        return True
+
+    def signal(self, number: int) -> bool:
+        """Send a signal; whether the process still ran."""
+        if self.poll() is not None:
+            return False
+        os.kill(self.pid, number)
+        return True
+
+    def remaining(self) -> list[int]:
+        """Processes that this one has started and that have not ended, itself included."""
+        return [pid for pid in _pids() if _session(pid) == self.pid]
+
+    def workers_end(self, seconds: float = ENDING) -> bool:
+        """Whether all of them end in time; those that don't are killed."""
+        end = time.monotonic() + seconds
+        while self.remaining():
+            if time.monotonic() > end:
+                self.end_session()
+                return False
+            time.sleep(0.02)
+        return True
+
+    def end_session(self) -> None:
+        for pid in self.remaining():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def _session(pid: int) -> int | None:
+    """Session of a process; None if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[3])
+
+
+def preload() -> None:
+    """Import all that runs import; afterwards this process must not use JAX or TensorFlow itself."""
+    from orbax.checkpoint import v1  # noqa: F401
+
+    import main  # noqa: F401
+
+
+def start(
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    limits: Mapping[int, int] | None = None,
+    watched: Path | None = None,
+    kill_at_change: int | None = None,
+    before: Callable[[], None] | None = None,
+    fresh: bool = False,
+) -> Process:
+    """`python main.py ARGUMENTS`, in the background.
+
+    Args:
+        arguments: Of the command line.
+        log: File of its output, replaced.
+        environment: What differs from this process's.
+        limits: `resource.RLIMIT_*` -> value.
+        watched: Folder whose changes are counted.
+        kill_at_change: The run kills itself before this change, counted from 1.
+        before: Called in the new process first.
+        fresh: As a new process; neither `watched` nor `before` can be given.
+    """
+    given = {**os.environ, **(environment or {})}
+    log.write_bytes(b"")
+    if fresh:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "main.py", *arguments],
+                cwd=ROOT,
+                env=given,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=lambda: _limit(limits or {}),
+            )
+        process.returncode = 0  # reaped here
+        return Process(process.pid, log)
+    counter = mmap.mmap(-1, 8)
+    pid = _fork()
+    if pid:
+        return Process(pid, log, counter)
+
+    def run() -> None:
+        from absl import app
+
+        import main
+        from experiment.command_line import parse_flags
+
+        _redirect(log)
+        os.environ.update(given)
+        _limit(limits or {})
+        if before is not None:
+            before()
+        if watched is not None:
+            sys.addaudithook(_Changes(str(watched), counter, kill_at_change))
+        sys.argv = ["main.py", *arguments]
+        sys.orig_argv = [sys.executable, *sys.argv]
+        app.run(main.main, argv=sys.argv, flags_parser=parse_flags)
+
+    os.setsid()
+    end_with_parent()
+    _end(run)
+    raise AssertionError
+
+
+def in_child(function: Callable[[], Any], seconds: float = HANGING) -> Any:
+    """`function()`, computed by a fork, since this process must not use JAX; it must be picklable.
+
+    Raises:
+        RuntimeError: If it raised, or its process died.
+    """
+    source, target = os.pipe()
+    pid = _fork()
+    if not pid:
+        os.close(source)
+        os.setsid()
+        end_with_parent()
+
+        def send() -> None:
+            try:
+                content = (True, function())
+            except Exception:
+                content = (False, traceback.format_exc())
+            with open(target, "wb") as file:
+                pickle.dump(content, file)
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        _end(send)
+    os.close(target)
+    alarm = threading.Timer(seconds, os.kill, (pid, signal.SIGKILL))
+    alarm.start()
+    with open(source, "rb") as file:
+        content = file.read()
+    os.waitpid(pid, 0)
+    alarm.cancel()
+    if not content:
+        raise RuntimeError("a process that looked at files has died")
+    succeeded, value = pickle.loads(content)
+    if not succeeded:
+        raise RuntimeError(value)
+    return value
+
+
+def _fork() -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return os.fork()
+
+
+def _end(function: Callable[[], None]) -> None:
+    """Call `function`, then end this process as the interpreter does, without what waits in the frames of the one forked."""
+    code: Any = 1
+    try:
+        function()
+        code = 0
+    except SystemExit as error:
+        code = error.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        traceback.print_exc()
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code or 0)
+
+
+def _redirect(log: Path) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    os.close(output)
+    os.close(null)
+
+
+def _limit(limits: Mapping[int, int]) -> None:
+    for what, value in limits.items():
+        resource.setrlimit(what, (value, value))
+
+
+class _Changes:
+    """An audit hook that counts changes below a folder, and ends the process before one of them."""
+
+    def __init__(self, folder: str, counter: mmap.mmap, kill_at: int | None):
+        self._folder, self._counter, self._kill_at = folder, counter, kill_at
+        self._numbers = itertools.count(1)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            if not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                return
+            folder = -1
+        elif event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"):
+            path, folder = arguments[0], arguments[-1]
+        else:
+            return
+        if not isinstance(path, str | bytes):
+            return
+        path = os.fsdecode(path)
+        if not path.startswith("/") and isinstance(folder, int) and folder >= 0:
+            path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+        if not path.startswith(self._folder):
+            return
+        number = next(self._numbers)
+        self._counter[:8] = struct.pack("q", number)
+        if number == self._kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process if its parent dies (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

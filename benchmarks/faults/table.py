@@ -1,0 +1,176 @@
+"""The outcomes of a campaign as one table: text, a file of JSON, and the figures of docs/reliability.md."""
+
+import collections
+import dataclasses
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from timesformer_jax.atomic_write import write_whole
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCUMENT = ROOT / "docs/reliability.md"
+RESULTS = ROOT / "benchmarks/results/endurance"
+BEGIN, END = "<!-- benchmarks/endurance.py --page writes from here -->", "<!-- to here -->"
+NOT_YET = "The campaign has not been run yet."
+FORMAT = 1
+
+SURVIVED, LOST, SILENT = "survived", "lost", "wrong in silence"
+COLUMNS = ("tried", SURVIVED, LOST, SILENT)
+VERDICTS = {
+    "resumed": SURVIVED,  # the same command ended with the results of an undisturbed run
+    "unharmed": SURVIVED,  # what was read is what was written
+    "refused": SURVIVED,  # one sentence that names the file, or the reason
+    "fallback": SURVIVED,  # an older copy or a part was used, and a warning named the damaged file
+    "redone": SURVIVED,  # the work was done again
+    "traceback": LOST,
+    "unnamed": LOST,  # a sentence that names no file
+    "failed": LOST,  # no success, and no reason for it
+    "crashed": LOST,
+    "hung": LOST,
+    "left behind": LOST,  # a process or an unfinished file
+    "differs": SILENT,  # other results, and no word about it
+}
+"""Outcome of a trial -> its column."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One event and what came of it.
+
+    Attributes:
+        section: Heading of the table's rows, such as "Bit flips".
+        what: Its row.
+        outcome: A key of `VERDICTS`.
+        detail: For a fault, all that is needed to find it: seed, file, offset, message.
+    """
+
+    section: str
+    what: str
+    outcome: str
+    detail: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return VERDICTS[self.outcome]
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores and versions."""
+    try:
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return {
+        "processor": found[1].strip() if found else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("jax", "orbax-checkpoint", "tensorflow-cpu")},
+    }
+
+
+def summarize(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """One row per section and event, in the order in which they were tried first."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for trial in trials:
+        row = rows.setdefault(
+            (trial.section, trial.what),
+            {"section": trial.section, "what": trial.what, "outcomes": collections.Counter(), "faults": []},
+        )
+        row["outcomes"][trial.outcome] += 1
+        if trial.verdict != SURVIVED:
+            row["faults"].append(f"{trial.outcome}: {trial.detail}")
+    for row in rows.values():
+        row.update(count(row["outcomes"]))
+    return list(rows.values())
+
+
+def count(outcomes: Mapping[str, int]) -> dict[str, int]:
+    """Numbers of the four columns."""
+
+    def those(verdict: str) -> int:
+        return sum(number for outcome, number in outcomes.items() if VERDICTS[outcome] == verdict)
+
+    return {"tried": sum(outcomes.values()), **{verdict: those(verdict) for verdict in COLUMNS[1:]}}
+
+
+def exit_code(rows: Sequence[dict[str, Any]]) -> int:
+    """1 if anything was lost or wrong, or nothing tried."""
+    return int(not rows or any(row[LOST] or row[SILENT] for row in rows))
+
+
+def draw_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a line per row, and each section's sum."""
+    lines = [f"| what | {' | '.join(COLUMNS)} |", "|---|" + "---|" * len(COLUMNS)]
+    for section in dict.fromkeys(row["section"] for row in rows):
+        its = [row for row in rows if row["section"] == section]
+        total = [sum(row[column] for row in its) for column in COLUMNS]
+        lines.append(f"| **{section}** | {' | '.join(f'**{number}**' for number in total)} |")
+        lines += [f"| {row['what']} | {' | '.join(str(row[column]) for column in COLUMNS)} |" for row in its]
+    return "\n".join(lines)
+
+
+def write_record(path: Path, trials: Sequence[Trial], about: dict[str, Any]) -> dict[str, Any]:
+    """Write the file of results; returns its content."""
+    content = {
+        "format": FORMAT,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": describe_machine(),
+        **about,
+        "rows": summarize(trials),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Content of a file of results.
+
+    Raises:
+        ValueError: If it is not one that this campaign writes.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no file of results: {error}.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or "rows" not in content:
+        raise ValueError(f"{path} is no file of results in format {FORMAT}: run the campaign again with --output={path}.")
+    return content
+
+
+def render(files: Sequence[Path]) -> str:
+    """Markdown of all files of results."""
+    return "\n\n".join(_render(read_record(path)) for path in files) or NOT_YET
+
+
+def _render(content: dict[str, Any]) -> str:
+    machine = content["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in {"Python": machine["python"], **machine["versions"]}.items())
+    conditions = (
+        f"{content['date']}, {machine['cores']} cores ({machine['processor']}), {machine['system']}, {versions}; "
+        f"seed {content['seed']}, {content['minutes']:.0f} minutes."
+    )
+    return "\n\n".join([conditions, draw_table(content["rows"]), *content.get("notes", [])])
+
+
+def write_page(files: Sequence[Path], document: Path) -> Path:
+    """Replace what is between the two marks of `document`.
+
+    Raises:
+        ValueError: If the document lacks the marks, or a file is not one of results.
+    """
+    text = document.read_text()
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{document} lacks the marks {BEGIN!r} and {END!r}.")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    document.write_text(f"{before}{BEGIN}\n\n{render(files)}\n\n{END}{after}")
+    return document

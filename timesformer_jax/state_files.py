@@ -1,0 +1,138 @@
+"""Small files of state, JSON and arrays: what is read is what was written, or an error that says what to do.
+
+JSON that this project writes has a `digest` of everything else in it. Files of older versions, which have none, can be read;
+damage to them is found only if it breaks the JSON or a field's type.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from timesformer_jax.atomic_write import write_whole
+from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.printable import to_json
+
+DIGEST = "digest"
+"""Key of the digest in a JSON file."""
+
+_LOST = "is its disk, or the network's, still mounted?"
+HINTS = {
+    errno.EMFILE: "this process may not open more files; raise the limit with `ulimit -n`",
+    errno.ENFILE: "this machine may not open more files; close other programs, or raise fs.file-max",
+    errno.EIO: "the disk or its connection has failed; the file itself may be fine",
+    errno.ENOENT: _LOST,
+    errno.ESTALE: _LOST,
+    errno.ENOTCONN: _LOST,
+    errno.ENODEV: _LOST,
+}
+"""`errno` of a failed read -> what to do about it."""
+
+
+class DamagedFileError(InputError):
+    """A file whose content is not what was written."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """What the operating system says about a failed read, with advice where there is some; without a full stop."""
+    hint = HINTS.get(error.errno or 0)
+    return f"{error.strerror or first_line(error)}{f': {hint}' if hint else ''}"
+
+
+@contextlib.contextmanager
+def reading(path: Any) -> Iterator[None]:
+    """Turn an `OSError` of the block into an `InputError` that names it: a failed read is no damage."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"Can't read {path}: {describe_os_error(error)}.") from error
+
+
+def digest_of(content: bytes) -> str:
+    """The digest that files of state are known by."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object `value`, with its digest as the last entry."""
+    plain = json.loads(json.dumps({name: each for name, each in value.items() if name != DIGEST}))
+    return {**plain, DIGEST: digest_of(_canonical(plain))}
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def write_json(path: Any, value: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Write a JSON object with its digest, whole or not at all."""
+    write_whole(path, to_json(sealed(value), indent=indent) + "\n")
+
+
+def read_json(path: Any, *, remedy: str, fields: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """The JSON object in a file, without its digest.
+
+    Args:
+      path: a `pathlib.Path`, or an `epath.Path`.
+      remedy: what to do about a damaged file, as the end of a sentence: "evaluate again with --mode=eval".
+      fields: keys that must be there -> the type of their values.
+
+    Raises:
+      DamagedFileError: if the content is not what was written: no JSON object, another digest, or without these fields.
+      InputError: if the file can't be read.
+    """
+    with reading(path):
+        content = path.read_bytes()
+    return parse_json(content, path, remedy=remedy, fields=fields)
+
+
+def parse_json(content: bytes, path: Any, *, remedy: str, fields: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """`read_json` of a file's bytes."""
+    try:
+        value = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        refuse(path, first_line(error), remedy, error)
+    if not isinstance(value, dict):
+        refuse(path, "it holds no JSON object", remedy)
+    digest = value.pop(DIGEST, None)
+    if digest is not None and digest != digest_of(_canonical(value)):
+        refuse(path, "its content doesn't match its digest", remedy)
+    for name, kind in (fields or {}).items():
+        if not isinstance(value.get(name), kind):
+            refuse(path, f"its entry {name!r} is missing, or not of type {kind.__name__}", remedy)
+    return value
+
+
+def read_arrays(path: Any, *, remedy: str, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, or those of `names`; each is compared with the checksum that it was stored with.
+
+    Raises:
+      DamagedFileError: if the content is not what was written, or lacks an array of `names`.
+      InputError: if the file can't be read.
+    """
+    with reading(path), path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                stored = [name.removesuffix(".npy") for name in archive.namelist()]
+                return {name: _read_array(archive, name) for name in (names or stored)}
+        except Exception as error:  # of many types: zipfile's, NumPy's, struct's
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: an offset below zero
+                raise
+            refuse(path, first_line(error), remedy, error)
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as member:
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        if member.read(1):  # the checksum is compared at the end, which a smaller shape wouldn't reach
+            raise ValueError(f"{name} is longer than its shape says")
+    return array
+
+
+def refuse(path: Any, reason: str, remedy: str, cause: BaseException | None = None) -> NoReturn:
+    """Raise the `DamagedFileError` for a file; `remedy` as in `read_json`."""
+    raise DamagedFileError(f"{path} is damaged ({reason}): {remedy}.") from cause
