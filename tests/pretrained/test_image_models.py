@@ -197,6 +197,8 @@ def test_a_layer_between_cls_and_classifier_is_told(flax_vit, tmp_path: Path):
     with pytest.raises(tsf.InputError, match=r"pre_logits/kernel \(24, 24\): no place"):
         tsf.load(tmp_path / "old.npz")
     assert "fresh classifier" in str(tsf.load(tmp_path / "old.npz", num_classes=3).report)
+    classes = arrays[f"{prefix}head/bias"].size
+    assert "fresh classifier" in str(tsf.load(tmp_path / "old.npz", num_classes=classes).report)
 
 
 def test_a_model_without_cls_is_told(flax_vit, tmp_path: Path):
