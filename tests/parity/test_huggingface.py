@@ -191,7 +191,7 @@ def folder_with_a_clip(path: Path, *, height: int, width: int, **preprocessing: 
 
 
 def run_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, float] | None, np.ndarray]:
-    """What the Python of a folder's model card computes: the pipeline's probabilities (None without), and those of our frames."""
+    """Results of the Python in a model card: the pipeline's probabilities (None without), and those of our frames."""
     monkeypatch.chdir(folder.parent)
     names: dict[str, Any] = {}
     for code in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL):
@@ -227,7 +227,7 @@ def test_the_cards_frames_are_ours_whatever_the_pipeline_can_do(
     preprocessing: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Scaled down, too, where the pipeline's antialiasing is another picture."""
-    pretrained = folder_with_a_clip(tmp_path, height=90, width=121, sampling_rate=6.0, short_side=37, **preprocessing)
+    pretrained = folder_with_a_clip(tmp_path, height=90, width=122, sampling_rate=6.0, short_side=37, **preprocessing)
     expected = dict(pretrained.predict(tmp_path / "clip.mp4", num_crops=1))
     pipeline, ours = run_card(tmp_path / "FOLDER", monkeypatch)
     assert (pipeline is None) == ("placement" not in preprocessing)
