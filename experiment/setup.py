@@ -166,7 +166,7 @@ class Job:
         return params, step
 
     def load_init_from(self) -> tsf.Pretrained:
-        """The weights that `init_from` names, in this model; a fresh classifier where theirs has other classes.
+        """The weights that `init_from` names, in this model; classifier rows follow their labels.
 
         Embeddings that the config turns off are left aside, which the log says.
         """

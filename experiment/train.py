@@ -19,6 +19,7 @@ from experiment.testing import test
 from input_pipeline import mix_clips
 from timesformer_jax import evaluation, training
 from timesformer_jax.cost import count_multiply_adds
+from timesformer_jax.pretrained.targets import describe_unsupported
 
 log = logging.getLogger("timesformer_jax")
 
@@ -186,6 +187,8 @@ def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
         )
     if note := job.note:
         log.info("%s", note)
+    if limits := describe_unsupported(job.model):
+        log.info("%s", limits)
     if config.pixels.flip == "auto":
         log.info("Flips are %s: %s label names a side.", job.pixels.flip, "no" if job.pixels.flip == "on" else "a")
 

@@ -13,6 +13,7 @@ import timesformer_jax as tsf
 from tests.support import random_variables
 from timesformer_jax.pretrained import KINDS, WRITERS, ZOO
 from timesformer_jax.pretrained.families import families_table
+from timesformer_jax.pretrained.targets import TARGETS
 
 ROOT = Path(__file__).parent.parent
 
@@ -101,6 +102,19 @@ def test_every_section_has_its_snippet_and_its_link():
         sections = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
         anchors = re.findall(r"\(#(.*?)\)", text)
         assert anchors == [re.sub(r"[^a-z ]", "", title.lower()).replace(" ", "-") for title in sections]
+
+
+def test_the_table_of_limits_is_the_writers():
+    """docs/weights.md shows for each format which values of a field its reader computes."""
+    fields = dict.fromkeys(field for target in TARGETS.values() for field in target.values)
+    rows = [f"| field | {' | '.join(f'`{name}`' for name in WRITERS)} |", f"|---|{'---|' * len(WRITERS)}"]
+    for field in fields:
+        cells = [", ".join(str(value) for value in TARGETS[name].values.get(field, ("any",))) for name in WRITERS]
+        rows.append(f"| `{field}` | {' | '.join(cells)} |")
+    cells = ["square" if TARGETS[name].square else "any" for name in WRITERS]
+    rows.append(f"| `image_size` | {' | '.join(cells)} |")
+    table = "\n".join(rows)
+    assert table in WEIGHTS, f"docs/weights.md should have:\n{table}"
 
 
 def test_the_tables_of_weights_are_complete():

@@ -181,6 +181,7 @@ def test_a_run_begins_with_another_runs_weights(tmp_path: Path, trained: Path, m
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
         assert f"Beginning with the weights of init_from={trained}" in caplog.text
+        assert "rows kept by label, 0 fresh, 0 dropped" in caplog.text
         assert "optimizer.steps begin at epoch 2, which this run of 2 epochs does not reach" in caplog.text
         assert "A toy" not in caplog.text
         assert "note" not in results(tmp_path)

@@ -1,5 +1,6 @@
 """Beside Hugging Face transformers itself, with random weights: theirs loaded here, ours loaded there."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import transformers
 
 import timesformer_jax as tsf
+from tests.support import moving_square, random_variables, write_video
 from timesformer_jax.modeling import flatten_params
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
@@ -176,3 +178,63 @@ def test_the_names_that_transformers_5_has_in_memory(tmp_path: Path):
     in_memory = tsf.load(tmp_path / "a.pt", num_heads=3)
     assert in_memory.report.kind.startswith("a Hugging Face image transformer")
     jax.tree.map(np.testing.assert_array_equal, in_memory.params, tsf.load(tmp_path / "folder").params)
+
+
+def folder_with_a_clip(path: Path, *, height: int, width: int, **preprocessing: Any) -> tsf.Pretrained:
+    """A folder FOLDER with random weights, and a video clip.mp4 next to it, both in `path`."""
+    model = tsf.TimeSformer(5, image_size=32, patch_size=8, num_frames=4, embed_dim=48, depth=2, num_heads=3)
+    preprocess = tsf.Preprocess(num_frames=4, crop_size=32, **preprocessing)
+    mine = tsf.Pretrained(model, random_variables(model)["params"], preprocess, tuple("abcde"))
+    tsf.save_huggingface(mine, path / "FOLDER")
+    write_video(path / "clip.mp4", moving_square(0, 0, num_frames=40, height=height, width=width))
+    return tsf.load(path / "FOLDER")
+
+
+def run_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, float] | None, np.ndarray]:
+    """Results of the Python in a model card: the pipeline's probabilities (None without), and those of our frames."""
+    monkeypatch.chdir(folder.parent)
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL):
+        exec(compile(code, "model card", "exec"), names)
+    found = names.get("predictions")
+    return found and {row["label"]: row["score"] for row in found}, names["probabilities"].numpy()
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "height", "width"),
+    [
+        ({"sampling_rate": 8.0}, 32, 48),
+        ({"sampling_rate": 8.0, "short_side": 40}, 40, 64),
+        ({"sampling_rate": 2.5, "short_side": 72}, 48, 64),
+    ],
+    ids=["crop alone", "a border left out", "scaled up"],
+)
+def test_their_pipeline_agrees_with_predict(
+    preprocessing: dict[str, Any], height: int, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """By the model card's own code, on a file, one crop. A folder that scales otherwise, or another rate, is far off."""
+    pretrained = folder_with_a_clip(tmp_path, height=height, width=width, **preprocessing)
+    expected = dict(pretrained.predict(tmp_path / "clip.mp4", num_crops=1))
+    pipeline, ours = run_card(tmp_path / "FOLDER", monkeypatch)
+    assert pipeline == pytest.approx(expected, abs=1e-3)
+    assert dict(zip(pretrained.labels or (), ours.tolist(), strict=True)) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "preprocessing", [{"channel_order": "bgr"}, {"sampling": "segments"}, {"placement": "centre"}], ids=str
+)
+def test_the_cards_frames_are_ours_whatever_the_pipeline_can_do(
+    preprocessing: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Scaled down, too, where the pipeline's antialiasing is another picture."""
+    pretrained = folder_with_a_clip(tmp_path, height=90, width=122, sampling_rate=6.0, short_side=37, **preprocessing)
+    expected = dict(pretrained.predict(tmp_path / "clip.mp4", num_crops=1))
+    pipeline, ours = run_card(tmp_path / "FOLDER", monkeypatch)
+    assert (pipeline is None) == ("placement" not in preprocessing)
+    assert dict(zip(pretrained.labels or (), ours.tolist(), strict=True)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_their_configuration_keeps_our_frames(tmp_path: Path):
+    folder_with_a_clip(tmp_path, height=32, width=48, sampling_rate=6.0)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "FOLDER")
+    assert (config.num_frames, config.frame_sampling_rate, config.frame_rate) == (4, 6, 30)

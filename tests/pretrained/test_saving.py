@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 import timesformer_jax as tsf
 from tests.pretrained.files import golden_huggingface, golden_tensors, official_file
 from timesformer_jax.pretrained import save_official
-from timesformer_jax.pretrained.saving import PLAIN, SUFFIXES, WRITERS
+from timesformer_jax.pretrained.saving import SUFFIXES, WRITERS
+from timesformer_jax.pretrained.targets import TARGETS, describe_unsupported, unsupported
 
 PREPROCESS = tsf.Preprocess(
     num_frames=4, crop_size=16, sampling="segments", sampling_rate=7.0, mean=(0.1, 0.2, 0.3), channel_order="bgr", short_side=20
@@ -43,7 +44,7 @@ def test_what_transformers_gets(pretrained: tsf.Pretrained, tmp_path: Path):
     assert config["label2id"]["ü"] == 2
     preprocessor = json.loads((tmp_path / "folder" / "preprocessor_config.json").read_text())
     assert preprocessor["image_mean"] == [0.1, 0.2, 0.3]
-    assert preprocessor["size"] == {"shortest_edge": 16}
+    assert (preprocessor["size"], preprocessor["crop_size"]) == ({"shortest_edge": 20}, {"height": 16, "width": 16})
 
 
 def test_nothing_is_lost_in_a_hugging_face_folder(pretrained: tsf.Pretrained, tmp_path: Path):
@@ -119,7 +120,7 @@ def test_other_activations_and_epsilons_are_hugging_face_s_too(pretrained: tsf.P
         save_official(dataclasses.replace(pretrained, model=model), tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("field", PLAIN)
+@pytest.mark.parametrize("field", [field for field in TARGETS["official"].values if field != "attention_type"])
 def test_what_others_cannot_compute_is_refused(field: str, pretrained: tsf.Pretrained, tmp_path: Path):
     others = {
         "attention_order": "parallel",
@@ -228,3 +229,52 @@ def test_a_fine_tuned_model_is_published(pretrained: tsf.Pretrained, tmp_path: P
     video = jax.random.normal(jax.random.key(1), (2, 2, 16, 16, 3))
     np.testing.assert_allclose(again(video), mine(video), atol=1e-6)
     assert again.labels == ("yes", "no")
+
+
+def test_the_formats_that_cannot_hold_a_model_are_named_as_they_refuse_it(pretrained: tsf.Pretrained, tmp_path: Path):
+    assert TARGETS.keys() == WRITERS.keys()
+    assert describe_unsupported(pretrained.model) is None
+    model = pretrained.model.clone(pre_norm=True, layer_norm_epsilon=1e-5)
+    told = describe_unsupported(model) or ""
+    assert "huggingface (pre_norm=True); official, mmaction2 (pre_norm=True, layer_norm_epsilon=1e-05)" in told
+    assert "--to=timesformer_jax` can." in told
+    for name in ("huggingface", "official", "mmaction2"):
+        assert unsupported(model, name)
+        with pytest.raises(tsf.InputError, match=f"can't compute a model with {', '.join(unsupported(model, name))}"):
+            WRITERS[name](dataclasses.replace(pretrained, model=model), tmp_path / "written.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "unsaid"),
+    [
+        ({}, ["frame_sampling_rate=7)", "has 28 frames", "as `timesformer predict` does", "short side scaled to 20"], []),
+        ({"sampling_rate": 2.5, "placement": "centre"}, ["frame_sampling_rate=2.5)", "predict` takes the middle"], []),
+        ({"placement": "tiled"}, ["`timesformer predict` covers all"], []),
+        ({"channel_order": "bgr"}, ["can't prepare videos", "order BGR:"], ["pipeline(", "pipeline_tag"]),
+        ({"sampling": "segments"}, ["frames from 4 equal segments"], ["pipeline(", "pipeline_tag", "frame_sampling_rate"]),
+    ],
+)
+def test_the_model_card_says_what_the_pipeline_can(
+    changed: dict,
+    said: list[str],
+    unsaid: list[str],
+    pretrained: tsf.Pretrained,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    """What it can't is said in the report and the log as well, and how frames are sampled in `config.json`."""
+    preprocess = dataclasses.replace(PREPROCESS, **{"sampling": "uniform", "channel_order": "rgb", **changed})
+    tsf.save_huggingface(dataclasses.replace(pretrained, preprocess=preprocess), tmp_path / "folder")
+    card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
+    assert [text for text in said if text not in card] == []
+    assert [text for text in unsaid if text in card] == []
+    beyond = any("pipeline can't prepare" in note for note in pretrained.report.notes)  # pyright: ignore
+    assert beyond == ("pipeline can't prepare" in caplog.text) == bool(unsaid)
+    config = json.loads((tmp_path / "folder" / "config.json").read_text())
+    expected = preprocess.sampling_rate if preprocess.sampling == "uniform" else None
+    assert (config["num_frames"], config["frame_sampling"], config.get("frame_sampling_rate")) == (
+        4,
+        preprocess.sampling,
+        expected,
+    )
+    assert tsf.load(tmp_path / "folder").preprocess == preprocess

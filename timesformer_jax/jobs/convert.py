@@ -85,7 +85,8 @@ LOAD_OPTIONS = (
 )
 
 SIZES = {
-    "--num-classes": "classes; for other than the weights' a fresh classifier, without training (default: the weights')",
+    "--num-classes": "classes; with --labels, rows of labels that the weights name are kept, others are fresh and untrained "
+    "(default: the weights')",
     "--num-frames": "frames of a clip; the time embedding is resized (default: the weights')",
 }
 

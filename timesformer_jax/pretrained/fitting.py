@@ -198,7 +198,7 @@ def fit(
     params |= {path: jnp.zeros(expected[path], jnp.float32) for path in steps.zero}
     params |= {path: params[origin] for path, origin in steps.copied.items()}
     if steps.drawn:
-        params |= _initialise(model, steps.drawn, jax.random.key(0) if key is None else key)
+        params |= initialise(model, steps.drawn, key)
     structure = jax.tree.structure(parameter_shapes(model.clone(scan_layers=False)))
     tree = jax.tree.unflatten(structure, [params[path] for path in expected])
     return stack_blocks(tree) if model.scan_layers else tree
@@ -229,8 +229,9 @@ def _resize(
     return POSITION_RESIZES[resize](array, grid, new_grid)
 
 
-def _initialise(model: TimeSformer, paths: list[str], key: jax.Array) -> dict[str, jax.Array]:
-    """Some parameters of a fresh model, started as the official one; the others aren't computed."""
+def initialise(model: TimeSformer, paths: list[str], key: jax.Array | None) -> dict[str, jax.Array]:
+    """Some parameters of a fresh model, started as the official one; the others aren't computed. `key` is 0 by default."""
+    key = jax.random.key(0) if key is None else key
     model = model.clone(scan_layers=False, initialization="official")
     video = jnp.zeros((1, 1, model.patch_size, model.patch_size, model.num_channels))
 

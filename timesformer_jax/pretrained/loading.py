@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from timesformer_jax.errors import InputError, did_you_mean, first_line
+from timesformer_jax.errors import InputError, did_you_mean, first_line, shown
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.labels import check_labels, read_labels
 from timesformer_jax.modeling import TimeSformer, check_objective
 from timesformer_jax.modeling.checks import pair
 from timesformer_jax.pretrained.claims import check_fields
+from timesformer_jax.pretrained.classifier import take_rows
 from timesformer_jax.pretrained.collapse import list_problems
 from timesformer_jax.pretrained.contents import Contents, read_contents
 from timesformer_jax.pretrained.fields import merge_fields
@@ -59,21 +60,24 @@ def load(
     transformers of timm, DeiT, Hugging Face, CLIP, vision_transformer and big_vision: `KINDS`), told by its content; a name of
     `ZOO`; or `hf:ORGANISATION/MODEL`. `kind`: a key of `KINDS`, where the content leaves it open.
 
-    The model follows from the weights: its scheme, sizes, frames and classes. `num_classes` other than the file's gives a
-    fresh classifier (drawn from `key`), `num_frames` and `image_size` resize the embeddings by `resize` (a key of
-    `POSITION_RESIZES`). Further `fields` are `TimeSformer`'s: `dtype`, `drop_path_rate`, ..., `attention_type` for an image
-    transformer's video model, `num_heads` where neither file nor custom tells it. An image transformer's attention is copied
-    into the extra attention steps, whose last layer starts at zero. With `model`, the weights go into that model instead, and
-    whatever doesn't fit it is an error but for the embeddings' sizes (and for the classifier where `num_classes` is given).
+    The model follows from the weights: its scheme, sizes, frames and classes. `num_classes` with `labels` asks for a classifier
+    of these labels: rows are taken over by name, the other ones are fresh (drawn from `key`), and the report counts both. If
+    either side has no names, an equal `num_classes` keeps all rows and another one gives a fresh classifier. `num_frames` and
+    `image_size` resize the embeddings by `resize` (a key of `POSITION_RESIZES`). Further `fields` are `TimeSformer`'s: `dtype`,
+    `drop_path_rate`, ..., `attention_type` for an image transformer's video model, `num_heads` where neither file nor custom
+    tells it. An image transformer's attention is copied into the extra attention steps, whose last layer starts at zero. With
+    `model`, the weights go into that model instead, and whatever doesn't fit it is an error but for the embeddings' sizes (and
+    for the classifier where `num_classes` is given).
 
     `entry`: which entry of a PyTorch file or a checkpoint of this project to load, such as "model_ema"; by default the model
     next to its moving average, or whichever is the only one (of our own checkpoints the average). `prefix`: what the names of
     the tensors to load begin with, such as "student.", where they don't tell; the other tensors are ignored.
 
-    `labels`: names of the classes, or a file of them (`read_labels`). `preprocess`: where the file doesn't say how a video
-    must be prepared, and `report.notes` names a wrong guess. `objective`: "softmax" for one label a video, "sigmoid" for any
-    number; by default what the file says, else "softmax". `allow`: patterns of our parameters that may be missing from the
-    file (they are initialised), or of what the file has and the model has not (it is ignored); both stand in the report.
+    `labels`: names of the classes, or a file of them (`read_labels`); without `num_classes` they rename the file's.
+    `preprocess`: where the file doesn't say how a video must be prepared, and `report.notes` names a wrong guess. `objective`:
+    "softmax" for one label a video, "sigmoid" for any number; by default what the file says, else "softmax". `allow`: patterns
+    of our parameters that may be missing from the file (they are initialised), or of what the file has and the model has not
+    (it is ignored); both stand in the report.
 
     Raises `InputError` that lists at once everything that doesn't fit, and for files that hold no weights.
     """
@@ -102,17 +106,24 @@ def load(
         other_entries=contents.other_entries,
         notes=contents.notes,
     )
-    fresh_head = num_classes is not None and contents.fields.get("num_classes") != num_classes
-    if contents.pooled is not None and not fresh_head:
+    given_names = _given_labels(labels, target, num_classes)
+    if contents.pooled is not None and num_classes is None:
         raise _no_classifier(contents, str(source))
+    fresh_head = False
+    if num_classes is not None:
+        rows = take_rows(contents, target, given_names, source=str(source), allow=allowed, key=key)
+        report.classifier, fresh_head = rows.account, not rows.kept
     if fresh_head:
         allowed[HEAD] = f"a fresh classifier of {num_classes} classes"
         for path in [path for path in contents.given if re.fullmatch(HEAD, path)]:
             del contents.given[path]
             report.ignored[path] = allowed[HEAD]
+    said = None if fresh_head else contents.objective
     if objective is None:
         check_fields({} if contents.objective is None else {"objective": contents.objective}, source)
-        objective = "softmax" if fresh_head or contents.objective is None else check_objective(contents.objective)
+        objective = "softmax" if said is None else check_objective(said)
+    elif said is not None and said != objective:
+        report.notes.append(f"objective is {shown(said)} where the classifier comes from and {objective!r} here")
     _report_guesses(contents, wanted, model, report)
     for name in ("activation", "layer_norm_epsilon"):
         if name in contents.guesses:
@@ -126,7 +137,7 @@ def load(
         log.warning("%s: %s.", source, describe_not_finite(report.not_finite))
     if preprocess is None:
         preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
-    names = _labels(labels, contents, target, fresh_head, report)
+    names = _labels(given_names, contents, target, fresh_head, report)
     return Pretrained(target, params, preprocess, names, report, objective)
 
 
@@ -310,12 +321,26 @@ def _grid(fields: Mapping[str, Any], target: TimeSformer) -> tuple[int, int]:
     return height // target.patch_size, width // target.patch_size
 
 
+def _given_labels(
+    given: str | Path | Sequence[str] | None, target: TimeSformer, num_classes: int | None
+) -> tuple[str, ...] | None:
+    """The caller's names of the target's classes."""
+    if given is None:
+        return None
+    source, names = (str(given), read_labels(given)) if isinstance(given, str | Path) else ("labels", given)
+    if num_classes is None and len(names) != target.num_classes:
+        raise InputError(
+            f"{source} names {len(names)} labels, but the model has {target.num_classes} classes: give "
+            f"num_classes={len(names)} for a classifier of these labels (on the command line --num-classes)."
+        )
+    return check_labels(names, target.num_classes, source)
+
+
 def _labels(
-    given: str | Path | Sequence[str] | None, contents: Contents, target: TimeSformer, fresh_head: bool, report: Report
+    given: tuple[str, ...] | None, contents: Contents, target: TimeSformer, fresh_head: bool, report: Report
 ) -> tuple[str, ...] | None:
     if given is not None:
-        names = read_labels(given) if isinstance(given, str | Path) else given
-        return check_labels(names, target.num_classes, str(given) if isinstance(given, str | Path) else "labels")
+        return given
     if contents.labels is None or fresh_head:
         report.notes.append("no names of the classes: give labels=FILE")
         return None

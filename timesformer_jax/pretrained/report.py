@@ -43,6 +43,8 @@ class Report:
     """Entries next to it that hold tensors by name, such as a moving average."""
     not_finite: dict[str, int] = dataclasses.field(default_factory=dict)
     """Parameter -> how many of its values, as loaded, are NaN or infinite."""
+    classifier: str | None = None
+    """Rows of the classifier kept, fresh and dropped; None unless a number of classes was given."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """What was concluded and may be wrong, such as the preprocessing; guesses are among them."""
     guesses: list[str] = dataclasses.field(default_factory=list)
@@ -70,6 +72,8 @@ class Report:
             lines.append(f"  copied       {len(self.copied)} parameters of the extra attention from the spatial one")
         lines += _grouped("folded", self.folded)
         lines += _grouped("initialised", self.initialised) + _grouped("ignored", self.ignored)
+        if self.classifier:
+            lines.append(f"  classifier   {self.classifier}")
         if self.not_finite:
             lines.append(f"  not finite   {describe_not_finite(self.not_finite)}")
         return "\n".join(lines + [f"  note         {note}" for note in self.notes if note not in self.guesses])

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,15 +12,19 @@ import numpy as np
 
 from timesformer_jax.atomic_write import apply_umask
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import SCHEMES, flatten_params, parameter_shapes, unstack_blocks
+from timesformer_jax.modeling import flatten_params, parameter_shapes, unstack_blocks
 from timesformer_jax.os_errors import sentence
 from timesformer_jax.pretrained.beside import KEY, MULTI_LABEL, notes_for
 from timesformer_jax.pretrained.fields import HUGGINGFACE_ACTIVATIONS, HUGGINGFACE_FIELDS
 from timesformer_jax.pretrained.formats import import_safetensors, import_torch
 from timesformer_jax.pretrained.kinds import KINDS, Kind, template
 from timesformer_jax.pretrained.loading import load
+from timesformer_jax.pretrained.model_card import beyond_pipeline, frames_in_config, model_card
 from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
 from timesformer_jax.pretrained.pretrained import Pretrained
+from timesformer_jax.pretrained.targets import OWN_FORMAT, TARGETS, unsupported
+
+log = logging.getLogger("timesformer_jax")
 
 
 def save(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -35,13 +40,15 @@ def save(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False)
 def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False) -> None:
     """A folder that `transformers` loads as `TimesformerForVideoClassification`, with equal logits at the model's own size.
 
-    It holds `config.json` (with `id2label`), `model.safetensors` and `preprocessor_config.json`; what transformers has no
-    name for (sampling, channel order) stands in the latter under `timesformer_jax`, for `load`.
+    It holds `config.json` (with `id2label`, and how frames are sampled), `model.safetensors`, `preprocessor_config.json` of the
+    one-crop view, and a model card, README.md, with the calls that give equal probabilities. What transformers has no name for
+    (sampling, channel order) stands in `preprocessor_config.json` under `timesformer_jax`, for `load`. Models of BGR or of
+    segments, for which transformers' pipeline can't prepare videos, are written with a warning.
 
     Raises `InputError` for a model that transformers can't compute, naming the fields.
     """
     model = pretrained.model
-    tensors = _tensors(pretrained, KINDS["huggingface"], "Hugging Face transformers", ("layer_norm_epsilon", "activation"))
+    tensors = _tensors(pretrained, KINDS["huggingface"], "huggingface")
     labels = pretrained.labels or [f"LABEL_{i}" for i in range(model.num_classes)]  # as transformers calls them
     acts = {ours: theirs for theirs, ours in reversed(HUGGINGFACE_ACTIVATIONS.items())}
     config = {
@@ -54,14 +61,15 @@ def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: b
         "id2label": {str(number): label for number, label in enumerate(labels)},
         "label2id": {label: number for number, label in enumerate(labels)},
         "dtype": "float32",
+        **frames_in_config(pretrained.preprocess),
         **({"problem_type": MULTI_LABEL} if pretrained.objective == "sigmoid" else {}),
     }
     preprocess = pretrained.preprocess
-    side = preprocess.crop_size
+    side, short_side = preprocess.crop_size, preprocess.short_side or preprocess.crop_size
     preprocessor = {
         "image_processor_type": "VideoMAEImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": side},
+        "size": {"shortest_edge": short_side},
         "do_center_crop": True,
         "crop_size": {"height": side, "width": side},
         "do_rescale": True,
@@ -76,7 +84,13 @@ def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: b
         part.mkdir()
         _save_safetensors(tensors, part / "model.safetensors")
         for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
-            (part / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            (part / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (part / "README.md").write_text(model_card(pretrained), encoding="utf-8")
+    if beyond := beyond_pipeline(preprocess):
+        note = f"transformers' pipeline can't prepare {' and '.join(beyond)}: see the model card, README.md"
+        log.warning("%s: %s.", folder, note)
+        if pretrained.report is not None:
+            pretrained.report.notes.append(note)
 
 
 def save_official(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
@@ -86,13 +100,13 @@ def save_official(pretrained: Pretrained, file: str | Path, *, overwrite: bool =
 
     Raises `InputError` for a model that the official code can't compute, naming the fields.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in _tensors(pretrained, KINDS["official"], "the official code").items()}
+    tensors = {f"model.{name}": tensor for name, tensor in _tensors(pretrained, KINDS["official"], "official").items()}
     with _new(file, overwrite) as part:
         if Path(file).suffix == ".safetensors":
             _save_safetensors(tensors, part, {KEY: json.dumps(notes_for(pretrained))})
         else:
             _save_torch({"epoch": 0, "model_state": tensors, KEY: notes_for(pretrained)}, "model_state", part)
-    _note_objective(pretrained, "the official code")
+    _note_objective(pretrained, "official")
 
 
 def save_mmaction2(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
@@ -112,9 +126,9 @@ WRITERS: dict[str, Callable[..., None]] = {
     "huggingface": save_huggingface,
     "official": save_official,
     "mmaction2": save_mmaction2,
-    "timesformer_jax": save,
+    OWN_FORMAT: save,
 }
-"""What `convert` can write."""
+"""What `convert` can write; `TARGETS` has the limits of each."""
 
 SUFFIXES = {".pyth": "official", ".safetensors": "official", ".pth": "mmaction2", "": "huggingface"}
 """A target's ending -> the kind that is meant, unless told otherwise."""
@@ -140,31 +154,10 @@ def convert(
     return pretrained
 
 
-PLAIN = {
-    "attention_order": "time_then_space",
-    "temporal_cls_key": False,
-    "position_embedding": "space_time",
-    "pre_norm": False,
-    "layer_norm_epsilon": 1e-6,
-    "activation": "gelu",
-}
-"""The only values that the other implementations compute."""
-
-
-def _tensors(pretrained: Pretrained, kind: Kind, reader: str, free: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """The parameters under their names and in their layout; fields in `free` may be anything."""
-    model = pretrained.model
-    schemes = ["divided_space_time", "joint_space_time"] + ["space_only"] * (kind is not KINDS["huggingface"])
-    problems = [
-        f"{field}={getattr(model, field)!r}"
-        for field, plain in PLAIN.items()
-        if field not in free and getattr(model, field) != plain and not _without_meaning(model.attention_type, field)
-    ]
-    if model.attention_type not in schemes:
-        problems.append(f"attention_type={model.attention_type!r}")
-    if not isinstance(model.image_size, int):
-        problems.append(f"image_size={model.image_size}")
-    if problems:
+def _tensors(pretrained: Pretrained, kind: Kind, target: str) -> dict[str, np.ndarray]:
+    """The parameters under their names and in their layout; `target` is a key of `TARGETS`."""
+    model, reader = pretrained.model, TARGETS[target].reader
+    if problems := unsupported(model, target):
         raise InputError(f"{reader} can't compute a model with {', '.join(problems)}: save it with tsf.save instead.")
     _check_params(pretrained)
     params = flatten_params(unstack_blocks(pretrained.params) if model.scan_layers else pretrained.params)
@@ -194,17 +187,13 @@ def _check_params(pretrained: Pretrained) -> None:
         )
 
 
-def _note_objective(pretrained: Pretrained, reader: str) -> None:
+def _note_objective(pretrained: Pretrained, target: str) -> None:
     """Note in the report that the format's reader applies a softmax, if the model is multi-label."""
     if pretrained.objective != "softmax" and pretrained.report is not None:
         pretrained.report.notes.append(
-            f"{reader} applies a softmax to the logits, and this model is multi-label: apply a sigmoid there (`load` does)"
+            f"{TARGETS[target].reader} applies a softmax to the logits, and this model is multi-label: apply a sigmoid there "
+            "(`load` does)"
         )
-
-
-def _without_meaning(attention_type: str, field: str) -> bool:
-    """Whether the scheme has no step that the field is about."""
-    return field in ("attention_order", "temporal_cls_key") and not SCHEMES[attention_type].extra_steps
 
 
 def _save_safetensors(tensors: dict[str, np.ndarray], path: Path, notes: dict[str, str] | None = None) -> None:
