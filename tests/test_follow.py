@@ -11,8 +11,8 @@ import pytest
 
 import main
 import timesformer_jax as tsf
-from experiment.checks import check_init_from
-from experiment.follow import check_fields, follow_weights, short_sides
+from configs.common import FOLLOWING
+from experiment.follow import follow_weights, short_sides
 from tests.pretrained.files import golden_tensors, official_file, write_safetensors
 from tests.runs import config_of, results
 from tests.support import random_variables
@@ -54,10 +54,12 @@ def test_follow_weights_of_any_kind(recipe, kind: str, given: dict[str, Any], mo
     config = follow_weights(config_of(*recipe, init_from=str(source), **given), str(tmp_path), "train")
     assert {name: config.model[name] for name in model} == model
     assert (tuple(config.pixels.mean), config.pixels.channel_order) == pixels
-    assert config.clips.short_side == short_sides(model["image_size"])
+    assert config.clips.short_side == (model["image_size"], round(model["image_size"] * 5 / 4))  # as `tsf.load` scales frames
     assert config.data.short_side == config.clips.short_side[0]
-    span = 96 if recipe[0] == "hmdb51" else 256
+    said = kind in ("timesformer_jax", "huggingface")
+    span = 96 if recipe[0] == "hmdb51" else 8 if said else 256
     assert config.clips.sampling_rate == span / model["num_frames"]
+    assert all(config[section][name] is not None for section, fields in FOLLOWING.items() for name in fields)
 
 
 def test_short_sides_of_the_released_models():
@@ -73,22 +75,17 @@ def test_follow_weights_keeps_what_is_given(tmp_path: Path):
     assert (config.model.image_size, config.model.num_frames, config.model.depth) == (48, 2, 2)
     assert (config.clips.short_side, config.clips.sampling_rate, config.data.short_side) == ((50, 60), 3.0, 50)
     assert (config.pixels.channel_order, tuple(config.pixels.mean)) == ("rgb", (0.1, 0.2, 0.3))
-    with pytest.raises(tsf.InputError, match=r"^model.depth=3 contradicts the weights in .*weights, which have depth=2: leave"):
-        follow_weights(recipe(**{"model.depth": 3}), str(tmp_path), "train")
-    with pytest.raises(
-        tsf.InputError, match=r"^model.num_heads=3 contradicts the weights in .*weights, which have num_heads=2"
+    for name, value, theirs, typed, remedy in (
+        ("depth", 3, 2, ["model.depth"], "leave --config.model.depth out, or choose other weights by --config.init_from"),
+        ("num_heads", 3, 2, [], "set --config.model.num_heads=2, or use a recipe whose model follows the weights"),
     ):
-        follow_weights(recipe(**{"model.num_heads": 3}), str(tmp_path), "train")
+        words = rf"^model.{name}={value} contradicts the weights in .*weights, which have {name}={theirs}: {remedy}"
+        with pytest.raises(tsf.InputError, match=words):
+            follow_weights(recipe(**{f"model.{name}": value}), str(tmp_path), "train", typed)
     with pytest.raises(tsf.InputError, match="no file or folder /no/such"):
         follow_weights(recipe(init_from="/no/such"), str(tmp_path), "train")
     with pytest.raises(tsf.InputError, match="There is no checkpoint in"):
         main.run(recipe(init_from="/no/such"), str(tmp_path), "eval")
-
-
-def test_follow_weights_leaves_a_recipe_alone_that_sets_everything(tmp_path: Path):
-    for name in ("folder", "moving_digits", "k400"):
-        config = config_of(name, init_from="/no/such")
-        assert follow_weights(config, str(tmp_path), "train") is config
 
 
 def test_weights_that_do_not_fit_are_refused_before_data_are_prepared(tmp_path: Path):
@@ -97,7 +94,8 @@ def test_weights_that_do_not_fit_are_refused_before_data_are_prepared(tmp_path: 
     with pytest.raises(tsf.InputError, match=r"embed_dim=128 contradicts .* set --config.model.embed_dim=24, or use a recipe"):
         main.run(config, str(tmp_path / "run"), "train")
     assert not (tmp_path / "run").exists()
-    check_fields(config_of("folder", init_from=str(source), **{f"model.{k}": v for k, v in SAVED.items()}))
+    same = config_of("folder", init_from=str(source), **{f"model.{k}": v for k, v in SAVED.items()})
+    assert follow_weights(same, str(tmp_path), "train").model.depth == 2
 
 
 @pytest.mark.slow
@@ -138,11 +136,11 @@ def test_one_of_several_models_without_its_decoder(tmp_path: Path):
     with pytest.raises(tsf.InputError, match="several models, under the prefixes student"):
         follow_weights(config_of("folder", "video_folder,finetune", **given), str(tmp_path), "train")
     given["init_from_prefix"] = "teacher."
-    config = follow_weights(config_of("folder", "video_folder,finetune", **given), str(tmp_path), "train")
+    config = config_of("folder", "video_folder,finetune", **given)
     with pytest.raises(tsf.InputError, match=r"decoder_norm\.weight .*: no place in the model.*init_from_allow"):
-        check_init_from(config, str(tmp_path))
+        follow_weights(config, str(tmp_path), "train")
     config.init_from_allow = ("decoder_.*",)
-    check_init_from(config, str(tmp_path))
+    assert follow_weights(config, str(tmp_path), "train").model.depth == 2
     config.init_from_entry = "model_ema"
     with pytest.raises(tsf.InputError, match="without entries such as 'model_ema'"):
-        check_init_from(config, str(tmp_path))
+        follow_weights(config, str(tmp_path), "train")
