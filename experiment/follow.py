@@ -74,7 +74,8 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
         )
     if checkpoint is None and source and mode in LOADING:
         weights.check(source, make_model(config), allowed_of_init_from(config))
-    log.info("The model follows %s: %s.", f"the weights in {source}" if source else "the defaults", _in_words(config.model))
+    if source:
+        log.info("The model follows the weights in %s: %s.", source, _in_words(config.model))
     if choices.rows:
         log.info("What the %s in %s has otherwise than this run's config:\n%s", choices.owner, source, choices.table())
     return config

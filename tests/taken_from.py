@@ -2,8 +2,8 @@
 
     python -m tests.taken_from      writes the table into docs/weights.md
 
-Every cell of a job of main.py is measured: sources are given different values, and the one whose value the job uses precedes the
-others.
+Every cell of a job of main.py is measured: sources are given different values, and the one whose value the job uses precedes
+the others.
 """
 
 import argparse
@@ -109,11 +109,11 @@ def surroundings(weights: Architecture, *, checkpoint: bool) -> Iterator[None]:
     there = Path("/run/checkpoints/1") if checkpoint else None
     notes = {"model": {**describe_model(tsf.TimeSformer(num_classes=1)), **weights.fields}}
     with (
-        mock.patch.object(follow, "find_checkpoint", lambda _: there),
-        mock.patch.object(checks, "find_checkpoint", lambda _: there),
-        mock.patch.object(checks, "read_notes", lambda _: notes),
-        mock.patch.object(follow, "read_architecture", lambda *_, **__: weights),
-        mock.patch.object(Architecture, "check", lambda *_: None),
+        mock.patch.object(follow, "find_checkpoint", return_value=there),
+        mock.patch.object(checks, "find_checkpoint", return_value=there),
+        mock.patch.object(checks, "read_notes", return_value=notes),
+        mock.patch.object(follow, "read_architecture", return_value=weights),
+        mock.patch.object(Architecture, "check", return_value=None),
     ):
         yield
 
