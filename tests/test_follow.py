@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ import main
 import timesformer_jax as tsf
 from configs.common import FOLLOWING
 from experiment.follow import follow_weights, short_sides
-from tests.pretrained.files import golden_tensors, official_file, write_safetensors
+from input_pipeline import ClipOptions
+from tests.pretrained.files import golden_tensors, official_file, write_folder, write_safetensors
+from tests.pretrained.test_image_models import CLIP_CONFIG, clip_tensors
 from tests.runs import config_of, results
 from tests.support import random_variables
-from timesformer_jax.pretrained import WRITERS
+from timesformer_jax.modeling import describe_model
+from timesformer_jax.pretrained import WRITERS, Architecture
+from timesformer_jax.pretrained.own import write_checkpoint
 
 PREPROCESS = tsf.Preprocess(num_frames=4, crop_size=32, sampling_rate=2.0, mean=(0.1, 0.2, 0.3), channel_order="bgr")
 
@@ -96,6 +101,87 @@ def test_weights_that_do_not_fit_are_refused_before_data_are_prepared(tmp_path: 
     assert not (tmp_path / "run").exists()
     same = config_of("folder", init_from=str(source), **{f"model.{k}": v for k, v in SAVED.items()})
     assert follow_weights(same, str(tmp_path), "train").model.depth == 2
+
+
+CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+
+
+def clip_folder(path: Path) -> Path:
+    """A CLIP image tower of random weights as Hugging Face saves it."""
+    folder = write_folder(path, clip_tensors(), CLIP_CONFIG)
+    pixels = {"image_mean": CLIP_PIXELS["mean"], "image_std": CLIP_PIXELS["std"]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["train", "probe", "features"])
+def test_jobs_prepare_clips_for_clip_as_load_does(mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Without a flag for it; the table in the log says so."""
+    source = clip_folder(tmp_path / "clip")
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        config = follow_weights(config_of("folder", "video_folder,finetune", init_from=str(source)), str(tmp_path), mode)
+    loaded = tsf.load(source, num_classes=1)
+    assert {name: config.model[name] for name in FOLLOWING["model"]} == {
+        name: getattr(loaded.model, name) for name in FOLLOWING["model"]
+    }
+    clips = ClipOptions(num_frames=config.model.num_frames, crop_size=config.model.image_size, **config.clips)
+    ours = {
+        **{name: config.pixels[name] for name in FOLLOWING["pixels"]},
+        **{name: config.clips[name] for name in ("sampling", "sampling_rate", "placement")},
+        "short_side": clips.test_short_side,
+    }
+    theirs = {name: getattr(loaded.preprocess, name) for name in ours}
+    assert ours == {**theirs, "short_side": loaded.preprocess.short_side or loaded.preprocess.crop_size}
+    rows = dict(re.findall(r"^  ([\w.]+) +(.*)$", caplog.text, re.MULTILINE))
+    assert re.fullmatch(r"weights +this run +used", rows.pop("field"))
+    assert re.fullmatch(r"quick_gelu +gelu \(default\) +weights", rows["model.activation"])
+    assert {"model.pre_norm", "model.layer_norm_epsilon", "pixels.mean", "pixels.std"} < rows.keys()
+    assert "pixels.channel_order" not in rows  # nothing differs
+
+
+def test_what_a_config_sets_precedes_init_from(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """And the table says which: the recipes of the paper have their own pixels, whatever they begin with."""
+    source = clip_folder(tmp_path / "clip")
+    given = {"model.image_size": 16, "clips.short_side": (20, 30), "clips.span": 64.0}
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        config = follow_weights(config_of("k400", init_from=str(source), **given), str(tmp_path), "train", ["clips.span"])
+    assert (config.model.embed_dim, config.model.pre_norm, config.pixels.mean) == (24, True, (0.45,) * 3)
+    assert config.clips.sampling_rate == 8  # the span on the command line, not the recipe's rate
+    assert re.search(r"pixels.mean +0.481455, 0.457827, 0.408211 +0.45, 0.45, 0.45 \(config\) +this run\n", caplog.text)
+
+
+PAPER = [(file, variant) for file in ("k400", "k600", "ssv2", "diving48", "howto100m") for variant in ("default", "modern")]
+SCHEME = {name: FOLLOWING["model"][name] for name in ("attention_type", "num_frames", "image_size")}
+
+
+@pytest.mark.parametrize(("file", "variant"), PAPER)
+def test_the_paper_s_recipes_do_not_depend_on_what_they_begin_with(
+    file: str, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Clips, pixels, scheme and sizes of the frames, for weights that say otherwise in everything."""
+    config = config_of(file, None if variant == "default" else variant, init_from="weights")
+    said = {"sampling": "segments", "sampling_rate": 3.0, "placement": "dense", "channel_order": "bgr", "short_side": 400}
+    said |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    said |= {"sampling": "uniform", "channel_order": "rgb"} if file == "ssv2" else {}
+    fields = {**FOLLOWING["model"], "attention_type": "space_only", "num_frames": 4, "image_size": 384}
+    weights = Architecture(fields, tsf.Preprocess(num_frames=8, crop_size=224, **said), said)
+    monkeypatch.setattr("experiment.follow.read_architecture", lambda *_, **__: weights)
+    filled = follow_weights(config, str(tmp_path), "train")
+    assert {name: filled.model[name] for name in SCHEME} == SCHEME
+    for section in ("clips", "pixels"):
+        for name in FOLLOWING[section]:
+            assert filled[section][name] == config[section][name] is not None, f"{section}.{name}"
+
+
+def test_a_checkpoint_without_notes_leaves_the_config_alone(tmp_path: Path):
+    """As those of older versions are: what it doesn't say is the config's."""
+    model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
+    notes = {"model": describe_model(model), "data": {"label_names": ["a", "b", "c"]}}
+    write_checkpoint(tmp_path / "checkpoints" / "1", random_variables(model)["params"], notes)
+    for mode in ("train", "eval"):
+        config = follow_weights(config_of("folder", **{"pixels.mean": (0.1, 0.2, 0.3)}), str(tmp_path), mode)
+        assert (config.pixels.mean, config.clips.sampling_rate, config.clips.short_side) == ((0.1, 0.2, 0.3), 8.0, (72, 96))
+    assert follow_weights(config_of("folder"), str(tmp_path), "eval").pixels.mean == (0.45,) * 3
 
 
 @pytest.mark.slow

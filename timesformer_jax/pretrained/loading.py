@@ -21,7 +21,7 @@ from timesformer_jax.pretrained.contents import Contents, read_contents
 from timesformer_jax.pretrained.fields import merge_fields
 from timesformer_jax.pretrained.fitting import HEAD, POSITION_RESIZES, fit, plan_fit
 from timesformer_jax.pretrained.formats import Tensors
-from timesformer_jax.pretrained.kinds import KINDS
+from timesformer_jax.pretrained.kinds import KINDS, OWN
 from timesformer_jax.pretrained.preprocessing import choose_preprocess, published_name
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.reading import recognise, translate
@@ -168,12 +168,15 @@ def read_architecture(source: str | Path, *, entry: str | None = None, prefix: s
 
 
 def _said(contents: Contents, preprocess: Preprocess, source: str | Path) -> dict[str, Any]:
-    """`Architecture.said`: everything of a published model; else the kind's pixels and what accompanies the weights."""
+    """`Architecture.said`: everything of a published model; else the kind's pixels and what accompanies the weights.
+
+    Pixels of a checkpoint of this project that has none, as the older ones, are unknown.
+    """
     prepared = preprocess.as_dict()
     if published_name(contents.kind, contents.fields, str(source)) is not None:
         return prepared
-    names = {"mean", "std", *contents.preprocess, *(("channel_order",) if contents.kind.image else ())}
-    return {**contents.preprocess, **{name: prepared[name] for name in names & prepared.keys()}}
+    pixels = ("mean", "std", *(("channel_order",) if contents.kind.image else ())) if contents.kind is not OWN else ()
+    return {**contents.preprocess, **{name: prepared[name] for name in {*pixels, *contents.preprocess} & prepared.keys()}}
 
 
 def check_weights(
