@@ -8,6 +8,7 @@ import contextlib
 import gc
 import logging
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ml_collections import config_flags
 from experiment.command_line import (
     INTERRUPTED,
     log_to_stderr,
+    name_flags,
     next_commands,
     no_config_file,
     parse_flags,
@@ -64,8 +66,18 @@ RESUMES = {
 """Mode -> what the same command does after Ctrl-C."""
 
 
-def run(config: Any, workdir: str, mode: str) -> None:
-    """One job from beginning to end; raises `InputError` for input that can't work."""
+def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> None:
+    """One job from beginning to end.
+
+    Args:
+        config: The config, of which the fields that follow the weights may not be set.
+        workdir: The run's folder, local or in a bucket.
+        mode: The job, a key of `MODES`.
+        typed: Dotted paths of the fields that the command line sets.
+
+    Raises:
+        InputError: For input that can't work.
+    """
     from experiment.features import check_features, write_features
     from experiment.follow import follow_weights
     from experiment.probe import check_probe, probe
@@ -88,13 +100,13 @@ def run(config: Any, workdir: str, mode: str) -> None:
         config, workdir = adjust(config, workdir)
         # Before anything is read from the newest checkpoint; its arrays are compared when it is restored.
         set_damaged_aside(str(folder_at(workdir) / "checkpoints"), wholly=False)
-    config = follow_weights(config, workdir, mode)
+    if mode == "report":
+        check_report(config, workdir)
+    config = follow_weights(config, workdir, mode, typed)
     if mode == "probe":
         check_probe(config, workdir)
     if mode == "features":
         check_features(config, workdir)
-    if mode == "report":
-        check_report(workdir)
     job = Job(config, workdir, read_only=read_only, trains=mode == "train", draws=mode != "features")
     try:
         if mode == "train":
@@ -133,7 +145,8 @@ def main(argv: list[str]) -> int:
         from timesformer_jax.preemption import Preempted
 
         try:
-            run(CONFIG.value, str(WORKDIR.value), str(MODE.value))
+            typed = config_flags.get_override_values(flags.FLAGS["config"])
+            run(CONFIG.value, str(WORKDIR.value), str(MODE.value), typed)
             if commands := next_commands(str(MODE.value), sys.orig_argv, CONFIG.value, str(WORKDIR.value)):
                 log.info("Next:\n%s", "\n".join(f"  {command}" for command in commands))
         except Preempted as stopped:
@@ -142,7 +155,7 @@ def main(argv: list[str]) -> int:
     except MissingPackageError as error:
         message, code = f"Error: {error.within('main.py')}", 1
     except InputError as error:
-        message, code = f"Error: {error}", 1
+        message, code = f"Error: {name_flags(str(error), CONFIG.value)}", 1
     except OSError as error:
         if name_os_error(error) is None:
             raise

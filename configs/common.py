@@ -13,22 +13,35 @@ from ml_collections import ConfigDict, config_dict
 
 from timesformer_jax.errors import InputError
 
+UNSET = object()
+"""In a table of `change`: the field isn't given."""
+
+FOLLOWING: dict[str, dict[str, Any]] = {
+    "model": {
+        "attention_type": "divided_space_time",
+        "attention_order": "time_then_space",
+        "temporal_cls_key": False,
+        "position_embedding": "space_time",
+        "resize": "nearest",
+        "activation": "gelu",
+        "layer_norm_epsilon": 1e-6,
+        "pre_norm": False,
+        "image_size": 224,
+        "patch_size": 16,
+        "num_frames": 8,
+        "embed_dim": 768,
+        "depth": 12,
+        "num_heads": 12,
+        "mlp_ratio": 4.0,
+    },
+    # Without weights the rate is 256 frames at 30 fps / `num_frames`, and short sides are in proportion to `image_size`.
+    "clips": {"sampling": "uniform", "sampling_rate": 32.0, "placement": "official", "short_side": (256, 320)},
+    "pixels": {"channel_order": "rgb", "mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)},
+}
+"""Section -> the fields that follow the weights (the workdir's checkpoint, else `init_from`) unless a config or the command
+line sets them, with their values without weights. In `new_config` they are not set; `experiment/follow.py` fills them in."""
+
 MODEL = {
-    "attention_type": "divided_space_time",
-    "attention_order": "time_then_space",
-    "temporal_cls_key": False,
-    "position_embedding": "space_time",
-    "resize": "nearest",
-    "activation": "gelu",
-    "layer_norm_epsilon": 1e-6,
-    "pre_norm": False,
-    "image_size": 224,
-    "patch_size": 16,
-    "num_frames": 8,
-    "embed_dim": 768,
-    "depth": 12,
-    "num_heads": 12,
-    "mlp_ratio": 4.0,
     "drop_path_rate": 0.0,
     "dropout_rate": 0.0,
     "attention_dropout_rate": 0.0,
@@ -40,33 +53,9 @@ MODEL = {
 }
 
 
-UNSET = object()
-"""In a table of `change`: the field isn't given."""
-
-FOLLOWING = {
-    "model": (
-        "attention_type",
-        "attention_order",
-        "temporal_cls_key",
-        "position_embedding",
-        "resize",
-        "activation",
-        "layer_norm_epsilon",
-        "pre_norm",
-        "image_size",
-        "patch_size",
-        "num_frames",
-        "embed_dim",
-        "depth",
-        "num_heads",
-        "mlp_ratio",
-    ),
-    "clips": ("sampling_rate", "short_side"),
-    "data": ("short_side",),
-    "pixels": ("channel_order", "mean", "std"),
-}
-"""Section -> the fields that follow the weights of `init_from`, or of the workdir's checkpoint, in a recipe that leaves them
-unset; a field that is given stays as it is."""
+def _unset(section: str) -> dict[str, Any]:
+    """The fields of `FOLLOWING`, not set."""
+    return {name: config_dict.placeholder(type(default)) for name, default in FOLLOWING[section].items()}
 
 
 def new_config(**sections: Any) -> ConfigDict:
@@ -97,15 +86,12 @@ def new_config(**sections: Any) -> ConfigDict:
             # A trace of five steps, for TensorBoard or xprof, in the workdir.
             "profile": False,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1},
-            "model": dict(MODEL),
+            "model": {**_unset("model"), **MODEL},
             "data": {},
             "clips": {
-                "sampling": "uniform",
-                "sampling_rate": 32.0,
+                **_unset("clips"),
                 # Frames at 30 fps that a clip covers, for a `sampling_rate` that isn't given.
                 "span": config_dict.placeholder(float),
-                "short_side": (256, 320),
-                "placement": "official",
                 "jitter": "uniform",
                 "area": (0.08, 1.0),
                 "aspect": (3 / 4, 4 / 3),
@@ -113,9 +99,7 @@ def new_config(**sections: Any) -> ConfigDict:
             },
             "pixels": {
                 "flip": "auto",
-                "channel_order": "rgb",
-                "mean": (0.45, 0.45, 0.45),
-                "std": (0.225, 0.225, 0.225),
+                **_unset("pixels"),
                 "brightness": 0.0,
                 "contrast": 0.0,
                 "saturation": 0.0,

@@ -59,6 +59,7 @@ TOY = (
 
 SMALL: Table = {
     "model": {
+        "attention_type": "divided_space_time",
         "image_size": 64,
         "embed_dim": 128,
         "depth": 4,

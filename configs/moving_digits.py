@@ -18,6 +18,7 @@ from configs.recipes import Table, recipe
 
 DIGITS: Table = {
     "model": {
+        "attention_type": "divided_space_time",
         "image_size": 32,
         "patch_size": 8,
         "num_frames": 8,

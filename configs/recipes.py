@@ -32,9 +32,22 @@ KINETICS = "timesformer-base-k400"
 
 OFFICIAL: Table = {
     "init_from": IMAGENET_21K,
-    # Written into the official model: no configuration mentions it.
-    "model": {"drop_path_rate": 0.1},
-    "clips": {"sampling": "uniform", "sampling_rate": 32.0, "short_side": (256, 320), "jitter": "uniform"},
+    # The width, depth and patches follow the weights; what the paper's runs have whatever they begin with is said here.
+    "model": {
+        "attention_type": "divided_space_time",
+        "num_frames": 8,
+        "image_size": 224,
+        "drop_path_rate": 0.1,  # written into the official model: no configuration mentions it
+    },
+    "clips": {
+        "sampling": "uniform",
+        "sampling_rate": 32.0,
+        "placement": "official",
+        "short_side": (256, 320),
+        "jitter": "uniform",
+    },
+    # Those of the official data loaders, though ImageNet's ViT was trained with 0.5 and 0.5: the released models want them.
+    "pixels": {"mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225), "channel_order": "rgb"},
     # The files say 8 clips; but smaller batches are accumulated up to `GLOBAL_BATCH_SIZE`, whose default is 64, and the rate
     # of 0.005 is for that.
     "train": {"batch_size": 64, "num_epochs": 15.0},
@@ -55,9 +68,8 @@ OFFICIAL: Table = {
 
 FINETUNED: Table = {
     "init_from": KINETICS,
-    # The model is that of the weights, whatever `init_from` names; so are the sizes of its clips, and their normalisation.
-    **{section: dict.fromkeys(fields, UNSET) for section, fields in FOLLOWING.items() if section != "data"},
-    "clips": {**dict.fromkeys(FOLLOWING["clips"], UNSET), "span": 256.0},
+    # The model is that of the weights, whatever `init_from` names; so are its clips and their pixels.
+    **{section: dict.fromkeys(fields, UNSET) for section, fields in FOLLOWING.items()},
     # Small data sets are learned by heart in no time: a tenth of the rate. At ten times the official one, and from ImageNet,
     # a user of the official code ended at 42.9 % of UCF-101.
     "optimizer": {"learning_rate": 5e-4},

@@ -4,12 +4,9 @@ import tempfile
 from typing import Any
 
 import timesformer_jax as tsf
-from experiment.follow import check_fields
-from experiment.init_from import allowed_of_init_from, choice_of_init_from
 from timesformer_jax import training
 from timesformer_jax.features import folder_at
 from timesformer_jax.os_errors import sentence
-from timesformer_jax.pretrained import check_weights
 from timesformer_jax.pretrained.own import find_checkpoint, read_notes
 
 
@@ -33,14 +30,6 @@ def make_workdir(workdir: str) -> None:
         raise tsf.InputError(sentence(error, f"--workdir={workdir} can't be used as a folder")) from error
 
 
-def check_init_from(config: Any, workdir: str) -> None:
-    """Raises `InputError` if the run begins with `init_from`, and those weights aren't there or don't fit the model."""
-    if config.init_from and find_checkpoint(folder_at(workdir) / "checkpoints") is None:
-        check_fields(config)
-        model = tsf.TimeSformer(num_classes=1, **config.model)
-        check_weights(config.init_from, model=model, allow=allowed_of_init_from(config), **choice_of_init_from(config))
-
-
 def check_checkpoint(workdir: str, description: dict[str, dict[str, Any]], *, needed: bool) -> None:
     """Raises `InputError` if the workdir's newest checkpoint differs from `description`, or is needed and isn't there.
 
@@ -53,3 +42,19 @@ def check_checkpoint(workdir: str, description: dict[str, dict[str, Any]], *, ne
         training.check_description(str(folder), read_notes(checkpoint), {**description, "model": model})
     elif needed:
         raise tsf.InputError(f"There is no checkpoint in {folder}: train first with --mode=train.")
+
+
+LABELS = {"softmax": "one label per video", "sigmoid": "any number of labels per video"}
+"""Objective -> what the data set has."""
+
+
+def check_objective(workdir: str, objective: str) -> None:
+    """Raises `InputError` if the workdir's checkpoint was trained for the other objective; an old one may not say."""
+    checkpoint = find_checkpoint(folder_at(workdir) / "checkpoints")
+    trained = None if checkpoint is None else read_notes(checkpoint).get("objective")
+    if trained not in (None, objective):
+        raise tsf.InputError(
+            f"The checkpoint in {workdir} was trained for {LABELS.get(str(trained), trained)} (objective {trained}), and this "
+            f"data set has {LABELS[objective]} ({objective}): give the data set that it was trained on, or choose another "
+            "--workdir."
+        )

@@ -161,6 +161,15 @@ def _field_paths(section: Any, above: str = "") -> list[str]:
     return found
 
 
+def name_flags(message: str, config: Any) -> str:
+    """The message with the config's fields spelled as flags: `train.batch_size` becomes `--config.train.batch_size`."""
+    paths = _field_paths(config)
+    dotted = "|".join(re.escape(path) for path in sorted(paths, key=len, reverse=True) if "." in path)
+    others = "|".join(path for path in paths if "." not in path and not isinstance(config[path], ConfigDict))
+    fields = rf"(?<![\w./-])(?:(?:{dotted})(?![\w/-]|\.\w)|(?:{others})(?==))"
+    return re.sub(fields, lambda found: f"--config.{found[0]}", message)
+
+
 def _refuse(reason: str) -> NoReturn:
     """End with what absl says; a config file that has failed itself is an unusable input, no wrong usage."""
     last_line = reason.strip().splitlines()[-1].strip()  # of a traceback, if the config has failed

@@ -1,13 +1,15 @@
-"""Recipes whose model follows the weights: fields of the config that aren't set are filled in before a job begins."""
+"""Fields of the config that follow the weights: filled in before a job begins, with a table of what differs."""
 
+import contextlib
 import dataclasses
 import logging
 import math
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
 
 import timesformer_jax as tsf
 from configs.common import FOLLOWING
-from experiment.init_from import choice_of_init_from
+from experiment.init_from import allowed_of_init_from, choice_of_init_from
 from timesformer_jax.features import folder_at
 from timesformer_jax.pretrained import Architecture, read_architecture
 from timesformer_jax.pretrained.own import find_checkpoint
@@ -17,71 +19,241 @@ log = logging.getLogger("timesformer_jax")
 
 READ_ONLY = ("eval", "report")
 """Jobs that need a checkpoint."""
+LOADING = ("train", "probe", "features")
+"""Jobs that load `init_from` if the workdir has no checkpoint."""
+DRAWN = (
+    "model.num_frames",
+    "model.image_size",
+    *(f"{part}.{name}" for part in ("clips", "pixels") for name in FOLLOWING[part]),
+)
+"""The fields of `FOLLOWING` that `--mode=show` depends on."""
+SPAN = 256.0
+"""Frames at 30 fps that a clip covers if nothing decides on its rate: the released models' 8 x 32 and 16 x 16."""
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(tsf.TimeSformer)}
 NO_WEIGHTS = Architecture({}, Preprocess(num_frames=DEFAULTS["num_frames"], crop_size=DEFAULTS["image_size"]))
-"""What unset fields follow without any weights: `TimeSformer`'s defaults, the official pixels."""
+"""What unset fields follow without any weights."""
 
 
-def follow_weights(config: Any, workdir: str, mode: str) -> Any:
-    """Fill in the fields of `FOLLOWING` that the config leaves unset; a config that sets all of them comes back itself.
+def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> Any:
+    """A copy of the config in which every field of `FOLLOWING` is set.
 
-    They follow the newest checkpoint of the workdir, or without one the weights of `init_from`, of which only shapes and notes
-    are read. What is set stays, if the weights allow it.
+    What is known comes from the workdir's newest checkpoint, else from `init_from`; of either only names, shapes and notes are
+    read. A field that isn't set takes what is known, else its default. A field that is set stays as it is, unless a checkpoint
+    knows better: how a run samples and normalises clips is decided by its checkpoint, not by the config file. A different value
+    on the command line is an error in training; in the other modes it is used. One table in the log has every difference.
 
     Args:
       config: the config, which is left as it is.
       workdir: the run's folder, local or in a bucket.
       mode: the job, a key of `MODES`.
+      typed: dotted paths of the fields that the command line sets, such as "pixels.mean".
 
     Raises:
-      InputError: for a field that is set and that the weights have otherwise, and for weights that can't be read.
+      InputError: for fields that contradict the checkpoint or the weights, and for weights that can't be read or don't fit.
     """
-    if all(config[section].get(name, "none") is not None for section, fields in FOLLOWING.items() for name in fields):
-        return config
     checkpoint = find_checkpoint(folder_at(workdir) / "checkpoints")
     if checkpoint is None and mode in READ_ONLY:
         raise tsf.InputError(f"There is no checkpoint in {workdir}: train first with --mode=train.")
+    config = config.copy_and_resolve_references()
     source = str(checkpoint or config.init_from or "")
-    remedy = REMEDY.format("--workdir" if checkpoint else "--config.init_from")
-    config = _filled(
-        config,
-        _architecture(config, source, remedy, {} if checkpoint else choice_of_init_from(config)) if source else NO_WEIGHTS,
-    )
-    log.info("The model follows %s: %s.", f"the weights in {source}" if source else "the defaults", _in_words(config.model))
+    if mode == "show" and checkpoint is None and all(_value(config, path) is not None for path in DRAWN):
+        source = ""
+    weights = _read(config, source, {} if checkpoint else choice_of_init_from(config)) if source else NO_WEIGHTS
+    if source and checkpoint is None:
+        _check_fixed(config, weights, source, typed)
+    if "clips.span" in typed and "clips.sampling_rate" not in typed:  # it precedes a recipe's rate
+        config.clips.sampling_rate, typed = None, (*typed, "clips.sampling_rate")
+    choices = _Choices("checkpoint" if checkpoint else "weights", training=mode == "train", typed=frozenset(typed))
+    with config.ignore_type(), config.unlocked():
+        _fill(config, weights if source else None, choices)
+    if choices.refused:
+        raise tsf.InputError(
+            f"{workdir} holds the checkpoint of a run with other settings: {'; '.join(choices.refused)}. Leave the "
+            f"flag{'s'[: len(choices.refused) > 1]} out to go on with that run, or choose another --workdir."
+        )
+    if checkpoint is None and source and mode in LOADING:
+        weights.check(source, make_model(config), allowed_of_init_from(config))
+    if source:
+        log.info("The model follows the weights in %s: %s.", source, _in_words(config.model))
+    if choices.rows:
+        log.info("What the %s in %s has otherwise than this run's config:\n%s", choices.owner, source, choices.table())
     return config
 
 
-def check_fields(config: Any) -> None:
-    """Raises `InputError` if a field of the config's model contradicts the weights of `init_from`."""
-    _architecture(config, config.init_from, REMEDY_WITHOUT_FOLLOWING, choice_of_init_from(config))
+def _read(config: Any, source: str, choice: dict[str, Any]) -> Architecture:
+    """What the weights say, for the heads, frames and size that are set."""
+    given = {name: config.model[name] for name in ("num_heads", "image_size", "num_frames")}
+    with _naming_flags(config):
+        return read_architecture(source, allow=tuple(config.init_from_allow), **choice, **given)
 
 
-REMEDY = "leave --config.model.{{name}} out, or choose other weights by {}"
-REMEDY_WITHOUT_FOLLOWING = (
-    "set --config.model.{name}={value}, or use a recipe whose model follows the weights, such as "
-    "--config=configs/folder.py:video_folder,finetune"
-)
+def make_model(config: Any) -> tsf.TimeSformer:
+    """The config's model, for one class; raises `InputError`, with the flag, for a field that can't be."""
+    with _naming_flags(config):
+        return tsf.TimeSformer(num_classes=1, **config.model)
 
 
-def _architecture(config: Any, source: str, remedy: str, choice: dict[str, Any]) -> Architecture:
-    """What the weights say of the model, once the fields that are given agree with it."""
-    given = {name: value for name, value in config.model.items() if value is not None}
-    open_fields = {name: given.get(name) for name in ("num_heads", "image_size", "num_frames")}
-    architecture = read_architecture(source, allow=tuple(config.init_from_allow), **choice, **open_fields)
-    _check_given(given, architecture, source, remedy)
-    return architecture
+@contextlib.contextmanager
+def _naming_flags(config: Any) -> Iterator[None]:
+    """What the model says of its fields becomes what is said of the flags."""
+    try:
+        yield
+    except tsf.InputError as error:
+        if str(error).partition(" ")[0] not in config.model:
+            raise
+        raise tsf.InputError(f"--config.model.{error}") from error
 
 
-def _check_given(given: dict[str, Any], architecture: Architecture, source: str, remedy: str) -> None:
-    """Raises `InputError` if fields of the model that are given contradict what the weights fix."""
-    for name, value in architecture.fixed.items():
-        same = math.isclose(given[name], value) if isinstance(value, float) and name in given else given.get(name) == value
-        if name in given and not same:
+REMEDIES = {
+    True: "leave --config.model.{name} out, or choose other weights by --config.init_from",
+    False: "set --config.model.{name}={value}, or use a recipe whose model follows the weights, such as "
+    "--config=configs/folder.py:video_folder,finetune",
+}
+"""Whether the command line sets a field that the weights fix otherwise -> what to do."""
+
+
+def _check_fixed(config: Any, weights: Architecture, source: str, typed: Collection[str]) -> None:
+    """Raises `InputError` if fields of the model that are set contradict what the weights fix."""
+    for name, value in weights.fixed.items():
+        given = config.model.get(name)
+        if given is not None and not _same(given, value):
             raise tsf.InputError(
-                f"model.{name}={given[name]} contradicts the weights in {source}, which have {name}={value}: "
-                f"{remedy.format(name=name, value=value)}."
+                f"model.{name}={given} contradicts the weights in {source}, which have {name}={value}: "
+                f"{REMEDIES[f'model.{name}' in typed].format(name=name, value=value)}."
             )
+
+
+class Row(NamedTuple):
+    """A difference, as the log's table shows it."""
+
+    field: str
+    known: str
+    run: str
+    used: str
+
+
+@dataclasses.dataclass
+class _Choices:
+    """Decides on each field, and keeps what the log and an error have to say of it."""
+
+    owner: str
+    """"checkpoint" or "weights"."""
+    training: bool
+    typed: frozenset[str]
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    refused: list[str] = dataclasses.field(default_factory=list)
+
+    def choose(self, path: str, given: Any, known: Any, default: Any) -> Any:
+        """The value to use of what the config has, what is known (either may be None), and the default."""
+        ours = default if given is None else given
+        # A value of another kind is left to what it is for, which refuses it.
+        if known is None or _same(ours, known) or isinstance(ours, tuple | list) != isinstance(known, tuple | list):
+            return ours
+        origin = "default" if given is None else "command line" if path in self.typed else "config"
+        # A checkpoint's model is compared as a whole, later, and must agree.
+        decides = self.owner == "checkpoint" and not path.startswith("model.")
+        if decides and self.training and origin == "command line":
+            self.refused.append(f"--config.{path} is {_shown(given)}, and the checkpoint has {_shown(known)}")
+        takes_known = given is None or (decides and origin == "config")
+        used = self.owner if takes_known else "this run"
+        self.rows.append(Row(path, _shown(known), f"{_shown(ours)} ({origin})", used))
+        return known if takes_known else given
+
+    def table(self) -> str:
+        """The rows in columns, below their titles."""
+        rows = [Row("field", self.owner, "this run", "used"), *self.rows]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join(f"  {line.rstrip()}" for line in lines)
+
+
+def _fill(config: Any, weights: Architecture | None, choices: _Choices) -> None:
+    """Sets every field of `FOLLOWING`, and the stored frames' short side; `weights`: None without any."""
+    for name, default in FOLLOWING["model"].items():
+        known = weights.fields.get(name) if weights else None
+        config.model[name] = choices.choose(f"model.{name}", config.model[name], known, default)
+    make_model(config)
+    known = _known_settings(weights, config.model) if weights else {}
+    defaults = {
+        **{f"{section}.{name}": value for section in ("clips", "pixels") for name, value in FOLLOWING[section].items()},
+        "clips.sampling_rate": SPAN / config.model.num_frames,
+        "clips.short_side": _default_short_sides(weights, config.model.image_size),
+    }
+    for section in ("pixels", "clips"):
+        for name in FOLLOWING[section]:
+            path, given = f"{section}.{name}", config[section][name]
+            if path == "clips.sampling_rate":
+                given = _given_rate(config)
+                if config.clips.sampling == "segments":  # which has no rate
+                    config.clips.sampling_rate = given or known.get(path) or defaults[path]
+                    continue
+            config[section][name] = choices.choose(path, given, known.get(path), defaults[path])
+    short_side = config.clips.short_side
+    if "short_side" in config.data and config.data.short_side is None and isinstance(short_side, tuple):
+        config.data.short_side = short_side[0]
+
+
+def _given_rate(config: Any) -> float | None:
+    """The rate that the config sets, itself or by the span of a clip."""
+    rate, span = config.clips.sampling_rate, config.clips.span
+    return span / config.model.num_frames if rate is None and span is not None else rate
+
+
+def _known_settings(weights: Architecture, model: Any) -> dict[str, Any]:
+    """Field -> what weights know of the clips and pixels of a model of this size."""
+    said, prepared = weights.said, weights.preprocess
+    known = {f"pixels.{name}": getattr(prepared, name) for name in FOLLOWING["pixels"] if name in said}
+    known |= {f"clips.{name}": getattr(prepared, name) for name in ("sampling", "placement") if name in said}
+    if "sampling_rate" in said:
+        # More frames cover the same span.
+        frames = weights.fields.get("num_frames") or model.num_frames
+        known["clips.sampling_rate"] = prepared.sampling_rate * frames / model.num_frames
+    if said.get("crop_size", model.image_size) == model.image_size:
+        if "short_sides" in said:
+            known["clips.short_side"] = tuple(said["short_sides"])
+        elif said.get("short_side") and prepared.sampling == "uniform":
+            known["clips.short_side"] = _jittered(said["short_side"], model.image_size)
+    return known
+
+
+def _default_short_sides(weights: Architecture | None, image_size: Any) -> Any:
+    """With weights the short side that `timesformer_jax.load` scales frames to, so that a test's clips are its clips."""
+    if not isinstance(image_size, int):
+        return None
+    if weights is None or weights.preprocess.sampling == "segments":
+        return short_sides(image_size)
+    return _jittered(weights.preprocess.short_side or image_size, image_size)
+
+
+def short_sides(image_size: int) -> tuple[int, int]:
+    """Range of a frame's short side for crops of this size: that of the released models, 256 to 320 for 224 and 448 to 512
+    for 448."""
+    return _jittered(image_size if image_size >= 448 else round(image_size * 8 / 7), image_size)
+
+
+def _jittered(smallest: int, image_size: int) -> tuple[int, int]:
+    """The range of short sides that begins here."""
+    return smallest, round(smallest * (8 / 7 if image_size >= 448 else 5 / 4))
+
+
+def _value(config: Any, path: str) -> Any:
+    section, _, name = path.partition(".")
+    return config[section][name]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float) or isinstance(other, float):
+        return isinstance(one, float | int) and isinstance(other, float | int) and math.isclose(one, other, rel_tol=1e-6)
+    return one == other
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _in_words(model: Any) -> str:
@@ -89,32 +261,3 @@ def _in_words(model: Any) -> str:
         f"{model.attention_type}, {model.depth} blocks of {model.embed_dim}, {model.num_heads} heads, patches of "
         f"{model.patch_size}, {model.num_frames} frames of {model.image_size} px"
     )
-
-
-def _filled(config: Any, architecture: Architecture) -> Any:
-    """A copy of the config in which every field of `FOLLOWING` is set."""
-    config = config.copy_and_resolve_references()
-    with config.ignore_type(), config.unlocked():
-        fields = {name: architecture.fields.get(name, DEFAULTS[name]) for name in FOLLOWING["model"]}
-        _fill(config.model, fields)
-        _fill(config.pixels, {name: getattr(architecture.preprocess, name) for name in FOLLOWING["pixels"]})
-        if config.clips.sampling_rate is None and config.clips.span is not None:
-            config.clips.sampling_rate = config.clips.span / config.model.num_frames
-        if isinstance(config.model.image_size, int):
-            _fill(config.clips, {"short_side": short_sides(config.model.image_size)})
-        if "short_side" in config.data and config.data.short_side is None and config.clips.short_side is not None:
-            config.data.short_side = config.clips.short_side[0]
-    return config
-
-
-def _fill(section: Any, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if section[name] is None:
-            section[name] = value
-
-
-def short_sides(image_size: int) -> tuple[int, int]:
-    """Range of a frame's short side for crops of this size: that of the released models, 256 to 320 for 224 and 448 to 512
-    for 448."""
-    smallest = image_size if image_size >= 448 else round(image_size * 8 / 7)
-    return smallest, round(smallest * (8 / 7 if image_size >= 448 else 5 / 4))

@@ -7,7 +7,8 @@ import jax
 from jax.experimental import multihost_utils
 
 import timesformer_jax as tsf
-from experiment.checks import check_checkpoint, check_init_from
+from experiment.checks import check_checkpoint
+from experiment.follow import make_model
 from experiment.setup import Job
 from timesformer_jax import training
 from timesformer_jax.features import folder_at
@@ -18,15 +19,16 @@ log = logging.getLogger("timesformer_jax")
 
 
 def check_frozen(config: Any, workdir: str, mode: str) -> None:
-    """Raises `InputError` if there is neither, or if it doesn't fit the model; needs no data, so it can be asked early."""
+    """Raises `InputError` if there is neither, or if the checkpoint is another model's; needs no data.
+
+    Whether `init_from` fits the model has been checked by `follow_weights`.
+    """
     if find_checkpoint(folder_at(workdir) / "checkpoints") is None and not config.init_from:
         raise tsf.InputError(
             f"--mode={mode} needs a model that has learned something: there is no checkpoint in {workdir}, and init_from isn't "
             "set. Give --config.init_from=... (a file, a name of the zoo, a run) or the --workdir of a run."
         )
-    model = tsf.TimeSformer(num_classes=1, **config.model)
-    check_checkpoint(workdir, {"model": describe_model(model)}, needed=False)
-    check_init_from(config, workdir)
+    check_checkpoint(workdir, {"model": describe_model(make_model(config))}, needed=False)
 
 
 def frozen(job: Job) -> tuple[Any, dict[str, Any]]:

@@ -14,6 +14,7 @@ from etils import epath
 from tqdm import tqdm
 
 import timesformer_jax as tsf
+from experiment.follow import make_model
 from experiment.frozen import check_frozen, frozen, together
 from experiment.setup import Job
 from input_pipeline import prepare_test
@@ -36,7 +37,7 @@ def check_probe(config: Any, workdir: str) -> None:
     """Raises `InputError` for what can't become a probe, before the data are prepared, which can take long."""
     options = config.probe
     training.probe_rates(options.learning_rates, options.weight_decays)
-    _make_probe(config, tsf.TimeSformer(num_classes=1, **config.model))
+    _make_probe(config, make_model(config))
     if options.num_epochs <= 0:
         raise tsf.InputError(f"probe.num_epochs must be above 0, got {options.num_epochs}.")
     if options.heads_at_once < 0:

@@ -34,22 +34,32 @@ FRAMES_PER_SECOND = 3.0
 """Of the animations: slow enough to follow a map from frame to frame."""
 
 
-def check_report(workdir: str) -> None:
-    """Raises `InputError` if nothing has been tested yet, or by more than one process; needs no data."""
+def check_report(config: Any, workdir: str) -> None:
+    """Raises `InputError` for what can't become a report: nothing tested yet, or a checkpoint that is gone; needs no data."""
     if jax.process_count() > 1:
         raise tsf.InputError(f"A report is made by one process, there are {jax.process_count()}: give --distributed=off.")
-    _read_results(epath.Path(workdir))
+    for field, least in (("num_videos", 0), ("num_points", 1)):
+        if config.report[field] < least:
+            raise tsf.InputError(f"--config.report.{field} must be at least {least}, got {config.report[field]}.")
+    results, _ = _read_results(epath.Path(workdir))
+    folder = epath.Path(workdir) / "checkpoints"
+    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+    if results["step"] not in steps:
+        raise tsf.InputError(
+            f"{workdir}/results.json is of step {results['step']}, whose checkpoint isn't kept any more (there are "
+            f"{', '.join(map(str, steps)) or 'none'}): test again with --mode=eval."
+        )
 
 
 def report(job: Job) -> None:
     """Draws what the workdir's files say of its last test, and what the model looks at in some of its videos.
 
-    Raises `InputError` where nothing has been tested yet, or the tested checkpoint isn't kept any more.
+    That both are there has been checked by `check_report`.
     """
     workdir = epath.Path(job.workdir)
     results, rows = _read_results(workdir)
     curves = read_curves(job.workdir)
-    params = _tested(job, results["step"])
+    params = job.checkpoints.restore_params(job.model, job.mesh, results["step"])[0]
     data = _Videos(job, results["split"])
     tested = [row for row in rows if "error" not in row]
     best, worst = pick_videos(tested, job.config.report.num_videos)
@@ -102,16 +112,6 @@ def _read_confusion(workdir: epath.Path, names: Sequence[str]) -> np.ndarray | N
     if head[1:] not in ([printable(name) for name in names], list(names)):  # older versions wrote names as they are
         raise tsf.InputError(f"{path} is of other labels than the data set's: test again with --mode=eval.")
     return np.array([row[1:] for row in rows], np.int64).reshape(len(names), len(names))
-
-
-def _tested(job: Job, step: int) -> Any:
-    """The parameters that the results are of."""
-    if step not in job.checkpoints.steps:
-        raise tsf.InputError(
-            f"{job.workdir}/results.json is of step {step}, whose checkpoint isn't kept any more (there are "
-            f"{', '.join(map(str, job.checkpoints.steps))}): test again with --mode=eval."
-        )
-    return job.checkpoints.restore_params(job.model, job.mesh, step)[0]
 
 
 def pick_videos(rows: Sequence[Mapping[str, Any]], count: int) -> tuple[list[Any], list[Any]]:

@@ -13,7 +13,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 import timesformer_jax as tsf
-from experiment.checks import check_checkpoint, check_init_from, check_workdir, make_workdir
+from experiment.checks import check_checkpoint, check_objective, check_workdir, make_workdir
+from experiment.follow import make_model
 from experiment.init_from import allowed_of_init_from, choice_of_init_from
 from input_pipeline import (
     ClipOptions,
@@ -44,6 +45,8 @@ CHECKPOINTS = ("latest", "best")
 class Job:
     """A config come to life. Everything is checked before the data are prepared, which can take long.
 
+    `config`: as `follow_weights` returns it, with every field set.
+
     `read_only`: nothing is written to the run's checkpoints, and there must be one. `draws`: it asks for training batches.
 
     Raises `InputError` for whatever can't work.
@@ -55,7 +58,7 @@ class Job:
         _check(config, trains)
         self.mesh: Mesh = training.make_mesh(**config.mesh)
         self.share = training.batch_share(self.mesh)
-        model = tsf.TimeSformer(num_classes=1, **config.model)
+        model = make_model(config)
         training.check_mesh(model, self.mesh)
         pixels = PixelOptions(**config.pixels)
         self.mixing = MixingOptions(**config.mixing)
@@ -85,6 +88,7 @@ class Job:
         if config.train.data_share < 1:
             self.data = dataclasses.replace(self.data, chosen=("train", _share_of(self.data.num_videos("train"), config)))
         self.objective = "sigmoid" if self.data.several else "softmax"
+        check_objective(workdir, self.objective)
         self.model = model.clone(num_classes=len(self.data.label_names))
         self.pixels = pixels.for_labels(self.data.label_names)
         self.score = evaluation.make_score_fn(
@@ -96,16 +100,15 @@ class Job:
         self.checkpoints = self._open_checkpoints(read_only, trains)
 
     def _check_what_is_there(self, model: tsf.TimeSformer, read_only: bool, trains: bool) -> None:
-        """The workdir, its checkpoint and `init_from`, as far as they don't depend on the data."""
+        """The workdir and its checkpoint, as far as they don't depend on the data."""
         config = self.config
         check_workdir(self.workdir)
-        if read_only:
-            check_checkpoint(self.workdir, {"model": describe_model(model)}, needed=True)
+        if not trains:
+            check_checkpoint(self.workdir, {"model": describe_model(model)}, needed=read_only)
         if trains:
             times = {"num_epochs": config.train.num_epochs, "steps_per_epoch": 1000.0}  # the true number needs the data
             training.make_optimizer(**config.optimizer, depth=model.depth, **times)
             check_checkpoint(self.workdir, self._describe(model), needed=False)
-            check_init_from(config, self.workdir)
 
     def _describe(self, model: tsf.TimeSformer) -> dict[str, dict[str, Any]]:
         """What a checkpoint says of its run and that doesn't depend on the data."""
@@ -130,8 +133,9 @@ class Job:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What `timesformer_jax.load` needs besides the model and the label names, as JSON."""
-        return {"preprocess": self.preprocess.as_dict(), "objective": self.objective}
+        """What `timesformer_jax.load` and `follow_weights` need besides the model and the label names, as JSON."""
+        preprocess = {**self.preprocess.as_dict(), "short_sides": list(self.clips.short_side)}  # training draws from these
+        return {"preprocess": preprocess, "objective": self.objective}
 
     @property
     def preprocess(self) -> Preprocess:

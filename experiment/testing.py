@@ -39,6 +39,7 @@ def test(job: Job, params: Any, step: int) -> None:
         "unreadable": len(unreadable),
         **views,
         "placement": job.clips.placement,
+        "preprocess": job.preprocess.as_dict(),
         "average": options.average,
         **evaluation.figures(scores, options.average, _subsets(job, scores)),
         "step": step,

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 
 import timesformer_jax as tsf
+from experiment.frozen import together
 from experiment.setup import Job
 from experiment.show import show
 from experiment.testing import test
@@ -39,6 +40,7 @@ def adjust(config: Any, workdir: str) -> tuple[Any, str]:
     folder = epath.Path(workdir) / ("overfit_batch" if config.overfit_batch else "debug")
     if jax.process_index() == 0 and folder.exists():
         folder.rmtree()
+    together("no process sees what was there")
     if config.overfit_batch:
         pixels = {name: getattr(config.pixels, name) for name in ("channel_order", "mean", "std")}
         config.pixels.update({name: type(value)() for name, value in config.pixels.items() if isinstance(value, float)})

@@ -97,7 +97,7 @@ def test_clips_of_a_pass_are_those_of_a_smaller_test(run: Path, made_clips: Path
 
 def test_tiled_clips_have_no_curve(run: Path, made_clips: Path, data_dir: str):
     options = {**VIEWS, "clips.placement": "tiled", "clips.sampling_rate": 2.0}
-    main.run(small_folder(made_clips, data_dir, **options), str(run), "eval")
+    main.run(small_folder(made_clips, data_dir, **options), str(run), "eval", typed=options)
     assert "by_num_clips" not in results(run)
     assert {row["views"] for row in predictions(run).values()} == {9}
 

@@ -16,6 +16,7 @@ import timesformer_jax as tsf
 from configs.folder import get_config
 from experiment import features as mode
 from experiment.features import turns
+from experiment.follow import follow_weights
 from experiment.setup import Job
 from input_pipeline import prepare_test
 from tests.pretrained.test_image_models import FlaxVit, image_outputs
@@ -104,7 +105,7 @@ def test_they_are_what_the_model_says_of_the_same_views(
         with pytest.raises(InputError, match="holds several features: give one of"):
             read_features(tmp_path)
 
-    job = Job(config, str(tmp_path), read_only=False, draws=False)
+    job = Job(follow_weights(config, str(tmp_path), "features"), str(tmp_path), read_only=False, draws=False)
     params = job.load_init_from().params
     apply = jax.jit(lambda video: job.model.apply({"params": params}, video, method="features"))
     number = {name: i for i, name in enumerate(found.names)}
@@ -149,7 +150,7 @@ def test_an_image_model_is_asked_about_every_frame(tmp_path: Path, made_clips: P
     config = config_of(made_clips, data_dir, **given)
     main.run(config, str(tmp_path / "run"), "features")
     found = read_features(tmp_path / "run")
-    job = Job(config, str(tmp_path / "run"), read_only=False, draws=False)
+    job = Job(follow_weights(config, str(tmp_path / "run"), "features"), str(tmp_path / "run"), read_only=False, draws=False)
     (batch,) = job.test_batches("val", num_clips=1, num_crops=1)
     job.checkpoints.close()
     clips = prepare_test({name: jnp.asarray(batch[name][:3]) for name in ("video", "rows", "columns")}, options=job.pixels)

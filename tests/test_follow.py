@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ import pytest
 
 import main
 import timesformer_jax as tsf
-from experiment.checks import check_init_from
-from experiment.follow import check_fields, follow_weights, short_sides
-from tests.pretrained.files import golden_tensors, official_file, write_safetensors
+from configs.common import FOLLOWING
+from experiment.follow import follow_weights, short_sides
+from input_pipeline import ClipOptions
+from tests.pretrained.files import golden_tensors, official_file, write_folder, write_safetensors
+from tests.pretrained.test_image_models import CLIP_CONFIG, clip_tensors
 from tests.runs import config_of, results
 from tests.support import random_variables
-from timesformer_jax.pretrained import WRITERS
+from timesformer_jax.modeling import describe_model
+from timesformer_jax.pretrained import WRITERS, Architecture
+from timesformer_jax.pretrained.own import write_checkpoint
 
 PREPROCESS = tsf.Preprocess(num_frames=4, crop_size=32, sampling_rate=2.0, mean=(0.1, 0.2, 0.3), channel_order="bgr")
 
@@ -54,10 +59,12 @@ def test_follow_weights_of_any_kind(recipe, kind: str, given: dict[str, Any], mo
     config = follow_weights(config_of(*recipe, init_from=str(source), **given), str(tmp_path), "train")
     assert {name: config.model[name] for name in model} == model
     assert (tuple(config.pixels.mean), config.pixels.channel_order) == pixels
-    assert config.clips.short_side == short_sides(model["image_size"])
+    assert config.clips.short_side == (model["image_size"], round(model["image_size"] * 5 / 4))  # as `tsf.load` scales frames
     assert config.data.short_side == config.clips.short_side[0]
-    span = 96 if recipe[0] == "hmdb51" else 256
+    said = kind in ("timesformer_jax", "huggingface")
+    span = 96 if recipe[0] == "hmdb51" else 8 if said else 256
     assert config.clips.sampling_rate == span / model["num_frames"]
+    assert all(config[section][name] is not None for section, fields in FOLLOWING.items() for name in fields)
 
 
 def test_short_sides_of_the_released_models():
@@ -73,22 +80,17 @@ def test_follow_weights_keeps_what_is_given(tmp_path: Path):
     assert (config.model.image_size, config.model.num_frames, config.model.depth) == (48, 2, 2)
     assert (config.clips.short_side, config.clips.sampling_rate, config.data.short_side) == ((50, 60), 3.0, 50)
     assert (config.pixels.channel_order, tuple(config.pixels.mean)) == ("rgb", (0.1, 0.2, 0.3))
-    with pytest.raises(tsf.InputError, match=r"^model.depth=3 contradicts the weights in .*weights, which have depth=2: leave"):
-        follow_weights(recipe(**{"model.depth": 3}), str(tmp_path), "train")
-    with pytest.raises(
-        tsf.InputError, match=r"^model.num_heads=3 contradicts the weights in .*weights, which have num_heads=2"
+    for name, value, theirs, typed, remedy in (
+        ("depth", 3, 2, ["model.depth"], "leave --config.model.depth out, or choose other weights by --config.init_from"),
+        ("num_heads", 3, 2, [], "set --config.model.num_heads=2, or use a recipe whose model follows the weights"),
     ):
-        follow_weights(recipe(**{"model.num_heads": 3}), str(tmp_path), "train")
+        words = rf"^model.{name}={value} contradicts the weights in .*weights, which have {name}={theirs}: {remedy}"
+        with pytest.raises(tsf.InputError, match=words):
+            follow_weights(recipe(**{f"model.{name}": value}), str(tmp_path), "train", typed)
     with pytest.raises(tsf.InputError, match="no file or folder /no/such"):
         follow_weights(recipe(init_from="/no/such"), str(tmp_path), "train")
     with pytest.raises(tsf.InputError, match="There is no checkpoint in"):
         main.run(recipe(init_from="/no/such"), str(tmp_path), "eval")
-
-
-def test_follow_weights_leaves_a_recipe_alone_that_sets_everything(tmp_path: Path):
-    for name in ("folder", "moving_digits", "k400"):
-        config = config_of(name, init_from="/no/such")
-        assert follow_weights(config, str(tmp_path), "train") is config
 
 
 def test_weights_that_do_not_fit_are_refused_before_data_are_prepared(tmp_path: Path):
@@ -97,7 +99,89 @@ def test_weights_that_do_not_fit_are_refused_before_data_are_prepared(tmp_path: 
     with pytest.raises(tsf.InputError, match=r"embed_dim=128 contradicts .* set --config.model.embed_dim=24, or use a recipe"):
         main.run(config, str(tmp_path / "run"), "train")
     assert not (tmp_path / "run").exists()
-    check_fields(config_of("folder", init_from=str(source), **{f"model.{k}": v for k, v in SAVED.items()}))
+    same = config_of("folder", init_from=str(source), **{f"model.{k}": v for k, v in SAVED.items()})
+    assert follow_weights(same, str(tmp_path), "train").model.depth == 2
+
+
+CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+
+
+def clip_folder(path: Path) -> Path:
+    """A CLIP image tower of random weights as Hugging Face saves it."""
+    folder = write_folder(path, clip_tensors(), CLIP_CONFIG)
+    pixels = {"image_mean": CLIP_PIXELS["mean"], "image_std": CLIP_PIXELS["std"]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["train", "probe", "features"])
+def test_jobs_prepare_clips_for_clip_as_load_does(mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Without a flag for it; the table in the log says so."""
+    source = clip_folder(tmp_path / "clip")
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        config = follow_weights(config_of("folder", "video_folder,finetune", init_from=str(source)), str(tmp_path), mode)
+    loaded = tsf.load(source, num_classes=1)
+    assert {name: config.model[name] for name in FOLLOWING["model"]} == {
+        name: getattr(loaded.model, name) for name in FOLLOWING["model"]
+    }
+    clips = ClipOptions(num_frames=config.model.num_frames, crop_size=config.model.image_size, **config.clips)
+    ours = {
+        **{name: config.pixels[name] for name in FOLLOWING["pixels"]},
+        **{name: config.clips[name] for name in ("sampling", "sampling_rate", "placement")},
+        "short_side": clips.test_short_side,
+    }
+    theirs = {name: getattr(loaded.preprocess, name) for name in ours}
+    assert ours == {**theirs, "short_side": loaded.preprocess.short_side or loaded.preprocess.crop_size}
+    rows = dict(re.findall(r"^  ([\w.]+) +(.*)$", caplog.text, re.MULTILINE))
+    assert re.fullmatch(r"weights +this run +used", rows.pop("field"))
+    assert re.fullmatch(r"quick_gelu +gelu \(default\) +weights", rows["model.activation"])
+    assert {"model.pre_norm", "model.layer_norm_epsilon", "pixels.mean", "pixels.std"} < rows.keys()
+    assert "pixels.channel_order" not in rows  # nothing differs
+
+
+def test_what_a_config_sets_precedes_init_from(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """And the table says which: the recipes of the paper have their own pixels, whatever they begin with."""
+    source = clip_folder(tmp_path / "clip")
+    given = {"model.image_size": 16, "clips.short_side": (20, 30), "clips.span": 64.0}
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        config = follow_weights(config_of("k400", init_from=str(source), **given), str(tmp_path), "train", ["clips.span"])
+    assert (config.model.embed_dim, config.model.pre_norm, config.pixels.mean) == (24, True, (0.45,) * 3)
+    assert config.clips.sampling_rate == 8  # the span on the command line, not the recipe's rate
+    assert re.search(r"pixels.mean +0.481455, 0.457827, 0.408211 +0.45, 0.45, 0.45 \(config\) +this run\n", caplog.text)
+
+
+PAPER = [(file, variant) for file in ("k400", "k600", "ssv2", "diving48", "howto100m") for variant in ("default", "modern")]
+SCHEME = {name: FOLLOWING["model"][name] for name in ("attention_type", "num_frames", "image_size")}
+
+
+@pytest.mark.parametrize(("file", "variant"), PAPER)
+def test_the_paper_s_recipes_do_not_depend_on_what_they_begin_with(
+    file: str, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Clips, pixels, scheme and sizes of the frames, for weights that say otherwise in everything."""
+    config = config_of(file, None if variant == "default" else variant, init_from="weights")
+    said = {"sampling": "segments", "sampling_rate": 3.0, "placement": "dense", "channel_order": "bgr", "short_side": 400}
+    said |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    said |= {"sampling": "uniform", "channel_order": "rgb"} if file == "ssv2" else {}
+    fields = {**FOLLOWING["model"], "attention_type": "space_only", "num_frames": 4, "image_size": 384}
+    weights = Architecture(fields, tsf.Preprocess(num_frames=8, crop_size=224, **said), said)
+    monkeypatch.setattr("experiment.follow.read_architecture", lambda *_, **__: weights)
+    filled = follow_weights(config, str(tmp_path), "train")
+    assert {name: filled.model[name] for name in SCHEME} == SCHEME
+    for section in ("clips", "pixels"):
+        for name in FOLLOWING[section]:
+            assert filled[section][name] == config[section][name] is not None, f"{section}.{name}"
+
+
+def test_a_checkpoint_without_notes_leaves_the_config_alone(tmp_path: Path):
+    """As those of older versions are: what it doesn't say is the config's."""
+    model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
+    notes = {"model": describe_model(model), "data": {"label_names": ["a", "b", "c"]}}
+    write_checkpoint(tmp_path / "checkpoints" / "1", random_variables(model)["params"], notes)
+    for mode in ("train", "eval"):
+        config = follow_weights(config_of("folder", **{"pixels.mean": (0.1, 0.2, 0.3)}), str(tmp_path), mode)
+        assert (config.pixels.mean, config.clips.sampling_rate, config.clips.short_side) == ((0.1, 0.2, 0.3), 8.0, (72, 96))
+    assert follow_weights(config_of("folder"), str(tmp_path), "eval").pixels.mean == (0.45,) * 3
 
 
 @pytest.mark.slow
@@ -138,11 +222,11 @@ def test_one_of_several_models_without_its_decoder(tmp_path: Path):
     with pytest.raises(tsf.InputError, match="several models, under the prefixes student"):
         follow_weights(config_of("folder", "video_folder,finetune", **given), str(tmp_path), "train")
     given["init_from_prefix"] = "teacher."
-    config = follow_weights(config_of("folder", "video_folder,finetune", **given), str(tmp_path), "train")
+    config = config_of("folder", "video_folder,finetune", **given)
     with pytest.raises(tsf.InputError, match=r"decoder_norm\.weight .*: no place in the model.*init_from_allow"):
-        check_init_from(config, str(tmp_path))
+        follow_weights(config, str(tmp_path), "train")
     config.init_from_allow = ("decoder_.*",)
-    check_init_from(config, str(tmp_path))
+    assert follow_weights(config, str(tmp_path), "train").model.depth == 2
     config.init_from_entry = "model_ema"
     with pytest.raises(tsf.InputError, match="without entries such as 'model_ema'"):
-        check_init_from(config, str(tmp_path))
+        follow_weights(config, str(tmp_path), "train")

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 import experiment.show
 import main
 import timesformer_jax as tsf
+from experiment.checks import check_objective
 from input_pipeline import DATASETS, open_dataset
 from tests.runs import ROOT, config_of, predictions, results, small_folder
 from timesformer_jax import InputError, training
@@ -71,6 +72,48 @@ def test_a_run_is_loaded_with_all_that_belongs_to_it(trained: Path, made_clips: 
     for name, row in predictions(trained).items():
         best = dict(pretrained.predict(made_clips / name, num_clips=2, num_crops=3))
         assert best == pytest.approx(dict(row["best"]), abs=0.02)
+
+
+OTHER_SETTINGS = {
+    "clips.placement": "centre",
+    "clips.sampling_rate": 2.0,
+    "clips.short_side": (36, 40),
+    "pixels.mean": (0.5, 0.5, 0.5),
+    "pixels.channel_order": "bgr",
+}
+
+
+def test_eval_takes_the_settings_of_the_run(trained: Path, made_clips: Path, data_dir: str, caplog):
+    """Not those of the config file, which is used for other runs too; the command line's are used, and logged."""
+    main.run(small_folder(made_clips, data_dir, **ONE_VIEW), str(trained), "eval")
+    before, preprocess = predictions(trained), tsf.load(trained).preprocess.as_dict()
+    assert results(trained)["preprocess"] == preprocess
+    other = small_folder(made_clips, data_dir, **ONE_VIEW, **OTHER_SETTINGS)
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        main.run(other, str(trained), "eval")
+        assert re.search(r"pixels.mean +0\.45, 0\.45, 0\.45 +0\.5, 0\.5, 0\.5 \(config\) +checkpoint\n", caplog.text)
+        assert predictions(trained) == before
+        assert results(trained)["preprocess"] == preprocess
+        main.run(other, str(trained), "eval", typed=["clips.sampling_rate", "pixels.channel_order"])
+    assert re.search(r"clips.sampling_rate +8 +2 \(command line\) +this run", caplog.text)
+    assert results(trained)["preprocess"] == {**preprocess, "sampling_rate": 2.0, "channel_order": "bgr"}
+    assert predictions(trained) != before
+
+
+def test_training_refuses_other_settings_than_the_run_s(trained: Path, tmp_path: Path):
+    """If they are typed, and before any data are prepared; those of the config file give way."""
+    config = small_folder(Path("/no/such/folder"), str(tmp_path), **OTHER_SETTINGS)
+    words = r"--config.clips.sampling_rate is 2, and the checkpoint has 8; --config.clips.placement is centre, .* has official"
+    with pytest.raises(InputError, match=words):
+        main.run(config, str(trained), "train", typed=["clips.placement", "clips.sampling_rate"])
+    with pytest.raises(InputError, match="There is no folder /no/such/folder"):
+        main.run(config, str(trained), "train", typed=["data.root"])
+
+
+def test_a_data_set_of_several_labels_is_not_the_run_s(trained: Path):
+    check_objective(str(trained), "softmax")
+    with pytest.raises(InputError, match=r"trained for one label per video \(objective softmax\), and this data set has any"):
+        check_objective(str(trained), "sigmoid")
 
 
 @pytest.mark.slow

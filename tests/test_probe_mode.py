@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import main
 import timesformer_jax as tsf
 from configs.folder import get_config
+from experiment.follow import follow_weights
 from experiment.setup import Job
 from timesformer_jax import InputError, evaluation, training
 from timesformer_jax.__main__ import main as cli
@@ -94,7 +95,7 @@ def test_linear_heads_on_a_run(run: Path, tmp_path: Path, made_clips: Path, data
     for name in trained.params.keys() - {"head"}:
         jax.tree.map(np.testing.assert_array_equal, trained.params[name], probed.params[name])
     assert not np.array_equal(trained.params["head"]["kernel"], probed.params["head"]["kernel"])
-    job = Job(config_of(made_clips, data_dir), str(tmp_path), read_only=False)
+    job = Job(follow_weights(config_of(made_clips, data_dir), str(tmp_path), "probe"), str(tmp_path), read_only=False)
     found = evaluation.accuracies(job.predict(probed.params, "val", num_clips=1, num_crops=1))
     job.checkpoints.close()
     assert found == {name: best[name] for name in ("top1", "top5")}

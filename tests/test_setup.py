@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from experiment.follow import follow_weights
 from experiment.setup import Job
 from tests.runs import small_folder
 
@@ -10,7 +11,8 @@ def test_a_share_of_the_training_videos(tmp_path: Path, made_clips: Path, data_d
     """A smaller share's videos are some of a larger one's; the test has all of its own; another seed draws others."""
 
     def names(seed: int = 0, **changes: float) -> list[bytes]:
-        job = Job(small_folder(made_clips, data_dir, seed=seed, **changes), str(tmp_path), read_only=False)
+        config = follow_weights(small_folder(made_clips, data_dir, seed=seed, **changes), str(tmp_path), "train")
+        job = Job(config, str(tmp_path), read_only=False)
         job.checkpoints.close()
         assert job.data.num_videos("val") == 3
         records = job.data.records("train")

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -22,8 +23,8 @@ from timesformer_jax.pretrained.contents import Contents, read_contents
 from timesformer_jax.pretrained.fields import merge_fields
 from timesformer_jax.pretrained.fitting import HEAD, POSITION_RESIZES, check_unknown, fit, plan_fit
 from timesformer_jax.pretrained.formats import Tensors
-from timesformer_jax.pretrained.kinds import KINDS
-from timesformer_jax.pretrained.preprocessing import choose_preprocess
+from timesformer_jax.pretrained.kinds import KINDS, OWN
+from timesformer_jax.pretrained.preprocessing import choose_preprocess, published_name
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.reading import recognise, translate
 from timesformer_jax.pretrained.report import Report, describe_not_finite
@@ -147,11 +148,22 @@ class Architecture(NamedTuple):
     fields: dict[str, Any]
     """`TimeSformer`'s fields, as far as the weights fix or suggest them; `num_classes` is their classifier's."""
     preprocess: Preprocess
+    said: Mapping[str, Any] = MappingProxyType({})
+    """Entries of `preprocess` that are the weights' own and no default, and other entries that a checkpoint has with them."""
+    objective: str | None = None
+    """None if the weights don't say."""
+    contents: Contents | None = None
+    """The names and shapes that all this is from, for `check`."""
 
     @property
     def fixed(self) -> dict[str, Any]:
         """The fields that a model with these weights can't have otherwise."""
         return {name: value for name, value in self.fields.items() if name not in (*CHANGEABLE, "resize")}
+
+    def check(self, source: str | Path, model: TimeSformer, allow: Sequence[str] = ()) -> None:
+        """Raise what `load(source, model=model, num_classes=...)` would, for any number of classes; reads nothing."""
+        if self.contents is not None:
+            _check_contents(self.contents, source, model, allow)
 
 
 def read_architecture(
@@ -174,7 +186,20 @@ def read_architecture(
     target = _target(contents, {"num_classes": classes, **given}, None, str(source), _allowed(allow, contents, "allowed"))
     report = Report(str(source), contents.kind.title, target)
     preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
-    return Architecture(contents.fields, preprocess)
+    objective = None if contents.objective is None else check_objective(contents.objective)
+    return Architecture(contents.fields, preprocess, _said(contents, preprocess, source), objective, contents)
+
+
+def _said(contents: Contents, preprocess: Preprocess, source: str | Path) -> dict[str, Any]:
+    """`Architecture.said`: everything of a published model; else the kind's pixels and what accompanies the weights.
+
+    Pixels of a checkpoint of this project that has none, as the older ones, are unknown.
+    """
+    prepared = preprocess.as_dict()
+    if published_name(contents.kind, contents.fields, str(source)) is not None:
+        return prepared
+    pixels = ("mean", "std", *(("channel_order",) if contents.kind.image else ())) if contents.kind is not OWN else ()
+    return {**contents.preprocess, **{name: prepared[name] for name in {*pixels, *contents.preprocess} & prepared.keys()}}
 
 
 def check_weights(
@@ -193,6 +218,11 @@ def check_weights(
     _check_patterns(allow)
     choice = {"entry": entry, "prefix": prefix, "allow": allow, "image_size": model.image_size}
     contents = read_contents(_locate(source), None, model.num_heads, **choice, numbers=False)
+    _check_contents(contents, source, model, allow)
+
+
+def _check_contents(contents: Contents, source: str | Path, model: TimeSformer, allow: Sequence[str]) -> None:
+    _check_patterns(allow)
     model = _target(contents, {}, model, str(source))
     given = {path: array.shape for path, array in contents.given.items() if not re.fullmatch(HEAD, path)}
     allowed = _allowed([HEAD, *allow], contents, "allowed")

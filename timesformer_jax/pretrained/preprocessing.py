@@ -14,6 +14,11 @@ from timesformer_jax.video import Preprocess
 from timesformer_jax.video.pixels import OFFICIAL_MEAN
 
 
+def published_name(kind: Kind, fields: Mapping[str, Any], source: str) -> str | None:
+    """The published checkpoint that weights are prepared as: the one of this name, or of the same frames, size and classes."""
+    return name_of(source) or (published_as(fields) if kind is not OWN and not kind.image else None)
+
+
 def choose_preprocess(
     kind: Kind, said: Mapping[str, Any], fields: Mapping[str, Any], target: TimeSformer, source: str, report: Report
 ) -> Preprocess:
@@ -27,8 +32,7 @@ def choose_preprocess(
         report.notes.append(f"videos are cut square: predict uses {min(sides)} x {min(sides)} pixels")
     own = {"num_frames": target.num_frames, "crop_size": min(sides)}
     values: dict[str, Any] = {"mean": kind.mean, "std": kind.std}
-    named = name_of(source)
-    name = named or (published_as(fields) if kind is not OWN and not kind.image else None)
+    named, name = name_of(source), published_name(kind, fields, source)
     if name is not None:
         values = {**ZOO[name].preprocess.as_dict(), **values}
         if named is None and not said.keys() >= {"sampling", "channel_order"}:
