@@ -50,6 +50,7 @@ def load(
     prefix: str | None = None,
     objective: str | None = None,
     key: jax.Array | None = None,
+    headless: bool = False,
     **fields: Any,
 ) -> Pretrained:
     """Weights of any published kind, with the model they are for.
@@ -73,6 +74,7 @@ def load(
     must be prepared, and `report.notes` names a wrong guess. `objective`: "softmax" for one label a video, "sigmoid" for any
     number; by default what the file says, else "softmax". `allow`: patterns of our parameters that may be missing from the
     file (they are initialised), or of what the file has and the model has not (it is ignored); both stand in the report.
+    `headless`: load weights without a classifier as a model with `num_classes=0`, whose features are the same as with any.
 
     Raises `InputError` that lists at once everything that doesn't fit, and for files that hold no weights.
     """
@@ -86,6 +88,10 @@ def load(
     _check_patterns(allow)
     heads = model.num_heads if model is not None else fields.get("num_heads")
     contents = read_contents(_locate(source), kind, heads, entry=entry, prefix=prefix)
+    if num_classes == 0:
+        raise InputError("num_classes must be at least 1, got 0; headless=True loads weights without a classifier.")
+    if headless and model is None and num_classes is None and not contents.fields.get("num_classes"):
+        num_classes = 0
     wanted = {"num_classes": num_classes, "num_frames": num_frames, "image_size": image_size, **fields}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     target = _target(contents, wanted, model, str(source))
@@ -101,7 +107,7 @@ def load(
     allowed = _allowed(allow, contents, "allowed by the caller")
     fresh_head = num_classes is not None and contents.fields.get("num_classes") != num_classes
     if fresh_head:
-        allowed[HEAD] = f"a fresh classifier of {num_classes} classes"
+        allowed[HEAD] = f"a fresh classifier of {num_classes} classes" if num_classes else "a model for its features alone"
         for path in [path for path in contents.given if re.fullmatch(HEAD, path)]:
             del contents.given[path]
             report.ignored[path] = allowed[HEAD]
@@ -118,7 +124,8 @@ def load(
         log.warning("%s: %s.", source, describe_not_finite(report.not_finite))
     if preprocess is None:
         preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
-    names = _labels(labels, contents, target, fresh_head, report)
+    named = target.num_classes > 0 or labels is not None
+    names = _labels(labels, contents, target, fresh_head, report) if named else None
     return Pretrained(target, params, preprocess, names, report, objective)
 
 
@@ -250,10 +257,11 @@ def _target(contents: Contents, wanted: Mapping[str, Any], model: TimeSformer | 
         return model
     merge_fields((source, fixed), ("your arguments", {name: value for name, value in wanted.items() if name in fixed}))
     fields = {**read, **wanted}
-    if "num_classes" not in fields:
+    if not fields.get("num_classes") and "num_classes" not in wanted:
         why = f" ({'; '.join(contents.problems)})" if contents.problems else ""
         raise InputError(
-            f"{source} has no classifier{why}: give the number of classes, num_classes=... (on the command line --num-classes)."
+            f"{source} has no classifier{why}: give the number of classes, num_classes=... (on the command line --num-classes)"
+            ", or headless=True to load it for features alone."
         )
     if "image_size" not in fields:
         positions = contents.given["pos_embed"].shape[1] - 1
