@@ -215,8 +215,9 @@ def test_a_column_for_each(sets: list[str], tmp_path: Path, capsys: Any):
     command = ["embed", *sets[:2], "--method=both"]
     assert main([*command, f"--output={tmp_path / 'plot.svg'}"]) == 0
     out = capsys.readouterr().out
-    assert "divided: divided_space_time (cls), own: 12 videos, 5 nearest neighbours: " in out
-    assert "space: space_only (patches), weights: 12 videos, 5 nearest neighbours: " in out
+    assert "divided: divided_space_time (cls), own: 12 videos, 3 nearest neighbours: " in out
+    assert "space: space_only (patches), weights: 12 videos, 3 nearest neighbours: " in out
+    assert out.count("% of 12 videos of 3 labels (chance 27.3%)\n") == 2
     picture = (tmp_path / "plot.svg").read_text()
     for words in ("divided_space_time (cls)", "space_only (patches)", "t-SNE, 12 videos", "PCA, 12 videos", "across", "down"):
         assert f"<!-- {words}" in picture, words
@@ -228,9 +229,9 @@ def test_a_column_for_each(sets: list[str], tmp_path: Path, capsys: Any):
 def test_some_labels_and_some_points(sets: list[str], tmp_path: Path, capsys: Any):
     output = f"--output={tmp_path / 'plot.png'}"
     assert main(["embed", sets[0], output, "--labels=down,across", "--method=pca"]) == 0
-    assert ": 8 videos, 5 nearest" in capsys.readouterr().out
+    assert ": 8 videos, 3 nearest" in capsys.readouterr().out
     assert main(["embed", sets[0], output, "--max-points=6", "--method=pca"]) == 0
-    assert ": 6 videos, 5 nearest" in capsys.readouterr().out
+    assert ": 6 videos, 2 nearest neighbours: " in capsys.readouterr().out
     assert main(["embed", sets[2], sets[0], output, "--method=pca"]) == 0
     assert "nearest" not in capsys.readouterr().out  # one of them has no labels
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
@@ -281,7 +282,8 @@ def test_many_labels_and_several_a_video(sets: list[str], tmp_path: Path, capsys
     assert main(["embed", str(tmp_path / "many"), f"--output={tmp_path / 'plot.svg'}", "--method=pca"]) == 0
     out = capsys.readouterr().out
     assert "Of 25 labels the 20 most frequent are drawn" in out
-    assert ": 35 videos, 5 nearest" in out  # 15 labels with two, 5 of the others
+    assert ": 35 videos, 1 nearest neighbour: " in out  # 15 labels with two, 5 of the others with one
+    assert "% of 30 videos of 15 labels (chance 3.4%)" in out
     picture = (tmp_path / "plot.svg").read_text()
     assert "<!-- label 24" in picture
     assert "<!-- label 04" in picture
