@@ -5,9 +5,10 @@ timesformer embed features --output=embedding.svg --method=both --labels=surfing
 
 FEATURES are folders that `timesformer features` or `main.py --mode=features` wrote (or a run's workdir with one split of them).
 A point is a video: the mean over its clips and crops, and over frames and places where the features have them. Beside each
-plot stands how well labels separate: the share of its videos whose label most of the nearest others have, by cosine similarity of
-the features themselves (not of the points), and what a random other video would reach. 5 neighbours vote, or fewer if a label has
-fewer than 6 videos; labels with one video are drawn but not counted. Where videos have several labels, those with one are drawn.
+plot stands how well labels separate: the share of its videos whose label most of the nearest others have, by cosine similarity
+of the features themselves (not of the points), and what a random other video would reach. 5 neighbours vote, or fewer if a
+label has fewer than 6 videos; labels with one video are drawn but not counted. Where videos have several labels, those with one
+are drawn.
 """
 
 import argparse
