@@ -2,9 +2,10 @@
 
 By itself this config is a toy: a model of 1.2 million parameters at 64 px, trained from scratch, to try whether a data set
 can be read and learned at all. 32 short clips take about a minute on 2 CPU cores. It overfits few videos and is no recipe for
-accuracy. `finetune` is: it starts from published weights, and wants an accelerator.
+accuracy. `finetune` is: it starts from published weights, and wants an accelerator. `finetune,small` is for few videos.
 
     python main.py --config=configs/folder.py:video_folder,finetune --config.data.root=FOLDER --workdir=runs/mine
+    python main.py --config=configs/folder.py:video_folder,finetune,small --config.data.root=FOLDER --workdir=runs/few
     python main.py --config=configs/folder.py:ucf101,finetune --config.data.root=FOLDER --workdir=runs/ucf101
     python main.py --config=configs/folder.py --config.data.root=FOLDER --workdir=runs/toy
     python main.py --config=configs/folder.py:video_list --config.data.train=A.csv --config.data.val=B.csv --workdir=runs/toy
@@ -18,8 +19,12 @@ and image transformers alike. Width, depth, heads, patches, frames, image size a
 size, frames and attention can be set otherwise (`--config.model.image_size=112`); a field that the weights fix can't.
 `finetune,modern` changes the augmentation and the optimizer.
 
-Expected accuracy: that of your data is unknown. Source of the figures here: the toy was run on 2 CPU cores, the other two were
-not measured. The cost, with weights of base width at 8 x 224: FLOPs of training for a thousand videos;
+`finetune,small` (or `small`) is for a few to a few hundred videos, of which `finetune` makes a handful of steps: AdamW, batches
+of 8 clips, 30 epochs, a warm-up, and clips that span the whole video. docs/small_data.md compares it with probes. Its learning
+rate is for models of width 768; for other widths set `--config.optimizer.learning_rate` in inverse proportion.
+
+Expected accuracy: that of your data is unknown. Source of the figures here: the toy was run on 2 CPU cores, the others were
+not measured at this size. The cost, with weights of base width at 8 x 224: FLOPs of training for a thousand videos;
 memory: MiB for each clip of a device's batch (configs/recipes.py says how these are counted):
 
 | variant         | training clips | training | memory |
@@ -27,6 +32,7 @@ memory: MiB for each clip of a device's batch (configs/recipes.py says how these
 | (the toy)       | overfitted     |  5.0e13  |      9 |
 | finetune        | -              |  1.7e16  |   2324 |
 | finetune,modern | -              |  6.7e16  |   2355 |
+| finetune,small  | -              |  3.4e16  |   2324 |
 """
 
 from typing import Any
@@ -34,7 +40,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from configs.common import UNSET
-from configs.recipes import FINETUNED, MODERN, OFFICIAL, Table, merge, recipe, videos
+from configs.recipes import FINETUNED, MODERN, OFFICIAL, SMALL_DATA, Table, merge, recipe, videos
 from timesformer_jax.errors import InputError
 
 FIELDS = {
@@ -87,19 +93,22 @@ SMALL: Table = {
     "eval": {"batch_size": 8, "num_clips": 2},
 }
 
+FINETUNE = merge(
+    {
+        "note": None,
+        "model": {"initialization": "official", "scan_layers": True},
+        "data": {"short_side": UNSET},
+        "train": {"log_every_steps": 50, "evaluate_every_epochs": 1.0, "checkpoint_every_epochs": 1.0},
+    },
+    OFFICIAL,
+    {"optimizer": {"clip_norm": 0.0}, "eval": {"batch_size": 64}},
+    FINETUNED,
+)
+
 VARIANTS: dict[str, Table] = {
-    "finetune": merge(
-        {
-            "note": None,
-            "model": {"initialization": "official", "scan_layers": True},
-            "data": {"short_side": UNSET},
-            "train": {"log_every_steps": 50, "evaluate_every_epochs": 1.0, "checkpoint_every_epochs": 1.0},
-        },
-        OFFICIAL,
-        {"optimizer": {"clip_norm": 0.0}, "eval": {"batch_size": 64}},
-        FINETUNED,
-    ),
+    "finetune": FINETUNE,
     "modern": merge(MODERN, {"optimizer": {"learning_rate": 1e-4}}),
+    "small": merge(FINETUNE, SMALL_DATA),
 }
 """What may follow the data set, after commas -> what it changes of the small model's recipe."""
 

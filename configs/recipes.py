@@ -74,6 +74,37 @@ FINETUNED: Table = {
     # a user of the official code ended at 42.9 % of UCF-101.
     "optimizer": {"learning_rate": 5e-4},
 }
+SMALL_DATA: Table = {
+    "model": {"drop_path_rate": 0.1},
+    # Frames of the whole video: a span that is longer than the video would repeat its last frame.
+    "clips": {"sampling": "segments", "jitter": "uniform", "clips_per_video": 1},
+    # Small batches, since what few videos lack is steps: 24 videos make 90 of them.
+    "train": {
+        "batch_size": 8,
+        "num_epochs": 30.0,
+        "label_smoothing": 0.1,
+        "ema_decay": 0.0,
+        "log_every_steps": 10,
+        "evaluate_every_epochs": 5.0,
+        "checkpoint_every_epochs": 10.0,
+    },
+    "optimizer": {
+        "name": "adamw",
+        # For width 768; the best rate falls with the width, so narrower models take more: 1.2e-3 at width 128.
+        "learning_rate": 2e-4,
+        "schedule": "cosine",
+        "steps": (),
+        "warmup_epochs": 3.0,
+        "momentum": 0.9,
+        "b2": 0.999,
+        "weight_decay": 0.05,
+        "decay_pattern": ".*/kernel",
+        "clip_norm": 1.0,
+        "layer_decay": 0.75,
+    },
+    "eval": {"average": "probabilities"},
+}
+"""A few to a few hundred videos, from an image model or a video model; found by experiment (docs/small_data.md)."""
 HEAD_ONLY: Table = {"optimizer": {"learning_rate": 0.05, "weight_decay": 0.0, "rates": (("head/.*", 1.0), (".*", None))}}
 """The classifier alone: what is in the features already, for a third of the computation."""
 

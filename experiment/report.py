@@ -21,7 +21,7 @@ from experiment.train import CONFIG
 from input_pipeline import WINDOW_AXES, VideoDataset, prepare_test, test_batches
 from timesformer_jax import evaluation, explain
 from timesformer_jax.cost import count_multiply_adds, count_parameters
-from timesformer_jax.explain.embedding import Panel, draw_points, embed_points, nearest_neighbour_accuracy
+from timesformer_jax.explain.embedding import Panel, draw_points, embed_points, nearest_neighbours
 from timesformer_jax.features import extract
 from timesformer_jax.printable import printable
 
@@ -190,14 +190,14 @@ def _points(job: Job, params: Any, data: _Videos) -> tuple[bytes | None, str]:
     except tsf.InputError as error:
         log.info("No plot of the features: %s", error)
         return None, ""
-    near = nearest_neighbour_accuracy(values, classes)
+    found = nearest_neighbours(values, classes)
     names = job.data.label_names
     shown, classes = (names, classes) if len(names) <= MOST_COLOURS else (None, None)
     picture = draw_points([[Panel(points, classes, "t-SNE of the class token")]], shown)
     near = (
-        "How many have neighbours of their label is n/a, since a label has one video alone"
-        if near is None
-        else f"Five nearest neighbours in the space of the features itself name the label of {100 * near:.1f} % of them"
+        "How many have neighbours of their label is n/a, since fewer than two labels have two videos"
+        if found is None
+        else f"In the space of the features itself, their labels are named by the {found}"
     )
     caption = f"{len(values)} videos, one clip each. {near}; distances in the plot mean little."
     return picture, caption

@@ -153,7 +153,7 @@ def test_the_folders_first_word_is_a_data_set():
         InputError, match=r"folder.py:NAME must be one of kinetics400, .*video_list, got 'modern'; finetune and"
     ):
         config_of("folder", "modern")
-    with pytest.raises(InputError, match=r"folder.py has no variant 'ucf101'. Known ones: finetune, modern"):
+    with pytest.raises(InputError, match=r"folder.py has no variant 'ucf101'. Known ones: finetune, modern, small"):
         config_of("folder", "hmdb51,ucf101")
 
 
@@ -161,6 +161,18 @@ def test_only_the_small_model_from_random_weights_is_called_a_toy():
     assert "configs/folder.py:ucf101,finetune" in config_of("folder", "ucf101").note
     assert config_of("folder", "ucf101,finetune").note is None
     assert config_of("k400").note is None
+
+
+def test_the_recipe_for_few_videos():
+    """`small` is `finetune,small`; two dozen videos make enough steps, and short videos are seen whole."""
+    assert config_of("folder", "video_folder,small").to_json() == config_of("folder", "video_folder,finetune,small").to_json()
+    config = filled("folder", "video_folder,small")
+    assert config.train.num_epochs * 24 / config.train.batch_size >= 90
+    assert config.optimizer.warmup_epochs * 24 / config.train.batch_size >= 5
+    assert config.clips.sampling == "segments"
+    rate = optimizer_of(config, 12, steps_per_epoch=3).learning_rate
+    assert 0 < float(rate(1)) < float(rate(9)) == pytest.approx(2e-4)
+    assert float(rate(90)) == pytest.approx(0, abs=1e-9)
 
 
 def test_the_later_variant_wins():

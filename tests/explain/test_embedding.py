@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from timesformer_jax import InputError
-from timesformer_jax.explain.embedding import METHODS, Panel, draw_points, embed_points, nearest_neighbour_accuracy
+from timesformer_jax.explain.embedding import (
+    METHODS,
+    Panel,
+    draw_points,
+    embed_points,
+    nearest_neighbour_accuracy,
+    nearest_neighbours,
+)
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(3), 12)
@@ -55,17 +62,34 @@ def by_hand(values: np.ndarray, labels: np.ndarray, k: int) -> float:
     return hits / len(values)
 
 
-@pytest.mark.parametrize("k", [1, 4, 5, 50])
-def test_nearest_neighbours(k: int):
+@pytest.mark.parametrize("most", [1, 4, 5, 50])
+def test_nearest_neighbours(most: int):
     mixed = GROUPS + 3 * np.random.default_rng(1).normal(size=GROUPS.shape)
-    assert nearest_neighbour_accuracy(mixed, LABELS, k=k) == pytest.approx(by_hand(mixed, LABELS, min(k, 35)))
-    assert nearest_neighbour_accuracy(GROUPS, LABELS, k=5) == 1.0
-    two = np.array([0, 0, 0, 0, 1, 1])
-    assert nearest_neighbour_accuracy(GROUPS[:6], two, k=5) == 4 / 6  # nobody votes for himself
+    found = nearest_neighbours(mixed, LABELS, most=most)
+    assert found is not None
+    assert found.k == min(most, 11)
+    assert found.accuracy == pytest.approx(by_hand(mixed, LABELS, found.k)) == nearest_neighbour_accuracy(mixed, LABELS, k=most)
+    assert 0.3 < found.accuracy < 1.0
+    assert (found.num_videos, found.num_labels, found.chance) == (36, 3, pytest.approx(11 / 35))
 
 
-def test_a_label_with_one_video_has_no_neighbour_of_its_label():
-    assert nearest_neighbour_accuracy(GROUPS[:5], np.array([0, 0, 0, 0, 1])) is None
+@pytest.mark.parametrize("sizes", [(2,) * 8, (2, 20, 7), (3, 3), (12, 12, 12)])
+def test_labels_that_are_apart_score_100_percent(sizes: tuple[int, ...]):
+    """However few videos a label has: it isn't outvoted by the others."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    values = 8 * np.eye(len(sizes), 16)[labels] + np.random.default_rng(0).normal(size=(len(labels), 16))
+    found = nearest_neighbours(values, labels)
+    assert found is not None
+    assert (found.accuracy, found.k) == (1.0, min(5, min(sizes) - 1))
+
+
+def test_a_label_with_one_video_is_not_counted():
+    labels = np.array([0, 0, 0, 1, 1, 1, 2])
+    values = np.concatenate([GROUPS[:3], GROUPS[12:15], GROUPS[:1]])  # it would be the nearest of the first
+    found = nearest_neighbours(values, labels)
+    assert found == (1.0, 2, 6, 2, pytest.approx(12 / 30))
+    assert str(found) == "2 nearest neighbours: 100.0% of 6 videos of 2 labels (chance 40.0%)"
+    assert nearest_neighbours(GROUPS[:5], np.array([0, 0, 0, 0, 1])) is None
     assert nearest_neighbour_accuracy(GROUPS[:1], np.array([0])) is None
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import timesformer_jax as tsf
+from tests.pretrained.files import golden_tensors, write_safetensors
 from tests.support import random_variables
 from timesformer_jax.__main__ import main
 from timesformer_jax.features import FeatureWriter, read_features
@@ -68,6 +69,56 @@ def test_they_are_what_the_model_says(
         np.testing.assert_allclose(found.values[found.video == video], own, atol=atol)
     if num_clips == 3:
         np.testing.assert_allclose(found.seconds[:3], [0, 16 / 30, 32 / 30], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image transformer without a classifier."""
+    tensors = golden_tensors("inflate_divided_space_time", "vit/")
+    backbone = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    assert len(backbone) < len(tensors)
+    return write_safetensors(tmp_path_factory.mktemp("image") / "vit.safetensors", backbone)
+
+
+def test_features_need_no_classifier(image_model: Path, made_clips: Path, tmp_path: Path, capsys: Any):
+    """They are those of any number of classes, and nothing says that there were classes."""
+    video, output = str(made_clips / "down" / "0.mp4"), tmp_path / "out"
+    loaded = ["--num-heads=3", f"--checkpoint={image_model}"]
+    assert main(["features", video, *loaded, f"--output={output}", "--num-crops=1"]) == 0
+    assert "classes" not in capsys.readouterr().err
+    found = read_features(output)
+    assert (found.about["model"]["num_classes"], found.about["label_names"]) == (0, None)
+    seven = tsf.load(image_model, num_heads=3, num_classes=7)
+    apply = jax.jit(lambda view: seven.model.apply({"params": seven.params}, view, method="features"))
+    np.testing.assert_allclose(found.values, apply(seven.preprocess(video, num_crops=1)).cls, atol=1e-6)
+
+
+def test_weights_with_a_classifier_keep_it(checkpoint: Path):
+    assert tsf.load(checkpoint, headless=True).model.num_classes == 3
+    with pytest.raises(tsf.InputError, match="num_classes must be at least 1, got 0; headless=True"):
+        tsf.load(checkpoint, num_classes=0)
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["predict"], "has no classifier to predict with; `timesformer features` needs none. Train one: main.py --mode=train,"),
+        (["explain", "--output={folder}/out.png"], "has no classifier to explain a label of; --method=rollout needs none."),
+    ],
+)
+def test_what_needs_a_classifier_says_so(
+    image_model: Path, made_clips: Path, tmp_path: Path, command: list, told: str, capsys: Any
+):
+    job, *more = (part.format(folder=tmp_path) for part in command)
+    assert main([job, str(made_clips / "down" / "0.mp4"), *more, "--num-heads=3", f"--checkpoint={image_model}"]) == 1
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_rollout_needs_no_classifier(image_model: Path, made_clips: Path, tmp_path: Path):
+    command = ["explain", str(made_clips / "down" / "0.mp4"), "--method=rollout", f"--output={tmp_path / 'out.png'}"]
+    assert main([*command, "--num-heads=3", f"--checkpoint={image_model}"]) == 0
+    assert (tmp_path / "out.png").exists()
 
 
 def test_ctrl_c_finishes_the_shard_under_way(
@@ -164,8 +215,9 @@ def test_a_column_for_each(sets: list[str], tmp_path: Path, capsys: Any):
     command = ["embed", *sets[:2], "--method=both"]
     assert main([*command, f"--output={tmp_path / 'plot.svg'}"]) == 0
     out = capsys.readouterr().out
-    assert "divided: divided_space_time (cls), own: 12 videos, 5 nearest neighbours: " in out
-    assert "space: space_only (patches), weights: 12 videos, 5 nearest neighbours: " in out
+    assert "divided: divided_space_time (cls), own: 12 videos, 3 nearest neighbours: " in out
+    assert "space: space_only (patches), weights: 12 videos, 3 nearest neighbours: " in out
+    assert out.count("% of 12 videos of 3 labels (chance 27.3%)\n") == 2
     picture = (tmp_path / "plot.svg").read_text()
     for words in ("divided_space_time (cls)", "space_only (patches)", "t-SNE, 12 videos", "PCA, 12 videos", "across", "down"):
         assert f"<!-- {words}" in picture, words
@@ -177,9 +229,9 @@ def test_a_column_for_each(sets: list[str], tmp_path: Path, capsys: Any):
 def test_some_labels_and_some_points(sets: list[str], tmp_path: Path, capsys: Any):
     output = f"--output={tmp_path / 'plot.png'}"
     assert main(["embed", sets[0], output, "--labels=down,across", "--method=pca"]) == 0
-    assert ": 8 videos, 5 nearest" in capsys.readouterr().out
+    assert ": 8 videos, 3 nearest" in capsys.readouterr().out
     assert main(["embed", sets[0], output, "--max-points=6", "--method=pca"]) == 0
-    assert ": 6 videos, 5 nearest" in capsys.readouterr().out
+    assert ": 6 videos, 2 nearest neighbours: " in capsys.readouterr().out
     assert main(["embed", sets[2], sets[0], output, "--method=pca"]) == 0
     assert "nearest" not in capsys.readouterr().out  # one of them has no labels
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
@@ -230,7 +282,8 @@ def test_many_labels_and_several_a_video(sets: list[str], tmp_path: Path, capsys
     assert main(["embed", str(tmp_path / "many"), f"--output={tmp_path / 'plot.svg'}", "--method=pca"]) == 0
     out = capsys.readouterr().out
     assert "Of 25 labels the 20 most frequent are drawn" in out
-    assert ": 35 videos, 5 nearest" in out  # 15 labels with two, 5 of the others
+    assert ": 35 videos, 1 nearest neighbour: " in out  # 15 labels with two, 5 of the others with one
+    assert "% of 30 videos of 15 labels (chance 3.4%)" in out
     picture = (tmp_path / "plot.svg").read_text()
     assert "<!-- label 24" in picture
     assert "<!-- label 04" in picture

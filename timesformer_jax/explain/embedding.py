@@ -61,29 +61,65 @@ def embed_points(values: Float[ndarray, "N D"], method: str = "tsne", *, seed: i
     return np.asarray(METHODS[method](values, seed), np.float32)
 
 
-def nearest_neighbour_accuracy(values: Float[ndarray, "N D"], labels: Int[ndarray, "N"], *, k: int = 5) -> float | None:
-    """How well features separate labels: the share of videos whose label most of their `k` nearest neighbours have.
+class Neighbours(NamedTuple):
+    """How well nearest neighbours name labels.
 
-    None if a label has one video alone, which can't have a neighbour of its label.
-
-    In the space of the features, by cosine similarity, each video left out of its own neighbours; of labels that are equally
-    frequent the one with the nearest neighbour counts. With fewer than `k` others, all of them vote.
+    Attributes:
+      accuracy: share of the videos whose label most of their `k` nearest neighbours have.
+      k: number of neighbours that vote.
+      num_videos: the videos that were counted, of labels with at least two videos.
+      num_labels: their labels.
+      chance: share of the pairs of these videos that have one label, the accuracy of a random neighbour.
     """
-    if len(labels) < 2 or np.unique(labels, return_counts=True)[1].min() < 2:
+
+    accuracy: float
+    k: int
+    num_videos: int
+    num_labels: int
+    chance: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.k} nearest neighbour{'s' if self.k > 1 else ''}: {self.accuracy:.1%} of {self.num_videos} videos of "
+            f"{self.num_labels} labels (chance {self.chance:.1%})"
+        )
+
+
+def nearest_neighbours(values: Float[ndarray, "N D"], labels: Int[ndarray, "N"], *, most: int = 5) -> Neighbours | None:
+    """How well features separate labels, by leave-one-out nearest neighbours of cosine similarity.
+
+    Only labels with at least two videos are counted, and vote. `k` is `most`, or if a label has too few videos the number of
+    others that its videos have, so that a label which is apart from all others is never outvoted. If several labels have the
+    most votes, the one with the nearest neighbour wins.
+
+    Returns:
+      None if fewer than two labels have two videos.
+    """
+    kept = [label for label, count in zip(*np.unique(labels, return_counts=True), strict=True) if count > 1]
+    if len(kept) < 2:
         return None
-    unit = np.asarray(values, np.float32)
+    chosen = np.isin(labels, kept)
+    unit, labels = np.asarray(values, np.float32)[chosen], np.asarray(labels)[chosen]
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
-    k, hits = min(k, len(unit) - 1), 0
+    counts = np.unique(labels, return_counts=True)[1]
+    k, hits = min(most, int(counts.min()) - 1), 0
     for start in range(0, len(unit), 1024):
         near = unit[start : start + 1024] @ unit.T
         rows = np.arange(len(near))
         near[rows, start + rows] = -np.inf
         nearest = np.argsort(-near, axis=1, kind="stable")[:, :k]
         for row, votes in zip(rows, labels[nearest], strict=True):
-            found, first, counts = np.unique(votes, return_index=True, return_counts=True)
-            best = found[np.lexsort((first, -counts))[0]]
+            found, first, votes_of = np.unique(votes, return_index=True, return_counts=True)
+            best = found[np.lexsort((first, -votes_of))[0]]
             hits += int(best == labels[start + row])
-    return hits / len(unit)
+    chance = float((counts * (counts - 1)).sum() / (len(unit) * (len(unit) - 1)))
+    return Neighbours(hits / len(unit), k, len(unit), len(kept), chance)
+
+
+def nearest_neighbour_accuracy(values: Float[ndarray, "N D"], labels: Int[ndarray, "N"], *, k: int = 5) -> float | None:
+    """The accuracy of `nearest_neighbours`, alone."""
+    found = nearest_neighbours(values, labels, most=k)
+    return None if found is None else found.accuracy
 
 
 class Panel(NamedTuple):

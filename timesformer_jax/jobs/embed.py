@@ -5,8 +5,10 @@ timesformer embed features --output=embedding.svg --method=both --labels=surfing
 
 FEATURES are folders that `timesformer features` or `main.py --mode=features` wrote (or a run's workdir with one split of them).
 A point is a video: the mean over its clips and crops, and over frames and places where the features have them. Beside each
-plot stands how well labels separate: the share of its videos whose label most of the 5 nearest others have, by cosine
-similarity of the features themselves (not of the points). Where videos have several labels, those with one are drawn.
+plot stands how well labels separate: the share of its videos whose label most of the nearest others have, by cosine similarity
+of the features themselves (not of the points), and what a random other video would reach. 5 neighbours vote, or fewer if a
+label has fewer than 6 videos; labels with one video are drawn but not counted. Where videos have several labels, those with one
+are drawn.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from timesformer_jax.explain.embedding import (
     Panel,
     draw_points,
     embed_points,
-    nearest_neighbour_accuracy,
+    nearest_neighbours,
 )
 from timesformer_jax.features import FeatureSet, read_features
 from timesformer_jax.os_errors import sentence
@@ -71,17 +73,17 @@ def run(arguments: argparse.Namespace) -> int:
     for folder, features in zip(arguments.features, sets, strict=True):
         points = _choose_points(features, names, arguments.max_points, arguments.seed)
         title = title_of(features)
-        told = f"{len(points.values)} videos"
+        told = [f"{len(points.values)} videos"]
         if points.labels is not None:
-            share = nearest_neighbour_accuracy(points.values, points.labels)
-            told += ", 5 nearest neighbours: " + ("n/a" if share is None else f"{share:.1%}")
+            found = nearest_neighbours(points.values, points.labels)
+            told.append(str(found or "nearest neighbours: n/a, since fewer than two labels have two videos"))
         for row, method in zip(panels, methods, strict=True):
             try:
                 placed = embed_points(points.values, method, seed=arguments.seed)
             except InputError as error:
                 raise InputError(f"{folder}: {error}") from error
-            row.append(Panel(placed, points.labels, f"{title}\n{METHOD_NAMES[method]}, {told}"))
-        print(printable(f"{folder}: {', '.join(title.splitlines())}: {told}"))
+            row.append(Panel(placed, points.labels, "\n".join([title, f"{METHOD_NAMES[method]}, {told[0]}", *told[1:]])))
+        print(printable(f"{folder}: {', '.join(title.splitlines())}: {', '.join(told)}"))
     picture = draw_points(panels, names, format=ending)
     try:
         write_whole(arguments.output, picture)

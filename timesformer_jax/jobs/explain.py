@@ -22,7 +22,14 @@ from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.explain import attention_rollout, class_relevance
 from timesformer_jax.explain.drawing import WRITERS, Panel, overlay
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
-from timesformer_jax.jobs.videos import CHECKPOINT, add_limit_arguments, check_at_least_1, limits_of, place_clips
+from timesformer_jax.jobs.videos import (
+    CHECKPOINT,
+    add_limit_arguments,
+    check_at_least_1,
+    check_classifier,
+    limits_of,
+    place_clips,
+)
 from timesformer_jax.os_errors import sentence
 from timesformer_jax.pretrained import Pretrained, load
 from timesformer_jax.printable import printable
@@ -65,7 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments, output)
     limits = limits_of(arguments)
     print_devices()
-    pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
+    pretrained = place_clips(load(arguments.checkpoint, headless=True, **load_options(arguments)), arguments.placement)
+    if arguments.method == "relevance":
+        check_classifier(pretrained, arguments.checkpoint, "to explain a label of; --method=rollout needs none")
     labels = [_number(label, pretrained) for label in arguments.label]
     for note in pretrained.report.notes if pretrained.report else []:
         print(f"Note: {printable(note)}.", file=sys.stderr)

@@ -4,6 +4,8 @@ timesformer features FOLDER --checkpoint=timesformer-base-k400 --output=features
 timesformer features FOLDER --checkpoint=runs/mine --output=features --kind=frames --label-by-folder
 timesformer features film.mp4 --checkpoint=runs/mine --output=features --placement=tiled --num-crops=1
 
+The weights need no classifier: an image model without one is a video model of `num_classes` 0 in `features.json`.
+
 One row a view: a crop of a clip, with the video's name, the clip's number and the second at which it begins; with
 --placement=tiled clips side by side cover each video, however long. Names are paths as they were given. The folder has
 `features.json`, which says of what the features are, and shards of whole videos. Stopped before the end, the same command goes
@@ -83,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         if path.is_dir():
             raise InputError(f"There is no video in the folder {path} ({', '.join(sorted(VIDEO_SUFFIXES))}).")
     print_devices()
-    pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
+    pretrained = place_clips(load(arguments.checkpoint, headless=True, **load_options(arguments)), arguments.placement)
     for note in pretrained.report.notes if pretrained.report else []:
         print(f"Note: {printable(note)}.", file=sys.stderr)
     labels = sorted({_folder(path) for path in paths}) if arguments.label_by_folder else None

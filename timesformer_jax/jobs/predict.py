@@ -10,7 +10,15 @@ import sys
 from timesformer_jax.devices import print_devices
 from timesformer_jax.errors import InputError
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
-from timesformer_jax.jobs.videos import add_view_arguments, check_at_least_1, find_files, limits_of, place_clips, prepared
+from timesformer_jax.jobs.videos import (
+    add_view_arguments,
+    check_at_least_1,
+    check_classifier,
+    find_files,
+    limits_of,
+    place_clips,
+    prepared,
+)
 from timesformer_jax.pretrained import load
 from timesformer_jax.printable import as_utf8, printable, stdout_encoding, to_json
 
@@ -31,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     limits = limits_of(arguments)
     paths = list(find_files(arguments.videos))
     print_devices()
-    pretrained = place_clips(load(arguments.checkpoint, **load_options(arguments)), arguments.placement)
+    pretrained = place_clips(load(arguments.checkpoint, headless=True, **load_options(arguments)), arguments.placement)
+    check_classifier(pretrained, arguments.checkpoint, "to predict with; `timesformer features` needs none")
     for note in pretrained.report.notes if pretrained.report else []:
         print(f"Note: {printable(note)}.", file=sys.stderr)
     failed = 0

@@ -69,6 +69,15 @@ def find_files(names: Iterable[str]) -> Iterator[Path]:
         yield from (find_videos(path) or [path]) if path.is_dir() else [path]
 
 
+def check_classifier(pretrained: Pretrained, source: str, purpose: str) -> None:
+    """Raise `InputError` for weights without a classifier; `purpose`: what it is needed for, and what works without."""
+    if not pretrained.model.num_classes:
+        raise InputError(
+            f"{source} has no classifier {purpose}. Train one: main.py --mode=train, or --mode=probe for the classifier alone, "
+            f"with --config.init_from={source}."
+        )
+
+
 def place_clips(pretrained: Pretrained, placement: str | None) -> Pretrained:
     """With clips that begin where the user wants them, if anywhere."""
     if not placement:

@@ -40,6 +40,8 @@ class TimeSformer(nn.Module):
     lengths: they influence nothing. T itself does where the time embedding is resized to it: fill up to `num_frames`. With
     `train=True`, `apply` needs `rngs={"dropout": key}` if one of the three rates below is positive.
 
+    `num_classes` is 0 for a model without a classifier, for its features alone.
+
     Fields, of the architecture: `image_size` in pixels, an int or (height, width), and `num_frames`: the size that the
     embeddings are made for. `attention_type`: a key of `SCHEMES`. `attention_order`: "time_then_space" (extra steps first),
     "space_then_time" (last) or "parallel" (all from the block's input, residuals added; paper 4.7). `temporal_cls_key`: the
@@ -106,8 +108,9 @@ class TimeSformer(nn.Module):
         check_choice("remat", self.remat, REMATS)
         check_implementations(self.attention_implementation, self.attention_type, self.attention_dropout_rate)
         for name in ("num_classes", "num_frames", "patch_size", "embed_dim", "depth", "num_heads", "num_channels"):
-            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}.")
+            least = 0 if name == "num_classes" else 1
+            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < least:
+                raise InputError(f"{name} must be a whole number of at least {least}, got {getattr(self, name)!r}.")
         if self.layer_norm_epsilon <= 0:
             raise InputError(f"layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}.")
         if self.mlp_ratio * self.embed_dim < 1:

@@ -53,6 +53,7 @@ def load(
     prefix: str | None = None,
     objective: str | None = None,
     key: jax.Array | None = None,
+    headless: bool = False,
     **fields: Any,
 ) -> Pretrained:
     """Weights of any published kind, with the model they are for.
@@ -79,6 +80,7 @@ def load(
     "softmax" for one label a video, "sigmoid" for any number; by default what the file says, else "softmax". `allow`: patterns
     of our parameters that may be missing from the file (they are initialised), or of what the file has and the model has not
     (it is ignored); both stand in the report.
+    `headless`: load weights without a classifier as a model with `num_classes=0`, whose features are the same as with any.
 
     Raises `InputError` that lists at once everything that doesn't fit, and for files that hold no weights.
     """
@@ -93,6 +95,10 @@ def load(
     heads = model.num_heads if model is not None else fields.get("num_heads")
     size = model.image_size if model is not None else image_size
     contents = read_contents(_locate(source), kind, heads, entry=entry, prefix=prefix, allow=allow, image_size=size)
+    if num_classes == 0:
+        raise InputError("num_classes must be at least 1, got 0; headless=True loads weights without a classifier.")
+    if headless and model is None and num_classes is None and not contents.fields.get("num_classes"):
+        num_classes = 0
     wanted = {"num_classes": num_classes, "num_frames": num_frames, "image_size": image_size, **fields}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     allowed = _allowed(allow, contents, "allowed by the caller")
@@ -113,9 +119,9 @@ def load(
     fresh_head = False
     if num_classes is not None:
         rows = take_rows(contents, target, given_names, source=str(source), allow=allowed, key=key)
-        report.classifier, fresh_head = rows.account, not rows.kept
+        report.classifier, fresh_head = rows.account if num_classes else None, not rows.kept
     if fresh_head:
-        allowed[HEAD] = f"a fresh classifier of {num_classes} classes"
+        allowed[HEAD] = f"a fresh classifier of {num_classes} classes" if num_classes else "a model for its features alone"
         for path in [path for path in contents.given if re.fullmatch(HEAD, path)]:
             del contents.given[path]
             report.ignored[path] = allowed[HEAD]
@@ -138,7 +144,8 @@ def load(
         log.warning("%s: %s.", source, describe_not_finite(report.not_finite))
     if preprocess is None:
         preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
-    names = _labels(given_names, contents, target, fresh_head, report)
+    named = target.num_classes > 0 or labels is not None
+    names = _labels(given_names, contents, target, fresh_head, report) if named else None
     return Pretrained(target, params, preprocess, names, report, objective)
 
 
@@ -308,7 +315,7 @@ def _target(
     fields = {**read, **wanted}
     if "num_classes" not in fields or "image_size" not in read:
         check_unknown(contents.unknown, allowed, source)
-    if "num_classes" not in fields:
+    if not fields.get("num_classes") and "num_classes" not in wanted:
         raise _no_classifier(contents, source)
     if "image_size" not in read:
         positions = contents.given["pos_embed"].shape[1] - 1
@@ -340,7 +347,10 @@ def _no_classifier(contents: Contents, source: str) -> InputError:
     missing = f"has no classifier{why}"
     if contents.pooled is not None:
         missing = f"has a classifier of {contents.pooled}, and this model's is of the class token, so it can't be kept"
-    return InputError(f"{source} {missing}: give the number of classes, num_classes=... (on the command line --num-classes).")
+    return InputError(
+        f"{source} {missing}: give the number of classes, num_classes=... (on the command line --num-classes), or headless=True "
+        "to load it for features alone."
+    )
 
 
 def _grid(fields: Mapping[str, Any], target: TimeSformer) -> tuple[int, int]:
