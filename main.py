@@ -38,6 +38,7 @@ from experiment.command_line import (
 from experiment.command_line import MODES as JOBS
 from timesformer_jax.devices import describe_devices
 from timesformer_jax.os_errors import name_os_error, sentence
+from timesformer_jax.run_lock import check_unlocked, locks_released
 from timesformer_jax.training.distributed import MODES, start_distributed
 
 log = logging.getLogger("timesformer_jax")
@@ -66,6 +67,7 @@ RESUMES = {
 """Mode -> what the same command does after Ctrl-C."""
 
 
+@locks_released()
 def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> None:
     """One job from beginning to end.
 
@@ -82,10 +84,11 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
     from experiment.follow import follow_weights
     from experiment.probe import check_probe, probe
     from experiment.report import check_report, report
-    from experiment.setup import Job
+    from experiment.setup import LOCKS, Job, lock_of
     from experiment.show import show
     from experiment.testing import test
     from experiment.train import adjust, train
+    from input_pipeline.processes import from_first
     from timesformer_jax.features import folder_at
     from timesformer_jax.training.damaged import set_damaged_aside
 
@@ -98,6 +101,7 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
         workdir = str(Path(workdir).expanduser().resolve())
     if mode == "train":
         config, workdir = adjust(config, workdir)
+        from_first(lambda: check_unlocked(*lock_of(workdir, mode)))
         # Before anything is read from the newest checkpoint; its arrays are compared when it is restored.
         set_damaged_aside(str(folder_at(workdir) / "checkpoints"), wholly=False)
     if mode == "report":
@@ -107,7 +111,7 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
         check_probe(config, workdir)
     if mode == "features":
         check_features(config, workdir)
-    job = Job(config, workdir, read_only=read_only, trains=mode == "train", draws=mode != "features")
+    job = Job(config, workdir, read_only=read_only, trains=mode == "train", draws=mode != "features", lock=LOCKS.get(mode))
     try:
         if mode == "train":
             with contextlib.ExitStack() as stack:

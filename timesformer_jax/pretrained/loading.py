@@ -348,8 +348,8 @@ def _no_classifier(contents: Contents, source: str) -> InputError:
     if contents.pooled is not None:
         missing = f"has a classifier of {contents.pooled}, and this model's is of the class token, so it can't be kept"
     return InputError(
-        f"{source} {missing}: give the number of classes, num_classes=... (on the command line --num-classes), or headless=True "
-        "to load it for features alone."
+        f"{source} {missing}: give the number of classes, num_classes=... (on the command line --num-classes), or "
+        "headless=True to load it for features alone."
     )
 
 
