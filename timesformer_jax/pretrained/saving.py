@@ -22,6 +22,7 @@ from timesformer_jax.pretrained.loading import load
 from timesformer_jax.pretrained.model_card import beyond_pipeline, frames_in_config, model_card
 from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
 from timesformer_jax.pretrained.pretrained import Pretrained
+from timesformer_jax.pretrained.sealing import open_seal, seal
 from timesformer_jax.pretrained.targets import OWN_FORMAT, TARGETS, unsupported
 
 log = logging.getLogger("timesformer_jax")
@@ -80,11 +81,13 @@ def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: b
         "resample": 2,  # bilinear
         KEY: preprocess.as_dict(),
     }
+    described = {"config.json": config, "preprocessor_config.json": preprocessor}
+    texts = {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in described.items()}
     with _new(folder, overwrite) as part:
         part.mkdir()
-        _save_safetensors(tensors, part / "model.safetensors")
-        for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
-            (part / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _save_safetensors(tensors, part / "model.safetensors", files=texts)
+        for name, text in texts.items():
+            (part / name).write_text(text, encoding="utf-8")
         (part / "README.md").write_text(model_card(pretrained), encoding="utf-8")
     if beyond := beyond_pipeline(preprocess):
         note = f"transformers' pipeline can't prepare {' and '.join(beyond)}: see the model card, README.md"
@@ -196,10 +199,14 @@ def _note_objective(pretrained: Pretrained, target: str) -> None:
         )
 
 
-def _save_safetensors(tensors: dict[str, np.ndarray], path: Path, notes: dict[str, str] | None = None) -> None:
+def _save_safetensors(
+    tensors: dict[str, np.ndarray], path: Path, notes: dict[str, str] | None = None, files: dict[str, str] | None = None
+) -> None:
     safetensors = import_safetensors("Writing")
-    metadata = {"format": "pt", **(notes or {})}  # without the format transformers refuses the file
+    # Without the format transformers refuses the file.
+    metadata = {"format": "pt", **(notes or {}), **open_seal(files)}
     safetensors.numpy.save_file(tensors, path, metadata=metadata)
+    seal(path)
 
 
 def _save_torch(content: dict[str, Any], where: str, path: Path) -> None:
