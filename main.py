@@ -8,8 +8,9 @@ import contextlib
 import gc
 import logging
 import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -35,6 +36,8 @@ from experiment.command_line import (
 )
 from experiment.command_line import MODES as JOBS
 from timesformer_jax.devices import describe_devices
+from timesformer_jax.peers import Peers, watch_peers
+from timesformer_jax.processes import wait_for_all
 from timesformer_jax.training.distributed import MODES, start_distributed
 
 log = logging.getLogger("timesformer_jax")
@@ -114,6 +117,16 @@ def run(config: Any, workdir: str, mode: str) -> None:
         log.warning("%d video(s) could not be read and were left out.", left_out)
 
 
+def end_with_peers(peers: Peers, error: Exception) -> NoReturn:
+    """End one of several processes after an exception: with one sentence, or with a traceback for a fault of the program."""
+    message = f"{error}" if isinstance(error, InputError) else peers.explain(error)
+    if isinstance(error, MissingPackageError):
+        message = str(error.within("main.py"))
+    if message is None:
+        traceback.print_exc()
+    peers.end(message, 1)
+
+
 def main(argv: list[str]) -> int:
     """Returns the exit code: 0 (also if SIGTERM has stopped it, with everything saved), 1 for an error, 130 after Ctrl-C."""
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
@@ -127,13 +140,19 @@ def main(argv: list[str]) -> int:
         log_to_stderr()
         from timesformer_jax.preemption import Preempted
 
-        try:
-            run(CONFIG.value, str(WORKDIR.value), str(MODE.value))
-            if commands := next_commands(str(MODE.value), sys.orig_argv, CONFIG.value, str(WORKDIR.value)):
-                log.info("Next:\n%s", "\n".join(f"  {command}" for command in commands))
-        except Preempted as stopped:
-            log.warning("%s", stopped)
-            code = INTERRUPTED if stopped.interrupted else 0
+        with watch_peers() as peers:
+            try:
+                run(CONFIG.value, str(WORKDIR.value), str(MODE.value))
+                if commands := next_commands(str(MODE.value), sys.orig_argv, CONFIG.value, str(WORKDIR.value)):
+                    log.info("Next:\n%s", "\n".join(f"  {command}" for command in commands))
+            except Preempted as stopped:
+                log.warning("%s", stopped)
+                code = INTERRUPTED if stopped.interrupted else 0
+            except Exception as error:
+                if peers is None:
+                    raise
+                end_with_peers(peers, error)
+            wait_for_all("the other processes to end")
     except MissingPackageError as error:
         message, code = f"Error: {error.within('main.py')}", 1
     except InputError as error:
