@@ -54,6 +54,11 @@ flags.DEFINE_bool("version", False, "Print the version and exit.")
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", MODES, "Whether this process is one of several: on, off, or auto for what the environment says."
 )
+STOPPED = flags.DEFINE_integer(
+    "exit_code_if_stopped",
+    0,
+    "Exit code after SIGTERM, with everything saved: launchers that start the run again may tell it from a finished one.",
+)
 
 RESUMES = {
     "train": "resumes from the newest checkpoint",
@@ -128,7 +133,7 @@ def end_with_peers(peers: Peers, error: Exception) -> NoReturn:
 
 
 def main(argv: list[str]) -> int:
-    """Returns the exit code: 0 (also if SIGTERM has stopped it, with everything saved), 1 for an error, 130 after Ctrl-C."""
+    """Returns the exit code: 0, 1 for an error, 130 after Ctrl-C, `--exit_code_if_stopped` if all is saved after SIGTERM."""
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not Path(file).is_file():
         sys.exit(no_config_file(file))
@@ -147,7 +152,7 @@ def main(argv: list[str]) -> int:
                     log.info("Next:\n%s", "\n".join(f"  {command}" for command in commands))
             except Preempted as stopped:
                 log.warning("%s", stopped)
-                code = INTERRUPTED if stopped.interrupted else 0
+                code = INTERRUPTED if stopped.interrupted else STOPPED.value
             except Exception as error:
                 if peers is None:
                     raise
