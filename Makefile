@@ -32,7 +32,7 @@ demo: install  ## trains a small TimeSformer on digits in motion, tests it and w
 
 .PHONY: test
 test: install  ## the tests, but for the slow ones
-	$(BIN)/python -m $(PYTEST) -m "not slow and not parity and not beam" $(ARGS)
+	$(BIN)/python -m $(PYTEST) -m "not slow and not parity and not beam and not cluster" $(ARGS)
 
 .PHONY: test-all
 test-all: install  ## all tests, but for those beside PyTorch
@@ -48,7 +48,7 @@ test-latest:  ## the same tests with the newest versions of everything, in .venv
 	$(LATEST)/bin/$(PIP_INSTALL) --upgrade --upgrade-strategy=eager -r $(LATEST)/requirements.txt
 	$(LATEST)/bin/$(PIP_INSTALL) --no-deps -e .
 	$(LATEST)/bin/pip list --format=freeze | grep -E '^(av|flax|jax|jaxlib|numpy|optax|orbax-checkpoint|tensorflow[a-z_-]*)=='
-	$(LATEST)/bin/python -m $(PYTEST) -m "not slow and not parity and not beam" $(ARGS)
+	$(LATEST)/bin/python -m $(PYTEST) -m "not slow and not parity and not beam and not cluster" $(ARGS)
 
 .PHONY: resolve
 resolve: .venv-resolve/bin/uv  ## looks for the wheels of every extra on Linux (x86-64, aarch64), macOS (arm64) and Windows
@@ -78,6 +78,10 @@ parity: $(VENV)/parity-installed  ## the tests beside PyTorch, torchvision, timm
 .PHONY: beam
 beam: .venv-beam/installed  ## makes .venv-beam, for `tfds build` and Apache Beam, and tests preparing with it
 	.venv-beam/bin/python -m pytest -c /dev/null -W ignore::pytest.PytestUnknownMarkWarning --rootdir=. --noconftest -p no:cacheprovider tests/beam $(ARGS)
+
+.PHONY: cluster
+cluster: install  ## launch/ on a pretended Slurm (Debian: apt-get install slurm-wlm munge)
+	$(BIN)/python -m pytest -m cluster $(ARGS)
 
 .PHONY: bench
 bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares with PyTorch)

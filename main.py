@@ -8,9 +8,10 @@ import contextlib
 import gc
 import logging
 import sys
+import traceback
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -38,6 +39,8 @@ from experiment.command_line import (
 from experiment.command_line import MODES as JOBS
 from timesformer_jax.devices import describe_devices
 from timesformer_jax.os_errors import name_os_error, sentence
+from timesformer_jax.peers import Peers, watch_peers
+from timesformer_jax.processes import from_first, wait_for_all
 from timesformer_jax.run_lock import check_unlocked, locks_released
 from timesformer_jax.training.distributed import MODES, start_distributed
 
@@ -54,6 +57,11 @@ MODE = flags.DEFINE_enum(
 flags.DEFINE_bool("version", False, "Print the version and exit.")
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed", "auto", MODES, "Whether this process is one of several: on, off, or auto for what the environment says."
+)
+STOPPED = flags.DEFINE_integer(
+    "exit_code_if_stopped",
+    0,
+    "Exit code after SIGTERM, with everything saved: launchers that start the run again may tell it from a finished one.",
 )
 
 RESUMES = {
@@ -88,7 +96,6 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
     from experiment.show import show
     from experiment.testing import test
     from experiment.train import adjust, train
-    from input_pipeline.processes import from_first
     from timesformer_jax.features import folder_at
     from timesformer_jax.training.damaged import set_damaged_aside
 
@@ -101,7 +108,7 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
         workdir = str(Path(workdir).expanduser().resolve())
     if mode == "train":
         config, workdir = adjust(config, workdir)
-        from_first(lambda: check_unlocked(*lock_of(workdir, mode)))
+        from_first(lambda: check_unlocked(*lock_of(workdir, mode)), "a look at the workdir's lock")
         # Before anything is read from the newest checkpoint; its arrays are compared when it is restored.
         set_damaged_aside(str(folder_at(workdir) / "checkpoints"), wholly=False)
     if mode == "report":
@@ -135,8 +142,27 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
         log.warning("%d video(s) could not be read and were left out.", left_out)
 
 
+def said_of(error: Exception) -> str | None:
+    """One sentence for an error that the user can do something about; None for a fault of the program."""
+    if isinstance(error, MissingPackageError):
+        return str(error.within("main.py"))
+    if isinstance(error, InputError):
+        return name_flags(str(error), CONFIG.value)
+    if isinstance(error, OSError) and name_os_error(error) is not None:
+        return sentence(error, f"--mode={MODE.value} failed")
+    return None
+
+
+def end_with_peers(peers: Peers, error: Exception) -> NoReturn:
+    """End one of several processes after an exception: with one sentence, or with a traceback for a fault of the program."""
+    message = said_of(error) or peers.explain(error)
+    if message is None:
+        traceback.print_exc()
+    peers.end(message, 1)
+
+
 def main(argv: list[str]) -> int:
-    """Returns the exit code: 0 (also if SIGTERM has stopped it, with everything saved), 1 for an error, 130 after Ctrl-C."""
+    """Returns the exit code: 0, 1 for an error, 130 after Ctrl-C, `--exit_code_if_stopped` if all is saved after SIGTERM."""
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not Path(file).is_file():
         sys.exit(no_config_file(file))
@@ -148,22 +174,25 @@ def main(argv: list[str]) -> int:
         log_to_stderr()
         from timesformer_jax.preemption import Preempted
 
-        try:
-            typed = config_flags.get_override_values(flags.FLAGS["config"])
-            run(CONFIG.value, str(WORKDIR.value), str(MODE.value), typed)
-            if commands := next_commands(str(MODE.value), sys.orig_argv, CONFIG.value, str(WORKDIR.value)):
-                log.info("Next:\n%s", "\n".join(f"  {command}" for command in commands))
-        except Preempted as stopped:
-            log.warning("%s", stopped)
-            code = INTERRUPTED if stopped.interrupted else 0
-    except MissingPackageError as error:
-        message, code = f"Error: {error.within('main.py')}", 1
-    except InputError as error:
-        message, code = f"Error: {name_flags(str(error), CONFIG.value)}", 1
-    except OSError as error:
-        if name_os_error(error) is None:
+        with watch_peers() as peers:
+            try:
+                typed = config_flags.get_override_values(flags.FLAGS["config"])
+                run(CONFIG.value, str(WORKDIR.value), str(MODE.value), typed)
+                if commands := next_commands(str(MODE.value), sys.orig_argv, CONFIG.value, str(WORKDIR.value)):
+                    log.info("Next:\n%s", "\n".join(f"  {command}" for command in commands))
+            except Preempted as stopped:
+                log.warning("%s", stopped)
+                code = INTERRUPTED if stopped.interrupted else STOPPED.value
+            except Exception as error:
+                if peers is None:
+                    raise
+                end_with_peers(peers, error)
+            wait_for_all("the other processes to end")
+    except Exception as error:
+        said = said_of(error)
+        if said is None:
             raise
-        message, code = f"Error: {sentence(error, f'--mode={MODE.value} failed')}", 1
+        message, code = f"Error: {said}", 1
     except KeyboardInterrupt:
         message, code = f"Interrupted. {resumes}", INTERRUPTED
     # Only now, and with the frames of the exception gone: a data pipeline that still lives when the interpreter shuts down

@@ -55,6 +55,9 @@ Jobs over single files, such as `timesformer predict`: `timesformer --help`.
 REQUIRED = {"config": "FILE", "workdir": "FOLDER"}
 """Flag -> what it takes."""
 
+OF_LAUNCHERS = "mode|distributed|exit_code_if_stopped"
+"""Flags of a job that are not for the next one: its mode, and what a launcher adds."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
@@ -228,9 +231,9 @@ def next_commands(mode: str, typed: Sequence[str], config: Any, workdir: str) ->
         for argument in typed:
             if drop_next:
                 drop_next = False
-            elif re.fullmatch("--?mode", argument):
+            elif re.fullmatch(f"--?({OF_LAUNCHERS})", argument):
                 drop_next = True
-            elif not re.match("--?mode=" + (f"|--?config\\.({without})(=|$)" if without else ""), argument):
+            elif not re.match(f"--?({OF_LAUNCHERS})=" + (f"|--?config\\.({without})(=|$)" if without else ""), argument):
                 flags.append(argument)
         return shlex.join([*flags, *([f"--mode={mode}"] if mode != "train" else [])])
 

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import timesformer_jax as tsf
-from experiment.frozen import check_frozen, frozen, together
+from experiment.frozen import check_frozen, frozen
 from experiment.setup import SPLITS, Job
 from input_pipeline import prepare_test
 from timesformer_jax import training
@@ -29,6 +29,7 @@ from timesformer_jax.features import (
 )
 from timesformer_jax.modeling import parameter_shapes
 from timesformer_jax.preemption import watch_preemption
+from timesformer_jax.processes import wait_for_all
 from timesformer_jax.training.activations import split_activations, split_clips
 from timesformer_jax.training.mesh import Share
 
@@ -79,10 +80,10 @@ def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> N
         videos={"data_set": job.data.builder.info.full_name, "split": split, "listed": num_videos},
     )
     writer = FeatureWriter(folder_at(job.workdir) / FOLDER / split, description, num_shards=num_shards)
-    together("every process has seen what is there")
+    wait_for_all("every process to look at the features so far")
     if jax.process_index() == 0:
         writer.begin()
-    together("the folder is there")
+    wait_for_all("the folder of features to be there")
     missing = _agreed(writer.missing(), num_shards)
     log.info(
         "Features (%s) of %d videos of '%s' in %d shard(s)%s.",
@@ -104,7 +105,7 @@ def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> N
             if writes:
                 writer.write(mine, rows)
             bar.update(min(job.share.count, bar.total - bar.n))
-    together("every shard is there")
+    wait_for_all("every shard to be written")
     if jax.process_index() == 0:
         about = writer.finish(job.data.left_out.get(split))
         log.info(
@@ -115,7 +116,7 @@ def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> N
             len(about["unreadable"]),
             writer.folder,
         )
-    together("the features are whole")
+    wait_for_all("the features to be completed")
 
 
 def make_feature_fn(job: Job, kind: str) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:

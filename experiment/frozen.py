@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 import timesformer_jax as tsf
 from experiment.checks import check_checkpoint
@@ -45,9 +44,3 @@ def frozen(job: Job) -> tuple[Any, dict[str, Any]]:
     params = jax.device_get(pretrained.params)
     placed = jax.device_put(params, training.place(params, params, job.mesh))
     return placed, {"backbone": config.init_from, "backbone_step": None}
-
-
-def together(name: str) -> None:
-    """Waits until every process is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

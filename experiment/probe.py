@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 import timesformer_jax as tsf
 from experiment.follow import make_model
-from experiment.frozen import check_frozen, frozen, together
+from experiment.frozen import check_frozen, frozen
 from experiment.setup import Job
 from input_pipeline import prepare_test
 from timesformer_jax import evaluation, training
 from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import describe_model
 from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
+from timesformer_jax.processes import wait_for_all
 from timesformer_jax.training.clock import DeviceClock, Timing
 from timesformer_jax.training.log_lines import epoch_text, number, rate_words
 
@@ -210,7 +211,7 @@ def _write(
             old.unlink(missing_ok=True)
         if folder.exists():
             epath.Path(folder).rmtree()
-    together("the old probe is gone")
+    wait_for_all("the old probe to be removed")
     results = [{**each._asdict(), **row} for each, row in zip(rates, found, strict=True)]
     saved = folder if options.kind == "linear" else file
     results = {
@@ -238,7 +239,7 @@ def _write(
         training.write_probe(file, module, jax.device_get(params), {**model_notes, **about})
     if not _further():
         evaluation.write_whole(table, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    together("the probe is written")
+    wait_for_all("the probe to be written")
     low, high = results["best"]["intervals"]["top1"]
     log.info(
         "The best head is %s (top1: 95 %% interval %.2f%% to %.2f%%). It is in %s, the table in %s.",

@@ -30,10 +30,10 @@ from input_pipeline import (
     test_batches,
     training_batches,
 )
-from input_pipeline.processes import from_first
 from timesformer_jax import evaluation, training
 from timesformer_jax.modeling import describe_model, flatten_params, parameter_shapes
 from timesformer_jax.pretrained.report import describe_not_finite
+from timesformer_jax.processes import from_first
 from timesformer_jax.run_lock import take_lock
 from timesformer_jax.video import Preprocess
 
@@ -110,7 +110,7 @@ class Job:
 
     def lock(self, name: str) -> None:
         """Take the workdir's lock `name`, a key of `LOCKS`; raises `InputError` in all processes if another job has it."""
-        from_first(lambda: take_lock(*lock_of(self.workdir, name)))
+        from_first(lambda: take_lock(*lock_of(self.workdir, name)), "the workdir to be locked")
 
     def _check_what_is_there(self, model: tsf.TimeSformer, read_only: bool, trains: bool) -> None:
         """The workdir and its checkpoint, as far as they don't depend on the data."""

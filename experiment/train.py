@@ -14,7 +14,6 @@ import numpy as np
 from etils import epath
 
 import timesformer_jax as tsf
-from experiment.frozen import together
 from experiment.setup import Job, lock_of
 from experiment.show import show
 from experiment.testing import test
@@ -22,6 +21,7 @@ from input_pipeline import mix_clips
 from timesformer_jax import evaluation, training
 from timesformer_jax.cost import count_multiply_adds
 from timesformer_jax.pretrained.targets import describe_unsupported
+from timesformer_jax.processes import wait_for_all
 from timesformer_jax.run_lock import check_unlocked
 from timesformer_jax.state_files import write_json
 
@@ -44,7 +44,7 @@ def adjust(config: Any, workdir: str) -> tuple[Any, str]:
     if jax.process_index() == 0 and folder.exists():
         check_unlocked(*lock_of(str(folder), "train"))
         folder.rmtree()
-    together("no process sees what was there")
+    wait_for_all("what was there to be removed")
     if config.overfit_batch:
         pixels = {name: getattr(config.pixels, name) for name in ("channel_order", "mean", "std")}
         config.pixels.update({name: type(value)() for name, value in config.pixels.items() if isinstance(value, float)})

@@ -20,13 +20,13 @@ from input_pipeline._tensorflow import quiet_tfds, tf, tfds
 from input_pipeline.builders import BUILDERS, older_name, own_config
 from input_pipeline.moving_digits import FRAME_SIZE, NUM_FRAMES, MovingDigits, MovingDigitsConfig
 from input_pipeline.preparation import alone
-from input_pipeline.processes import from_first
 from input_pipeline.records import Records, Selection
 from input_pipeline.sources import Contents, check_source, read_contents, read_source
 from input_pipeline.video_builder import VideoBuilder, VideoConfig
 from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Storage
 from timesformer_jax.errors import InputError, check_utf8
 from timesformer_jax.os_errors import sentence
+from timesformer_jax.processes import from_first, wait_for_all
 from timesformer_jax.video import Limits
 
 log = logging.getLogger("timesformer_jax")
@@ -246,13 +246,14 @@ def _prepared(
         return {"name": opened.name, "several": getattr(config, "several", False)}
 
     with quiet_tfds():
-        found = from_first(prepare)
-        if here:
-            return here[0]
-        builder = _open(builder_class, dataclasses.replace(base, **found) if complete else base, data_dir)
-        if builder.is_prepared():
-            return builder
-        prepare()  # this process has a disk of its own
+        found = from_first(prepare, "the first process to prepare the data set")
+        if not here:
+            builder = _open(builder_class, dataclasses.replace(base, **found) if complete else base, data_dir)
+            if builder.is_prepared():
+                here.append(builder)
+            else:
+                prepare()  # this process has its own disk
+        wait_for_all("processes with their own disks to prepare the data set")
         return here[0]
 
 

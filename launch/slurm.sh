@@ -1,16 +1,35 @@
 #!/usr/bin/env bash
-# A run on several GPU nodes under Slurm: one process a node, all its GPUs. Submit it from the repository's root:
+# A run on one or several nodes under Slurm. Submit it from the repository's root; everything behind the script goes to main.py:
 #
 #   sbatch --nodes=4 launch/slurm.sh --config=configs/k400.py:modern --config.data.root=/data/k400 --workdir=/runs/k400
 #
-# The workdir and the data must be on a disk that all nodes see. Five minutes before the time is over, and where the job is
-# preempted, Slurm sends SIGTERM: the run saves its state and ends. A preempted job is started again by --requeue; after the
-# time limit submit the same command again.
+# Each node is taken as a whole: one process a node, with all its GPUs, cores and memory, whether that is 1 GPU and 8 cores or 8
+# and 96. The workdir and the prepared data must be on a disk that all nodes see.
+#
+# Options of sbatch, before the script:
+#   --gpus-per-node=4 --cpus-per-task=32   a part of a node, together with --exclusive=user or --oversubscribe
+#   --ntasks-per-node=2                    two processes a node, which divide its GPUs
+#   --time=0:08:00 --signal=TERM@60        for limits below ten minutes: by default a run saves and stops 5 minutes before its end
+#   --dependency=afterok:JOB               after another job, such as one that only prepares the data on a CPU node:
+#                                          sbatch --nodes=1 --gpus-per-node=0 launch/slurm.sh --mode=show ...
+#   --output=logs/%j.log                   the log of the script; every line names its process
+#   --array=1-4                            a job for each number, which takes the place of %a in the arguments:
+#                                          --config.seed=%a --workdir=/runs/seeds/%a (launch/sweep.sh runs a list of settings)
+#
+# Variables:
+#   PYTHON=PATH             the Python to run (.venv/bin/python)
+#   MAX_RESTARTS=20         how often an unfinished job is queued again
+#   SRUN_OUTPUT=logs/%j-%t  a log for each process (%t) instead
+#
+# Data on each node's own disk: --config.data.data_dir=$TMPDIR prepares them there, in every job anew.
+#
+# Slurm sends SIGTERM 5 minutes before the time limit and when it preempts the job; the run then saves its state. An unfinished job
+# is queued again and resumes, also after a process was killed or a node was lost. `scancel` cancels it for good.
 #SBATCH --job-name=timesformer
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=96
+#SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@300
 #SBATCH --requeue
@@ -18,12 +37,46 @@
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start this with sbatch}"
 
-# JAX would take one GPU for each Slurm task; this is one task with all GPUs of its node.
-gpus=${SLURM_GPUS_ON_NODE:-8}
-JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))
-export JAX_LOCAL_DEVICE_IDS
-export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # srun doesn't take it over by itself; decoding needs the cores
+refuse() {
+  echo "Error: $1" >&2
+  exit 2
+}
 
-# JAX reads the rest (who is there, how many, where the first one is) from Slurm. Where one process fails, the others don't wait
-# for it.
-exec srun --kill-on-bad-exit=1 .venv/bin/python main.py --distributed=on "$@"
+# Of a job array: the number instead of %a, and the line of launch/sweep.sh's file.
+set -- "${@//%a/${SLURM_ARRAY_TASK_ID:-%a}}"
+if [ -n "${SWEEP:-}" ]; then
+  mapfile -d '' -t settings < <(sed -n "${SLURM_ARRAY_TASK_ID:?launch/sweep.sh sets it}p" "$SWEEP" | xargs printf '%s\0')
+  set -- "$@" "${settings[@]}"
+fi
+
+python=${PYTHON:-.venv/bin/python}
+command -v "$python" >/dev/null || refuse "there is no Python at $python: run make install, or set PYTHON."
+tasks=${SLURM_NTASKS_PER_NODE:-${SLURM_TASKS_PER_NODE%%(*}}
+gpus=${SLURM_GPUS_ON_NODE:-0}
+[ -z "${SLURM_GPUS_PER_TASK:-}" ] || refuse "--gpus-per-task hides each process's GPUs from the others: give --gpus-per-node."
+[ "$((gpus % tasks))" = 0 ] || refuse "$gpus GPUs can't be divided among $tasks processes a node: change --ntasks-per-node."
+export GPUS_PER_TASK=$((gpus / tasks))
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / tasks))}
+
+# JAX reads from Slurm who is there and where the first process is, but would take one GPU for each process.
+# shellcheck disable=SC2016  # for the shells of the processes
+launch='
+if [ "$GPUS_PER_TASK" -gt 0 ]; then
+  first=$((SLURM_LOCALID * GPUS_PER_TASK))
+  export JAX_LOCAL_DEVICE_IDS=$(seq -s, "$first" $((first + GPUS_PER_TASK - 1)))
+fi
+exec "$0" main.py --distributed=on --exit_code_if_stopped=75 "$@"
+'
+trap : TERM  # this script lives on to queue the job again; srun passes the signal to the processes
+code=0
+srun --label --kill-on-bad-exit=1 ${SRUN_OUTPUT:+--output="$SRUN_OUTPUT"} bash -c "$launch" "$python" "$@" || code=$?
+
+# 75: stopped early, with everything saved. Above 128: killed by a signal. Everything else would fail again.
+if [ "$code" = 75 ] || [ "$code" -gt 128 ]; then
+  state=$(scontrol show job "$SLURM_JOB_ID" --oneliner | grep -o 'JobState=[A-Z_]*')
+  if [ "$state" != JobState=CANCELLED ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${MAX_RESTARTS:-20}" ]; then
+    echo "The run has not finished (exit code $code): queueing the job again, restart $((${SLURM_RESTART_COUNT:-0} + 1))." >&2
+    scontrol requeue "$SLURM_JOB_ID" && sleep 60  # Slurm ends this script meanwhile
+  fi
+fi
+exit "$code"

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from timesformer_jax._typing import Array
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.evaluation.clip_scores import ClipRows
+from timesformer_jax.processes import wait_for_all
 from timesformer_jax.training.mesh import replicated
 
 log = logging.getLogger("timesformer_jax")
@@ -42,7 +43,7 @@ class PartialTest:
         self._prefix = f"{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}-{jax.process_index():05d}-"
         if jax.process_index() == 0:
             self._begin(description, text + "\n")
-        _together("the description of the test is there")
+        wait_for_all("the description of the test to be written")
         self.rows = ClipRows()
         self._read()
         if jax.process_count() > 1:
@@ -133,8 +134,3 @@ def fingerprint(params: Any, mesh: Mesh) -> str:
 
     sums = np.asarray(jax.jit(checksums, out_shardings=replicated(mesh))(params))
     return hashlib.blake2b(sums.tobytes(), digest_size=16).hexdigest()
-
-
-def _together(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

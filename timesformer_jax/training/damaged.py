@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 
 from timesformer_jax.digests import damaged, find_damage, steps_in
 from timesformer_jax.errors import InputError
+from timesformer_jax.processes import wait_for_all
 
 log = logging.getLogger("timesformer_jax")
 
@@ -60,7 +61,7 @@ def set_damaged_aside(directory: str, *, wholly: bool = True) -> int | None:
             (folder / str(step)).rename(aside)
         log.warning("The checkpoint of step %d is damaged: %s. It was moved to %s.", step, damage, aside)
     if found:
-        _together("damaged checkpoints are set aside")
+        wait_for_all("damaged checkpoints to be set aside")
     if steps and newest != steps[-1]:
         log.warning("The run resumes from step %d instead of step %d.", newest, steps[-1])
     return newest
@@ -120,8 +121,3 @@ def _agree_on_steps(folder: Any) -> list[int]:
 def _free_name(folder: Any, step: int) -> Any:
     names = (f"{ASIDE}{step}{again}" for again in ("", *(f"-{number}" for number in range(2, 1000))))
     return next(folder / name for name in names if not (folder / name).exists())
-
-
-def _together(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
