@@ -24,6 +24,7 @@ from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.sealing import open_seal, seal
 from timesformer_jax.pretrained.targets import OWN_FORMAT, TARGETS, unsupported
+from timesformer_jax.printable import as_utf8
 
 log = logging.getLogger("timesformer_jax")
 
@@ -50,7 +51,8 @@ def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: b
     """
     model = pretrained.model
     tensors = _tensors(pretrained, KINDS["huggingface"], "huggingface")
-    labels = pretrained.labels or [f"LABEL_{i}" for i in range(model.num_classes)]  # as transformers calls them
+    names = pretrained.labels or [f"LABEL_{i}" for i in range(model.num_classes)]  # as transformers calls them
+    labels = [as_utf8(name) for name in names]
     acts = {ours: theirs for theirs, ours in reversed(HUGGINGFACE_ACTIVATIONS.items())}
     config = {
         "architectures": ["TimesformerForVideoClassification"],
