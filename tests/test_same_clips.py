@@ -1,7 +1,9 @@
 """From a CLIP image tower, every job looks at the clips that `timesformer_jax.load` prepares, with no flag for it."""
 
 import dataclasses
+import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +38,11 @@ def test_every_job_sees_the_clips_of_load(tmp_path: Path, made_clips: Path, data
         main.run(config, str(tmp_path / "train"), "features")
 
     found = read_features(tmp_path / "features")
-    apply = jax.jit(lambda clip: loaded.model.apply({"params": loaded.params}, clip, method="features").cls)
+    apply: Any = jax.jit(functools.partial(loaded.model.apply, {"params": loaded.params}, method="features"))
 
     def features_of(preprocess: tsf.Preprocess) -> np.ndarray:
         clips = [preprocess(made_clips / name, num_crops=1) for name in found.names]
-        return np.concatenate([np.asarray(apply(jnp.asarray(clip))) for clip in clips])
+        return np.concatenate([np.asarray(apply(jnp.asarray(clip)).cls) for clip in clips])
 
     expected = features_of(loaded.preprocess)
     wrong = features_of(dataclasses.replace(loaded.preprocess, mean=(0.45,) * 3, std=(0.225,) * 3))
