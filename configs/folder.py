@@ -15,8 +15,9 @@ the other data sets see docs/data.md.
 
 `finetune` begins with the released model of Kinetics-400, from the Hugging Face Hub. `--config.init_from=SOURCE` begins with
 any other weights: a file, a folder, a run's workdir, a name listed by `timesformer zoo` or hf:ORGANISATION/MODEL, video models
-and image transformers alike. Width, depth, heads, patches, frames, image size and normalisation follow the weights. Image
-size, frames and attention can be set otherwise (`--config.model.image_size=112`); a field that the weights fix can't.
+and image transformers alike. Width, depth, heads, patches, frames, image size, sampling and normalisation follow the weights.
+Image size, frames and attention can be set otherwise (`--config.model.image_size=112`); a field that the weights fix can't.
+The log has a table of what differs.
 `finetune,modern` changes the augmentation and the optimizer.
 
 `finetune,small` (or `small`) is for a few to a few hundred videos, of which `finetune` makes a handful of steps: AdamW, batches

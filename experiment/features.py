@@ -12,8 +12,9 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import timesformer_jax as tsf
+from experiment.follow import make_model
 from experiment.frozen import check_frozen, frozen
-from experiment.setup import SPLITS, Job
+from experiment.setup import SPLITS, Job, describe_preprocess
 from input_pipeline import prepare_test
 from timesformer_jax import training
 from timesformer_jax.evaluation.multi_view import NOT_FOR_DEVICES
@@ -21,13 +22,14 @@ from timesformer_jax.features import (
     TILED_CLIPS,
     FeatureWriter,
     ShardRows,
+    check_folder,
     check_options,
     count_shards,
     describe_features,
     extract,
     folder_at,
 )
-from timesformer_jax.modeling import parameter_shapes
+from timesformer_jax.modeling import describe_model, parameter_shapes
 from timesformer_jax.preemption import watch_preemption
 from timesformer_jax.processes import wait_for_all
 from timesformer_jax.training.activations import split_activations, split_clips
@@ -47,6 +49,16 @@ def check_features(config: Any, workdir: str) -> None:
     if not splits or isinstance(splits, str) or not set(splits) <= set(SPLITS) or len(set(splits)) < len(splits):
         raise tsf.InputError(f"features.splits must be some of {SPLITS}, each once, such as ('val',); got {splits!r}.")
     check_frozen(config, workdir, "features")
+    model = {name: value for name, value in describe_model(make_model(config)).items() if name != "num_classes"}
+    about = {
+        "kind": options.kind,
+        "dtype": options.dtype,
+        "model": model,
+        "preprocess": describe_preprocess(config).as_dict(),
+        **{name: config.eval[name] for name in ("num_clips", "num_crops")},
+    }
+    for split in splits:
+        check_folder(folder_at(workdir) / FOLDER / split, about)
 
 
 def write_features(job: Job) -> None:

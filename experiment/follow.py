@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import timesformer_jax as tsf
 from configs.common import FOLLOWING
-from experiment.init_from import allowed_of_init_from, choice_of_init_from
+from experiment.init_from import allowed_of_init_from, check_allow, choice_of_init_from
 from timesformer_jax.features import folder_at
 from timesformer_jax.pretrained import Architecture, read_architecture
 from timesformer_jax.pretrained.own import find_checkpoint
@@ -56,6 +56,7 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
     if checkpoint is None and mode in READ_ONLY:
         raise tsf.InputError(f"There is no checkpoint in {workdir}: train first with --mode=train.")
     config = config.copy_and_resolve_references()
+    check_allow(config)
     source = str(checkpoint or config.init_from or "")
     if mode == "show" and checkpoint is None and all(_value(config, path) is not None for path in DRAWN):
         source = ""

@@ -1,6 +1,9 @@
 """What the config's `init_from_*` fields ask of `timesformer_jax.load`."""
 
+import re
 from typing import Any
+
+from timesformer_jax.errors import InputError
 
 UNUSED_EMBEDDINGS = {"none": ("pos_embed", "time_embed"), "space": ("time_embed",), "space_time": ()}
 """`position_embedding` -> the parameters that a model is without."""
@@ -11,6 +14,22 @@ def choice_of_init_from(config: Any) -> dict[str, Any]:
     return {"entry": config.init_from_entry, "prefix": config.init_from_prefix}
 
 
+def _patterns(config: Any) -> tuple[Any, ...]:
+    """`init_from_allow`, which may be a single pattern."""
+    return (config.init_from_allow,) if isinstance(config.init_from_allow, str) else tuple(config.init_from_allow)
+
+
+def check_allow(config: Any) -> None:
+    """Raises `InputError` if `init_from_allow` isn't regular expressions."""
+    for pattern in _patterns(config):
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise InputError(
+                f"--config.init_from_allow takes regular expressions, and {pattern!r} is none: {error}."
+            ) from error
+
+
 def allowed_of_init_from(config: Any) -> tuple[str, ...]:
     """`allow` of `load` for `init_from`: the config's patterns, and the embeddings that it turns off."""
-    return (*config.init_from_allow, *UNUSED_EMBEDDINGS[config.model.position_embedding])
+    return (*_patterns(config), *UNUSED_EMBEDDINGS[config.model.position_embedding])

@@ -39,8 +39,8 @@ def check_probe(config: Any, workdir: str) -> None:
     options = config.probe
     training.probe_rates(options.learning_rates, options.weight_decays)
     _make_probe(config, make_model(config))
-    if options.num_epochs <= 0:
-        raise tsf.InputError(f"probe.num_epochs must be above 0, got {options.num_epochs}.")
+    if not 0 < options.num_epochs < math.inf:
+        raise tsf.InputError(f"probe.num_epochs must be above 0 and finite, got {options.num_epochs}.")
     if options.heads_at_once < 0:
         raise tsf.InputError(f"probe.heads_at_once must be at least 0 (all at once), got {options.heads_at_once}.")
     training.local_batch_size(*_batch_size(config), training.make_mesh(**config.mesh))
@@ -125,8 +125,8 @@ def _tell_step(metrics: Any, step: int, total_steps: int, epoch: float, timing: 
     finite = np.isfinite(metrics["loss"])
     words = [
         f"step {step}/{total_steps} (epoch {epoch_text(epoch)})",
-        f"loss {number(metrics['loss'][finite].min(initial=math.inf))} (best head)",
-        f"{number(metrics['loss'][finite].max(initial=-math.inf))} (worst head)",
+        f"loss {number(float(metrics['loss'][finite].min(initial=math.inf)))} (best head)",
+        f"{number(float(metrics['loss'][finite].max(initial=-math.inf)))} (worst head)",
     ]
     if timing is not None:
         seconds = timing.seconds / timing.steps

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,7 +70,7 @@ class Job:
         training.check_mesh(model, self.mesh)
         pixels = PixelOptions(**config.pixels)
         self.mixing = MixingOptions(**config.mixing)
-        self.clips = ClipOptions(num_frames=model.num_frames, crop_size=_square(model), **config.clips)
+        self.clips = clip_options(config)
         check_test_views(config.eval.num_clips, config.eval.num_crops)
         if draws and not read_only:
             parts = config.train.accumulation
@@ -153,17 +154,7 @@ class Job:
     @property
     def preprocess(self) -> Preprocess:
         """What `timesformer_jax.load` needs to prepare videos as the tests here do."""
-        return Preprocess(
-            num_frames=self.clips.num_frames,
-            crop_size=self.clips.crop_size,
-            sampling=self.clips.sampling,
-            sampling_rate=self.clips.sampling_rate,
-            mean=self.config.pixels.mean,
-            std=self.config.pixels.std,
-            channel_order=self.config.pixels.channel_order,
-            short_side=self.clips.test_short_side,
-            placement=self.clips.placement,
-        )
+        return describe_preprocess(self.config)
 
     @property
     def note(self) -> str | None:
@@ -259,6 +250,27 @@ def lock_of(workdir: str, name: str) -> tuple[Any, str]:
     return epath.Path(workdir) / f".{name}.lock", f"{LOCKS[name]} in {workdir}"
 
 
+def clip_options(config: Any) -> ClipOptions:
+    """How the config cuts clips; raises `InputError` for what can't be."""
+    return ClipOptions(num_frames=config.model.num_frames, crop_size=_square(config.model.image_size), **config.clips)
+
+
+def describe_preprocess(config: Any) -> Preprocess:
+    """How a test with this config prepares videos."""
+    clips = clip_options(config)
+    return Preprocess(
+        num_frames=clips.num_frames,
+        crop_size=clips.crop_size,
+        sampling=clips.sampling,
+        sampling_rate=clips.sampling_rate,
+        mean=config.pixels.mean,
+        std=config.pixels.std,
+        channel_order=config.pixels.channel_order,
+        short_side=clips.test_short_side,
+        placement=clips.placement,
+    )
+
+
 def _check(config: Any, trains: bool) -> None:
     """What no other part checks: numbers that must be positive, a split that must be one, a dtype that must exist."""
     if trains and config.model.dtype == "float16":
@@ -278,8 +290,8 @@ def _check(config: Any, trains: bool) -> None:
         "eval": ("batch_size",),
     }.items():
         for field in fields:
-            if not config[section][field] > 0:
-                raise tsf.InputError(f"{section}.{field} must be above 0, got {config[section][field]}.")
+            if not 0 < config[section][field] < math.inf:
+                raise tsf.InputError(f"{section}.{field} must be above 0 and finite, got {config[section][field]}.")
     if not 0 < config.train.data_share <= 1:
         raise tsf.InputError(f"train.data_share must be above 0 and at most 1, got {config.train.data_share}.")
     for field in ("label_smoothing", "ema_decay"):
@@ -303,10 +315,10 @@ def _share_of(num_videos: int, config: Any) -> tuple[int, ...]:
     return tuple(sorted(np.random.default_rng([config.seed, num_videos]).permutation(num_videos)[:count].tolist()))
 
 
-def _square(model: tsf.TimeSformer) -> int:
-    if not isinstance(model.image_size, int):
-        raise tsf.InputError(f"model.image_size must be one number here, since crops are square; got {model.image_size}.")
-    return model.image_size
+def _square(image_size: Any) -> int:
+    if not isinstance(image_size, int):
+        raise tsf.InputError(f"model.image_size must be one number here, since crops are square; got {image_size}.")
+    return image_size
 
 
 def _report_not_finite(params: Any, step: int) -> None:

@@ -169,7 +169,8 @@ class ClipOptions:
 
 
 def _ascending(pair: Any) -> bool:
-    return isinstance(pair, tuple) and len(pair) == 2 and pair[0] <= pair[1]
+    numbers = isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(value, int | float) for value in pair)
+    return numbers and pair[0] <= pair[1]
 
 
 class Windows(NamedTuple):

@@ -121,7 +121,7 @@ def surroundings(weights: Architecture, *, checkpoint: bool) -> Iterator[None]:
 def used(what: What, given: dict[str, Any], *, mode: str, checkpoint: bool) -> Any:
     """The value that a job uses of those that the sources say; raises `InputError` if it refuses them."""
     section, name = what.field.split(".")
-    config = new_config(init_from="weights")
+    config: Any = new_config(init_from="weights")
     value = given.get("command line", given.get("config"))
     if value is not None:
         config[section][name] = value
@@ -136,8 +136,10 @@ def used(what: What, given: dict[str, Any], *, mode: str, checkpoint: bool) -> A
 
 def precedence(what: What, *, mode: str, checkpoint: bool) -> str:
     """The sources in the order in which they decide, each tried against all that may follow it."""
-    order, refused, left = [], [], ["command line", "config", "weights"]
-    options = {"mode": mode, "checkpoint": checkpoint}
+    order: list[str] = []
+    refused: list[str] = []
+    left = ["command line", "config", "weights"]
+    options: Any = {"mode": mode, "checkpoint": checkpoint}
     while left:
         for source in left:
             values = {each: what.one if each == source else what.other for each in left}
@@ -155,7 +157,7 @@ def precedence(what: What, *, mode: str, checkpoint: bool) -> str:
     default = used(what, {}, **options)
     expected = FOLLOWING[what.field.split(".")[0]][what.field.split(".")[1]]
     assert default == expected or what.field == "clips.short_side", (what.field, default)
-    words = ", ".join({"weights": "checkpoint" if checkpoint else "weights"}.get(source, source) for source in order)
+    words = ", ".join("checkpoint" if checkpoint and source == "weights" else source for source in order)
     words += "" if checkpoint and what.field.startswith("model.") else ", default"
     both = {"command line", "config"} <= set(refused)
     return words + ("; others are refused" if both else "; another on the command line is refused" if refused else "")

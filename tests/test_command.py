@@ -33,6 +33,7 @@ def command(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[st
         (["--config=configs/nothing.py"], 1, "there is no config file configs/nothing.py"),
         (["--config=configs/folder.py:base"], 1, "configs/folder.py:NAME must be one of kinetics400, .*video_list, got 'base'"),
         (["--config=configs/folder.py", "--config.data.root=/no/such/folder"], 1, "There is no folder /no/such/folder"),
+        (["--config=configs/folder.py", "--config.eval.num_crops=2"], 1, r"^Error: --config\.eval\.num_crops must be 1"),
     ],
 )
 def test_the_command_ends_in_one_line_and_not_with_0(tmp_path: Path, arguments: list[str], code: int, words: str):
@@ -42,7 +43,7 @@ def test_the_command_ends_in_one_line_and_not_with_0(tmp_path: Path, arguments: 
     assert "Traceback" not in done.stderr
     *before, last = done.stderr.strip().splitlines()
     assert re.search(words, last)
-    assert len(before) == int("data.root" in str(arguments))  # the devices, before the data are opened
+    assert len(before) == int("data.root" in str(arguments) or "eval" in str(arguments))  # the devices, before all else
 
 
 def test_the_command_alone_shows_an_example_and_the_modes():

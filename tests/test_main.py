@@ -1,6 +1,7 @@
 """The jobs of main.py from end to end, and what bad input ends in."""
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -172,6 +173,12 @@ def test_a_report_of_the_test(trained: Path, made_clips: Path, data_dir: str):
     assert 'href="http' not in page
 
 
+@pytest.mark.parametrize(("field", "value"), [("num_videos", -1), ("num_points", 0)])
+def test_numbers_of_a_report_are_checked_first(trained: Path, tmp_path: Path, field: str, value: int):
+    with pytest.raises(InputError, match=f"--config.report.{field} must be at least {value + 1}, got {value}"):
+        main.run(small_folder(Path("/no/such/folder"), str(tmp_path), **{f"report.{field}": value}), str(trained), "report")
+
+
 def test_a_report_needs_a_test_whose_checkpoint_is_there(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "results.json").write_text(json.dumps({**results(trained), "step": 7}))
@@ -323,6 +330,11 @@ def test_bad_input_is_one_sentence(trained: Path, made_clips: Path, data_dir: st
         ({"eval.num_clips": 0}, "eval.num_clips must be at least 1"),
         ({"clips.clips_per_video": 3}, "clips.clips_per_video=3 doesn't divide the 8 clips"),
         ({"pixels.std": (0.2, 0.0, 0.2)}, "pixels.std must be above 0"),
+        ({"clips.short_side": ("a", "b")}, "clips.short_side must be .smallest, largest."),
+        ({"train.num_epochs": math.inf}, "train.num_epochs must be above 0 and finite, got inf"),
+        ({"optimizer.warmup_epochs": math.nan}, "optimizer.learning_rate must be positive and warmup_epochs not negative"),
+        ({"init_from_allow": ("(",)}, "--config.init_from_allow takes regular expressions, and '.' is none"),
+        ({"model.num_frames": 0}, "--config.model.num_frames must be a whole number of at least 1, got 0"),
         ({"optimizer.name": "adam"}, "optimizer.name must be one of sgd, adamw"),
         ({"optimizer.rates": (("head/.*", 1.0),)}, "rates has no line for the parameter"),
         ({"init_from": "timesformer-base"}, "no published model of this name. Known: timesformer-base-k400"),

@@ -62,7 +62,7 @@ class PixelOptions:
             raise InputError(
                 f"pixels.rand_augment must be (whole number of operations, magnitude from 0 to 10), got {self.rand_augment}."
             )
-        if not len(self.mean) == len(self.std) == 3 or not all(map(math.isfinite, (*self.mean, *self.std))):
+        if not len(self.mean) == len(self.std) == 3 or not all(map(_is_finite, (*self.mean, *self.std))):
             raise InputError(f"pixels.mean and pixels.std must be three numbers each, got {self.mean} and {self.std}.")
         if min(self.std) <= 0:
             raise InputError(f"pixels.std must be above 0, since pixels are divided by it; got {self.std}.")
@@ -71,6 +71,10 @@ class PixelOptions:
         """The same with "auto" decided."""
         decided = "off" if sides_matter(label_names) else "on"
         return dataclasses.replace(self, flip=decided) if self.flip == "auto" else self
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _is_rand_augment(pair: Any) -> bool:

@@ -171,19 +171,7 @@ class FeatureWriter:
     def __init__(self, folder: str | Path, description: Mapping[str, Any], *, num_shards: int):
         self.folder, self.num_shards = folder_at(folder), num_shards
         self._description: dict[str, Any] = json.loads(json.dumps({**description, "num_shards": num_shards}))
-        if not self.folder.exists():
-            return
-        if not self.folder.is_dir():
-            raise InputError(f"{self.folder} is a file, and the features need a folder.")
-        if not (self.folder / ABOUT).exists():
-            if any(path.name != f"{ABOUT}.part" for path in self.folder.iterdir()):
-                raise InputError(f"{self.folder} holds something else than features: move it away, or write them elsewhere.")
-            return
-        theirs = read_about(self.folder)["description"]
-        if differing := _differences(theirs, self._description):
-            raise InputError(
-                f"{self.folder} holds other features ({'; '.join(differing)}): move them away, or write these elsewhere."
-            )
+        check_folder(self.folder, self._description, whole=True)
 
     def begin(self) -> None:
         """Makes the folder and says what it is going to hold; for one process."""
@@ -222,6 +210,33 @@ class FeatureWriter:
 
     def _say(self, about: Mapping[str, Any]) -> None:
         write_whole(self.folder / ABOUT, to_json(about, indent=2) + "\n")
+
+
+def check_folder(folder: Path, description: Mapping[str, Any], *, whole: bool = False) -> None:
+    """Raise `InputError` if features of this description can't be written here, because the folder holds something else.
+
+    Without `whole`, entries that the description lacks are not compared: they may not be known yet.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file, and the features need a folder.")
+    if not (folder / ABOUT).exists():
+        if any(path.name != f"{ABOUT}.part" for path in folder.iterdir()):
+            raise InputError(f"{folder} holds something else than features: move it away, or write them elsewhere.")
+        return
+    theirs = read_about(folder)["description"]
+    if differing := _differences(theirs if whole else _common(theirs, description), description):
+        raise InputError(f"{folder} holds other features ({'; '.join(differing)}): move them away, or write these elsewhere.")
+
+
+def _common(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a description that the other one has, too."""
+    return {
+        name: _common(value, ours[name]) if isinstance(value, Mapping) and isinstance(ours[name], Mapping) else value
+        for name, value in theirs.items()
+        if name in ours
+    }
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

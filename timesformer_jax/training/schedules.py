@@ -93,7 +93,7 @@ def make_schedule(
     """
     if name not in SCHEDULES:
         raise InputError(f"optimizer.schedule must be one of {', '.join(SCHEDULES)}, got {name!r}.")
-    if warmup_epochs < 0 or learning_rate <= 0:
+    if not warmup_epochs >= 0 or not learning_rate > 0:  # nor NaN
         raise InputError(
             f"optimizer.learning_rate must be positive and warmup_epochs not negative, got {learning_rate} and {warmup_epochs}."
         )
