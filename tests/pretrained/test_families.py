@@ -255,6 +255,9 @@ def test_positions_that_could_be_of_two_grids(tmp_path: Path):
     assert load(tmp_path / "a", tensors).model.image_size == 60
     with pytest.raises(tsf.InputError, match=r"15 x 15 patches without the CLS, or .* 14 x 16 patches and the CLS"):
         load(tmp_path / "a", tensors, image_size=(56, 64))
+    assert any(
+        "taken for those of 60 x 60" in note for note in read_contents(tmp_path / "a", None, 3, image_size=(36, 100)).notes
+    )
     resized = load(tmp_path / "a", tensors, image_size=64)
     assert resized.report.resized == {"pos_embed": ((1, 226, DIM), (1, 257, DIM))}
     with pytest.raises(tsf.InputError, match=r"5 x 5 patches and the CLS, or .* 2 x 13 patches without the CLS"):
@@ -286,6 +289,7 @@ def test_a_config_says_the_grid(tmp_path: Path):
 OTHER_HEADS = {
     "the mean of the patches": {"fc_norm.weight": draw(DIM), "fc_norm.bias": draw(DIM, seed=1)},
     "another layer after the CLS": {"pre_logits.fc.weight": draw(DIM, DIM), "pre_logits.fc.bias": draw(DIM)},
+    "another task, or": {"classifier.weight": draw(5, DIM), "head_dist.bias": draw(5)},
     "another task": {"head.mlp.0.weight": draw(8, DIM), "head.last_layer.weight_g": draw(8, 1)},
 }
 

@@ -51,6 +51,8 @@ class Kind(NamedTuple):
     """LayerScale, in all blocks or in none, folded into the layer before it."""
     asked_scales: tuple[Row, ...] = ()
     """LayerScale under names that other models have too: only for callers that ask for it by `allow`."""
+    pooled: str | None = None
+    """What its classifier reads, if that isn't the CLS alone."""
     aliases: Mapping[str, str] = MappingProxyType({})
     """Other spellings of the rows' names, valid if the file lacks the name that the row has."""
 
@@ -186,6 +188,7 @@ KINDS: dict[str, Kind] = {
         image=True,
         config=True,
         scales=HF_LS,
+        pooled="the CLS and the mean of the patches",
         aliases=HF_DINOV2_5,
         **_IMAGENET,
     ),

@@ -228,8 +228,9 @@ def count_heads(tensors: Tensors, found: Recognised) -> int | None:
 
 
 def width(tensors: Tensors, found: Recognised) -> int:
-    """The embedding's dimension."""
-    return next(tensors.shapes[name][-1] for name, (row, _) in found.places.items() if row.ours == "norm/scale")
+    """The embedding's dimension; 0 if the tensor that tells it is broken, which is an error later."""
+    (shape, *_) = (tensors.shapes[name] for name, (row, _) in found.places.items() if row.ours == "norm/scale")
+    return shape[-1] if shape else 0
 
 
 def translate(tensors: Tensors, found: Recognised, num_heads: int) -> tuple[dict[str, np.ndarray], list[str]]:

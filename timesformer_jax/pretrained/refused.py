@@ -211,8 +211,7 @@ def refuse(source: str, found: Sequence[Found], allowed: Sequence[str]) -> list[
 HEADS = (
     (r"(.*[./])?pre_logits[./].*", "another layer after the CLS"),
     (r"(.*\.)?fc_norm\..*", "the mean of the patches"),
-    (r"classifier\..*", "the CLS and the mean of the patches"),
-    (r"(head|heads|linear_head|lm_head|fc|dino_head|ibot_head)[./].*", "another task, or of several layers"),
+    (r"(head|heads|classifier|linear_head|lm_head|fc|dino_head|ibot_head)[./].*", "another task, or of several layers"),
 )
 """Names of tensors, without prefix, of a classifier that isn't a linear layer on the CLS -> what it reads, after "a classifier
 of"."""

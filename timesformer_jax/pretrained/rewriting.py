@@ -92,9 +92,9 @@ def _missing_biases(given: Mapping[str, np.ndarray], kind: Kind) -> tuple[str, .
 
 def _drop_distillation(given: dict[str, np.ndarray], found: Recognised) -> None:
     """Drop the position of a distillation token, the second, and the token's classifier; the caller asked for it."""
-    if not any(re.fullmatch(DISTILLATION_TOKEN, found.short[name]) for name in found.unknown):
-        return
-    given["pos_embed"] = np.delete(given["pos_embed"], 1, axis=1)
+    token = any(re.fullmatch(DISTILLATION_TOKEN, found.short[name]) for name in found.unknown)
+    if token and given["pos_embed"].shape[1] > 1:
+        given["pos_embed"] = np.delete(given["pos_embed"], 1, axis=1)
     for name in [name for name in found.unknown if re.fullmatch(DISTILLED_HEAD, found.short[name])]:
         del found.unknown[name]
         found.ignored[name] = "the classifier of the distillation token"
@@ -115,6 +115,7 @@ def place_positions(
     certain = not kind.image or any(row.layout is PATCH_POSITIONS for row in kind.rows)  # the CLS has the first row
     side, side_without = math.isqrt(max(rows - 1, 0)), math.isqrt(rows)
     placed = {"with": rows > 1 and side**2 == rows - 1, "without": rows > 1 and side_without**2 == rows and not certain}
+    notes: list[str] = []
     said, wanted = _fits(said_size, patch, rows, certain=certain), _fits(wanted_size, patch, rows, certain=certain)
     if said is not None:
         image_size, reading = said_size, said
@@ -123,14 +124,16 @@ def place_positions(
         image_size = (side if placed["with"] else side_without) * patch
         if wanted is not None and wanted != reading:
             raise InputError(_ambiguous(source, rows, image_size // patch, pair(wanted_size), patch, reading))
+        if wanted is not None and pair(wanted_size) != (image_size, image_size):
+            notes.append(f"the positions are taken for those of {image_size} x {image_size} pixels, and resized")
     elif wanted is not None:
         image_size, reading = wanted_size, wanted
     else:
-        return None, []
+        return None, notes
     if reading == "with":
-        return image_size, []
+        return image_size, notes
     given["pos_embed"] = np.pad(given["pos_embed"], ((0, 0), (1, 0), (0, 0)))
-    return image_size, ["the CLS has no position in the file, which is a position of zero"]
+    return image_size, [*notes, "the CLS has no position in the file, which is a position of zero"]
 
 
 def _fits(image_size: Any, patch: int, rows: int, *, certain: bool) -> str | None:
@@ -158,7 +161,8 @@ def _drop_classifier(given: dict[str, np.ndarray], found: Recognised) -> str | N
     spoiled = {name: reason for name in found.short for pattern, reason in HEADS if _is_head(found, name, pattern)}
     if not spoiled:
         return None
-    pooled = f"{next(iter(spoiled.values()))} ({', '.join(collapse_blocks(found.short[name] for name in spoiled)[:3])})"
+    names = ", ".join(collapse_blocks(found.short[name] for name in spoiled)[:3])
+    pooled = f"{found.kind.pooled or next(iter(spoiled.values()))} ({names})"
     for name, (row, path) in found.places.items():
         if row.ours.startswith("head/") and given.pop(path, None) is not None:
             found.ignored[name] = f"it classifies by {pooled}"
