@@ -128,10 +128,10 @@ def test_finetune_and_evaluate_without_fields_of_the_model(tmp_path: Path, made_
     assert (again.preprocess.mean, again.preprocess.channel_order) == (PREPROCESS.mean, "bgr")
 
 
-def test_one_of_several_models_without_its_decoder(tmp_path: Path):
+def test_one_of_several_models_without_another_head(tmp_path: Path):
     """`init_from_prefix` and `init_from_allow` reach whatever reads the weights."""
     vit = golden_tensors("inflate_divided_space_time", "vit/")
-    vit["decoder_norm.weight"] = vit["norm.weight"]
+    vit["aux_norm.weight"] = vit["norm.weight"]
     both = {f"{model}.{name}": tensor for model in ("student", "teacher") for name, tensor in vit.items()}
     source = write_safetensors(tmp_path / "weights", both)
     given = {"init_from": str(source), "model.num_heads": 3}
@@ -139,9 +139,9 @@ def test_one_of_several_models_without_its_decoder(tmp_path: Path):
         follow_weights(config_of("folder", "video_folder,finetune", **given), str(tmp_path), "train")
     given["init_from_prefix"] = "teacher."
     config = follow_weights(config_of("folder", "video_folder,finetune", **given), str(tmp_path), "train")
-    with pytest.raises(tsf.InputError, match=r"decoder_norm\.weight .*: no place in the model.*init_from_allow"):
+    with pytest.raises(tsf.InputError, match=r"aux_norm\.weight .*: no place in the model.*init_from_allow"):
         check_init_from(config, str(tmp_path))
-    config.init_from_allow = ("decoder_.*",)
+    config.init_from_allow = ("aux_.*",)
     check_init_from(config, str(tmp_path))
     config.init_from_entry = "model_ema"
     with pytest.raises(tsf.InputError, match="without entries such as 'model_ema'"):
