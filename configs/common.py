@@ -163,8 +163,10 @@ def new_config(**sections: Any) -> ConfigDict:
                 "kind": "linear",  # or "attentive"
                 "learning_rates": (0.005, 0.003, 0.001, 0.0003, 0.0001),
                 "weight_decays": (0.01, 0.1, 0.4, 0.8),
-                "num_epochs": 20.0,
-                # Clips of all devices together; `train.batch_size` where it isn't given.
+                # If not given, 20, or on small sets as many as make 300 steps.
+                "num_epochs": config_dict.placeholder(float),
+                # Clips of all devices together. If not given, `train.batch_size`, halved down to 8 until a small set makes 4
+                # batches.
                 "batch_size": config_dict.placeholder(int),
                 # Of an attentive probe: its blocks (V-JEPA 2's has 4) and the heads of its attention (its 16).
                 "depth": 1,

@@ -16,6 +16,7 @@ from tqdm import tqdm
 import timesformer_jax as tsf
 from experiment.follow import make_model
 from experiment.frozen import check_frozen, frozen
+from experiment.probe_plan import ProbePlan, describe_edges, plan_probe
 from experiment.setup import Job
 from input_pipeline import prepare_test
 from timesformer_jax import evaluation, training
@@ -39,7 +40,7 @@ def check_probe(config: Any, workdir: str) -> None:
     options = config.probe
     training.probe_rates(options.learning_rates, options.weight_decays)
     _make_probe(config, make_model(config))
-    if not 0 < options.num_epochs < math.inf:
+    if options.num_epochs is not None and not 0 < options.num_epochs < math.inf:
         raise tsf.InputError(f"probe.num_epochs must be above 0 and finite, got {options.num_epochs}.")
     if options.heads_at_once < 0:
         raise tsf.InputError(f"probe.heads_at_once must be at least 0 (all at once), got {options.heads_at_once}.")
@@ -56,12 +57,11 @@ def probe(job: Job) -> None:
     Nothing is written before the end, and each file is whole or not there; stopped before, the same command begins again.
     """
     config, options = job.config, job.config.probe
-    name, batch_size = _batch_size(config)
-    local_batch_size = training.local_batch_size(name, batch_size, job.mesh)
+    plan = _plan(job)
+    batch_size, steps_per_epoch, total_steps = plan.batch_size, plan.steps_per_epoch, plan.total_steps
+    local_batch_size = training.local_batch_size(_batch_size(config)[0], batch_size, job.mesh)
     rates = training.probe_rates(options.learning_rates, options.weight_decays)
     backbone, source = frozen(job)
-    steps_per_epoch = job.data.num_videos("train") * job.clips.clips_per_video / batch_size
-    total_steps = max(round(options.num_epochs * steps_per_epoch), 1)
     optimizer = training.make_probe_optimizer(
         rates=rates, num_epochs=total_steps / steps_per_epoch, steps_per_epoch=steps_per_epoch
     )
@@ -80,7 +80,9 @@ def probe(job: Job) -> None:
         total_steps,
         batch_size,
     )
-    evaluate_every = max(round(config.train.evaluate_every_epochs * steps_per_epoch), 1)
+    if plan.note:
+        log.info("%s", plan.note)
+    evaluate_every = max(round(config.train.evaluate_every_epochs * plan.raised * steps_per_epoch), 1)
     clock = DeviceClock()
     incoming = clock.batches(job.training_batches(local_batch_size, first_clip=0))
     bar = tqdm(total=total_steps, desc="probe", unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty() or _further())
@@ -102,7 +104,10 @@ def probe(job: Job) -> None:
         bar.close()
         clock.close()
     found, num_videos = _test(job, score, (backbone, state.params), len(rates))
-    _write(job, module, backbone, state.params, rates, found, {"steps": total_steps, "num_videos": num_videos, **source})
+    notes = {"steps": total_steps, "num_videos": num_videos, "num_epochs": plan.num_epochs, "batch_size": batch_size}
+    _write(job, module, backbone, state.params, rates, found, {**notes, **source})
+    for edge in describe_edges(rates, [row[_judged_by(found)] for row in found]):
+        log.warning("%s", edge)
 
 
 def _make_probe(config: Any, model: tsf.TimeSformer) -> Any:
@@ -114,6 +119,18 @@ def _batch_size(config: Any) -> tuple[str, int]:
     """The field that says how many clips a batch has, and how many."""
     given = config.probe.batch_size
     return ("train.batch_size", config.train.batch_size) if given is None else ("probe.batch_size", given)
+
+
+def _plan(job: Job) -> ProbePlan:
+    """How long this job's probe trains, and in which batches."""
+    config, per_video = job.config, job.clips.clips_per_video
+    return plan_probe(
+        job.data.num_videos("train") * per_video,
+        num_epochs=config.probe.num_epochs,
+        batch_size=config.probe.batch_size,
+        train_batch_size=config.train.batch_size,
+        multiple=math.lcm(training.batch_shards(job.mesh), job.share.count * per_video),
+    )
 
 
 def _further() -> bool:
@@ -166,11 +183,16 @@ def _best(found: Sequence[Accuracies]) -> int:
 
     Raises `InputError` where all have diverged.
     """
-    name = "map" if "map" in found[0] else "top1"
+    name = _judged_by(found)
     rated = [-math.inf if (value := row[name]) is None else value for row in found]
     if max(rated) == -math.inf:
         raise tsf.InputError("Every head of the probe has diverged: lower probe.learning_rates.")
     return int(np.argmax(rated))
+
+
+def _judged_by(found: Sequence[Accuracies]) -> str:
+    """The accuracy that chooses the best head."""
+    return "map" if "map" in found[0] else "top1"
 
 
 def _named(found: Sequence[Accuracies], rates: Sequence[training.Rates]) -> str:
@@ -220,8 +242,6 @@ def _write(
         "split": "val",
         "num_clips": 1,
         "num_crops": 1,
-        "num_epochs": options.num_epochs,
-        "batch_size": _batch_size(job.config)[1],
         "heads": results,
         "best": {"head": best, **results[best], "intervals": _intervals(found[best], notes["num_videos"])},
         "saved": saved.name,

@@ -1,0 +1,85 @@
+"""Lists of clips: those of the pretraining, and the few that models are fine-tuned on."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from input_pipeline.moving_digits import MOTIONS, draw_clip
+
+KNOWN_DIGITS = range(5)
+"""Digits of the pretraining; the others are new."""
+STRAIGHT = ("right", "left", "down", "up")
+DIAGONAL = tuple(motion for motion in MOTIONS if motion not in STRAIGHT)
+CHANNELS = ("red", "green", "blue")
+FPS = 30
+
+
+class Drawn(NamedTuple):
+    """A clip of moving digits as a video file."""
+
+    path: Path
+    digit: int
+    motion: str
+    ground: str
+    """The brightest channel of the background."""
+
+
+def draw_clips(folder: Path, split: str, digits: Iterable[int], motions: Iterable[str], count: int) -> list[Drawn]:
+    """The first `count` clips of these digits and motions as video files in `folder`; those that exist are kept."""
+    found, index = [], 0
+    digits, motions = set(digits), set(motions)
+    while len(found) < count:
+        if list(MOTIONS)[index % len(MOTIONS)] in motions:
+            frames, digit, motion = draw_clip(split, index)
+            if digit in digits:
+                ground = CHANNELS[int(np.median(frames, axis=(0, 1, 2)).argmax())]
+                found.append(Drawn(folder / f"{split}-{index:05d}.mp4", digit, motion, ground))
+                if not found[-1].path.exists():
+                    _write_video(found[-1].path, frames)
+        index += 1
+    return found
+
+
+def _write_video(path: Path, frames: np.ndarray) -> None:
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".part.mp4")
+    with av.open(str(half), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=Fraction(FPS), options={"crf": "12", "preset": "veryfast"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    half.rename(path)
+
+
+def write_list(path: Path, rows: Iterable[tuple[Path, str]]) -> Path:
+    """A list of videos as `video_list` reads it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("path", "label"))
+        table.writerows((str(video), label) for video, label in rows)
+    return path
+
+
+def choose(clips: Mapping[str, list[Path]], per_label: int, seed: int) -> list[tuple[Path, str]]:
+    """`per_label` clips of each label, drawn by the seed."""
+    random = np.random.default_rng(seed)
+    return [(paths[i], label) for label, paths in clips.items() for i in random.permutation(len(paths))[:per_label]]
+
+
+def halves(folder: Path, seed: int) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
+    """Two halves of a folder with one sub-folder per label; seed 1 swaps those of seed 0."""
+    parts: tuple[list[tuple[Path, str]], list[tuple[Path, str]]] = [], []
+    for label in sorted(path for path in folder.iterdir() if path.is_dir()):
+        paths = sorted(label.glob("*.mp4"))
+        for number, chosen in enumerate(np.random.default_rng(0).permutation(len(paths))):
+            parts[(number + seed) % 2].append((paths[chosen], label.name))
+    return parts
