@@ -249,6 +249,7 @@ def test_labels_of_an_older_version_can_be_read(odd_labels: tuple[Path, Path], t
         assert folder(root, tmp_path / "prepared").label_names == sorted(ODD)
         return
     (names.parent / "source.json").unlink()
+    (names.parent / "digests.json").unlink()
     config = own_config(
         VideoConfig(storage=Storage(codec="jpeg", short_side=32)),
         "videos",
