@@ -25,6 +25,8 @@ MARK = "_CHECKPOINT_METADATA"
 """The file that every folder of Orbax has."""
 WRITTEN_LAST = "commit_success.txt"
 """Orbax's file that only has to exist, written after the digests."""
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""What Orbax adds to the names of folders that it is still writing."""
 COMMIT_TIME = "commit_timestamp_nsecs"
 """The one entry of `MARK` that Orbax changes after the digests; nothing reads it."""
 CHUNK = 1 << 18
@@ -84,10 +86,11 @@ def write_digests(folder: Any) -> None:
     """
     files, known = _files(folder), {}
     for part in [path for name, path in files.items() if name.startswith(f"{FILE}.")]:
-        known |= json.loads(part.read_text())
+        # The folders of entries are renamed when all processes have written.
+        known |= {name.replace(UNFINISHED, "", 1): digest for name, digest in json.loads(part.read_text()).items()}
         part.unlink()
         del files[part.name]
-    digests = {**known, **_digests({name: path for name, path in files.items() if name not in known})}
+    digests = {name: known.get(name) or digest_file(path) for name, path in files.items()}
     content = {"algorithm": ALGORITHM, "files": dict(sorted(digests.items()))}
     (folder / FILE).write_text(json.dumps({**content, "digest": _digest_of_values(content)}, indent=1) + "\n")
 

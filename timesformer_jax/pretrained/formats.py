@@ -16,6 +16,7 @@ from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.pretrained.broken import broken
 from timesformer_jax.pretrained.claims import EXPANSION, LARGEST_TEXT, SLACK, check_regular
 from timesformer_jax.pretrained.pickles import FEWEST, choose_entry, load_torch, tensors_by_entry
+from timesformer_jax.pretrained.sealing import check_seal
 
 
 class Tensors(NamedTuple):
@@ -45,6 +46,7 @@ def open_safetensors(paths: list[Path], entry: str | None = None) -> Tensors:
     for path in paths:
         _check_header(path)
         with broken(path, "safetensors"), safe_open(path, framework="numpy") as file:
+            check_seal(path, file.metadata() or {})
             notes |= file.metadata() or {}
             for name in file.keys():  # noqa: SIM118  (not a dict)
                 where[name], shapes[name] = path, tuple(file.get_slice(name).get_shape())

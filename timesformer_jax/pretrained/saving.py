@@ -20,6 +20,7 @@ from timesformer_jax.pretrained.kinds import KINDS, Kind, template
 from timesformer_jax.pretrained.loading import load
 from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
 from timesformer_jax.pretrained.pretrained import Pretrained
+from timesformer_jax.pretrained.sealing import open_seal, seal
 
 
 def save(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -72,11 +73,13 @@ def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: b
         "resample": 2,  # bilinear
         KEY: preprocess.as_dict(),
     }
+    described = {"config.json": config, "preprocessor_config.json": preprocessor}
+    texts = {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in described.items()}
     with _new(folder, overwrite) as part:
         part.mkdir()
-        _save_safetensors(tensors, part / "model.safetensors")
-        for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
-            (part / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        _save_safetensors(tensors, part / "model.safetensors", files=texts)
+        for name, text in texts.items():
+            (part / name).write_text(text)
 
 
 def save_official(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
@@ -207,10 +210,14 @@ def _without_meaning(attention_type: str, field: str) -> bool:
     return field in ("attention_order", "temporal_cls_key") and not SCHEMES[attention_type].extra_steps
 
 
-def _save_safetensors(tensors: dict[str, np.ndarray], path: Path, notes: dict[str, str] | None = None) -> None:
+def _save_safetensors(
+    tensors: dict[str, np.ndarray], path: Path, notes: dict[str, str] | None = None, files: dict[str, str] | None = None
+) -> None:
     safetensors = import_safetensors("Writing")
-    metadata = {"format": "pt", **(notes or {})}  # without the format transformers refuses the file
+    # Without the format transformers refuses the file.
+    metadata = {"format": "pt", **(notes or {}), **open_seal(files)}
     safetensors.numpy.save_file(tensors, path, metadata=metadata)
+    seal(path)
 
 
 def _save_torch(content: dict[str, Any], where: str, path: Path) -> None:

@@ -1,0 +1,70 @@
+"""What digests cost a save: `python benchmarks/checkpoints.py`.
+
+Checkpoints of the base model with a momentum (about 1 GB) are saved with and without digests, in turns, in one process, while a
+loop computes steps on the device. Prints one table: processor time of a save, that of its digests, and the steps' time.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import timesformer_jax as tsf
+from timesformer_jax import training
+from timesformer_jax.training import checkpoints as module
+
+TURNS = 4
+DIGESTS = module.write_digests
+
+
+def main() -> None:
+    model = tsf.create("timesformer-base", num_classes=400)
+    mesh = training.make_mesh(jax.devices()[:1])
+    state = training.init_state(model, optax.sgd(0.1, momentum=0.9), 0, mesh)
+    size = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
+    step = jax.jit(lambda x: x @ x / jnp.abs(x).max())
+    operand = jnp.ones((1000, 1000))
+    jax.block_until_ready(step(operand))
+    spent: list[float] = []
+
+    def timed(folder: Any) -> None:
+        began = time.thread_time()
+        DIGESTS(folder)
+        spent.append(time.thread_time() - began)
+
+    def save(number: int, digests: bool) -> tuple[float, float, float]:
+        """Processor seconds of a save, its wall seconds, and milliseconds of a step that is computed meanwhile."""
+        module.write_digests = timed if digests else lambda folder: None
+        began, worked = time.perf_counter(), time.process_time()
+        checkpoints.save(state, number)
+        checkpoints.wait()
+        wall, processor = time.perf_counter() - began, time.process_time() - worked
+        checkpoints.save(state, number + 1)
+        began = time.perf_counter()
+        for _ in range(20):
+            jax.block_until_ready(step(operand))
+        steps = (time.perf_counter() - began) / 20 * 1000
+        checkpoints.wait()
+        return processor, wall, steps
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = training.Checkpoints(str(Path(folder) / "c"), {"model": {}})
+        save(1, True)
+        rows = [(digests, save(2 * number + 1, digests)) for number, digests in enumerate([True, False] * TURNS, 1)]
+        checkpoints.close()
+    median = {kind: np.median([figures for digests, figures in rows if digests == kind], axis=0) for kind in (True, False)}
+    share = np.median(spent) / median[False][0]
+    print(f"{size / 1e9:.2f} GB, {TURNS} turns, medians")
+    print("| | processor s | wall s | step meanwhile, ms |\n| --- | --- | --- | --- |")
+    for kind, name in ((False, "without digests"), (True, "with digests")):
+        print(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in median[kind]) + " |")
+    print(f"Digests take {np.median(spent):.3f} s of processor time, {100 * share:.1f} % of a save's.")
+
+
+if __name__ == "__main__":
+    main()
