@@ -36,6 +36,7 @@ from experiment.command_line import (
 from experiment.command_line import MODES as JOBS
 from timesformer_jax.devices import describe_devices
 from timesformer_jax.os_errors import name_os_error, sentence
+from timesformer_jax.run_lock import locks_released
 from timesformer_jax.training.distributed import MODES, start_distributed
 
 log = logging.getLogger("timesformer_jax")
@@ -64,13 +65,14 @@ RESUMES = {
 """Mode -> what the same command does after Ctrl-C."""
 
 
+@locks_released()
 def run(config: Any, workdir: str, mode: str) -> None:
     """One job from beginning to end; raises `InputError` for input that can't work."""
     from experiment.features import check_features, write_features
     from experiment.follow import follow_weights
     from experiment.probe import check_probe, probe
     from experiment.report import check_report, report
-    from experiment.setup import Job
+    from experiment.setup import LOCKS, Job
     from experiment.show import show
     from experiment.testing import test
     from experiment.train import adjust, train
@@ -95,7 +97,7 @@ def run(config: Any, workdir: str, mode: str) -> None:
         check_features(config, workdir)
     if mode == "report":
         check_report(workdir)
-    job = Job(config, workdir, read_only=read_only, trains=mode == "train", draws=mode != "features")
+    job = Job(config, workdir, read_only=read_only, trains=mode == "train", draws=mode != "features", lock=LOCKS.get(mode))
     try:
         if mode == "train":
             with contextlib.ExitStack() as stack:

@@ -29,9 +29,11 @@ from input_pipeline import (
     test_batches,
     training_batches,
 )
+from input_pipeline.processes import from_first
 from timesformer_jax import evaluation, training
 from timesformer_jax.modeling import describe_model, flatten_params, parameter_shapes
 from timesformer_jax.pretrained.report import describe_not_finite
+from timesformer_jax.run_lock import take_lock
 from timesformer_jax.video import Preprocess
 
 log = logging.getLogger("timesformer_jax")
@@ -39,17 +41,22 @@ log = logging.getLogger("timesformer_jax")
 SPLITS = ("train", "val")
 DTYPES = ("float32", "bfloat16", "float16")
 CHECKPOINTS = ("latest", "best")
+LOCKS = {"train": "trains", "eval": "evaluates", "features": "extracts features", "probe": "trains a probe"}
+"""Set of files of a workdir -> what a process does that writes them, one at a time; each job has the set of its name."""
 
 
 class Job:
     """A config come to life. Everything is checked before the data are prepared, which can take long.
 
     `read_only`: nothing is written to the run's checkpoints, and there must be one. `draws`: it asks for training batches.
+    `lock`: a key of `LOCKS`, the files that it writes.
 
     Raises `InputError` for whatever can't work.
     """
 
-    def __init__(self, config: Any, workdir: str, *, read_only: bool, trains: bool = False, draws: bool = True):
+    def __init__(
+        self, config: Any, workdir: str, *, read_only: bool, trains: bool = False, draws: bool = True, lock: str | None = None
+    ):
         self.config = config
         self.workdir = workdir
         _check(config, trains)
@@ -78,6 +85,8 @@ class Job:
         self._check_what_is_there(model, read_only, trains)
         if not read_only:
             make_workdir(workdir)
+        if lock:
+            self.lock(lock)
         self.data: VideoDataset = open_dataset(**config.data)
         _report_files(self.data)
         if config.debug:
@@ -94,6 +103,10 @@ class Job:
             objective=self.objective,
         )
         self.checkpoints = self._open_checkpoints(read_only, trains)
+
+    def lock(self, name: str) -> None:
+        """Take the workdir's lock `name`, a key of `LOCKS`; raises `InputError` in all processes if another job has it."""
+        from_first(lambda: take_lock(*lock_of(self.workdir, name)))
 
     def _check_what_is_there(self, model: tsf.TimeSformer, read_only: bool, trains: bool) -> None:
         """The workdir, its checkpoint and `init_from`, as far as they don't depend on the data."""
@@ -235,6 +248,11 @@ class Job:
         return evaluation.score_clips(
             self.score, params, batches(), num_crops=num_crops, mesh=self.mesh, objective=self.objective
         )
+
+
+def lock_of(workdir: str, name: str) -> tuple[Any, str]:
+    """Arguments of `take_lock` for a workdir's lock `name`, a key of `LOCKS`."""
+    return epath.Path(workdir) / f".{name}.lock", f"{LOCKS[name]} in {workdir}"
 
 
 def _check(config: Any, trains: bool) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ import numpy as np
 from etils import epath
 
 import timesformer_jax as tsf
-from experiment.setup import Job
+from experiment.setup import Job, lock_of
 from experiment.show import show
 from experiment.testing import test
 from input_pipeline import mix_clips
 from timesformer_jax import evaluation, training
 from timesformer_jax.cost import count_multiply_adds
+from timesformer_jax.run_lock import check_unlocked
+from timesformer_jax.state_files import write_json
 
 log = logging.getLogger("timesformer_jax")
 
@@ -37,6 +40,7 @@ def adjust(config: Any, workdir: str) -> tuple[Any, str]:
     config = config.copy_and_resolve_references()
     folder = epath.Path(workdir) / ("overfit_batch" if config.overfit_batch else "debug")
     if jax.process_index() == 0 and folder.exists():
+        check_unlocked(*lock_of(str(folder), "train"))
         folder.rmtree()
     if config.overfit_batch:
         pixels = {name: getattr(config.pixels, name) for name in ("channel_order", "mean", "std")}
@@ -103,7 +107,7 @@ def train(job: Job) -> None:
     if config.debug:
         show(job)
     if jax.process_index() == 0:
-        evaluation.write_whole(epath.Path(job.workdir) / CONFIG, config.to_json_best_effort(indent=2) + "\n")
+        write_json(epath.Path(job.workdir) / CONFIG, json.loads(config.to_json_best_effort()))
     losses: list[float] = []
     writer = _metric_writer(job.workdir)
 

@@ -19,6 +19,7 @@ from etils import epath
 from input_pipeline._tensorflow import quiet_tfds, tf, tfds
 from input_pipeline.builders import BUILDERS, older_name, own_config
 from input_pipeline.moving_digits import FRAME_SIZE, NUM_FRAMES, MovingDigits, MovingDigitsConfig
+from input_pipeline.preparation import alone
 from input_pipeline.processes import from_first
 from input_pipeline.records import Records, Selection
 from input_pipeline.sources import Contents, check_source, read_contents, read_source
@@ -237,7 +238,7 @@ def _prepared(
         if isinstance(config, VideoConfig):
             builder = _known(builder, config, data_dir)
         if not builder.is_prepared():
-            _write(builder)
+            builder = _write(builder, data_dir)
         elif isinstance(config, VideoConfig):
             _check(builder, config)
         here.append(builder)
@@ -278,19 +279,25 @@ def _known(builder: tfds.core.DatasetBuilder, config: VideoConfig, data_dir: str
     return next((other for other in others if other.is_prepared()), builder)
 
 
-def _write(builder: tfds.core.DatasetBuilder) -> None:
+def _write(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """The builder with its data prepared, by this process or by another one meanwhile."""
     config: Any = builder.builder_config
     if isinstance(config, VideoConfig) and config.root is None and config.listing is None:
         raise InputError(
             f"{builder.name} isn't prepared in {builder.data_path}, and data.root is not set: give the folder of its "
             "videos and lists as --config.data.root=FOLDER, or where it is prepared as --config.data.data_dir=FOLDER."
         )
-    log.info("Preparing the data set in %s; this is done once.", builder.data_path)
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its sizes, which are unknown here
-        try:
-            builder.download_and_prepare()
-        except OSError as error:
-            raise InputError(sentence(error, f"{builder.name} can't be prepared in {builder.data_path}")) from error
+    with alone(builder.data_path):
+        again = _open(type(builder), config, data_dir)
+        if again.is_prepared():
+            return again
+        log.info("Preparing the data set in %s; this is done once.", builder.data_path)
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its sizes, which are unknown here
+            try:
+                builder.download_and_prepare()
+            except OSError as error:
+                raise InputError(sentence(error, f"{builder.name} can't be prepared in {builder.data_path}")) from error
+    return builder
 
 
 def _check(builder: tfds.core.DatasetBuilder, config: VideoConfig) -> None:

@@ -5,10 +5,8 @@ preparation leaves its whole parts, and the next one begins behind them.
 """
 
 import contextlib
-import fcntl
 import functools
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -23,27 +21,23 @@ from tqdm import tqdm
 from input_pipeline._tensorflow import tf
 from input_pipeline.fingerprints import facts_of
 from input_pipeline.records import FOOTER_BYTES, HEADER_BYTES
-from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.datasets import Entry, Storage, StoredVideo, map_in_processes, store_video
 from timesformer_jax.errors import InputError
+from timesformer_jax.run_lock import locked
+from timesformer_jax.state_files import DamagedFileError, read_json, write_json
 
 PART_BYTES = 128 << 20
 ENTRIES_BEFORE_A_FORECAST = 16  # and between one and the next
 
 
-@contextlib.contextmanager
-def alone(folder: epath.Path) -> Iterator[None]:
-    """Raises `InputError` where another process of this machine writes to the folder, since their parts would get mixed up."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if "://" in os.fspath(folder):
-        yield
-        return
-    with open(os.fspath(folder / "lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
-        except BlockingIOError:
-            raise InputError(f"Another process is preparing {folder.parent}: wait until it has finished.") from None
-        yield
+def alone(data_path: Any) -> contextlib.AbstractContextManager[None]:
+    """Raises `InputError` if another process prepares the data of this folder, since their parts would get mixed up."""
+    folder = epath.Path(data_path)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} can't be made: {error.strerror}.") from error
+    return locked(folder.parent / f".{folder.name}.lock", f"is preparing {folder}")
 
 
 class Part:
@@ -62,17 +56,16 @@ class Part:
         if not (self._note.exists() and self.records.exists()):  # the records leave first, when everything is whole
             return False
         try:
-            note = json.loads(self._note.read_text())
-        except ValueError:  # cut, or empty: the disk lost something
+            note = read_json(self._note, remedy="it is made again")
+        except DamagedFileError:  # cut, or empty: the disk lost something
             return False
-        if not isinstance(note, dict) or note.keys() != set(_NOTED):
+        if note.keys() != set(_NOTED):
             return False
         vars(self).update(note)
         return self.records.stat().length == self.file_bytes
 
     def finish(self) -> None:
-        facts = {name: getattr(self, name) for name in _NOTED}
-        write_whole(self._note, json.dumps(facts))
+        write_json(self._note, {name: getattr(self, name) for name in _NOTED}, indent=None)
 
     @property
     def num_bytes(self) -> int:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from input_pipeline.sources import Contents, read_contents, read_source, write_s
 from timesformer_jax.datasets import Entry, Listing, Storage, StoredVideo, describe_duplicates, store_video
 from timesformer_jax.errors import InputError
 from timesformer_jax.printable import printable
+from timesformer_jax.state_files import read_json, write_json
 from timesformer_jax.video import UnreadableVideoError
 
 log = logging.getLogger("timesformer_jax")
@@ -165,7 +165,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self._gather_left_out()
             return
         unfinished = epath.Path(self.data_path).parent / f".unfinished_{self.version}"
-        with alone(unfinished):
+        with alone(epath.Path(self.data_path).parent / str(self.version)):
             self._write(self._listing(dl_manager), unfinished, download_config.max_examples_per_split)
             unfinished.rmtree()
 
@@ -271,7 +271,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _gather_left_out(self) -> None:
         for path in self._notes.iterdir() if self._notes.exists() else ():
-            note = json.loads(path.read_text())
+            note = read_json(path, remedy="prepare the data again")
             if "damaged" in note:
                 self._metadata["damaged"][note["name"]] = note["damaged"]
             else:
@@ -284,4 +284,4 @@ def _note(folder: str, split: str, entry: Entry, fact: dict[str, Any]) -> None:
     """Beam's workers have no memory in common, so each leaves a file."""
     path = epath.Path(folder) / f"{hashlib.sha256(ascii((split, entry.name)).encode()).hexdigest()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"split": split, "name": entry.name, **fact}))
+    write_json(path, {"split": split, "name": entry.name, **fact})

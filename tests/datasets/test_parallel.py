@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +38,38 @@ def test_a_process_that_dies_costs_its_own_item_alone():
     assert results[6] == 36
     assert len(results) == 12
     assert str(results[5]) == "the process that read it died"
+
+
+@pytest.mark.parametrize("thread", [False, True], ids=["Linux's signal", "a look for the parent"])
+def test_workers_end_with_a_killed_parent(thread: bool):
+    """Linux's signal is for work of the main thread: it follows the thread that started the worker."""
+    code = """
+import os, sys, threading, time
+from timesformer_jax.datasets import map_in_processes
+def sleep(_): time.sleep(600)
+def work():
+    iterator = map_in_processes(sleep, range(4), num_workers=2)
+    threading.Timer(1, tell).start()
+    next(iterator)
+def tell():
+    from loky.reusable_executor import _executor_storage
+    print(*_executor_storage.executor._processes, flush=True)
+"""
+    code += "threading.Thread(target=work).start()" if thread else "work()"
+    root = Path(__file__).parent.parent.parent
+    with subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        workers = [int(number) for number in process.stdout.readline().split()]
+        assert len(workers) == 2
+        process.kill()
+    until = time.monotonic() + 5
+    while (alive := [number for number in workers if is_running(number)]) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not alive
+
+
+def is_running(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,6 +1,7 @@
 """Batches: the same bytes for the same (seed, epoch, example) whatever else differs, every test video once."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import jax
@@ -157,6 +158,13 @@ def test_a_damaged_record_is_one_sentence(folder: VideoDataset, monkeypatch: pyt
         InputError, match=r"The prepared data of .* can't be decoded .*: delete that folder to prepare the data again"
     ):
         take(folder, 1)
+
+
+def test_batches_leave_no_generated_code_behind(folder: VideoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """TensorFlow deletes it at the end of the process, which a killed one doesn't reach."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    take(folder, 1)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ from input_pipeline._tensorflow import tf
 from input_pipeline.builders import BUILDERS
 from tests.input_pipeline.miniatures import OPTIONS, folder, make_kinetics
 from tests.support import moving_square, write_video
+from timesformer_jax import run_lock
 from timesformer_jax.errors import InputError
+from timesformer_jax.state_files import write_json
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -124,9 +126,14 @@ def test_only_one_process_prepares_a_data_set(tmp_path: Path, made_clips: Path):
     """The other ends with a sentence, and does no harm."""
     builder = folder(made_clips, tmp_path / "elsewhere").builder
     name = builder.builder_config.name
-    unfinished = tmp_path / "data" / "video_folder" / name / f".unfinished_{builder.version}"
-    with preparation.alone(unfinished), pytest.raises(InputError, match=f"Another process is preparing .*{name}: wait"):
-        folder(made_clips, tmp_path / "data")
+    lock = tmp_path / "data" / "video_folder" / name / f".{builder.version}.lock"
+    lock.parent.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        holder = {**run_lock._me(), "pid": other.pid, "started": run_lock._started(other.pid), "since": "now", "token": "other"}
+        write_json(lock, holder)
+        with pytest.raises(InputError, match=f"Another process is preparing .*{name}.*: process {other.pid} on .*, since now"):
+            folder(made_clips, tmp_path / "data")
+        other.kill()
     assert folder(made_clips, tmp_path / "data").num_videos("train") == 9
 
 
