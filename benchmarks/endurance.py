@@ -65,11 +65,11 @@ class Campaign:
         if absent:
             self.notes.append(f"Kinds of files that were not there: {', '.join(absent)}.")
         counts = {"flips": self.given.flips, "others": self.given.others}
-        tried = set()
+        flipped = set()
         for trial in damage_kinds(KINDS, self.world.folder, self.given.seed, **counts, stop=self.stop):
-            tried.add(trial.what)
+            flipped.add(trial.what)
             yield trial
-        if late := [kind.name for kind in KINDS if kind.name not in {*tried, *absent}]:
+        if late := [kind.name for kind in KINDS if kind.name not in {*flipped, *absent}]:
             self.notes.append(f"Time was up before: {', '.join(late)}.")
 
     def limits(self) -> Iterator[Trial]:
