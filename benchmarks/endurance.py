@@ -26,7 +26,7 @@ sys.path[0] = str(ROOT)  # in place of this file's folder
 from benchmarks.faults import table  # noqa: E402
 from benchmarks.faults.table import Trial  # noqa: E402
 
-SHORT = {"seed": 0, "minutes": 3.0, "kills": 9, "flips": 2, "others": 1, "disks": 1, "peers": 0, "checkpoints": 40}
+SHORT = {"only": "flips,growth,kills", "seed": 0, "minutes": 3.0, "kills": 9, "flips": 2, "others": 1, "checkpoints": 40}
 """Arguments of --short."""
 
 
@@ -65,11 +65,11 @@ class Campaign:
         if absent:
             self.notes.append(f"Kinds of files that were not there: {', '.join(absent)}.")
         counts = {"flips": self.given.flips, "others": self.given.others}
-        tried = set()
+        flipped = set()
         for trial in damage_kinds(KINDS, self.world.folder, self.given.seed, **counts, stop=self.stop):
-            tried.add(trial.what)
+            flipped.add(trial.what)
             yield trial
-        if late := [kind.name for kind in KINDS if kind.name not in {*tried, *absent}]:
+        if late := [kind.name for kind in KINDS if kind.name not in {*flipped, *absent}]:
             self.notes.append(f"Time was up before: {', '.join(late)}.")
 
     def limits(self) -> Iterator[Trial]:

@@ -52,8 +52,9 @@ class Damage:
         return f"{self.path} {self.how}" + ("" if self.how == "missing" else f" at {where}")
 
 
-ROWS = {"flipped": "Bit flips", "cut": "Cut files", "zeroed": "Zeroed blocks", "missing": "Missing files"}
-"""How a file is damaged -> section of the table."""
+FLIPS, OTHERS = "Bit flips", "Other damage"
+ROWS = {"flipped": "", "cut": "a cut end", "zeroed": "a zeroed block", "missing": "a missing file"}
+"""How a file is damaged -> its row in the table; flips have one for each kind of file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +207,8 @@ Task = tuple[Kind, Damage, int]
 
 
 def _trial(kind: Kind, damage: Damage, outcome: str, message: str, seed: int) -> Trial:
-    return Trial(ROWS[damage.how], kind.name, outcome, f"seed {seed}, {kind.folder}/{damage}: {message}"[:600])
+    row = (OTHERS, ROWS[damage.how]) if ROWS[damage.how] else (FLIPS, kind.name)
+    return Trial(*row, outcome, f"seed {seed}, {kind.name}, {kind.folder}/{damage}: {message}"[:600])
 
 
 def _results(world: Path, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[tuple[str, str]]:

@@ -148,36 +148,29 @@ def arguments_of(world: World, job: Job, workdir: Path) -> list[str]:
 
 
 def undisturbed(world: World, job: Job, workdir: Path | None = None) -> Reference:
-    """Run a job twice, since the first time compiles, and time the second; computed once for each workdir."""
+    """Run a job; once for each workdir."""
     return _undisturbed(world, job.name, workdir or world.folder / "workdir")
 
 
 @functools.cache
 def _undisturbed(world: World, name: str, workdir: Path) -> Reference:
     job = next(each for each in JOBS if each.name == name)
-    reference, left = None, None
-    for turn in range(2):
-        if workdir.exists():
-            shutil.rmtree(workdir)
-        job.begin(world, workdir)
-        process = start(
-            arguments_of(world, job, workdir), world.log(f"undisturbed-{job.mode}"), watched=workdir, before=worlds.small_parts
-        )
-        process.wait_for(job.begins)
-        began = time.monotonic()
-        if job.ends:
-            process.wait_for(job.ends)
-        else:
-            process.wait()
-        seconds = time.monotonic() - began
-        if process.wait() != 0:
-            raise RuntimeError(f"An undisturbed run failed:\n{process.text[-3000:]}")
-        before, left = left, in_child(functools.partial(job.describe, workdir))
-        if turn and (differing := worlds.differences(left, before)):
-            raise RuntimeError(f"Two undisturbed runs ({job.name}) differ: {'; '.join(differing[:5])}")
-        reference = Reference(left, seconds, process.changes)
-    assert reference is not None
-    return reference
+    if workdir.exists():
+        shutil.rmtree(workdir)
+    job.begin(world, workdir)
+    log = world.log(f"undisturbed-{job.mode}")
+    process = start(arguments_of(world, job, workdir), log, watched=workdir, before=worlds.small_parts)
+    process.wait_for(job.begins)
+    began = time.monotonic()
+    if job.ends:
+        process.wait_for(job.ends)
+    else:
+        process.wait()
+    seconds = time.monotonic() - began
+    if process.wait() != 0:
+        raise RuntimeError(f"An undisturbed run failed:\n{process.text[-3000:]}")
+    process.workers_end()
+    return Reference(in_child(functools.partial(job.describe, workdir)), seconds, process.changes)
 
 
 def kill(world: World, *, count: int, seed: int, stop: Callable[[], bool], jobs: tuple[Job, ...] = JOBS) -> Iterator[Trial]:

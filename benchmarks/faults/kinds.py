@@ -200,6 +200,14 @@ def attentive_probe(folder: Path) -> Any:
     return {"probe": repr(module), "params": digest_arrays(params), "notes": notes}
 
 
+def lock_taken(workdir: Path) -> str:
+    """A lock that a killed run has left is taken over."""
+    from timesformer_jax.run_lock import locked
+
+    with locked(workdir / ".eval.lock", f"evaluates in {workdir}"):
+        return "taken"
+
+
 def _is_beginning(found: Any, truth: Any) -> bool:
     """Whether every curve is the first part of what it should be."""
     flat = {(panel, line): steps_and_values for panel, lines in found.items() for line, steps_and_values in lines.items()}
@@ -293,6 +301,7 @@ KINDS: tuple[Kind, ...] = (
         partial=_is_prefix,
         silently=tuple(ROWS),
     ),
+    Kind("lock of a killed run", "unfinished", (".*.lock",), (lock_taken,), optional=True),
     Kind("results.json", "reference", ("results.json",), (results,)),
     Kind("predictions.jsonl", "reference", ("predictions.jsonl",), (results,)),
     Kind("confusion.csv", "reference", ("confusion.csv",), (confusion,)),

@@ -8,6 +8,7 @@ import resource
 import shutil
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,7 @@ def watch_growth(world: World, checkpoints: int, notes: list[str]) -> Iterator[T
         with contextlib.suppress(OSError):
             if step and step not in counts:
                 counts[step] = _usage(process.pid)
-        os.sched_yield()
+        time.sleep(0.01)
     if process.code != 0 or TRACEBACK in process.text:
         yield Trial(SECTION, "many checkpoints", "failed", f"{checkpoints}, {ENOUGH} descriptors: {end_of(process)}")
         return

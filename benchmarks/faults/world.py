@@ -18,7 +18,7 @@ from benchmarks.faults.running import TRACEBACK, Process, in_child, start
 LABELS = ("right", "down", "left")
 TRAIN, VAL = 12, 8
 """Videos of each label."""
-STEPS, CHECKPOINT_EVERY, EVALUATE_EVERY = 24, 2, 8
+STEPS, CHECKPOINT_EVERY, EVALUATE_EVERY = 12, 2, 4
 STEPS_PER_EPOCH = len(LABELS) * TRAIN / 6
 PART_BYTES = 400_000
 """Of the record files that are prepared, so that a small data set has several."""
