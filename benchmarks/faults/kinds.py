@@ -160,8 +160,8 @@ def confusion(workdir: Path) -> Any:
 
     from experiment import report
 
-    names = sorted(worlds.LABELS)
-    found = report._read_confusion(epath.Path(workdir), names)
+    content = report._read_results(epath.Path(workdir))[2]
+    found = report._read_confusion(content, epath.Path(workdir), sorted(worlds.LABELS))
     return None if found is None else found.tolist()
 
 
