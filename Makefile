@@ -89,6 +89,7 @@ bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares wi
 	$(BIN)/python benchmarks/weights.py
 	$(BIN)/python benchmarks/input_pipeline.py
 	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/checkpoints.py
 	$(BIN)/python benchmarks/evaluation.py
 
 .PHONY: endurance

@@ -58,9 +58,9 @@ def name_os_error(error: BaseException) -> Named | None:
         if isinstance(one, OSError) and one.errno in NAMES:
             return Named(*NAMES[one.errno])
     texts = [str(one) for one in chain]
-    for number, named in NAMES.items():
+    for number in sorted(NAMES, key=lambda number: -len(os.strerror(number))):  # one text begins with another
         if any(os.strerror(number) in text for text in texts):
-            return Named(*named)
+            return Named(*NAMES[number])
     if any(type(one).__name__ in PEER_ERRORS and any(word in str(one) for word in PEER_WORDS) for one in chain):
         return Named(*LOST_PEER)
     return None

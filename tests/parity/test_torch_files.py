@@ -347,3 +347,19 @@ def test_files_without_tensors_by_name(content: Any, tmp_path: Path):
     torch.save(content, tmp_path / "a.pyth")
     with pytest.raises(tsf.InputError, match=r"holds no tensors by name"):
         tsf.load(tmp_path / "a.pyth")
+
+
+@pytest.mark.parametrize("name", ["a.pyth", "a.pth"])
+def test_a_flipped_bit_in_a_written_file_is_found(name: str, tmp_path: Path):
+    """PyTorch writes CRCs and doesn't compare them."""
+    model = tsf.create("timesformer-tiny", num_classes=2)
+    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 4, 32, 32, 3), np.float32))["params"]
+    pretrained = tsf.Pretrained(model, params, tsf.Preprocess(num_frames=4, crop_size=32), labels=("yes", "no"))
+    writer = save_official if name == "a.pyth" else save_mmaction2
+    writer(pretrained, tmp_path / name)
+    assert tsf.load(tmp_path / name).labels == ("yes", "no")
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(tsf.InputError, match="differs from its CRC"):
+        tsf.load(tmp_path / name)

@@ -16,7 +16,7 @@ from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.pretrained.broken import broken
 from timesformer_jax.pretrained.claims import EXPANSION, LARGEST_TEXT, SLACK, check_regular
 from timesformer_jax.pretrained.pickles import FEWEST, choose_entry, load_torch, tensors_by_entry
-from timesformer_jax.pretrained.sealing import check_seal
+from timesformer_jax.pretrained.sealing import check_crcs, check_seal
 
 
 class Tensors(NamedTuple):
@@ -118,6 +118,7 @@ def open_torch(paths: list[Path], entry: str | None = None) -> Tensors:
         others = tuple(name for name in entries if name != wrapper and len(entries[name]) >= FEWEST)
         top = loaded if isinstance(loaded, Mapping) else {}
         notes = {k: v for k, v in top.items() if k not in (wrapper, *others) and k not in entries[wrapper]}
+        check_crcs(path, notes)
 
     def take(name: str) -> np.ndarray:
         with broken(paths[0], "PyTorch"):

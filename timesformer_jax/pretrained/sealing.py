@@ -1,4 +1,4 @@
-"""A digest in the header of the `.safetensors` files that this project writes, compared when one is read.
+"""A digest in the header of the `.safetensors` files that this project writes, compared when one is read; CRCs of `.pyth`.
 
 It covers the header and all tensors. The two JSON files of a Hugging Face folder, which people edit, have digests beside it: a
 difference there is a warning.
@@ -6,6 +6,7 @@ difference there is a warning.
 
 import json
 import logging
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ KEY = f"timesformer_jax.{ALGORITHM}"
 """Entry of a file's metadata with its digest."""
 FILES = f"{KEY}.files"
 """Entry with the digests of further files in the folder, as JSON."""
+OURS = "timesformer_jax"
+"""Entry of a PyTorch file that this project wrote."""
 OPEN = "0" * 16
 """What stands there until the digest is known."""
 
@@ -52,6 +55,27 @@ def check_seal(path: Path, metadata: Mapping[str, Any]) -> None:
         other = path.parent / Path(name).name
         if other.is_file() and digest_bytes(other.read_bytes()) != digest:
             log.warning("%s isn't as it was written: it was edited, or is damaged.", other)
+
+
+def check_crcs(path: Path, notes: Mapping[str, Any]) -> None:
+    """Raise `InputError` if an entry of a PyTorch file that this project wrote differs from its CRC; warn of others' files.
+
+    PyTorch writes these CRCs, unless it is told not to, and doesn't compare them.
+
+    Args:
+      path: the file; one of PyTorch's format from before zip archives has no CRC.
+      notes: its entries besides the tensors.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is None:
+        return
+    meta = notes.get("meta")
+    if OURS in notes or (isinstance(meta, Mapping) and OURS in meta):
+        raise InputError(f"{path} is damaged: {damaged} in it differs from its CRC. Use a copy of it, or write it anew.")
+    log.warning("%s is damaged, or was written without CRCs: %s in it differs from its CRC.", path, damaged)
 
 
 def _digest(path: Path) -> str:
