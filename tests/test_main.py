@@ -439,3 +439,26 @@ def test_every_config_has_its_command_and_cost(name: str):
     text = (ROOT / "configs" / f"{name}.py").read_text()
     assert f"python main.py --config=configs/{name}.py" in text.partition('"""')[2].partition('"""')[0]
     assert re.search(r"minute|FLOPs", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "params/ocdbt.process_0/d/*"])
+def test_a_damaged_newest_checkpoint_costs_its_steps_alone(
+    trained: Path, tmp_path: Path, made_clips: Path, data_dir: str, name: str, caplog: pytest.LogCaptureFixture
+):
+    """Evaluation names it; training resumes from the one before, and ends with what the undisturbed run ended with."""
+    shutil.copytree(trained, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    (path,) = (folder / "2").glob(name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    config = small_folder(made_clips, data_dir)
+    with pytest.raises(InputError, match=r"checkpoints/2 is damaged: .* The one of step 1 before it is whole"):
+        main.run(config, str(tmp_path / "run"), "eval")
+    main.run(config, str(tmp_path / "run"), "train")
+    assert "The run resumes from step 1 instead of step 2." in caplog.text
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "damaged-2"]
+    jax.tree.map(
+        np.testing.assert_array_equal, *(read_checkpoint(place)[0] for place in (folder / "2", trained / "checkpoints" / "2"))
+    )
