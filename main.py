@@ -97,8 +97,14 @@ def run(config: Any, workdir: str, mode: str) -> None:
         check_features(config, workdir)
     if mode == "report":
         check_report(workdir)
-    lock = mode if mode in LOCKS else None
-    job = Job(config, workdir, read_only=read_only, trains=mode == "train", draws=mode != "features", lock=lock)
+    job = Job(
+        config,
+        workdir,
+        read_only=read_only,
+        trains=mode == "train",
+        draws=mode != "features",
+        lock=mode if mode in LOCKS else None,
+    )
     try:
         if mode == "train":
             with contextlib.ExitStack() as stack:

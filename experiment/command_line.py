@@ -1,7 +1,6 @@
 """main.py's command line: usage, flags and configs refused in one line, log lines above the progress bar."""
 
 import functools
-import json
 import logging
 import os
 import re
@@ -26,6 +25,7 @@ import timesformer_jax
 from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.preemption import SAME_INTERRUPT
 from timesformer_jax.printable import escape_unencodable, printable
+from timesformer_jax.state_files import parse_json
 
 log = logging.getLogger("timesformer_jax")
 
@@ -249,8 +249,11 @@ def _some_video(config: Any, workdir: str) -> str:
     """A video that the test in the workdir has scored, if it is a file here; a placeholder else."""
     file, root = epath.Path(workdir) / "predictions.jsonl", config.data.get("root")
     if root and file.exists():
-        with file.open() as lines:
-            name = json.loads(next(iter(lines), "{}")).get("video", "")
+        try:
+            with file.open("rb") as lines:
+                name = parse_json(next(iter(lines), b"{}"), file, remedy="evaluate again").get("video", "")
+        except InputError:  # it is only an example
+            return "VIDEO"
         path = Path(root).expanduser() / name
         if name and path.is_file():
             return str(path)

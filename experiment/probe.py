@@ -1,7 +1,6 @@
 """`--mode=probe`: what the frozen features know, told by many heads that are trained on them at once."""
 
 import functools
-import json
 import logging
 import math
 import sys
@@ -21,6 +20,7 @@ from timesformer_jax import evaluation, training
 from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import describe_model
 from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
+from timesformer_jax.state_files import write_json
 from timesformer_jax.training.clock import DeviceClock, Timing
 from timesformer_jax.training.log_lines import epoch_text, number, rate_words
 
@@ -236,7 +236,7 @@ def _write(
     elif not _further():
         training.write_probe(file, module, jax.device_get(params), {**model_notes, **about})
     if not _further():
-        evaluation.write_whole(table, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        write_json(table, results)
     together("the probe is written")
     low, high = results["best"]["intervals"]["top1"]
     log.info(

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import functools
 import io
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,9 +20,11 @@ from experiment.train import CONFIG
 from input_pipeline import WINDOW_AXES, VideoDataset, prepare_test, test_batches
 from timesformer_jax import evaluation, explain
 from timesformer_jax.cost import count_multiply_adds, count_parameters
+from timesformer_jax.errors import first_line
 from timesformer_jax.explain.embedding import Panel, draw_points, embed_points, nearest_neighbour_accuracy
 from timesformer_jax.features import extract
 from timesformer_jax.printable import printable
+from timesformer_jax.state_files import read_json, refuse
 
 log = logging.getLogger("timesformer_jax")
 
@@ -47,7 +48,7 @@ def report(job: Job) -> None:
     Raises `InputError` where nothing has been tested yet, or the tested checkpoint isn't kept any more.
     """
     workdir = epath.Path(job.workdir)
-    results, rows = _read_results(workdir)
+    results, rows, confusion = _read_results(workdir)
     curves = read_curves(job.workdir)
     params = _tested(job, results["step"])
     data = _Videos(job, results["split"])
@@ -63,7 +64,7 @@ def report(job: Job) -> None:
             results=results,
             curves=curves,
             label_names=job.data.label_names,
-            confusion=_read_confusion(workdir, job.data.label_names),
+            confusion=_read_confusion(confusion, workdir, job.data.label_names),
             best=shown[: len(best)],
             worst=shown[len(best) :],
             map_name="Over each frame: what the class token has gathered from it, by attention rollout through all blocks.",
@@ -78,30 +79,36 @@ def report(job: Job) -> None:
     log.info("See %s/%s (%.1f MiB, no other file is needed).", job.workdir, FILE, len(page) / 2**20)
 
 
-def _read_results(workdir: epath.Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    try:
-        results = json.loads((workdir / "results.json").read_text())
-        rows = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
-    except FileNotFoundError as error:
-        raise tsf.InputError(f"Nothing has been tested in {workdir} yet: run --mode=eval, then the report.") from error
-    return results, rows
+def _read_results(workdir: epath.Path) -> tuple[dict[str, Any], list[dict[str, Any]], bytes | None]:
+    results, contents = evaluation.read_results(str(workdir))
+    path = workdir / "predictions.jsonl"
+    if path.name not in contents:
+        raise tsf.InputError(f"{path} isn't there: evaluate again with --mode=eval.")
+    return results, evaluation.parse_rows(contents[path.name], path), contents.get("confusion.csv")
 
 
 def _read_config(workdir: epath.Path) -> dict[str, Any]:
     """What the workdir was last trained with; empty where that isn't known."""
     path = workdir / CONFIG
-    return json.loads(path.read_text()) if path.exists() else {}
+    remedy = "delete it to make the report without it, or train again"
+    return read_json(path, remedy=remedy) if path.exists() else {}
 
 
-def _read_confusion(workdir: epath.Path, names: Sequence[str]) -> np.ndarray | None:
+def _read_confusion(content: bytes | None, workdir: epath.Path, names: Sequence[str]) -> np.ndarray | None:
     """The counts of confusion.csv, which has printable names; None where a video may have several labels."""
     path = workdir / "confusion.csv"
-    if not path.exists():
+    if content is None:
         return None
-    head, *rows = csv.reader(io.StringIO(path.read_text()))
+    try:
+        head, *rows = csv.reader(io.StringIO(content.decode()))
+        counts = np.array([row[1:] for row in rows], np.int64)
+    except (ValueError, csv.Error) as error:
+        refuse(path, first_line(error), "evaluate again with --mode=eval", error)
     if head[1:] not in ([printable(name) for name in names], list(names)):  # older versions wrote names as they are
         raise tsf.InputError(f"{path} is of other labels than the data set's: test again with --mode=eval.")
-    return np.array([row[1:] for row in rows], np.int64).reshape(len(names), len(names))
+    if counts.shape != (len(names), len(names)):
+        refuse(path, f"it has {len(rows)} rows for {len(names)} labels", "evaluate again with --mode=eval")
+    return counts
 
 
 def _tested(job: Job, step: int) -> Any:

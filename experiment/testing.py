@@ -29,6 +29,8 @@ def test(job: Job, params: Any, step: int) -> None:
     Resumes the same test if that was stopped. Raises `Preempted` after SIGTERM or Ctrl-C.
     """
     job.lock("eval")
+    if jax.process_index() == 0:
+        evaluation.finish_results(job.workdir)
     options = job.config.eval
     views = {"num_clips": options.num_clips, "num_crops": options.num_crops}
     scores, partial = _score(job, params, step, views)

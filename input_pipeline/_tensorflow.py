@@ -3,6 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from etils import epath
+
+from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.state_files import describe_os_error, digest_of, read_json, reading, refuse, write_json
 
 # Read when TensorFlow is loaded: no start-up chatter. oneDNN's only effect here would be two lines of it per process, as
 # nothing but JPEG decoding and resizing runs in TensorFlow.
@@ -37,6 +43,48 @@ class LocalInfo(tfds.core.DatasetInfo):
 
     def initialize_from_bucket(self) -> None:
         """Do nothing."""
+
+    def write_to_directory(self, dataset_info_dir: Any, all_metadata: bool = True) -> None:
+        """Write the description, and the digests of all small files beside it."""
+        super().write_to_directory(dataset_info_dir, all_metadata)
+        folder = epath.Path(dataset_info_dir)
+        write_json(folder / DIGESTS, {"files": {path.name: digest_of(path.read_bytes()) for path in _small_files(folder)}})
+
+    def read_from_directory(self, dataset_info_dir: Any) -> None:
+        """Read the description; raises `InputError` if it, or a small file beside it, is not as it was written."""
+        folder = epath.Path(dataset_info_dir)
+        remedy = f"delete {folder} to prepare the data again"
+        if (folder / DIGESTS).exists():  # else an older version has prepared it
+            digests = read_json(folder / DIGESTS, remedy=remedy, fields={"files": dict})["files"]
+            for name, digest in digests.items():
+                with reading(folder / name):
+                    content = (folder / name).read_bytes()
+                if digest_of(content) != digest:
+                    refuse(folder / name, "its content doesn't match its digest", remedy)
+        try:
+            super().read_from_directory(dataset_info_dir)
+        except InputError:
+            raise
+        except OSError as error:
+            raise InputError(f"Can't read the description of the data in {folder}: {describe_os_error(error)}.") from error
+        except Exception as error:  # of many types: protobuf's, JSON's, TFDS's
+            refuse(
+                folder / "dataset_info.json",
+                f"or features.json, metadata.json or labels beside it: {first_line(error)}",
+                remedy,
+            )
+
+
+DIGESTS = "digests.json"
+"""Name of a small file beside prepared data -> digest of its content."""
+
+
+def _small_files(folder: epath.Path) -> list[epath.Path]:
+    """Everything in the folder of prepared data but the records and their index, which have checksums of their own."""
+    names = sorted(path.name for path in folder.iterdir() if not path.is_dir())
+    return [
+        folder / name for name in names if ".tfrecord" not in name and not name.endswith(".records.npy") and name != DIGESTS
+    ]
 
 
 __all__ = ["LocalInfo", "quiet_tfds", "tf", "tfds"]

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from typing import Any
 from etils import epath
 
 from input_pipeline.fingerprints import measure_all
+from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.datasets import Entry, Listing
-from timesformer_jax.errors import InputError
+from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.printable import printable
+from timesformer_jax.state_files import describe_os_error, parse_json, reading, refuse
 
 log = logging.getLogger("timesformer_jax")
 
@@ -110,21 +113,27 @@ def write_source(folder: epath.Path, contents: Contents) -> None:
         digest=contents.digest,
         digest_of_times=contents.digest_of_times,
     )
-    (folder / FILE).write_text(json.dumps(dataclasses.asdict(source), indent=2) + "\n")
+    write_whole(folder / FILE, json.dumps(dataclasses.asdict(source), indent=2) + "\n")
 
 
 def read_source(folder: epath.Path) -> Source | None:
     """The record of a prepared data set; None if an older version prepared it, which kept none.
+
+    Its digest is in `digests.json`, and compared when the data are opened; its own field `digest` is that of the videos.
 
     Raises `InputError` for a damaged record.
     """
     path = folder / FILE
     if not path.exists():
         return None
-    try:
-        return Source(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is damaged: delete {folder} to prepare the data anew.") from error
+    fields = {field.name: _TYPES[str(field.type)] for field in dataclasses.fields(Source)}
+    with reading(path):
+        content = path.read_bytes()
+    found = parse_json(content, path, remedy=f"delete {folder} to prepare the data anew", fields=fields, digest=False)
+    return Source(**{name: found[name] for name in fields})
+
+
+_TYPES = {"str": str, "int": int, "list[str]": list, str(str): str, str(int): int, str(list[str]): list}
 
 
 def check_source(folder: epath.Path, root: Path | None, read: Callable[[], Contents]) -> None:
@@ -183,8 +192,10 @@ def _recorded(folder: epath.Path) -> Iterator[tuple[str, str]]:
     path = folder / VIDEOS
     try:
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is damaged: delete {folder} to prepare the data anew.") from error
+    except (EOFError, ValueError, gzip.BadGzipFile, zlib.error) as error:
+        refuse(path, first_line(error), f"delete {folder} to prepare the data anew", error)
+    except OSError as error:
+        raise InputError(f"Can't read {path}: {describe_os_error(error)}.") from error
     for line in lines:
         video, _, time = line.rpartition("\t")
         yield video, time

@@ -19,6 +19,7 @@ from input_pipeline import DATASETS, open_dataset
 from tests.runs import ROOT, config_of, predictions, results, small_folder
 from timesformer_jax import InputError, training
 from timesformer_jax.pretrained.own import read_checkpoint
+from timesformer_jax.state_files import sealed
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if "def get_config(" in path.read_text())
 
@@ -131,7 +132,7 @@ def test_a_report_of_the_test(trained: Path, made_clips: Path, data_dir: str):
 
 def test_a_report_needs_a_test_whose_checkpoint_is_there(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
     shutil.copytree(trained, tmp_path / "run")
-    (tmp_path / "run" / "results.json").write_text(json.dumps({**results(trained), "step": 7}))
+    (tmp_path / "run" / "results.json").write_text(json.dumps(sealed({**results(trained), "step": 7})))
     with pytest.raises(InputError, match=r"results.json is of step 7, whose checkpoint isn't kept any more .there are \d+"):
         main.run(small_folder(made_clips, data_dir), str(tmp_path / "run"), "report")
     (tmp_path / "run" / "results.json").unlink()

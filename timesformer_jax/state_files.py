@@ -90,16 +90,18 @@ def read_json(path: Any, *, remedy: str, fields: Mapping[str, type] | None = Non
     return parse_json(content, path, remedy=remedy, fields=fields)
 
 
-def parse_json(content: bytes, path: Any, *, remedy: str, fields: Mapping[str, type] | None = None) -> dict[str, Any]:
-    """`read_json` of a file's bytes."""
+def parse_json(
+    content: bytes, path: Any, *, remedy: str, fields: Mapping[str, type] | None = None, digest: bool = True
+) -> dict[str, Any]:
+    """`read_json` of a file's bytes; `digest=False`: the file's digest is kept elsewhere, and `digest` is an entry."""
     try:
         value = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         refuse(path, first_line(error), remedy, error)
     if not isinstance(value, dict):
         refuse(path, "it holds no JSON object", remedy)
-    digest = value.pop(DIGEST, None)
-    if digest is not None and digest != digest_of(_canonical(value)):
+    stored = value.pop(DIGEST, None) if digest else None
+    if stored is not None and stored != digest_of(_canonical(value)):
         refuse(path, "its content doesn't match its digest", remedy)
     for name, kind in (fields or {}).items():
         if not isinstance(value.get(name), kind):

@@ -40,27 +40,25 @@ def test_a_process_that_dies_costs_its_own_item_alone():
     assert str(results[5]) == "the process that read it died"
 
 
-@pytest.mark.parametrize("thread", [False, True], ids=["Linux's signal", "a look for the parent"])
+@pytest.mark.parametrize(
+    "thread",
+    [pytest.param(False, id="Linux's signal"), pytest.param(True, id="a look for the parent", marks=pytest.mark.slow)],
+)
 def test_workers_end_with_a_killed_parent(thread: bool):
     """Linux's signal is for work of the main thread: it follows the thread that started the worker."""
     code = """
-import os, sys, threading, time
+import os, threading, time
 from timesformer_jax.datasets import map_in_processes
-def sleep(_): time.sleep(600)
-def work():
-    iterator = map_in_processes(sleep, range(4), num_workers=2)
-    threading.Timer(1, tell).start()
-    next(iterator)
-def tell():
-    from loky.reusable_executor import _executor_storage
-    print(*_executor_storage.executor._processes, flush=True)
+def sleep(_):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+def work(): next(map_in_processes(sleep, range(4), num_workers=2))
 """
-    code += "threading.Thread(target=work).start()" if thread else "work()"
+    code += "threading.Thread(target=work).start(); time.sleep(60)" if thread else "work()"
     root = Path(__file__).parent.parent.parent
     with subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        workers = [int(number) for number in process.stdout.readline().split()]
-        assert len(workers) == 2
+        workers = [int(process.stdout.readline()) for _ in range(2)]
         process.kill()
     until = time.monotonic() + 5
     while (alive := [number for number in workers if is_running(number)]) and time.monotonic() < until:

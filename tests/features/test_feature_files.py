@@ -137,7 +137,7 @@ def damage(folder: Path, how: str) -> None:
     [
         ("cut", "00001-of-00002.npz is damaged .*: delete it"),
         ("missing", r"is not complete \(1 of 2 shards are missing\)"),
-        ("no json", "Can't read .*features.json"),
+        ("no json", r"features\.json is damaged .*: delete .* extract the features again"),
         ("other json", "features.json doesn't describe features"),
         ("not finite", "holds features that are not finite"),
         ("narrow", r"should hold 4 rows of 2 axes, the last of 24, got values of \[4, 2, 5\]"),

@@ -111,13 +111,21 @@ def test_records_that_are_missing_or_damaged(kinetics: Path, tmp_path: Path, cap
     place = tmp_path / "place"
     shutil.copytree(kinetics, place)
     (record,) = (place / "prepared").rglob(FILE)
+    digests = record.with_name("digests.json")
+    for path in [record.with_name(name) for name in json.loads(digests.read_text())["files"]]:
+        content = path.read_bytes()
+        path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+        with pytest.raises(InputError, match=f"{path.name} is damaged .*: delete .* to prepare the data again"):
+            reopen(place, None)
+        path.write_bytes(content)
+    digests.unlink()  # older versions had none either
     record.with_name(VIDEOS).write_bytes(b"no gzip")
     reopen(place, place / "videos")  # which isn't read where nothing differs
     replace(place / "videos")
-    with pytest.raises(InputError, match=f"{VIDEOS} is damaged: delete"):
+    with pytest.raises(InputError, match=f"{VIDEOS} is damaged .*: delete"):
         reopen(place, place / "videos")
     record.write_text(record.read_text()[:20])
-    with pytest.raises(InputError, match=f"{FILE} is damaged: delete"):
+    with pytest.raises(InputError, match=f"{FILE} is damaged .*: delete"):
         reopen(place, place / "videos")
     record.unlink()
     caplog.clear()
@@ -156,6 +164,7 @@ def test_what_an_older_version_prepared_is_found(tmp_path: Path, caplog: pytest.
     older = first.with_name(older_name(config, "mine"))
     first.rename(older)
     (older / "2.0.0" / FILE).unlink()
+    (older / "2.0.0" / "digests.json").unlink()
     again = folder(tmp_path / "mine", tmp_path / "prepared")
     assert Path(again.builder.data_path).parent == older
     assert again.num_videos("train") == 2

@@ -26,7 +26,15 @@ from timesformer_jax.evaluation.metrics import (
 from timesformer_jax.evaluation.multi_view import make_score_fn, predict_videos, score_clips
 from timesformer_jax.evaluation.partial import PartialTest, fingerprint
 from timesformer_jax.evaluation.report import AVERAGE_TITLES, TITLES, ClassRow, Report, ShownVideo, class_rows, render_report
-from timesformer_jax.evaluation.results import best_labels, figures, prediction_rows, write_results
+from timesformer_jax.evaluation.results import (
+    best_labels,
+    figures,
+    finish_results,
+    parse_rows,
+    prediction_rows,
+    read_results,
+    write_results,
+)
 
 __all__ = [
     "AVERAGES",
@@ -51,14 +59,17 @@ __all__ = [
     "confusion_matrix",
     "figures",
     "fingerprint",
+    "finish_results",
     "intervals",
     "label_ranks",
     "make_score_fn",
     "mean_loss",
     "measure",
+    "parse_rows",
     "predict_videos",
     "prediction_rows",
     "proportion_intervals",
+    "read_results",
     "render_report",
     "score_clips",
     "wilson_interval",

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import logging
-import zipfile
 from typing import Any
 
 import jax
@@ -16,7 +15,9 @@ from jax.sharding import Mesh
 
 from timesformer_jax._typing import Array
 from timesformer_jax.atomic_write import write_whole
+from timesformer_jax.errors import InputError
 from timesformer_jax.evaluation.clip_scores import ClipRows
+from timesformer_jax.state_files import read_arrays, read_json
 from timesformer_jax.training.mesh import replicated
 
 log = logging.getLogger("timesformer_jax")
@@ -56,7 +57,7 @@ class PartialTest:
         """Clears away what belongs to another test, and says what is kept here."""
         path = self._folder / DESCRIPTION
         try:
-            if self._folder.exists() and not (path.exists() and path.read_text() == text):
+            if self._folder.exists() and not (path.exists() and path.read_bytes() == text.encode()):
                 log.info(
                     "Discarding the unfinished test in %s, which is another one%s.", self._folder, _told(path, description)
                 )
@@ -93,9 +94,9 @@ class PartialTest:
             if first > len(self.rows):
                 return
             try:
-                with np.load(io.BytesIO(path.read_bytes())) as file:
-                    part = dict(file)
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # damaged: as if it weren't there
+                part = read_arrays(path, remedy="it is made again")
+            except InputError as error:  # as if it weren't there
+                log.warning("Scoring again what was in %s: %s", path, error)
                 return
             # Of processes that were stopped at different batches one has more than was agreed on, and wrote them again.
             self.rows.add_part(part, len(self.rows) - first)
@@ -114,8 +115,8 @@ class PartialTest:
 def _told(path: epath.Path, description: dict[str, Any]) -> str:
     """What is different, for the log."""
     try:
-        theirs = json.loads(path.read_text())
-    except (OSError, ValueError):
+        theirs = read_json(path, remedy="it is made again")
+    except InputError:
         return ""
     ours = json.loads(json.dumps(description))
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +10,19 @@ from etils import epath
 
 from timesformer_jax._typing import Int, ndarray
 from timesformer_jax.atomic_write import write_whole
+from timesformer_jax.errors import InputError
 from timesformer_jax.evaluation.clip_scores import ClipScores, Predictions
 from timesformer_jax.evaluation.metrics import intervals, measure
 from timesformer_jax.printable import printable, to_json
+from timesformer_jax.state_files import digest_of, parse_json, read_json, reading, refuse, write_json
 
 DIGITS = 6
 """That figures and scores are rounded to: batches of another size change the ones behind."""
+
+RESULTS, PREDICTIONS, CONFUSION = "results.json", "predictions.jsonl", "confusion.csv"
+STAGING = "results.part"
+"""The folder in the workdir where new results are written before they replace the old ones."""
+REMEDY = "evaluate again with --mode=eval"
 
 FEWER_DIGITS = {"calibration_error": 4}
 """Of figures that move with every score, not only where an answer changes; the same for any batch size that way."""
@@ -82,14 +88,84 @@ def write_results(
     confusion: tuple[np.ndarray, Sequence[str]] | None = None,
 ) -> None:
     """Writes `predictions.jsonl` (one line a video), `confusion.csv` (of the matrix and the label names, where they are given:
-    a line for each true label, a column for each that was said) and, last, `results.json`; each whole or not at all."""
+    a line for each true label, a column for each that was said) and `results.json`, all or none.
+
+    They are written to a folder of their own and count from when its `results.json` is there, which has the others' digests;
+    then they are moved. A process that is killed in between leaves the rest to the next call of `finish_results`.
+    """
     folder = epath.Path(workdir)
-    write_whole(folder / "predictions.jsonl", "".join(to_json(row) + "\n" for row in rows))
-    if confusion is None:
-        (folder / "confusion.csv").unlink(missing_ok=True)
-    else:
-        write_whole(folder / "confusion.csv", _confusion_csv(*confusion))
-    write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    finish_results(workdir)
+    contents = {PREDICTIONS: "".join(to_json(row) + "\n" for row in rows).encode()}
+    if confusion is not None:
+        contents[CONFUSION] = _confusion_csv(*confusion).encode()
+    (folder / STAGING).mkdir(exist_ok=True)
+    for name, content in contents.items():
+        write_whole(folder / STAGING / name, content)
+    digests = {name: digest_of(contents[name]) if name in contents else None for name in (PREDICTIONS, CONFUSION)}
+    write_json(folder / STAGING / RESULTS, {**results, "files": digests})
+    finish_results(workdir)
+
+
+def finish_results(workdir: str) -> None:
+    """Move the results of an evaluation that was killed while it moved them; discard them if they aren't whole."""
+    folder = epath.Path(workdir)
+    staging = folder / STAGING
+    if not staging.exists():
+        return
+    if (staging / RESULTS).exists():
+        digests = read_json(staging / RESULTS, remedy=f"delete {staging}", fields={"files": dict})["files"]
+        for name, digest in digests.items():
+            if digest is None:
+                (folder / name).unlink(missing_ok=True)
+            elif (staging / name).exists():
+                (staging / name).replace(folder / name)
+        (staging / RESULTS).replace(folder / RESULTS)
+    staging.rmtree()
+
+
+def read_results(workdir: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The evaluation's `results.json`, and the content of each of its other files that is there.
+
+    Raises `InputError` if nothing has been evaluated, and if the files are damaged or not of the same evaluation.
+    """
+    folder = epath.Path(workdir)
+    for _ in range(3):  # another process may be moving them
+        whole = folder / STAGING / RESULTS
+        results = _read(whole if whole.exists() else folder / RESULTS)
+        digests = results.pop("files", {})
+        contents, differing = {}, []
+        for name in (PREDICTIONS, CONFUSION):
+            expected = digests.get(name, "")
+            content = None if expected is None else _content(folder, name, expected)
+            if content is None and expected:
+                differing.append(name)
+            elif content is not None:
+                contents[name] = content
+        if not differing:
+            return results, contents
+    refuse(folder / differing[0], f"or not of the same evaluation as {RESULTS}", REMEDY)
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+    if not path.exists():
+        raise InputError(f"Nothing has been tested in {path.parent} yet: run --mode=eval, then the report.")
+    return read_json(path, remedy=REMEDY, fields={"step": int, "split": str})
+
+
+def _content(folder: epath.Path, name: str, digest: str) -> bytes | None:
+    """The content of the file with this digest (any, if that is empty: of older versions); None if there is none."""
+    for path in (folder / STAGING / name, folder / name):
+        if path.exists():
+            with reading(path):
+                content = path.read_bytes()
+            if not digest or digest_of(content) == digest:
+                return content
+    return None
+
+
+def parse_rows(content: bytes, path: Any) -> list[dict[str, Any]]:
+    """The rows of `predictions.jsonl`; raises `InputError` if they are damaged."""
+    return [parse_json(line, path, remedy=REMEDY, fields={"video": str}) for line in content.splitlines()]
 
 
 def _confusion_csv(matrix: np.ndarray, label_names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from timesformer_jax.features.kinds import KINDS, extract, value_shape
 from timesformer_jax.features.reading import FeatureSet, read_features
 from timesformer_jax.features.writing import (
     DTYPES,
+    LOCK,
     TILED_CLIPS,
     FeatureWriter,
     ShardRows,
@@ -17,6 +18,7 @@ from timesformer_jax.features.writing import (
 __all__ = [
     "DTYPES",
     "KINDS",
+    "LOCK",
     "TILED_CLIPS",
     "FeatureSet",
     "FeatureWriter",

@@ -18,16 +18,19 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from timesformer_jax._typing import Float, ndarray
-from timesformer_jax.atomic_write import replacing, write_whole
+from timesformer_jax.atomic_write import replacing
 from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.features.kinds import KINDS, value_shape
 from timesformer_jax.modeling import TimeSformer, describe_model, flatten_params
-from timesformer_jax.printable import to_json
+from timesformer_jax.state_files import read_arrays, read_json, write_json
 from timesformer_jax.video import Preprocess
 
 ABOUT = "features.json"
 """What the features are of; `description` decides whether shards belong together."""
+
+LOCK = ".features.lock"
+"""In the folder, while `timesformer features` writes to it."""
 
 DTYPES = ("float32", "float16")
 SHARD_BYTES = 256 * 2**20
@@ -176,7 +179,7 @@ class FeatureWriter:
         if not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file, and the features need a folder.")
         if not (self.folder / ABOUT).exists():
-            if any(path.name != f"{ABOUT}.part" for path in self.folder.iterdir()):
+            if any(path.name not in (f"{ABOUT}.part", LOCK) for path in self.folder.iterdir()):
                 raise InputError(f"{self.folder} holds something else than features: move it away, or write them elsewhere.")
             return
         theirs = read_about(self.folder)["description"]
@@ -221,7 +224,7 @@ class FeatureWriter:
         return shard_path(self.folder, shard, self.num_shards)
 
     def _say(self, about: Mapping[str, Any]) -> None:
-        write_whole(self.folder / ABOUT, to_json(about, indent=2) + "\n")
+        write_json(self.folder / ABOUT, about)
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
@@ -262,11 +265,9 @@ def folder_at(path: str | Path) -> Path:
 
 def read_about(folder: Path) -> dict[str, Any]:
     """What `features.json` says; raises `InputError` where it is none of ours."""
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"Can't read {folder / ABOUT}: {first_line(error)}.") from error
-    described = about.get("description") if isinstance(about, Mapping) else None
+    remedy = f"delete {folder} and extract the features again"
+    about = read_json(folder / ABOUT, remedy=remedy)
+    described = about.get("description")
     needed = {"kind", "model", "num_shards"}
     if not isinstance(described, Mapping) or not described.keys() >= needed or described["kind"] not in KINDS:
         raise InputError(f"{folder / ABOUT} doesn't describe features of timesformer_jax.")
@@ -275,10 +276,4 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 def read_shard(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """A shard's arrays, or some of them; raises `InputError` for a damaged file."""
-    try:
-        with path.open("rb") as file, np.load(cast(Any, file), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in (names or arrays.files)}
-    except Exception as error:  # of many types: zipfile's, NumPy's, the system's
-        raise InputError(
-            f"{path} is damaged ({first_line(error)}): delete it, and the command that wrote it makes it again."
-        ) from error
+    return read_arrays(path, names=names, remedy="delete it, and the command that wrote it makes it again")

@@ -27,6 +27,7 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.features import (
     DTYPES,
     KINDS,
+    LOCK,
     TILED_CLIPS,
     FeatureWriter,
     ShardRows,
@@ -48,6 +49,7 @@ from timesformer_jax.modeling import TimeSformer
 from timesformer_jax.preemption import watch_preemption
 from timesformer_jax.pretrained import Pretrained, load
 from timesformer_jax.printable import as_utf8, printable
+from timesformer_jax.run_lock import locks_released, take_lock
 from timesformer_jax.video import VIDEO_SUFFIXES, Clip
 
 
@@ -71,6 +73,7 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
     add_load_arguments(job, former="--checkpoint-kind")
 
 
+@locks_released()
 def run(arguments: argparse.Namespace) -> int:
     """Writes the features; a video that can't be read is a line on stderr, and makes the exit code 1."""
     from tqdm import tqdm
@@ -89,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     labels = sorted({_folder(path) for path in paths}) if arguments.label_by_folder else None
     writer = _open(arguments, pretrained, paths, labels)
     writer.begin()
+    take_lock(writer.folder / LOCK, f"extracts features to {writer.folder}")
     shards = np.array_split(np.array(paths, object), writer.num_shards)
     missing = writer.missing()
     left = sum(len(shards[shard]) for shard in missing)

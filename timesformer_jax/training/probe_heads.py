@@ -17,6 +17,7 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import INITIALIZATIONS, Features, TimeSformer, flatten_params
 from timesformer_jax.modeling.attention import IMPLEMENTATIONS, Attention
 from timesformer_jax.modeling.layers import LayerNorm, Mlp, mlp_width
+from timesformer_jax.state_files import read_arrays
 
 KERNEL_INIT = INITIALIZATIONS["official"].linear
 """Of every linear layer here, and of the learned query: a normal with a standard deviation of 0.02."""
@@ -171,10 +172,11 @@ def read_probe(path: Any) -> tuple[AttentiveProbe, Any, dict[str, Any]]:
     if not path.exists():
         raise InputError(f"There is no file {path}.")
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = dict(file)
+        arrays = read_arrays(path, remedy="train the probe again with --mode=probe")
         notes = json.loads(str(arrays.pop("notes")))
         probe = AttentiveProbe(**notes.pop("probe"))
+    except InputError:
+        raise
     except Exception as error:  # of zip files, arrays, JSON, fields
         raise InputError(f"{path} is no probe that this project has written.") from error
     return probe, unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()}), notes
