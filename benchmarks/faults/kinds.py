@@ -155,16 +155,6 @@ def results(workdir: Path) -> Any:
     return report._read_results(epath.Path(workdir))
 
 
-def confusion(workdir: Path) -> Any:
-    from etils import epath
-
-    from experiment import report
-
-    names = sorted(worlds.LABELS)
-    found = report._read_confusion(epath.Path(workdir), names)
-    return None if found is None else found.tolist()
-
-
 def trained_with(workdir: Path) -> Any:
     from etils import epath
 
@@ -304,7 +294,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("lock of a killed run", "unfinished", (".*.lock",), (lock_taken,), optional=True),
     Kind("results.json", "reference", ("results.json",), (results,)),
     Kind("predictions.jsonl", "reference", ("predictions.jsonl",), (results,)),
-    Kind("confusion.csv", "reference", ("confusion.csv",), (confusion,)),
+    Kind("confusion.csv", "reference", ("confusion.csv",), (results,)),
     Kind("config.json of the workdir", "reference", ("config.json",), (trained_with,), optional=True),
     Kind(
         "figures for TensorBoard",

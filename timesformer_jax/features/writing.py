@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from timesformer_jax._typing import Float, ndarray
 from timesformer_jax.atomic_write import replacing
-from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.features.kinds import KINDS, value_shape
 from timesformer_jax.modeling import TimeSformer, describe_model, flatten_params
