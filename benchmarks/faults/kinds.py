@@ -209,6 +209,7 @@ def _is_beginning(found: Any, truth: Any) -> bool:
 
 CHECKPOINTS = "reference/checkpoints"
 RESUME: dict[str, Any] = {"folder": CHECKPOINTS, "without": _without_newest}
+EDITED: dict[str, Any] = {"folder": "exports/huggingface", "readers": (load_at(),), "optional": True, "editable": True}
 STOPPED: dict[str, Any] = {
     "folder": "stopped",
     "readers": (stopped_test,),
@@ -266,8 +267,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("tsf.save: all else", "exports/own", ("*", "params/*", "params/array_metadatas/*", "params/ocdbt*/*"), (load_at(),)),
     Kind("safetensors", "exports/safetensors", ("*",), (load_at("model.safetensors"),)),
     Kind("Hugging Face: model.safetensors", "exports/huggingface", ("model.safetensors",), (load_at(),)),
-    Kind("Hugging Face: config.json", "exports/huggingface", ("config.json",), (load_at(),)),
-    Kind("Hugging Face: all else", "exports/huggingface", ("preprocessor_config.json", "README.md", "*digest*"), (load_at(),)),
+    Kind("Hugging Face: config.json", files=("config.json",), **EDITED),
+    Kind("Hugging Face: preprocessor_config.json", files=("preprocessor_config.json",), **EDITED),
     Kind("probe: linear", "reference/probe", ("**/*",), (load_at(),)),
     Kind("probe: attentive", "attentive", ("probe.npz",), (attentive_probe,)),
     Kind("features: shards", "reference/features/val", ("*.npz",), (features,)),
