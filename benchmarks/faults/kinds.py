@@ -279,6 +279,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("prepared data: features.json", files=("**/features.json",), **DATA),
     Kind("prepared data: labels", files=("**/*.labels.txt",), **DATA),
     Kind("prepared data: metadata.json", files=("**/metadata.json",), **DATA),
+    Kind("prepared data: digests.json", files=("**/digests.json",), **DATA),
     Kind("prepared data: source.json", files=("**/source.json",), **DATA),
     Kind("prepared data: source_files.gz", "data", ("**/source_files.gz",), (modified_since,)),
     Kind("interrupted preparation: notes", "interrupted", ("**/.unfinished*/**/*.json",), (finished,)),
