@@ -36,7 +36,7 @@ from experiment.command_line import (
 from experiment.command_line import MODES as JOBS
 from timesformer_jax.devices import describe_devices
 from timesformer_jax.os_errors import name_os_error, sentence
-from timesformer_jax.run_lock import locks_released
+from timesformer_jax.run_lock import check_unlocked, locks_released
 from timesformer_jax.training.distributed import MODES, start_distributed
 
 log = logging.getLogger("timesformer_jax")
@@ -72,10 +72,11 @@ def run(config: Any, workdir: str, mode: str) -> None:
     from experiment.follow import follow_weights
     from experiment.probe import check_probe, probe
     from experiment.report import check_report, report
-    from experiment.setup import LOCKS, Job
+    from experiment.setup import LOCKS, Job, lock_of
     from experiment.show import show
     from experiment.testing import test
     from experiment.train import adjust, train
+    from input_pipeline.processes import from_first
     from timesformer_jax.features import folder_at
     from timesformer_jax.training.damaged import set_damaged_aside
 
@@ -88,6 +89,7 @@ def run(config: Any, workdir: str, mode: str) -> None:
         workdir = str(Path(workdir).expanduser().resolve())
     if mode == "train":
         config, workdir = adjust(config, workdir)
+        from_first(lambda: check_unlocked(*lock_of(workdir, mode)))  # a run in progress deletes checkpoints
         # Before anything is read from the newest checkpoint; its arrays are compared when it is restored.
         set_damaged_aside(str(folder_at(workdir) / "checkpoints"), wholly=False)
     config = follow_weights(config, workdir, mode)
