@@ -202,6 +202,9 @@ def _comparable(path: Path) -> bytes:
     if path.name == "source.json":  # when the data were prepared
         fields = json.loads(content)
         return json.dumps({name: value for name, value in fields.items() if name not in VOLATILE_FIELDS}).encode()
+    if path.name == "digests.json" and path.with_name("source.json").exists():
+        digests = json.loads(content)["files"]
+        return json.dumps({name: value for name, value in digests.items() if name != "source.json"}).encode()
     return content
 
 
