@@ -27,6 +27,7 @@ from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Storage
 from timesformer_jax.errors import InputError, check_utf8
 from timesformer_jax.os_errors import sentence
 from timesformer_jax.processes import from_first, wait_for_all
+from timesformer_jax.state_files import refuse
 from timesformer_jax.video import Limits
 
 log = logging.getLogger("timesformer_jax")
@@ -237,6 +238,7 @@ def _prepared(
         builder = _open(builder_class, config, data_dir)
         if isinstance(config, VideoConfig):
             builder = _known(builder, config, data_dir)
+        _check_info(builder)
         if not builder.is_prepared():
             builder = _write(builder, data_dir)
         elif isinstance(config, VideoConfig):
@@ -299,6 +301,13 @@ def _write(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> tfds.core
             except OSError as error:
                 raise InputError(sentence(error, f"{builder.name} can't be prepared in {builder.data_path}")) from error
     return builder
+
+
+def _check_info(builder: tfds.core.DatasetBuilder) -> None:
+    """Raises `InputError` if prepared data have lost TFDS's description of them: TFDS would take them for empty splits."""
+    folder = epath.Path(builder.data_path)
+    if folder.exists() and not (folder / "dataset_info.json").exists():
+        refuse(folder / "dataset_info.json", "it is missing", f"delete {folder} to prepare the data again")
 
 
 def _check(builder: tfds.core.DatasetBuilder, config: VideoConfig) -> None:

@@ -196,6 +196,9 @@ def _recorded(folder: epath.Path) -> Iterator[tuple[str, str]]:
         refuse(path, first_line(error), f"delete {folder} to prepare the data anew", error)
     except OSError as error:
         raise InputError(f"Can't read {path}: {describe_os_error(error)}.") from error
+    source = read_source(folder)
+    if source is not None and len(lines) != source.num_videos:  # an empty file is a valid archive
+        refuse(path, f"{len(lines)} of {source.num_videos} videos are in it", f"delete {folder} to prepare the data anew")
     for line in lines:
         video, _, time = line.rpartition("\t")
         yield video, time

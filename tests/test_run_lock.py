@@ -108,3 +108,16 @@ def test_two_processes_and_a_killed_one(tmp_path: Path, number: int):
     assert path.exists() == (number == signal.SIGKILL)
     with run_lock.locked(path, "trains"):
         pass
+
+
+def test_a_second_training_touches_no_checkpoint(
+    tmp_path: Path, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+):
+    """A step that the first one is just deleting would look damaged."""
+    import main
+    from tests.runs import config_of
+
+    held_by(other.pid, tmp_path / ".train.lock")
+    monkeypatch.setattr("timesformer_jax.training.damaged.set_damaged_aside", lambda *_, **__: pytest.fail("touched"))
+    with pytest.raises(InputError, match="Another process trains in"):
+        main.run(config_of("moving_digits"), str(tmp_path), "train")

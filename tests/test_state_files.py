@@ -25,7 +25,7 @@ def flips(content: bytes, step: int) -> list[bytes]:
 
 
 def test_any_flipped_bit_of_json_is_told(tmp_path: Path):
-    """But for spaces, and the digest's own key: there the values are as they were."""
+    """But for those that JSON ignores; in the digest's own key, too."""
     path = tmp_path / "state.json"
     write_json(path, VALUE)
     assert read_json(path, **REMEDY) == VALUE
@@ -37,7 +37,7 @@ def test_any_flipped_bit_of_json_is_told(tmp_path: Path):
         except DamagedFileError as error:
             found += str(path) in str(error) and str(error).endswith(": evaluate again.")
         else:
-            assert {name: each for name, each in value.items() if name in VALUE} == VALUE
+            assert value == VALUE
     assert found > 200
 
 

@@ -68,6 +68,12 @@ def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
+def _is_digest_of_rest(value: Mapping[str, Any]) -> bool:
+    """Whether the last entry is the digest of the others, under a name that was damaged."""
+    *names, last = value or [DIGEST]
+    return bool(names) and value[last] == digest_of(_canonical({name: value[name] for name in names}))
+
+
 def write_json(path: Any, value: Mapping[str, Any], *, indent: int | None = 2) -> None:
     """Write a JSON object with its digest, whole or not at all."""
     write_whole(path, to_json(sealed(value), indent=indent) + "\n")
@@ -103,6 +109,8 @@ def parse_json(
     stored = value.pop(DIGEST, None) if digest else None
     if stored is not None and stored != digest_of(_canonical(value)):
         refuse(path, "its content doesn't match its digest", remedy)
+    if stored is None and digest and _is_digest_of_rest(value):
+        refuse(path, f"its entry {DIGEST!r} has another name", remedy)
     for name, kind in (fields or {}).items():
         if not isinstance(value.get(name), kind):
             refuse(path, f"its entry {name!r} is missing, or not of type {kind.__name__}", remedy)

@@ -70,6 +70,7 @@ class Kind:
         partial: (what was read, the truth) -> whether the former is a part of the latter, which may be read with a warning.
         silently: After which damages (keys of `ROWS`) a part may be read without one: its rest is computed again.
         optional: Whether a missing file is a valid state, whatever is read then.
+        editable: Whether people change such files, so that a damaged one is read, with a warning.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Kind:
     partial: Callable[[Any, Any], bool] | None = None
     silently: Sequence[str] = ()
     optional: bool = False
+    editable: bool = False
 
     def find(self, folder: Path) -> list[str]:
         """Files of this kind in the folder that is copied, below it, that aren't empty."""
@@ -127,6 +129,7 @@ def judge(
     older: Sequence[Any] = (),
     partial: Callable[[Any, Any], bool] | None = None,
     silently: bool = False,
+    editable: bool = False,
 ) -> tuple[str, str]:
     """The outcome of one reading of a damaged file, and the message.
 
@@ -137,6 +140,7 @@ def judge(
         older: What it may give after a warning.
         partial: As of `Kind`.
         silently: Whether a part may be read without a warning.
+        editable: As of `Kind`.
     """
     heard = _Warnings()
     logger = logging.getLogger()
@@ -147,7 +151,8 @@ def judge(
         value = read()
     except InputError as error:
         text = str(error)
-        return ("refused" if any(name in text for name in names) else "unnamed"), text
+        told = "\n".join([text, *heard.lines])
+        return ("refused" if any(name in told for name in names) else "unnamed"), text
     except TimeoutError:
         return "hung", f"{SECONDS} s"
     except Exception as error:
@@ -159,7 +164,7 @@ def judge(
         return "unharmed", ""
     warned = next((line for line in heard.lines if any(name in line for name in names)), None)
     is_part = partial is not None and partial(value, truth)
-    if warned is not None and (is_part or any(value == each for each in older)):
+    if warned is not None and (editable or is_part or any(value == each for each in older)):
         return "fallback", warned
     if is_part and silently:
         return "redone", ""
@@ -264,6 +269,7 @@ def judge_all(world: Path, tasks: Sequence[Task]) -> Iterator[Any]:
             older=older,
             partial=kind.partial,
             silently=damage.how in kind.silently,
+            editable=kind.editable,
         )
 
 

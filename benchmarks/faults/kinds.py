@@ -155,16 +155,6 @@ def results(workdir: Path) -> Any:
     return report._read_results(epath.Path(workdir))
 
 
-def confusion(workdir: Path) -> Any:
-    from etils import epath
-
-    from experiment import report
-
-    content = report._read_results(epath.Path(workdir))[2]
-    found = report._read_confusion(content, epath.Path(workdir), sorted(worlds.LABELS))
-    return None if found is None else found.tolist()
-
-
 def trained_with(workdir: Path) -> Any:
     from etils import epath
 
@@ -219,6 +209,7 @@ def _is_beginning(found: Any, truth: Any) -> bool:
 
 CHECKPOINTS = "reference/checkpoints"
 RESUME: dict[str, Any] = {"folder": CHECKPOINTS, "without": _without_newest}
+EDITED: dict[str, Any] = {"folder": "exports/huggingface", "readers": (load_at(),), "optional": True, "editable": True}
 STOPPED: dict[str, Any] = {
     "folder": "stopped",
     "readers": (stopped_test,),
@@ -276,8 +267,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("tsf.save: all else", "exports/own", ("*", "params/*", "params/array_metadatas/*", "params/ocdbt*/*"), (load_at(),)),
     Kind("safetensors", "exports/safetensors", ("*",), (load_at("model.safetensors"),)),
     Kind("Hugging Face: model.safetensors", "exports/huggingface", ("model.safetensors",), (load_at(),)),
-    Kind("Hugging Face: config.json", "exports/huggingface", ("config.json",), (load_at(),)),
-    Kind("Hugging Face: all else", "exports/huggingface", ("preprocessor_config.json", "README.md", "*digest*"), (load_at(),)),
+    Kind("Hugging Face: config.json", files=("config.json",), **EDITED),
+    Kind("Hugging Face: preprocessor_config.json", files=("preprocessor_config.json",), **EDITED),
     Kind("probe: linear", "reference/probe", ("**/*",), (load_at(),)),
     Kind("probe: attentive", "attentive", ("probe.npz",), (attentive_probe,)),
     Kind("features: shards", "reference/features/val", ("*.npz",), (features,)),
@@ -288,6 +279,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("prepared data: features.json", files=("**/features.json",), **DATA),
     Kind("prepared data: labels", files=("**/*.labels.txt",), **DATA),
     Kind("prepared data: metadata.json", files=("**/metadata.json",), **DATA),
+    Kind("prepared data: digests.json", files=("**/digests.json",), **DATA),
     Kind("prepared data: source.json", files=("**/source.json",), **DATA),
     Kind("prepared data: source_files.gz", "data", ("**/source_files.gz",), (modified_since,)),
     Kind("interrupted preparation: notes", "interrupted", ("**/.unfinished*/**/*.json",), (finished,)),
@@ -304,7 +296,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("lock of a killed run", "unfinished", (".*.lock",), (lock_taken,), optional=True),
     Kind("results.json", "reference", ("results.json",), (results,)),
     Kind("predictions.jsonl", "reference", ("predictions.jsonl",), (results,)),
-    Kind("confusion.csv", "reference", ("confusion.csv",), (confusion,)),
+    Kind("confusion.csv", "reference", ("confusion.csv",), (results,)),
     Kind("config.json of the workdir", "reference", ("config.json",), (trained_with,), optional=True),
     Kind(
         "figures for TensorBoard",

@@ -134,7 +134,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     limits: Mapping[int, int] | None = None,
     watched: Path | None = None,
-    kill_at_change: int | None = None,
+    kill_at_change: int | str | None = None,
     before: Callable[[], None] | None = None,
     fresh: bool = False,
 ) -> Process:
@@ -146,7 +146,7 @@ def start(
         environment: What differs from this process's.
         limits: `resource.RLIMIT_*` -> value.
         watched: Folder whose changes are counted.
-        kill_at_change: The run kills itself before this change, counted from 1.
+        kill_at_change: The run kills itself before this change, counted from 1, or the first of a path with this end.
         before: Called in the new process first.
         fresh: As a new process; neither `watched` nor `before` can be given.
     """
@@ -276,7 +276,7 @@ def _limit(limits: Mapping[int, int]) -> None:
 class _Changes:
     """An audit hook that counts changes below a folder, and ends the process before one of them."""
 
-    def __init__(self, folder: str, counter: mmap.mmap, kill_at: int | None):
+    def __init__(self, folder: str, counter: mmap.mmap, kill_at: int | str | None):
         self._folder, self._counter, self._kill_at = folder, counter, kill_at
         self._numbers = itertools.count(1)
 
@@ -299,7 +299,7 @@ class _Changes:
             return
         number = next(self._numbers)
         self._counter[:8] = struct.pack("q", number)
-        if number == self._kill_at:
+        if number == self._kill_at or (isinstance(self._kill_at, str) and path.endswith(self._kill_at)):
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,22 +128,18 @@ def build_files(world: World) -> None:
     run(world, "attentive", world.arguments("probe", attentive, **{"probe.kind": "attentive", "probe.num_heads": 2}))
     in_child(lambda: _export(world.reference, world.folder / "exports"))
     data = world.folder / "interrupted"
-    _interrupt(world, world.arguments("train", world.folder / "unused", data), data, "**/.unfinished*/train/*/00003.json")
+    _interrupt(world, world.arguments("train", world.folder / "unused", data), data, "00003.json.part")
     workdir = world.folder / "unfinished"
     copy(world.reference, workdir, ignore=shutil.ignore_patterns("features", "probe*", "*results*", "predictions*"))
-    _interrupt(world, world.arguments("eval", workdir), workdir, "test.part/*6.npz")
+    _interrupt(world, world.arguments("eval", workdir), workdir, "-00000007.npz.part")
     shutil.copytree(workdir / "test.part", world.folder / "stopped")
 
 
-def _interrupt(world: World, arguments: list[str], folder: Path, pattern: str) -> None:
-    """Kill a run once it has written a file."""
-    process = start(arguments, world.log("interrupted"), before=small_parts)
-    while not next(folder.glob(pattern), None):
-        if process.poll() is not None:
-            raise RuntimeError(f"A run that was to be interrupted has ended:\n{process.text[-3000:]}")
-        time.sleep(0.001)
-    process.signal(signal.SIGKILL)
-    process.wait()
+def _interrupt(world: World, arguments: list[str], folder: Path, before: str) -> None:
+    """Have a run be killed before it writes a file."""
+    process = start(arguments, world.log("interrupted"), watched=folder, kill_at_change=before, before=small_parts)
+    if process.wait() != -signal.SIGKILL:
+        raise RuntimeError(f"A run that was to be interrupted has ended:\n{process.text[-3000:]}")
     process.workers_end()
 
 
@@ -207,6 +202,9 @@ def _comparable(path: Path) -> bytes:
     if path.name == "source.json":  # when the data were prepared
         fields = json.loads(content)
         return json.dumps({name: value for name, value in fields.items() if name not in VOLATILE_FIELDS}).encode()
+    if path.name == "digests.json" and path.with_name("source.json").exists():
+        digests = json.loads(content)["files"]
+        return json.dumps({name: value for name, value in digests.items() if name != "source.json"}).encode()
     return content
 
 

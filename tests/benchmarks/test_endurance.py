@@ -82,6 +82,8 @@ def without(folder: Path) -> None:
         (falls_back, {"without": without}, "fallback"),
         (falls_back_silently, {"without": without}, "differs"),
         (falls_back, {}, "differs"),  # a warning excuses no value but the older one
+        (falls_back, {"editable": True}, "fallback"),
+        (falls_back_silently, {"editable": True}, "differs"),
     ],
 )
 def test_judge_calls_a_reader_what_it_is(tmp_path: Path, reader: Callable[[Path], Any], options: dict, outcome: str):

@@ -118,12 +118,19 @@ def test_records_that_are_missing_or_damaged(kinetics: Path, tmp_path: Path, cap
         with pytest.raises(InputError, match=f"{path.name} is damaged .*: delete .* to prepare the data again"):
             reopen(place, None)
         path.write_bytes(content)
+    info = record.with_name("dataset_info.json")
+    info.rename(info.with_name("elsewhere"))
+    with pytest.raises(InputError, match=r"dataset_info.json is damaged \(it is missing\): delete"):
+        reopen(place, None)
+    info.with_name("elsewhere").rename(info)
     digests.unlink()  # older versions had none either
     record.with_name(VIDEOS).write_bytes(b"no gzip")
     reopen(place, place / "videos")  # which isn't read where nothing differs
     replace(place / "videos")
-    with pytest.raises(InputError, match=f"{VIDEOS} is damaged .*: delete"):
-        reopen(place, place / "videos")
+    for content in (b"no gzip", b""):  # the latter is a valid archive
+        record.with_name(VIDEOS).write_bytes(content)
+        with pytest.raises(InputError, match=f"{VIDEOS} is damaged .*: delete"):
+            reopen(place, place / "videos")
     record.write_text(record.read_text()[:20])
     with pytest.raises(InputError, match=f"{FILE} is damaged .*: delete"):
         reopen(place, place / "videos")
