@@ -1,7 +1,7 @@
 """Recipes for few videos beside probes of frozen features; writes docs/small_data.md.
 
 python benchmarks/small_data.py --clips=FOLDER               runs what isn't finished, then draws the page
-python benchmarks/small_data.py --clips=FOLDER --rows=small  only some rows of the table
+python benchmarks/small_data.py --clips=FOLDER --rows small --tasks motion  runs some rows and columns of the table
 python benchmarks/small_data.py --only-page                  draws the page from the results that are there
 
 FOLDER has real clips, one sub-folder per label. The models to start from are trained first, in about 4 minutes on 2 CPU cores;
@@ -33,22 +33,23 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, help="folder of real clips, one sub-folder per label")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "small_data", help="for videos, models and logs")
     parser.add_argument("--rows", nargs="+", choices=list(RECIPES), default=list(RECIPES), help="rows of the table to run")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="columns of the table to run")
     parser.add_argument("--only-page", action="store_true", help="run nothing")
     given = parser.parse_args()
     if not given.only_page:
         if given.clips is None:
             parser.error("give --clips=FOLDER, or --only-page")
-        run(given.folder.resolve(), given.clips.resolve(), given.rows)
+        run(given.folder.resolve(), given.clips.resolve(), given.rows, given.tasks)
     write_whole(PAGE, render(json.loads(RESULTS.read_text())).encode())
 
 
-def run(folder: Path, real: Path, rows: list[str]) -> None:
+def run(folder: Path, real: Path, rows: list[str], tasks: list[str]) -> None:
     """Run the cells that RESULTS lacks; the file is whole after each."""
     for name in PRETRAINING:
         if not (folder / name / "results.json").exists():
             launch(pretraining_flags(name, folder), folder / f"{name}.log")
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for task in TASKS:
+    for task in tasks:
         for recipe in rows:
             for seed in SEEDS:
                 cell = f"{recipe} {task} {seed}"

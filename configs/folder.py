@@ -22,7 +22,8 @@ The log has a table of what differs.
 
 `finetune,small` (or `small`) is for a few to a few hundred videos, of which `finetune` makes a handful of steps: AdamW, batches
 of 8 clips, 30 epochs, a warm-up, and clips that span the whole video. docs/small_data.md compares it with probes. Its learning
-rate is for models of width 768; for other widths set `--config.optimizer.learning_rate` in inverse proportion.
+rate is meant for width 768; for other widths set `--config.optimizer.learning_rate` in inverse proportion. Fine-tuning
+in fewer than 50 steps suggests it in the log.
 
 Expected accuracy: that of your data is unknown. Source of the figures here: the toy was run on 2 CPU cores, the others were
 not measured at this size. The cost, with weights of base width at 8 x 224: FLOPs of training for a thousand videos;

@@ -14,6 +14,8 @@ import numpy as np
 from etils import epath
 
 import timesformer_jax as tsf
+from configs.folder import FIELDS
+from configs.recipes import SMALL_DATA
 from experiment.setup import Job, lock_of
 from experiment.show import show
 from experiment.testing import test
@@ -33,6 +35,8 @@ DEBUG_STEPS = 4
 OVERFIT_STEPS = 500
 OVERFIT_LOSS = 0.02
 """Near enough to zero: the right label has 98 %, or of several labels all answers together."""
+FEW_STEPS = 50
+"""Fine-tuning with fewer steps logs a hint at the recipe for few videos."""
 
 
 def adjust(config: Any, workdir: str) -> tuple[Any, str]:
@@ -193,10 +197,31 @@ def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
         )
     if note := job.note:
         log.info("%s", note)
+    if hint := hint_at_small(config, data.num_videos("train"), total_steps):
+        log.info("%s", hint)
     if limits := describe_unsupported(job.model):
         log.info("%s", limits)
     if config.pixels.flip == "auto":
         log.info("Flips are %s: %s label names a side.", job.pixels.flip, "no" if job.pixels.flip == "on" else "a")
+
+
+def hint_at_small(config: Any, num_videos: int, total_steps: int) -> str | None:
+    """Suggest `finetune,small` if fine-tuning has fewer than `FEW_STEPS` steps and that variant would make more.
+
+    Args:
+      config: the run's config; no hint without `init_from`.
+      num_videos: size of the training split.
+      total_steps: optimizer steps of the whole run.
+    """
+    if not config.init_from or config.debug or config.overfit_batch or config.data.name not in FIELDS:
+        return None
+    small = round(SMALL_DATA["train"]["num_epochs"] * num_videos / SMALL_DATA["train"]["batch_size"])
+    if total_steps >= min(FEW_STEPS, small):
+        return None
+    return (
+        f"{total_steps} steps in all, which is few to learn from; --config=configs/folder.py:{config.data.name},finetune,small "
+        f"would make {small} (docs/small_data.md)."
+    )
 
 
 def _batches(job: Job, first_clip: int) -> Iterator[dict[str, np.ndarray]]:

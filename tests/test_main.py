@@ -16,7 +16,9 @@ from ml_collections import ConfigDict
 import experiment.show
 import main
 import timesformer_jax as tsf
+from configs.folder import get_config
 from experiment.checks import check_objective
+from experiment.train import hint_at_small
 from input_pipeline import DATASETS, open_dataset
 from tests.runs import ROOT, config_of, predictions, results, small_folder
 from timesformer_jax import InputError, training
@@ -234,6 +236,9 @@ def test_a_run_begins_with_another_runs_weights(tmp_path: Path, trained: Path, m
         assert f"Beginning with the weights of init_from={trained}" in caplog.text
         assert "rows kept by label, 0 fresh, 0 dropped" in caplog.text
         assert "optimizer.steps begin at epoch 2, which this run of 2 epochs does not reach" in caplog.text
+        assert (
+            "2 steps in all, which is few to learn from; --config=configs/folder.py:video_folder,finetune,small" in caplog.text
+        )
         assert "A toy" not in caplog.text
         assert "note" not in results(tmp_path)
         assert "init_from=" not in caplog.text.partition("Going on from the checkpoint")[2]
@@ -244,6 +249,26 @@ def test_a_run_begins_with_another_runs_weights(tmp_path: Path, trained: Path, m
     with pytest.raises(InputError, match=r"run.seed is 0 there and 1 here"):
         main.run(small_folder(made_clips, data_dir, **options, seed=1), str(tmp_path), "train")
     main.run(small_folder(made_clips, data_dir, **options, seed=1), str(tmp_path), "eval")  # which draws nothing
+
+
+@pytest.mark.parametrize(
+    ("variant", "num_videos", "total_steps", "small_steps"),
+    [
+        ("video_folder,finetune", 24, 6, 90),
+        ("ucf101,finetune,modern", 40, 38, 150),
+        ("video_folder,finetune", 1000, 234, None),
+        ("video_folder,finetune,small", 8, 30, None),
+        ("video_folder", 6, 45, None),  # random weights, not fine-tuned
+    ],
+)
+def test_fine_tuning_in_few_steps_hints_at_small(variant: str, num_videos: int, total_steps: int, small_steps: int | None):
+    hint = hint_at_small(get_config(variant), num_videos, total_steps)
+    if small_steps is None:
+        assert hint is None
+    else:
+        assert hint is not None
+        assert hint.startswith(f"{total_steps} steps in all")
+        assert f":{variant.split(',')[0]},finetune,small would make {small_steps} " in hint
 
 
 def test_the_best_checkpoint_can_be_tested(trained: Path, made_clips: Path, data_dir: str):

@@ -159,5 +159,5 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe" / "mine.txt").write_text("")
     with pytest.raises(InputError, match="is none of this project's checkpoints"):
-        main.run(config_of(Path("/no/such/folder"), "", init_from="x"), str(tmp_path), "probe")
+        main.run(config_of(Path("/no/such/folder"), ""), str(tmp_path), "probe")
     assert (tmp_path / "probe" / "mine.txt").exists()

@@ -63,6 +63,7 @@ class Recipe(NamedTuple):
 RECIPES = {
     "small": Recipe("`finetune,small`", "small", "train", {"optimizer.learning_rate": RATE}),
     "finetune": Recipe("`finetune`", "finetune", "train", {}),
+    "modern": Recipe("`finetune,modern`", "finetune,modern", "train", {}),
     "centroid": Recipe("nearest centroid, frozen", "finetune", "features", {"features.splits": ("train", "val")}),
     "probe": Recipe("linear probe, frozen (`--mode=probe`)", "finetune", "probe", {}),
 }
