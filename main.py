@@ -96,7 +96,6 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
     from experiment.show import show
     from experiment.testing import test
     from experiment.train import adjust, train
-    from input_pipeline.processes import from_first
     from timesformer_jax.features import folder_at
     from timesformer_jax.training.damaged import set_damaged_aside
 

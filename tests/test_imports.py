@@ -127,7 +127,7 @@ GROUND = {
     f"timesformer_jax.{name}"
     for name in (
         *("_typing", "atomic_write", "devices", "digests", "errors", "extras", "interpolation", "labels", "os_errors"),
-        *("preemption", "printable", "quiet_orbax", "run_lock", "state_files"),
+        *("peers", "preemption", "printable", "processes", "quiet_orbax", "run_lock", "state_files"),
     )
 }
 

@@ -85,8 +85,8 @@ LOAD_OPTIONS = (
 )
 
 SIZES = {
-    "--num-classes": "classes; with --labels, rows of labels that the weights name are kept, others are fresh and untrained "
-    "(default: the weights')",
+    "--num-classes": "classes (default: the weights'); rows of the classifier whose labels the weights name are kept, others "
+    "are fresh and untrained",
     "--num-frames": "frames of a clip; the time embedding is resized (default: the weights')",
 }
 
