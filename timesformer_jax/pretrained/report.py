@@ -7,12 +7,12 @@ from typing import Any
 from timesformer_jax.modeling import TimeSformer
 
 DECISIONS = {
-    "num_heads": "num_heads= decides, on the command line --num-heads, in training model.num_heads",
-    "activation": 'activation="gelu" or another decides, on the command line --activation, in training model.activation, or '
+    "num_heads": "num_heads= decides, on the command line --num-heads, in a config model.num_heads",
+    "activation": 'activation="gelu" or another decides, on the command line --activation, in a config model.activation, or '
     "the model's config next to it",
-    "layer_norm_epsilon": "layer_norm_epsilon= decides, in training model.layer_norm_epsilon, or the model's config.json next "
+    "layer_norm_epsilon": "layer_norm_epsilon= decides, in a config model.layer_norm_epsilon, or the model's config.json next "
     "to it",
-    "pixels": "preprocess= decides, in training pixels.mean and pixels.std, or the model's config next to it",
+    "pixels": "preprocess= decides, in a config pixels.mean and pixels.std, or the model's config next to it",
 }
 """What can be guessed -> how to decide it."""
 
