@@ -217,6 +217,8 @@ def _fill(config: Any, weights: Architecture | None, choices: _Choices) -> None:
                     continue
                 if known.get("clips.sampling") == "segments":
                     known.pop(path, None)  # neither has theirs
+            if path == "clips.placement" and config.clips.sampling == "segments" and known.get(path) == "tiled":
+                del known[path]  # a clip of segments is the whole video already
             config[section][name] = choices.choose(path, given, known.get(path), defaults[path])
     short_side = config.clips.short_side
     if "short_side" in config.data and config.data.short_side is None and isinstance(short_side, tuple):

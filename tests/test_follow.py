@@ -15,6 +15,7 @@ import main
 import timesformer_jax as tsf
 from configs.common import FOLLOWING
 from experiment.follow import follow_weights, short_sides
+from experiment.setup import clip_options
 from input_pipeline import ClipOptions
 from tests.pretrained.files import golden_tensors, official_file, write_folder, write_safetensors
 from tests.pretrained.test_image_models import CLIP_CONFIG, clip_tensors
@@ -174,6 +175,17 @@ def test_weights_of_segments_have_no_sampling_rate(tmp_path: Path, caplog: pytes
     with caplog.at_level("INFO", logger="timesformer_jax"):
         assert follow_weights(config, str(tmp_path), "train").clips.sampling_rate == 64
     assert "clips.sampling_rate" not in caplog.text
+
+
+def test_segments_do_not_take_over_tiles(tmp_path: Path):
+    """As of HowTo100M's models: the recipe for few videos spreads a clip over the whole video."""
+    source = tmp_path / "weights"
+    model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
+    tiled = dataclasses.replace(PREPROCESS, placement="tiled")
+    tsf.save(tsf.Pretrained(model, random_variables(model)["params"], tiled, ("a", "b", "c")), source)
+    for variant, placement in (("finetune,small", "official"), ("finetune", "tiled")):
+        config = config_of("folder", f"video_folder,{variant}", init_from=str(source))
+        assert clip_options(follow_weights(config, str(tmp_path / "run"), "train")).placement == placement
 
 
 def test_a_refusal_names_the_flag_that_was_typed(tmp_path: Path):
