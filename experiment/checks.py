@@ -1,6 +1,7 @@
 """Whatever can fail is checked before the data are prepared, which can take hours."""
 
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import timesformer_jax as tsf
@@ -42,6 +43,20 @@ def check_checkpoint(workdir: str, description: dict[str, dict[str, Any]], *, ne
         training.check_description(str(folder), read_notes(checkpoint), {**description, "model": model})
     elif needed:
         raise tsf.InputError(f"There is no checkpoint in {folder}: train first with --mode=train.")
+
+
+OBJECTIVES = {False: "softmax", True: "sigmoid"}
+"""Whether a video may have several labels -> the objective."""
+
+
+def check_labels(workdir: str, label_names: Sequence[str], several: bool) -> None:
+    """Raises `InputError` if the workdir's checkpoint was trained for other labels or the other objective; needs no data."""
+    check_objective(workdir, OBJECTIVES[several])
+    folder = folder_at(workdir) / "checkpoints"
+    checkpoint = find_checkpoint(folder)
+    notes = {} if checkpoint is None else read_notes(checkpoint)
+    if "label_names" in notes.get("data", {}):
+        training.check_description(str(folder), notes, {"data": {"label_names": list(label_names)}})
 
 
 LABELS = {"softmax": "one label per video", "sigmoid": "any number of labels per video"}

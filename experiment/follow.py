@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import timesformer_jax as tsf
@@ -63,9 +63,16 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
     weights = _read(config, source, {} if checkpoint else choice_of_init_from(config)) if source else NO_WEIGHTS
     if source and checkpoint is None:
         _check_fixed(config, weights, source, typed)
-    if "clips.span" in typed and "clips.sampling_rate" not in typed:  # it precedes a recipe's rate
+    span_decides = "clips.span" in typed and "clips.sampling_rate" not in typed
+    if span_decides:  # it precedes a recipe's rate
         config.clips.sampling_rate, typed = None, (*typed, "clips.sampling_rate")
-    choices = _Choices("checkpoint" if checkpoint else "weights", training=mode == "train", typed=frozenset(typed))
+    choices = _Choices(
+        "checkpoint" if checkpoint else "weights",
+        training=mode == "train",
+        typed=frozenset(typed),
+        span_decides=span_decides,
+        guesses=_guesses(weights),
+    )
     with config.ignore_type(), config.unlocked():
         _fill(config, weights if source else None, choices)
     if choices.refused:
@@ -79,6 +86,8 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
         log.info("The model follows the weights in %s: %s.", source, _in_words(config.model))
     if choices.rows:
         log.info("What the %s in %s has otherwise than this run's config:\n%s", choices.owner, source, choices.table())
+    for path, why in choices.guessed.items():
+        log.info("%s=%s is guessed %s. --config.%s decides.", path, _shown(_value(config, path)), why, path)
     return config
 
 
@@ -125,6 +134,12 @@ def _check_fixed(config: Any, weights: Architecture, source: str, typed: Collect
             )
 
 
+def _guesses(weights: Architecture) -> dict[str, str]:
+    """Field -> why its value is a guess: neither the tensors nor anything next to them states it."""
+    paths = {"pixels": ("pixels.mean", "pixels.std")}
+    return {path: why for name, why in weights.guesses.items() for path in paths.get(name, (f"model.{name}",))}
+
+
 class Row(NamedTuple):
     """A difference, as the log's table shows it."""
 
@@ -142,12 +157,20 @@ class _Choices:
     """"checkpoint" or "weights"."""
     training: bool
     typed: frozenset[str]
+    span_decides: bool = False
+    """Whether the sampling rate is typed as `clips.span`."""
     rows: list[Row] = dataclasses.field(default_factory=list)
     refused: list[str] = dataclasses.field(default_factory=list)
+    guesses: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Field -> why what is known is a guess."""
+    guessed: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Those of `guesses` that are used."""
 
     def choose(self, path: str, given: Any, known: Any, default: Any) -> Any:
         """The value to use of what the config has, what is known (either may be None), and the default."""
         ours = default if given is None else given
+        if given is None and known is not None and path in self.guesses:
+            self.guessed[path] = self.guesses[path]
         # A value of another kind is left to what it is for, which refuses it.
         if known is None or _same(ours, known) or isinstance(ours, tuple | list) != isinstance(known, tuple | list):
             return ours
@@ -155,10 +178,13 @@ class _Choices:
         # A checkpoint's model is compared as a whole, later, and must agree.
         decides = self.owner == "checkpoint" and not path.startswith("model.")
         if decides and self.training and origin == "command line":
-            self.refused.append(f"--config.{path} is {_shown(given)}, and the checkpoint has {_shown(known)}")
+            by_span = self.span_decides and path == "clips.sampling_rate"
+            typed = f"--config.clips.span makes {path}" if by_span else f"--config.{path} is"
+            self.refused.append(f"{typed} {_shown(given)}, and the checkpoint has {_shown(known)}")
         takes_known = given is None or (decides and origin == "config")
         used = self.owner if takes_known else "this run"
-        self.rows.append(Row(path, _shown(known), f"{_shown(ours)} ({origin})", used))
+        guess = " (guess)" if path in self.guesses else ""
+        self.rows.append(Row(path, f"{_shown(known)}{guess}", f"{_shown(ours)} ({origin})", used))
         return known if takes_known else given
 
     def table(self) -> str:
@@ -189,6 +215,10 @@ def _fill(config: Any, weights: Architecture | None, choices: _Choices) -> None:
                 if config.clips.sampling == "segments":  # which has no rate
                     config.clips.sampling_rate = given or known.get(path) or defaults[path]
                     continue
+                if known.get("clips.sampling") == "segments":
+                    known.pop(path, None)  # neither has theirs
+            if path == "clips.placement" and config.clips.sampling == "segments" and known.get(path) == "tiled":
+                del known[path]  # a clip of segments is the whole video already
             config[section][name] = choices.choose(path, given, known.get(path), defaults[path])
     short_side = config.clips.short_side
     if "short_side" in config.data and config.data.short_side is None and isinstance(short_side, tuple):

@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 import timesformer_jax as tsf
-from experiment.checks import check_checkpoint, check_objective, check_workdir, make_workdir
+from experiment.checks import OBJECTIVES, check_checkpoint, check_labels, check_objective, check_workdir, make_workdir
 from experiment.follow import make_model
 from experiment.init_from import allowed_of_init_from, choice_of_init_from
 from input_pipeline import (
@@ -91,13 +91,15 @@ class Job:
             make_workdir(workdir)
         if lock:
             self.lock(lock)
-        self.data: VideoDataset = open_dataset(**config.data)
+        uses_checkpoint = read_only or lock is not None  # `--mode=show` alone shows any data
+        check = functools.partial(check_labels, workdir) if uses_checkpoint else None
+        self.data: VideoDataset = open_dataset(**config.data, check=check)
         _report_files(self.data)
         if config.debug:
             self.data = dataclasses.replace(self.data, most_videos=2 * max(config.train.batch_size, config.eval.batch_size))
         if config.train.data_share < 1:
             self.data = dataclasses.replace(self.data, chosen=("train", _share_of(self.data.num_videos("train"), config)))
-        self.objective = "sigmoid" if self.data.several else "softmax"
+        self.objective = OBJECTIVES[self.data.several]
         check_objective(workdir, self.objective)
         self.model = model.clone(num_classes=len(self.data.label_names))
         self.pixels = pixels.for_labels(self.data.label_names)

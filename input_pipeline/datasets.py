@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from timesformer_jax.state_files import refuse
 from timesformer_jax.video import Limits
 
 log = logging.getLogger("timesformer_jax")
+
+CheckLabels = Callable[[Sequence[str], bool], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,13 @@ class VideoDataset:
 
 
 def _moving_digits(
-    *, label: str, train_clips: int, val_clips: int, data_dir: str | None, num_frames: int = NUM_FRAMES
+    *,
+    label: str,
+    train_clips: int,
+    val_clips: int,
+    data_dir: str | None,
+    num_frames: int = NUM_FRAMES,
+    check: CheckLabels | None = None,
 ) -> VideoDataset:
     if label not in ("motion", "digit"):
         raise InputError(f"data.label must be 'motion' or 'digit', got {label!r}.")
@@ -140,6 +148,7 @@ def _videos(
     root: str | None = None,
     part_seconds: float | None = None,
     limits: Mapping[str, Any] | None = None,
+    check: CheckLabels | None = None,
     **layout: Any,
 ) -> VideoDataset:
     parameters = inspect.signature(LAYOUTS[name]).parameters
@@ -155,7 +164,7 @@ def _videos(
     folder = None if root is None else Path(root).expanduser().resolve()
     base = VideoConfig(storage=kept, root=None if folder is None else str(folder), num_workers=num_workers)
     if name in OWN:
-        builder = _prepared(BUILDERS[name], base, data_dir, complete=OWN[name](base, folder, layout))
+        builder = _prepared(BUILDERS[name], base, data_dir, complete=OWN[name](base, folder, layout), check=check)
     else:
         # What is as it would be anyway stays out of the name, so that `tfds build` and `main.py` find each other's data.
         layout = {field: value for field, value in layout.items() if value != parameters[field].default}
@@ -202,11 +211,18 @@ DATASETS: dict[str, Callable[..., VideoDataset]] = {
 """`data.name` -> a function whose keyword arguments are the other keys of the config's `data`."""
 
 
-def open_dataset(*, name: str, **options: Any) -> VideoDataset:
-    """The data set `name`, prepared on first use into `data_dir` (None: TFDS's own folder, or $TFDS_DATA_DIR)."""
+def open_dataset(*, name: str, check: CheckLabels | None = None, **options: Any) -> VideoDataset:
+    """Open the data set `name`, prepared on first use.
+
+    Args:
+      name: a key of `DATASETS`.
+      check: called before a user's own videos are prepared, which can take long, with the label names and whether a video may
+        have several; it may raise `InputError`.
+      options: the other fields of `data`; `data_dir`: where the data are prepared (None: TFDS's own folder, or $TFDS_DATA_DIR).
+    """
     if name not in DATASETS:
         raise InputError(f"data.name must be one of {', '.join(DATASETS)}, got {name!r}.")
-    return DATASETS[name](**options)
+    return DATASETS[name](check=check, **options)
 
 
 def _prepared(
@@ -214,11 +230,13 @@ def _prepared(
     base: tfds.core.BuilderConfig,
     data_dir: str | None,
     complete: Callable[[], VideoConfig] | None = None,
+    check: CheckLabels | None = None,
 ) -> tfds.core.DatasetBuilder:
     """The builder, with its data on disk: listed, compared with their source and written by the first process while the others
     wait.
 
-    `complete`: lists the videos where the config's name depends on them; else `base` is the config.
+    `complete`: lists the videos where the config's name depends on them; else `base` is the config. `check`: as for
+    `open_dataset`.
     """
     data_dir = data_dir and os.path.expanduser(data_dir)
     check_utf8("data.data_dir", data_dir or "")
@@ -240,6 +258,9 @@ def _prepared(
             builder = _known(builder, config, data_dir)
         _check_info(builder)
         if not builder.is_prepared():
+            listing = getattr(config, "listing", None)
+            if check is not None and listing is not None:
+                check(listing.label_names, listing.several)
             builder = _write(builder, data_dir)
         elif isinstance(config, VideoConfig):
             _check(builder, config)

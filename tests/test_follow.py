@@ -1,5 +1,6 @@
 """Fine-tuning recipes take the model, the sizes of clips and their pixels from the weights."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -14,6 +15,7 @@ import main
 import timesformer_jax as tsf
 from configs.common import FOLLOWING
 from experiment.follow import follow_weights, short_sides
+from experiment.setup import clip_options
 from input_pipeline import ClipOptions
 from tests.pretrained.files import golden_tensors, official_file, write_folder, write_safetensors
 from tests.pretrained.test_image_models import CLIP_CONFIG, clip_tensors
@@ -150,6 +152,55 @@ def test_what_a_config_sets_precedes_init_from(tmp_path: Path, caplog: pytest.Lo
     assert re.search(r"pixels.mean +0.481455, 0.457827, 0.408211 +0.45, 0.45, 0.45 \(config\) +this run\n", caplog.text)
 
 
+@pytest.mark.parametrize("given", [None, "gelu"])
+def test_a_guess_is_no_fact_and_says_what_decides(given: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    source = write_safetensors(tmp_path / "clip", clip_tensors())  # without a config next to it
+    fields: dict[str, Any] = {"model.num_heads": 3, **({"model.activation": given} if given else {})}
+    config = config_of("folder", "video_folder,finetune", init_from=str(source), **fields)
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        config = follow_weights(config, str(tmp_path), "train", list(fields))
+    assert config.model.activation == (given or "quick_gelu")
+    assert re.search(r"^  model.activation +quick_gelu \(guess\) ", caplog.text, re.MULTILINE)
+    line = r"model.activation=quick_gelu is guessed because no tensor shows it: .* --config.model.activation decides\."
+    assert bool(re.search(line, caplog.text)) == (given is None)
+    assert "num_heads=3 is guessed" not in caplog.text
+
+
+def test_weights_of_segments_have_no_sampling_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    source = tmp_path / "weights"
+    model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
+    segments = dataclasses.replace(PREPROCESS, sampling="segments")
+    tsf.save_huggingface(tsf.Pretrained(model, random_variables(model)["params"], segments, ("a", "b", "c")), source)
+    config = config_of("folder", "video_folder,finetune", init_from=str(source), **{"clips.sampling": "uniform"})
+    with caplog.at_level("INFO", logger="timesformer_jax"):
+        assert follow_weights(config, str(tmp_path), "train").clips.sampling_rate == 64
+    assert "clips.sampling_rate" not in caplog.text
+
+
+def test_segments_do_not_take_over_tiles(tmp_path: Path):
+    """As of HowTo100M's models: the recipe for few videos spreads a clip over the whole video."""
+    source = tmp_path / "weights"
+    model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
+    tiled = dataclasses.replace(PREPROCESS, placement="tiled")
+    tsf.save(tsf.Pretrained(model, random_variables(model)["params"], tiled, ("a", "b", "c")), source)
+    for variant, placement in (("finetune,small", "official"), ("finetune", "tiled")):
+        config = config_of("folder", f"video_folder,{variant}", init_from=str(source))
+        assert clip_options(follow_weights(config, str(tmp_path / "run"), "train")).placement == placement
+
+
+def test_a_refusal_names_the_flag_that_was_typed(tmp_path: Path):
+    model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
+    notes = {"model": describe_model(model), "preprocess": PREPROCESS.as_dict(), "data": {"label_names": ["a", "b", "c"]}}
+    write_checkpoint(tmp_path / "checkpoints" / "1", random_variables(model)["params"], notes)
+    for field, words in (
+        ("span", "--config.clips.span makes clips.sampling_rate"),
+        ("sampling_rate", "clips.sampling_rate is"),
+    ):
+        given: dict[str, Any] = {f"clips.{field}": 40.0 if field == "span" else 10.0}
+        with pytest.raises(tsf.InputError, match=f"{words} 10, and the checkpoint has 2"):
+            follow_weights(config_of("folder", **given), str(tmp_path), "train", list(given))
+
+
 PAPER = [(file, variant) for file in ("k400", "k600", "ssv2", "diving48", "howto100m") for variant in ("default", "modern")]
 SCHEME = {name: FOLLOWING["model"][name] for name in ("attention_type", "num_frames", "image_size")}
 
@@ -219,7 +270,7 @@ def test_one_of_several_models_without_another_head(tmp_path: Path):
     both = {f"{model}.{name}": tensor for model in ("student", "teacher") for name, tensor in vit.items()}
     source = write_safetensors(tmp_path / "weights", both)
     given = {"init_from": str(source), "model.num_heads": 3}
-    with pytest.raises(tsf.InputError, match="several models, under the prefixes student"):
+    with pytest.raises(tsf.InputError, match=r"several models, under the prefixes student.* in a config init_from_prefix\)"):
         follow_weights(config_of("folder", "video_folder,finetune", **given), str(tmp_path), "train")
     given["init_from_prefix"] = "teacher."
     config = config_of("folder", "video_folder,finetune", **given)

@@ -114,6 +114,16 @@ def test_training_refuses_other_settings_than_the_run_s(trained: Path, tmp_path:
         main.run(config, str(trained), "train", typed=["data.root"])
 
 
+@pytest.mark.parametrize("mode", ["train", "eval", "features"])
+def test_other_labels_are_refused_before_data_are_prepared(mode: str, trained: Path, made_clips: Path, tmp_path: Path):
+    shutil.copytree(made_clips, tmp_path / "clips")
+    (tmp_path / "clips" / "down").rename(tmp_path / "clips" / "up")
+    config = small_folder(tmp_path / "clips", str(tmp_path / "data"))
+    with pytest.raises(InputError, match=r"label_names is 'down' there and 'up' here"):
+        main.run(config, str(trained), mode)
+    assert not list((tmp_path / "data").rglob("*.tfrecord*"))
+
+
 def test_a_data_set_of_several_labels_is_not_the_run_s(trained: Path):
     check_objective(str(trained), "softmax")
     with pytest.raises(InputError, match=r"trained for one label per video \(objective softmax\), and this data set has any"):

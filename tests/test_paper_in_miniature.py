@@ -230,11 +230,18 @@ def without_names(svg: str) -> str:
     return re.sub(r'(id="|#)\w+', r"\1", svg)
 
 
+def all_finished(size: Size) -> str:
+    """What a page says if nothing is missing."""
+    cells = len(all_cells(size))
+    return f"{cells} of {cells} trainings and the costs, "
+
+
 def test_every_training_of_the_page_is_finished():
     """By the same versions of everything, and from committed code."""
     results = DOCS / "paper_in_miniature"
     found = [read_result(cell, MINIATURE, results) for cell in all_cells(MINIATURE)]
     assert None not in found
+    assert all_finished(MINIATURE) in (DOCS / "paper_in_miniature.md").read_text()
     assert len({json.dumps(result["versions"]) for result in found if result}) == 1
     assert not any(result["commit"].endswith("+") for result in found if result)
     assert read_costs(MINIATURE, results) is not None
@@ -248,7 +255,7 @@ def test_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert paper_in_miniature.main(arguments) == 0
     page = (tmp_path / "results.md").read_text()
     cells = all_cells(SIZES["quick"])
-    assert f"{len(cells)} of {len(cells)} trainings," in page
+    assert all_finished(SIZES["quick"]) in page
     assert page.count("At this size the finding") == 5
     assert CLIPS_ROW not in page
     assert f"0 of {len(cells)} trainings are finished." in capsys.readouterr().out

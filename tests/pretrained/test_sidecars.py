@@ -45,7 +45,7 @@ def test_an_activation_that_nothing_states_is_a_guess(tensors: dict[str, np.ndar
     guessed = tsf.load(file, num_classes=2)
     assert guessed.model.activation == "quick_gelu"
     guess = next(note for note in guessed.report.notes if note.startswith("activation quick_gelu (guessed"))
-    assert "--activation" in guess
+    assert "--activation, in a config model.activation" in guess
     assert "most of OpenCLIP's" in guess
     head = str(guessed.report).splitlines()[:6]
     assert any(line.startswith("  guess        activation") for line in head)

@@ -100,8 +100,8 @@ def _npz(path: Path) -> Iterator[Any]:
 def _check_no_entry(path: Path, entry: str | None) -> None:
     if entry is not None:
         raise InputError(
-            f"{path} holds one list of tensors, without entries such as {entry!r}: prefix=... (on the command line --prefix) "
-            "chooses by the names of the tensors."
+            f"{path} holds one list of tensors, without entries such as {entry!r}: prefix=... (on the command line "
+            "--prefix, in a config init_from_prefix) chooses by the names of the tensors."
         )
 
 

@@ -161,6 +161,8 @@ class Architecture(NamedTuple):
     """None if the weights don't say."""
     contents: Contents | None = None
     """The names and shapes that all this is from, for `check`."""
+    guesses: Mapping[str, str] = MappingProxyType({})
+    """What nothing states, a field of the model or "pixels" -> the end of "guessed ..."."""
 
     @property
     def fixed(self) -> dict[str, Any]:
@@ -194,7 +196,8 @@ def read_architecture(
     report = Report(str(source), contents.kind.title, target)
     preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
     objective = None if contents.objective is None else check_objective(contents.objective)
-    return Architecture(contents.fields, preprocess, _said(contents, preprocess, source), objective, contents)
+    guesses = {**{name: guess.why for name, guess in contents.guesses.items()}, **report.reasons}
+    return Architecture(contents.fields, preprocess, _said(contents, preprocess, source), objective, contents, guesses)
 
 
 def _said(contents: Contents, preprocess: Preprocess, source: str | Path) -> dict[str, Any]:

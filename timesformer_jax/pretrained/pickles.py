@@ -138,7 +138,8 @@ def choose_entry(path: Path, loaded: Any, entries: Mapping[str, Mapping[str, Any
         return chosen
     if entries:
         raise InputError(
-            f"{path} has several entries of tensors by name: {listed}. Choose one with entry=... (on the command line --entry)."
+            f"{path} has several entries of tensors by name: {listed}. Choose one with entry=... (on the "
+            "command line --entry, in a config init_from_entry)."
         )
     keys = list(loaded) if isinstance(loaded, Mapping) else []
     shown = ", ".join(map(str, keys[:6])) + (", ..." if len(keys) > 6 else "")

@@ -178,7 +178,7 @@ def _only_one_model(source: str, tried: list[Recognised], best: Recognised) -> R
     if chosen is None:
         raise InputError(
             f"{source} holds several models, under the prefixes {', '.join(prefix or repr('') for prefix in by_prefix)}: "
-            "choose one with prefix=... (on the command line --prefix)."
+            "choose one with prefix=... (on the command line --prefix, in a config init_from_prefix)."
         )
     found = by_prefix[chosen]
     for name in list(found.unknown):

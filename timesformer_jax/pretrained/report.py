@@ -7,10 +7,12 @@ from typing import Any
 from timesformer_jax.modeling import TimeSformer
 
 DECISIONS = {
-    "num_heads": "num_heads= decides, on the command line --num-heads",
-    "activation": 'activation="gelu" or another decides, on the command line --activation, or the model\'s config next to it',
-    "layer_norm_epsilon": "layer_norm_epsilon= decides, or the model's config.json next to it",
-    "pixels": "preprocess= decides, or the model's config next to it",
+    "num_heads": "num_heads= decides, on the command line --num-heads, in a config model.num_heads",
+    "activation": 'activation="gelu" or another decides, on the command line --activation, in a config model.activation, or '
+    "the model's config next to it",
+    "layer_norm_epsilon": "layer_norm_epsilon= decides, in a config model.layer_norm_epsilon, or the model's config.json next "
+    "to it",
+    "pixels": "preprocess= decides, in a config pixels.mean and pixels.std, or the model's config next to it",
 }
 """What can be guessed -> how to decide it."""
 
@@ -49,9 +51,12 @@ class Report:
     """What was concluded and may be wrong, such as the preprocessing; guesses are among them."""
     guesses: list[str] = dataclasses.field(default_factory=list)
     """Values that the weights don't state; the table begins with them."""
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What is guessed, a key of `DECISIONS` -> the end of "guessed ..."."""
 
     def guess(self, name: str, value: Any, why: str) -> None:
         """Record that nothing states a value; `name` is a key of `DECISIONS`, `why` the end of "guessed ..."."""
+        self.reasons[name] = why
         self.guesses.append(f"{name} {value} (guessed {why}; {DECISIONS[name]})")
         self.notes.append(self.guesses[-1])
 
