@@ -1,14 +1,12 @@
 """Two commands on one workdir: a second training is refused, an evaluation beside training works; and few descriptors."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -35,9 +33,9 @@ def running() -> Iterator[list[subprocess.Popen[str]]]:
         process.communicate()
 
 
-def begin(running: list[subprocess.Popen[str]], arguments: list[str], *more: str, **options: Any) -> subprocess.Popen[str]:
-    options = {"cwd": ROOT, "env": on_devices(1), "stderr": subprocess.PIPE, "text": True, **options}
-    running.append(subprocess.Popen([sys.executable, *arguments, *more], **options))
+def begin(running: list[subprocess.Popen[str]], arguments: list[str], *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, *arguments, *more]
+    running.append(subprocess.Popen(command, cwd=ROOT, env=on_devices(1), stderr=subprocess.PIPE, text=True))
     return running[-1]
 
 
@@ -82,8 +80,11 @@ def test_a_second_training_is_refused_and_the_first_unharmed(
     jax.tree.map(np.testing.assert_array_equal, disturbed, undisturbed)
 
 
-def few_descriptors() -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, FEW_DESCRIPTORS))
+LIMITED = f"""
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, ({FEW_DESCRIPTORS}, {FEW_DESCRIPTORS}))
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 @pytest.mark.slow
@@ -110,7 +111,7 @@ def test_few_descriptors_are_enough_for_many_shards(
     arguments = [*flags(tmp_path / "clips", str(tmp_path / "data"), tmp_path / "run")]
     arguments += [f"--config.{name}={value}" for name, value in given.items()]
     for more in ([], ["--mode=eval"]):
-        command = begin(running, arguments, *more, preexec_fn=few_descriptors)
+        command = begin(running, ["-c", LIMITED, *arguments], *more)
         _, error = command.communicate(timeout=400)
         assert command.returncode == 0, error
         assert "damaged" not in error
