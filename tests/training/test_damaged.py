@@ -167,6 +167,14 @@ def test_checkpoints_from_before_digests_load_with_one_warning(folder: Path, cap
     assert caplog.text.count("has no digests") == 1
 
 
+def test_a_checkpoint_of_its_own_is_compared_too(whole: Path, tmp_path: Path):
+    shutil.copytree(whole / "5", tmp_path / "model")
+    flip(next((tmp_path / "model").glob("params/ocdbt.process_0/d/*")), 0)
+    with pytest.raises(tsf.InputError, match=r"model is damaged: params/.* Use a copy of it"):
+        loaded(tmp_path / "model")
+
+
+@pytest.mark.slow
 def test_a_saved_model_is_compared_too(whole: Path, tmp_path: Path):
     tsf.save(tsf.load(whole, labels=["a", "b", "c"]), tmp_path / "model")
     jax.tree.map(np.testing.assert_array_equal, loaded(tmp_path / "model"), loaded(whole))
