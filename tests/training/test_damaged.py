@@ -294,3 +294,14 @@ def test_descriptors_and_threads_stay_flat(tmp_path: Path):
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
 def test_descriptors_and_threads_stay_flat_over_200_checkpoints(tmp_path: Path):
     check_descriptors(tmp_path / "c", 200)
+
+
+def test_digests_wait_for_orbaxs_metadata(tmp_path: Path):
+    """Which a thread writes that may be late: a digest of the metadata before would call the checkpoint damaged."""
+    path = tmp_path / digests.MARK
+    path.write_text(json.dumps({"custom_metadata": {}, "item_handlers": None}))
+    late = threading.Timer(0.2, lambda: path.write_text(json.dumps({"custom_metadata": digests.NOTE})))
+    late.start()
+    digests.wait_for_metadata(tmp_path)
+    assert json.loads(path.read_text())["custom_metadata"] == digests.NOTE
+    late.join()
