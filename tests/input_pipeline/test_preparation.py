@@ -182,6 +182,7 @@ def with_its_folder(entry: Entry, storage: Storage) -> Any:
     return store_video(entry, storage)
 
 
+@pytest.mark.filterwarnings("ignore:A worker was restarted while some jobs")  # by loky, for the memory of its first imports
 def test_a_failed_read_stops_the_preparation(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
     """A file that is gone costs itself alone; no video is left out for want of descriptors, or since a disk was unmounted."""
     clips = shutil.copytree(made_clips, tmp_path / "clips")
