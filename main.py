@@ -38,7 +38,7 @@ from experiment.command_line import (
 )
 from experiment.command_line import MODES as JOBS
 from timesformer_jax.devices import describe_devices
-from timesformer_jax.os_errors import name_os_error, sentence
+from timesformer_jax.os_errors import job_failed
 from timesformer_jax.peers import Peers, watch_peers
 from timesformer_jax.processes import from_first, wait_for_all
 from timesformer_jax.run_lock import check_unlocked, locks_released
@@ -155,9 +155,7 @@ def said_of(error: Exception) -> str | None:
         return str(error.within("main.py"))
     if isinstance(error, InputError):
         return name_flags(str(error), CONFIG.value)
-    if isinstance(error, OSError) and name_os_error(error) is not None:
-        return sentence(error, f"--mode={MODE.value} failed")
-    return None
+    return job_failed(error, f"--mode={MODE.value}")
 
 
 def end_with_peers(peers: Peers, error: Exception) -> NoReturn:

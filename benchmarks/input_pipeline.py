@@ -86,9 +86,14 @@ def make_videos(root: Path, source: Path | None) -> None:
 
 def decode_whole(path: Path) -> None:
     """Every frame from start to end, and none converted: what a clip of the original costs at least."""
+    decode_stream(path.read_bytes())
+
+
+def decode_stream(content: bytes) -> None:
+    """Every frame of a video in memory, by one thread."""
     import av
 
-    with av.open(io.BytesIO(path.read_bytes())) as container:
+    with av.open(io.BytesIO(content)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         for _ in container.decode(stream):

@@ -22,9 +22,12 @@ from input_pipeline._tensorflow import tf
 from input_pipeline.fingerprints import facts_of
 from input_pipeline.records import FOOTER_BYTES, HEADER_BYTES
 from timesformer_jax.datasets import Entry, Storage, StoredVideo, map_in_processes, store_video
+from timesformer_jax.datasets.parallel import CrashError
 from timesformer_jax.errors import InputError
+from timesformer_jax.os_errors import ReadError, sentence
 from timesformer_jax.run_lock import locked
 from timesformer_jax.state_files import DamagedFileError, read_json, write_json
+from timesformer_jax.video import UnreadableVideoError
 
 PART_BYTES = 128 << 20
 ENTRIES_BEFORE_A_FORECAST = 16  # and between one and the next
@@ -97,7 +100,7 @@ def write_parts(
     whenever its records would, such as with the order of the classes. Files that can't be read are named in their part's
     `left_out`, files with damaged places in `damaged`.
 
-    Raises `InputError` where the disk is too small, or full.
+    Raises `InputError` where the disk is too small, or full, and where reading fails for reasons that aren't the file's.
     """
     # The folder belongs to these files, as they are now, in this storage: what an interrupted preparation has made of others,
     # or of the same ones with other classes, is none of ours.
@@ -120,12 +123,13 @@ def write_parts(
                 _write_part(part, rest, serialize, functools.partial(_check_space, folder, parts, len(mixed)), bar)
                 done = part.end
                 parts.append(part)
-        except (OSError, tf.errors.OpError) as error:
+        except ReadError as error:
             raise InputError(
-                f"Writing to {folder} failed with {done} of {len(mixed)} videos done "
-                f"({getattr(error, 'strerror', None) or error}): make room on the disk, the same command goes on from "
-                "there."
+                f"{error} The preparation stopped with {done} of {len(mixed)} videos done; the same command resumes it."
             ) from error
+        except (OSError, tf.errors.OpError) as error:
+            doing = f"Writing to {folder} failed with {done} of {len(mixed)} videos done"
+            raise InputError(f"{sentence(error, doing)} Finished parts are kept.") from error
     return parts
 
 
@@ -147,6 +151,7 @@ def _write_part(
             part.end += 1
             bar.update()
             if isinstance(pieces, InputError):
+                _check_costs_one_video(entry, pieces)
                 part.left_out[entry.name] = getattr(pieces, "reason", str(pieces))
                 continue
             if pieces[0].num_damaged:
@@ -161,6 +166,14 @@ def _write_part(
             if place >= PART_BYTES:
                 break
     part.finish()
+
+
+def _check_costs_one_video(entry: Entry, error: InputError) -> None:
+    """Raise an error that isn't about one video alone, which could be left out."""
+    if not isinstance(error, UnreadableVideoError | CrashError):
+        raise error
+    if not Path(entry.path).parent.exists():
+        raise InputError(f"The folder {Path(entry.path).parent} is gone: is its disk, or the network's, still mounted?")
 
 
 def _check_space(folder: epath.Path, finished: Sequence[Part], num_entries: int, part: Part) -> None:

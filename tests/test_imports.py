@@ -203,6 +203,8 @@ def test_every_room_has_its_rule():
         ("PIL", ["timesformer_jax/explain/drawing.py", "timesformer_jax/video/encoding.py"]),
         ("loky", ["timesformer_jax/datasets/parallel.py"]),
         ("dm_pix", ["timesformer_jax/augment/prepare.py", "timesformer_jax/augment/rand_augment.py"]),
+        ("xxhash", ["timesformer_jax/digests.py"]),
+        ("google_crc32c", ["input_pipeline/records.py"]),
         ("orbax", ["timesformer_jax/pretrained/own.py", "timesformer_jax/training/checkpoints.py"]),
     ],
 )

@@ -223,7 +223,7 @@ def test_schedulers_are_recognised(environment: dict):
 
 @pytest.mark.slow
 def test_what_the_first_process_finds_wrong_with_the_data_ends_all(tmp_path: Path):
-    """The others neither look for themselves nor wait."""
+    """The others neither look for themselves nor wait, and one of them all prints the error."""
     started = start(flags(tmp_path / "nowhere", str(tmp_path), tmp_path / "run"), processes=2, devices=1)
     try:
         errors = [process.communicate(timeout=120)[1] for process in started]
@@ -232,4 +232,5 @@ def test_what_the_first_process_finds_wrong_with_the_data_ends_all(tmp_path: Pat
             process.kill()
     for process, error in zip(started, errors, strict=True):
         assert process.returncode == 1
-        assert f"Error: There is no folder {tmp_path}/nowhere" in error
+        assert re.search(f"(Error|Stopped): There is no folder {tmp_path}/nowhere", error), error
+    assert "".join(errors).count("Error: There is no folder") == 1

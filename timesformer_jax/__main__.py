@@ -9,6 +9,7 @@ from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.extras import MissingPackageError, check_installed
 from timesformer_jax.jobs import check, convert, cost, embed, explain, features, predict, zoo
 from timesformer_jax.jobs.parser import Parser
+from timesformer_jax.os_errors import job_failed
 from timesformer_jax.preemption import Preempted
 from timesformer_jax.printable import escape_unencodable
 
@@ -57,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        said = job_failed(error, f"`{arguments.job}`")
+        if said is None:
+            raise
+        print(f"Error: {said}", file=sys.stderr)
     return 1
 
 

@@ -7,6 +7,7 @@ A checkpoint's folder holds `digests.json`, with the XXH3 of every file in it. I
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,8 @@ UNFINISHED = ".orbax-checkpoint-tmp"
 """What Orbax adds to the names of folders that it is still writing."""
 COMMIT_TIME = "commit_timestamp_nsecs"
 """The one entry of `MARK` that Orbax changes after the digests; nothing reads it."""
+METADATA_SECONDS = 600.0
+"""For how long the metadata of a checkpoint, all else of which is written, are waited for."""
 CHUNK = 1 << 18
 """Bytes that are read at once: they stay in the processor's cache until they are digested."""
 
@@ -93,6 +96,24 @@ def write_digests(folder: Any) -> None:
     digests = {name: known.get(name) or digest_file(path) for name, path in files.items()}
     content = {"algorithm": ALGORITHM, "files": dict(sorted(digests.items()))}
     (folder / FILE).write_text(json.dumps({**content, "digest": _digest_of_values(content)}, indent=1) + "\n")
+
+
+def wait_for_metadata(folder: Any) -> None:
+    """Wait for the metadata with `NOTE`: Orbax writes them in a thread of its own, for which the commit doesn't wait.
+
+    A digest of what was there before would call a whole checkpoint damaged.
+    """
+    path = folder / MARK
+    until = time.monotonic() + METADATA_SECONDS
+    while time.monotonic() < until:
+        try:
+            content = json.loads(path.read_bytes())
+            if "digests" in content["custom_metadata"]:
+                return
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # not there, or half of it
+            pass
+        time.sleep(0.01)
+    raise InputError(f"{path} was not written within {METADATA_SECONDS:.0f} seconds.")
 
 
 def find_damage(folder: Any, entries: Iterable[str] | None = (), share: tuple[int, int] = (0, 1)) -> str | None:

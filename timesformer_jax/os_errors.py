@@ -66,12 +66,45 @@ def name_os_error(error: BaseException) -> Named | None:
     return None
 
 
+def job_failed(error: BaseException, job: str) -> str | None:
+    """The sentence with which a job ends after a system's error; None for all other exceptions."""
+    if not isinstance(error, OSError):
+        return None
+    if isinstance(error, ReadError):
+        return str(error)
+    return None if name_os_error(error) is None else sentence(error, f"{job} failed")
+
+
 def sentence(error: BaseException, doing: str) -> str:
     """What went wrong while `doing` something ("Can't write FILE"), and what to do about it."""
     named = name_os_error(error)
     if named is None:
         return f"{doing}: {getattr(error, 'strerror', None) or first_line(error)}."
     return f"{doing}: {named.what}; {named.remedy}."
+
+
+class ReadError(OSError):
+    """A failed read that says nothing about the file.
+
+    No `InputError`, since jobs over many files would skip this one and continue.
+    """
+
+    def __str__(self) -> str:
+        return sentence(OSError(self.errno, self.strerror), f"Can't read {printable(self.filename)}")
+
+
+NOT_THE_FILES = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+    | {errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ETIMEDOUT}
+)
+"""Numbers of errors by which the process, the machine or the disk can't read any file now."""
+
+
+def raise_if_not_the_files(error: BaseException, path: Any) -> None:
+    """Raise a `ReadError` for an exception about `path` whose `errno` is in `NOT_THE_FILES`."""
+    number = getattr(error, "errno", None)
+    if number in NOT_THE_FILES:
+        raise ReadError(number, os.strerror(number), os.fspath(path)) from error
 
 
 class WriteError(InputError, OSError):

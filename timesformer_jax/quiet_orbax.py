@@ -1,7 +1,11 @@
-"""Orbax's log without the tracebacks of its threads."""
+"""Orbax's log and threads without their tracebacks."""
 
+import functools
 import logging
+import sys
+from collections.abc import Callable
 from pathlib import PurePath
+from typing import Any
 
 
 class _NoTracebacks(logging.Filter):
@@ -18,3 +22,24 @@ def quiet_orbax() -> None:
     A full disk would otherwise fill the terminal with a dozen tracebacks before the one sentence about it.
     """
     logging.getLogger("absl").addFilter(_FILTER)
+    if getattr(sys.unraisablehook, "func", None) is not _print_unless_late:
+        sys.unraisablehook = functools.partial(_print_unless_late, sys.unraisablehook)
+
+
+def _print_unless_late(hook: Callable[[Any], Any], unraisable: Any) -> None:
+    if not _comes_late(unraisable):
+        hook(unraisable)
+
+
+def _comes_late(unraisable: Any) -> bool:
+    """Whether TensorStore tells an event loop of a failed write that Orbax has closed after another failed write.
+
+    TensorStore calls asyncio from a thread of C++, so no frame of Python is before asyncio's.
+    """
+    trace = unraisable.exc_traceback
+    return (
+        isinstance(unraisable.exc_value, RuntimeError)
+        and str(unraisable.exc_value) == "Event loop is closed"
+        and trace is not None
+        and trace.tb_frame.f_code.co_name == "call_soon_threadsafe"
+    )

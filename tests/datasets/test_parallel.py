@@ -40,10 +40,8 @@ def test_a_process_that_dies_costs_its_own_item_alone():
     assert str(results[5]) == "the process that read it died"
 
 
-@pytest.mark.parametrize(
-    "thread",
-    [pytest.param(False, id="Linux's signal"), pytest.param(True, id="a look for the parent", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # three processes import the package
+@pytest.mark.parametrize("thread", [False, True], ids=["Linux's signal", "a look for the parent"])
 def test_workers_end_with_a_killed_parent(thread: bool):
     """Linux's signal is for work of the main thread: it follows the thread that started the worker."""
     code = """

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import timesformer_jax as tsf
 from tests.pretrained.files import golden_huggingface, golden_tensors, official_file
 from timesformer_jax.pretrained import save_official
-from timesformer_jax.pretrained.saving import SUFFIXES, WRITERS
+from timesformer_jax.pretrained.saving import SUFFIXES, WRITERS, _new
 from timesformer_jax.pretrained.targets import TARGETS, describe_unsupported, unsupported
 
 PREPROCESS = tsf.Preprocess(
@@ -278,3 +278,12 @@ def test_the_model_card_says_what_the_pipeline_can(
         expected,
     )
     assert tsf.load(tmp_path / "folder").preprocess == preprocess
+
+
+@pytest.mark.parametrize("text", ["I/O error: No space left on device (os error 28)", "a fault of the program"])
+def test_a_full_disk_is_named_whichever_library_reports_it(tmp_path: Path, text: str):
+    """safetensors has an exception of its own, which is no `OSError`."""
+    expected = tsf.InputError if "space" in text else RuntimeError
+    with pytest.raises(expected, match="the disk is full; free" if "space" in text else text), _new(tmp_path / "hf", False):
+        raise RuntimeError(text)
+    assert not list(tmp_path.iterdir())

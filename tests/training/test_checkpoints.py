@@ -27,7 +27,12 @@ def describe(model: tsf.TimeSformer) -> dict:
 
 @functools.cache
 def fresh_state() -> training.TrainState:
-    return training.init_state(MODEL, OPTIMIZER, 0, training.make_mesh(jax.devices()[:1]))
+    """Random parameters, zeros elsewhere: nothing is compiled for it."""
+    shapes = training.state_shapes(MODEL, OPTIMIZER, training.make_mesh(jax.devices()[:1]))
+    draw = np.random.default_rng(0)
+    state = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding), shapes)
+    params = jax.tree.map(lambda x: jax.device_put(draw.standard_normal(x.shape, np.float32), x.sharding), shapes.params)
+    return state.replace(params=params)
 
 
 def saved(directory: Path, *steps: int, metrics: dict[int, float] | None = None) -> training.TrainState:

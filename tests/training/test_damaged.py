@@ -167,6 +167,14 @@ def test_checkpoints_from_before_digests_load_with_one_warning(folder: Path, cap
     assert caplog.text.count("has no digests") == 1
 
 
+def test_a_checkpoint_of_its_own_is_compared_too(whole: Path, tmp_path: Path):
+    shutil.copytree(whole / "5", tmp_path / "model")
+    flip(next((tmp_path / "model").glob("params/ocdbt.process_0/d/*")), 0)
+    with pytest.raises(tsf.InputError, match=r"model is damaged: params/.* Use a copy of it"):
+        loaded(tmp_path / "model")
+
+
+@pytest.mark.slow
 def test_a_saved_model_is_compared_too(whole: Path, tmp_path: Path):
     tsf.save(tsf.load(whole, labels=["a", "b", "c"]), tmp_path / "model")
     jax.tree.map(np.testing.assert_array_equal, loaded(tmp_path / "model"), loaded(whole))
@@ -286,3 +294,14 @@ def test_descriptors_and_threads_stay_flat(tmp_path: Path):
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
 def test_descriptors_and_threads_stay_flat_over_200_checkpoints(tmp_path: Path):
     check_descriptors(tmp_path / "c", 200)
+
+
+def test_digests_wait_for_orbaxs_metadata(tmp_path: Path):
+    """Which a thread writes that may be late: a digest of the metadata before would call the checkpoint damaged."""
+    path = tmp_path / digests.MARK
+    path.write_text(json.dumps({"custom_metadata": {}, "item_handlers": None}))
+    late = threading.Timer(0.2, lambda: path.write_text(json.dumps({"custom_metadata": digests.NOTE})))
+    late.start()
+    digests.wait_for_metadata(tmp_path)
+    assert json.loads(path.read_text())["custom_metadata"] == digests.NOTE
+    late.join()

@@ -1,15 +1,19 @@
 """Video files of several codecs, damaged ones and such as are none."""
 
+import errno
+import os
 import pickle
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.support import moving_square, write_video
-from timesformer_jax.video import UnreadableVideoError, open_video
+from timesformer_jax.os_errors import ReadError
+from timesformer_jax.video import UnreadableVideoError, decoding, open_video
 from timesformer_jax.video.encoding import encode_jpeg
 
 
@@ -133,6 +137,35 @@ def test_what_is_no_video_is_refused_with_the_reason(broken_clips: Path, name: s
         pass
     assert f"{name}.mp4" in str(caught.value)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # it may cross processes
+
+
+def failing(number: int) -> Any:
+    """A function that fails as FFmpeg does."""
+    import av.error
+
+    return lambda *arguments, **options: av.error.err_check(-number)
+
+
+def failing_open(*arguments: Any, **options: Any) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_errors_of_the_disk_are_not_the_videos(made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+    """FFmpeg's EIO is damage as long as the file can be read; for want of descriptors no file is damaged."""
+    path = made_clips / "down" / "0.mp4"
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "open_container", failing(errno.EMFILE))
+        with pytest.raises(ReadError, match=r"^Can't read .*0.mp4: this process has as many .*ulimit -n"), open_video(path):
+            pass
+        patch.setattr(decoding, "open_container", failing(errno.EIO))
+        with pytest.raises(UnreadableVideoError, match="Input/output error"), open_video(path):
+            pass
+    with open_video(path) as video:
+        monkeypatch.setattr(video, "_reopen", lambda: None)
+        monkeypatch.setattr(video, "_container", SimpleNamespace(demux=failing(errno.EIO), close=video._container.close))
+        monkeypatch.setattr(decoding, "open", failing_open, raising=False)
+        with pytest.raises(ReadError, match=r"0.mp4: the disk reports an input/output error; check"):
+            list(video.frames())
 
 
 def test_frames_that_all_resist_conversion_make_no_video(made_clips: Path, monkeypatch: pytest.MonkeyPatch):

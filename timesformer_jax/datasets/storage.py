@@ -9,6 +9,7 @@ import numpy as np
 
 from timesformer_jax.datasets.entries import Entry
 from timesformer_jax.errors import InputError
+from timesformer_jax.os_errors import ReadError
 from timesformer_jax.video.decoding import open_video
 from timesformer_jax.video.encoding import encode_h264, encode_jpeg
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, UnreadableVideoError
@@ -87,7 +88,7 @@ def store_video(entry: Entry, storage: Storage) -> list[StoredVideo]:
             sizes: list[tuple[int, int]] = []
             try:
                 encoded = CODECS[storage.codec](_noting_size(part, sizes))
-            except InputError:
+            except (InputError, ReadError):
                 raise
             except Exception as error:  # such as sides that the encoder can't have; other videos are still to be read
                 reason = f"its frames can't be kept as {storage.codec}: {type(error).__name__}: {error}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from timesformer_jax.digests import FILE, MARK, NOTE, check_digests, steps_in, write_digests
+from timesformer_jax.digests import FILE, MARK, NOTE, check_digests, steps_in, wait_for_metadata, write_digests
 from timesformer_jax.errors import InputError, check_utf8, first_line, shown
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
@@ -115,6 +115,7 @@ def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:
     check_utf8("checkpoint", str(path))
     ocp.save_checkpointables(_place(path), {"params": params}, custom_metadata={**notes, **NOTE})
     if jax.process_index() == 0:
+        wait_for_metadata(_folder(path))
         write_digests(_folder(path))
 
 

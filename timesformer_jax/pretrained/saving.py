@@ -13,7 +13,7 @@ import numpy as np
 from timesformer_jax.atomic_write import apply_umask
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import flatten_params, parameter_shapes, unstack_blocks
-from timesformer_jax.os_errors import sentence
+from timesformer_jax.os_errors import name_os_error, sentence
 from timesformer_jax.pretrained.beside import KEY, MULTI_LABEL, notes_for
 from timesformer_jax.pretrained.fields import HUGGINGFACE_ACTIVATIONS, HUGGINGFACE_FIELDS
 from timesformer_jax.pretrained.formats import import_safetensors, import_torch
@@ -248,7 +248,9 @@ def _new(target: str | Path, overwrite: bool) -> Iterator[Path]:
                 if old.exists():
                     old.rename(target)
                 raise
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
+    except InputError:
+        raise
+    except Exception as error:  # of many types: the system's, safetensors', PyTorch's
+        if not isinstance(error, OSError | ValueError) and name_os_error(error) is None:
             raise
         raise InputError(sentence(error, f"Can't write {target}")) from error

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint import multihost as orbax_multihost
 from orbax.checkpoint import v1 as ocp
 
-from timesformer_jax.digests import NOTE, note_own_digests, write_digests
+from timesformer_jax.digests import NOTE, note_own_digests, wait_for_metadata, write_digests
 from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
 from timesformer_jax.os_errors import name_os_error
@@ -207,6 +207,7 @@ class Checkpoints:
         note_own_digests(self._unfinished(), jax.process_index())
 
     def _write_digests(self) -> None:
+        wait_for_metadata(self._unfinished())
         write_digests(self._unfinished())
 
     def _check_digests(self, step: int, entries: tuple[str, ...] | None = None) -> None:

@@ -1,6 +1,7 @@
 """Video files -> RGB frames, by PyAV (any container and codec that FFmpeg reads)."""
 
 import contextlib
+import errno
 import importlib.util
 import logging
 import math
@@ -14,6 +15,7 @@ import numpy as np
 
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.os_errors import NOT_THE_FILES, raise_if_not_the_files
 from timesformer_jax.video.containers import open_container
 from timesformer_jax.video.files import PICTURE_SUFFIXES
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, OverLimitError, UnreadableVideoError
@@ -40,7 +42,11 @@ class VideoFile:
         """Good frames met so far."""
 
     def _open(self) -> None:
-        container = open_container(self._path, self._limits)
+        try:
+            container = open_container(self._path, self._limits)
+        except Exception as error:
+            _check_disk(error, self._path)
+            raise
         stream = container.streams.best("video")
         if stream is None or stream.disposition & type(stream.disposition).attached_pic:
             container.close()
@@ -205,7 +211,9 @@ class VideoFile:
                 self._note_damage(error)
                 return
 
-    def _note_damage(self, error: Exception) -> None:
+    def _note_damage(self, error: Exception, path: Path | None = None) -> None:
+        """Count a damaged place of the file, or of `path`, one of its pictures; raises a `ReadError` if none is damaged."""
+        _check_disk(error, path or self._path)
         self.num_damaged += 1
         log.debug("%s: %s: %s", self._path, type(error).__name__, error)
 
@@ -266,7 +274,7 @@ class FrameFolder(VideoFile):
             except OverLimitError:
                 raise
             except Exception as error:  # whatever is wrong with it, it costs this frame alone
-                self._note_damage(error)
+                self._note_damage(error, picture)
                 continue
             yield frame
 
@@ -285,8 +293,28 @@ def has_video_stream(path: str | Path) -> bool:
                 return False
             return stream.width > 0 and not any(PICTURE_FORMATS.fullmatch(name) for name in names)
     except Exception as error:  # a file may make the libraries raise anything
+        _check_disk(error, path)
         log.debug("%s: %s: %s", path, type(error).__name__, error)
         return False
+
+
+def _check_disk(error: Exception, path: str | Path) -> None:
+    """Raise a `ReadError` if reading failed for want of descriptors, or since the disk can't be read.
+
+    FFmpeg also uses the system's numbers for damage: then the file itself can be read.
+    """
+    number = getattr(error, "errno", None)
+    if type(error).__module__.startswith("av.") and number not in (errno.EMFILE, errno.ENFILE):
+        if number not in NOT_THE_FILES:
+            return
+        try:
+            with open(path, "rb", buffering=0) as file:
+                while file.read(1 << 20):
+                    pass
+            return
+        except OSError as own:
+            error = own
+    raise_if_not_the_files(error, path)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -297,24 +325,25 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 @contextlib.contextmanager
 def open_video(path: str | Path, fps: float | None = None, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[VideoFile]:
     """Opens a video file, or a folder of pictures at `fps` (30); raises `UnreadableVideoError` with the reason where it can't,
-    and where the video goes beyond `limits`, here or when its frames are read.
+    and where the video goes beyond `limits`, here or when its frames are read. A `ReadError`, here or then, says nothing about
+    the video: no more files may be open, or the disk fails.
 
     Needs the extra `video`.
     """
     if importlib.util.find_spec("av") is None:
         raise MissingPackageError("av", "Reading videos")
-    if Path(path).is_dir():
-        yield FrameFolder(Path(path), fps or DEFAULT_FPS, limits)
-        return
     try:
-        if not stat.S_ISREG((status := Path(path).stat()).st_mode):
+        status = Path(path).stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             raise UnreadableVideoError(path, "it is a device or a pipe, not a file")
         if not status.st_size:
             raise UnreadableVideoError(path, "the file is empty")
-        video = VideoFile(path, limits)
+        folder = stat.S_ISDIR(status.st_mode)
+        video = FrameFolder(Path(path), fps or DEFAULT_FPS, limits) if folder else VideoFile(path, limits)
     except UnreadableVideoError:
         raise
     except Exception as error:  # a file may make the libraries raise anything; it must not end what reads many
+        _check_disk(error, path)
         raise UnreadableVideoError(path, getattr(error, "strerror", None) or f"{type(error).__name__}: {error}") from error
     with contextlib.closing(video):
         yield video

@@ -1,6 +1,5 @@
 """Videos of a folder, and an account of everything else in it."""
 
-import contextlib
 import os
 import re
 from collections import deque
@@ -8,6 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from timesformer_jax.os_errors import raise_if_not_the_files
 from timesformer_jax.printable import printable
 from timesformer_jax.video.files import NOT_VIDEO_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES, holds_text
 
@@ -131,7 +131,8 @@ class FolderContents:
             try:
                 with os.scandir(where) as inside:
                     entries = sorted(inside, key=lambda entry: entry.name)
-            except OSError:
+            except OSError as error:
+                raise_if_not_the_files(error, where)
                 self.skipped.add(CLOSED, self.name(where))
                 continue
             for entry in entries:
@@ -181,9 +182,12 @@ def find_videos(folder: Path) -> list[Path]:
 
 def is_frame_folder(path: str | Path) -> bool:
     """Whether a folder directly holds an image."""
-    with contextlib.suppress(OSError), os.scandir(path) as inside:
-        return any(os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES for entry in inside if entry.name[0] != ".")
-    return False
+    try:
+        with os.scandir(path) as inside:
+            return any(os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES for entry in inside if entry.name[0] != ".")
+    except OSError as error:
+        raise_if_not_the_files(error, path)
+        return False
 
 
 def _is_hidden(name: str) -> bool:
@@ -194,7 +198,8 @@ def _is(entry: Any, what: str) -> bool:
     """`entry.is_dir()` or `entry.is_file()`; False for a link that can't be followed."""
     try:
         return getattr(entry, what)()
-    except OSError:
+    except OSError as error:
+        raise_if_not_the_files(error, entry.path)
         return False
 
 
@@ -205,6 +210,7 @@ def _holds_video(path: str) -> bool:
     try:
         with open(path, "rb") as file:
             head = file.read(1024)
-    except OSError:
+    except OSError as error:
+        raise_if_not_the_files(error, path)
         return False
     return bool(head) and not holds_text(head) and has_video_stream(path)

@@ -1,11 +1,11 @@
 """Finding the lists of a data set, and the videos that they name."""
 
-import contextlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from timesformer_jax.errors import InputError
+from timesformer_jax.os_errors import raise_if_not_the_files
 from timesformer_jax.video.finding import FolderContents
 
 DEPTH = 3
@@ -49,9 +49,12 @@ def _lists_in(folder: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, Pa
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    with contextlib.suppress(OSError), os.scandir(folder) as inside:
-        return sorted(Path(entry.path) for entry in inside if not entry.name.startswith(".") and entry.is_dir())
-    return []
+    try:
+        with os.scandir(folder) as inside:
+            return sorted(Path(entry.path) for entry in inside if not entry.name.startswith(".") and entry.is_dir())
+    except OSError as error:
+        raise_if_not_the_files(error, folder)
+        return []
 
 
 class FileIndex(dict[str, list[Path]]):
