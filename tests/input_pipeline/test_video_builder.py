@@ -126,9 +126,10 @@ def test_other_rates_and_frames_are_another_data_set_and_another_place_is_not(tm
         [tmp_path / root / "a" / "1.jpg" for root in ("one", "two")],
     )
     for picture in pictures:
-        video(picture.parents[1] / "b.mp4")
         picture.parent.mkdir(parents=True)
         picture.write_bytes(b"same")
+    video(tmp_path / "one" / "b.mp4")
+    shutil.copy2(tmp_path / "one" / "b.mp4", tmp_path / "two" / "b.mp4")  # encoders aren't the same to the last byte
 
     def name(root: str = "one", fps: int = 12) -> str:
         for split in ("train", "val"):
