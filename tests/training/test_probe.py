@@ -183,7 +183,7 @@ def test_an_attentive_probe_is_written_and_read(tmp_path: Path):
     jax.tree.map(np.testing.assert_array_equal, params, loaded)
     (tmp_path / "other.npz").write_bytes(b"PK")
     for name, words in (
-        ("other.npz", r"is damaged \(File is not a zip file\): train the probe again"),
+        ("other.npz", "is damaged .*: train the probe again"),
         ("none.npz", "There is no file"),
     ):
         with pytest.raises(tsf.InputError, match=words):
