@@ -21,8 +21,8 @@ log = logging.getLogger("timesformer_jax")
 
 BEAT = 5.0
 """Seconds between two signs of life of a process."""
-LOST = 25.0
-"""Seconds without a sign of life after which a process counts as lost."""
+LOST = 40.0
+"""Seconds without a sign of life after which a process counts as lost; a busy machine can delay one by many seconds."""
 GRACE = 10.0
 """Seconds that this process has to end by itself once another one is lost."""
 FAREWELL = 5.0
@@ -134,7 +134,7 @@ class Peers:
                 unheard_since = None
             except Exception:  # of types that JAX doesn't export: no service, so no first process
                 said, unheard_since = {}, now if unheard_since is None else unheard_since
-                if now - unheard_since > BEAT:
+                if now - unheard_since > LOST:
                     self._notice(0)
             for index, value in said.items():
                 if value != ENDED:
@@ -161,7 +161,7 @@ class Peers:
 
 @contextlib.contextmanager
 def watch_peers() -> Iterator[Peers | None]:
-    """Notice lost processes within half a minute while the block runs; gives None to the only process of a job."""
+    """Notice lost processes within a minute while the block runs; gives None to the only process of a job."""
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         yield None
         return
