@@ -315,6 +315,7 @@ def _write(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> tfds.core
         again = _open(type(builder), config, data_dir)
         if again.is_prepared():
             return again
+        _delete_unfinished(epath.Path(builder.data_path))
         log.info("Preparing the data set in %s; this is done once.", builder.data_path)
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its sizes, which are unknown here
             try:
@@ -329,6 +330,13 @@ def _check_info(builder: tfds.core.DatasetBuilder) -> None:
     folder = epath.Path(builder.data_path)
     if folder.exists() and not (folder / "dataset_info.json").exists():
         refuse(folder / "dataset_info.json", "it is missing", f"delete {folder} to prepare the data again")
+
+
+def _delete_unfinished(folder: epath.Path) -> None:
+    """Delete what killed preparations of the same data have left: TFDS writes into folders of random names and renames them."""
+    left = list(folder.parent.glob(f"incomplete.*_{folder.name}")) if folder.parent.exists() else []
+    for path in left:
+        path.rmtree()
 
 
 def _check(builder: tfds.core.DatasetBuilder, config: VideoConfig) -> None:

@@ -149,6 +149,19 @@ def test_other_rates_and_frames_are_another_data_set_and_another_place_is_not(tm
     assert own_config(base, "mine", Listing(label_names=("x", "y"), splits={"train": [gone]}), tmp_path / "one").name
 
 
+def test_preparing_deletes_what_a_killed_preparation_left(tmp_path: Path, made_clips: Path):
+    data = folder(made_clips, tmp_path / "data")
+    whole = Path(data.builder.data_path)
+    shutil.copytree(whole, left := whole.with_name(f"incomplete.ABC123_{whole.name}"))
+    shutil.copytree(whole, other := whole.with_name("incomplete.ABC123_1.0.0"))
+    shutil.rmtree(whole)
+    again = folder(made_clips, tmp_path / "data")
+    assert Path(again.builder.data_path) == whole
+    assert whole.is_dir()
+    assert not left.exists()
+    assert other.is_dir()  # of another version
+
+
 def test_broken_files_are_left_out_by_name(tmp_path: Path, made_clips: Path, broken_clips: Path):
     shutil.copytree(made_clips, tmp_path / "clips")
     shutil.copytree(broken_clips, tmp_path / "clips" / "across", dirs_exist_ok=True)
