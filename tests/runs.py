@@ -43,6 +43,11 @@ def results(workdir: Path) -> dict[str, Any]:
     return json.loads((workdir / "results.json").read_text())
 
 
+def figures(workdir: Path) -> dict[str, Any]:
+    """results.json without the digests of files, whose scores differ in their last digits from one processor to the next."""
+    return {name: value for name, value in results(workdir).items() if name not in ("files", "digest")}
+
+
 def predictions(workdir: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
     return {row["video"]: row for row in rows}

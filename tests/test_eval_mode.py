@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import main
-from tests.runs import ROOT, on_devices, predictions, results, small_folder
+from tests.runs import ROOT, figures, on_devices, predictions, results, small_folder
 from timesformer_jax import evaluation, training
 
 VIEWS = {"eval.split": "train", "eval.num_clips": 4, "eval.num_crops": 3, "eval.average": "logits"}
@@ -59,8 +59,7 @@ def test_figures_do_not_depend_on_batches_or_devices(
         config = small_folder(made_clips, data_dir, **VIEWS, **{"eval.batch_size": batch_size})
         with caplog.at_level("INFO", logger="timesformer_jax"):
             main.run(config, str(run), "eval")
-        figures = {name: value for name, value in results(run).items() if name not in ("files", "digest")}
-        found.append((list(figures.items()), (run / "confusion.csv").read_text()))
+        found.append((list(figures(run).items()), (run / "confusion.csv").read_text()))
         rows.append(predictions(run))
     for each in found[1:]:
         assert each == found[0]

@@ -17,7 +17,7 @@ import pytest
 import main
 import timesformer_jax as tsf
 from experiment.curves import read_curves
-from tests.runs import ROOT, config_of, on_devices, predictions, results
+from tests.runs import ROOT, config_of, figures, on_devices, predictions, results
 from timesformer_jax import training
 from timesformer_jax.pretrained.own import read_checkpoint
 
@@ -115,10 +115,10 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     (step, loss), (step_of_two, loss_of_two) = (first_loss(tmp_path / name) for name in ("one", "two"))
     assert (step, loss_of_two) == (step_of_two, pytest.approx(loss, rel=1e-5))
     assert results(tmp_path / "one")["top1"] == results(tmp_path / "two")["top1"]
-    of_two, rows = results(tmp_path / "two"), predictions(tmp_path / "two")
+    of_two, rows = figures(tmp_path / "two"), predictions(tmp_path / "two")
     assert not (tmp_path / "two" / "test.part").exists()
     main.run(config, str(tmp_path / "two"), "eval")
-    assert results(tmp_path / "two") == of_two  # what two processes said of a checkpoint, one with other devices says too
+    assert figures(tmp_path / "two") == of_two  # what two processes said of a checkpoint, one with other devices says too
     for name, row in rows.items():
         # The same checkpoint's scores, and those of forty steps apart.
         for other, apart in (("two", 1e-5), ("one", 1e-3)):
