@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accelerator.record import find, first_line, read_record
+from benchmarks.marks import replace_marked
 
 RESULTS = Path(__file__).parent.parent / "results"
 BEGIN, END = "<!-- benchmarks/gpu.py --page writes from here -->", "<!-- to here -->"
@@ -19,12 +20,7 @@ def write_page(files: Sequence[Path], document: Path) -> Path:
     Raises:
         ValueError: If the document lacks the marks, or a file is not one of results.
     """
-    text = document.read_text()
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{document} lacks the marks {BEGIN!r} and {END!r}.")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n\n{render(files)}\n\n{END}{after}")
+    replace_marked(document, BEGIN, END, render(files))
     return document
 
 

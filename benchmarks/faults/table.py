@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.marks import replace_marked
 from timesformer_jax.atomic_write import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -167,10 +168,5 @@ def write_page(files: Sequence[Path], document: Path) -> Path:
     Raises:
         ValueError: If the document lacks the marks, or a file is not one of results.
     """
-    text = document.read_text()
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{document} lacks the marks {BEGIN!r} and {END!r}.")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n\n{render(files)}\n\n{END}{after}")
+    replace_marked(document, BEGIN, END, render(files))
     return document

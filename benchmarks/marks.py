@@ -1,0 +1,17 @@
+"""Pages with a part between two marks that a script writes."""
+
+from pathlib import Path
+
+
+def replace_marked(document: Path, begin: str, end: str, content: str) -> None:
+    """Replace what is between the two marks of `document`.
+
+    Raises:
+        ValueError: If the document lacks the marks.
+    """
+    text = document.read_text()
+    if begin not in text or end not in text:
+        raise ValueError(f"{document} lacks the marks {begin!r} and {end!r}.")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    document.write_text(f"{before}{begin}\n\n{content}\n\n{end}{after}")
