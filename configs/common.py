@@ -48,7 +48,7 @@ MODEL = {
     "initialization": "official",
     "scan_layers": True,
     "remat": "none",
-    "attention_implementation": "xla",
+    "attention_implementation": "auto",
     "dtype": "float32",
 }
 

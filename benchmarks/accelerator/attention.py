@@ -1,7 +1,8 @@
 """The two attention steps of a divided block alone: every implementation, and candidates for more.
 
-A contender maps packed, token-major q, k, v `[B, T, N, 3, h, d]`, as one product makes them, to the mixture `[B, T, N, h, d]`;
-whatever it transposes is part of its time. "time" attends over T at each of N places, "space" over the N of each frame.
+A contender maps tokens `[B, T, N, D]` with the parameters of queries, keys and values to the mixtures of values
+`[B, T, N, h, d]`: each wants the products in another form, so they and whatever it transposes are part of its time. "products
+alone" has nothing else. "time" attends over T at each of N places, "space" over the N of each frame.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import jax.numpy as jnp
 
 from benchmarks.accelerator.sizes import Size
 from benchmarks.accelerator.timing import Measurement, compile_timed, time_calls
-from timesformer_jax.modeling.attention import IMPLEMENTATIONS
+from timesformer_jax._typing import Array
+from timesformer_jax.modeling.attention import IMPLEMENTATIONS, Projections
 
 TILE = 128
 """Tokens that "packed" puts side by side."""
@@ -24,8 +26,8 @@ CHECKED = 2
 def measurements(size: Size) -> list[Measurement]:
     """Each contender for each step, forward and with its gradient."""
     return [
-        Measurement(f"{step}, {name}", partial(measure, size, step, name), limit=40)
-        for step in ("time", "space")
+        Measurement(f"{step}, {name}", partial(measure, size, step, name), limit=40, later=name not in FIRST)
+        for step in BOTH
         for name, (_, steps) in CONTENDERS.items()
         if step in steps
     ]
@@ -35,86 +37,85 @@ def measure(size: Size, step: str, name: str, results: dict[str, Any]) -> dict[s
     """Time of one contender, and its error relative to float32."""
     attend = CONTENDERS[name][0]
     fields = size.model
-    heads, head_dim = fields["num_heads"], fields["embed_dim"] // fields["num_heads"]
+    heads, dim = fields["num_heads"], fields["embed_dim"]
     tokens = (fields["image_size"] // 16) ** 2 + (step == "space")  # the CLS attends in space only
-    shape = (size.batch_size, fields["num_frames"], tokens, 3, heads, head_dim)
-    qkv = jax.random.normal(jax.random.key(0), shape).astype(jnp.bfloat16)
-    cotangent = jax.random.normal(jax.random.key(1), (*shape[:3], heads, head_dim)).astype(jnp.bfloat16)
+    shapes = {
+        "x": (size.batch_size, fields["num_frames"], tokens, dim),
+        "kernel": (dim, 3, heads, dim // heads),
+        "bias": (3, heads, dim // heads),
+    }
+    scales = {"x": 1.0, "kernel": dim**-0.5, "bias": 0.1}
+    keys = iter(jax.random.split(jax.random.key(0), 4))
+    given = [scales[name] * jax.random.normal(next(keys), shape).astype(jnp.bfloat16) for name, shape in shapes.items()]
+    cotangent = jax.random.normal(next(keys), (*shapes["x"][:3], heads, dim // heads)).astype(jnp.bfloat16)
 
-    def forward(qkv: jax.Array) -> jax.Array:
-        return attend(qkv, step)
+    def forward(x: Array, kernel: Array, bias: Array) -> Array:
+        return attend(x, kernel, bias, step)
 
-    def both(qkv: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mixture, backward = jax.vjp(forward, qkv)
-        return mixture, backward(cotangent)[0]
+    def both(x: Array, kernel: Array, bias: Array, cotangent: Array) -> tuple[Array, tuple[Array, ...]]:
+        mixture, backward = jax.vjp(forward, x, kernel, bias)
+        return mixture, backward(cotangent)
 
-    small = qkv[:CHECKED], cotangent[:CHECKED]
-    got = jax.jit(both)(*small)
-    wanted = reference(small[0].astype(jnp.float32), small[1].astype(jnp.float32), step)
-    errors = [
-        float(jnp.linalg.norm((a.astype(jnp.float32) - b).ravel()) / jnp.linalg.norm(b.ravel()))
-        for a, b in zip(got, wanted, strict=True)
-    ]
-    compiled, figures = compile_timed(jax.jit(both), qkv, cotangent)
-    alone, _ = compile_timed(jax.jit(forward), qkv)
-    one_way = time_calls(lambda: alone(qkv), size.timing_seconds / 2)
-    both_ways = time_calls(lambda: compiled(qkv, cotangent), size.timing_seconds / 2)
+    x, kernel, bias = given
+    agreement = {} if name == ALONE else agree(both, x[:CHECKED], kernel, bias, cotangent[:CHECKED], step=step)
+    compiled, figures = compile_timed(jax.jit(both), *given, cotangent)
+    alone, _ = compile_timed(jax.jit(forward), *given)
+    one_way = time_calls(lambda: alone(*given), size.timing_seconds / 2)
+    both_ways = time_calls(lambda: compiled(*given, cotangent), size.timing_seconds / 2)
     return {
         "forward_ms": 1e3 * one_way["seconds"],
         "forward_and_backward_ms": 1e3 * both_ways["seconds"],
         "temp_gib": figures.get("temp_gib"),
+        **agreement,
+    }
+
+
+def agree(both: Callable[..., Any], *given: Array, step: str) -> dict[str, Any]:
+    """Errors of the output and of the tokens' gradient relative to float32 with every product at full precision."""
+    got, (got_gradient, *_) = jax.jit(both)(*given)
+    *wide, cotangent = (x.astype(jnp.float32) for x in given)
+    with jax.default_matmul_precision("highest"):
+        wanted, backward = jax.vjp(lambda x, kernel, bias: library("xla")(x, kernel, bias, step), *wide)
+        wanted_gradient, *_ = backward(cotangent)
+    errors = [
+        float(jnp.linalg.norm((a.astype(jnp.float32) - b).ravel()) / jnp.linalg.norm(b.ravel()))
+        for a, b in ((got, wanted), (got_gradient, wanted_gradient))
+    ]
+    return {
         "relative_error": errors[0],
         "relative_error_of_gradient": errors[1],
         "agrees": all(error < 2e-2 for error in errors),  # False for NaN as well
     }
 
 
-def reference(qkv: jax.Array, cotangent: jax.Array, step: str) -> tuple[jax.Array, jax.Array]:
-    """Output and gradient in float32, every product at full precision."""
-    with jax.default_matmul_precision("highest"):
-        mixture, backward = jax.vjp(lambda x: library("xla")(x, step), qkv)
-        return mixture, backward(cotangent)[0]
+Contender = Callable[[Array, Array, Array, str], Array]
 
 
-def _grouped(qkv: jax.Array, step: str) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`[B, T, N, 3, h, d]` -> q (scaled), k, v `[B, G, h, L, d]`: groups of tokens that attend to each other."""
-    q, k, v = (qkv[:, :, :, i] for i in range(3))
-    q = q * q.shape[-1] ** -0.5
-    order = (0, 2, 3, 1, 4) if step == "time" else (0, 1, 3, 2, 4)
-    return q.transpose(order), k.transpose(order), v.transpose(order)
-
-
-def _ungrouped(mixture: jax.Array, step: str) -> jax.Array:
-    """The inverse, for one of the three."""
-    return mixture.transpose((0, 3, 1, 2, 4) if step == "time" else (0, 1, 3, 2, 4))
-
-
-def library(name: str) -> Callable[[jax.Array, str], jax.Array]:
+def library(name: str) -> Contender:
     """One of the model's own implementations."""
 
-    def attend(qkv: jax.Array, step: str) -> jax.Array:
-        return _ungrouped(IMPLEMENTATIONS[name](*_grouped(qkv, step), None), step)
-
-    return attend
-
-
-def token_major(implementation: Any) -> Callable[[jax.Array, str], jax.Array]:
-    """JAX's own attention on `[B G, L, h, d]`: heads stay behind the tokens, so that space needs no transposition."""
-
-    def attend(qkv: jax.Array, step: str) -> jax.Array:
-        moved = qkv.swapaxes(1, 2) if step == "time" else qkv  # -> [B, N, T, 3, h, d]
-        rows = moved.reshape(-1, *moved.shape[2:])  # -> [B G, L, 3, h, d]
-        mixture = jax.nn.dot_product_attention(rows[:, :, 0], rows[:, :, 1], rows[:, :, 2], implementation=implementation)
-        mixture = mixture.reshape(*moved.shape[:3], *moved.shape[4:])
+    def attend(x: Array, kernel: Array, bias: Array, step: str) -> Array:
+        groups = x.swapaxes(1, 2) if step == "time" else x  # -> [B, G, L, D]
+        mixture = IMPLEMENTATIONS[name](Projections(groups, kernel, bias), None, slice(None))
         return mixture.swapaxes(1, 2) if step == "time" else mixture
 
     return attend
 
 
-def packed(implementation: Any) -> Callable[[jax.Array, str], jax.Array]:
+def _packed_product(x: Array, kernel: Array, bias: Array) -> Array:
+    return Projections(x, kernel, bias).packed() + bias[None, None, None]  # [B, T, N, 3, h, d]
+
+
+def products_alone(x: Array, kernel: Array, bias: Array, step: str) -> Array:
+    """One packed product, of which all is used."""
+    return _packed_product(x, kernel, bias).sum(axis=3)
+
+
+def side_by_side(implementation: Any) -> Contender:
     """Time only: `TILE` // T places side by side in one sequence, which a block-diagonal mask keeps apart."""
 
-    def attend(qkv: jax.Array, step: str) -> jax.Array:
+    def attend(x: Array, kernel: Array, bias: Array, step: str) -> Array:
+        qkv = _packed_product(x, kernel, bias)
         batch, frames, places, _, heads, dim = qkv.shape
         together = max(TILE // frames, 1)
         padded = jnp.pad(qkv, ((0, 0), (0, 0), (0, -places % together), (0, 0), (0, 0), (0, 0)))
@@ -129,22 +130,25 @@ def packed(implementation: Any) -> Callable[[jax.Array, str], jax.Array]:
     return attend
 
 
-def elementwise(qkv: jax.Array, step: str) -> jax.Array:
+def elementwise(x: Array, kernel: Array, bias: Array, step: str) -> Array:
     """Time only: products and sums in float32 instead of matrix products of 8 x 8."""
+    qkv = _packed_product(x, kernel, bias)
     q, k, v = (qkv[:, :, :, i].astype(jnp.float32) for i in range(3))  # [B, T, N, h, d]
     scores = (q[:, :, None] * k[:, None]).sum(-1) * q.shape[-1] ** -0.5  # [B, T, T, N, h]
     weights = jax.nn.softmax(scores, axis=2)
-    return (weights[..., None] * v[:, None]).sum(2).astype(qkv.dtype)
+    return (weights[..., None] * v[:, None]).sum(2).astype(x.dtype)
 
 
 BOTH = ("time", "space")
 
-CONTENDERS: dict[str, tuple[Callable[[jax.Array, str], jax.Array], tuple[str, ...]]] = {
+ALONE = "products alone"
+FIRST = (ALONE, "library xla", "library cudnn", "library fused")
+"""What can't wait for the second round."""
+
+CONTENDERS: dict[str, tuple[Contender, tuple[str, ...]]] = {
+    ALONE: (products_alone, BOTH),
     **{f"library {name}": (library(name), BOTH) for name in IMPLEMENTATIONS},
-    "token-major, cudnn": (token_major("cudnn"), BOTH),
-    "token-major, xla": (token_major("xla"), BOTH),
-    "packed, xla": (packed("xla"), ("time",)),
-    "packed, cudnn": (packed("cudnn"), ("time",)),
+    "places side by side, cudnn": (side_by_side("cudnn"), ("time",)),
     "elementwise": (elementwise, ("time",)),
 }
 """Name -> (contender, the steps it is for). "library" is every row of the model's own table."""

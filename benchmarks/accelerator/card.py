@@ -35,8 +35,12 @@ def measurements(size: Size) -> list[Measurement]:
         Measurement("device", lambda results: describe(), limit=60),
         Measurement("matrix product, bfloat16", partial(matrix_product, size, "bfloat16", "default")),
         Measurement("memory copy", partial(memory_copy, size)),
-        Measurement("matrix product, float32, default precision", partial(matrix_product, size, "float32", "default")),
-        Measurement("matrix product, float32, highest precision", partial(matrix_product, size, "float32", "highest")),
+        Measurement(
+            "matrix product, float32, default precision", partial(matrix_product, size, "float32", "default"), later=True
+        ),
+        Measurement(
+            "matrix product, float32, highest precision", partial(matrix_product, size, "float32", "highest"), later=True
+        ),
     ]
 
 

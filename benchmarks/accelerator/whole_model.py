@@ -27,7 +27,7 @@ def forward_measurements(size: Size) -> list[Measurement]:
     """Logits for several batches, blocks unrolled and scanned."""
     return [
         Measurement(_name(batch, fields), partial(forward, size, batch, fields), later=later)
-        for batch, fields, later in _plans(size.forward_batches, scan_later=True)
+        for batch, fields, later in _plans(size.forward_batches)
     ]
 
 
@@ -35,17 +35,17 @@ def train_measurements(size: Size) -> list[Measurement]:
     """The library's training step for several batches, blocks unrolled and scanned."""
     return [
         Measurement(_name(batch, fields), partial(train, size, batch, fields), limit=110, later=later)
-        for batch, fields, later in _plans(size.train_batches, scan_later=False)
+        for batch, fields, later in _plans(size.train_batches)
     ]
 
 
-def _plans(batches: tuple[int, ...], *, scan_later: bool) -> list[tuple[int, dict[str, Any], bool]]:
+def _plans(batches: tuple[int, ...]) -> list[tuple[int, dict[str, Any], bool]]:
     """(clips per batch, fields of the model, whether it can wait)"""
     first, *others = batches
     return [
         (first, {}, False),
-        (first, {"scan_layers": True}, scan_later),
-        (first, {"attention_implementation": {"spatial": "cudnn"}}, scan_later),
+        (first, {"scan_layers": True}, True),
+        *((first, {"attention_implementation": name}, True) for name in ("xla", "cudnn")),
         *((batch, {}, True) for batch in others),
     ]
 
@@ -60,18 +60,18 @@ def remat_measurements(size: Size) -> list[Measurement]:
 
 
 def long_clip_measurements(size: Size) -> list[Measurement]:
-    """Training on long clips, with every implementation of spatial attention; joint attention forward."""
+    """Training on long clips, with every implementation of attention; joint attention forward."""
     found = []
-    for attention, later in (("cudnn", False), ("xla", True), ("chunked", True)):
+    for attention, later in (("auto", False), ("xla", True), ("chunked", True)):
         for clip in size.long_clips:
-            fields = {"scan_layers": True, "remat": "full", "attention_implementation": {"spatial": attention}}
-            name = f"train {_clip_name(clip)}, spatial attention {attention}"
+            fields = {"scan_layers": True, "remat": "full", "attention_implementation": attention}
+            name = f"train {_clip_name(clip)}, attention {attention}"
             found.append(Measurement(name, partial(train, size, clip.batch_size, fields, clip=clip), limit=90, later=later))
-    for attention, later in (("cudnn", False), ("chunked", True)):
+    for attention in ("auto", "chunked"):
         fields = {"scan_layers": True, "attention_type": "joint_space_time", "attention_implementation": attention}
         name = f"forward {_clip_name(size.joint_clip)}, joint attention {attention}"
         run = partial(forward, size, size.joint_clip.batch_size, fields, clip=size.joint_clip)
-        found.append(Measurement(name, run, later=later))
+        found.append(Measurement(name, run, later=True))
     return found
 
 
@@ -191,7 +191,7 @@ def _name(batch_size: int, fields: dict[str, Any]) -> str:
     words = []
     for name, value in fields.items():
         if name == "attention_implementation":
-            words += [f"{step} attention {how}" for step, how in value.items()]
+            words.append(f"attention {value}")
         else:
             words.append(name if value is True else f"{name} {value}")
     return ", ".join([f"batch {batch_size}", *words])

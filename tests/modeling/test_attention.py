@@ -1,5 +1,6 @@
 """The ways to compute attention give the same, and dropout drops what it should."""
 
+import contextlib
 import functools
 import math
 from typing import Any
@@ -69,6 +70,13 @@ def test_chunked_never_holds_the_whole_matrix():
     assert largest_array(whole.jaxpr) > 12 * 18_817**2 - 1
 
 
+class given(attention.Projections):  # noqa: N801 (reads as what it is)
+    """Queries, keys and values that are there already."""
+
+    def heads_first(self, queries: slice = slice(None)) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return tuple(self)
+
+
 @pytest.mark.parametrize("num_queries", [10, 3000])
 def test_chunked_keeps_no_weights_for_the_backward_pass(num_queries: int):
     """Neither one chunk's nor many chunks': what lives on is no larger than queries, keys and values."""
@@ -76,7 +84,7 @@ def test_chunked_keeps_no_weights_for_the_backward_pass(num_queries: int):
     kept = {
         name: max(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(functools.partial(jax.vjp, f), *shapes)[1]))
         for name in ("xla", "chunked")
-        for f in [lambda *args, name=name: attention.IMPLEMENTATIONS[name](*args, None)]
+        for f in [lambda q, k, v, name=name: attention.IMPLEMENTATIONS[name](given(q, k, v), None, slice(None))]
     }
     assert kept["xla"] >= 2 * num_queries * 3000
     assert kept["chunked"] <= 2 * 3001 * 4
@@ -85,7 +93,7 @@ def test_chunked_keeps_no_weights_for_the_backward_pass(num_queries: int):
 def test_chunks_are_of_equal_size(monkeypatch: pytest.MonkeyPatch):
     """No more is computed than one query a chunk too many: 2,157 tokens would otherwise be two chunks of 1,944."""
     query = jax.ShapeDtypeStruct((1, 1, 1, 2157, 8), jnp.float32)
-    jaxpr = jax.make_jaxpr(lambda q: attention.IMPLEMENTATIONS["chunked"](q, q, q, None))(query).jaxpr
+    jaxpr = jax.make_jaxpr(lambda q: attention.IMPLEMENTATIONS["chunked"](given(q, q, q), None, slice(None)))(query).jaxpr
     (scan,) = (equation for equation in jaxpr.eqns if equation.primitive.name == "scan")
     chunks = scan.invars[-1].aval.shape
     assert chunks[0] * chunks[4] in (2157, 2158)
@@ -98,9 +106,9 @@ def test_an_implementation_for_each_step(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setitem(
             attention.IMPLEMENTATIONS,
             name,
-            lambda q, k, v, mask, name=name, compute=compute: used.append((name, k.shape[3])) or compute(q, k, v, mask),
+            lambda qkv, *rest, name=name, compute=compute: used.append((name, qkv.x.shape[2])) or compute(qkv, *rest),
         )
-    model = tsf.TimeSformer(**TINY, attention_implementation={"spatial": "chunked"})
+    model = tsf.TimeSformer(**TINY, attention_implementation={"spatial": "chunked", "temporal": "xla"})
     video = jnp.zeros((1, 3, 16, 16, 3))
     jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0), video), video)
     used = used[len(used) // 2 :]  # after those of init, which is always "xla"
@@ -113,17 +121,96 @@ def test_an_implementation_for_each_step(monkeypatch: pytest.MonkeyPatch):
 def test_cudnn_says_what_it_needs(dtype: Any):
     model = tsf.TimeSformer(**TINY, attention_implementation="cudnn", dtype=dtype)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 3, 16, 16, 3)))  # works anywhere
-    with pytest.raises(tsf.InputError, match=r"needs an NVIDIA GPU, dtype bfloat16 or float16.*got cpu.*'xla' or 'chunked'"):
+    with pytest.raises(tsf.InputError, match=r"'cudnn' needs an NVIDIA GPU.*Use 'auto', 'xla' or 'chunked'\."):
         jax.eval_shape(model.apply, variables, jnp.zeros((1, 3, 16, 16, 3)))
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dtype": jnp.float32}, "got float32, 16, 4, no mask. Use 'auto' or 'xla'."),
+        ({"dtype": jnp.bfloat16, "num_heads": 4}, "got bfloat16, 8, 4, no mask"),
+        ({"dtype": jnp.bfloat16, "attention_type": "joint_space_time", "image_size": 72}, "got bfloat16, 16, 325, no mask"),
+    ],
+)
+def test_fused_says_what_it_needs(fields: dict[str, Any], message: str):
+    model = tsf.TimeSformer(**{**TINY, "embed_dim": 32, **fields}, attention_implementation="fused")
+    video = jnp.zeros((1, 4, fields.get("image_size", 16), fields.get("image_size", 16), 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), video)
+    with pytest.raises(tsf.InputError, match=f"'fused' needs .*{message}"):
+        jax.eval_shape(model.apply, variables, video)
+
+
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's attention runs on an NVIDIA GPU alone")
-def test_cudnn_is_xla():
-    model = tsf.create("timesformer-tiny", num_classes=3, dtype=jnp.bfloat16)
-    video = jax.random.normal(jax.random.key(0), (2, 4, 32, 32, 3))
+@pytest.mark.parametrize("name", ["cudnn", "fused", "auto"])
+def test_a_gpu_s_implementations_are_xla(name: str):
+    """Five tokens in space: the odd number that cuDNN needs filled up."""
+    model = tsf.TimeSformer(**{**TINY, "embed_dim": 32}, dtype=jnp.bfloat16)
+    video = jax.random.normal(jax.random.key(0), (2, 4, 16, 16, 3))
     variables = random_variables(model)
-    logits = [jax.jit(model.clone(attention_implementation=name).apply)(variables, video) for name in ("xla", "cudnn")]
-    np.testing.assert_allclose(*logits, atol=0.05)
+
+    def outcome(name: str) -> Any:
+        other = model.clone(attention_implementation=name)
+        return jax.jit(jax.value_and_grad(lambda v: other.apply(v, video).sum()))(variables)
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=0.05, rtol=0.05), outcome("xla"), outcome(name))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_tokens", "masked", "cuda"),
+    [
+        (jnp.bfloat16, 8, False, "fused"),
+        (jnp.float16, 256, False, "fused"),
+        (jnp.bfloat16, 257, False, "xla"),  # cudnn, where this process has a card
+        (jnp.bfloat16, 8, True, "xla"),
+        (jnp.float32, 8, False, "xla"),
+        (jnp.float32, 2049, False, "chunked"),
+    ],
+)
+def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch, dtype: Any, num_tokens: int, masked: bool, cuda: str):
+    """Both branches are traced, whatever this machine is; the compiler takes the one of the device that it compiles for."""
+    traced = []
+
+    def attend(qkv: attention.Projections, *_: Any, name: str) -> jax.Array:
+        traced.append(name)
+        return qkv.packed()[:, :, :, 0]
+
+    for name in ("xla", "chunked", "cudnn", "fused"):
+        monkeypatch.setitem(attention.IMPLEMENTATIONS, name, functools.partial(attend, name=name))
+    monkeypatch.setattr(attention, "has_cudnn", lambda: False)
+    shapes = (1, 1, num_tokens, 32), (32, 3, 2, 16), (3, 2, 16)
+    qkv = attention.Projections(*(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
+    mask = jax.ShapeDtypeStruct((1, 1, num_tokens), jnp.bool_) if masked else None
+    jax.eval_shape(lambda qkv, mask: attention.IMPLEMENTATIONS["auto"](qkv, mask, slice(None)), qkv, mask)
+    assert sorted(traced) == sorted([cuda, "chunked" if num_tokens > 2048 else "xla"])
+    traced.clear()
+    monkeypatch.setattr(attention, "has_cudnn", lambda: True)
+    jax.eval_shape(lambda qkv, mask: attention.IMPLEMENTATIONS["auto"](qkv, mask, slice(None)), qkv, mask)
+    assert ("cudnn" in traced) == (num_tokens == 257)
+
+
+def test_the_kernel_is_in_the_program_of_a_gpu_alone():
+    """Compiled for another machine than this one."""
+    model = tsf.TimeSformer(**{**TINY, "embed_dim": 32}, dtype=jnp.bfloat16)
+    video = jax.ShapeDtypeStruct((1, 4, 16, 16, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), video)
+    traced = jax.jit(model.apply).trace(variables, video)
+    assert "triton" not in traced.lower(lowering_platforms=("tpu",)).as_text()
+    with a_gpu_that_is_not_there():
+        assert "triton" in jax.jit(model.apply).trace(variables, video).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def a_gpu_that_is_not_there() -> contextlib.AbstractContextManager[Any]:
+    """What newer versions of JAX ask for where there is no GPU."""
+    from jax._src import mesh
+
+    if not hasattr(mesh, "AbstractDevice"):
+        return contextlib.nullcontext()
+    try:
+        device = mesh.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+    except TypeError:  # an older version
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
 
 
 def many(apply: Any, *arguments: Any, draws: int = 4000) -> jax.Array:
@@ -193,10 +280,13 @@ def test_rates_work_in_training_alone(rates: dict[str, float], scan_layers: bool
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"attention_implementation": "flash"}, "attention_implementation must be one of xla, chunked, cudnn, got 'flash'"),
+        (
+            {"attention_implementation": "flash"},
+            "attention_implementation must be one of auto, xla, .*, got 'flash'",
+        ),
         ({"attention_implementation": {"time": "xla"}}, "A key of .* one of temporal, spatial, got 'time'"),
-        ({"attention_implementation": {"temporal": "flash"}}, "must be one of xla, chunked, cudnn, got 'flash'"),
-        ({"attention_implementation": "chunked", "attention_dropout_rate": 0.1}, "'xla' alone, got 'chunked'"),
+        ({"attention_implementation": {"temporal": "flash"}}, "must be one of auto, xla, chunked, cudnn, fused, got 'flash'"),
+        ({"attention_implementation": "chunked", "attention_dropout_rate": 0.1}, "'auto' or 'xla', got 'chunked'"),
         ({"dropout_rate": 1.5}, "dropout_rate .* below 1, got 1.5"),
         ({"attention_dropout_rate": -0.1}, "attention_dropout_rate .* got -0.1"),
         ({"remat": "some"}, "remat must be one of none, dots, full, got 'some'"),

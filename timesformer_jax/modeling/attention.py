@@ -1,7 +1,8 @@
 """Multi-head self-attention within groups of tokens, and the ways to compute it."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax.typing import Dtype, Initializer
 
 from timesformer_jax._typing import Array, Bool, Float
 from timesformer_jax.errors import InputError
+from timesformer_jax.modeling.fused_attention import LONGEST, fits, fused_attention
 
 Mask = Bool[Array, "b G L"] | None
 """Which tokens may be seen (b is 1 where all clips are alike); None where all may."""
@@ -37,7 +39,7 @@ class Attention(nn.Module):
     dtype: Dtype
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
-    implementation: str = "xla"
+    implementation: str = "auto"
     foldable: bool = False
 
     @nn.compact
@@ -50,57 +52,83 @@ class Attention(nn.Module):
         with_weights: bool = False,
         train: bool = False,
     ) -> tuple[Float[Array, "B G Q ..."], Float[Array, "B G h Q L"] | None]:
-        head_dim = x.shape[-1] // self.num_heads
-        qkv = QueryKeyValue(self.num_heads, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")
-        query, key, value = qkv(x, queries)  # [B, G, h, Q, d], twice [B, G, h, L, d]
-        query = query * head_dim**-0.5
+        qkv = QueryKeyValue(self.num_heads, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")(x)
         drop = train and self.attention_dropout_rate > 0
         weights, watched = None, self.has_variable(WATCHED, "weights")
         if with_weights or drop or watched:
+            query, key, value = qkv.heads_first(queries)
             weights = attention_weights(query, key, mask)
             if watched:
                 weights = watch(weights, self.get_variable(WATCHED, "weights"))
             dropped = nn.Dropout(self.attention_dropout_rate, deterministic=not drop)(weights)
-            mixed = jnp.matmul(dropped.astype(self.dtype), value)
+            mixed = jnp.matmul(dropped.astype(self.dtype), value).swapaxes(2, 3)  # [B, G, h, Q, d] -> [B, G, Q, h, d]
         else:
             # One query has no matrix of weights. And parameters have their shapes wherever they are made, also on a machine, or
             # for a size, that the implementation can't do.
-            plain = query.shape[3] == 1 or self.is_initializing()
-            mixed = IMPLEMENTATIONS["xla" if plain else self.implementation](query, key, value, mask)
-        mixed = mixed.swapaxes(2, 3)  # [B, G, h, Q, d] -> [B, G, Q, h, d]
+            plain = len(range(x.shape[2])[queries]) == 1 or self.is_initializing()
+            mixed = IMPLEMENTATIONS["xla" if plain else self.implementation](qkv, mask, queries)
         if self.foldable and not self.is_initializing() and not self.has_variable("params", "proj"):
             return mixed, weights
         proj = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), kernel_init=self.kernel_init, dtype=self.dtype, name="proj")
         return nn.Dropout(self.dropout_rate, deterministic=not train)(proj(mixed)), weights
 
 
-class QueryKeyValue(nn.Module):
-    """Equations 2 to 4: `[B, G, L, D]` -> query `[B, G, h, Q, d]`, key and value `[B, G, h, L, d]`.
+class Projections(NamedTuple):
+    """Equations 2 to 4, not yet computed: every implementation wants its queries, keys and values in another form."""
 
-    Only the tokens of the slice `queries` get a query (all by default). The parameters are packed, the products are not:
-    each stands with its heads in front of the tokens, as the batched products that follow want it, and its gradient need not
-    be put together again. On XLA:CPU that takes 0.8 of the packed product's time in attention over time.
-    """
+    x: Float[Array, "B G L D"]
+    kernel: Float[Array, "D 3 h d"]
+    bias: Float[Array, "3 h d"]
+
+    def heads_first(self, queries: slice = slice(None)) -> tuple[Array, Array, Array]:
+        """Query `[B, G, h, Q, d]`, divided by sqrt(d), for the tokens of the slice `queries`; key and value `[B, G, h, L, d]`.
+
+        The parameters are packed, these products are not: each stands with its heads in front of the tokens, as the batched
+        products that follow want it, and its gradient need not be put together again. On XLA:CPU that takes 0.8 of the packed
+        product's time in attention over time.
+        """
+
+        @jax.named_scope("qkv")
+        def project(which: int, x: Array) -> Array:
+            return jnp.einsum("BGLD,Dhd->BGhLd", x, self.kernel[:, which]) + self.bias[which][None, None, :, None]
+
+        return project(0, self.x[:, :, queries]) * self.kernel.shape[-1] ** -0.5, project(1, self.x), project(2, self.x)
+
+    @jax.named_scope("qkv")
+    def tokens_first(self, pad: int = 0) -> tuple[Array, Array, Array]:
+        """Query, key and value `[B, G, L + pad, h, d]`, as they are in memory; `pad` tokens of zeros are added first."""
+        x = jnp.pad(self.x, ((0, 0), (0, 0), (0, pad), (0, 0)))
+
+        def project(which: int) -> Array:
+            return jnp.einsum("BGLD,Dhd->BGLhd", x, self.kernel[:, which]) + self.bias[which][None, None, None]
+
+        return project(0), project(1), project(2)
+
+    @jax.named_scope("qkv")
+    def packed(self) -> Float[Array, "B G L 3 h d"]:
+        """One product for all three, to which the bias is still to be added."""
+        dim, *rest = self.kernel.shape
+        return (self.x @ self.kernel.reshape(dim, -1)).reshape(*self.x.shape[:-1], *rest)
+
+
+class QueryKeyValue(nn.Module):
+    """The parameters of equations 2 to 4, packed, with the tokens that they are for: all in `dtype`."""
 
     num_heads: int
     kernel_init: Initializer
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B G L D"], queries: slice = slice(None)) -> tuple[Array, Array, Array]:
-        dim, x = x.shape[-1], x.astype(self.dtype)
+    def __call__(self, x: Float[Array, "B G L D"]) -> Projections:
+        dim = x.shape[-1]
         shape = (3, self.num_heads, dim // self.num_heads)
 
         def init_kernel(key: Array) -> Array:  # drawn as the matrix that it is
             return self.kernel_init(key, (dim, 3 * dim), jnp.float32).reshape(dim, *shape)
 
-        kernel = self.param("kernel", init_kernel).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32).astype(self.dtype)
-
-        def project(which: int, x: Array) -> Array:
-            return jnp.einsum("BGLD,Dhd->BGhLd", x, kernel[:, which]) + bias[which][None, None, :, None]
-
-        return project(0, x[:, :, queries]), project(1, x), project(2, x)
+        kernel = self.param("kernel", init_kernel)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        return Projections(*(array.astype(self.dtype) for array in (x, kernel, bias)))
 
 
 def attention_weights(
@@ -142,49 +170,122 @@ def _watch_backward(weights: Array, gradient: Array) -> tuple[Array, Array]:
 watch.defvjp(_watch_forward, _watch_backward)
 
 
-def _xla(query: Array, key: Array, value: Array, mask: Mask) -> Array:
-    """The whole matrix of weights at once."""
+def mix(query: Array, key: Array, value: Array, mask: Mask) -> Array:
+    """The whole matrix of weights at once: `[B, G, h, Q, d]`."""
     return jnp.matmul(attention_weights(query, key, mask).astype(value.dtype), value)
 
 
+def _xla(qkv: Projections, mask: Mask, queries: slice) -> Array:
+    """The whole matrix of weights at once."""
+    return mix(*qkv.heads_first(queries), mask).swapaxes(2, 3)
+
+
 _CHUNK = 2**22
-"""How many weights of one head in one clip `_chunked` holds at a time."""
+"""How many weights of one head in one clip "chunked" holds at a time."""
 
 
-def _chunked(query: Array, key: Array, value: Array, mask: Mask) -> Array:
+def _chunked(qkv: Projections, mask: Mask, queries: slice) -> Array:
     """Some queries at a time, so that the memory grows with the number of tokens and not with its square.
 
     Each chunk's weights are computed again in the backward pass.
     """
+    query, key, value = qkv.heads_first(queries)
     batch, groups, heads, num_queries, head_dim = query.shape
     num_chunks = min(-(-groups * num_queries * key.shape[3] // _CHUNK), num_queries)
     chunk = -(-num_queries // num_chunks)  # of equal size, so that little is filled up
-    some_queries = jax.checkpoint(lambda some: _xla(some, key, value, mask), prevent_cse=num_chunks == 1)
+    some_queries = jax.checkpoint(lambda some: mix(some, key, value, mask), prevent_cse=num_chunks == 1)
     if num_chunks == 1:
-        return some_queries(query)
+        return some_queries(query).swapaxes(2, 3)
     padded = jnp.pad(query, ((0, 0), (0, 0), (0, 0), (0, -num_queries % chunk), (0, 0)))
     chunks = padded.reshape(batch, groups, heads, -1, chunk, head_dim)
     mixed = jax.lax.map(some_queries, jnp.moveaxis(chunks, 3, 0))  # over [chunks, B, G, h, chunk, d]
-    return jnp.moveaxis(mixed, 0, 3).reshape(padded.shape)[:, :, :, :num_queries]
+    return jnp.moveaxis(mixed, 0, 3).reshape(padded.shape)[:, :, :, :num_queries].swapaxes(2, 3)
 
 
-def _cudnn(query: Array, key: Array, value: Array, mask: Mask) -> Array:
+def _cudnn(qkv: Projections, mask: Mask, queries: slice) -> Array:
     """cuDNN's fused attention: never the whole matrix of weights, on NVIDIA GPUs and in half precision only."""
-    where = jax.default_backend()
-    head_dim = query.shape[-1]
-    if where != "gpu" or query.dtype not in (jnp.bfloat16, jnp.float16) or head_dim % 8 or head_dim > 128 or mask is not None:
+    if not _takes_cudnn(qkv, mask):
         raise InputError(
             "attention_implementation 'cudnn' needs an NVIDIA GPU, dtype bfloat16 or float16, a head size (embed_dim / "
-            f"num_heads) that 8 divides, at most 128, and neither frame masks nor padded groups; got {where}, {query.dtype}, "
-            f"{head_dim}, {'a mask' if mask is not None else 'no mask'}. Use 'xla' or 'chunked'."
+            f"num_heads) that 8 divides, at most 128, and neither frame masks nor padded groups; got {qkv.x.dtype}, "
+            f"{qkv.kernel.shape[-1]}, {'a mask' if mask is not None else 'no mask'}. Use 'auto', 'xla' or 'chunked'."
         )
+    # JAX refuses to differentiate odd lengths, so they are padded by a token that is told to be none.
+    batch, groups, length, _ = qkv.x.shape
+    padding = length % 2
+    rows = [x.reshape(-1, *x.shape[2:]) for x in qkv.tokens_first(padding)]  # [B, G, L, h, d] -> [B G, L, h, d]
+    lengths = jnp.full(batch * groups, length, jnp.int32) if padding else None
+    try:
+        mixed = jax.nn.dot_product_attention(
+            *rows, implementation="cudnn", query_seq_lengths=lengths, key_value_seq_lengths=lengths
+        )
+    except RuntimeError as error:  # raised while tracing
+        raise InputError(
+            f"attention_implementation 'cudnn' needs an NVIDIA GPU ({error}) Use 'auto', 'xla' or 'chunked'."
+        ) from error
+    return mixed.reshape(batch, groups, *mixed.shape[1:])[:, :, :length][:, :, queries]
 
-    def rows(x: Array) -> Array:
-        return x.reshape(-1, *x.shape[2:]).swapaxes(1, 2)  # [B, G, h, L, d] -> [B G, L, h, d]
 
-    mixed = jax.nn.dot_product_attention(rows(query), rows(key), rows(value), scale=1.0, implementation="cudnn")
-    return mixed.swapaxes(1, 2).reshape(query.shape)
+def has_cudnn() -> bool:
+    """Whether this process can trace cuDNN's attention: JAX asks for the library and the card already then."""
+    try:
+        return bool(jax.devices("cuda"))
+    except RuntimeError:
+        return False
 
 
-IMPLEMENTATIONS: dict[str, Callable[[Array, Array, Array, Any], Array]] = {"xla": _xla, "chunked": _chunked, "cudnn": _cudnn}
-"""Name -> (scaled query `[B, G, h, Q, d]`, key and value `[B, G, h, L, d]`, mask) -> mixture of values `[B, G, h, Q, d]`."""
+def _takes_cudnn(qkv: Projections, mask: Mask) -> bool:
+    head_dim = qkv.kernel.shape[-1]
+    return mask is None and qkv.x.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
+
+
+def _fused(qkv: Projections, mask: Mask, queries: slice) -> Array:
+    """Our own kernel for short groups on GPUs in half precision; elsewhere the same operations one by one, for tests."""
+    if not _takes_fused(qkv, mask):
+        raise InputError(
+            "attention_implementation 'fused' needs dtype bfloat16 or float16, a head size (embed_dim / num_heads) of 16, 32, "
+            f"64 or 128, groups of at most {LONGEST} tokens, and neither frame masks nor padded groups; "
+            f"got {qkv.x.dtype}, {qkv.kernel.shape[-1]}, {qkv.x.shape[2]}, {'a mask' if mask is not None else 'no mask'}. "
+            "Use 'auto' or 'xla'."
+        )
+    mixed = jax.lax.platform_dependent(
+        qkv.packed(), qkv.bias, cuda=fused_attention, default=functools.partial(fused_attention, interpret=True)
+    )
+    return mixed[:, :, queries]
+
+
+def _takes_fused(qkv: Projections, mask: Mask) -> bool:
+    return mask is None and fits(qkv.x.shape[2], qkv.kernel.shape[-1], qkv.x.dtype)
+
+
+def _auto(qkv: Projections, mask: Mask, queries: slice) -> Array:
+    """The first row of `AUTOMATIC` that can, chosen where the program is compiled for a device, not where it is traced."""
+
+    def chosen(platform: str) -> Callable[[Projections], Array]:
+        name = next(name for where, name, takes in AUTOMATIC if where in (platform, "any") and takes(qkv, mask))
+        return lambda qkv: IMPLEMENTATIONS[name](qkv, mask, queries)
+
+    return jax.lax.platform_dependent(qkv, cuda=chosen("cuda"), default=chosen("default"))
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Projections, Mask, slice], Array]] = {
+    "auto": _auto,
+    "xla": _xla,
+    "chunked": _chunked,
+    "cudnn": _cudnn,
+    "fused": _fused,
+}
+"""Name -> (what gives queries, keys and values, mask, which tokens ask) -> mixture of values `[B, G, Q, h, d]`."""
+
+
+def _is_long(qkv: Projections, mask: Mask) -> bool:
+    return qkv.x.shape[2] ** 2 > _CHUNK
+
+
+AUTOMATIC: tuple[tuple[str, str, Callable[[Projections, Mask], bool]], ...] = (
+    ("cuda", "fused", _takes_fused),
+    ("cuda", "cudnn", lambda qkv, mask: _takes_cudnn(qkv, mask) and has_cudnn()),
+    ("any", "chunked", _is_long),
+    ("any", "xla", lambda qkv, mask: True),
+)
+"""(platform, implementation, where it works): what "auto" takes, the fastest first by `docs/performance.md`."""

@@ -12,6 +12,7 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.modeling.attention import Attention
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
 from timesformer_jax.modeling.layers import LayerNorm, Mlp, drop_path_scale, masked_mean, mlp_width
+from timesformer_jax.modeling.memory_order import row_major
 from timesformer_jax.modeling.schemes import SCHEMES, Grouping
 
 
@@ -83,7 +84,7 @@ class Block(nn.Module):
                 dtype=self.dtype,
                 dropout_rate=self.dropout_rate,
                 attention_dropout_rate=self.attention_dropout_rate,
-                implementation=given if isinstance(given, str) else given.get(step, "xla"),
+                implementation=given if isinstance(given, str) else given.get(step, "auto"),
                 foldable=step != scheme.name,
                 name=name,
             )
@@ -127,13 +128,14 @@ class Block(nn.Module):
             return residual[:, :, 0], None if cls_only else scheme.groups.merge(residual[:, :, 1:], sizes)
 
         group_mask = scheme.groups.mask(sizes, frame_mask)
-        first = patches
+        patches = first = row_major(patches)
         if self.attention_order != "space_then_time":
             for name, grouping in scheme.extra_steps:
-                patches = patches + extra_step(name, grouping, cls, first if self.attention_order == "parallel" else patches)
+                origin = first if self.attention_order == "parallel" else patches
+                patches = row_major(patches + extra_step(name, grouping, cls, origin))
         group_cls, residual = own_attention(first if self.attention_order == "parallel" else patches)
         if residual is not None:
-            patches = patches + residual
+            patches = row_major(patches + residual)
 
         # Each group's copy of the CLS has seen that group; a group without a single patch has no say.
         frame_cls = None
@@ -146,7 +148,7 @@ class Block(nn.Module):
             cls = cls + masked_mean(group_cls, filled, keepdims=True)  # [B, G, D] -> [B, 1, D]
         if self.attention_order == "space_then_time":
             for name, grouping in scheme.extra_steps:
-                patches = patches + extra_step(name, grouping, cls, patches)
+                patches = row_major(patches + extra_step(name, grouping, cls, patches))
 
         # The MLP, one drop for a clip's (or a frame's) CLS and patches together.
         norm2 = layer_norm("norm2")

@@ -41,8 +41,8 @@ def check_implementations(given: Any, attention_type: str, attention_dropout_rat
         if step is not None:
             check_choice("A key of attention_implementation", step, SCHEMES[attention_type].steps)
         check_choice("attention_implementation", implementation, IMPLEMENTATIONS)
-        if attention_dropout_rate > 0 and implementation != "xla":
+        if attention_dropout_rate > 0 and implementation not in ("auto", "xla"):
             raise InputError(
-                f"attention_dropout_rate works with attention_implementation 'xla' alone, got {implementation!r}: use "
-                "'xla', or 0."
+                f"attention_dropout_rate works with attention_implementation 'auto' or 'xla', got {implementation!r}: use "
+                "one of them, or 0."
             )

@@ -1,6 +1,9 @@
 """The block's smaller building stones: LayerNorm, the MLP, stochastic depth and a mean that leaves things out."""
 
+import functools
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +12,34 @@ from flax.typing import Dtype, Initializer
 
 from timesformer_jax._typing import Array, Bool, Float, PRNGKeyArray
 
+
+@jax.custom_jvp
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The exact GELU, `x * Phi(x)` with the normal distribution's Phi by erf, in float32, as `x.dtype`.
+
+    `jax.nn.gelu(approximate=False)` goes through erfc, which costs several times as much, and keeps more for the backward pass.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
+
+
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
+
+
+@gelu.defjvp
+def _gelu_derivative(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Array, Array]:
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # keeps x alone
+    def derivative(x: Array, dx: Array) -> Array:
+        wide = x.astype(jnp.float32)
+        density = math.sqrt(0.5 / math.pi) * jnp.exp(-0.5 * wide * wide)
+        return (dx.astype(jnp.float32) * (_normal_cdf(wide) + wide * density)).astype(x.dtype)
+
+    return gelu(*primals), derivative(*primals, *tangents)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
@@ -18,18 +47,63 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 by a sigmoid, as in OpenAI's CLIP."""
 
 
-class LayerNorm(nn.LayerNorm):
+class LayerNorm(nn.Module):
     """The official LayerNorm: epsilon 1e-6 unless told otherwise, the variance by the two-pass formula as in PyTorch.
 
     Computed in float32 and returned in the input's dtype.
     """
 
     epsilon: float = 1e-6
-    use_fast_variance: bool = False
-    dtype: Dtype | None = jnp.float32
 
+    @nn.compact
     def __call__(self, x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
-        return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return layer_norm(self.epsilon, x, scale, bias)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def layer_norm(
+    epsilon: float, x: Float[Array, "*tokens D"], scale: Float[Array, "D"], bias: Float[Array, "D"]
+) -> Float[Array, "*tokens D"]:
+    """LayerNorm over the last axis: `(x - mean) / sqrt(variance + epsilon) * scale + bias`, in float32, as `x.dtype`.
+
+    Its derivative is written out, so that the backward pass keeps `x` and two numbers a token, and reads each twice; left to
+    itself, automatic differentiation keeps float32 copies and takes the sums in many pieces.
+    """
+    mean, rate = _statistics(epsilon, x)
+    return (_standardize(x, mean, rate) * _wide(scale, x) + _wide(bias, x)).astype(x.dtype)
+
+
+def _wide(channels: Array, x: Array) -> Array:
+    """`[D]` with as many axes as `x`."""
+    return jax.lax.expand_dims(channels, range(x.ndim - 1))
+
+
+def _statistics(epsilon: float, x: Array) -> tuple[Array, Array]:
+    """Mean and 1 / standard deviation, `[*tokens, 1]`."""
+    x = x.astype(jnp.float32)
+    mean = x.mean(axis=-1, keepdims=True)
+    return mean, jax.lax.rsqrt(jnp.square(x - mean).mean(axis=-1, keepdims=True) + epsilon)
+
+
+def _standardize(x: Array, mean: Array, rate: Array) -> Array:
+    return (x.astype(jnp.float32) - mean) * rate
+
+
+@layer_norm.defjvp
+def _layer_norm_derivative(epsilon: float, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    x, scale, bias = primals
+    mean, rate = _statistics(epsilon, x)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # keeps its arguments, not what it makes of them
+    def derivative(x: Array, mean: Array, rate: Array, scale: Array, dx: Array, dscale: Array, dbias: Array) -> Array:
+        normal, dx = _standardize(x, mean, rate), dx.astype(jnp.float32)
+        dnormal = (dx - dx.mean(axis=-1, keepdims=True) - normal * (normal * dx).mean(axis=-1, keepdims=True)) * rate
+        return (dnormal * _wide(scale, x) + normal * _wide(dscale, x) + _wide(dbias, x)).astype(x.dtype)
+
+    output = (_standardize(x, mean, rate) * _wide(scale, x) + _wide(bias, x)).astype(x.dtype)
+    return output, derivative(x, mean, rate, scale, *tangents)
 
 
 def mlp_width(dim: int, mlp_ratio: float) -> int:

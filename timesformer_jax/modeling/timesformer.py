@@ -58,9 +58,9 @@ class TimeSformer(nn.Module):
     the official start doesn't learn the order of frames in reasonable time).
 
     Of the computation, same results: `scan_layers`: trace two blocks instead of `depth`, parameters stacked under `blocks`
-    (see `stack_blocks`). `remat`: a key of `REMATS`. `attention_implementation`: a key of `IMPLEMENTATIONS`, or one for each
-    attention step of the scheme, `{"temporal": "xla", "spatial": "cudnn"}`. `dtype`: parameters, softmax, LayerNorm statistics
-    and logits stay float32.
+    (see `stack_blocks`). `remat`: a key of `REMATS`. `attention_implementation`: a key of `IMPLEMENTATIONS` ("auto": the
+    fastest for the device), or one for some attention steps of the scheme, `{"spatial": "xla"}`. `dtype`: parameters, softmax,
+    LayerNorm statistics and logits stay float32.
 
     Raises `InputError` for fields or a video that can't work, naming the value and the remedy.
 
@@ -90,7 +90,7 @@ class TimeSformer(nn.Module):
     num_channels: int = 3
     scan_layers: bool = False
     remat: str = "none"
-    attention_implementation: str | Mapping[str, str] = "xla"
+    attention_implementation: str | Mapping[str, str] = "auto"
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:

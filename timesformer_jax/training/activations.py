@@ -22,8 +22,6 @@ Axes = tuple[Any, ...]
 
 TOKENS: Axes = (BATCH_AXES, "context")
 """`[B, T or G, ...]`"""
-HEADS: Axes = (BATCH_AXES, "context", "tensor")
-"""`[B, G, heads, L, head_dim]`"""
 FRAMES: Axes = (BATCH_AXES, None, "context")
 """`[B, places, T, D]`: as temporal attention has its tokens, still split by frame."""
 
@@ -32,12 +30,11 @@ ACTIVATIONS: tuple[tuple[str, tuple[Axes, ...], tuple[Axes, ...]], ...] = (
     (r"blocks(_\d+)?", (TOKENS,), (TOKENS,)),
     # The two changes of place are said on both sides: left to itself, the compiler splits rows and columns where the number
     # of places divides and theirs don't (14 x 14 on 4 devices), and then gathers everything.
-    (r"blocks(_\d+)?/temporal_norm1", (FRAMES,), (TOKENS,)),
+    (r"blocks(_\d+)?/temporal_norm1", (FRAMES,), (FRAMES, TOKENS)),
     (r"blocks(_\d+)?/temporal_fc", (TOKENS,), (TOKENS, FRAMES)),
     (r"blocks(_\d+)?/(.*_)?norm1", (TOKENS,), (TOKENS,)),
     (r"blocks(_\d+)?/.*_fc", (TOKENS,), (TOKENS,)),
     (r"blocks(_\d+)?/(.*_)?attn", (TOKENS,), (TOKENS,)),
-    (r"blocks(_\d+)?/(.*_)?attn/qkv", (TOKENS,), (HEADS,)),
 )
 """Pattern of a module's path -> how the arrays that it takes are split, and those that it gives, one way after the other.
 

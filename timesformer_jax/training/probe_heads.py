@@ -15,7 +15,7 @@ from timesformer_jax._typing import Array, Float
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import INITIALIZATIONS, Features, TimeSformer, flatten_params
-from timesformer_jax.modeling.attention import IMPLEMENTATIONS, Attention
+from timesformer_jax.modeling.attention import Attention, mix
 from timesformer_jax.modeling.layers import LayerNorm, Mlp, mlp_width
 from timesformer_jax.state_files import read_arrays
 
@@ -102,7 +102,7 @@ class CrossAttention(nn.Module):
         key, value = project(tokens, "key", use_bias=False), project(tokens, "value")
         asked = project(query, "query") * head_dim**-0.5
         asked = jnp.broadcast_to(asked, (len(tokens), *asked.shape[1:]))
-        mixed = IMPLEMENTATIONS["xla"](asked, key, value, None)[:, 0].swapaxes(1, 2)  # [B, Q, heads, head_dim]
+        mixed = mix(asked, key, value, None)[:, 0].swapaxes(1, 2)  # [B, Q, heads, head_dim]
         return nn.DenseGeneral(dim, axis=(-2, -1), kernel_init=KERNEL_INIT, dtype=self.dtype, name="proj")(mixed)
 
 
