@@ -1,6 +1,9 @@
 """What Orbax's threads print about errors that the caller gets too."""
 
 import asyncio
+import errno
+import gc
+import socket
 import sys
 import threading
 from types import SimpleNamespace
@@ -31,8 +34,25 @@ def test_late_news_for_a_closed_event_loop_is_dropped_and_nothing_else(monkeypat
     hook: Any = sys.unraisablehook
     hook(SimpleNamespace(exc_value=error, exc_traceback=trace))
     assert not printed
-    others = [SimpleNamespace(exc_value=error, exc_traceback=error.__traceback__)]
-    others.append(SimpleNamespace(exc_value=RuntimeError("another"), exc_traceback=trace))
+    others = [SimpleNamespace(exc_value=error, exc_traceback=error.__traceback__, object=None)]
+    others.append(SimpleNamespace(exc_value=RuntimeError("another"), exc_traceback=trace, object=None))
     for other in others:
         hook(other)
     assert printed == others
+
+
+@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+def test_event_loops_that_could_not_be_made_are_deleted_without_a_word(monkeypatch: pytest.MonkeyPatch):
+    def socketpair(*arguments: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    printed: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+    for expected in (1, 0):
+        printed.clear()
+        with pytest.raises(OSError, match="Too many open files"):
+            asyncio.SelectorEventLoop()
+        gc.collect()
+        assert len(printed) == expected
+        quiet_orbax()

@@ -22,12 +22,12 @@ def quiet_orbax() -> None:
     A full disk would otherwise fill the terminal with a dozen tracebacks before the one sentence about it.
     """
     logging.getLogger("absl").addFilter(_FILTER)
-    if getattr(sys.unraisablehook, "func", None) is not _print_unless_late:
-        sys.unraisablehook = functools.partial(_print_unless_late, sys.unraisablehook)
+    if getattr(sys.unraisablehook, "func", None) is not _print_unless_noise:
+        sys.unraisablehook = functools.partial(_print_unless_noise, sys.unraisablehook)
 
 
-def _print_unless_late(hook: Callable[[Any], Any], unraisable: Any) -> None:
-    if not _comes_late(unraisable):
+def _print_unless_noise(hook: Callable[[Any], Any], unraisable: Any) -> None:
+    if not (_comes_late(unraisable) or _is_half_a_loop(unraisable)):
         hook(unraisable)
 
 
@@ -43,3 +43,10 @@ def _comes_late(unraisable: Any) -> bool:
         and trace is not None
         and trace.tb_frame.f_code.co_name == "call_soon_threadsafe"
     )
+
+
+def _is_half_a_loop(unraisable: Any) -> bool:
+    """Whether asyncio deletes an event loop that it couldn't make, since the process has no file descriptor left."""
+    error = unraisable.exc_value
+    deletes = getattr(unraisable.object, "__qualname__", None) == "BaseEventLoop.__del__"
+    return deletes and isinstance(error, AttributeError) and error.name == "_ssock"
