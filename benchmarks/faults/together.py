@@ -51,7 +51,7 @@ def _second_run(world: World, job: Job) -> Trial:
     # Stopped while the other one starts, so that both are surely there at once.
     first.signal(signal.SIGSTOP)
     second = start(arguments_of(world, job, workdir), world.log("second"), before=worlds.small_parts)
-    second.wait(60)
+    second.wait()
     first.signal(signal.SIGCONT)
     code = first.wait()
     for process in (first, second):
@@ -75,7 +75,7 @@ def _beside_training(world: World, mode: str) -> Trial:
         time.sleep(0.002)
     first.signal(signal.SIGSTOP)
     second = start(world.arguments(mode, workdir), world.log("second"))
-    second.wait(60)
+    second.wait()
     first.signal(signal.SIGCONT)
     first.wait()
     if second.code != 0 or TRACEBACK in second.text:
