@@ -56,3 +56,17 @@ def test_event_loops_that_could_not_be_made_are_deleted_without_a_word(monkeypat
         gc.collect()
         assert len(printed) == expected
         quiet_orbax()
+
+
+@pytest.mark.parametrize(("path", "messages"), [("/lib/orbax/checkpoint/async_path.py", 0), ("/home/me/server.py", 1)])
+def test_failures_that_asyncio_reports_are_dropped_if_they_are_those_of_orbax(
+    path: str, messages: int, caplog: pytest.LogCaptureFixture
+):
+    async def leave_a_failed_future() -> None:
+        future = asyncio.get_running_loop().run_in_executor(None, eval, compile("1 / 0", path, "eval"))
+        await asyncio.wait([future])
+
+    quiet_orbax()
+    asyncio.run(leave_a_failed_future())
+    gc.collect()
+    assert [record.name for record in caplog.records] == ["asyncio"] * messages

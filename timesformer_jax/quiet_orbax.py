@@ -3,14 +3,22 @@
 import functools
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
 
 class _NoTracebacks(logging.Filter):
+    """Drops Orbax's own records with a traceback, and asyncio's of exceptions that passed through Orbax."""
+
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and "orbax" in PurePath(record.pathname).parts)
+        if not record.exc_info:
+            return True
+        paths = [record.pathname]
+        if record.name == "asyncio":
+            paths = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(record.exc_info[2])]
+        return not any("orbax" in PurePath(path).parts for path in paths)
 
 
 _FILTER = _NoTracebacks()
@@ -21,7 +29,8 @@ def quiet_orbax() -> None:
 
     A full disk would otherwise fill the terminal with a dozen tracebacks before the one sentence about it.
     """
-    logging.getLogger("absl").addFilter(_FILTER)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_FILTER)
     if getattr(sys.unraisablehook, "func", None) is not _print_unless_noise:
         sys.unraisablehook = functools.partial(_print_unless_noise, sys.unraisablehook)
 
