@@ -9,6 +9,7 @@ import gc
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -202,7 +203,9 @@ def main(argv: list[str]) -> int:
         message, code = f"Interrupted. {resumes}", INTERRUPTED
     # Only now, and with the frames of the exception gone: a data pipeline that still lives when the interpreter shuts down
     # waits for the interpreter, and the process never ends.
-    gc.collect()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)  # Orbax's, of a save that failed
+        gc.collect()
     if message:
         print(message, file=sys.stderr)
     return code

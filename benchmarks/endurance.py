@@ -28,6 +28,8 @@ from benchmarks.faults.table import Trial  # noqa: E402
 
 SHORT = {"only": "flips,growth,kills", "seed": 0, "minutes": 3.0, "kills": 9, "flips": 2, "others": 1, "checkpoints": 40}
 """Arguments of --short."""
+PROGRESS_SECONDS = 20
+"""Between two lines of progress."""
 
 
 class Campaign:
@@ -155,11 +157,16 @@ def run(wanted: list[str], given: argparse.Namespace) -> int:
             if campaign.stop():
                 campaign.notes.append(f"Time was up before the section {name}.")
                 continue
+            shown = time.monotonic()
+            print(f"{(shown - began) / 60:.1f} min: {name}", flush=True)
             for trial in SECTIONS[name](campaign):
                 trials.append(trial)
                 if trial.verdict != table.SURVIVED:
                     print(f"{trial.section}, {trial.what}: {trial.outcome}: {trial.detail}", flush=True)
-            print(f"{(time.monotonic() - began) / 60:.1f} min: {name} done, {len(trials)} trials.", flush=True)
+                if time.monotonic() - shown > PROGRESS_SECONDS:
+                    shown = time.monotonic()
+                    print(f"{(shown - began) / 60:.1f} min: {name}, {len(trials)} trials: {trial.what}", flush=True)
+            print(f"{(time.monotonic() - began) / 60:.1f} min: {name} done, {len(trials)} trials", flush=True)
     finally:
         if not given.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,9 @@
 """What Orbax's threads print about errors that the caller gets too."""
 
 import asyncio
+import errno
+import gc
+import socket
 import sys
 import threading
 from types import SimpleNamespace
@@ -31,8 +34,39 @@ def test_late_news_for_a_closed_event_loop_is_dropped_and_nothing_else(monkeypat
     hook: Any = sys.unraisablehook
     hook(SimpleNamespace(exc_value=error, exc_traceback=trace))
     assert not printed
-    others = [SimpleNamespace(exc_value=error, exc_traceback=error.__traceback__)]
-    others.append(SimpleNamespace(exc_value=RuntimeError("another"), exc_traceback=trace))
+    others = [SimpleNamespace(exc_value=error, exc_traceback=error.__traceback__, object=None)]
+    others.append(SimpleNamespace(exc_value=RuntimeError("another"), exc_traceback=trace, object=None))
     for other in others:
         hook(other)
     assert printed == others
+
+
+@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+def test_event_loops_that_could_not_be_made_are_deleted_without_a_word(monkeypatch: pytest.MonkeyPatch):
+    def socketpair(*arguments: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    printed: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+    for expected in (1, 0):
+        printed.clear()
+        with pytest.raises(OSError, match="Too many open files"):
+            asyncio.SelectorEventLoop()
+        gc.collect()
+        assert len(printed) == expected
+        quiet_orbax()
+
+
+@pytest.mark.parametrize(("path", "messages"), [("/lib/orbax/checkpoint/async_path.py", 0), ("/home/me/server.py", 1)])
+def test_failures_that_asyncio_reports_are_dropped_if_they_are_those_of_orbax(
+    path: str, messages: int, caplog: pytest.LogCaptureFixture
+):
+    async def leave_a_failed_future() -> None:
+        future = asyncio.get_running_loop().run_in_executor(None, eval, compile("1 / 0", path, "eval"))
+        await asyncio.wait([future])
+
+    quiet_orbax()
+    asyncio.run(leave_a_failed_future())
+    gc.collect()
+    assert [record.name for record in caplog.records] == ["asyncio"] * messages

@@ -55,6 +55,22 @@ def test_a_lock_is_free_once_its_process_is_gone(tmp_path: Path, other: subproce
         assert not list(tmp_path.iterdir())
 
 
+def test_what_killed_processes_left_of_a_lock_is_deleted(tmp_path: Path, other: subprocess.Popen[bytes]):
+    for number, name in (
+        (2**22 + 1, "lock.a.part"),
+        (2**22 + 1, "lock.b.stale"),
+        (2**22 + 1, "lock.txt"),
+        (other.pid, "lock.c.part"),
+    ):
+        held_by(number, tmp_path / name)
+    for name, date in (("lock.old.now", 0), ("lock.new.now", time.time())):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (date, date))
+    with run_lock.locked(tmp_path / "lock", "trains"):
+        pass
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["lock.c.part", "lock.new.now", "lock.txt"]
+
+
 def test_a_lock_of_another_host_is_judged_by_its_age(tmp_path: Path):
     path = held_by(1, tmp_path / "lock", host="elsewhere", machine="elsewhere")
     with pytest.raises(InputError, match="process 1 on elsewhere"):

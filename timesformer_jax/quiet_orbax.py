@@ -3,14 +3,22 @@
 import functools
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
 
 class _NoTracebacks(logging.Filter):
+    """Drops Orbax's own records with a traceback, and asyncio's of exceptions that passed through Orbax."""
+
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and "orbax" in PurePath(record.pathname).parts)
+        if not record.exc_info:
+            return True
+        paths = [record.pathname]
+        if record.name == "asyncio":
+            paths = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(record.exc_info[2])]
+        return not any("orbax" in PurePath(path).parts for path in paths)
 
 
 _FILTER = _NoTracebacks()
@@ -21,13 +29,14 @@ def quiet_orbax() -> None:
 
     A full disk would otherwise fill the terminal with a dozen tracebacks before the one sentence about it.
     """
-    logging.getLogger("absl").addFilter(_FILTER)
-    if getattr(sys.unraisablehook, "func", None) is not _print_unless_late:
-        sys.unraisablehook = functools.partial(_print_unless_late, sys.unraisablehook)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_FILTER)
+    if getattr(sys.unraisablehook, "func", None) is not _print_unless_noise:
+        sys.unraisablehook = functools.partial(_print_unless_noise, sys.unraisablehook)
 
 
-def _print_unless_late(hook: Callable[[Any], Any], unraisable: Any) -> None:
-    if not _comes_late(unraisable):
+def _print_unless_noise(hook: Callable[[Any], Any], unraisable: Any) -> None:
+    if not (_comes_late(unraisable) or _is_half_a_loop(unraisable)):
         hook(unraisable)
 
 
@@ -43,3 +52,10 @@ def _comes_late(unraisable: Any) -> bool:
         and trace is not None
         and trace.tb_frame.f_code.co_name == "call_soon_threadsafe"
     )
+
+
+def _is_half_a_loop(unraisable: Any) -> bool:
+    """Whether asyncio deletes an event loop that it couldn't make, since the process has no file descriptor left."""
+    error = unraisable.exc_value
+    deletes = getattr(unraisable.object, "__qualname__", None) == "BaseEventLoop.__del__"
+    return deletes and isinstance(error, AttributeError) and error.name == "_ssock"

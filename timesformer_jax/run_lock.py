@@ -33,6 +33,8 @@ BEAT = 30.0
 """Seconds between two signs of life."""
 STALE = 300.0
 """Seconds without a sign of life after which a lock of another host counts for nothing."""
+LEFTOVERS = (".part", ".now", ".stale")
+"""Ends of the names of files that exist next to a lock for a moment."""
 
 _HELD: dict[str, "_Lock"] = {}
 """Path -> lock of this process."""
@@ -104,6 +106,7 @@ def take_lock(path: Any, writes: str) -> None:
         content = {**_me(), "since": _now(), "token": lock.token}
         for _ in range(3):
             if _create(path, content):
+                _delete_leftovers(path)
                 break
             holder = _read(path)
             if holder is not None and not _is_stale(path, holder):
@@ -265,6 +268,17 @@ def _clear(path: Any, stale: dict[str, Any] | None) -> None:
         with contextlib.suppress(OSError):  # someone else's, and new: it is put back
             os.link(aside, path)
     aside.unlink(missing_ok=True)
+
+
+def _delete_leftovers(path: Any) -> None:
+    """Delete the files of processes that were killed while they took this lock."""
+    if "://" in str(path):
+        return
+    for left in path.parent.glob(f"{path.name}.*"):
+        if left.suffix in LEFTOVERS:
+            with contextlib.suppress(OSError):
+                if _is_stale(left, _read(left) or {}):
+                    left.unlink(missing_ok=True)
 
 
 def _release(paths: set[str]) -> None:

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import result_files
 from timesformer_jax.atomic_write import write_whole
 
-FORMAT = 1
 FAILURES = ("out of memory", "failed", "time limit", "skipped", "not reached")
 """Values of an entry's `failure`: why there is no result."""
 
@@ -21,7 +21,8 @@ class Record:
 
     def __init__(self, path: Path, about: dict[str, Any]):
         self._path = path
-        self.about = {"format": FORMAT, "started": time.strftime("%Y-%m-%d %H:%M:%S %z"), "finished": False, **about}
+        started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        self.about = {"format": result_files.FORMAT, "started": started, "finished": False, **about}
         self.entries: list[dict[str, Any]] = []
 
     def add(self, section: str, name: str, seconds: float, outcome: dict[str, Any]) -> None:
@@ -36,18 +37,12 @@ class Record:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The content of a file of results.
+    """The content of a file that a `Record` wrote.
 
     Raises:
-        ValueError: If it is not one that this script writes.
+        ValueError: If it is not one.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no file of results: {error}.") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is no file of results in format {FORMAT}: measure again with --output={path}.")
-    return content
+    return result_files.read_record(path, "entries")
 
 
 def find(content: dict[str, Any], section: str, name: str) -> dict[str, Any] | None:

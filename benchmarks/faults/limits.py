@@ -65,12 +65,12 @@ def can_mount(folder: Path) -> bool:
     return False
 
 
-def one_sentence(process: Process) -> str:
+def one_sentence(process: Process, code: int = 1) -> str:
     """What is wrong with how a run has ended that had to fail: nothing if it said why in its last line."""
     lines = [line for line in process.text.splitlines() if line.strip()]
     if TRACEBACK in process.text:
         return f"a traceback: {lines[-1][-200:]}"
-    if process.code != 1:
+    if process.code != code:
         return f"exit code {process.code}: {end_of(process)}"
     if not lines or not lines[-1].startswith("Error: "):
         return f"no error in the last line: {end_of(process)}"

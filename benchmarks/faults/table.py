@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import result_files
 from benchmarks.marks import replace_marked
 from timesformer_jax.atomic_write import write_whole
 
@@ -20,7 +21,6 @@ DOCUMENT = ROOT / "docs/reliability.md"
 RESULTS = ROOT / "benchmarks/results/endurance"
 BEGIN, END = "<!-- benchmarks/endurance.py --page writes from here -->", "<!-- to here -->"
 NOT_YET = "The campaign has not been run yet."
-FORMAT = 1
 
 SURVIVED, LOST, SILENT = "survived", "lost", "wrong in silence"
 COLUMNS = ("tried", SURVIVED, LOST, SILENT)
@@ -121,7 +121,7 @@ def draw_table(rows: Sequence[dict[str, Any]]) -> str:
 def write_record(path: Path, trials: Sequence[Trial], about: dict[str, Any]) -> dict[str, Any]:
     """Write the file of results; returns its content."""
     content = {
-        "format": FORMAT,
+        "format": result_files.FORMAT,
         "date": time.strftime("%Y-%m-%d"),
         "machine": describe_machine(),
         **about,
@@ -133,18 +133,12 @@ def write_record(path: Path, trials: Sequence[Trial], about: dict[str, Any]) -> 
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Content of a file of results.
+    """The content of a file that `write_record` wrote.
 
     Raises:
-        ValueError: If it is not one that this campaign writes.
+        ValueError: If it is not one.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no file of results: {error}.") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or "rows" not in content:
-        raise ValueError(f"{path} is no file of results in format {FORMAT}: run the campaign again with --output={path}.")
-    return content
+    return result_files.read_record(path, "rows")
 
 
 def render(files: Sequence[Path]) -> str:

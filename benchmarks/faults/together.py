@@ -1,6 +1,7 @@
 """Two runs at once on one workdir, and runs on two processes one of which dies."""
 
 import functools
+import re
 import shutil
 import signal
 import socket
@@ -21,6 +22,8 @@ from benchmarks.faults.world import World
 SECTION = "Together"
 PEER_SECONDS = 150
 """In which a process must notice that another one has died."""
+LAST_WORDS_SECONDS = 30
+"""In which a process that was aborted must have been explained."""
 
 
 def run_twice(world: World, *, stop: Callable[[], bool]) -> Iterator[Trial]:
@@ -51,7 +54,7 @@ def _second_run(world: World, job: Job) -> Trial:
     # Stopped while the other one starts, so that both are surely there at once.
     first.signal(signal.SIGSTOP)
     second = start(arguments_of(world, job, workdir), world.log("second"), before=worlds.small_parts)
-    second.wait(60)
+    second.wait()
     first.signal(signal.SIGCONT)
     code = first.wait()
     for process in (first, second):
@@ -75,7 +78,7 @@ def _beside_training(world: World, mode: str) -> Trial:
         time.sleep(0.002)
     first.signal(signal.SIGSTOP)
     second = start(world.arguments(mode, workdir), world.log("second"))
-    second.wait(60)
+    second.wait()
     first.signal(signal.SIGCONT)
     first.wait()
     if second.code != 0 or TRACEBACK in second.text:
@@ -131,7 +134,9 @@ def _kill_peer(world: World, what: str, workdir: Path, expected: Any, draw: Any,
     detail = f"process {victim} at step {after}; {time.monotonic() - began:.0f} s later the other"
     if code is None:
         return Trial(SECTION, what, "hung", detail)
-    if problem := one_sentence(survivor):
+    if victim == 0:  # JAX aborts the others at once, and what each has left behind names the reason a moment later
+        _await_error(survivor)
+    if problem := one_sentence(survivor, -signal.SIGABRT if victim == 0 else 1):
         return Trial(SECTION, what, "traceback" if TRACEBACK in survivor.text else "failed", f"{detail}: {problem}")
     again = start_peers(world, "train", workdir)
     codes = [peer.wait(HANGING) for peer in again]
@@ -139,3 +144,10 @@ def _kill_peer(world: World, what: str, workdir: Path, expected: Any, draw: Any,
         return Trial(SECTION, what, "failed", f"{detail}; resumed, exit codes {codes}: {end_of(again[0])}")
     differing = worlds.differences(in_child(functools.partial(worlds.describe_run, workdir)), expected)
     return Trial(SECTION, what, "differs" if differing else "resumed", f"{detail} {'; '.join(differing[:3])}")
+
+
+def _await_error(process: Process) -> None:
+    """Wait until the last line of an ended process's log is an error."""
+    until = time.monotonic() + LAST_WORDS_SECONDS
+    while not re.search(r"^Error: .*\n\Z", process.text, re.MULTILINE) and time.monotonic() < until:
+        time.sleep(0.02)

@@ -221,11 +221,19 @@ def digest_arrays(tree: Any) -> dict[str, str]:
 
 
 def digest_checkpoint(workdir: Path, step: int = STEPS) -> dict[str, str]:
-    """Digests of everything that the checkpoint of a step holds."""
+    """Digests of everything that the checkpoint of a step holds, on however many devices it was written."""
+    import jax
     from orbax.checkpoint import v1 as ocp
 
-    content: Any = ocp.load_checkpointables(str(workdir / "checkpoints" / str(step)))
-    return digest_arrays({name: tree for name, tree in content.items() if name != "metrics"})
+    path = str(workdir / "checkpoints" / str(step))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    described: Any = ocp.checkpointables_metadata(path).metadata
+    abstract = {
+        name: jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device), tree)
+        for name, tree in described.items()
+        if name != "metrics"
+    }
+    return digest_arrays(ocp.load_checkpointables(path, abstract))
 
 
 RESULT_FILES = ("results.json", "predictions.jsonl", "confusion.csv")
