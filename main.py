@@ -5,7 +5,6 @@ an optional one. The same command, started once on every machine, trains on all 
 """
 
 import contextlib
-import gc
 import logging
 import sys
 import traceback
@@ -29,6 +28,7 @@ from ml_collections import config_flags
 
 from experiment.command_line import (
     INTERRUPTED,
+    end_process,
     log_to_stderr,
     name_flags,
     next_commands,
@@ -200,13 +200,10 @@ def main(argv: list[str]) -> int:
         message, code = f"Error: {said}", 1
     except KeyboardInterrupt:
         message, code = f"Interrupted. {resumes}", INTERRUPTED
-    # Only now, and with the frames of the exception gone: a data pipeline that still lives when the interpreter shuts down
-    # waits for the interpreter, and the process never ends.
-    gc.collect()
     if message:
         print(message, file=sys.stderr)
     return code
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(lambda argv: end_process(main(argv)), flags_parser=parse_flags)

@@ -1,5 +1,7 @@
 """main.py's command line: usage, flags and configs refused in one line, log lines above the progress bar."""
 
+import atexit
+import contextlib
 import functools
 import logging
 import os
@@ -295,3 +297,15 @@ def second_interrupt_exits(message: str) -> None:
                 os._exit(INTERRUPTED)
 
     threading.Thread(target=watch, daemon=True, name="second interrupt").start()
+
+
+def end_process(code: int) -> NoReturn:
+    """Run the exit handlers and end the process, without the shutdown of the interpreter.
+
+    That would take seconds to free every module and array, and would wait forever for a data pipeline that still lives.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # its reader has gone
+            stream.flush()
+    os._exit(code)
