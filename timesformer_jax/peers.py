@@ -15,7 +15,7 @@ from typing import NoReturn
 import jax
 
 from timesformer_jax.printable import printable
-from timesformer_jax.processes import ROOT, coordination_service
+from timesformer_jax.processes import ROOT, coordination_service, joining_state, with_rank
 
 log = logging.getLogger("timesformer_jax")
 
@@ -102,7 +102,7 @@ class Peers:
         with self._ending:
             if message is not None:
                 if self._is_first_to_fail():
-                    print(printable(f"Error: {message}"), file=sys.stderr)
+                    print(with_rank(f"Error: {printable(message)}"), file=sys.stderr)
                 else:
                     log.warning("Stopped: %s", message)
             self._ended.set()
@@ -175,13 +175,11 @@ def watch_peers() -> Iterator[Peers | None]:
 
 def _leave_last_words(index: int) -> "subprocess.Popen[bytes] | None":
     """A small process that names the first process, if that is lost: JAX then aborts this one, and Python with it."""
-    from jax._src import distributed
-
-    host, _, port = (distributed.global_state.coordinator_address or "").rpartition(":")
+    host, _, port = (joining_state().coordinator_address or "").rpartition(":")
     if index == 0 or not host or os.name != "posix":
         return None
     message = LOST_PROCESS.format(name=f"process 0 on {host}")
-    message = f"Error: {message}" if index == 1 else f"[{index}] Stopped: {message}"
+    message = with_rank(f"{'Error' if index == 1 else 'Stopped'}: {message}")
     command = [sys.executable, "-I", "-S", "-c", LAST_WORDS, host.strip("[]"), port, message]
     # Of its own session, since what ends this process often ends its group.
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)

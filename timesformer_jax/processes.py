@@ -85,8 +85,27 @@ def from_first(make: Callable[[], Any], task: str) -> Any:
     return found["value"]
 
 
+def rank() -> int:
+    """Number of this process; in contrast to `jax.process_index` it may be asked before the processes have joined."""
+    return joining_state().process_id or 0
+
+
+def with_rank(text: str) -> str:
+    """The text with "[2] " before each line in process 2 of several, and unchanged in a single process."""
+    state = joining_state()
+    is_joining = state.coordinator_address is not None and state.client is None
+    if state.num_processes == 1 and not is_joining:
+        return text
+    return "\n".join(f"[{rank()}] {line}" for line in text.split("\n"))
+
+
 def coordination_service() -> Any:
-    """The client of JAX's coordination service, by which the processes found each other; JAX has no public name for it."""
+    """The client of JAX's coordination service, by which the processes found each other."""
+    return joining_state().client
+
+
+def joining_state() -> Any:
+    """Address, number and connections of this process, as far as it has joined the others; JAX has no public name for it."""
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.runs import ROOT, results
+from tests.runs import ROOT, results, run_of_steps
 from timesformer_jax.pretrained.own import read_checkpoint
 
 pytestmark = pytest.mark.cluster
@@ -109,15 +109,7 @@ def state_of(job: str) -> str:
 def arguments(clips: Path, data_dir: str, workdir: Path) -> list[str]:
     """A run of a few seconds for each hundred steps."""
     fields = {
-        "data.root": clips,
-        "data.data_dir": data_dir,
-        "data.val_fraction": 0.3,
-        "data.short_side": 48,
-        "model.image_size": 32,
-        "model.embed_dim": 32,
-        "model.depth": 1,
-        "clips.short_side": (32, 40),
-        "train.num_epochs": NUM_STEPS * 8 / 9,
+        **run_of_steps(NUM_STEPS, clips, data_dir),
         "train.log_every_steps": 50,
         "train.checkpoint_every_epochs": 50.0,
         "train.evaluate_every_epochs": 2000.0,
