@@ -82,6 +82,8 @@ class SlurmJob:
         def ended() -> bool:
             if self.state == "PENDING":
                 subprocess.run(["scontrol", "update", f"job={self.number}", "starttime=now"], check=False, capture_output=True)
+            if self.state == "FAILED":
+                time.sleep(10)  # so it is called for a moment when it is queued again
             return self.state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
         wait_until(ended, self)
@@ -183,8 +185,10 @@ def test_disturbed_job_ends_as_an_undisturbed_one(
 
 def test_job_at_its_time_limit_is_queued_again(undisturbed: Path, tmp_path: Path, made_clips: Path, data_dir: str):
     job = SlurmJob(tmp_path, made_clips, data_dir, "--time=0:02:00", "--signal=TERM@60")
+    wait_until(lambda: job.shows(r"queueing the job again, restart 1") and job.state == "PENDING", job)
+    subprocess.run(["scontrol", "update", f"job={job.number}", "TimeLimit=20"], check=True)  # enough for a busy machine
     job.finish()
-    assert job.shows(r"queueing the job again, restart 1"), job.text
+    assert job.shows(r"Going on from the checkpoint of step"), job.text
     same(job.folder / "run", undisturbed)
 
 
