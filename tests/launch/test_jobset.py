@@ -101,3 +101,5 @@ def test_jobset_agrees_with_itself_and_with_the_dockerfile(jobset: Any):
     dockerfile = (ROOT / "launch" / "Dockerfile").read_text()
     assert f"WORKDIR {container['workingDir']}\n" in dockerfile
     assert container["image"] in dockerfile
+    assert container["command"][0] == ".venv/bin/python", "a shell as the first process would keep SIGTERM to itself"
+    assert "--exit_code_if_stopped=75" in container["command"], "the JobSet would take a stopped run for a finished one"
