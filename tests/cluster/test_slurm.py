@@ -30,7 +30,7 @@ SLOW_PREPARATION = """
 import os, runpy, sys, time
 import input_pipeline.datasets as datasets
 write = datasets._write
-datasets._write = lambda builder: (time.sleep(65), write(builder))
+datasets._write = lambda *given: time.sleep(65) or write(*given)
 sys.argv[0] = "main.py"
 runpy.run_path("main.py", run_name="__main__")
 """
@@ -82,8 +82,10 @@ class SlurmJob:
         def ended() -> bool:
             if self.state == "PENDING":
                 subprocess.run(["scontrol", "update", f"job={self.number}", "starttime=now"], check=False, capture_output=True)
-            if self.state == "FAILED":
-                time.sleep(10)  # so it is called for a moment when it is queued again
+            for _ in range(60):  # so it is called for a while when it is queued again
+                if self.state != "FAILED":
+                    break
+                time.sleep(1)
             return self.state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
         wait_until(ended, self)
