@@ -252,6 +252,27 @@ def test_schedulers_are_recognised(environment: dict):
 
 
 @pytest.mark.slow
+def test_a_fault_of_one_process_ends_the_others():
+    """Which wait for it, and would otherwise be aborted by JAX once it has gone."""
+    code = """
+from timesformer_jax.training import start_distributed
+start_distributed()
+import jax
+from timesformer_jax.peers import watch_peers
+from timesformer_jax.processes import from_first, wait_for_all
+with watch_peers() as peers:
+    assert from_first(lambda: {"a": [1]}, "a value") == {"a": [1]}
+    if jax.process_index() == 0:
+        peers.end(None, 1)
+    wait_for_all("nothing")
+"""
+    started = start(["-c", code], processes=2, devices=1)
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [1, 1], errors
+    assert "Stopped: process 0 on " in errors[1]
+
+
+@pytest.mark.slow
 def test_what_the_first_process_finds_wrong_with_the_data_ends_all(tmp_path: Path):
     """The others neither look for themselves nor wait, and one of them all prints the error."""
     started = start(flags(tmp_path / "nowhere", str(tmp_path), tmp_path / "run"), processes=2, devices=1)
