@@ -5,11 +5,9 @@ an optional one. The same command, started once on every machine, trains on all 
 """
 
 import contextlib
-import gc
 import logging
 import sys
 import traceback
-import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,6 +28,7 @@ from ml_collections import config_flags
 
 from experiment.command_line import (
     INTERRUPTED,
+    end_process,
     log_to_stderr,
     name_flags,
     next_commands,
@@ -41,7 +40,7 @@ from experiment.command_line import MODES as JOBS
 from timesformer_jax.devices import describe_devices
 from timesformer_jax.os_errors import job_failed
 from timesformer_jax.peers import Peers, watch_peers
-from timesformer_jax.processes import from_first, wait_for_all
+from timesformer_jax.processes import from_first, wait_for_all, with_rank
 from timesformer_jax.run_lock import check_unlocked, locks_released
 from timesformer_jax.training.distributed import MODES, start_distributed
 
@@ -163,7 +162,7 @@ def end_with_peers(peers: Peers, error: Exception) -> NoReturn:
     """End one of several processes after an exception: with one sentence, or with a traceback for a fault of the program."""
     message = said_of(error) or peers.explain(error)
     if message is None:
-        traceback.print_exc()
+        print(with_rank(traceback.format_exc().rstrip()), file=sys.stderr)
     peers.end(message, 1)
 
 
@@ -176,8 +175,8 @@ def main(argv: list[str]) -> int:
     resumes = f"The same command {RESUMES[MODE.value]}."
     second_interrupt_exits(f"Interrupted again: stopped at once. {resumes}")
     try:
-        start_distributed(DISTRIBUTED.value)  # before anything that asks JAX for its devices
         log_to_stderr()
+        start_distributed(DISTRIBUTED.value)  # before anything that asks JAX for its devices
         from timesformer_jax.preemption import Preempted
 
         with watch_peers() as peers:
@@ -201,15 +200,10 @@ def main(argv: list[str]) -> int:
         message, code = f"Error: {said}", 1
     except KeyboardInterrupt:
         message, code = f"Interrupted. {resumes}", INTERRUPTED
-    # Only now, and with the frames of the exception gone: a data pipeline that still lives when the interpreter shuts down
-    # waits for the interpreter, and the process never ends.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)  # Orbax's, of a save that failed
-        gc.collect()
     if message:
-        print(message, file=sys.stderr)
+        print(with_rank(message), file=sys.stderr)
     return code
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(lambda argv: end_process(main(argv)), flags_parser=parse_flags)

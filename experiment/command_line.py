@@ -1,5 +1,7 @@
 """main.py's command line: usage, flags and configs refused in one line, log lines above the progress bar."""
 
+import atexit
+import contextlib
 import functools
 import logging
 import os
@@ -14,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
@@ -25,6 +26,7 @@ import timesformer_jax
 from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.preemption import SAME_INTERRUPT
 from timesformer_jax.printable import escape_unencodable, printable
+from timesformer_jax.processes import rank, with_rank
 from timesformer_jax.state_files import parse_json
 
 log = logging.getLogger("timesformer_jax")
@@ -201,18 +203,26 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         ours = record.name == log.name or record.module == "logging_writer"
-        if record.levelno >= logging.WARNING or (ours and jax.process_index() == 0):
+        if record.levelno >= logging.WARNING or (ours and rank() == 0):
             tqdm.write(self.format(record), file=sys.stderr)
 
 
+class _Format(logging.Formatter):
+    """The time, and in each line of several processes the number of this one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *more = super().format(record).split("\n")
+        clock = self.formatTime(record, "%H:%M:%S")
+        return "\n".join([f"{clock} {with_rank(first)}", *map(with_rank, more)])
+
+
 def log_to_stderr() -> None:
-    """Sets the log up, once, after the processes have found each other."""
+    """Set up the log, once, before the processes join."""
     handler = _Lines()
     logging.getLogger().handlers = [handler]  # before JAX looks for devices, and tells what it hasn't found
     logging.getLogger().setLevel(logging.INFO)
     absl_logging.set_verbosity(absl_logging.INFO)
-    number = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {number}%(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Format())
 
 
 def next_commands(mode: str, typed: Sequence[str], config: Any, workdir: str) -> list[str]:
@@ -295,3 +305,15 @@ def second_interrupt_exits(message: str) -> None:
                 os._exit(INTERRUPTED)
 
     threading.Thread(target=watch, daemon=True, name="second interrupt").start()
+
+
+def end_process(code: int) -> NoReturn:
+    """Run the exit handlers and end the process, without the shutdown of the interpreter.
+
+    That would take seconds to free every module and array, and would wait forever for a data pipeline that still lives.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # its reader has gone
+            stream.flush()
+    os._exit(code)

@@ -22,8 +22,11 @@ from timesformer_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 
-TEST_BYTES = 2**31
-"""What the videos that a test decodes at once may take up, where one alone isn't more."""
+MAX_DECODED_BYTES = 2**31
+"""Upper limit for the windows of all videos that are decoded at once, unless one alone is larger."""
+
+PREFETCHED_BATCHES = 2
+"""Training batches that are ready ahead of the device."""
 
 Part = tuple[int, int]
 """Which part of every global batch a host brings, and of how many."""
@@ -66,7 +69,7 @@ def _decode(
     number_of: Callable[[int], tuple[int, int]],
     window: int,
     failed: list[InputError],
-    parallel: int = tf.data.AUTOTUNE,
+    parallel: int,
 ) -> tf.data.Dataset:
     """`examples`, numbers, each with the views that `choose((epoch, example), video, identity)` picks of example `number_of` =
     (epoch, example).
@@ -129,7 +132,17 @@ def _decode(
             "seconds": tf.ensure_shape(seconds, [None]),
         }
 
-    return examples.map(cut, num_parallel_calls=parallel)
+    # With tf.data's own choice, an iterator that is dropped can wait a minute for the thread that makes it, and holds the GIL.
+    # While the device is busy it also takes workers away that decode the next batch.
+    fixed = tf.data.Options()
+    fixed.autotune.enabled = False
+    return examples.map(cut, num_parallel_calls=parallel).with_options(fixed)
+
+
+def _parallel(clips: int, frames: int, window: int) -> int:
+    """Number of videos to decode at once, each with `clips` windows of `frames` frames: one a core, if memory allows."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, MAX_DECODED_BYTES // (clips * frames * window**2 * 3)))
 
 
 def _numpy(batches: Any, dataset: VideoDataset, failed: list[InputError]) -> Iterator[Batch]:
@@ -200,8 +213,9 @@ def training_batches(
 
     numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
     failed: list[InputError] = []
-    videos = _decode(dataset, split, numbers, choose, share.__getitem__, window, failed)
-    batches = videos.batch(batch_size // per_video, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    parallel = _parallel(per_video, options.num_frames, window)
+    videos = _decode(dataset, split, numbers, choose, share.__getitem__, window, failed, parallel)
+    batches = videos.batch(batch_size // per_video, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
 
     def flat(batch: Batch) -> Batch:
         """[videos, clips, ...] -> [videos * clips, ...]"""
@@ -287,9 +301,7 @@ class SplitBatches(Iterator[Batch]):
             return views[done * num_crops :] if which[1] == first_example else views
 
         mine = tf.data.Dataset.range(first_example, max(total, first_example), self._hosts)
-        # Not tf.data's own choice: while the device is busy it takes away what decodes the next batch.
-        a_video = int(self._counts.max(initial=1)) * num_crops * options.num_frames * window**2 * 3
-        parallel = max(1, min(os.cpu_count() or 1, TEST_BYTES // a_video))
+        parallel = _parallel(int(self._counts.max(initial=1)) * num_crops, options.num_frames, window)
         failed: list[InputError] = []
         decode = (self._dataset, self._split, mine, choose, lambda number: (0, number), window, failed, parallel)
         videos = _decode(*decode).prefetch(2 * parallel)

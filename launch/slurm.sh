@@ -7,12 +7,13 @@
 # and 96. The workdir and the prepared data must be on a disk that all nodes see.
 #
 # Options of sbatch, before the script:
-#   --gpus-per-node=4 --cpus-per-task=32   a part of a node, together with --exclusive=user or --oversubscribe
+#   --gpus-per-node=4 --cpus-per-task=32   a part of a node, together with --exclusive=user or --oversubscribe; --gres=gpu:4 means
+#                                          the same, --gpus-per-task is refused
 #   --ntasks-per-node=2                    two processes a node, which divide its GPUs
 #   --time=0:08:00 --signal=TERM@60        for limits below ten minutes: by default a run saves and stops 5 minutes before its end
 #   --dependency=afterok:JOB               after another job, such as one that only prepares the data on a CPU node:
 #                                          sbatch --nodes=1 --gpus-per-node=0 launch/slurm.sh --mode=show ...
-#   --output=logs/%j.log                   the log of the script; every line names its process
+#   --output=logs/%j.log                   where the log goes; every line begins with the number of its process
 #   --array=1-4                            a job for each number, which takes the place of %a in the arguments:
 #                                          --config.seed=%a --workdir=/runs/seeds/%a (launch/sweep.sh runs a list of settings)
 #
@@ -21,7 +22,11 @@
 #   MAX_RESTARTS=20         how often an unfinished job is queued again
 #   SRUN_OUTPUT=logs/%j-%t  a log for each process (%t) instead
 #
-# Data on each node's own disk: --config.data.data_dir=$TMPDIR prepares them there, in every job anew.
+# To read the data from each node's own disk, copy the prepared data there first, in a line before `exec` below, such as
+#   mkdir -p /scratch/data && rsync -a /shared/data/ /scratch/data/
+# and give --config.data.data_dir=/scratch/data.
+#
+# The processes meet at a port of the first node that follows from the job's number; export JAX_COORDINATOR_PORT=PORT sets another.
 #
 # Slurm sends SIGTERM 5 minutes before the time limit and when it preempts the job; the run then saves its state. An unfinished job
 # is queued again and resumes, also after a process was killed or a node was lost. `scancel` cancels it for good.
@@ -52,6 +57,7 @@ fi
 python=${PYTHON:-.venv/bin/python}
 command -v "$python" >/dev/null || refuse "there is no Python at $python: run make install, or set PYTHON."
 tasks=${SLURM_NTASKS_PER_NODE:-${SLURM_TASKS_PER_NODE%%(*}}
+[[ $tasks != *,* ]] || refuse "the nodes have $SLURM_TASKS_PER_NODE processes: give --ntasks-per-node, the same number for each."
 gpus=${SLURM_GPUS_ON_NODE:-0}
 [ -z "${SLURM_GPUS_PER_TASK:-}" ] || refuse "--gpus-per-task hides each process's GPUs from the others: give --gpus-per-node."
 [ "$((gpus % tasks))" = 0 ] || refuse "$gpus GPUs can't be divided among $tasks processes a node: change --ntasks-per-node."

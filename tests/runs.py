@@ -10,6 +10,15 @@ from ml_collections import ConfigDict
 
 ROOT = Path(__file__).parent.parent
 
+SMALL = {
+    "data.short_side": 48,
+    "model.image_size": 32,
+    "model.embed_dim": 32,
+    "model.depth": 1,
+    "clips.short_side": (32, 40),
+}
+"""Fields of a model of 60,000 parameters."""
+
 
 def config_of(name: str, argument: str | None = None, **overrides: Any) -> ConfigDict:
     """A config of the project, locked, with dotted overrides."""
@@ -23,20 +32,22 @@ def config_of(name: str, argument: str | None = None, **overrides: Any) -> Confi
 def small_folder(clips: Path, data_dir: str, argument: str = "video_folder", **overrides: Any) -> ConfigDict:
     """The folder config with a model of 60,000 parameters, trained for as long as a test may take."""
     small = {
+        **SMALL,
         "data.root": str(clips),
         "data.data_dir": data_dir,
         **({"data.val_fraction": 0.3} if argument == "video_folder" else {}),
-        "data.short_side": 48,
-        "model.image_size": 32,
-        "model.embed_dim": 32,
-        "model.depth": 1,
-        "clips.short_side": (32, 40),
         "train.num_epochs": 2.0,
         "train.log_every_steps": 2,
         "train.evaluate_every_epochs": 1.0,
         "optimizer.warmup_epochs": 0.9,
     }
     return config_of("folder", argument, **{**small, **overrides})
+
+
+def run_of_steps(num_steps: int, clips: Path, data_dir: str) -> dict[str, Any]:
+    """Fields of a run of the folder config on the made clips, of which nine are for training, in batches of eight."""
+    places = {"data.root": str(clips), "data.data_dir": data_dir, "data.val_fraction": 0.3}
+    return {**SMALL, **places, "train.num_epochs": num_steps * 8 / 9}
 
 
 def results(workdir: Path) -> dict[str, Any]:

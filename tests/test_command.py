@@ -201,3 +201,12 @@ def test_the_next_command_names_a_video_that_is_there(tmp_path: Path):
     (tmp_path / "a" / "1 x.mp4").touch()
     command = next_commands("eval", TYPED, config, str(tmp_path))[1]
     assert shlex.split(command)[4:] == [str(tmp_path / "a" / "1 x.mp4"), f"--checkpoint={tmp_path}"]
+
+
+def test_end_process_waits_for_nothing_but_the_exit_handlers():
+    code = (
+        "import atexit, threading; from experiment.command_line import end_process; atexit.register(print, 'handled'); "
+        "threading.Thread(target=threading.Event().wait).start(); end_process(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (3, "handled\n"), done.stderr

@@ -17,7 +17,7 @@ import pytest
 import main
 import timesformer_jax as tsf
 from experiment.curves import read_curves
-from tests.runs import ROOT, config_of, figures, on_devices, predictions, results
+from tests.runs import ROOT, config_of, figures, on_devices, predictions, results, run_of_steps
 from timesformer_jax import training
 from timesformer_jax.pretrained.own import read_checkpoint
 
@@ -27,15 +27,7 @@ NUM_STEPS = 40
 def fields(clips: Path, data_dir: str) -> dict[str, Any]:
     """Small enough to compile in seconds; SGD, since Adam makes steps of full size out of rounding noise."""
     return {
-        "data.root": str(clips),
-        "data.data_dir": data_dir,
-        "data.val_fraction": 0.3,
-        "data.short_side": 48,
-        "model.image_size": 32,
-        "model.embed_dim": 32,
-        "model.depth": 1,
-        "clips.short_side": (32, 40),
-        "train.num_epochs": NUM_STEPS * 8 / 9,
+        **run_of_steps(NUM_STEPS, clips, data_dir),
         "train.log_every_steps": 5,
         "train.checkpoint_every_epochs": 8.0,
         "train.evaluate_every_epochs": 20.0,
@@ -165,6 +157,44 @@ def test_a_part_of_the_three_variables_is_an_error(given: str, words: str, monke
     training.start_distributed("off")
 
 
+def test_an_occupied_port_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch):
+    """Before JAX is asked for anything, which crashes; the other processes don't look."""
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **given: None)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        given = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(
+            tsf.InputError, match=rf"^Port {port} of 127\.0\.0\.1.* set JAX_COORDINATOR_ADDRESS=127\.0\.0\.1:PORT"
+        ):
+            training.start_distributed("auto")
+        monkeypatch.setenv("PROCESS_ID", "1")
+        training.start_distributed("auto")
+
+
+def test_processes_that_never_meet_end_with_one_error(monkeypatch: pytest.MonkeyPatch):
+    """Before JAX aborts, and by the first process alone."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "from timesformer_jax.training import distributed; distributed.PATIENCE = 2.0; "
+        "from timesformer_jax.training import start_distributed; start_distributed()"
+    )
+    for number, words in (
+        ("0", "[0] Error: the other processes haven't joined"),
+        ("1", "[1] Stopped: process 0 hasn't answered"),
+    ):
+        given = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "NUM_PROCESSES": "2", "PROCESS_ID": number}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **given}, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert words in done.stderr
+
+
 def joined(environment: dict[str, str], mode: str) -> subprocess.CompletedProcess[str]:
     """Another process, in which JAX hasn't begun, tries to find others; prints whether there are any."""
     ours = ("JAX_COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID", "SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri")
@@ -219,6 +249,27 @@ def test_schedulers_are_recognised(environment: dict):
         )
     outputs = [process.communicate(timeout=60)[0].strip().splitlines() for process in started]
     assert [output[-1] for output in outputs] == ["2 0", "2 1"]
+
+
+@pytest.mark.slow
+def test_a_fault_of_one_process_ends_the_others():
+    """Which wait for it, and would otherwise be aborted by JAX once it has gone."""
+    code = """
+from timesformer_jax.training import start_distributed
+start_distributed()
+import jax
+from timesformer_jax.peers import watch_peers
+from timesformer_jax.processes import from_first, wait_for_all
+with watch_peers() as peers:
+    assert from_first(lambda: {"a": [1]}, "a value") == {"a": [1]}
+    if jax.process_index() == 0:
+        peers.end(None, 1)
+    wait_for_all("nothing")
+"""
+    started = start(["-c", code], processes=2, devices=1)
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [1, 1], errors
+    assert "Stopped: process 0 on " in errors[1]
 
 
 @pytest.mark.slow

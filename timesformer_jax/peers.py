@@ -15,7 +15,7 @@ from typing import NoReturn
 import jax
 
 from timesformer_jax.printable import printable
-from timesformer_jax.processes import ROOT, coordination_service
+from timesformer_jax.processes import ROOT, coordination_service, joining_state, with_rank
 
 log = logging.getLogger("timesformer_jax")
 
@@ -25,7 +25,7 @@ LOST = 40.0
 """Seconds without a sign of life after which a process counts as lost; a busy machine can delay one by many seconds."""
 GRACE = 10.0
 """Seconds that this process has to end by itself once another one is lost."""
-FAREWELL = 5.0
+FAREWELL = BEAT + 3.0
 """Seconds that the first process, which relays signs of life, lives on after an error, so that the others learn of it."""
 ENDED = "ended"
 """The last sign of life of a process that ends by itself."""
@@ -34,6 +34,7 @@ LOST_PROCESS = (
     "{name} was lost: it was killed, or its machine or network failed; its own log may say more. "
     "The same command resumes from the newest checkpoint."
 )
+ENDED_WITH_ERROR = "{name} has ended with an error."
 OF_PEERS = ("gloo", "nccl", "coordination", "barrier", "heartbeat", "unavailable", "deadline_exceeded", "closed by peer")
 """Words in the exceptions of JAX and Orbax, which have many types, when another process doesn't answer."""
 
@@ -88,10 +89,8 @@ class Peers:
         while time.monotonic() < deadline:
             if self._noticed.wait(0.5):
                 return LOST_PROCESS.format(name=self._name(self._lost))
-            with contextlib.suppress(Exception):
-                for _, failed in coordination_service().key_value_dir_get(f"{ROOT}/error"):
-                    if failed != self._name(self._index):
-                        return f"{failed} has ended with an error."
+            if failed := self._failed_elsewhere():
+                return ENDED_WITH_ERROR.format(name=failed)
         return None
 
     def end(self, message: str | None, code: int) -> NoReturn:
@@ -100,9 +99,10 @@ class Peers:
         JAX's own way out would wait for processes that are lost.
         """
         with self._ending:
+            is_first = self._is_first_to_fail()  # also of a traceback: the others then end
             if message is not None:
-                if self._is_first_to_fail():
-                    print(printable(f"Error: {message}"), file=sys.stderr)
+                if is_first:
+                    print(with_rank(f"Error: {printable(message)}"), file=sys.stderr)
                 else:
                     log.warning("Stopped: %s", message)
             self._ended.set()
@@ -119,6 +119,14 @@ class Peers:
         except Exception as error:  # of a type that JAX doesn't export
             return "exists" not in str(error).lower()
         return True
+
+    def _failed_elsewhere(self) -> str | None:
+        """Name of the process that was the first to fail, if it is another one."""
+        with contextlib.suppress(Exception):  # the service is gone if the first process has ended
+            for _, failed in coordination_service().key_value_dir_get(f"{ROOT}/error"):
+                if failed != self._name(self._index):
+                    return failed
+        return None
 
     def _name(self, index: int | None) -> str:
         return f"process {index} on {self.hosts.get(-1 if index is None else index, 'an unknown host')}"
@@ -143,6 +151,8 @@ class Peers:
                     self._heard[index] = value, now
                 elif now - self._heard[index][1] > LOST:
                     self._notice(index)
+            if (failed := self._failed_elsewhere()) and not self._ended.wait(1.0):
+                self.end(ENDED_WITH_ERROR.format(name=failed), 1)
             if self._noticed.is_set() or self._ended.wait(BEAT):
                 break
         if self._noticed.is_set() and not self._ended.wait(GRACE):
@@ -175,13 +185,11 @@ def watch_peers() -> Iterator[Peers | None]:
 
 def _leave_last_words(index: int) -> "subprocess.Popen[bytes] | None":
     """A small process that names the first process, if that is lost: JAX then aborts this one, and Python with it."""
-    from jax._src import distributed
-
-    host, _, port = (distributed.global_state.coordinator_address or "").rpartition(":")
+    host, _, port = (joining_state().coordinator_address or "").rpartition(":")
     if index == 0 or not host or os.name != "posix":
         return None
     message = LOST_PROCESS.format(name=f"process 0 on {host}")
-    message = f"Error: {message}" if index == 1 else f"[{index}] Stopped: {message}"
+    message = with_rank(f"{'Error' if index == 1 else 'Stopped'}: {message}")
     command = [sys.executable, "-I", "-S", "-c", LAST_WORDS, host.strip("[]"), port, message]
     # Of its own session, since what ends this process often ends its group.
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)

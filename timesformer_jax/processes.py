@@ -9,8 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from timesformer_jax.errors import InputError
 
@@ -23,7 +21,7 @@ REMINDER = 60.0
 ROOT = "timesformer_jax"
 """Prefix of our keys and barriers in JAX's coordination service."""
 
-_BARRIERS = itertools.count()
+_BARRIERS, _RESULTS = itertools.count(), itertools.count()
 
 
 def wait_for_all(task: str) -> None:
@@ -75,18 +73,38 @@ def from_first(make: Callable[[], Any], task: str) -> Any:
             found = {"value": make()}
         except InputError as error:
             found = {"error": str(error)}
+    # By the coordination service, too: a broadcast is compiled, for longer on a busy machine than Gloo waits.
+    key = f"{ROOT}/found/{next(_RESULTS)}"
+    if jax.process_index() == 0:
+        coordination_service().key_value_set(key, json.dumps(found))
     wait_for_all(task)
-    content = np.frombuffer(json.dumps(found).encode(), np.uint8)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
-    content = content if jax.process_index() == 0 else np.zeros(length, np.uint8)
-    found = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes())
+    found = json.loads(coordination_service().blocking_key_value_get(key, 60_000))
     if "error" in found:
         raise InputError(found["error"])
     return found["value"]
 
 
+def rank() -> int:
+    """Number of this process; in contrast to `jax.process_index` it may be asked before the processes have joined."""
+    return joining_state().process_id or 0
+
+
+def with_rank(text: str) -> str:
+    """The text with "[2] " before each line in process 2 of several, and unchanged in a single process."""
+    state = joining_state()
+    is_joining = state.coordinator_address is not None and state.client is None
+    if state.num_processes == 1 and not is_joining:
+        return text
+    return "\n".join(f"[{rank()}] {line}" for line in text.split("\n"))
+
+
 def coordination_service() -> Any:
-    """The client of JAX's coordination service, by which the processes found each other; JAX has no public name for it."""
+    """The client of JAX's coordination service, by which the processes found each other."""
+    return joining_state().client
+
+
+def joining_state() -> Any:
+    """Address, number and connections of this process, as far as it has joined the others; JAX has no public name for it."""
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.runs import ROOT, results
+from tests.runs import ROOT, results, run_of_steps
 from timesformer_jax.pretrained.own import read_checkpoint
 
 pytestmark = pytest.mark.cluster
@@ -30,7 +30,7 @@ SLOW_PREPARATION = """
 import os, runpy, sys, time
 import input_pipeline.datasets as datasets
 write = datasets._write
-datasets._write = lambda builder: (time.sleep(65), write(builder))
+datasets._write = lambda *given: time.sleep(65) or write(*given)
 sys.argv[0] = "main.py"
 runpy.run_path("main.py", run_name="__main__")
 """
@@ -82,6 +82,10 @@ class SlurmJob:
         def ended() -> bool:
             if self.state == "PENDING":
                 subprocess.run(["scontrol", "update", f"job={self.number}", "starttime=now"], check=False, capture_output=True)
+            for _ in range(60):  # so it is called for a while when it is queued again
+                if self.state != "FAILED":
+                    break
+                time.sleep(1)
             return self.state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
         wait_until(ended, self)
@@ -109,15 +113,7 @@ def state_of(job: str) -> str:
 def arguments(clips: Path, data_dir: str, workdir: Path) -> list[str]:
     """A run of a few seconds for each hundred steps."""
     fields = {
-        "data.root": clips,
-        "data.data_dir": data_dir,
-        "data.val_fraction": 0.3,
-        "data.short_side": 48,
-        "model.image_size": 32,
-        "model.embed_dim": 32,
-        "model.depth": 1,
-        "clips.short_side": (32, 40),
-        "train.num_epochs": NUM_STEPS * 8 / 9,
+        **run_of_steps(NUM_STEPS, clips, data_dir),
         "train.log_every_steps": 50,
         "train.checkpoint_every_epochs": 50.0,
         "train.evaluate_every_epochs": 2000.0,
@@ -191,8 +187,10 @@ def test_disturbed_job_ends_as_an_undisturbed_one(
 
 def test_job_at_its_time_limit_is_queued_again(undisturbed: Path, tmp_path: Path, made_clips: Path, data_dir: str):
     job = SlurmJob(tmp_path, made_clips, data_dir, "--time=0:02:00", "--signal=TERM@60")
+    wait_until(lambda: job.shows(r"queueing the job again, restart 1") and job.state == "PENDING", job)
+    subprocess.run(["scontrol", "update", f"job={job.number}", "TimeLimit=20"], check=True)  # enough for a busy machine
     job.finish()
-    assert job.shows(r"queueing the job again, restart 1"), job.text
+    assert job.shows(r"Going on from the checkpoint of step"), job.text
     same(job.folder / "run", undisturbed)
 
 

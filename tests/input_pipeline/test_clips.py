@@ -160,6 +160,17 @@ def test_a_damaged_record_is_one_sentence(folder: VideoDataset, monkeypatch: pyt
         take(folder, 1)
 
 
+def test_dropped_batches_have_no_thread_to_wait_for(digits, monkeypatch: pytest.MonkeyPatch):
+    """tf.data's own choice of workers has one, which can take a minute to end and holds the GIL meanwhile."""
+    made = []
+    numpy = clips_module._numpy
+    monkeypatch.setattr(clips_module, "_numpy", lambda batches, *rest: made.append(batches) or numpy(batches, *rest))
+    options = ClipOptions(num_frames=4, crop_size=32, sampling="uniform", sampling_rate=2.0, short_side=(32, 40))
+    next(training_batches(digits, "train", options, batch_size=2, seed=0))
+    next(test_batches(digits, "val", options, batch_size=2, num_clips=1, num_crops=1))
+    assert [batches.options().autotune.enabled for batches in made] == [False, False]
+
+
 def test_batches_leave_no_generated_code_behind(folder: VideoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """TensorFlow deletes it at the end of the process, which a killed one doesn't reach."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

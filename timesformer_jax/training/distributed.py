@@ -1,17 +1,27 @@
 """One program on many processes: finding the others, before anything else is done with JAX."""
 
+import contextlib
+import errno
 import os
-from collections.abc import Mapping
+import socket
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
 from timesformer_jax.errors import InputError
+from timesformer_jax.processes import joining_state, rank, with_rank
 
 MODES = ("auto", "on", "off")
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"
 """Environment variables: where the first process listens (host:port), how many there are, which one this is."""
+PORT = "JAX_COORDINATOR_PORT"
+"""Environment variable of JAX: the port alone, where a scheduler gives the host."""
+
+PATIENCE = 300.0
+"""Seconds that a process waits for the others to join, which may be booting."""
 
 
 def start_distributed(mode: str = "auto") -> None:
@@ -30,7 +40,12 @@ def start_distributed(mode: str = "auto") -> None:
     if mode == "off":
         return
     try:
-        jax.distributed.initialize(**_given(os.environ))
+        found = _detected(os.environ)
+        _check_port(os.environ, found)
+        with _patience():
+            jax.distributed.initialize(**found, initialization_timeout=round(2 * PATIENCE))
+    except InputError:
+        raise
     except ValueError as error:
         if mode == "auto" and "coordinator_address should be defined" in str(error):
             return
@@ -40,6 +55,68 @@ def start_distributed(mode: str = "auto") -> None:
         ) from error
     except RuntimeError as error:
         raise InputError(f"--distributed={mode}: the processes can't join: {str(error).splitlines()[0]}.") from error
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """End the process if the others don't join during the block, before JAX does: by an abort with a stack trace."""
+    timer = threading.Timer(PATIENCE, _give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _give_up() -> None:
+    address = joining_state().coordinator_address
+    if rank() == 0:
+        message = (
+            f"Error: the other processes haven't joined at {address} within {PATIENCE / 60:.0f} minutes. See that each was "
+            "started and can reach this address, and that all have the same number of processes."
+        )
+    else:  # no error of its own: the first process reports what is wrong, if it runs
+        message = (
+            f"Stopped: process 0 hasn't answered at {address} within {PATIENCE / 60:.0f} minutes. If it runs, its log says "
+            "why; else start it or see that this address is right and not blocked."
+        )
+    os.write(2, f"{with_rank(message)}\n".encode())
+    os._exit(1)
+
+
+def _detected(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Address, number of processes and number of this one: given by variables, or by the scheduler as JAX recognises it."""
+    from jax._src import clusters
+
+    given = _given(environment)
+    names = ("coordinator_address", "num_processes", "process_id")
+    before = (environment.get(ADDRESS), given.get(names[1]), given.get(names[2]))
+    if None in before:
+        detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
+        before = detect(*before, local_device_ids=[], cluster_detection_method=None, initialization_timeout=round(PATIENCE))
+    return dict(zip(names, before, strict=False))
+
+
+def _check_port(environment: Mapping[str, str], found: Mapping[str, Any]) -> None:
+    """Raises `InputError` if the first process can't listen on the port where the others look for it; JAX would crash."""
+    host, _, port = (found["coordinator_address"] or "").rpartition(":")
+    if found["process_id"] != 0 or found["num_processes"] == 1 or not port.isdecimal():
+        return
+    if environment.get("JAX_COORDINATOR_BIND_ADDRESS"):  # one of several networks
+        host, _, port = environment["JAX_COORDINATOR_BIND_ADDRESS"].rpartition(":")
+    other = f"{ADDRESS}={host}:PORT" if environment.get(ADDRESS) else f"{PORT}=PORT"
+    for family, everywhere in ((socket.AF_INET6, "::"), (socket.AF_INET, "")):
+        try:
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as JAX: a run that has just ended is no obstacle
+                probe.bind((everywhere, int(port)))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise InputError(
+                    f"Port {port} of {host}, where the processes meet, is in use by another program or by a run that hasn't "
+                    f"ended: set {other} to a free one, the same for every process."
+                ) from None
 
 
 def _given(environment: Mapping[str, str]) -> dict[str, Any]:
