@@ -145,7 +145,7 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
             test(job, *job.restore_params())
     finally:
         job.checkpoints.close()
-    if left_out := sum(map(len, job.data.left_out.values())):
+    if left_out := sum(job.data.num_left_out.values()):
         log.warning("%d video(s) could not be read and were left out.", left_out)
 
 

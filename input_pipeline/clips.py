@@ -330,14 +330,8 @@ class SplitBatches(Iterator[Batch]):
             }
 
 
-@functools.lru_cache(maxsize=4)  # asked again for every part of a split, and it looks at every video
+@functools.lru_cache(maxsize=4)  # asked again for every part of a split
 def _tiles(dataset: VideoDataset, split: str, options: ClipOptions) -> np.ndarray:
     """How many tiled clips each video has."""
-    records = dataset.records(split)
-
-    def count(number: int) -> int:
-        features = records[number].features.feature
-        video = Video(len(features["video"].bytes_list.value), features["fps"].float_list.value[0], 1, 1)
-        return len(options.test_views(video, 1, 3)) // 3
-
-    return np.array([count(number) for number in range(dataset.num_videos(split))])
+    lengths = zip(dataset.facts(split, "num_frames").tolist(), dataset.facts(split, "fps").tolist(), strict=True)
+    return np.array([len(options.test_views(Video(count, fps, 1, 1), 1, 3)) // 3 for count, fps in lengths])

@@ -18,6 +18,9 @@ from etils import epath
 
 from input_pipeline._tensorflow import quiet_tfds, tf, tfds
 from input_pipeline.builders import BUILDERS, older_name, own_config
+from input_pipeline.facts import SplitFacts, facts_of_split
+from input_pipeline.left_out import EXAMPLES, LeftOut, read_left_out
+from input_pipeline.left_out import FILE as LEFT_OUT
 from input_pipeline.moving_digits import FRAME_SIZE, NUM_FRAMES, MovingDigits, MovingDigitsConfig
 from input_pipeline.preparation import alone
 from input_pipeline.records import Records, Selection
@@ -79,10 +82,13 @@ class VideoDataset:
 
     def records(self, split: str) -> Records | Selection:
         """The examples of a split, any by its number."""
+        records = self._records_of(split)
+        return records if self.chosen is None or split != self.chosen[0] else Selection(records, self.chosen[1])
+
+    def _records_of(self, split: str) -> Records:
         if split not in self._records:
             self._records[split] = Records(self.builder, split)
-        records = self._records[split]
-        return records if self.chosen is None or split != self.chosen[0] else Selection(records, self.chosen[1])
+        return self._records[split]
 
     def describe(self, split: str) -> dict[str, Any]:
         """What tells a split's videos from others', as JSON."""
@@ -106,15 +112,54 @@ class VideoDataset:
         """Shape and type of `encode_label`."""
         return tf.TensorSpec([len(self.label_names)], tf.float32) if self.several else tf.TensorSpec([], tf.int32)
 
+    def facts(self, split: str, name: str) -> np.ndarray:
+        """What is known of every video of a split without reading it: its `name` as text, `num_frames`, `fps`, `part`, ..."""
+        if split not in self._facts:
+            self._facts[split] = facts_of_split(self.builder.data_path, split, self._records_of(split))
+        values = self._facts[split].scalars(name)
+        values = values if self.chosen is None or split != self.chosen[0] else values[list(self.chosen[1])]
+        return values[: self.num_videos(split)]
+
+    @functools.cached_property
+    def _facts(self) -> dict[str, SplitFacts]:
+        return {}
+
+    @functools.cached_property
+    def _left_out(self) -> LeftOut:
+        return read_left_out(self.builder.data_path, self.builder.info.metadata or {})
+
     @property
     def left_out(self) -> dict[str, dict[str, str]]:
-        """Split -> video that is listed but couldn't be read, or isn't there -> why."""
-        return {split: dict(videos) for split, videos in (self.builder.info.metadata or {}).get("left_out", {}).items()}
+        """Split -> video that is listed but couldn't be read, or isn't there -> why. The whole lists are read for it."""
+        return self._left_out.videos
 
     @property
     def damaged(self) -> dict[str, int]:
-        """Video -> in how many places it is damaged; such videos are used."""
-        return dict((self.builder.info.metadata or {}).get("damaged", {}))
+        """Video -> in how many places it is damaged; such videos are used. The whole list is read for it."""
+        return self._left_out.damaged
+
+    @property
+    def num_left_out(self) -> dict[str, int]:
+        """Split -> how many videos `left_out` has."""
+        metadata = self.builder.info.metadata or {}
+        if "num_left_out" in metadata:
+            return dict(metadata["num_left_out"])
+        return {split: len(videos) for split, videos in metadata.get("left_out", {}).items()}
+
+    def describe_left_out(self) -> list[str]:
+        """Lines for the log about videos that are left out or damaged: the first of each split, and how many more there are."""
+        metadata = self.builder.info.metadata or {}
+        lines = []
+        for split, count in self.num_left_out.items():
+            first = list(metadata["left_out"].get(split, {}).items())[:EXAMPLES]
+            lines += [f"Left out {name} of '{split}': {reason}." for name, reason in first]
+            lines += self._more(count - len(first), f"of '{split}' are left out")
+        first = list(metadata.get("damaged", {}).items())[:EXAMPLES]
+        lines += [f"Used, though damaged in {places} place(s): {name}." for name, places in first]
+        return lines + self._more(metadata.get("num_damaged", len(metadata.get("damaged", {}))) - len(first), "are damaged")
+
+    def _more(self, count: int, what: str) -> list[str]:
+        return [f"{count:,} more {what}; all are listed in {self.builder.data_path}/{LEFT_OUT}."] if count > 0 else []
 
 
 def _moving_digits(

@@ -1,5 +1,6 @@
 """Preparations that are interrupted or killed, disks that are full, files that change in between."""
 
+import errno
 import os
 import resource
 import shutil
@@ -14,12 +15,11 @@ import pytest
 from etils import epath
 
 from input_pipeline import builders, open_dataset, preparation
-from input_pipeline._tensorflow import tf
 from input_pipeline.builders import BUILDERS
 from tests.input_pipeline.miniatures import OPTIONS, folder, make_kinetics
 from tests.support import moving_square, write_video
 from timesformer_jax import run_lock
-from timesformer_jax.datasets import Entry, Storage, store_video
+from timesformer_jax.datasets.storing import Labelled, write_records
 from timesformer_jax.errors import InputError
 from timesformer_jax.state_files import write_json
 
@@ -142,12 +142,11 @@ def test_only_one_process_prepares_a_data_set(tmp_path: Path, made_clips: Path):
 def test_a_full_disk_is_one_sentence_and_the_next_try_goes_on(
     tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    class Full:
-        def __init__(self, path: str):
-            raise tf.errors.ResourceExhaustedError(None, None, f"{path}; No space left on device")
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(tf.io, "TFRecordWriter", Full)
+        patch.setattr(preparation.shutil, "copyfileobj", fail)
         with pytest.raises(
             InputError, match=r"failed with 0 of 9 videos done: the disk is full; free some .* again. Finished parts are kept."
         ):
@@ -162,24 +161,24 @@ def test_a_full_disk_is_one_sentence_and_the_next_try_goes_on(
     assert folder(made_clips, tmp_path).num_videos("train") == 9
 
 
-def without_descriptors(entry: Entry, storage: Storage) -> Any:
+def without_descriptors(video: Labelled, **options: Any) -> Any:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
-        return store_video(entry, storage)
+        return write_records(video, **options)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def removed_meanwhile(entry: Entry, storage: Storage) -> Any:
-    if entry.path.parts[-2:] == ("down", "1.mp4"):
-        os.remove(entry.path)
-    return store_video(entry, storage)
+def removed_meanwhile(video: Labelled, **options: Any) -> Any:
+    if video.entry.path.parts[-2:] == ("down", "1.mp4"):
+        os.remove(video.entry.path)
+    return write_records(video, **options)
 
 
-def with_its_folder(entry: Entry, storage: Storage) -> Any:
-    shutil.rmtree(entry.path.parent)
-    return store_video(entry, storage)
+def with_its_folder(video: Labelled, **options: Any) -> Any:
+    shutil.rmtree(video.entry.path.parent)
+    return write_records(video, **options)
 
 
 @pytest.mark.filterwarnings("ignore:A worker was restarted while some jobs")  # by loky, for the memory of its first imports
@@ -187,17 +186,17 @@ def test_a_failed_read_stops_the_preparation(tmp_path: Path, made_clips: Path, m
     """A file that is gone costs itself alone; no video is left out for want of descriptors, or since a disk was unmounted."""
     clips = shutil.copytree(made_clips, tmp_path / "clips")
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "store_video", without_descriptors)
+        patch.setattr(preparation, "write_records", without_descriptors)
         with pytest.raises(
             InputError, match=r"^Can't read .*mp4: this process has as many .* stopped with 0 of 9 videos done; the same"
         ):
             folder(clips, tmp_path / "data", num_workers=1)
     assert not list(tmp_path.rglob("dataset_info.json"))
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "store_video", with_its_folder)
+        patch.setattr(preparation, "write_records", with_its_folder)
         with pytest.raises(InputError, match=r"^The folder .* is gone: is its disk"):
             folder(shutil.copytree(made_clips, tmp_path / "others"), tmp_path / "data", num_workers=1)
-    monkeypatch.setattr(preparation, "store_video", removed_meanwhile)
+    monkeypatch.setattr(preparation, "write_records", removed_meanwhile)
     data = folder(clips, tmp_path / "data", num_workers=1)
     left_out = {name: reason for split in data.left_out.values() for name, reason in split.items()}
     assert left_out == {"down/1.mp4": "No such file or directory"}
