@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from etils import epath
@@ -22,7 +22,7 @@ from input_pipeline.facts import SplitFacts, facts_of_split
 from input_pipeline.left_out import EXAMPLES, LeftOut, read_left_out
 from input_pipeline.left_out import FILE as LEFT_OUT
 from input_pipeline.moving_digits import FRAME_SIZE, NUM_FRAMES, MovingDigits, MovingDigitsConfig
-from input_pipeline.preparation import alone
+from input_pipeline.preparation import Share, SharePrepared, alone
 from input_pipeline.records import Records, Selection
 from input_pipeline.sources import Contents, check_source, read_contents, read_source
 from input_pipeline.video_builder import VideoBuilder, VideoConfig
@@ -193,6 +193,7 @@ def _videos(
     root: str | None = None,
     part_seconds: float | None = None,
     limits: Mapping[str, Any] | None = None,
+    shard: str | None = None,
     check: CheckLabels | None = None,
     **layout: Any,
 ) -> VideoDataset:
@@ -206,14 +207,15 @@ def _videos(
         part_seconds=math.inf if part_seconds is None else part_seconds,
         limits=Limits(**(limits or {})),
     )
+    share = Share.parse(shard)
     folder = None if root is None else Path(root).expanduser().resolve()
     base = VideoConfig(storage=kept, root=None if folder is None else str(folder), num_workers=num_workers)
     if name in OWN:
-        builder = _prepared(BUILDERS[name], base, data_dir, complete=OWN[name](base, folder, layout), check=check)
+        builder = _prepared(BUILDERS[name], base, data_dir, complete=OWN[name](base, folder, layout), check=check, share=share)
     else:
         # What is as it would be anyway stays out of the name, so that `tfds build` and `main.py` find each other's data.
         layout = {field: value for field, value in layout.items() if value != parameters[field].default}
-        builder = _prepared(BUILDERS[name], dataclasses.replace(base, name="", layout=layout), data_dir)
+        builder = _prepared(BUILDERS[name], dataclasses.replace(base, name="", layout=layout), data_dir, share=share)
     opened: Any = builder.builder_config
     dataset = VideoDataset(
         builder=builder,
@@ -264,6 +266,10 @@ def open_dataset(*, name: str, check: CheckLabels | None = None, **options: Any)
       check: called before a user's own videos are prepared, which can take long, with the label names and whether a video may
         have several; it may raise `InputError`.
       options: the other fields of `data`; `data_dir`: where the data are prepared (None: TFDS's own folder, or $TFDS_DATA_DIR).
+
+    Raises:
+      InputError: for options or videos that can't work.
+      SharePrepared: with `shard`, once that share of the data is prepared.
     """
     if name not in DATASETS:
         raise InputError(f"data.name must be one of {', '.join(DATASETS)}, got {name!r}.")
@@ -276,12 +282,13 @@ def _prepared(
     data_dir: str | None,
     complete: Callable[[], VideoConfig] | None = None,
     check: CheckLabels | None = None,
+    share: Share | None = None,
 ) -> tfds.core.DatasetBuilder:
     """The builder, with its data on disk: listed, compared with their source and written by the first process while the others
     wait.
 
     `complete`: lists the videos where the config's name depends on them; else `base` is the config. `check`: as for
-    `open_dataset`.
+    `open_dataset`. `share`: which part of unprepared data to write, after which `SharePrepared` is raised.
     """
     data_dir = data_dir and os.path.expanduser(data_dir)
     check_utf8("data.data_dir", data_dir or "")
@@ -306,6 +313,8 @@ def _prepared(
             listing = getattr(config, "listing", None)
             if check is not None and listing is not None:
                 check(listing.label_names, listing.several)
+            if share is not None and not share.is_all:
+                _write_share(builder, share)
             builder = _write(builder, data_dir)
         elif isinstance(config, VideoConfig):
             _check(builder, config)
@@ -351,11 +360,7 @@ def _known(builder: tfds.core.DatasetBuilder, config: VideoConfig, data_dir: str
 def _write(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """The builder with its data prepared, by this process or by another one meanwhile."""
     config: Any = builder.builder_config
-    if isinstance(config, VideoConfig) and config.root is None and config.listing is None:
-        raise InputError(
-            f"{builder.name} isn't prepared in {builder.data_path}, and data.root is not set: give the folder of its "
-            "videos and lists as --config.data.root=FOLDER, or where it is prepared as --config.data.data_dir=FOLDER."
-        )
+    _check_root(builder)
     with alone(builder.data_path):
         again = _open(type(builder), config, data_dir)
         if again.is_prepared():
@@ -368,6 +373,26 @@ def _write(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> tfds.core
             except OSError as error:
                 raise InputError(sentence(error, f"{builder.name} can't be prepared in {builder.data_path}")) from error
     return builder
+
+
+def _write_share(builder: Any, share: Share) -> NoReturn:
+    _check_root(builder)
+    log.info("Preparing the share %s of the data set in %s.", share, builder.data_path)
+    try:
+        builder.prepare_share(share)
+    except OSError as error:
+        raise InputError(sentence(error, f"{builder.name} can't be prepared in {builder.data_path}")) from error
+    raise SharePrepared(share, builder.data_path)
+
+
+def _check_root(builder: tfds.core.DatasetBuilder) -> None:
+    """Raises `InputError` if nobody said where the videos of unprepared data are."""
+    config: Any = builder.builder_config
+    if isinstance(config, VideoConfig) and config.root is None and config.listing is None:
+        raise InputError(
+            f"{builder.name} isn't prepared in {builder.data_path}, and data.root is not set: give the folder of its "
+            "videos and lists as --config.data.root=FOLDER, or where it is prepared as --config.data.data_dir=FOLDER."
+        )
 
 
 def _check_info(builder: tfds.core.DatasetBuilder) -> None:

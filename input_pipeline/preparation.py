@@ -72,6 +72,16 @@ class Share:
         return folder if self.is_all else folder / f"{self.count}_shares" / f"{self.number}"
 
 
+class SharePrepared(Exception):  # noqa: N818 (no error)
+    """Raised in place of a data set that isn't whole yet: what was prepared of it, and what to do next."""
+
+    def __init__(self, share: Share, folder: Any):
+        super().__init__(
+            f"The share {share} is prepared in {folder}. Once all {share.count} are, the same command without data.shard puts "
+            "them together."
+        )
+
+
 @contextlib.contextmanager
 def alone(data_path: Any, share: Share | None = None) -> Iterator[None]:
     """Raises `InputError` if another process prepares the data of this folder, or the same share of them.

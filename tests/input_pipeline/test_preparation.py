@@ -1,5 +1,6 @@
 """Preparations that are interrupted or killed, disks that are full, files that change in between."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from etils import epath
 
-from input_pipeline import builders, open_dataset, preparation
+from input_pipeline import SharePrepared, builders, open_dataset, preparation
 from input_pipeline.builders import BUILDERS
 from tests.input_pipeline.miniatures import OPTIONS, folder, make_kinetics
 from tests.support import moving_square, write_video
@@ -85,6 +86,59 @@ def test_parts_of_what_has_changed_since_the_interruption_are_made_again(
     (record,) = list(data.records("val"))
     assert data.label_names[int(data.encode_label(record.features.feature))] == "walking"
     assert len(record.features.feature["video"].bytes_list.value) == (12 if change == "classes" else 7)
+
+
+def test_shares_make_what_one_preparation_makes(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+    """In any order, on any machine; what is missing at the end is made then, and nothing twice."""
+    whole = folder(made_clips, tmp_path / "whole")
+    monkeypatch.setattr(preparation, "PART_BYTES", 1)
+    made: list[str] = []
+
+    def note(entries, **options):
+        for entry, result in original(entries, **options):
+            made.append(entry.name)
+            yield entry, result
+
+    original = preparation._prepared
+    monkeypatch.setattr(preparation, "_prepared", note)
+    for shard in ("3/3", "1/3", "1/3"):
+        with pytest.raises(SharePrepared, match=f"The share {shard} is prepared in .*Once all 3 are"):
+            folder(made_clips, tmp_path / "shares", shard=shard)
+        assert not list(tmp_path.glob("shares/**/dataset_info.json"))
+    assert len(made) == 8
+    shares = folder(made_clips, tmp_path / "shares")
+    assert len(made) == len(set(made)) == 12
+    for split in ("train", "val"):
+        assert [bytes_of(record) for record in shares.records(split)] == [bytes_of(record) for record in whole.records(split)]
+        assert shares.facts(split, "name").tolist() == whole.facts(split, "name").tolist()
+    assert not list((tmp_path / "shares").rglob(".unfinished*")) + list((tmp_path / "shares").rglob("*.lock"))
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "told"),
+    [
+        ("share_1_of_2", "1/2", r"is preparing the share 1/2 of"),
+        ("share_1_of_2", None, r"is preparing .*share_1_of_2\.lock"),
+        ("", "1/2", r"is preparing .*"),
+        ("share_1_of_2", "2/2", ""),
+    ],
+)
+def test_a_share_is_prepared_by_one_process(tmp_path: Path, held: str, wanted: str | None, told: str):
+    lock = tmp_path / f".2.0.0{'.' * bool(held)}{held}.lock"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        holder = {**run_lock._me(), "pid": other.pid, "started": run_lock._started(other.pid), "since": "now", "token": "other"}
+        write_json(lock, holder)
+        expected = pytest.raises(InputError, match=told) if told else contextlib.nullcontext()
+        with expected, preparation.alone(tmp_path / "2.0.0", preparation.Share.parse(wanted)):
+            pass
+        other.kill()
+    assert [path.name for path in tmp_path.iterdir()] == [lock.name]
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", ""])
+def test_shares_that_are_none(shard: str):
+    with pytest.raises(InputError, match=r"data\.shard must be like '3/16'"):
+        preparation.Share.parse(shard)
 
 
 def interrupt(*arguments: Any) -> None:
