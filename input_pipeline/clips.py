@@ -132,6 +132,10 @@ def _decode(
     return examples.map(cut, num_parallel_calls=parallel)
 
 
+DAMAGE = (tf.errors.InvalidArgumentError, tf.errors.DataLossError)
+"""What decoding damaged frames raises in TensorFlow; memory or descriptors that run out raise others."""
+
+
 def _numpy(batches: Any, dataset: VideoDataset, failed: list[InputError]) -> Iterator[Batch]:
     """The batches; TensorFlow's pages about a record that can't be read or decoded become one sentence.
 
@@ -145,9 +149,13 @@ def _numpy(batches: Any, dataset: VideoDataset, failed: list[InputError]) -> Ite
             if failed:
                 raise failed[0] from None
             reason = str(error.message).partition("\n")[0].removeprefix("ValueError: ")
+            folder = dataset.builder.data_path
+            if not isinstance(error, DAMAGE):
+                raise InputError(
+                    f"The prepared data of {folder} can't be read ({reason}); they need not be damaged."
+                ) from error
             raise InputError(
-                f"The prepared data of {dataset.builder.data_path} can't be decoded ({reason}): delete that folder to prepare "
-                "the data again."
+                f"The prepared data of {folder} can't be decoded ({reason}): delete that folder to prepare the data again."
             ) from error
         if batch is None:
             return
@@ -333,5 +341,10 @@ class SplitBatches(Iterator[Batch]):
 @functools.lru_cache(maxsize=4)  # asked again for every part of a split
 def _tiles(dataset: VideoDataset, split: str, options: ClipOptions) -> np.ndarray:
     """How many tiled clips each video has."""
-    lengths = zip(dataset.facts(split, "num_frames").tolist(), dataset.facts(split, "fps").tolist(), strict=True)
-    return np.array([len(options.test_views(Video(count, fps, 1, 1), 1, 3)) // 3 for count, fps in lengths])
+    frames, rates = dataset.facts(split, "num_frames").tolist(), dataset.facts(split, "fps").tolist()
+
+    @functools.cache  # most videos have one of few lengths
+    def count(num_frames: int, fps: float) -> int:
+        return len(options.test_views(Video(num_frames, fps, 1, 1), 1, 3)) // 3
+
+    return np.array([count(*each) for each in zip(frames, rates, strict=True)])
