@@ -15,10 +15,11 @@ from etils import epath
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.datasets.storing import FRAMES, NUM_FRAMES, Facts
 from timesformer_jax.progress import Progress
-from timesformer_jax.state_files import DamagedFileError, read_arrays
+from timesformer_jax.state_files import digest_of, reading
 
 RECORDS = "records"
 """Array with the fingerprint of the records that the facts are of."""
+DIGEST_LENGTH = len(digest_of(b""))
 
 
 class SplitFacts:
@@ -68,7 +69,10 @@ def _array(values: list[Any]) -> np.ndarray:
 
 
 def save_facts(folder: Any, split: str, facts: SplitFacts, fingerprint: str) -> None:
-    """Write the facts of the records with this fingerprint; text as UTF-8 in one array, with where each ends."""
+    """Write the facts of the records with this fingerprint; text as UTF-8 in one array, with where each ends.
+
+    A digest of everything follows the arrays.
+    """
     arrays: dict[str, np.ndarray] = {RECORDS: np.frombuffer(fingerprint.encode(), np.uint8)}
     for name, (values, ends) in facts._columns.items():
         arrays[f"{name}.ends"] = ends
@@ -80,7 +84,7 @@ def save_facts(folder: Any, split: str, facts: SplitFacts, fingerprint: str) -> 
             arrays[f"{name}.values"] = values
     content = io.BytesIO()
     np.savez(content, **arrays)  # pyright: ignore[reportArgumentType]
-    write_whole(facts_path(folder, split), content.getvalue())
+    write_whole(facts_path(folder, split), content.getvalue() + digest_of(content.getvalue()).encode())
 
 
 def read_facts(folder: Any, split: str, fingerprint: str) -> SplitFacts | None:
@@ -88,11 +92,14 @@ def read_facts(folder: Any, split: str, fingerprint: str) -> SplitFacts | None:
     path = facts_path(folder, split)
     if not path.exists():
         return None
-    try:
-        arrays = read_arrays(path, remedy="it is made again")
-    except DamagedFileError:
+    with reading(path):
+        content = path.read_bytes()
+    content, digest = content[:-DIGEST_LENGTH], content[-DIGEST_LENGTH:]
+    if digest != digest_of(content).encode():
         return None
-    if RECORDS not in arrays or arrays.pop(RECORDS).tobytes().decode(errors="replace") != fingerprint:
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        arrays = dict(file)
+    if arrays.pop(RECORDS).tobytes() != fingerprint.encode():
         return None
     names = [name.removesuffix(".ends") for name in arrays if name.endswith(".ends")]
     return SplitFacts({name: (_values(arrays, name), arrays[f"{name}.ends"]) for name in names})
