@@ -105,10 +105,7 @@ def alone(data_path: Any, share: Share | None = None) -> Iterator[None]:
 
 
 class Part:
-    """A file of records and, beside it, its note: which entries it holds, where its records are, who was left out.
-
-    `facts` are None in notes of older versions.
-    """
+    """A file of records and, beside it, its note: which entries it holds, where its records are, who was left out."""
 
     def __init__(self, folder: epath.Path, number: int):
         self.records = folder / f"{number:05d}.tfrecord"
@@ -117,7 +114,10 @@ class Part:
         self.places: list[tuple[int, int]] = []
         self.left_out: dict[str, str] = {}
         self.damaged: dict[str, int] = {}
-        self.facts: list[Facts] | None = []
+        self.facts: list[Facts] = []
+        """Those of the records while they are written; later `read_facts` has them, and memory is spared."""
+        self.has_facts = True
+        """Whether the note has the facts: older versions kept none."""
         self.num_bytes = 0
         """Bytes of the records themselves."""
 
@@ -131,19 +131,24 @@ class Part:
             return False
         if note.keys() not in ({*_NOTED}, {*_NOTED} - {"facts"}):
             return False
-        vars(self).update({"facts": None, **note})
+        self.has_facts = note.pop("facts", None) is not None
+        vars(self).update(note)
         self.num_bytes = sum(length for _, length in self.places)
         return self.records.stat().length == self.file_bytes
 
     def finish(self) -> None:
         write_json(self._note, {name: getattr(self, name) for name in _NOTED}, indent=None)
+        self.facts = []
+
+    def read_facts(self) -> list[Facts]:
+        """The facts of the records, from the note."""
+        return read_json(self._note, remedy="start the same command again", fields={"facts": list})["facts"]
 
     def add(self, written: Written) -> None:
         """Count the records of a video, which the file now ends with."""
         for length in written.lengths:
             self.places.append((self.file_bytes + HEADER_BYTES, length))
             self.num_bytes += length
-        assert self.facts is not None
         self.facts += written.facts
 
     @property
@@ -206,7 +211,9 @@ class Preparation:
         """All parts in order: those that are there, of whatever number of shares has most of them, and the rest."""
         counts = [1, *(int(path.name.partition("_")[0]) for path in self._folder.glob("*_shares"))]
         ways = [[Share(number, count) for number in range(1, count + 1)] for count in sorted(counts)]
-        shares = max(ways, key=lambda shares: sum(self._found(share).done for share in shares))
+        shares = ways[0]
+        if len(ways) > 1:
+            shares = max(ways, key=lambda shares: sum(self._found(share).done for share in shares))
         return [part for share in shares for part in self.write(share)]
 
     def write(self, share: Share) -> list[Part]:

@@ -222,8 +222,9 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for number, part in enumerate(parts):
                 part.records.replace(template.sharded_filepath(shard_index=number, num_shards=len(parts)))
             fingerprint = save_index(str(self.data_path), split, places_of(parts))
-            if all(part.facts is not None for part in parts):  # else they are made when they are first asked for
-                save_facts(self.data_path, split, make_facts(row for part in parts for row in part.facts or ()), fingerprint)
+            if all(part.has_facts for part in parts):  # else they are made when they are first asked for
+                facts = make_facts(row for part in parts for row in part.read_facts())
+                save_facts(self.data_path, split, facts, fingerprint)
             infos.append(
                 tfds.core.SplitInfo(
                     name=split,
