@@ -71,6 +71,7 @@ RESUMES = {
     "probe": "starts the probe again",
     "features": "resumes after the last complete shard",
     "show": "draws them again",
+    "prepare": "resumes after the last finished part",
 }
 """Mode -> what the same command does after Ctrl-C."""
 
@@ -96,6 +97,7 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
     from experiment.show import show
     from experiment.testing import test
     from experiment.train import adjust, train
+    from input_pipeline import SharePrepared
     from timesformer_jax.features import folder_at
     from timesformer_jax.training.damaged import set_damaged_aside
 
@@ -106,6 +108,12 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
     check_utf8("--workdir", workdir)
     if "://" not in workdir:  # else it lies in a bucket, and the path is whole
         workdir = str(Path(workdir).expanduser().resolve())
+    if config.data.get("shard") and mode != "prepare":
+        raise InputError(f"data.shard={config.data.shard} is for --mode=prepare; leave it out for --mode={mode}.")
+    if mode == "prepare" and jax.process_count() > 1:
+        raise InputError(
+            "--mode=prepare is for single processes: give --distributed=off, and each its own --config.data.shard."
+        )
     if mode == "train":
         config, workdir = adjust(config, workdir)
         from_first(lambda: check_unlocked(*lock_of(workdir, mode)), "a look at the workdir's lock")
@@ -118,14 +126,18 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
         check_probe(config, workdir)
     if mode == "features":
         check_features(config, workdir)
-    job = Job(
-        config,
-        workdir,
-        read_only=read_only,
-        trains=mode == "train",
-        draws=mode != "features",
-        lock=mode if mode in LOCKS else None,
-    )
+    try:
+        job = Job(
+            config,
+            workdir,
+            read_only=read_only,
+            trains=mode == "train",
+            draws=mode not in ("features", "prepare"),
+            lock=mode if mode in LOCKS else None,
+        )
+    except SharePrepared as done:
+        log.info("%s", done)
+        return
     try:
         if mode == "train":
             with contextlib.ExitStack() as stack:
@@ -135,6 +147,8 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
                 train(job)
         elif mode == "show":
             show(job)
+        elif mode == "prepare":
+            log.info("The data set is prepared in %s.", job.data.builder.data_path)
         elif mode == "probe":
             probe(job)
         elif mode == "features":
@@ -145,7 +159,7 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
             test(job, *job.restore_params())
     finally:
         job.checkpoints.close()
-    if left_out := sum(map(len, job.data.left_out.values())):
+    if left_out := sum(job.data.num_left_out.values()):
         log.warning("%d video(s) could not be read and were left out.", left_out)
 
 

@@ -108,7 +108,7 @@ def uncompared() -> Iterator[None]:
 
 def crc_seconds(contents: list[bytes]) -> float:
     """Processor time of a record's checksum: the records together are larger than the processor's caches."""
-    from input_pipeline.records import masked_crc
+    from timesformer_jax.datasets.tfrecords import masked_crc
 
     began = time.thread_time()
     for content in contents:

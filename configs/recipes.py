@@ -180,6 +180,8 @@ def videos(
         # What a video may have at most; files with more are left out, with the reason.
         "limits": {"max_pixels": 8192 * 8192, "max_seconds": 24 * 3600.0, "max_bytes": 64 << 30},
         "num_workers": 0,
+        # The share of the videos that this machine prepares with --mode=prepare, such as "3/16"; docs/data.md.
+        "shard": config_dict.placeholder(str),
         "data_dir": config_dict.placeholder(str),
     }
 

@@ -38,6 +38,7 @@ MODES = {
     "probe": "train heads on frozen features",
     "features": "write features of whole splits",
     "show": "draw clips as the model gets them",
+    "prepare": "prepare the data set, or one machine's share of it",
 }
 """`--mode` -> what it does."""
 
@@ -255,8 +256,10 @@ def next_commands(mode: str, typed: Sequence[str], config: Any, workdir: str) ->
         return [again("train", without="debug|overfit_batch")]
     if mode in ("train", "eval"):
         return [again("report"), predict(f"--checkpoint={workdir}")]
-    if mode == "show":
+    if mode == "show" or (mode == "prepare" and not config.data.get("shard")):
         return [again("train")]
+    if mode == "prepare":
+        return [again("prepare", without="data.shard")]
     if mode == "probe" and config.probe.kind == "linear":
         return [predict(f"--checkpoint={os.path.join(workdir, 'probe')}")]
     if mode == "features":

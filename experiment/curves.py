@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline.records import FOOTER_BYTES, HEADER_BYTES, header_of, masked_crc
+from timesformer_jax.datasets.tfrecords import FOOTER_BYTES, HEADER_BYTES, header_of, masked_crc
 from timesformer_jax.evaluation.figures import Curve
 
 log = logging.getLogger("timesformer_jax")

@@ -2,14 +2,12 @@
 
 import functools
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
 import timesformer_jax as tsf
 from experiment.follow import make_model
@@ -32,6 +30,7 @@ from timesformer_jax.features import (
 from timesformer_jax.modeling import describe_model, parameter_shapes
 from timesformer_jax.preemption import watch_preemption
 from timesformer_jax.processes import wait_for_all
+from timesformer_jax.progress import Progress
 from timesformer_jax.training.activations import split_activations, split_clips
 from timesformer_jax.training.mesh import Share
 
@@ -106,9 +105,8 @@ def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> N
         "" if len(missing) == num_shards else f", {num_shards - len(missing)} of which are there already",
     )
     compute = make_feature_fn(job, options.kind)
-    quiet = not sys.stderr.isatty() or jax.process_index() > 0
-    bar = tqdm(total=len(missing), desc=split, unit="shard", dynamic_ncols=True, disable=quiet)
-    with bar, watch_preemption("the shard under way") as stops:
+    progress = Progress(len(missing), split, unit="shard", quiet=jax.process_index() > 0)
+    with progress, watch_preemption("the shard under way") as stops:
         for mine, writes in turns(missing, job.share):
             if stops():
                 done = num_shards - len(writer.missing())
@@ -116,7 +114,7 @@ def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> N
             rows = _rows(job, params, compute, split, views, part=(mine, num_shards))
             if writes:
                 writer.write(mine, rows)
-            bar.update(min(job.share.count, bar.total - bar.n))
+            progress.update(min(job.share.count, len(missing) - progress.done))
     wait_for_all("every shard to be written")
     if jax.process_index() == 0:
         about = writer.finish(job.data.left_out.get(split))

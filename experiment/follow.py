@@ -58,7 +58,7 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
     config = config.copy_and_resolve_references()
     check_allow(config)
     source = str(checkpoint or config.init_from or "")
-    if mode == "show" and checkpoint is None and all(_value(config, path) is not None for path in DRAWN):
+    if mode in ("show", "prepare") and checkpoint is None and all(_value(config, path) is not None for path in DRAWN):
         source = ""
     weights = _read(config, source, {} if checkpoint else choice_of_init_from(config)) if source else NO_WEIGHTS
     if source and checkpoint is None:

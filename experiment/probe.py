@@ -23,9 +23,10 @@ from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import describe_model
 from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
 from timesformer_jax.processes import wait_for_all
+from timesformer_jax.progress import number
 from timesformer_jax.state_files import write_json
 from timesformer_jax.training.clock import DeviceClock, Timing
-from timesformer_jax.training.log_lines import epoch_text, number, rate_words
+from timesformer_jax.training.log_lines import epoch_text, rate_words
 
 log = logging.getLogger("timesformer_jax")
 

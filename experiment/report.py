@@ -141,12 +141,8 @@ class _Videos:
 
     def numbers_of(self, names: Sequence[str]) -> dict[str, int]:
         """Where each name is first found in the split."""
-        records = self._job.data.records(self._split)
         wanted, found = set(names), {}
-        for number in range(self.count):
-            if len(found) == len(wanted):
-                break
-            name = records[number].features.feature["name"].bytes_list.value[0].decode(errors="replace")
+        for number, name in enumerate(self._job.data.facts(self._split, "name")):
             if name in wanted:
                 found.setdefault(name, number)
         return found

@@ -334,8 +334,5 @@ def _report_not_finite(params: Any, step: int) -> None:
 def _report_files(data: VideoDataset) -> None:
     if jax.process_index():
         return
-    for split, videos in data.left_out.items():
-        for name, reason in videos.items():
-            log.warning("Left out %s of '%s': %s.", name, split, reason)
-    for name, places in data.damaged.items():
-        log.warning("Used, though damaged in %d place(s): %s.", places, name)
+    for line in data.describe_left_out():
+        log.warning("%s", line)

@@ -1,20 +1,19 @@
 """`--mode=eval`, and the end of training: every video's scores, the metrics, the files."""
 
 import logging
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from experiment.setup import Job
 from timesformer_jax import evaluation
 from timesformer_jax.evaluation import ClipScores, PartialTest
 from timesformer_jax.modeling import describe_model
 from timesformer_jax.preemption import watch_preemption
+from timesformer_jax.progress import Progress
 from timesformer_jax.video import nearest_clips
 
 log = logging.getLogger("timesformer_jax")
@@ -87,16 +86,10 @@ def _score(job: Job, params: Any, step: int, views: dict[str, int]) -> tuple[Cli
         "processes": [jax.process_count(), job.share.count],
     }
     partial = PartialTest(str(epath.Path(job.workdir) / PARTIAL), description, len(batches))
-    further = jax.process_index() > 0
-    bar = tqdm(
-        total=len(batches),
-        initial=partial.num_done,
-        desc="test",
-        unit="batch",
-        dynamic_ncols=True,
-        disable=further or not sys.stderr.isatty(),
+    progress = Progress(
+        len(batches), "test", unit="batch", units="batches", initial=partial.num_done, quiet=jax.process_index() > 0
     )
-    with bar, watch_preemption("the batches that are done") as stops:
+    with progress, watch_preemption("the batches that are done") as stops:
 
         def incoming() -> Iterator[dict[str, np.ndarray]]:
             batches.skip(partial.num_done)
@@ -104,7 +97,7 @@ def _score(job: Job, params: Any, step: int, views: dict[str, int]) -> tuple[Cli
                 if stops():
                     raise stops.preempted(f"{done} of {len(batches)} batches of the test are done")
                 yield next(batches)
-                bar.update()
+                progress.update()
 
         options: dict[str, Any] = {"num_crops": views["num_crops"], "mesh": job.mesh, "objective": job.objective}
         return evaluation.score_clips(job.score, params, incoming(), **options, partial=partial), partial

@@ -3,6 +3,7 @@
 from input_pipeline.clips import SplitBatches, check_clips_per_video, check_test_views, test_batches, training_batches
 from input_pipeline.contact_sheet import draw_clips
 from input_pipeline.datasets import DATASETS, VideoDataset, open_dataset
+from input_pipeline.preparation import SharePrepared
 from input_pipeline.views import ClipOptions
 from timesformer_jax.augment import (
     WINDOW_AXES,
@@ -20,6 +21,7 @@ __all__ = [
     "ClipOptions",
     "MixingOptions",
     "PixelOptions",
+    "SharePrepared",
     "SplitBatches",
     "VideoDataset",
     "check_clips_per_video",

@@ -80,11 +80,10 @@ DIGESTS = "digests.json"
 
 
 def _small_files(folder: epath.Path) -> list[epath.Path]:
-    """Everything in the folder of prepared data but the records and their index, which have checksums of their own."""
+    """Everything in the folder of prepared data but the records, their index and facts, which have checksums of their own."""
     names = sorted(path.name for path in folder.iterdir() if not path.is_dir())
-    return [
-        folder / name for name in names if ".tfrecord" not in name and not name.endswith(".records.npy") and name != DIGESTS
-    ]
+    own = (".records.npy", ".facts.npz")
+    return [folder / name for name in names if ".tfrecord" not in name and not name.endswith(own) and name != DIGESTS]
 
 
 __all__ = ["LocalInfo", "quiet_tfds", "tf", "tfds"]

@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-from input_pipeline.fingerprints import facts_of
 from input_pipeline.sources import read_contents
 from input_pipeline.video_builder import VideoBuilder, VideoConfig
 from timesformer_jax.datasets import LAYOUTS, Listing, Storage
+from timesformer_jax.datasets.fingerprints import facts_of
 from timesformer_jax.errors import InputError
 
 PREPARED = [VideoConfig(storage=Storage(codec=codec, short_side=side)) for codec in ("h264", "jpeg") for side in (256, 320)]

@@ -145,6 +145,10 @@ def _parallel(clips: int, frames: int, window: int) -> int:
     return max(1, min(cores, MAX_DECODED_BYTES // (clips * frames * window**2 * 3)))
 
 
+DAMAGE = (tf.errors.InvalidArgumentError, tf.errors.DataLossError)
+"""What decoding damaged frames raises in TensorFlow; memory or descriptors that run out raise others."""
+
+
 def _numpy(batches: Any, dataset: VideoDataset, failed: list[InputError]) -> Iterator[Batch]:
     """The batches; TensorFlow's pages about a record that can't be read or decoded become one sentence.
 
@@ -158,9 +162,13 @@ def _numpy(batches: Any, dataset: VideoDataset, failed: list[InputError]) -> Ite
             if failed:
                 raise failed[0] from None
             reason = str(error.message).partition("\n")[0].removeprefix("ValueError: ")
+            folder = dataset.builder.data_path
+            if not isinstance(error, DAMAGE):
+                raise InputError(
+                    f"The prepared data of {folder} can't be read ({reason}); they need not be damaged."
+                ) from error
             raise InputError(
-                f"The prepared data of {dataset.builder.data_path} can't be decoded ({reason}): delete that folder to prepare "
-                "the data again."
+                f"The prepared data of {folder} can't be decoded ({reason}): delete that folder to prepare the data again."
             ) from error
         if batch is None:
             return
@@ -342,14 +350,13 @@ class SplitBatches(Iterator[Batch]):
             }
 
 
-@functools.lru_cache(maxsize=4)  # asked again for every part of a split, and it looks at every video
+@functools.lru_cache(maxsize=4)  # asked again for every part of a split
 def _tiles(dataset: VideoDataset, split: str, options: ClipOptions) -> np.ndarray:
     """How many tiled clips each video has."""
-    records = dataset.records(split)
+    frames, rates = dataset.facts(split, "num_frames").tolist(), dataset.facts(split, "fps").tolist()
 
-    def count(number: int) -> int:
-        features = records[number].features.feature
-        video = Video(len(features["video"].bytes_list.value), features["fps"].float_list.value[0], 1, 1)
-        return len(options.test_views(video, 1, 3)) // 3
+    @functools.cache  # most videos have one of few lengths
+    def count(num_frames: int, fps: float) -> int:
+        return len(options.test_views(Video(num_frames, fps, 1, 1), 1, 3)) // 3
 
-    return np.array([count(number) for number in range(dataset.num_videos(split))])
+    return np.array([count(*each) for each in zip(frames, rates, strict=True)])

@@ -11,15 +11,18 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from etils import epath
 
 from input_pipeline._tensorflow import quiet_tfds, tf, tfds
 from input_pipeline.builders import BUILDERS, older_name, own_config
+from input_pipeline.facts import SplitFacts, facts_of_split
+from input_pipeline.left_out import EXAMPLES, LeftOut, read_left_out
+from input_pipeline.left_out import FILE as LEFT_OUT
 from input_pipeline.moving_digits import FRAME_SIZE, NUM_FRAMES, MovingDigits, MovingDigitsConfig
-from input_pipeline.preparation import alone
+from input_pipeline.preparation import Share, SharePrepared, alone
 from input_pipeline.records import Records, Selection
 from input_pipeline.sources import Contents, check_source, read_contents, read_source
 from input_pipeline.video_builder import VideoBuilder, VideoConfig
@@ -79,10 +82,13 @@ class VideoDataset:
 
     def records(self, split: str) -> Records | Selection:
         """The examples of a split, any by its number."""
+        records = self._records_of(split)
+        return records if self.chosen is None or split != self.chosen[0] else Selection(records, self.chosen[1])
+
+    def _records_of(self, split: str) -> Records:
         if split not in self._records:
             self._records[split] = Records(self.builder, split)
-        records = self._records[split]
-        return records if self.chosen is None or split != self.chosen[0] else Selection(records, self.chosen[1])
+        return self._records[split]
 
     def describe(self, split: str) -> dict[str, Any]:
         """What tells a split's videos from others', as JSON."""
@@ -106,15 +112,54 @@ class VideoDataset:
         """Shape and type of `encode_label`."""
         return tf.TensorSpec([len(self.label_names)], tf.float32) if self.several else tf.TensorSpec([], tf.int32)
 
+    def facts(self, split: str, name: str) -> np.ndarray:
+        """What is known of every video of a split without reading it: its `name` as text, `num_frames`, `fps`, `part`, ..."""
+        if split not in self._facts:
+            self._facts[split] = facts_of_split(self.builder.data_path, split, self._records_of(split))
+        values = self._facts[split].scalars(name)
+        values = values if self.chosen is None or split != self.chosen[0] else values[list(self.chosen[1])]
+        return values[: self.num_videos(split)]
+
+    @functools.cached_property
+    def _facts(self) -> dict[str, SplitFacts]:
+        return {}
+
+    @functools.cached_property
+    def _left_out(self) -> LeftOut:
+        return read_left_out(self.builder.data_path, self.builder.info.metadata or {})
+
     @property
     def left_out(self) -> dict[str, dict[str, str]]:
-        """Split -> video that is listed but couldn't be read, or isn't there -> why."""
-        return {split: dict(videos) for split, videos in (self.builder.info.metadata or {}).get("left_out", {}).items()}
+        """Split -> video that is listed but couldn't be read, or isn't there -> why. The whole lists are read for it."""
+        return self._left_out.videos
 
     @property
     def damaged(self) -> dict[str, int]:
-        """Video -> in how many places it is damaged; such videos are used."""
-        return dict((self.builder.info.metadata or {}).get("damaged", {}))
+        """Video -> in how many places it is damaged; such videos are used. The whole list is read for it."""
+        return self._left_out.damaged
+
+    @property
+    def num_left_out(self) -> dict[str, int]:
+        """Split -> how many videos `left_out` has."""
+        metadata = self.builder.info.metadata or {}
+        if "num_left_out" in metadata:
+            return dict(metadata["num_left_out"])
+        return {split: len(videos) for split, videos in metadata.get("left_out", {}).items()}
+
+    def describe_left_out(self) -> list[str]:
+        """Lines for the log about videos that are left out or damaged: the first of each split, and how many more there are."""
+        metadata = self.builder.info.metadata or {}
+        lines = []
+        for split, count in self.num_left_out.items():
+            first = list(metadata["left_out"].get(split, {}).items())[:EXAMPLES]
+            lines += [f"Left out {name} of '{split}': {reason}." for name, reason in first]
+            lines += self._more(count - len(first), f"of '{split}' are left out")
+        first = list(metadata.get("damaged", {}).items())[:EXAMPLES]
+        lines += [f"Used, though damaged in {places} place(s): {name}." for name, places in first]
+        return lines + self._more(metadata.get("num_damaged", len(metadata.get("damaged", {}))) - len(first), "are damaged")
+
+    def _more(self, count: int, what: str) -> list[str]:
+        return [f"{count:,} more {what}; all are listed in {self.builder.data_path}/{LEFT_OUT}."] if count > 0 else []
 
 
 def _moving_digits(
@@ -148,6 +193,7 @@ def _videos(
     root: str | None = None,
     part_seconds: float | None = None,
     limits: Mapping[str, Any] | None = None,
+    shard: str | None = None,
     check: CheckLabels | None = None,
     **layout: Any,
 ) -> VideoDataset:
@@ -161,14 +207,15 @@ def _videos(
         part_seconds=math.inf if part_seconds is None else part_seconds,
         limits=Limits(**(limits or {})),
     )
+    share = Share.parse(shard)
     folder = None if root is None else Path(root).expanduser().resolve()
     base = VideoConfig(storage=kept, root=None if folder is None else str(folder), num_workers=num_workers)
     if name in OWN:
-        builder = _prepared(BUILDERS[name], base, data_dir, complete=OWN[name](base, folder, layout), check=check)
+        builder = _prepared(BUILDERS[name], base, data_dir, complete=OWN[name](base, folder, layout), check=check, share=share)
     else:
         # What is as it would be anyway stays out of the name, so that `tfds build` and `main.py` find each other's data.
         layout = {field: value for field, value in layout.items() if value != parameters[field].default}
-        builder = _prepared(BUILDERS[name], dataclasses.replace(base, name="", layout=layout), data_dir)
+        builder = _prepared(BUILDERS[name], dataclasses.replace(base, name="", layout=layout), data_dir, share=share)
     opened: Any = builder.builder_config
     dataset = VideoDataset(
         builder=builder,
@@ -219,6 +266,10 @@ def open_dataset(*, name: str, check: CheckLabels | None = None, **options: Any)
       check: called before a user's own videos are prepared, which can take long, with the label names and whether a video may
         have several; it may raise `InputError`.
       options: the other fields of `data`; `data_dir`: where the data are prepared (None: TFDS's own folder, or $TFDS_DATA_DIR).
+
+    Raises:
+      InputError: for options or videos that can't work.
+      SharePrepared: with `shard`, once that share of the data is prepared.
     """
     if name not in DATASETS:
         raise InputError(f"data.name must be one of {', '.join(DATASETS)}, got {name!r}.")
@@ -231,12 +282,13 @@ def _prepared(
     data_dir: str | None,
     complete: Callable[[], VideoConfig] | None = None,
     check: CheckLabels | None = None,
+    share: Share | None = None,
 ) -> tfds.core.DatasetBuilder:
     """The builder, with its data on disk: listed, compared with their source and written by the first process while the others
     wait.
 
     `complete`: lists the videos where the config's name depends on them; else `base` is the config. `check`: as for
-    `open_dataset`.
+    `open_dataset`. `share`: which part of unprepared data to write, after which `SharePrepared` is raised.
     """
     data_dir = data_dir and os.path.expanduser(data_dir)
     check_utf8("data.data_dir", data_dir or "")
@@ -261,6 +313,8 @@ def _prepared(
             listing = getattr(config, "listing", None)
             if check is not None and listing is not None:
                 check(listing.label_names, listing.several)
+            if share is not None and not share.is_all:
+                _write_share(builder, share)
             builder = _write(builder, data_dir)
         elif isinstance(config, VideoConfig):
             _check(builder, config)
@@ -306,11 +360,7 @@ def _known(builder: tfds.core.DatasetBuilder, config: VideoConfig, data_dir: str
 def _write(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """The builder with its data prepared, by this process or by another one meanwhile."""
     config: Any = builder.builder_config
-    if isinstance(config, VideoConfig) and config.root is None and config.listing is None:
-        raise InputError(
-            f"{builder.name} isn't prepared in {builder.data_path}, and data.root is not set: give the folder of its "
-            "videos and lists as --config.data.root=FOLDER, or where it is prepared as --config.data.data_dir=FOLDER."
-        )
+    _check_root(builder)
     with alone(builder.data_path):
         again = _open(type(builder), config, data_dir)
         if again.is_prepared():
@@ -323,6 +373,26 @@ def _write(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> tfds.core
             except OSError as error:
                 raise InputError(sentence(error, f"{builder.name} can't be prepared in {builder.data_path}")) from error
     return builder
+
+
+def _write_share(builder: Any, share: Share) -> NoReturn:
+    _check_root(builder)
+    log.info("Preparing the share %s of the data set in %s.", share, builder.data_path)
+    try:
+        builder.prepare_share(share)
+    except OSError as error:
+        raise InputError(sentence(error, f"{builder.name} can't be prepared in {builder.data_path}")) from error
+    raise SharePrepared(share, builder.data_path)
+
+
+def _check_root(builder: tfds.core.DatasetBuilder) -> None:
+    """Raises `InputError` if nobody said where the videos of unprepared data are."""
+    config: Any = builder.builder_config
+    if isinstance(config, VideoConfig) and config.root is None and config.listing is None:
+        raise InputError(
+            f"{builder.name} isn't prepared in {builder.data_path}, and data.root is not set: give the folder of its "
+            "videos and lists as --config.data.root=FOLDER, or where it is prepared as --config.data.data_dir=FOLDER."
+        )
 
 
 def _check_info(builder: tfds.core.DatasetBuilder) -> None:

@@ -1,31 +1,34 @@
-"""Writing a large data set: read by many processes, written by one, and going on where it was interrupted.
+"""Writing a large data set: encoded by many processes, put together by one, and going on where it was interrupted.
 
 Each split is written in parts of about `PART_BYTES`; a part counts once its own note stands beside it. An interrupted
-preparation leaves its whole parts, and the next one begins behind them.
+preparation leaves its whole parts, and the next one begins behind them. Several machines can prepare a share of each split.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
+import re
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from input_pipeline._tensorflow import tf
-from input_pipeline.fingerprints import facts_of
-from input_pipeline.records import FOOTER_BYTES, HEADER_BYTES
-from timesformer_jax.datasets import Entry, Storage, StoredVideo, map_in_processes, store_video
+from timesformer_jax.datasets import Entry, Storage, map_in_processes
+from timesformer_jax.datasets.fingerprints import facts_of_all
 from timesformer_jax.datasets.parallel import CrashError
+from timesformer_jax.datasets.storing import Facts, Labelled, Written, write_records
+from timesformer_jax.datasets.tfrecords import FOOTER_BYTES, HEADER_BYTES
 from timesformer_jax.errors import InputError
 from timesformer_jax.os_errors import ReadError, sentence
-from timesformer_jax.run_lock import locked
+from timesformer_jax.progress import Progress
+from timesformer_jax.run_lock import check_unlocked, locked
 from timesformer_jax.state_files import DamagedFileError, read_json, write_json
 from timesformer_jax.video import UnreadableVideoError
 
@@ -33,14 +36,72 @@ PART_BYTES = 128 << 20
 ENTRIES_BEFORE_A_FORECAST = 16  # and between one and the next
 
 
-def alone(data_path: Any) -> contextlib.AbstractContextManager[None]:
-    """Raises `InputError` if another process prepares the data of this folder, since their parts would get mixed up."""
+COPY_BYTES = 1 << 18
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """One of `count` equal shares of each split, prepared by one of several machines; `number` from 1 on."""
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Share":
+        """ "3/16" as the third of sixteen shares; None is everything."""
+        if text is None:
+            return cls()
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise InputError(f"data.shard must be like '3/16', the third of sixteen shares, got {text!r}.")
+        return cls(int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    @property
+    def is_all(self) -> bool:
+        return self.count == 1
+
+    def of(self, total: int) -> slice:
+        """Which of `total` videos these are: a run of them, so that the shares one after the other are all in order."""
+        return slice(total * (self.number - 1) // self.count, total * self.number // self.count)
+
+    def folder(self, folder: epath.Path) -> epath.Path:
+        """Where the share's parts are, below those of everything."""
+        return folder if self.is_all else folder / f"{self.count}_shares" / f"{self.number}"
+
+
+class SharePrepared(Exception):  # noqa: N818 (no error)
+    """Raised in place of a data set that isn't whole yet: what was prepared of it, and what to do next."""
+
+    def __init__(self, share: Share, folder: Any):
+        super().__init__(
+            f"The share {share} is prepared in {folder}. Once all {share.count} are, the same command without data.shard puts "
+            "them together."
+        )
+
+
+@contextlib.contextmanager
+def alone(data_path: Any, share: Share | None = None) -> Iterator[None]:
+    """Raises `InputError` if another process prepares the data of this folder, or the same share of them.
+
+    Their parts would get mixed up.
+    """
+    share = share or Share()
     folder = epath.Path(data_path)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} can't be made: {error.strerror}.") from error
-    return locked(folder.parent / f".{folder.name}.lock", f"is preparing {folder}")
+    whole = folder.parent / f".{folder.name}.lock"
+    stem = f".{folder.name}.share_"
+    name = whole if share.is_all else folder.parent / f"{stem}{share.number}_of_{share.count}.lock"
+    doing = f"is preparing {folder}"
+    with locked(name, doing if share.is_all else f"is preparing the share {share} of {folder}"):
+        for other in folder.parent.glob(f"{stem}*.lock") if share.is_all else [whole]:
+            check_unlocked(other, f"{doing} ({other.name})")
+        yield
 
 
 class Part:
@@ -53,6 +114,12 @@ class Part:
         self.places: list[tuple[int, int]] = []
         self.left_out: dict[str, str] = {}
         self.damaged: dict[str, int] = {}
+        self.facts: list[Facts] = []
+        """Those of the records while they are written; later `read_facts` has them, and memory is spared."""
+        self.has_facts = True
+        """Whether the note has the facts: older versions kept none."""
+        self.num_bytes = 0
+        """Bytes of the records themselves."""
 
     def read(self) -> bool:
         """Whether the part is whole; takes over what its note says."""
@@ -62,18 +129,27 @@ class Part:
             note = read_json(self._note, remedy="it is made again")
         except DamagedFileError:  # cut, or empty: the disk lost something
             return False
-        if note.keys() != set(_NOTED):
+        if note.keys() not in ({*_NOTED}, {*_NOTED} - {"facts"}):
             return False
+        self.has_facts = note.pop("facts", None) is not None
         vars(self).update(note)
+        self.num_bytes = sum(length for _, length in self.places)
         return self.records.stat().length == self.file_bytes
 
     def finish(self) -> None:
         write_json(self._note, {name: getattr(self, name) for name in _NOTED}, indent=None)
+        self.facts = []
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the records themselves."""
-        return sum(length for _, length in self.places)
+    def read_facts(self) -> list[Facts]:
+        """The facts of the records, from the note."""
+        return read_json(self._note, remedy="start the same command again", fields={"facts": list})["facts"]
+
+    def add(self, written: Written) -> None:
+        """Count the records of a video, which the file now ends with."""
+        for length in written.lengths:
+            self.places.append((self.file_bytes + HEADER_BYTES, length))
+            self.num_bytes += length
+        self.facts += written.facts
 
     @property
     def file_bytes(self) -> int:
@@ -81,91 +157,160 @@ class Part:
         return self.num_bytes + len(self.places) * (HEADER_BYTES + FOOTER_BYTES)
 
 
-_NOTED = ("end", "places", "left_out", "damaged")
+_NOTED = ("end", "places", "left_out", "damaged", "facts")
 
 
-def write_parts(
-    entries: Sequence[Entry],
-    storage: Storage,
-    serialize: Callable[[Entry, int, StoredVideo], bytes],
-    folder: epath.Path,
-    *,
-    title: str,
-    written_as: str,
-    num_workers: int = 0,
-) -> list[Part]:
-    """Prepares all entries of a split into `folder`, in an order that mixes them; goes on behind the parts that are there.
+@dataclasses.dataclass
+class _State:
+    """How far the preparation of a share is: its parts, and what they hold together."""
 
-    `serialize` makes a record out of an entry, the number of its piece and the piece; `written_as` is text that changes
-    whenever its records would, such as with the order of the classes. Files that can't be read are named in their part's
-    `left_out`, files with damaged places in `damaged`.
+    parts: list[Part] = dataclasses.field(default_factory=list)
+    done: int = 0
+    num_bytes: int = 0
+    unreadable: int = 0
 
-    Raises `InputError` where the disk is too small, or full, and where reading fails for reasons that aren't the file's.
+    def add(self, part: Part) -> None:
+        self.parts.append(part)
+        self.done = part.end
+        self.num_bytes += part.num_bytes
+        self.unreadable += len(part.left_out)
+
+
+class Preparation:
+    """The preparation of one split.
+
+    Args:
+      entries: its videos, with the numbers of their labels.
+      storage: how they are kept.
+      several: whether a video may have any number of labels.
+      folder: where the parts are written.
+      title: what the progress is called.
+      written_as: text that changes whenever the records would, such as with the order of the classes.
+      num_workers: processes that encode; 0 for one a core.
     """
-    # The folder belongs to these files, as they are now, in this storage: what an interrupted preparation has made of others,
-    # or of the same ones with other classes, is none of ours.
-    mixed = sorted(entries, key=lambda entry: hashlib.sha256(os.fsencode(entry.name)).digest())
-    facts = [ascii((storage, written_as)), *map(facts_of, mixed)]
-    folder = folder / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    parts: list[Part] = []
-    while (part := Part(folder, len(parts))).read():
-        parts.append(part)
-    done = parts[-1].end if parts else 0
-    rest = _prepared(mixed[done:], storage=storage, num_workers=num_workers)
-    with tqdm(
-        total=len(mixed), initial=done, desc=title, unit="video", dynamic_ncols=True, disable=not sys.stderr.isatty()
-    ) as bar:
+
+    def __init__(
+        self,
+        entries: Sequence[Labelled],
+        storage: Storage,
+        folder: epath.Path,
+        *,
+        several: bool,
+        title: str,
+        written_as: str,
+        num_workers: int = 0,
+    ):
+        self._storage, self._several, self._title, self._num_workers = storage, several, title, num_workers
+        self._mixed = sorted(entries, key=lambda video: hashlib.sha256(os.fsencode(video.entry.name)).digest())
+        # The folder belongs to these files, as they are now, in this storage: what an interrupted preparation has made of
+        # others, or of the same ones with other classes, is none of ours.
+        facts = [ascii((storage, written_as)), *facts_of_all([video.entry for video in self._mixed])]
+        self._folder = folder / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+    def write_all(self) -> list[Part]:
+        """All parts in order: those that are there, of whatever number of shares has most of them, and the rest."""
+        counts = [1, *(int(path.name.partition("_")[0]) for path in self._folder.glob("*_shares"))]
+        ways = [[Share(number, count) for number in range(1, count + 1)] for count in sorted(counts)]
+        shares = ways[0]
+        if len(ways) > 1:
+            shares = max(ways, key=lambda shares: sum(self._found(share).done for share in shares))
+        return [part for share in shares for part in self.write(share)]
+
+    def write(self, share: Share) -> list[Part]:
+        """The parts of a share, in an order that mixes the videos; goes on behind the parts that are there.
+
+        Files that can't be read are named in their part's `left_out`, files with damaged places in `damaged`.
+
+        Raises `InputError` if the disk is too small, or full, and if reading fails for reasons that aren't the file's.
+        """
+        mine, folder = self._mixed[share.of(len(self._mixed))], share.folder(self._folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self._found(share)
+        title = self._title if share.is_all else f"{self._title} {share}"
+        unreadable = 0
+
+        def remark() -> str:
+            return f"{state.unreadable + unreadable} unreadable so far"
+
         try:
-            while done < len(mixed):
-                part = Part(folder, len(parts))
-                part.end = done
-                _write_part(part, rest, serialize, functools.partial(_check_space, folder, parts, len(mixed)), bar)
-                done = part.end
-                parts.append(part)
+            with Progress(len(mine), title, initial=state.done, remark=remark) as progress, _passing(folder) as passing:
+                rest = _prepared(
+                    mine[state.done :],
+                    storage=self._storage,
+                    several=self._several,
+                    folder=passing,
+                    num_workers=self._num_workers,
+                )
+                while state.done < len(mine):
+                    part = Part(folder, len(state.parts))
+                    part.end = state.done
+                    with part.records.open("wb") as file:
+                        for entry, written in rest:
+                            self._take(part, file, entry, written)
+                            unreadable = len(part.left_out)
+                            progress.update()
+                            if part.end % ENTRIES_BEFORE_A_FORECAST == 0:
+                                _check_space(folder, state.num_bytes + part.num_bytes, part.end, len(mine), share)
+                            if part.file_bytes >= PART_BYTES:
+                                break
+                    part.finish()
+                    unreadable = 0
+                    state.add(part)
         except ReadError as error:
             raise InputError(
-                f"{error} The preparation stopped with {done} of {len(mixed)} videos done; the same command resumes it."
+                f"{error} The preparation stopped with {state.done} of {len(mine)} videos done; the same command resumes it."
             ) from error
         except (OSError, tf.errors.OpError) as error:
-            doing = f"Writing to {folder} failed with {done} of {len(mixed)} videos done"
+            doing = f"Writing to {folder} failed with {state.done} of {len(mine)} videos done"
             raise InputError(f"{sentence(error, doing)} Finished parts are kept.") from error
-    return parts
+        return state.parts
+
+    def _found(self, share: Share) -> _State:
+        """The parts of a share that are whole."""
+        folder, state = share.folder(self._folder), _State()
+        while (part := Part(folder, len(state.parts))).read():
+            state.add(part)
+        return state
+
+    @staticmethod
+    def _take(part: Part, file: Any, entry: Entry, written: Written | InputError) -> None:
+        """Add what a process has made of a video to a part."""
+        part.end += 1
+        if isinstance(written, InputError):
+            _check_costs_one_video(entry, written)
+            part.left_out[entry.name] = getattr(written, "reason", str(written))
+            return
+        with open(written.path, "rb", buffering=0) as source:
+            shutil.copyfileobj(source, file, COPY_BYTES)
+        os.unlink(written.path)
+        if written.num_damaged:
+            part.damaged[entry.name] = written.num_damaged
+        part.add(written)
 
 
-def _prepared(entries: Sequence[Entry], *, storage: Storage, num_workers: int) -> Iterator[tuple[Entry, Any]]:
-    return map_in_processes(functools.partial(store_video, storage=storage), entries, num_workers=num_workers)
+def _prepared(
+    videos: Sequence[Labelled], *, storage: Storage, several: bool, folder: str, num_workers: int
+) -> Iterator[tuple[Entry, Any]]:
+    write = functools.partial(write_records, storage=storage, several=several, folder=folder)
+    for video, written in map_in_processes(write, videos, num_workers=num_workers):
+        yield video.entry, written
 
 
-def _write_part(
-    part: Part,
-    prepared: Iterator[tuple[Entry, Any]],
-    serialize: Callable[[Entry, int, StoredVideo], bytes],
-    check_space: Callable[[Part], None],
-    bar: Any,
-) -> None:
-    """Writes entries until the part is large enough, or none is left."""
-    place = 0
-    with tf.io.TFRecordWriter(os.fspath(part.records)) as writer:
-        for entry, pieces in prepared:
-            part.end += 1
-            bar.update()
-            if isinstance(pieces, InputError):
-                _check_costs_one_video(entry, pieces)
-                part.left_out[entry.name] = getattr(pieces, "reason", str(pieces))
-                continue
-            if pieces[0].num_damaged:
-                part.damaged[entry.name] = pieces[0].num_damaged
-            for number, piece in enumerate(pieces):
-                record = serialize(entry, number, piece)
-                writer.write(record)
-                part.places.append((place + HEADER_BYTES, len(record)))
-                place += HEADER_BYTES + len(record) + FOOTER_BYTES
-            if part.end % ENTRIES_BEFORE_A_FORECAST == 0:
-                check_space(part)
-            if place >= PART_BYTES:
-                break
-    part.finish()
+@contextlib.contextmanager
+def _passing(folder: epath.Path) -> Iterator[str]:
+    """A folder for the files by which processes pass records on: on the disk of the data, which has to have room for them
+    anyway, or a temporary one for data in a bucket."""
+    if "://" in os.fspath(folder):
+        with tempfile.TemporaryDirectory() as temporary:
+            yield temporary
+        return
+    path = Path(os.fspath(folder)) / "passing"
+    shutil.rmtree(path, ignore_errors=True)  # of a preparation that was killed
+    path.mkdir()
+    try:
+        yield os.fspath(path)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_costs_one_video(entry: Entry, error: InputError) -> None:
@@ -176,16 +321,24 @@ def _check_costs_one_video(entry: Entry, error: InputError) -> None:
         raise InputError(f"The folder {Path(entry.path).parent} is gone: is its disk, or the network's, still mounted?")
 
 
-def _check_space(folder: epath.Path, finished: Sequence[Part], num_entries: int, part: Part) -> None:
-    """Raises `InputError` once it can be foreseen that the disk won't hold all of it."""
+def _check_space(folder: epath.Path, written: int, done: int, total: int, share: Share) -> None:
+    """Raises `InputError` once it can be foreseen that the disk won't hold all of it, the shares of other machines included.
+
+    Args:
+      folder: on the disk.
+      written: bytes so far.
+      done: videos so far.
+      total: videos of the share.
+      share: of how many.
+    """
     if "://" in os.fspath(folder):
         return
-    written = part.num_bytes + sum(other.num_bytes for other in finished)
-    needed = written / part.end * (num_entries - part.end)
+    needed = written / done * (total - done) * share.count
     free = shutil.disk_usage(Path(os.fspath(folder))).free
     if free < needed:
+        others = "" if share.is_all else f", and those of the other {share.count - 1} shares,"
         raise InputError(
-            f"{num_entries - part.end} of {num_entries} videos need about {needed / 1e9:.1f} GB more, and the disk of {folder} "
+            f"{total - done} of {total} videos{others} need about {needed / 1e9:.1f} GB more, and the disk of {folder} "
             f"has {free / 1e9:.1f} GB left: make room, or choose another folder, h264 storage or a smaller short side."
         )
 

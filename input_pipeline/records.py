@@ -15,13 +15,13 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from etils import epath
 
 from input_pipeline._tensorflow import tf, tfds
 from timesformer_jax._typing import Int, ndarray
 from timesformer_jax.atomic_write import replacing
+from timesformer_jax.datasets.tfrecords import FOOTER_BYTES, HEADER_BYTES, header_of, masked_crc
 from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.state_files import reading, refuse
 
@@ -30,7 +30,6 @@ try:
 except ImportError:  # Windows
     resource = None
 
-HEADER_BYTES, FOOTER_BYTES = 12, 4
 OPEN_FILES = 256
 """Most files of a split that are held open: a large data set has more than a process may open."""
 SHARE_OF_FILES = 4
@@ -46,13 +45,22 @@ def index_path(folder: str, split: str) -> epath.Path:
     return epath.Path(folder) / f"{split}.records.npy"
 
 
-def save_index(folder: str, split: str, places: Iterable[Places]) -> None:
-    """Keeps the places of every file's records, so that nobody has to look for them again; a digest follows the array."""
+def save_index(folder: str, split: str, places: Iterable[Places]) -> str:
+    """Keeps the places of every file's records, so that nobody has to look for them again; a digest follows the array.
+
+    Returns the records' `fingerprint`.
+    """
     rows = [np.concatenate([np.full((len(part), 1), file), part], axis=1) for file, part in enumerate(places)]
     content = io.BytesIO()
-    np.save(content, np.concatenate(rows) if rows else np.zeros((0, 3), np.int64))
+    index = np.concatenate(rows) if rows else np.zeros((0, 3), np.int64)
+    np.save(content, index)
     with replacing(index_path(folder, split), f".{os.getpid()}.part") as part:
         part.write_bytes(content.getvalue() + _digest(content.getvalue()))
+    return _fingerprint(index)
+
+
+def _fingerprint(index: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(index, np.int64).tobytes(), digest_size=16).hexdigest()
 
 
 def _digest(content: bytes) -> bytes:
@@ -107,18 +115,6 @@ class _RemoteFile:
             return file.read(length)
 
 
-def masked_crc(data: bytes) -> int:
-    """The checksum of TFRecord files: CRC-32C, rotated by 15 bits and moved by a constant."""
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def header_of(length: int) -> bytes:
-    """The bytes before a record's data: their length and its checksum."""
-    begin = struct.pack("<Q", length)
-    return begin + struct.pack("<I", masked_crc(begin))
-
-
 def most_open_files() -> int:
     """How many files a split may hold open in this process."""
     if resource is None:
@@ -147,7 +143,7 @@ class Records:
     @property
     def fingerprint(self) -> str:
         """Of the records' places and lengths: other data have another one, but for a rare accident."""
-        return hashlib.blake2b(np.ascontiguousarray(self._where, np.int64).tobytes(), digest_size=16).hexdigest()
+        return _fingerprint(self._where)
 
     def __getitem__(self, number: int) -> Any:
         return tf.train.Example.FromString(self.read(number))

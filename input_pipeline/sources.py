@@ -18,9 +18,9 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline.fingerprints import measure_all
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.datasets import Entry, Listing
+from timesformer_jax.datasets.fingerprints import measure_all
 from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.printable import printable
 from timesformer_jax.state_files import describe_os_error, parse_json, reading, refuse

@@ -12,10 +12,13 @@ import numpy as np
 from etils import epath
 
 from input_pipeline._tensorflow import LocalInfo, tfds
-from input_pipeline.preparation import Part, alone, places_of, write_parts
+from input_pipeline.facts import make_facts, save_facts
+from input_pipeline.left_out import LeftOut, write_left_out
+from input_pipeline.preparation import Part, Preparation, Share, alone, places_of
 from input_pipeline.records import save_index
 from input_pipeline.sources import Contents, read_contents, read_source, write_source
 from timesformer_jax.datasets import Entry, Listing, Storage, StoredVideo, describe_duplicates, store_video
+from timesformer_jax.datasets.storing import Labelled
 from timesformer_jax.errors import InputError
 from timesformer_jax.printable import printable
 from timesformer_jax.state_files import read_json, write_json
@@ -95,8 +98,8 @@ VIDEO_FEATURES: dict[str, Any] = {
 class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Prepared videos: `video`, `label` (or `labels`), `fps` and `source_fps`, `height`, `width`, `name`, `part`.
 
-    `name` is the entry's, `part` counts the pieces of a long video. What couldn't be read, or isn't there, stands in the
-    metadata's `left_out` (split -> name -> why), damaged places in `damaged`; damaged videos are used.
+    `name` is the entry's, `part` counts the pieces of a long video. What couldn't be read, or isn't there, is in
+    `left_out.json.gz`, damaged videos, which are used, too; the metadata have their numbers and the first of them.
 
     TFDS strips the names of its labels, so it gets them escaped (`storable_label`); the names themselves are in `source.json`.
     """
@@ -105,6 +108,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     RELEASE_NOTES: ClassVar = {"2.0.0": "Sizes and rates are features, files left out are listed by split."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The folder of the videos and their lists; see docs/data.md."
     builder_config: VideoConfig
+    _left_out: LeftOut
 
     def read(self, root: Path) -> Listing:
         """What the data set's files in `root` say."""
@@ -128,10 +132,10 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     "part": np.int32,
                 }
             ),
-            metadata=tfds.core.MetadataDict(left_out={}, damaged={}),
+            metadata=tfds.core.MetadataDict(),
         )
 
-    def _listing(self, dl_manager: tfds.download.DownloadManager) -> Listing:
+    def _listing(self, dl_manager: Any, *, writes_source: bool = True) -> Listing:
         """The listing without empty splits; fills in the label names, which have to be known before examples can be written."""
         config = self.builder_config
         root = Path(config.root or dl_manager.manual_dir).expanduser().resolve()
@@ -140,7 +144,8 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             log.info("%s", note)
         for note in describe_duplicates(listing):
             log.warning("%s", note)
-        write_source(epath.Path(self.data_path), config.contents or read_contents(listing, root))
+        if writes_source:
+            write_source(epath.Path(self.data_path), config.contents or read_contents(listing, root))
         if listing.several != config.several:
             wanted = f"{config.name}_several" if listing.several else config.name.removesuffix("_several")
             number = "any number of labels" if listing.several else "one label each"
@@ -149,49 +154,66 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         label = features["labels"].feature if self.builder_config.several else features["label"]
         if label.num_classes is None:
             label.names = [storable_label(name) for name in listing.label_names]
-        self._metadata["left_out"] = {split: dict(missing) for split, missing in listing.missing.items()}
+        self._left_out = LeftOut({split: dict(missing) for split, missing in listing.missing.items()})
         there = {split: entries for split, entries in listing.splits.items() if entries}
         for split in sorted(listing.splits.keys() - there.keys()):
             log.warning("Not one video of the split '%s' is there: it is left away.", split)
         return dataclasses.replace(listing, splits=there)
 
-    @property
-    def _metadata(self) -> Any:
-        return self.info.metadata
-
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         if download_config.beam_runner or download_config.beam_options:
             super()._download_and_prepare(dl_manager, download_config)
             self._gather_left_out()
+            self._tell_left_out()
             return
-        unfinished = epath.Path(self.data_path).parent / f".unfinished_{self.version}"
         with alone(epath.Path(self.data_path).parent / str(self.version)):
-            self._write(self._listing(dl_manager), unfinished, download_config.max_examples_per_split)
-            unfinished.rmtree()
+            self._write(self._listing(dl_manager), download_config.max_examples_per_split)
+            self._unfinished.rmtree()
+        self._tell_left_out()
 
-    def _write(self, listing: Listing, unfinished: epath.Path, max_examples: int | None) -> None:
-        """Prepares every split in parts, by way of the folder `unfinished`, and takes them over once all are there."""
-        infos = []
-        finished: list[tuple[str, list[Part]]] = []
-        for split, entries in listing.splits.items():
-            parts = write_parts(
-                entries[:max_examples],
+    def prepare_share(self, share: Share) -> None:
+        """Prepare a share of every split, for `download_and_prepare` to put together with the others; `root` must be given."""
+        with alone(self.data_path, share):
+            for preparation in self._preparations(self._listing(None, writes_source=False)).values():
+                preparation.write(share)
+
+    @property
+    def _unfinished(self) -> epath.Path:
+        return epath.Path(self.data_path).parent / f".unfinished_{self.version}"
+
+    def _preparations(self, listing: Listing, max_examples: int | None = None) -> dict[str, Preparation]:
+        """Split -> its preparation."""
+        features: Any = self.info.features
+        label = features["labels"].feature if self.builder_config.several else features["label"]
+        numbers = {name: label.str2int(storable_label(name)) for name in listing.label_names}
+        return {
+            split: Preparation(
+                [Labelled(entry, tuple(numbers[name] for name in entry.labels)) for entry in entries[:max_examples]],
                 self.builder_config.storage,
-                self._serialize,
-                unfinished / split,
+                self._unfinished / split,
+                several=self.builder_config.several,
                 title=split,
                 written_as=ascii((str(self.version), listing.label_names, listing.several)),
                 num_workers=self.builder_config.num_workers,
             )
-            left_out = self._metadata["left_out"].setdefault(split, {})
+            for split, entries in listing.splits.items()
+        }
+
+    def _write(self, listing: Listing, max_examples: int | None) -> None:
+        """Prepares every split in parts, in a folder next to the data, and takes them over once all are there."""
+        infos = []
+        finished: list[tuple[str, list[Part]]] = []
+        for split, preparation in self._preparations(listing, max_examples).items():
+            parts = preparation.write_all()
+            left_out = self._left_out.videos.setdefault(split, {})
             for part in parts:
                 left_out.update(part.left_out)
-                self._metadata["damaged"].update(part.damaged)
+                self._left_out.damaged.update(part.damaged)
             finished.append((split, [part for part in parts if part.places]))
         try:
             self._check_readable(listing)
         except InputError:
-            unfinished.rmtree()  # the next try is to read the repaired files
+            self._unfinished.rmtree()  # the next try is to read the repaired files
             raise
         for split, parts in finished:
             template = tfds.core.ShardedFileTemplate(
@@ -199,7 +221,10 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
             for number, part in enumerate(parts):
                 part.records.replace(template.sharded_filepath(shard_index=number, num_shards=len(parts)))
-            save_index(str(self.data_path), split, places_of(parts))
+            fingerprint = save_index(str(self.data_path), split, places_of(parts))
+            if all(part.has_facts for part in parts):  # else they are made when they are first asked for
+                facts = make_facts(row for part in parts for row in part.read_facts())
+                save_facts(self.data_path, split, facts, fingerprint)
             infos.append(
                 tfds.core.SplitInfo(
                     name=split,
@@ -210,10 +235,14 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
         self.info.set_splits(tfds.core.SplitDict(infos))
 
+    def _tell_left_out(self) -> None:
+        metadata: Any = self.info.metadata
+        metadata.update(write_left_out(self.data_path, self._left_out))
+
     def _check_readable(self, listing: Listing) -> None:
         """Raises `InputError` where what can be read of a split is too little to train on, or to test."""
         for split, entries in listing.splits.items():
-            left_out = self._metadata["left_out"][split]
+            left_out = self._left_out.videos[split]
             readable = [entry for entry in entries if entry.name not in left_out]
             labels = {label for entry in readable for label in entry.labels}
             if entries and (not readable or (split == "train" and len(labels) < 2)):
@@ -235,10 +264,6 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "name": entry.name,
             "part": part,
         }
-
-    def _serialize(self, entry: Entry, part: int, video: StoredVideo) -> bytes:
-        features: Any = self.info.features
-        return features.serialize_example(features.encode_example(self._example(entry, part, video)))
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         """For Beam, which gets the entries of each split; alone, `_download_and_prepare` does without it."""
@@ -273,9 +298,9 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for path in self._notes.iterdir() if self._notes.exists() else ():
             note = read_json(path, remedy="prepare the data again")
             if "damaged" in note:
-                self._metadata["damaged"][note["name"]] = note["damaged"]
+                self._left_out.damaged[note["name"]] = note["damaged"]
             else:
-                self._metadata["left_out"].setdefault(note["split"], {})[note["name"]] = note["left_out"]
+                self._left_out.videos.setdefault(note["split"], {})[note["name"]] = note["left_out"]
         if self._notes.exists():
             self._notes.rmtree()
 

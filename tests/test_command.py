@@ -186,6 +186,12 @@ TYPED = [
         ("probe", {}, ["python -m timesformer_jax predict VIDEO '--checkpoint=runs/a b/probe'"]),
         ("features", {}, ["python -m timesformer_jax embed 'runs/a b/features/val' --output=features_val.png"]),
         ("report", {}, []),
+        ("prepare", {}, ["python main.py --config=configs/folder.py '--config.data.root=/my videos' '--workdir=runs/a b'"]),
+        (
+            "prepare",
+            {"data.shard": "3/16"},
+            ["python main.py --config=configs/folder.py '--config.data.root=/my videos' '--workdir=runs/a b' --mode=prepare"],
+        ),
     ],
 )
 def test_next_commands_are_those_that_were_typed(mode: str, changes: dict, expected: list[str]):

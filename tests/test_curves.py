@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiment.curves import find_damage, read_curves
-from input_pipeline.records import header_of, masked_crc
+from timesformer_jax.datasets.tfrecords import header_of, masked_crc
 
 CONTENT = b"".join(
     header_of(len(data)) + data + struct.pack("<I", masked_crc(data)) for data in (b"a first record", b"", b"x" * 30)

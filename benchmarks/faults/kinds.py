@@ -101,6 +101,7 @@ def prepared(data: Path) -> Any:
         "labels": dataset.label_names,
         "left out": dataset.left_out,
         "damaged": dataset.damaged,
+        "names": {split: dataset.facts(split, "name").tolist() for split in ("train", "val")},
         "records": {split: _records(dataset, split) for split in ("train", "val")},
         "described": {split: dataset.describe(split) for split in ("train", "val")},
     }
@@ -275,6 +276,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("features: features.json", "reference/features/val", ("features.json",), (features,)),
     Kind("prepared data: records", files=("**/*.tfrecord*",), **DATA),
     Kind("prepared data: index of records", files=("**/*.records.npy",), **DATA),
+    Kind("prepared data: facts of records", files=("**/*.facts.npz",), **DATA),
+    Kind("prepared data: left_out.json.gz", files=("**/left_out.json.gz",), **DATA),
     Kind("prepared data: dataset_info.json", files=("**/dataset_info.json",), **DATA),
     Kind("prepared data: features.json", files=("**/features.json",), **DATA),
     Kind("prepared data: labels", files=("**/*.labels.txt",), **DATA),

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.datasets.trees import grow, write
-from timesformer_jax.datasets import describe_duplicates
+from timesformer_jax.datasets import Entry, describe_duplicates, duplicates
 from timesformer_jax.datasets.layouts import read_video_folder, read_video_list
 
 
@@ -47,3 +49,16 @@ def test_pieces_are_the_same_if_they_overlap(tmp_path: Path):
     assert lists(tmp_path, f"0.mp4,0,5,run\n{other}", "0.mp4,5,9,run\n", header) == []
     assert len(lists(tmp_path, f"0.mp4,0,5,run\n{other}", "0.mp4,4,9,run\n", header)) == 1
     assert len(lists(tmp_path, f"0.mp4,0,5,run\n{other}", "0.mp4,,,run\n", header)) == 1
+
+
+def test_pieces_of_a_long_video_are_not_compared_with_all_others(monkeypatch: pytest.MonkeyPatch):
+    pieces = [Entry(name=f"{n}", path=Path("0.mp4"), labels=("run",), start=n, end=n + 1) for n in range(2000)]
+    looked = []
+    end_of = duplicates._end
+    monkeypatch.setattr(duplicates, "_end", lambda entry: looked.append(entry) or end_of(entry))
+    uses = [("train", piece) for piece in (*pieces, Entry(name="last", path=Path("0.mp4"), labels=("walk",), start=9, end=11))]
+    assert [*duplicates._compare(uses)] == [
+        (duplicates.WITH_LABELS, "9 = last as run and as walk"),
+        (duplicates.WITH_LABELS, "last = 10 as walk and as run"),
+    ]
+    assert len(looked) < 10 * len(pieces)

@@ -33,11 +33,28 @@ def test_results_come_in_order_and_errors_among_them():
 
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs were given")
 def test_a_process_that_dies_costs_its_own_item_alone():
-    results = dict(map_in_processes(work, range(12), num_workers=2))
+    results = dict(map_in_processes(work, range(60), num_workers=2))
     assert [number for number, result in results.items() if isinstance(result, CrashError)] == [5]
     assert results[6] == 36
-    assert len(results) == 12
+    assert list(results) == [*range(60)]
     assert str(results[5]) == "the process that read it died"
+
+
+def wait_for_the_last(path: Path) -> bool:
+    """The first item takes until the last one is done."""
+    if path.name == "0":
+        until = time.monotonic() + 20
+        while not path.with_name("40").exists():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.01)
+    path.touch()
+    return True
+
+
+def test_an_item_that_takes_long_does_not_hold_up_the_others(tmp_path: Path):
+    found = list(map_in_processes(wait_for_the_last, [tmp_path / str(number) for number in range(41)], num_workers=2))
+    assert found == [(tmp_path / str(number), True) for number in range(41)]
 
 
 @pytest.mark.slow  # three processes import the package

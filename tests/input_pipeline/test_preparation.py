@@ -1,5 +1,7 @@
 """Preparations that are interrupted or killed, disks that are full, files that change in between."""
 
+import contextlib
+import errno
 import os
 import resource
 import shutil
@@ -13,13 +15,12 @@ from typing import Any
 import pytest
 from etils import epath
 
-from input_pipeline import builders, open_dataset, preparation
-from input_pipeline._tensorflow import tf
+from input_pipeline import SharePrepared, builders, open_dataset, preparation
 from input_pipeline.builders import BUILDERS
 from tests.input_pipeline.miniatures import OPTIONS, folder, make_kinetics
 from tests.support import moving_square, write_video
 from timesformer_jax import run_lock
-from timesformer_jax.datasets import Entry, Storage, store_video
+from timesformer_jax.datasets.storing import Labelled, write_records
 from timesformer_jax.errors import InputError
 from timesformer_jax.state_files import write_json
 
@@ -87,6 +88,59 @@ def test_parts_of_what_has_changed_since_the_interruption_are_made_again(
     assert len(record.features.feature["video"].bytes_list.value) == (12 if change == "classes" else 7)
 
 
+def test_shares_make_what_one_preparation_makes(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+    """In any order, on any machine; what is missing at the end is made then, and nothing twice."""
+    whole = folder(made_clips, tmp_path / "whole")
+    monkeypatch.setattr(preparation, "PART_BYTES", 1)
+    made: list[str] = []
+
+    def note(entries, **options):
+        for entry, result in original(entries, **options):
+            made.append(entry.name)
+            yield entry, result
+
+    original = preparation._prepared
+    monkeypatch.setattr(preparation, "_prepared", note)
+    for shard in ("3/3", "1/3", "1/3"):
+        with pytest.raises(SharePrepared, match=f"The share {shard} is prepared in .*Once all 3 are"):
+            folder(made_clips, tmp_path / "shares", shard=shard)
+        assert not list(tmp_path.glob("shares/**/dataset_info.json"))
+    assert len(made) == 8
+    shares = folder(made_clips, tmp_path / "shares")
+    assert len(made) == len(set(made)) == 12
+    for split in ("train", "val"):
+        assert [bytes_of(record) for record in shares.records(split)] == [bytes_of(record) for record in whole.records(split)]
+        assert shares.facts(split, "name").tolist() == whole.facts(split, "name").tolist()
+    assert not list((tmp_path / "shares").rglob(".unfinished*")) + list((tmp_path / "shares").rglob("*.lock"))
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "told"),
+    [
+        ("share_1_of_2", "1/2", r"is preparing the share 1/2 of"),
+        ("share_1_of_2", None, r"is preparing .*share_1_of_2\.lock"),
+        ("", "1/2", r"is preparing .*"),
+        ("share_1_of_2", "2/2", ""),
+    ],
+)
+def test_a_share_is_prepared_by_one_process(tmp_path: Path, held: str, wanted: str | None, told: str):
+    lock = tmp_path / f".2.0.0{'.' * bool(held)}{held}.lock"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        holder = {**run_lock._me(), "pid": other.pid, "started": run_lock._started(other.pid), "since": "now", "token": "other"}
+        write_json(lock, holder)
+        expected = pytest.raises(InputError, match=told) if told else contextlib.nullcontext()
+        with expected, preparation.alone(tmp_path / "2.0.0", preparation.Share.parse(wanted)):
+            pass
+        other.kill()
+    assert [path.name for path in tmp_path.iterdir()] == [lock.name]
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", ""])
+def test_shares_that_are_none(shard: str):
+    with pytest.raises(InputError, match=r"data\.shard must be like '3/16'"):
+        preparation.Share.parse(shard)
+
+
 def interrupt(*arguments: Any) -> None:
     raise KeyboardInterrupt
 
@@ -142,12 +196,11 @@ def test_only_one_process_prepares_a_data_set(tmp_path: Path, made_clips: Path):
 def test_a_full_disk_is_one_sentence_and_the_next_try_goes_on(
     tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    class Full:
-        def __init__(self, path: str):
-            raise tf.errors.ResourceExhaustedError(None, None, f"{path}; No space left on device")
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(tf.io, "TFRecordWriter", Full)
+        patch.setattr(preparation.shutil, "copyfileobj", fail)
         with pytest.raises(
             InputError, match=r"failed with 0 of 9 videos done: the disk is full; free some .* again. Finished parts are kept."
         ):
@@ -162,24 +215,24 @@ def test_a_full_disk_is_one_sentence_and_the_next_try_goes_on(
     assert folder(made_clips, tmp_path).num_videos("train") == 9
 
 
-def without_descriptors(entry: Entry, storage: Storage) -> Any:
+def without_descriptors(video: Labelled, **options: Any) -> Any:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
-        return store_video(entry, storage)
+        return write_records(video, **options)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def removed_meanwhile(entry: Entry, storage: Storage) -> Any:
-    if entry.path.parts[-2:] == ("down", "1.mp4"):
-        os.remove(entry.path)
-    return store_video(entry, storage)
+def removed_meanwhile(video: Labelled, **options: Any) -> Any:
+    if video.entry.path.parts[-2:] == ("down", "1.mp4"):
+        os.remove(video.entry.path)
+    return write_records(video, **options)
 
 
-def with_its_folder(entry: Entry, storage: Storage) -> Any:
-    shutil.rmtree(entry.path.parent)
-    return store_video(entry, storage)
+def with_its_folder(video: Labelled, **options: Any) -> Any:
+    shutil.rmtree(video.entry.path.parent)
+    return write_records(video, **options)
 
 
 @pytest.mark.filterwarnings("ignore:A worker was restarted while some jobs")  # by loky, for the memory of its first imports
@@ -187,17 +240,17 @@ def test_a_failed_read_stops_the_preparation(tmp_path: Path, made_clips: Path, m
     """A file that is gone costs itself alone; no video is left out for want of descriptors, or since a disk was unmounted."""
     clips = shutil.copytree(made_clips, tmp_path / "clips")
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "store_video", without_descriptors)
+        patch.setattr(preparation, "write_records", without_descriptors)
         with pytest.raises(
             InputError, match=r"^Can't read .*mp4: this process has as many .* stopped with 0 of 9 videos done; the same"
         ):
             folder(clips, tmp_path / "data", num_workers=1)
     assert not list(tmp_path.rglob("dataset_info.json"))
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "store_video", with_its_folder)
+        patch.setattr(preparation, "write_records", with_its_folder)
         with pytest.raises(InputError, match=r"^The folder .* is gone: is its disk"):
             folder(shutil.copytree(made_clips, tmp_path / "others"), tmp_path / "data", num_workers=1)
-    monkeypatch.setattr(preparation, "store_video", removed_meanwhile)
+    monkeypatch.setattr(preparation, "write_records", removed_meanwhile)
     data = folder(clips, tmp_path / "data", num_workers=1)
     left_out = {name: reason for split in data.left_out.values() for name, reason in split.items()}
     assert left_out == {"down/1.mp4": "No such file or directory"}

@@ -10,12 +10,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from input_pipeline import VideoDataset, open_dataset
-from input_pipeline._tensorflow import tfds
+from input_pipeline._tensorflow import tf, tfds
 from input_pipeline.builders import BUILDERS, own_config
 from input_pipeline.moving_digits import MovingDigits
 from input_pipeline.video_builder import VideoConfig
 from tests.input_pipeline.miniatures import MINIATURES, OPTIONS, csv, folder, make_folder, make_kinetics, video
-from timesformer_jax.datasets import LAYOUTS, Entry, Listing, Storage
+from timesformer_jax.datasets import LAYOUTS, Entry, Listing, Storage, store_video
+from timesformer_jax.datasets.storing import Labelled, write_records
 from timesformer_jax.errors import InputError
 
 
@@ -220,6 +221,24 @@ def test_examples_are_what_the_files_say(tmp_path: Path):
     assert len(features["video"].bytes_list.value) == 12
     assert (features["height"].int64_list.value[0], features["width"].int64_list.value[0]) == (16, 20)
     assert data.encode_label(features) == np.int32(1)
+
+
+@pytest.mark.parametrize(("codec", "labels"), [("jpeg", ["b é"]), ("h264", ["b é"]), ("h264", ["b é", "a"]), ("h264", [])])
+def test_records_are_what_tfds_writes(tmp_path: Path, codec: str, labels: list[str]):
+    """Bit by bit, once the map of the features is sorted."""
+    several = labels != ["b é"]
+    config = VideoConfig(name="x", storage=Storage(codec=codec, short_side=16), several=several)
+    builder = BUILDERS["video_list"](data_dir=str(tmp_path), config=config)
+    features: Any = builder.info.features
+    (features["labels"].feature if several else features["label"]).names = ["a", "b é"]
+    entry = Entry(name="zwölf.mp4", path=video(tmp_path / "zwölf.mp4"), labels=tuple(labels))
+    stored = store_video(entry, config.storage)
+    labelled = Labelled(entry, tuple(["a", "b é"].index(label) for label in labels))
+    theirs = features.serialize_example(features.encode_example(builder._example(entry, 0, stored[0])))
+    written = write_records(labelled, config.storage, several=several, folder=str(tmp_path))
+    (ours,) = [record.numpy() for record in tf.data.TFRecordDataset(written.path)]
+    assert ours == tf.train.Example.FromString(theirs).SerializeToString(deterministic=True)
+    assert written.lengths == [len(ours)]
 
 
 ODD = ["run", "run ", " ", "a\n\x1b[31m", r"a\n", "قفز", r"run\u0020"]

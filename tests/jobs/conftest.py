@@ -1,5 +1,6 @@
 """What all tests of jobs share."""
 
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,3 +15,11 @@ def without_the_line_on_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The jobs' own words are what is compared here; tests/test_devices.py has the line."""
     for module in COMPUTING:
         monkeypatch.setattr(module, "print_devices", lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where jobs keep what they have found so far."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder

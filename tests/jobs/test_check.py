@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from timesformer_jax.__main__ import main
+from timesformer_jax.jobs import check
 
 
 def test_a_folder_and_what_cannot_be_read_in_it(
@@ -112,3 +113,55 @@ def test_what_a_data_set_leaves_out_is_named(tmp_path: Path, made_clips: Path, c
         "Videos in more than one split, so that evaluation sees what training has seen: 1 "
         "(train/across/1.mp4 = val/across/0.mp4 in train and val).",
     ]
+
+
+def test_a_check_that_was_stopped_continues(
+    tmp_path: Path, made_clips: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """What was found before is told again, not read again, unless its file has changed; findings are told as they come."""
+    clips = shutil.copytree(made_clips, tmp_path / "clips")
+    (clips / "across" / "0.mp4").write_bytes(b"")
+    original, read = check.map_in_processes, []
+
+    def five(inspect, entries, **options):
+        for entry, found in original(inspect, entries, **options):
+            if len(read) == 5:
+                raise KeyboardInterrupt
+            read.append(entry.name)
+            yield entry, found
+
+    monkeypatch.setattr(check, "map_in_processes", five)
+    assert main(["check", str(clips)]) == 130
+    out, err = capsys.readouterr()
+    assert out == "can't be read: across/0.mp4: the file is empty\n"
+    assert "The check has stopped; the same command continues it." in err
+    (journal,) = own_cache.rglob("*.jsonl")
+    journal.write_bytes(journal.read_bytes() + b'["cut')
+    (clips / read[1]).touch()
+
+    def note(inspect, entries, **options):
+        for entry, found in original(inspect, entries, **options):
+            read.append(entry.name)
+            yield entry, found
+
+    monkeypatch.setattr(check, "map_in_processes", note)
+    assert main(["check", str(clips)]) == 1
+    out, err = capsys.readouterr()
+    assert "4 of 12 videos were checked before." in err
+    assert out.splitlines()[:2] == ["can't be read: across/0.mp4: the file is empty", "all: 11 of 12 videos can be read."]
+    assert sorted(read[5:]) == sorted({*read[5:]}) == sorted([read[1], *({*read} - {*read[:5]})])
+    assert not list(own_cache.rglob("*.jsonl"))
+
+
+def test_of_a_million_absent_videos_ten_are_named(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+    names = [f"absent/{number:03d}.mp4" for number in range(300)]
+    for split in ("train", "val"):
+        lines = ["path,label", "across/1.mp4,a", "down/1.mp4,b", *(f"{name},a" for name in names)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines))
+    lists = [f"--{split}={tmp_path / f'{split}.csv'}" for split in ("train", "val")]
+    assert main(["check", str(made_clips), "--dataset=video_list", *lists]) == 1
+    out = capsys.readouterr().out
+    assert out.count("absent/") == 20
+    assert out.count("and 290 more that are listed and aren't there; --json names all of them") == 2
+    assert main(["check", str(made_clips), "--dataset=video_list", *lists, "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["train"]["unreadable"]) == 300

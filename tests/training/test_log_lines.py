@@ -2,7 +2,8 @@
 
 import pytest
 
-from timesformer_jax.training.log_lines import accuracy_text, duration, number, step_line
+from timesformer_jax.progress import duration, number
+from timesformer_jax.training.log_lines import accuracy_text, step_line
 
 
 def test_step_line_has_everything_that_is_known():

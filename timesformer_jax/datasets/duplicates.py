@@ -54,21 +54,26 @@ def _resolved(path: Path, folders: dict[str, str]) -> str:
 
 
 def _compare(uses: list[tuple[str, Entry]]) -> Iterator[tuple[str, str]]:
-    """Kinds of duplicates among the entries of one file, each with its example."""
-    for number, (split, entry) in enumerate(uses):
-        for other_split, other in uses[:number]:
-            if not _overlap(entry, other):
-                continue
+    """Kinds of duplicates among the entries of one file, each with its example.
+
+    By their starts, so that the many pieces of a long video are compared with those alone that haven't ended; of these only the
+    last to end of each split and labels is kept.
+    """
+    running: dict[tuple[str, frozenset[str]], Entry] = {}
+    for split, entry in sorted(uses, key=lambda use: use[1].start or 0.0):
+        labels = frozenset(entry.labels)
+        running = {key: other for key, other in running.items() if _end(other) > (entry.start or 0.0)}
+        for (other_split, other_labels), other in running.items():
             name = entry.name if entry.name == other.name else f"{other.name} = {entry.name}"
             if split != other_split:
                 yield IN_SPLITS, f"{name} in {other_split} and {split}"
-            if set(entry.labels) != set(other.labels):
+            if labels != other_labels:
                 yield WITH_LABELS, f"{name} as {' + '.join(other.labels)} and as {' + '.join(entry.labels)}"
             elif split == other_split:
                 yield IN_ONE_SPLIT, f"{name} in {split}"
+        if (key := (split, labels)) not in running or _end(entry) > _end(running[key]):
+            running[key] = entry
 
 
-def _overlap(one: Entry, other: Entry) -> bool:
-    starts = [entry.start or 0.0 for entry in (one, other)]
-    ends = [math.inf if entry.end is None else entry.end for entry in (one, other)]
-    return max(starts) < min(ends)
+def _end(entry: Entry) -> float:
+    return math.inf if entry.end is None else entry.end

@@ -17,6 +17,9 @@ from timesformer_jax.errors import InputError
 Item = TypeVar("Item")
 
 PR_SET_PDEATHSIG = 1
+WINDOW = 32
+"""Items per worker that are under way, or done and waiting for an earlier one."""
+_NONE: Any = object()
 LOOK = 1.0
 """Seconds between two looks of a worker for its parent."""
 
@@ -28,57 +31,75 @@ class CrashError(InputError):
         super().__init__("the process that read it died")
 
 
+class _Task:
+    """An item, with the future of its outcome, or with the outcome."""
+
+    def __init__(self, item: Any):
+        self.item = item
+        self.future: Future | None = None
+        self.outcome: Any = _NONE
+
+    def is_lost(self) -> bool:
+        """Whether it was under way, or about to be, when a process died."""
+        from loky.process_executor import TerminatedWorkerError
+
+        if self.outcome is not _NONE:
+            return False
+        return self.future is None or not self.future.done() or isinstance(self.future.exception(), TerminatedWorkerError)
+
+
 def map_in_processes(
     function: Callable[[Item], Any], items: Iterable[Item], *, num_workers: int = 0
 ) -> Iterator[tuple[Item, Any]]:
     """(item, `function(item)`) for every item, in order; the `InputError` that it raised, or a `CrashError`, instead of a
     result.
 
-    `num_workers`: 0 for one a core. A few items more than that are under way at any time. An item over which a process dies
-    costs itself alone.
+    `num_workers`: 0 for one a core. Up to `WINDOW` items per worker are under way or wait for an earlier one, so that an item
+    that takes long doesn't hold up the others; results should be small. An item over which a process dies costs itself alone.
     """
     from loky import cpu_count, get_reusable_executor
     from loky.process_executor import TerminatedWorkerError
 
     num_workers = num_workers or cpu_count()
-    remaining, pending = iter(items), deque[tuple[Item, Future]]()
+    remaining, pending = iter(items), deque[_Task]()
     # The signal comes when the thread that started the worker ends, so it is of use if that is the main thread.
     signalled = threading.current_thread() is threading.main_thread()
     options: dict[str, Any] = {"timeout": 60, "initializer": end_with_parent, "initargs": (os.getpid(), signalled)}
     executor = get_reusable_executor(num_workers, **options)
 
-    def fill() -> None:
-        while len(pending) < 2 * num_workers:
-            try:
-                item = next(remaining)
-            except StopIteration:
-                return
-            pending.append((item, executor.submit(_outcome, function, item)))
+    def submit(task: _Task) -> None:
+        task.future = executor.submit(_outcome, function, task.item)
+
+    def take_alone(task: _Task) -> None:
+        try:
+            task.outcome = get_reusable_executor(1, **options).submit(_outcome, function, task.item).result()
+        except TerminatedWorkerError:
+            task.outcome = CrashError()
 
     try:
-        fill()
-        while pending:
-            item, future = pending.popleft()
+        while True:
             try:
-                result = future.result()
+                while len(pending) < WINDOW * num_workers and (item := next(remaining, _NONE)) is not _NONE:
+                    pending.append(_Task(item))
+                    submit(pending[-1])
+                if not pending:
+                    return
+                task = pending[0]
+                outcome = task.future.result() if task.outcome is _NONE and task.future else task.outcome
             except TerminatedWorkerError:
-                # Whose fault it was is found out by taking everyone who was under way alone.
-                suspects = [item, *(other for other, _ in pending)]
-                pending.clear()
-                for suspect in suspects:
-                    try:
-                        alone = get_reusable_executor(1, **options)
-                        yield suspect, alone.submit(_outcome, function, suspect).result()
-                    except TerminatedWorkerError:
-                        yield suspect, CrashError()
+                # Workers take items in order, so whose fault it was is found out by taking the first lost ones alone.
+                lost = [task for task in pending if task.is_lost()]
+                for task in lost[: 2 * num_workers]:
+                    take_alone(task)
                 executor = get_reusable_executor(num_workers, **options)
-                fill()
+                for task in lost[2 * num_workers :]:
+                    submit(task)
                 continue
-            fill()
-            yield item, result
+            yield pending.popleft().item, outcome
     finally:
-        for _, future in pending:
-            future.cancel()
+        for task in pending:
+            if task.future is not None:
+                task.future.cancel()
 
 
 def end_with_parent(parent: int, signalled: bool) -> None:

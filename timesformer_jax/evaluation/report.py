@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import importlib.resources
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -83,6 +84,8 @@ AVERAGE_TITLES = {
 }
 
 LOGARITHMIC = ("loss",)
+MOST_UNREADABLE = 100
+"""Videos that can't be read of which so many are named: a list may have a million that aren't there."""
 
 
 def class_rows(confusion: Int[ndarray, "classes classes"], names: Sequence[str]) -> list[ClassRow]:
@@ -117,6 +120,7 @@ def render_report(report: Report) -> str:
     by_average = {first: results["by_average"][first], **results["by_average"]}
     return environment.from_string(template).render(
         report=report,
+        unreadable=dict(itertools.islice(report.unreadable.items(), MOST_UNREADABLE)),
         results=results,
         metrics={name: shown for name, shown in TITLES.items() if name in results},
         averages=AVERAGE_TITLES,

@@ -9,10 +9,11 @@ import argparse
 import functools
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from timesformer_jax import __version__
 from timesformer_jax.datasets import (
     EXPECTED_CLASSES,
     LAYOUTS,
@@ -23,12 +24,17 @@ from timesformer_jax.datasets import (
     inspect_video,
     map_in_processes,
 )
+from timesformer_jax.datasets.fingerprints import facts_of_all
 from timesformer_jax.errors import InputError
+from timesformer_jax.jobs.journal import Journal, keys_of
 from timesformer_jax.jobs.videos import add_limit_arguments, limits_of
 from timesformer_jax.printable import as_utf8, printable, stdout_encoding, to_json
+from timesformer_jax.progress import Progress
 from timesformer_jax.video import FolderContents
 from timesformer_jax.video.finding import BROKEN_LINKS
 
+EXAMPLES = 10
+"""Videos that are listed and aren't there, of which so many are named in a split."""
 NOWHERE = "it is a link that leads nowhere"
 
 
@@ -44,31 +50,35 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
     job.add_argument("--fold", type=int, help="ucf101 and hmdb51: number of the official split (default: 1)")
     job.add_argument("--num-workers", type=int, default=0, help="processes that read videos (default: one per core)")
     add_limit_arguments(job)
+    job.add_argument("--restart", action="store_true", help="don't continue a check that was stopped, begin again")
     job.add_argument("--json", action="store_true", help="print the report as JSON, with the figures of every video")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what is there, each video that can't be read, and each kind of file that was skipped (to stderr with --json).
+    """Prints each video that can't be read when it is found, and then what is there and each kind of file that was skipped.
 
-    Returns 1 if a video can't be read or a link leads nowhere, else 0.
+    With --json, all but the report goes to stderr. The same command continues a check that was stopped. Returns 1 if a video
+    can't be read or a link leads nowhere, else 0.
     """
-    from tqdm import tqdm
-
-    inspect = functools.partial(inspect_video, limits=limits_of(arguments))
     listing, splits, missing, notes = _entries(arguments)
+    limits = limits_of(arguments)
+    where = [path and path.absolute() for path in (arguments.folder, arguments.train, arguments.val)]
+    journal = Journal("check", (__version__, where, arguments.dataset, arguments.fold, limits))
+    known = {} if arguments.restart else {key: found for key, found in journal.read().items() if _is_finding(found)}
+    journal.begin(anew=not known)
+    check = _Check(functools.partial(inspect_video, limits=limits), journal, known, arguments)
     report: dict[str, Any] = {}
-    total = sum(map(len, splits.values()))
-    with tqdm(total=total, unit="video", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+    try:
         for split, entries in splits.items():
-            facts: dict[str, VideoFacts] = {}
-            unreadable = dict(missing.get(split, {}))
-            for entry, found in map_in_processes(inspect, entries, num_workers=arguments.num_workers):
-                if isinstance(found, InputError):
-                    unreadable[entry.name] = getattr(found, "reason", str(found))
-                else:
-                    facts[entry.name] = found
-                bar.update()
-            report[split] = {"videos": facts, "unreadable": unreadable, "labels": _labels(entries, unreadable)}
+            facts, unreadable = check.look(split if len(splits) > 1 else "", entries)
+            absent = missing.get(split, {})
+            labels = _labels(entries, unreadable)
+            report[split] = {"videos": facts, "unreadable": {**absent, **unreadable}, "labels": labels, "absent": absent}
+    except BaseException:
+        journal.close(complete=False)
+        print("The check has stopped; the same command continues it.", file=sys.stderr)
+        raise
+    journal.close(complete=True)
     if arguments.json:
         print(to_json(_as_json(report), encoding=stdout_encoding(), indent=1))
     else:
@@ -77,6 +87,76 @@ def run(arguments: argparse.Namespace) -> int:
         print(printable(note), file=sys.stderr if arguments.json else sys.stdout)
     amiss = any(split["unreadable"] for split in report.values()) or any(BROKEN_LINKS in note for note in notes)
     return 1 if amiss else 0
+
+
+class _Check:
+    """Reads videos, tells what is wrong with them as it goes, and keeps it in the journal.
+
+    Args:
+      inspect: reads a video.
+      journal: gets every finding.
+      known: those of the run that was stopped.
+      arguments: the job's.
+    """
+
+    def __init__(
+        self, inspect: Callable[[Entry], Any], journal: Journal, known: Mapping[str, Any], arguments: argparse.Namespace
+    ):
+        self._inspect, self._journal, self._known, self._arguments = inspect, journal, known, arguments
+        self._facts: dict[str, VideoFacts] = {}
+        self._unreadable: dict[str, str] = {}
+
+    def look(self, split: str, entries: Sequence[Entry]) -> tuple[dict[str, VideoFacts], dict[str, str]]:
+        """The facts of the videos that can be read, and why the others can't, in the entries' order."""
+        self._facts, self._unreadable = {}, {}
+        keys = dict(zip((entry.name for entry in entries), keys_of(facts_of_all(entries)), strict=True))
+        known = [entry for entry in entries if keys[entry.name] in self._known]
+        rest = [entry for entry in entries if keys[entry.name] not in self._known]
+        if known:
+            print(f"{len(known):,} of {len(entries):,} videos were checked before.", file=sys.stderr)
+        with Progress(len(entries), split, initial=len(known), remark=self._remark, say=_say) as progress:
+            for entry in known:
+                self._take(split, entry.name, self._known[keys[entry.name]])
+            for entry, found in map_in_processes(self._inspect, rest, num_workers=self._arguments.num_workers):
+                finding = getattr(found, "reason", str(found)) if isinstance(found, InputError) else list(found)
+                self._journal.add(keys[entry.name], finding)
+                self._take(split, entry.name, finding)
+                progress.update()
+        facts, unreadable = self._facts, self._unreadable
+        names = [entry.name for entry in entries]
+        return {name: facts[name] for name in names if name in facts}, {
+            name: unreadable[name] for name in names if name in unreadable
+        }
+
+    def _take(self, split: str, name: str, finding: str | list[Any]) -> None:
+        """Count a finding, the reason why a video can't be read or its facts, and tell it if something is wrong."""
+        if isinstance(finding, str):
+            self._unreadable[name] = finding
+            self._tell(f"{split and split + ': '}can't be read: {printable(name)}: {printable(finding)}")
+            return
+        self._facts[name] = facts = VideoFacts(*finding)
+        if facts.num_damaged:
+            where = f"damaged in {facts.num_damaged} place(s), to be used all the same"
+            self._tell(f"{split and split + ': '}{where}: {printable(name)}")
+
+    def _tell(self, line: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stderr if self._arguments.json else sys.stdout)
+        sys.stdout.flush()
+
+    def _remark(self) -> str:
+        return f"{len(self._unreadable)} unreadable so far"
+
+
+def _is_finding(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and len(value) == len(VideoFacts._fields) and all(isinstance(n, int | float) for n in value)
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class _Found(NamedTuple):
@@ -120,7 +200,10 @@ def _labels(entries: Sequence[Entry], unreadable: Mapping[str, str]) -> Counter[
 
 def _as_json(report: Mapping[str, Any]) -> dict[str, Any]:
     videos = {split: {name: facts._asdict() for name, facts in found["videos"].items()} for split, found in report.items()}
-    return {split: {**found, "videos": videos[split]} for split, found in report.items()}
+    return {
+        split: {"videos": videos[split], "unreadable": found["unreadable"], "labels": found["labels"]}
+        for split, found in report.items()
+    }
 
 
 def _print(report: Mapping[str, Any], listing: Listing | None, name: str | None) -> None:
@@ -134,11 +217,10 @@ def _print(report: Mapping[str, Any], listing: Listing | None, name: str | None)
                 ("short side in pixels", sorted(min(video.height, video.width) for video in facts)),
             ):
                 print(f"  {what}: {values[0]} to {values[-1]}, median {values[len(values) // 2]}")
-        for video, where in ((name, facts.num_damaged) for name, facts in found["videos"].items()):
-            if where:
-                print(f"  damaged in {where} place(s), to be used all the same: {printable(video)}")
-        for video, reason in found["unreadable"].items():
+        for video, reason in list(found["absent"].items())[:EXAMPLES]:
             print(f"  can't be read: {printable(video)}: {printable(reason)}")
+        if len(found["absent"]) > EXAMPLES:
+            print(f"  and {len(found['absent']) - EXAMPLES:,} more that are listed and aren't there; --json names all of them")
         if listing is not None:
             lacking = [label for label in listing.label_names if not found["labels"][label]]
             if lacking:

@@ -51,6 +51,7 @@ from timesformer_jax.modeling import TimeSformer
 from timesformer_jax.preemption import watch_preemption
 from timesformer_jax.pretrained import Pretrained, load
 from timesformer_jax.printable import as_utf8, printable
+from timesformer_jax.progress import Progress
 from timesformer_jax.run_lock import locks_released, take_lock
 from timesformer_jax.video import VIDEO_SUFFIXES, Clip
 
@@ -78,8 +79,6 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
 @locks_released()
 def run(arguments: argparse.Namespace) -> int:
     """Writes the features; a video that can't be read is a line on stderr, and makes the exit code 1."""
-    from tqdm import tqdm
-
     check_at_least_1(arguments, "num_clips", "batch_size", "videos_per_shard")
     check_options(arguments.kind, arguments.dtype, arguments.videos_per_shard)
     limits_of(arguments)
@@ -101,13 +100,13 @@ def run(arguments: argparse.Namespace) -> int:
     if left < len(paths):
         print(f"{len(paths) - left} of {len(paths)} video(s) are there already.", file=sys.stderr)
     compute = functools.partial(_compute, pretrained.model, arguments.kind, pretrained.params)
-    bar = tqdm(total=left, unit="video", dynamic_ncols=True, disable=left < 2 or not sys.stderr.isatty())
-    with bar, watch_preemption("the shard under way") as stops:
+    progress = Progress(left, quiet=left < 2, say=lambda line: print(line, file=sys.stderr, flush=True))
+    with progress, watch_preemption("the shard under way") as stops:
         for shard in missing:
             if stops():
                 raise stops.preempted(f"{writer.num_shards - len(writer.missing())} of {writer.num_shards} shards are written")
             rows = ShardRows(arguments.dtype)
-            clips = _clips(pretrained, shards[shard].tolist(), labels, arguments, rows, bar)
+            clips = _clips(pretrained, shards[shard].tolist(), labels, arguments, rows, progress)
             size = max(arguments.batch_size // arguments.num_crops, 1)
             while group := list(itertools.islice(clips, size)):
                 for (name, label, clip), values in zip(group, compute(group, size), strict=False):
@@ -164,7 +163,7 @@ def _clips(
     labels: list[str] | None,
     arguments: argparse.Namespace,
     rows: ShardRows,
-    bar: Any,
+    progress: Progress,
 ) -> Iterator[_Clip]:
     """Every clip of the videos; of those that can't be read, `rows` gets the reason."""
     views_of = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops, "limits": limits_of(arguments)}
@@ -177,8 +176,8 @@ def _clips(
         except InputError as error:
             rows.drop_video(name)
             rows.unreadable[name] = getattr(error, "reason", str(error))
-            bar.write(f"Error: {error}", file=sys.stderr)
-        bar.update()
+            progress.bar.write(f"Error: {error}", file=sys.stderr)
+        progress.update()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

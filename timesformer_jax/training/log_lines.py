@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+from timesformer_jax.progress import duration, number
+
 
 def step_line(
     step: int,
@@ -58,21 +60,3 @@ def epoch_text(epoch: float) -> str:
 def _short(value: float) -> str:
     """5.0e-3."""
     return re.sub(r"e([+-])0*(\d+)", r"e\1\2", f"{value:.1e}").replace("+", "") if value else "0"
-
-
-def number(value: float) -> str:
-    """Three digits, or the whole number: 0.0512, 1.87, 188, 12,345."""
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `3 min`, `2 h 5 min`, `3 d 4 h`: rounded to its two largest units."""
-    minutes = round(seconds / 60)
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
-    hours = round(minutes / 60)
-    return f"{hours // 24} d" + (f" {hours % 24} h" if hours % 24 else "")

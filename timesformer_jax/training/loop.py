@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from timesformer_jax.preemption import Preempted, watch_preemption
+from timesformer_jax.progress import duration, number
 from timesformer_jax.training.checkpoints import Checkpoints
 from timesformer_jax.training.clock import DeviceClock
-from timesformer_jax.training.log_lines import accuracy_text, duration, number, step_line
+from timesformer_jax.training.log_lines import accuracy_text, step_line
 from timesformer_jax.training.memory import out_of_memory_told
 from timesformer_jax.training.mesh import to_devices
 from timesformer_jax.training.step import Metrics, TrainState

@@ -3,12 +3,13 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from stat import S_ISDIR
+from typing import Any
 
-from timesformer_jax.datasets import Entry
+from timesformer_jax.datasets.entries import Entry
 from timesformer_jax.video import PICTURE_SUFFIXES
 
 THREADS, PATHS_AT_ONCE = 16, 512
@@ -20,9 +21,13 @@ def measure_all(paths: Sequence[Path]) -> list[tuple[int | str, int | str]]:
 
     Of a folder of pictures, digests of those of every picture. A file that is gone has neither, ("", "").
     """
-    runs = [paths[first : first + PATHS_AT_ONCE] for first in range(0, len(paths), PATHS_AT_ONCE)]
+    return _in_threads(_measure, paths)
+
+
+def _in_threads(look: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    runs = [items[first : first + PATHS_AT_ONCE] for first in range(0, len(items), PATHS_AT_ONCE)]
     with ThreadPoolExecutor(THREADS) as pool:
-        return [found for run in pool.map(lambda run: [_measure(path) for path in run], runs) for found in run]
+        return [found for run in pool.map(lambda run: [look(item) for item in run], runs) for found in run]
 
 
 def _measure(path: Path) -> tuple[int | str, int | str]:
@@ -48,6 +53,11 @@ def _pictures(path: Path) -> list[tuple[str, int, int]]:
 
 def _digest(facts: object) -> str:
     return hashlib.sha256(ascii(facts).encode()).hexdigest()
+
+
+def facts_of_all(entries: Sequence[Entry]) -> list[str]:
+    """`facts_of` each."""
+    return _in_threads(facts_of, entries)
 
 
 def facts_of(entry: Entry) -> str:
