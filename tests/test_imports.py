@@ -101,6 +101,7 @@ def test_what_is_imported_is_pinned():
         "tensorflow": "tensorflow-cpu",
         "orbax": "orbax-checkpoint",
         "PIL": "pillow",
+        "yaml": "pyyaml",
     }
     ours = {"timesformer_jax", "input_pipeline", "experiment", "configs", "main", "tests", "benchmarks"}
     rooms = [room for room in ROOT.iterdir() if room.is_dir() and not room.name.startswith(".")]
@@ -128,7 +129,7 @@ GROUND = {
     f"timesformer_jax.{name}"
     for name in (
         *("_typing", "atomic_write", "devices", "digests", "errors", "extras", "interpolation", "labels", "os_errors"),
-        *("peers", "preemption", "printable", "processes", "progress", "quiet_orbax", "run_lock", "state_files"),
+        *("peers", "preemption", "printable", "processes", "progress", "quiet_orbax", "run_lock", "state_files", "version"),
     )
 }
 

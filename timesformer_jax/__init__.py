@@ -19,11 +19,12 @@ from timesformer_jax.modeling import (
 )
 from timesformer_jax.pretrained import ZOO, Pretrained, convert, load, save, save_huggingface
 from timesformer_jax.printable import PrintableArguments
+from timesformer_jax.version import VERSION
 from timesformer_jax.video import Preprocess
 
 logging.getLogger("timesformer_jax").addFilter(PrintableArguments())
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "INITIALIZATIONS",
     "SCHEMES",

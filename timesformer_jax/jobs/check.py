@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from timesformer_jax import __version__
 from timesformer_jax.datasets import (
     EXPECTED_CLASSES,
     LAYOUTS,
@@ -30,6 +29,7 @@ from timesformer_jax.jobs.journal import Journal, keys_of
 from timesformer_jax.jobs.videos import add_limit_arguments, limits_of
 from timesformer_jax.printable import as_utf8, printable, stdout_encoding, to_json
 from timesformer_jax.progress import Progress
+from timesformer_jax.version import VERSION
 from timesformer_jax.video import FolderContents
 from timesformer_jax.video.finding import BROKEN_LINKS
 
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     listing, splits, missing, notes = _entries(arguments)
     limits = limits_of(arguments)
     where = [path and path.absolute() for path in (arguments.folder, arguments.train, arguments.val)]
-    journal = Journal("check", (__version__, where, arguments.dataset, arguments.fold, limits))
+    journal = Journal("check", (VERSION, where, arguments.dataset, arguments.fold, limits))
     known = {} if arguments.restart else {key: found for key, found in journal.read().items() if _is_finding(found)}
     journal.begin(anew=not known)
     check = _Check(functools.partial(inspect_video, limits=limits), journal, known, arguments)

@@ -128,7 +128,7 @@ class QueryKeyValue(nn.Module):
 
         kernel = self.param("kernel", init_kernel)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        return Projections(*(array.astype(self.dtype) for array in (x, kernel, bias)))
+        return Projections(*(jnp.asarray(array, self.dtype) for array in (x, kernel, bias)))
 
 
 def attention_weights(

@@ -59,7 +59,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        return layer_norm(self.epsilon, x, scale, bias)
+        return layer_norm(self.epsilon, x, jnp.asarray(scale), jnp.asarray(bias))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

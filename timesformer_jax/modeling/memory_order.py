@@ -1,8 +1,13 @@
 """A word to the compiler about the order of an array in memory."""
 
+import functools
+import string
+from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax._src import dispatch
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -22,11 +27,28 @@ def row_major(x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
 def _lower(context: mlir.LoweringRuleContext, x: Any) -> Any:
     if getattr(context.module_context.lowering_parameters, "for_export", False):
         return [x]
-    order = Layout(tuple(range(context.avals_in[0].ndim)))  # pyright: ignore[reportAttributeAccessIssue]
-    return mlir.lower_fun(lambda x: with_layout_constraint(x, order), multiple_results=False)(context, x)
+    return mlir.lower_fun(_constrain_on_each_device(context.avals_in[0].ndim), multiple_results=False)(context, x)
+
+
+@functools.cache
+def _constrain_on_each_device(rank: int) -> Callable[[Array], Array]:
+    """The constraint for arrays of so many axes; XLA by itself would gather what it constrains."""
+
+    def constrain(x: Array) -> Array:
+        return with_layout_constraint(x, Layout(tuple(range(rank))))
+
+    def partition(mesh: Any, arguments: Any, result: Any) -> Any:
+        return mesh, constrain, arguments[0].sharding, (arguments[0].sharding,)
+
+    split = custom_partitioning(constrain)
+    axes = " ".join(string.ascii_lowercase[:rank])
+    split.def_partition(partition=partition, sharding_rule=f"{axes} -> {axes}")
+    return split
 
 
 _row_major = Primitive("row_major")
+# JAX tells the devices only to operations that are known to need them while they are lowered.
+dispatch.prim_requires_devices_during_lowering.add(_row_major)
 _row_major.def_impl(jax.jit(lambda x: x))
 _row_major.def_abstract_eval(lambda x: x)
 ad.deflinear2(_row_major, lambda gradient, _: [gradient if type(gradient) is ad.Zero else row_major(gradient)])
