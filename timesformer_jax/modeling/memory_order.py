@@ -27,7 +27,8 @@ def row_major(x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
 def _lower(context: mlir.LoweringRuleContext, x: Any) -> Any:
     if getattr(context.module_context.lowering_parameters, "for_export", False):
         return [x]
-    return mlir.lower_fun(_constrain_on_each_device(context.avals_in[0].ndim), multiple_results=False)(context, x)
+    aval: Any = context.avals_in[0]
+    return mlir.lower_fun(_constrain_on_each_device(aval.ndim), multiple_results=False)(context, x)
 
 
 @functools.cache
