@@ -189,6 +189,7 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch, dtype: Any, num_tokens
     assert ("cudnn" in traced) == (num_tokens == 257)
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # docs/decisions.md
 def test_the_kernel_is_in_the_program_of_a_gpu_alone():
     """Compiled for another machine than this one."""
     model = tsf.TimeSformer(**{**TINY, "embed_dim": 32}, dtype=jnp.bfloat16)
