@@ -1,6 +1,6 @@
 """How listing, preparing and opening data grow with their number: 1,000 to 1.2 million videos.
 
-    python benchmarks/data_at_scale.py                       all sizes, under ten minutes on two cores
+    python benchmarks/data_at_scale.py                       all sizes, eight minutes of processor time
     python benchmarks/data_at_scale.py --sizes 1000 30000    some of them
 
 Makes what it needs: hard links of a few small videos (up to 240,000; 1.2 million are five pieces of each), and lists of absent

@@ -3,7 +3,7 @@
 import functools
 import string
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax._src import dispatch
@@ -24,10 +24,16 @@ def row_major(x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
     return _row_major.bind(x)
 
 
+SPLIT = ("cuda", "cpu")
+"""Platforms where the constraint is known to work for arrays that are split over devices."""
+
+
 def _lower(context: mlir.LoweringRuleContext, x: Any) -> Any:
-    if getattr(context.module_context.lowering_parameters, "for_export", False):
+    module, aval = context.module_context, cast(Any, context.avals_in[0])
+    exported = getattr(module.lowering_parameters, "for_export", False)
+    devices = getattr(module.axis_context, "num_devices", 1)
+    if exported or (devices != 1 and not set(module.platforms) <= set(SPLIT)):
         return [x]
-    aval: Any = context.avals_in[0]
     return mlir.lower_fun(_constrain_on_each_device(aval.ndim), multiple_results=False)(context, x)
 
 
