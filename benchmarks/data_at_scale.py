@@ -5,7 +5,7 @@
 
 Makes what it needs: hard links of a few small videos (up to 240,000; 1.2 million are five pieces of each), and lists of absent
 ones. Nothing is decoded but for a few clips. Preparing means everything but encoding, with the same small record for every
-video, in as many parts as records of 7 MB would have. Every operation runs in a process of its own. Seconds are of processor
+video, in as many parts as records of 7 MB would have. Each operation runs in its own process. Seconds are of processor
 time, so that other work on the machine doesn't count; memory is what an operation adds at most to what the imports take. Growth
 is the exponent between the two largest sizes: 1 is linear, 2 quadratic. Linux.
 """
@@ -306,7 +306,7 @@ OF_FILES = ("list a folder",)
 
 
 def measure(operation: Operation, world: World) -> Figure:
-    """Run in a process of its own.
+    """Run in its own process.
 
     Raises:
       RuntimeError: if the operation fails.

@@ -207,8 +207,8 @@ def _cudnn(qkv: Projections, mask: Mask, queries: slice) -> Array:
     if not _takes_cudnn(qkv, mask):
         raise InputError(
             "attention_implementation 'cudnn' needs an NVIDIA GPU, dtype bfloat16 or float16, a head size (embed_dim / "
-            f"num_heads) that 8 divides, at most 128, and neither frame masks nor padded groups; got {qkv.x.dtype}, "
-            f"{qkv.kernel.shape[-1]}, {'a mask' if mask is not None else 'no mask'}. Use 'auto', 'xla' or 'chunked'."
+            f"num_heads) that 8 divides, at most 128, and neither frame masks nor padded groups; {_got(qkv, mask)}. "
+            "Use 'auto', 'xla' or 'chunked'."
         )
     # JAX refuses to differentiate odd lengths, so they are padded by a token that is told to be none.
     batch, groups, length, _ = qkv.x.shape
@@ -224,6 +224,11 @@ def _cudnn(qkv: Projections, mask: Mask, queries: slice) -> Array:
             f"attention_implementation 'cudnn' needs an NVIDIA GPU ({error}) Use 'auto', 'xla' or 'chunked'."
         ) from error
     return mixed.reshape(batch, groups, *mixed.shape[1:])[:, :, :length][:, :, queries]
+
+
+def _got(qkv: Projections, mask: Mask) -> str:
+    """For errors: dtype, head size, tokens of a group, and whether there is a mask."""
+    return f"got {qkv.x.dtype}, {qkv.kernel.shape[-1]}, {qkv.x.shape[2]}, {'no mask' if mask is None else 'a mask'}"
 
 
 def has_cudnn() -> bool:
@@ -244,8 +249,7 @@ def _fused(qkv: Projections, mask: Mask, queries: slice) -> Array:
     if not _takes_fused(qkv, mask):
         raise InputError(
             "attention_implementation 'fused' needs dtype bfloat16 or float16, a head size (embed_dim / num_heads) of 16, 32, "
-            f"64 or 128, groups of at most {LONGEST} tokens, and neither frame masks nor padded groups; "
-            f"got {qkv.x.dtype}, {qkv.kernel.shape[-1]}, {qkv.x.shape[2]}, {'a mask' if mask is not None else 'no mask'}. "
+            f"64 or 128, groups of at most {LONGEST} tokens, and neither frame masks nor padded groups; {_got(qkv, mask)}. "
             "Use 'auto' or 'xla'."
         )
     mixed = jax.lax.platform_dependent(

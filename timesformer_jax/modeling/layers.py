@@ -72,6 +72,10 @@ def layer_norm(
     itself, automatic differentiation keeps float32 copies and takes the sums in many pieces.
     """
     mean, rate = _statistics(epsilon, x)
+    return _affine(x, mean, rate, scale, bias)
+
+
+def _affine(x: Array, mean: Array, rate: Array, scale: Array, bias: Array) -> Array:
     return (_standardize(x, mean, rate) * _wide(scale, x) + _wide(bias, x)).astype(x.dtype)
 
 
@@ -102,8 +106,7 @@ def _layer_norm_derivative(epsilon: float, primals: tuple[Any, ...], tangents: t
         dnormal = (dx - dx.mean(axis=-1, keepdims=True) - normal * (normal * dx).mean(axis=-1, keepdims=True)) * rate
         return (dnormal * _wide(scale, x) + normal * _wide(dscale, x) + _wide(dbias, x)).astype(x.dtype)
 
-    output = (_standardize(x, mean, rate) * _wide(scale, x) + _wide(bias, x)).astype(x.dtype)
-    return output, derivative(x, mean, rate, scale, *tangents)
+    return _affine(x, mean, rate, scale, bias), derivative(x, mean, rate, scale, *tangents)
 
 
 def mlp_width(dim: int, mlp_ratio: float) -> int:
