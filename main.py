@@ -89,13 +89,13 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
     Raises:
         InputError: For input that can't work.
     """
+    from experiment.evaluate import evaluate
     from experiment.features import check_features, write_features
     from experiment.follow import follow_weights
     from experiment.probe import check_probe, probe
     from experiment.report import check_report, report
     from experiment.setup import LOCKS, Job, lock_of
     from experiment.show import show
-    from experiment.testing import test
     from experiment.train import adjust, train
     from input_pipeline import SharePrepared
     from timesformer_jax.features import folder_at
@@ -156,7 +156,7 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
         elif mode == "report":
             report(job)
         else:
-            test(job, *job.restore_params())
+            evaluate(job, *job.restore_params())
     finally:
         job.checkpoints.close()
     if left_out := sum(job.data.num_left_out.values()):

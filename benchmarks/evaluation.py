@@ -87,7 +87,7 @@ def measure(root: Path, turns: int) -> None:
     import jax
 
     import timesformer_jax as tsf
-    from input_pipeline import ClipOptions, PixelOptions, open_dataset, prepare_test, test_batches
+    from input_pipeline import ClipOptions, EvalViews, PixelOptions, eval_batches, open_dataset, prepare_eval
     from timesformer_jax import evaluation, training
 
     options = ClipOptions(num_frames=8, crop_size=224, sampling="uniform", sampling_rate=32.0, short_side=(256, 320))
@@ -97,12 +97,12 @@ def measure(root: Path, turns: int) -> None:
 
     def batches_of(storage: str) -> Callable[[], Any]:
         data = open_dataset(**folder, storage=storage, short_side=256, data_dir=str(root / storage))
-        return lambda: test_batches(data, "val", options, batch_size=BATCH, num_clips=CLIPS, num_crops=CROPS)
+        return lambda: eval_batches(data, "val", options, batch_size=BATCH, views=EvalViews(num_clips=CLIPS, num_crops=CROPS))
 
     def score_of(fields: dict[str, int]) -> tuple[Any, Any]:
         model = tsf.TimeSformer(num_classes=400, image_size=224, num_frames=8, **fields)
         params = jax.jit(model.init)(jax.random.key(0), jax.numpy.zeros((1, 8, 224, 224, 3)))["params"]
-        return evaluation.make_score_fn(model=model, prepare=functools.partial(prepare_test, options=pixels), mesh=mesh), params
+        return evaluation.make_score_fn(model=model, prepare=functools.partial(prepare_eval, options=pixels), mesh=mesh), params
 
     def row(name: str, batches: Callable[[], Any], score: Any, params: Any) -> float:
         """One line of the table; the seconds of a batch's decoding."""

@@ -120,7 +120,7 @@ def main() -> None:
 def measure(root: Path, num_batches: int) -> None:
     import numpy as np
 
-    from input_pipeline import ClipOptions, open_dataset, test_batches, training_batches
+    from input_pipeline import ClipOptions, EvalViews, eval_batches, open_dataset, training_batches
     from input_pipeline._tensorflow import tf
     from timesformer_jax.video import clip_frames
 
@@ -202,7 +202,7 @@ def measure(root: Path, num_batches: int) -> None:
     for clips, crops in ((1, 1), (1, 3), (5, 3)):
         figures = []
         for each in data.values():
-            views = test_batches(each, "val", options, batch_size=clips, num_clips=clips, num_crops=crops)
+            views = eval_batches(each, "val", options, batch_size=clips, views=EvalViews(num_clips=clips, num_crops=crops))
             next(views)  # starts the threads
             began = time.perf_counter()
             count = sum(1 for _ in views)

@@ -1,5 +1,6 @@
 """`--mode=features`: what the frozen model says of every video of some splits, in shards on disk."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import timesformer_jax as tsf
 from experiment.follow import make_model
 from experiment.frozen import check_frozen, frozen
 from experiment.setup import SPLITS, Job, describe_preprocess
-from input_pipeline import prepare_test
+from input_pipeline import EvalViews, prepare_eval
 from timesformer_jax import training
 from timesformer_jax.evaluation.multi_view import NOT_FOR_DEVICES
 from timesformer_jax.features import (
@@ -68,14 +69,14 @@ def write_features(job: Job) -> None:
 
 
 def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> None:
-    options, views = job.config.features, {name: job.config.eval[name] for name in ("num_clips", "num_crops")}
+    options, views = job.config.features, job.views
     num_videos, tiled = job.data.num_videos(split), job.clips.placement == "tiled"
     num_shards = count_shards(
         num_videos,
         job.model,
         kind=options.kind,
         dtype=options.dtype,
-        rows_per_video=(TILED_CLIPS if tiled else views["num_clips"]) * views["num_crops"],
+        rows_per_video=(TILED_CLIPS if tiled else views.num_clips) * views.num_crops,
         videos_per_shard=options.videos_per_shard,
     )
     description = describe_features(
@@ -86,7 +87,7 @@ def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> N
         source=source["backbone"],
         step=source["backbone_step"],
         preprocess=job.preprocess,
-        **views,
+        **dataclasses.asdict(views),
         label_names=job.data.label_names,
         videos={"data_set": job.data.builder.info.full_name, "split": split, "listed": num_videos},
     )
@@ -131,15 +132,15 @@ def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> N
 
 def make_feature_fn(job: Job, kind: str) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
     """A jitted function (params, batch of `B` clips) -> their features, `[B, crops, ...]`, split as the batch is."""
-    mesh, prepare = job.mesh, functools.partial(prepare_test, options=job.pixels)
+    mesh, prepare = job.mesh, functools.partial(prepare_eval, options=job.pixels)
 
     def compute(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         with split_activations(mesh):
             found = extract(job.model, params, split_clips(prepare(batch), mesh), kind)
         return found.reshape(len(batch["video"]), -1, *found.shape[1:]).astype(jax.numpy.float32)
 
-    split, shapes = training.split_batch(mesh), parameter_shapes(job.model)
-    return jax.jit(compute, in_shardings=(training.place(shapes, shapes, mesh), split), out_shardings=split)
+    split, shapes = training.batch_sharding(mesh), parameter_shapes(job.model)
+    return jax.jit(compute, in_shardings=(training.sharding_of(shapes, shapes, mesh), split), out_shardings=split)
 
 
 def turns(missing: list[int], share: Share) -> Iterator[tuple[int, bool]]:
@@ -162,11 +163,11 @@ def _agreed(missing: list[int], num_shards: int) -> list[int]:
 
 
 def _rows(
-    job: Job, params: Any, compute: Callable[..., jax.Array], split: str, views: dict[str, int], part: tuple[int, int]
+    job: Job, params: Any, compute: Callable[..., jax.Array], split: str, views: EvalViews, part: tuple[int, int]
 ) -> ShardRows:
     """The features of a shard's videos: shard k of N has the videos k, k + N, k + 2 N, ... of the split."""
     rows = ShardRows(job.config.features.dtype)
-    spec = training.split_batch(job.mesh).spec
+    spec = training.batch_sharding(job.mesh).spec
     waiting: list[tuple[dict[str, np.ndarray], jax.Array]] = []
 
     def take() -> None:
@@ -176,7 +177,7 @@ def _rows(
             name = batch["name"][i].decode(errors="replace")
             rows.add_clip(name, values[i], seconds=float(batch["seconds"][i, 0]), label=batch["label"][i])
 
-    for batch in job.test_batches(split, **views, part=part):
+    for batch in job.eval_batches(split, views, part):
         given = {name: batch[name] for name in batch.keys() - NOT_FOR_DEVICES}
         waiting.append((batch, compute(params, training.to_devices(given, job.mesh))))
         if len(waiting) > 1:  # one stays in flight, while its successor's videos are decoded

@@ -42,5 +42,5 @@ def frozen(job: Job) -> tuple[Any, dict[str, Any]]:
     pretrained = job.load_init_from()
     log.info("Frozen: the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
     params = jax.device_get(pretrained.params)
-    placed = jax.device_put(params, training.place(params, params, job.mesh))
+    placed = jax.device_put(params, training.sharding_of(params, params, job.mesh))
     return placed, {"backbone": config.init_from, "backbone_step": None}

@@ -17,7 +17,7 @@ from experiment.follow import make_model
 from experiment.frozen import check_frozen, frozen
 from experiment.probe_plan import ProbePlan, describe_edges, plan_probe
 from experiment.setup import Job
-from input_pipeline import prepare_test
+from input_pipeline import EvalViews, prepare_eval
 from timesformer_jax import evaluation, training
 from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import describe_model
@@ -71,7 +71,7 @@ def probe(job: Job) -> None:
     state = training.init_probe_state(**parts, optimizer=optimizer, num_heads=len(rates), seed=config.seed)
     each = {"objective": job.objective, "heads_at_once": options.heads_at_once}
     step_fn = training.make_probe_step(**parts, **each, optimizer=optimizer, prepare=job.prepare_training, seed=config.seed)
-    score = training.make_probe_score_fn(**parts, **each, prepare=functools.partial(prepare_test, options=job.pixels))
+    score = training.make_probe_score_fn(**parts, **each, prepare=functools.partial(prepare_eval, options=job.pixels))
     log.info(
         "Probing (%s): %d heads of %s parameters each on %d training videos, %d steps of batches of %d clips.",
         options.kind,
@@ -98,13 +98,13 @@ def probe(job: Job) -> None:
                 figures = jax.device_get(metrics)
                 _tell_step(figures, step, total_steps, step / steps_per_epoch, clock.take(step), batch_size)
             if step % evaluate_every == 0 and step < total_steps:
-                found, _ = _test(job, score, (backbone, state.params), len(rates))
+                found, _ = _evaluate(job, score, (backbone, state.params), len(rates))
                 log.info("After %d of %d steps the best head is %s.", step, total_steps, _named(found, rates))
                 clock.restart()  # the test is no part of the next line's figures
     finally:
         bar.close()
         clock.close()
-    found, num_videos = _test(job, score, (backbone, state.params), len(rates))
+    found, num_videos = _evaluate(job, score, (backbone, state.params), len(rates))
     notes = {"steps": total_steps, "num_videos": num_videos, "num_epochs": plan.num_epochs, "batch_size": batch_size}
     _write(job, module, backbone, state.params, rates, found, {**notes, **source})
     for edge in describe_edges(rates, [row[_judged_by(found)] for row in found]):
@@ -155,7 +155,7 @@ def _tell_step(metrics: Any, step: int, total_steps: int, epoch: float, timing: 
     log.info("%s", " ".join(words))
 
 
-def _test(job: Job, score: Any, params: Any, num_heads: int) -> tuple[list[Accuracies], int]:
+def _evaluate(job: Job, score: Any, params: Any, num_heads: int) -> tuple[list[Accuracies], int]:
     """Every head's accuracies on the validation videos, one clip and crop each, by one pass of the model; and their number.
 
     Those of a head that has diverged are None.
@@ -163,7 +163,7 @@ def _test(job: Job, score: Any, params: Any, num_heads: int) -> tuple[list[Accur
     predictions = evaluation.predict_videos(
         score,
         params,
-        job.test_batches("val", num_clips=1, num_crops=1),
+        job.eval_batches("val", EvalViews()),
         average="probabilities",
         averages=("probabilities",),
         num_crops=1,

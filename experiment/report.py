@@ -17,7 +17,7 @@ from experiment.curves import read_curves
 from experiment.setup import Job
 from experiment.show import pictures
 from experiment.train import CONFIG
-from input_pipeline import WINDOW_AXES, VideoDataset, prepare_test, test_batches
+from input_pipeline import WINDOW_AXES, EvalViews, VideoDataset, eval_batches, prepare_eval
 from timesformer_jax import evaluation, explain
 from timesformer_jax.cost import count_multiply_adds, count_parameters
 from timesformer_jax.errors import first_line
@@ -156,10 +156,10 @@ class _Videos:
         job = self._job
         chosen: VideoDataset = dataclasses.replace(job.data, chosen=(self._split, tuple(numbers)))
         centre = dataclasses.replace(job.clips, placement="centre")
-        batches = test_batches(chosen, self._split, centre, batch_size=at_once, num_clips=1, num_crops=1, part=(0, 1))
+        batches = eval_batches(chosen, self._split, centre, batch_size=at_once, views=EvalViews(), part=(0, 1))
         for batch in batches if numbers else ():
             windows = {name: jax.numpy.asarray(batch[name]) for name in WINDOW_AXES}
-            yield prepare_test(windows, options=job.pixels), batch["label"], int(batch["mask"].sum())
+            yield prepare_eval(windows, options=job.pixels), batch["label"], int(batch["mask"].sum())
 
 
 def _shown(job: Job, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any]]) -> list[evaluation.ShownVideo]:

@@ -19,16 +19,16 @@ from experiment.follow import make_model
 from experiment.init_from import allowed_of_init_from, choice_of_init_from
 from input_pipeline import (
     ClipOptions,
+    EvalViews,
     MixingOptions,
     PixelOptions,
     SplitBatches,
     VideoDataset,
     check_clips_per_video,
-    check_test_views,
+    eval_batches,
     open_dataset,
-    prepare_test,
+    prepare_eval,
     prepare_training,
-    test_batches,
     training_batches,
 )
 from timesformer_jax import evaluation, training
@@ -71,7 +71,7 @@ class Job:
         pixels = PixelOptions(**config.pixels)
         self.mixing = MixingOptions(**config.mixing)
         self.clips = clip_options(config)
-        check_test_views(config.eval.num_clips, config.eval.num_crops)
+        self.views = EvalViews(num_clips=config.eval.num_clips, num_crops=config.eval.num_crops)
         if draws and not read_only:
             parts = config.train.accumulation
             local = training.local_batch_size("train.batch_size", config.train.batch_size, self.mesh, parts)
@@ -105,7 +105,7 @@ class Job:
         self.pixels = pixels.for_labels(self.data.label_names)
         self.score = evaluation.make_score_fn(
             model=self.model,
-            prepare=functools.partial(prepare_test, options=self.pixels),
+            prepare=functools.partial(prepare_eval, options=self.pixels),
             mesh=self.mesh,
             objective=self.objective,
         )
@@ -195,7 +195,7 @@ class Job:
     @property
     def prepare_training(self) -> Callable[..., jax.Array]:
         """What happens to a training batch on the devices."""
-        split = training.split_batch(self.mesh) if self.mesh.size > 1 else None
+        split = training.batch_sharding(self.mesh) if self.mesh.size > 1 else None
         return functools.partial(prepare_training, options=self.pixels, split=split)
 
     def training_batches(self, batch_size: int, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
@@ -211,39 +211,38 @@ class Job:
         )
 
     @property
-    def test_batch_size(self) -> int:
+    def eval_batch_size(self) -> int:
         """`eval.batch_size`, rounded up to the devices: of all processes together."""
         shards = training.batch_shards(self.mesh)
         return -(-self.config.eval.batch_size // shards) * shards
 
-    def test_batches(self, split: str, *, num_clips: int, num_crops: int, part: tuple[int, int] | None = None) -> SplitBatches:
-        """This process's batches of every video of a split, `test_batch_size` clips of all together.
+    def eval_batches(self, split: str, views: EvalViews, part: tuple[int, int] | None = None) -> SplitBatches:
+        """This process's batches of every video of a split, `eval_batch_size` clips of all together.
 
         `part`: those of every so many-th video instead, and from which one on, (first, apart).
         """
-        return test_batches(
+        return eval_batches(
             self.data,
             split,
             self.clips,
-            batch_size=self.test_batch_size // self.share.count,
-            num_clips=num_clips,
-            num_crops=num_crops,
+            batch_size=self.eval_batch_size // self.share.count,
+            views=views,
             part=part or (self.share.index, self.share.count),
         )
 
     def score_clips(
-        self, params: Any, split: str, *, num_clips: int, num_crops: int, between: Callable[[], None] | None = None
+        self, params: Any, split: str, views: EvalViews, *, between: Callable[[], None] | None = None
     ) -> evaluation.ClipScores:
         """Scores of every clip of a split, on every process; `between` is called before every batch, and may raise."""
 
         def batches() -> Iterator[dict[str, np.ndarray]]:
-            for batch in self.test_batches(split, num_clips=num_clips, num_crops=num_crops):
+            for batch in self.eval_batches(split, views):
                 if between is not None:
                     between()
                 yield batch
 
         return evaluation.score_clips(
-            self.score, params, batches(), num_crops=num_crops, mesh=self.mesh, objective=self.objective
+            self.score, params, batches(), num_crops=views.num_crops, mesh=self.mesh, objective=self.objective
         )
 
 
@@ -268,7 +267,7 @@ def describe_preprocess(config: Any) -> Preprocess:
         mean=config.pixels.mean,
         std=config.pixels.std,
         channel_order=config.pixels.channel_order,
-        short_side=clips.test_short_side,
+        short_side=clips.eval_short_side,
         placement=clips.placement,
     )
 

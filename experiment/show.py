@@ -10,12 +10,13 @@ from etils import epath
 from experiment.setup import Job
 from input_pipeline import (
     WINDOW_AXES,
+    EvalViews,
     PixelOptions,
     draw_clips,
+    eval_batches,
     mix_clips,
-    prepare_test,
+    prepare_eval,
     prepare_training,
-    test_batches,
     training_batches,
 )
 
@@ -39,15 +40,15 @@ def show(job: Job, num_clips: int = 8) -> None:
             for own, other, part in zip(titles, np.asarray(others), share, strict=True)
         ]
     _draw(job, "train", video, titles)
-    views = {"num_clips": 1, "num_crops": 1}
-    tested = next(test_batches(job.data, job.config.eval.split, job.clips, batch_size=num_clips, part=(0, 1), **views))
+    one = EvalViews()
+    tested = next(eval_batches(job.data, job.config.eval.split, job.clips, batch_size=num_clips, views=one, part=(0, 1)))
     real = tested["mask"]
     titles = [
         f"{_name(label, names)}: {name.decode(errors='replace')}"
         for label, name in zip(tested["label"][real], tested["name"][real], strict=True)
     ]
     clips = {name: jax.numpy.asarray(tested[name][real]) for name in WINDOW_AXES}
-    _draw(job, job.config.eval.split, prepare_test(clips, options=job.pixels), titles)
+    _draw(job, job.config.eval.split, prepare_eval(clips, options=job.pixels), titles)
     log.info("See %s/train.png and %s.png.", job.workdir, job.config.eval.split)
 
 

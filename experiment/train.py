@@ -16,10 +16,10 @@ from etils import epath
 import timesformer_jax as tsf
 from configs.folder import FIELDS
 from configs.recipes import SMALL_DATA
+from experiment.evaluate import evaluate
 from experiment.setup import Job, lock_of
 from experiment.show import show
-from experiment.testing import test
-from input_pipeline import mix_clips
+from input_pipeline import EvalViews, mix_clips
 from timesformer_jax import evaluation, training
 from timesformer_jax.cost import count_multiply_adds
 from timesformer_jax.pretrained.targets import describe_unsupported
@@ -141,7 +141,7 @@ def train(job: Job) -> None:
     if config.overfit_batch:
         _judge(losses[-1] if losses else None, overfit_loss, int(state.step))
         return
-    test(job, state.best_params, int(state.step))
+    evaluate(job, state.best_params, int(state.step))
 
 
 def _begin(job: Job, optimizer: Any, total_steps: int) -> training.TrainState:
@@ -168,7 +168,7 @@ def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
     config, data = job.config, job.data
     names = data.label_names
     log.info("Labels: %s.", ", ".join(names[:20]) + (", ..." if len(names) > 20 else ""))
-    log.info("Where the parameters are:\n%s", training.placement_table(state.params, state.opt_state, job.mesh))
+    log.info("Where the parameters are:\n%s", training.sharding_table(state.params, state.opt_state, job.mesh))
     shards = training.batch_shards(job.mesh)
     parts = config.train.accumulation
     log.info(
@@ -236,7 +236,7 @@ def _batches(job: Job, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
 
 def _validate(job: Job, state: training.TrainState, check: Callable[[], None]) -> tuple[dict[str, float], float]:
     """One clip and crop of every validation video; `check` is called between batches."""
-    scores = job.score_clips(state.best_params, "val", num_clips=1, num_crops=1, between=check)
+    scores = job.score_clips(state.best_params, "val", EvalViews(), between=check)
     found = evaluation.accuracies(scores.predictions(job.config.eval.average))
     figures = {"loss": evaluation.mean_loss(scores), **found}
     return {f"val/{name}": value for name, value in figures.items()}, found.get("map", found["top1"])

@@ -17,8 +17,8 @@ import numpy as np
 from input_pipeline._tensorflow import tf
 from input_pipeline.datasets import VideoDataset
 from input_pipeline.frames import DECODERS, cut_windows
-from input_pipeline.views import ClipOptions, Video, View, plan_windows
 from timesformer_jax.errors import InputError
+from timesformer_jax.video.views import ClipOptions, EvalViews, Video, View, plan_windows
 
 Batch = dict[str, np.ndarray]
 
@@ -183,14 +183,6 @@ def check_clips_per_video(options: ClipOptions, batch_size: int) -> None:
         )
 
 
-def check_test_views(num_clips: int, num_crops: int) -> None:
-    """Raises `InputError` for views that a test can't have; it comes long after everything else, so ask before."""
-    if num_crops not in (1, 3):
-        raise InputError(f"eval.num_crops must be 1 (centre) or 3 (along the long side), got {num_crops}.")
-    if num_clips < 1:
-        raise InputError(f"eval.num_clips must be at least 1, got {num_clips}.")
-
-
 def training_batches(
     dataset: VideoDataset,
     split: str,
@@ -233,15 +225,14 @@ def training_batches(
     return map(flat, _numpy(batches, dataset, failed))
 
 
-def test_batches(
+def eval_batches(
     dataset: VideoDataset,
     split: str,
     options: ClipOptions,
     *,
     batch_size: int,
-    num_clips: int,
-    num_crops: int,
-    part: Part | None = None,  # noqa: PT028 (this is no test)
+    views: EvalViews,
+    part: Part | None = None,
 ) -> "SplitBatches":
     """Every clip of every video of a split once: `video` uint8 `[batch_size, crops, T, R, R, 3]`, `rows` and `columns` float32
     `[batch_size, crops, S]`, `label`, `name`, `identity` (a number for the name), `clip` `[batch_size, 2]` (which part of the
@@ -251,12 +242,11 @@ def test_batches(
     A video's clips are one after the other and cost one decoding. `batch_size` is this host's; the last batches are filled up
     with zeros whose `mask` is False, so that every host yields equally many. `part`: as in `training_batches`.
     """
-    check_test_views(num_clips, num_crops)
-    return SplitBatches(dataset, split, options, batch_size, num_clips, num_crops, part or _every_host())
+    return SplitBatches(dataset, split, options, batch_size, views, part or _every_host())
 
 
 class SplitBatches(Iterator[Batch]):
-    """The batches of `test_batches`; `len` is how many there are in all, and `skip` leaves the first ones out."""
+    """The batches of `eval_batches`; `len` is how many there are in all, and `skip` leaves the first ones out."""
 
     def __init__(
         self,
@@ -264,15 +254,14 @@ class SplitBatches(Iterator[Batch]):
         split: str,
         options: ClipOptions,
         batch_size: int,
-        num_clips: int,
-        num_crops: int,
+        views: EvalViews,
         part: Part,
     ):
         self._dataset, self._split, self._options = dataset, split, options
-        self._batch_size, self._num_clips, self._num_crops = batch_size, num_clips, num_crops
+        self._batch_size, self._views = batch_size, views
         self._host, self._hosts = part
         total = dataset.num_videos(split)
-        counts = np.full(total, num_clips) if options.placement != "tiled" else _tiles(dataset, split, options)
+        counts = np.full(total, views.num_clips) if options.placement != "tiled" else _tiles(dataset, split, options)
         self._counts = counts[self._host :: self._hosts]
         """How many clips each of this host's videos has."""
         most = max(int(counts[first :: self._hosts].sum()) for first in range(self._hosts))
@@ -295,8 +284,8 @@ class SplitBatches(Iterator[Batch]):
         return self
 
     def _from(self, first_batch: int) -> Iterator[Batch]:
-        options, num_crops, total = self._options, self._num_crops, self._dataset.num_videos(self._split)
-        window, size = options.test_window(self._dataset.short_side, num_crops), options.crop_size
+        options, num_crops, total = self._options, self._views.num_crops, self._dataset.num_videos(self._split)
+        window, size = options.eval_window(self._dataset.short_side, num_crops), options.crop_size
         ends = np.cumsum(self._counts)
         first_row = first_batch * self._batch_size
         first_video = int(np.searchsorted(ends, first_row, side="right"))  # of this host's
@@ -305,7 +294,7 @@ class SplitBatches(Iterator[Batch]):
         first_example = self._host + first_video * self._hosts
 
         def choose(which: tuple[int, int], video: Video, identity: int) -> list[View]:
-            views = options.test_views(video, self._num_clips, num_crops)
+            views = options.eval_views(video, self._views)
             return views[done * num_crops :] if which[1] == first_example else views
 
         mine = tf.data.Dataset.range(first_example, max(total, first_example), self._hosts)
@@ -357,6 +346,6 @@ def _tiles(dataset: VideoDataset, split: str, options: ClipOptions) -> np.ndarra
 
     @functools.cache  # most videos have one of few lengths
     def count(num_frames: int, fps: float) -> int:
-        return len(options.test_views(Video(num_frames, fps, 1, 1), 1, 3)) // 3
+        return len(options.eval_views(Video(num_frames, fps, 1, 1), EvalViews()))
 
     return np.array([count(*each) for each in zip(frames, rates, strict=True)])

@@ -18,7 +18,7 @@ from experiment import features as mode
 from experiment.features import turns
 from experiment.follow import follow_weights
 from experiment.setup import Job
-from input_pipeline import prepare_test
+from input_pipeline import EvalViews, prepare_eval
 from tests.pretrained.test_image_models import FlaxVit, image_outputs
 from tests.support import random_variables
 from tests.test_processes import finish, flags, start
@@ -110,10 +110,10 @@ def test_they_are_what_the_model_says_of_the_same_views(
     apply = jax.jit(lambda video: job.model.apply({"params": params}, video, method="features"))
     number = {name: i for i, name in enumerate(found.names)}
     seen = np.zeros(3, int)
-    for batch in job.test_batches("val", num_clips=config.eval.num_clips, num_crops=crops):
+    for batch in job.eval_batches("val", EvalViews(num_clips=config.eval.num_clips, num_crops=crops)):
         for i in np.flatnonzero(batch["mask"]):
             one = {name: jnp.asarray(batch[name][i][None]) for name in ("video", "rows", "columns")}
-            features = apply(prepare_test(one, options=job.pixels))
+            features = apply(prepare_eval(one, options=job.pixels))
             frames = features.patches.mean((2, 3)) if features.frame_cls is None else features.frame_cls
             expected = {"cls": features.cls, "frames": frames, "patches": features.patches}[kind]
             video = number[batch["name"][i].decode()]
@@ -151,9 +151,9 @@ def test_an_image_model_is_asked_about_every_frame(tmp_path: Path, made_clips: P
     main.run(config, str(tmp_path / "run"), "features")
     found = read_features(tmp_path / "run")
     job = Job(follow_weights(config, str(tmp_path / "run"), "features"), str(tmp_path / "run"), read_only=False, draws=False)
-    (batch,) = job.test_batches("val", num_clips=1, num_crops=1)
+    (batch,) = job.eval_batches("val", EvalViews())
     job.checkpoints.close()
-    clips = prepare_test({name: jnp.asarray(batch[name][:3]) for name in ("video", "rows", "columns")}, options=job.pixels)
+    clips = prepare_eval({name: jnp.asarray(batch[name][:3]) for name in ("video", "rows", "columns")}, options=job.pixels)
     expected, _ = image_outputs(vit, params, clips.reshape(-1, 16, 16, 3))
     order = np.argsort([name.decode() for name in batch["name"][:3]])
     np.testing.assert_allclose(found.values, np.asarray(expected).reshape(3, 4, 24)[order], atol=2e-5)

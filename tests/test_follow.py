@@ -130,7 +130,7 @@ def test_jobs_prepare_clips_for_clip_as_load_does(mode: str, tmp_path: Path, cap
     ours = {
         **{name: config.pixels[name] for name in FOLLOWING["pixels"]},
         **{name: config.clips[name] for name in ("sampling", "sampling_rate", "placement")},
-        "short_side": clips.test_short_side,
+        "short_side": clips.eval_short_side,
     }
     theirs = {name: getattr(loaded.preprocess, name) for name in ours}
     assert ours == {**theirs, "short_side": loaded.preprocess.short_side or loaded.preprocess.crop_size}

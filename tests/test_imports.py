@@ -129,7 +129,8 @@ GROUND = {
     f"timesformer_jax.{name}"
     for name in (
         *("_typing", "atomic_write", "devices", "digests", "errors", "extras", "interpolation", "labels", "os_errors"),
-        *("peers", "preemption", "printable", "processes", "progress", "quiet_orbax", "run_lock", "state_files", "version"),
+        *("peers", "preemption", "printable", "processes", "progress", "quiet_orbax", "renamed", "run_lock", "state_files"),
+        "version",
     )
 }
 

@@ -172,10 +172,10 @@ def curves(workdir: Path) -> Any:
 
 def stopped_test(folder: Path) -> list[str]:
     """A digest of each batch that a stopped evaluation finds again."""
-    from timesformer_jax.evaluation import PartialTest
+    from timesformer_jax.evaluation import PartialEvaluation
 
     description = json.loads((folder.parent.parent / "stopped" / "description.json").read_text())
-    partial = PartialTest(str(folder), description, len(worlds.LABELS) * worlds.VAL * 2 // 4)
+    partial = PartialEvaluation(str(folder), description, len(worlds.LABELS) * worlds.VAL * 2 // 4)
     rows = partial.rows
     return [json.dumps(digest_arrays(rows.part(i, i + 1)), sort_keys=True) for i in range(len(rows))]
 

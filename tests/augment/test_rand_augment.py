@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from timesformer_jax.augment import rand_augment as module
 from timesformer_jax.augment.rand_augment import OPERATIONS, rand_augment, rand_augment_batch
-from timesformer_jax.training import make_mesh, split_batch
+from timesformer_jax.training import batch_sharding, make_mesh
 
 Picture = Image.Image
 FRAMES, HEIGHT, WIDTH = SHAPE = 3, 24, 30
@@ -208,7 +208,7 @@ def test_one_draw_for_all_frames_and_the_same_key_gives_the_same_clip():
 
 
 def test_a_batch_on_several_devices_is_the_same_as_clip_by_clip():
-    key, clips, over = jax.random.key(1), float_clips(16), split_batch(make_mesh(data=2, fsdp=2, context=2))
+    key, clips, over = jax.random.key(1), float_clips(16), batch_sharding(make_mesh(data=2, fsdp=2, context=2))
     options = {"num_ops": 4, "magnitude": 7.0}
     plain = AUGMENT_BATCH(key, clips, **options)
     split = AUGMENT_BATCH(key, clips, **options, split=over)

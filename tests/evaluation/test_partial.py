@@ -9,7 +9,7 @@ import pytest
 from jax.experimental import multihost_utils
 
 from timesformer_jax import evaluation, training
-from timesformer_jax.evaluation import AVERAGE_NAMES, ClipScores, PartialTest
+from timesformer_jax.evaluation import AVERAGE_NAMES, ClipScores, PartialEvaluation
 
 BATCHES, SIZE, CLASSES = 250, 2, 5
 SUMS = np.random.default_rng(0).normal(size=(BATCHES, SIZE, 2, CLASSES)).astype(np.float32)
@@ -32,8 +32,10 @@ def batches(first: int, taken: list[int], stop: Callable[[int], None] = lambda n
         }
 
 
-def score(folder: Path, taken: list[int], description: dict = DESCRIPTION, **stop: Callable) -> tuple[ClipScores, PartialTest]:
-    partial = PartialTest(str(folder), description, BATCHES)
+def score(
+    folder: Path, taken: list[int], description: dict = DESCRIPTION, **stop: Callable
+) -> tuple[ClipScores, PartialEvaluation]:
+    partial = PartialEvaluation(str(folder), description, BATCHES)
     mesh = training.make_mesh(jax.devices()[:1])
 
     def score_fn(params: None, batch: dict[str, jax.Array]) -> jax.Array:
@@ -119,7 +121,7 @@ def test_processes_agree_on_what_all_have(tmp_path: Path, monkeypatch: pytest.Mo
         patch.setattr(jax, "process_count", lambda: 2)
         patch.setattr("timesformer_jax.evaluation.partial.wait_for_all", lambda task: None)
         patch.setattr(multihost_utils, "process_allgather", lambda count: np.array([count, count - 41]))
-        partial = PartialTest(str(tmp_path), DESCRIPTION, BATCHES)
+        partial = PartialEvaluation(str(tmp_path), DESCRIPTION, BATCHES)
     assert partial.num_done == BATCHES - 41
     for number, batch in enumerate(batches(BATCHES - 41, []), BATCHES - 41):
         partial.rows.add(batch, SUMS[number])
@@ -143,7 +145,7 @@ def test_fingerprints_of_parameters():
     """The same on one device and on eight, in any dictionary; another one after the smallest change."""
     params = {"kernel": np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8), "bias": np.ones(3, np.float32)}
     one, eight = (training.make_mesh(jax.devices()[:count]) for count in (1, 8))
-    split = {**params, "kernel": jax.device_put(params["kernel"], training.split_batch(eight))}
+    split = {**params, "kernel": jax.device_put(params["kernel"], training.batch_sharding(eight))}
     assert evaluation.fingerprint(params, one) == evaluation.fingerprint(split, eight)
     other = {**params, "bias": np.nextafter(params["bias"], 2)}
     assert evaluation.fingerprint(params, one) != evaluation.fingerprint(other, one)

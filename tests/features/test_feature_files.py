@@ -175,7 +175,7 @@ def test_no_video_at_all(tmp_path: Path):
 def test_the_digest_is_that_of_the_numbers():
     """However they are split; and no other parameters have it."""
     mesh = training.make_mesh(fsdp=8)
-    split = jax.device_put(PARAMS, training.place(PARAMS, PARAMS, mesh))
+    split = jax.device_put(PARAMS, training.sharding_of(PARAMS, PARAMS, mesh))
     assert weights_digest(split) == weights_digest(jax.device_get(PARAMS)) == description()["weights"]["digest"]
     other = {**PARAMS, "cls_token": PARAMS["cls_token"].at[0, 0, 0].add(1e-3)}
     assert weights_digest(other) != weights_digest(PARAMS)

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 import input_pipeline.clips as clips_module
-from input_pipeline import ClipOptions, VideoDataset, open_dataset, test_batches, training_batches
+from input_pipeline import ClipOptions, EvalViews, VideoDataset, eval_batches, open_dataset, training_batches
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import crop_and_scale, open_video
 
 OPTIONS = ClipOptions(num_frames=4, crop_size=24, sampling="uniform", sampling_rate=1.0, short_side=(26, 40))
-test_batches.__test__ = False  # a function of the pipeline, not a test
 
 
 def take(data: VideoDataset, count: int, **changes) -> list[dict[str, np.ndarray]]:
@@ -75,7 +74,7 @@ def test_hosts_test_every_video_once(digits, monkeypatch: pytest.MonkeyPatch, ho
     names, counts = [], []
     for host in range(hosts):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-        batches = list(test_batches(digits, "val", OPTIONS, batch_size=4, num_clips=1, num_crops=1))
+        batches = list(eval_batches(digits, "val", OPTIONS, batch_size=4, views=EvalViews()))
         counts.append(len(batches))
         names += [name for batch in batches for name in batch["name"][batch["mask"]]]
     assert len(set(counts)) == 1
@@ -84,7 +83,9 @@ def test_hosts_test_every_video_once(digits, monkeypatch: pytest.MonkeyPatch, ho
 
 @pytest.mark.parametrize(("num_clips", "num_crops"), [(1, 1), (1, 3), (3, 3)])
 def test_every_test_video_comes_once(digits, num_clips: int, num_crops: int):
-    batches = list(test_batches(digits, "val", OPTIONS, batch_size=8, num_clips=num_clips, num_crops=num_crops))
+    batches = list(
+        eval_batches(digits, "val", OPTIONS, batch_size=8, views=EvalViews(num_clips=num_clips, num_crops=num_crops))
+    )
     assert sum(batch["mask"].sum() for batch in batches) == 21 * num_clips
     assert len(batches) == -(-21 * num_clips // 8)
     assert {batch["video"].shape for batch in batches} == {(8, num_crops, 4, *batches[0]["video"].shape[3:])}
@@ -113,7 +114,7 @@ def clips_of(batch: dict[str, np.ndarray]) -> np.ndarray:
 def test_views_of_real_videos(folder: VideoDataset, made_clips: Path):
     """Row k of a video's is clip k, its crops from left to right; the pixels are those of the file, but for the encoding."""
     options = dataclasses.replace(OPTIONS, short_side=(24, 24))
-    (batch,) = test_batches(folder, "val", options, batch_size=6, num_clips=2, num_crops=3)
+    (batch,) = eval_batches(folder, "val", options, batch_size=6, views=EvalViews(num_clips=2, num_crops=3))
     whole = {name: decoded(made_clips / name.decode()) for name in set(batch["name"])}
     for row, (name, clips) in enumerate(zip(batch["name"], clips_of(batch), strict=True)):
         first = (0, 18)[row % 2]  # 40 frames of 48 x 64: two clips of four, at 0 and at the middle of what is left
@@ -142,7 +143,7 @@ def test_several_clips_of_a_video_are_together(folder: VideoDataset):
 
 def test_tiled_tests_have_as_many_rows_as_the_videos_need(folder: VideoDataset):
     options = dataclasses.replace(OPTIONS, placement="tiled", sampling_rate=4.0)  # 16 frames a clip, of 40
-    batches = list(test_batches(folder, "val", options, batch_size=4, num_clips=1, num_crops=1))
+    batches = list(eval_batches(folder, "val", options, batch_size=4, views=EvalViews()))
     identities = np.concatenate([batch["identity"][batch["mask"]] for batch in batches])
     assert np.unique(identities, return_counts=True)[1].tolist() == [3, 3, 3]
 
@@ -167,7 +168,7 @@ def test_dropped_batches_have_no_thread_to_wait_for(digits, monkeypatch: pytest.
     monkeypatch.setattr(clips_module, "_numpy", lambda batches, *rest: made.append(batches) or numpy(batches, *rest))
     options = ClipOptions(num_frames=4, crop_size=32, sampling="uniform", sampling_rate=2.0, short_side=(32, 40))
     next(training_batches(digits, "train", options, batch_size=2, seed=0))
-    next(test_batches(digits, "val", options, batch_size=2, num_clips=1, num_crops=1))
+    next(eval_batches(digits, "val", options, batch_size=2, views=EvalViews()))
     assert [batches.options().autotune.enabled for batches in made] == [False, False]
 
 
@@ -181,9 +182,9 @@ def test_batches_leave_no_generated_code_behind(folder: VideoDataset, tmp_path: 
 @pytest.mark.parametrize(
     ("views", "words"), [((1, 2), "num_crops must be 1 .* or 3"), ((0, 1), "num_clips must be at least 1")]
 )
-def test_views_that_cannot_work(digits, views: tuple[int, int], words: str):
+def test_views_that_cannot_work(views: tuple[int, int], words: str):
     with pytest.raises(InputError, match=words):
-        test_batches(digits, "val", OPTIONS, batch_size=4, num_clips=views[0], num_crops=views[1])
+        EvalViews(num_clips=views[0], num_crops=views[1])
 
 
 @pytest.mark.parametrize("placement", ["official", "tiled"])
@@ -195,12 +196,12 @@ def test_a_test_begins_at_any_batch_and_decodes_nothing_before(
     read: list[int] = []
     get = type(folder.records("train")).__getitem__
     for host in range(2):
-        given = {"batch_size": 4, "num_clips": 3, "num_crops": 1, "part": (host, 2)}
-        whole = list(test_batches(folder, "train", options, **given))
+        given = {"batch_size": 4, "views": EvalViews(num_clips=3), "part": (host, 2)}
+        whole = list(eval_batches(folder, "train", options, **given))
         clips = np.concatenate([batch["clip"][batch["mask"]] for batch in whole])
         assert clips.tolist() == [[0, clip] for _ in range((9 - host + 1) // 2) for clip in range(3)]
         for first in range(len(whole) + 1):
-            rest = test_batches(folder, "train", options, **given)
+            rest = eval_batches(folder, "train", options, **given)
             assert len(rest) == len(whole)
             read.clear()
             with monkeypatch.context() as patch:
@@ -216,6 +217,6 @@ def test_only_the_rest_of_a_video_is_decoded(folder: VideoDataset, monkeypatch: 
     planned: list[int] = []
     plan = clips_module.plan_windows
     monkeypatch.setattr(clips_module, "plan_windows", lambda views, *rest: planned.append(len(views)) or plan(views, *rest))
-    given = {"batch_size": 2, "num_clips": 3, "num_crops": 3, "part": (0, 3)}
-    list(test_batches(folder, "train", OPTIONS, **given).skip(2))
+    given = {"batch_size": 2, "views": EvalViews(num_clips=3, num_crops=3), "part": (0, 3)}
+    list(eval_batches(folder, "train", OPTIONS, **given).skip(2))
     assert sorted(planned) == [6, 9]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from input_pipeline import ClipOptions, clips, preparation
+from input_pipeline import ClipOptions, EvalViews, clips, preparation
 from input_pipeline._tensorflow import tfds
 from input_pipeline.records import Records, index_path, read_index, save_index
 from tests.input_pipeline.miniatures import folder
@@ -72,7 +72,7 @@ def test_a_damaged_record_ends_batches_with_its_own_sentence(tmp_path: Path, mad
     path.write_bytes(flipped(path.read_bytes(), 400))
     options = ClipOptions(num_frames=2, crop_size=24, sampling="uniform", sampling_rate=2.0, short_side=(24, 30))
     with pytest.raises(InputError, match=r"^\S*val\.tfrecord\S* is damaged \(record 0, "):
-        list(clips.test_batches(data, "val", options, batch_size=1, num_clips=1, num_crops=1))
+        list(clips.eval_batches(data, "val", options, batch_size=1, views=EvalViews()))
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ENOENT])

@@ -13,7 +13,7 @@ import timesformer_jax as tsf
 from timesformer_jax import training
 from timesformer_jax.modeling import SCHEMES, parameter_shapes
 from timesformer_jax.training.mesh import AXES
-from timesformer_jax.training.placement import path_of
+from timesformer_jax.training.sharding import path_of
 
 MODEL = tsf.create("timesformer-tiny", num_classes=8)
 ADAMW = optax.adamw(1e-3)
@@ -98,7 +98,7 @@ def test_every_parameter_has_its_place(attention_type: str, scan_layers: bool):
     model = MODEL.clone(attention_type=attention_type, scan_layers=scan_layers, pre_norm=True)
     shapes = parameter_shapes(model)
     mesh = training.make_mesh(data=2, fsdp=2, tensor=2)
-    placed = training.place(shapes, shapes, mesh)
+    placed = training.sharding_of(shapes, shapes, mesh)
     for keys, sharding in jax.tree_util.tree_flatten_with_path(placed)[0]:
         path, kernel = path_of(keys), path_of(keys).endswith("kernel")
         assert ("fsdp" in sharding.spec) == kernel, path  # all that is large is split
@@ -106,8 +106,8 @@ def test_every_parameter_has_its_place(attention_type: str, scan_layers: bool):
 
 def test_a_parameter_without_a_place():
     tree = {"blocks_0": {"gate": {"weights": jax.ShapeDtypeStruct((4,), np.float32)}}}
-    with pytest.raises(tsf.InputError, match=r"PLACEMENT says where the parameter blocks_0/gate/weights is to live"):
-        training.place(tree, tree, training.make_mesh())
+    with pytest.raises(tsf.InputError, match=r"SHARDING_RULES says where the parameter blocks_0/gate/weights is to live"):
+        training.sharding_of(tree, tree, training.make_mesh())
 
 
 def test_every_pattern_is_of_use():
@@ -115,7 +115,7 @@ def test_every_pattern_is_of_use():
     for attention_type in SCHEMES:
         shapes = parameter_shapes(MODEL.clone(attention_type=attention_type))
         paths |= {path_of(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(shapes)[0]}
-    for pattern, _ in training.PLACEMENT:
+    for pattern, _ in training.SHARDING_RULES:
         assert any(re.fullmatch(pattern, path) for path in paths), pattern
 
 
@@ -141,7 +141,7 @@ def test_the_table_adds_up():
     model = MODEL.clone(scan_layers=True)
     mesh = training.make_mesh(data=2, fsdp=2, tensor=2)
     shapes = parameter_shapes(model)
-    lines = training.placement_table(shapes, jax.eval_shape(ADAMW.init, shapes), mesh).splitlines()
+    lines = training.sharding_table(shapes, jax.eval_shape(ADAMW.init, shapes), mesh).splitlines()
     figures = {line[:48].strip(): [float(word) for word in line[48:].split()] for line in lines[1:]}
     size = sum(leaf.size * 4 for leaf in jax.tree.leaves(shapes)) / 2**20
     assert figures["all parameters"][:2] == pytest.approx([len(jax.tree.leaves(shapes)), size], abs=0.01)

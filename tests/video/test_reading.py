@@ -11,7 +11,7 @@ from tests.support import moving_square, write_video
 from timesformer_jax.video.decoding import VideoFile
 from timesformer_jax.video.reading import join_clips
 from timesformer_jax.video.sampling import PLACEMENT_NAMES
-from timesformer_jax.video.sampling import test_clips as clips_of
+from timesformer_jax.video.sampling import eval_clips as clips_of
 
 FRAMES = moving_square(0, 0, num_frames=40)
 

@@ -10,14 +10,12 @@ from tests.support import GOLDEN
 from timesformer_jax.video import (
     PLACEMENTS,
     clip_frames,
+    eval_clips,
     nearest_clips,
     segment_bounds,
     segment_frames,
-    test_clips,
     tiled_clips,
 )
-
-test_clips.__test__ = False  # a function of the library, not a test
 
 SAMPLING = json.loads((GOLDEN / "sampling.json").read_text())
 
@@ -68,7 +66,7 @@ def test_a_short_video_repeats_its_last_frame():
 def test_where_test_clips_begin(placement: str, num_clips: int, first_frames: list[int]):
     """A video of 100 frames, clips that span 40 of them."""
     span = {"num_frames": 4, "sampling": "uniform", "sampling_rate": 10.0}
-    clips = test_clips(100, 30.0, num_clips=num_clips, placement=placement, **span)
+    clips = eval_clips(100, 30.0, num_clips=num_clips, placement=placement, **span)
     assert clips[:, 0].tolist() == first_frames
     assert clips[:, -1].tolist() == [first + 39 for first in first_frames]
 

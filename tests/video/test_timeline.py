@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from timesformer_jax.video import UnreadableVideoError, VideoFile, open_video, sample_frames
-from timesformer_jax.video import test_clips as clips_of
+from timesformer_jax.video import eval_clips as clips_of
 
 BITS = 8
 

@@ -86,7 +86,7 @@ def _is_rand_augment(pair: Any) -> bool:
 _SHARES = ("brightness", "contrast", "saturation", "grey", "blur", "erase")
 
 
-def prepare_test(batch: Mapping[str, Array], *, options: PixelOptions) -> Float[Array, "B T R S 3"]:
+def prepare_eval(batch: Mapping[str, Array], *, options: PixelOptions) -> Float[Array, "B T R S 3"]:
     """The crops of a batch, unchanged, normalised; axes between the batch and time, such as views, are merged into it."""
     video, rows, columns = (batch[name].reshape(-1, *batch[name].shape[-axes:]) for name, axes in WINDOW_AXES.items())
     return _normalize(crop_and_scale(video, rows, columns), options)

@@ -24,7 +24,7 @@ from timesformer_jax.evaluation.metrics import (
     wilson_interval,
 )
 from timesformer_jax.evaluation.multi_view import make_score_fn, predict_videos, score_clips
-from timesformer_jax.evaluation.partial import PartialTest, fingerprint
+from timesformer_jax.evaluation.partial import PartialEvaluation, fingerprint
 from timesformer_jax.evaluation.report import AVERAGE_TITLES, TITLES, ClassRow, Report, ShownVideo, class_rows, render_report
 from timesformer_jax.evaluation.results import (
     best_labels,
@@ -35,6 +35,7 @@ from timesformer_jax.evaluation.results import (
     read_results,
     write_results,
 )
+from timesformer_jax.renamed import renamed
 
 __all__ = [
     "AVERAGES",
@@ -47,7 +48,7 @@ __all__ = [
     "ClipRows",
     "ClipScores",
     "Curve",
-    "PartialTest",
+    "PartialEvaluation",
     "Predictions",
     "Report",
     "ShownVideo",
@@ -76,3 +77,5 @@ __all__ = [
     "write_results",
     "write_whole",
 ]
+
+__getattr__ = renamed(__name__, {"PartialTest": "PartialEvaluation"})

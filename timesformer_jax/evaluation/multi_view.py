@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 
 from timesformer_jax._typing import Array, Float
 from timesformer_jax.evaluation.clip_scores import AVERAGE_NAMES, AVERAGES, ClipRows, ClipScores, Predictions
-from timesformer_jax.evaluation.partial import PartialTest
+from timesformer_jax.evaluation.partial import PartialEvaluation
 from timesformer_jax.modeling import TimeSformer, parameter_shapes
 from timesformer_jax.preemption import Preempted
 from timesformer_jax.training.activations import split_activations, split_clips
-from timesformer_jax.training.mesh import batch_share, split_batch, to_devices
-from timesformer_jax.training.placement import place
+from timesformer_jax.training.mesh import batch_sharding, batch_share, to_devices
+from timesformer_jax.training.sharding import sharding_of
 
 ScoreFn = Callable[[Any, dict[str, Array]], Array]
 
@@ -39,8 +39,8 @@ def make_score_fn(
         views = jnp.stack([average.of_view(logits) for average in averages], axis=1)  # [B * crops, averages, classes]
         return views.reshape(len(batch["video"]), -1, *views.shape[1:]).sum(axis=1)
 
-    split, shapes = split_batch(mesh), parameter_shapes(model)
-    return jax.jit(score, in_shardings=(place(shapes, shapes, mesh), split), out_shardings=split)
+    split, shapes = batch_sharding(mesh), parameter_shapes(model)
+    return jax.jit(score, in_shardings=(sharding_of(shapes, shapes, mesh), split), out_shardings=split)
 
 
 def score_clips(
@@ -52,7 +52,7 @@ def score_clips(
     mesh: Mesh,
     objective: str = "softmax",
     averages: Sequence[str] = AVERAGE_NAMES,
-    partial: PartialTest | None = None,
+    partial: PartialEvaluation | None = None,
 ) -> ClipScores:
     """Scores of every clip in `batches` (this host's clips; rows whose `mask` is False fill a batch up and don't count).
 
@@ -68,7 +68,7 @@ def score_clips(
         while in_flight:
             batch, sums = in_flight.pop()
             if jax.process_count() > 1:
-                sums = multihost_utils.global_array_to_host_local_array(sums, mesh, split_batch(mesh).spec)
+                sums = multihost_utils.global_array_to_host_local_array(sums, mesh, batch_sharding(mesh).spec)
             rows.add(batch, np.asarray(sums).reshape(len(sums), len(averages), -1))
             if partial is not None:
                 partial.tick()

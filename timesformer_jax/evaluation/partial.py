@@ -28,7 +28,7 @@ PIECES = 100
 """So many files are written by each process in the course of a test: a kill loses a hundredth of it."""
 
 
-class PartialTest:
+class PartialEvaluation:
     """The batches of a test that are done already, kept in `folder` by each process in files of its own.
 
     `description`, JSON, is what they belong to: those of another one are discarded, and the log says so. The processes agree on

@@ -4,19 +4,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from timesformer_jax.preemption import Preempted
+from timesformer_jax.renamed import renamed
 from timesformer_jax.training.distributed import start_distributed
 from timesformer_jax.training.mesh import (
+    batch_sharding,
     batch_shards,
     batch_share,
     local_batch_size,
     make_mesh,
     replicated,
-    split_batch,
     to_devices,
 )
 from timesformer_jax.training.objective import OBJECTIVES, make_targets
 from timesformer_jax.training.optimizer import OPTIMIZERS, Optimizer, frozen_paths, make_optimizer
-from timesformer_jax.training.placement import PLACEMENT, check_mesh, describe_mesh, place, placement_table
 from timesformer_jax.training.probe import (
     ProbeState,
     Rates,
@@ -28,6 +28,7 @@ from timesformer_jax.training.probe import (
 )
 from timesformer_jax.training.probe_heads import PROBES, AttentiveProbe, LinearProbe, make_probe, read_probe, write_probe
 from timesformer_jax.training.schedules import SCHEDULES
+from timesformer_jax.training.sharding import SHARDING_RULES, check_mesh, describe_mesh, sharding_of, sharding_table
 from timesformer_jax.training.step import TrainState, init_state, make_train_step, state_shapes
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ LAZY = {"Checkpoints": "checkpoints", "check_description": "checkpoints", "Plan"
 __all__ = [
     "OBJECTIVES",
     "OPTIMIZERS",
-    "PLACEMENT",
     "PROBES",
     "SCHEDULES",
+    "SHARDING_RULES",
     "AttentiveProbe",
     "Checkpoints",
     "LinearProbe",
@@ -52,6 +53,7 @@ __all__ = [
     "ProbeState",
     "Rates",
     "TrainState",
+    "batch_sharding",
     "batch_shards",
     "batch_share",
     "check_description",
@@ -69,12 +71,11 @@ __all__ = [
     "make_probe_step",
     "make_targets",
     "make_train_step",
-    "place",
-    "placement_table",
     "probe_rates",
     "read_probe",
     "replicated",
-    "split_batch",
+    "sharding_of",
+    "sharding_table",
     "start_distributed",
     "state_shapes",
     "to_devices",
@@ -83,7 +84,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def _load(name: str) -> Any:
     if name not in LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{LAZY[name]}"), name)
+
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "PLACEMENT": "SHARDING_RULES",
+        "place": "sharding_of",
+        "placement_table": "sharding_table",
+        "split_batch": "batch_sharding",
+    },
+    otherwise=_load,
+)

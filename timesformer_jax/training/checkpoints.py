@@ -20,7 +20,7 @@ from timesformer_jax.os_errors import name_os_error
 from timesformer_jax.preemption import interrupts_wait
 from timesformer_jax.quiet_orbax import quiet_orbax
 from timesformer_jax.training.damaged import check_metadata, check_together, set_damaged_aside
-from timesformer_jax.training.placement import place
+from timesformer_jax.training.sharding import sharding_of
 from timesformer_jax.training.step import TrainState
 
 METRIC = "best"
@@ -156,7 +156,7 @@ class Checkpoints:
         self._check(step, "model", "data")
         shapes = parameter_shapes(model)
         abstract = jax.tree.map(
-            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, place(shapes, shapes, mesh)
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, sharding_of(shapes, shapes, mesh)
         )
         kept = self._metadata(step).get("optimizer", {}).get("ema")
         name = "ema" if kept else "params"

@@ -57,7 +57,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis split over the axes of the batch."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
@@ -116,5 +116,5 @@ def local_batch_size(name: str, batch_size: int, mesh: Mesh, accumulation: int =
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Global arrays from every process's part of the batch (NumPy, first axis)."""
-    sharding = split_batch(mesh)
+    sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}

@@ -10,8 +10,8 @@ import optax
 
 from timesformer_jax._typing import Array
 from timesformer_jax.errors import InputError
-from timesformer_jax.training.placement import path_of
 from timesformer_jax.training.schedules import Steps, make_schedule
+from timesformer_jax.training.sharding import path_of
 
 Mask = Callable[[Any], Any]
 

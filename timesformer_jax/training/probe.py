@@ -14,11 +14,11 @@ from timesformer_jax._typing import Array, Float, Int
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer, parameter_shapes
 from timesformer_jax.training.activations import split_activations, split_clips
-from timesformer_jax.training.mesh import replicated, split_batch
+from timesformer_jax.training.mesh import batch_sharding, replicated
 from timesformer_jax.training.objective import OBJECTIVES, hits, make_targets
-from timesformer_jax.training.placement import path_of, place
 from timesformer_jax.training.probe_heads import PROBES
 from timesformer_jax.training.schedules import make_schedule
+from timesformer_jax.training.sharding import path_of, sharding_of
 from timesformer_jax.training.step import Metrics, Prepare
 
 WARM_UP = 0.05
@@ -93,7 +93,7 @@ def _reader(model: TimeSformer, kind: str, mesh: Mesh) -> Callable[[Any, Array],
         with split_activations(mesh):
             features: Any = model.apply({"params": params}, split_clips(video, mesh), method="features")
         given = jax.lax.stop_gradient(PROBES[kind].read(features))
-        return jax.lax.with_sharding_constraint(given, split_batch(mesh))
+        return jax.lax.with_sharding_constraint(given, batch_sharding(mesh))
 
     return read
 
@@ -168,7 +168,7 @@ def make_probe_step(
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(whole, place(shapes, shapes, mesh), split_batch(mesh)),
+        in_shardings=(whole, sharding_of(shapes, shapes, mesh), batch_sharding(mesh)),
         out_shardings=whole,
     )
 
@@ -201,5 +201,5 @@ def make_probe_score_fn(
         scores = _each_head(of_head, heads, heads_at_once)  # [heads, B, classes]
         return jnp.moveaxis(scores, 0, 1).reshape(len(given), -1)
 
-    whole, split, shapes = replicated(mesh), split_batch(mesh), parameter_shapes(model)
-    return jax.jit(score, in_shardings=((place(shapes, shapes, mesh), whole), split), out_shardings=split)
+    whole, split, shapes = replicated(mesh), batch_sharding(mesh), parameter_shapes(model)
+    return jax.jit(score, in_shardings=((sharding_of(shapes, shapes, mesh), whole), split), out_shardings=split)

@@ -12,9 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from timesformer_jax._typing import Array, Int
 from timesformer_jax.modeling import TimeSformer, parameter_shapes
 from timesformer_jax.training.activations import split_activations, split_clips
-from timesformer_jax.training.mesh import BATCH_AXES, replicated, split_batch
+from timesformer_jax.training.mesh import BATCH_AXES, batch_sharding, replicated
 from timesformer_jax.training.objective import OBJECTIVES, hits, make_targets
-from timesformer_jax.training.placement import place
+from timesformer_jax.training.sharding import sharding_of
 
 Prepare = Callable[[Array, dict[str, Array]], Array]
 """(random key, batch) -> clips `[B, T, H, W, C]` as the model gets them, on the device."""
@@ -56,7 +56,7 @@ def init_state(
     params: Any = None,
     ema: bool = False,
 ) -> TrainState:
-    """A fresh state, made on the devices where `PLACEMENT` wants it.
+    """A fresh state, made on the devices where `SHARDING_RULES` wants it.
 
     `params`: what to begin with (NumPy or JAX arrays); drawn from `seed` by default. `ema`: keep a moving average too.
     To resume from a checkpoint use `state_shapes`: nothing is allocated there.
@@ -87,13 +87,13 @@ def state_shapes(model: TimeSformer, optimizer: optax.GradientTransformation, me
     shapes, counter = parameter_shapes(model), jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(counter, shapes, jax.eval_shape(optimizer.init, shapes), shapes if ema else None, counter, counter)
     return jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, place(state, shapes, mesh)
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, sharding_of(state, shapes, mesh)
     )
 
 
 def _placed(params: Any, mesh: Mesh) -> tuple[Any, Any]:
     host = jax.tree.map(jax.device_get, params)
-    return host, place(host, host, mesh)
+    return host, sharding_of(host, host, mesh)
 
 
 def update_average(average: Any, params: Any, step: Int[Array, ""], decay: float) -> Any:
@@ -155,7 +155,7 @@ def make_train_step(
     def gradient(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Any, Metrics]:
         grads, metrics = differentiate(params, key, batch)
         # Each device adds up only what it will update (a reduce-scatter, where parameters are split).
-        return jax.lax.with_sharding_constraint(grads, place(grads, shapes, mesh)), metrics
+        return jax.lax.with_sharding_constraint(grads, sharding_of(grads, shapes, mesh)), metrics
 
     def accumulated(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Any, Metrics]:
         """The mean over the parts, one part at a time."""
@@ -195,6 +195,6 @@ def make_train_step(
     return jax.jit(
         train_step,
         donate_argnums=0 if donate else (),
-        in_shardings=(shardings, split_batch(mesh)),
+        in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
     )

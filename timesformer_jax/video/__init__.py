@@ -1,6 +1,7 @@
 """Which frames, which crop, which pixels: what happens to a video before the model."""
 
 from timesformer_jax.printable import printable
+from timesformer_jax.renamed import renamed
 from timesformer_jax.video.containers import CONTAINERS
 from timesformer_jax.video.decoding import VideoFile, open_video
 from timesformer_jax.video.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES
@@ -21,12 +22,13 @@ from timesformer_jax.video.sampling import (
     PLACEMENTS,
     SAMPLINGS,
     clip_frames,
+    eval_clips,
     nearest_clips,
     segment_bounds,
     segment_frames,
-    test_clips,
     tiled_clips,
 )
+from timesformer_jax.video.views import ClipOptions, EvalViews
 
 __all__ = [
     "CHANNEL_ORDERS",
@@ -37,6 +39,8 @@ __all__ = [
     "SAMPLINGS",
     "VIDEO_SUFFIXES",
     "Clip",
+    "ClipOptions",
+    "EvalViews",
     "FolderContents",
     "Limits",
     "OverLimitError",
@@ -46,6 +50,7 @@ __all__ = [
     "clip_frames",
     "crop_and_scale",
     "crop_offset",
+    "eval_clips",
     "find_videos",
     "nearest_clips",
     "normalize",
@@ -59,7 +64,8 @@ __all__ = [
     "segment_frames",
     "standardize",
     "stream_clips",
-    "test_clips",
     "tiled_clips",
     "view_crop_offset",
 ]
+
+__getattr__ = renamed(__name__, {"test_clips": "eval_clips"})

@@ -15,7 +15,7 @@ from timesformer_jax.video.geometry import scale_short_side, view_crop_offset
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
 from timesformer_jax.video.reading import Clip, join_clips, stream_clips
-from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, test_clips
+from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, eval_clips
 
 CHANNEL_ORDERS = ("rgb", "bgr")
 
@@ -129,7 +129,7 @@ class Preprocess:
 
     def indices(self, num_video_frames: int, fps: float, num_clips: int) -> Int[ndarray, "num_clips T"]:
         """Which frames make the test clips; "tiled" ones are as many as it takes."""
-        return test_clips(
+        return eval_clips(
             num_video_frames,
             fps,
             num_clips=num_clips,

@@ -65,7 +65,7 @@ first frame to the last. "tiled", besides these, isn't K clips: see `tiled_clips
 PLACEMENT_NAMES = (*PLACEMENTS, "tiled")
 
 
-def test_clips(
+def eval_clips(
     num_video_frames: int,
     fps: float,
     *,

@@ -9,18 +9,14 @@ import numpy as np
 
 from timesformer_jax._typing import Float, Int, ndarray
 from timesformer_jax.errors import InputError
-from timesformer_jax.video import (
-    PLACEMENT_NAMES,
-    SAMPLINGS,
-    clip_frames,
+from timesformer_jax.video.geometry import (
     crop_offset,
     random_resized_crop,
     sample_positions,
     scale_short_side,
-    segment_frames,
-    test_clips,
     view_crop_offset,
 )
+from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, clip_frames, eval_clips, segment_frames
 
 JITTERS: dict[str, Callable[[Any, float, float], float]] = {
     "uniform": lambda random, low, high: random.uniform(low, high),
@@ -52,37 +48,65 @@ class View(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalViews:
+    """Views of each video whose scores evaluation averages; by default one clip and its centre crop.
+
+    Attributes:
+        num_clips: Clips of each video, at least 1; ignored if `ClipOptions.placement` is "tiled".
+        num_crops: Crops of each clip: 1 (centre) or 3 (along the long side).
+
+    Raises:
+        InputError: If either is out of range.
+    """
+
+    num_clips: int = 1
+    num_crops: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_crops not in (1, 3):
+            raise InputError(f"eval.num_crops must be 1 (centre) or 3 (along the long side), got {self.num_crops}.")
+        if self.num_clips < 1:
+            raise InputError(f"eval.num_clips must be at least 1, got {self.num_clips}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipOptions:
     """How clips are cut out of a video.
 
-    `sampling`: "uniform" (a span of `sampling_rate * num_frames` frames at 30 fps; Kinetics) or "segments" (one frame of
-    each of `num_frames` parts of the whole video; Something-Something). `span`: that number of frames, from which the
-    `sampling_rate` follows if it is None. `placement`: where test clips begin, one of
-    `PLACEMENT_NAMES`; "tiled" is as many clips as cover the video.
+    Attributes:
+        num_frames: Frames of a clip.
+        crop_size: Side of the square crop that the model receives, in pixels.
+        sampling: "uniform" (a span of `sampling_rate * num_frames` frames at 30 fps; Kinetics) or "segments" (one frame from
+            each of `num_frames` equal segments of the whole video; Something-Something).
+        sampling_rate: Distance between a clip's frames, in frames at 30 fps, above 0; None to derive it from `span`.
+        short_side: (smallest, largest) length in pixels to which training scales the short side. Evaluation with a single
+            centre crop uses the smallest.
+        placement: Where evaluated clips start, one of `PLACEMENT_NAMES`; "tiled" takes as many as cover the video.
+        jitter: Training crops. A key of `JITTERS`: draw a short side from `short_side`, then a random crop; or
+            "resized_crop": scale a random box to the crop.
+        area: (smallest, largest) share of the frame for a box of "resized_crop", within (0, 1].
+        aspect: (smallest, largest) width / height of such a box.
+        clips_per_video: Clips that training takes from a video each time it is read, at least 1.
+        span: Frames at 30 fps that a clip covers, from which a `sampling_rate` of None follows.
 
-    `jitter`: a key of `JITTERS`: training scales the short side to a length drawn between the two of `short_side` and takes a
-    random crop of `crop_size`; or "resized_crop": a random box, its share of the frame drawn from `area` and its width :
-    height from `aspect`, is scaled to the crop. A test's single centre crop scales the short side to the smallest of
-    `short_side`. `clips_per_video`: how many clips training takes out of a video each time that it is read.
+    Raises:
+        InputError: If a value is out of range.
     """
 
     num_frames: int
     crop_size: int
     sampling: str
-    sampling_rate: float
-    short_side: tuple[int, int]
+    sampling_rate: Any
+    short_side: Any
     placement: str = "official"
     jitter: str = "uniform"
-    area: tuple[float, float] = (0.08, 1.0)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    area: Any = (0.08, 1.0)
+    aspect: Any = (3 / 4, 4 / 3)
     clips_per_video: int = 1
     span: dataclasses.InitVar[float | None] = None
 
     def __post_init__(self, span: float | None) -> None:
-        if self.sampling_rate is None:
-            if span is None:
-                raise InputError("clips.sampling_rate is not set, and neither is clips.span, from which it would follow.")
-            object.__setattr__(self, "sampling_rate", span / self.num_frames)
+        self._derive_rate(span)
         choices = {"sampling": SAMPLINGS, "placement": PLACEMENT_NAMES, "jitter": (*JITTERS, "resized_crop")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -105,8 +129,14 @@ class ClipOptions:
         if not 0 < self.sampling_rate < math.inf:
             raise InputError(f"clips.sampling_rate must be above 0 and finite, got {self.sampling_rate}.")
 
+    def _derive_rate(self, span: float | None) -> None:
+        if self.sampling_rate is None:
+            if span is None:
+                raise InputError("clips.sampling_rate is not set, and neither is clips.span, from which it would follow.")
+            object.__setattr__(self, "sampling_rate", span / self.num_frames)
+
     @property
-    def test_short_side(self) -> int:
+    def eval_short_side(self) -> int:
         """The short side that a test's single centre crop is taken from."""
         return self.short_side[0] if self.sampling == "uniform" else self.crop_size
 
@@ -133,18 +163,18 @@ class ClipOptions:
         offset = crop_offset(*scaled, self.crop_size, vertical=random.random(), horizontal=random.random())
         return self._crop(video, frames, scaled, offset)
 
-    def test_views(self, video: Video, num_clips: int, num_crops: int) -> list[View]:
-        """All clips of a test, the crops of each together; `num_clips` doesn't count where `placement` is "tiled".
+    def eval_views(self, video: Video, views: EvalViews) -> list[View]:
+        """All views of a video in evaluation, the crops of each clip together.
 
         Three crops scale the short side to the crop, one (the centre) to the smallest training size where `sampling` is
         "uniform", as the official tests do.
         """
         span = {"num_frames": self.num_frames, "sampling_rate": self.sampling_rate}
-        clips = test_clips(
-            video.num_frames, video.fps, num_clips=num_clips, sampling=self.sampling, placement=self.placement, **span
+        clips = eval_clips(
+            video.num_frames, video.fps, num_clips=views.num_clips, sampling=self.sampling, placement=self.placement, **span
         )
-        scaled = scale_short_side(video.height, video.width, self.test_short_side if num_crops == 1 else self.crop_size)
-        crops = range(3) if num_crops == 3 else [1]
+        scaled = scale_short_side(video.height, video.width, self._eval_short_side(views.num_crops))
+        crops = range(3) if views.num_crops == 3 else [1]
         offsets = [view_crop_offset(*scaled, self.crop_size, crop) for crop in crops]
         return [self._crop(video, frames, scaled, offset) for frames in clips for offset in offsets]
 
@@ -158,9 +188,12 @@ class ClipOptions:
             return math.ceil(stored_short_side * min(WIDEST, math.sqrt(self.area[1] * WIDEST * self.aspect[1]))) + 2
         return self._window(stored_short_side, self.short_side[0])
 
-    def test_window(self, stored_short_side: int, num_crops: int) -> int:
-        """The same of test crops."""
-        return self._window(stored_short_side, self.test_short_side if num_crops == 1 else self.crop_size)
+    def eval_window(self, stored_short_side: int, num_crops: int) -> int:
+        """The same for crops in evaluation."""
+        return self._window(stored_short_side, self._eval_short_side(num_crops))
+
+    def _eval_short_side(self, num_crops: int) -> int:
+        return self.eval_short_side if num_crops == 1 else self.crop_size
 
     def _window(self, stored_short_side: int, scaled_short_side: int) -> int:
         # The long side is scaled to a whole number of pixels, rounded down: its pixels lie further apart by up to this much.

@@ -15,7 +15,7 @@ from timesformer_jax.modeling.layers import mlp_width
 
 log = logging.getLogger("timesformer_jax")
 
-PLACEMENT: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     # Attention: heads over `tensor`.                          kernel [D, 3, heads, head_dim]
     (r".*attn/qkv/kernel", ("fsdp", None, "tensor", None)),
     (r".*attn/qkv/bias", (None, "tensor", None)),
@@ -44,7 +44,7 @@ def path_of(keys: Any) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
-def place(tree: Any, params: Any, mesh: Mesh) -> Any:
+def sharding_of(tree: Any, params: Any, mesh: Mesh) -> Any:
     """The sharding of every array of `tree`: parameters, or a state that holds them and more, as arrays or as shapes.
 
     `params` is the tree of parameters that the paths are taken from. An axis that `fsdp` doesn't divide stays whole.
@@ -68,10 +68,10 @@ def place(tree: Any, params: Any, mesh: Mesh) -> Any:
 
 
 def _spec(path: str) -> tuple[str | None, ...]:
-    for pattern, axes in PLACEMENT:
+    for pattern, axes in SHARDING_RULES:
         if re.fullmatch(pattern, path):
             return axes
-    raise InputError(f"No line of timesformer_jax.training.placement.PLACEMENT says where the parameter {path} is to live.")
+    raise InputError(f"No line of timesformer_jax.training.sharding.SHARDING_RULES says where the parameter {path} is to live.")
 
 
 def _fitting(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
@@ -109,14 +109,14 @@ CONTEXT_SCHEMES = ("divided_space_time", "space_only", "axial")
 """`attention_type`s whose steps stay within a frame, or within a place."""
 
 
-def placement_table(params: Any, optimizer_state: Any, mesh: Mesh) -> str:
+def sharding_table(params: Any, optimizer_state: Any, mesh: Mesh) -> str:
     """What lies where, a line for each pattern that is in use: the axes, how many arrays, MiB in all and on one device."""
     lines: dict[str, list[float]] = {}
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    shardings = jax.tree.leaves(place(params, params, mesh))
+    shardings = jax.tree.leaves(sharding_of(params, params, mesh))
     for (keys, leaf), sharding in zip(leaves, shardings, strict=True):
         path = path_of(keys)
-        pattern = next(pattern for pattern, _ in PLACEMENT if re.fullmatch(pattern, path))
+        pattern = next(pattern for pattern, _ in SHARDING_RULES if re.fullmatch(pattern, path))
         split = [axis for axis in sharding.spec if isinstance(axis, str) and mesh.shape[axis] > 1]
         line = lines.setdefault(f"{pattern:32} {' x '.join(split) or 'every device':15}", [0, 0, 0])
         _add(line, leaf, sharding)
@@ -124,7 +124,7 @@ def placement_table(params: Any, optimizer_state: Any, mesh: Mesh) -> str:
     for line in lines.values():
         total = [a + b for a, b in zip(total, line, strict=True)]
     for leaf, sharding in zip(
-        jax.tree.leaves(optimizer_state), jax.tree.leaves(place(optimizer_state, params, mesh)), strict=True
+        jax.tree.leaves(optimizer_state), jax.tree.leaves(sharding_of(optimizer_state, params, mesh)), strict=True
     ):
         _add(rest, leaf, sharding)
     rows = [(f"{'parameters':32} {'split over':15}", "arrays", "MiB", "per device")]

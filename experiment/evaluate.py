@@ -1,5 +1,6 @@
 """`--mode=eval`, and the end of training: every video's scores, the metrics, the files."""
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from etils import epath
 
 from experiment.setup import Job
 from timesformer_jax import evaluation
-from timesformer_jax.evaluation import ClipScores, PartialTest
+from timesformer_jax.evaluation import ClipScores, PartialEvaluation
 from timesformer_jax.modeling import describe_model
 from timesformer_jax.preemption import watch_preemption
 from timesformer_jax.progress import Progress
@@ -22,7 +23,7 @@ PARTIAL = "test.part"
 """The folder in the workdir where a test that was stopped finds what it had."""
 
 
-def test(job: Job, params: Any, step: int) -> None:
+def evaluate(job: Job, params: Any, step: int) -> None:
     """Scores every video of `eval.split` with all its views; writes results.json, predictions.jsonl and confusion.csv.
 
     Resumes the same test if that was stopped. Raises `Preempted` after SIGTERM or Ctrl-C.
@@ -31,15 +32,14 @@ def test(job: Job, params: Any, step: int) -> None:
     if jax.process_index() == 0:
         evaluation.finish_results(job.workdir)
     options = job.config.eval
-    views = {"num_clips": options.num_clips, "num_crops": options.num_crops}
-    scores, partial = _score(job, params, step, views)
+    scores, partial = _score(job, params, step)
     predictions = scores.predictions(options.average)
     unreadable = job.data.left_out.get(options.split, {})
     results = {
         "split": options.split,
         "num_videos": len(predictions.names),
         "unreadable": len(unreadable),
-        **views,
+        **dataclasses.asdict(job.views),
         "placement": job.clips.placement,
         "preprocess": job.preprocess.as_dict(),
         "average": options.average,
@@ -71,21 +71,21 @@ def test(job: Job, params: Any, step: int) -> None:
     )
 
 
-def _score(job: Job, params: Any, step: int, views: dict[str, int]) -> tuple[ClipScores, PartialTest]:
+def _score(job: Job, params: Any, step: int) -> tuple[ClipScores, PartialEvaluation]:
     """Every clip's scores, those of a test that was stopped among them; and what to delete when the results are written."""
     split = job.config.eval.split
-    batches = job.test_batches(split, num_clips=views["num_clips"], num_crops=views["num_crops"])
+    batches = job.eval_batches(split, job.views)
     description = {
         "step": step,
         "params": evaluation.fingerprint(params, job.mesh),
         "model": describe_model(job.model),
         "data": job.data.describe(split),
-        "views": views,
+        "views": dataclasses.asdict(job.views),
         "preprocess": job.preprocess.as_dict(),
-        "batch_size": job.test_batch_size,
+        "batch_size": job.eval_batch_size,
         "processes": [jax.process_count(), job.share.count],
     }
-    partial = PartialTest(str(epath.Path(job.workdir) / PARTIAL), description, len(batches))
+    partial = PartialEvaluation(str(epath.Path(job.workdir) / PARTIAL), description, len(batches))
     progress = Progress(
         len(batches), "test", unit="batch", units="batches", initial=partial.num_done, quiet=jax.process_index() > 0
     )
@@ -99,7 +99,7 @@ def _score(job: Job, params: Any, step: int, views: dict[str, int]) -> tuple[Cli
                 yield next(batches)
                 progress.update()
 
-        options: dict[str, Any] = {"num_crops": views["num_crops"], "mesh": job.mesh, "objective": job.objective}
+        options: dict[str, Any] = {"num_crops": job.views.num_crops, "mesh": job.mesh, "objective": job.objective}
         return evaluation.score_clips(job.score, params, incoming(), **options, partial=partial), partial
 
 

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from input_pipeline.views import ClipOptions, Video, View, plan_windows
 from tests.support import GOLDEN
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import crop_and_scale, sample_positions, scale_short_side, standardize, view_crop_offset
+from timesformer_jax.video.views import ClipOptions, EvalViews, Video, View, plan_windows
 
 OPTIONS = ClipOptions(num_frames=4, crop_size=24, sampling="uniform", sampling_rate=1.0, short_side=(26, 40))
 VIDEO = Video(num_frames=50, fps=30.0, height=30, width=60)
@@ -41,8 +41,8 @@ def test_test_crops_are_the_official_ones(preprocess, name: str, short_side: int
     if name.startswith("portrait"):
         video = video.transpose(0, 2, 1, 3)
     options = dataclasses.replace(OPTIONS, num_frames=len(video), crop_size=size, short_side=(short_side, short_side))
-    views = options.test_views(Video(len(video), 30.0, *video.shape[1:3]), 1, len(crops))
-    window = options.test_window(min(video.shape[1:3]), len(crops))
+    views = options.eval_views(Video(len(video), 30.0, *video.shape[1:3]), EvalViews(num_clips=1, num_crops=len(crops)))
+    window = options.eval_window(min(video.shape[1:3]), len(crops))
     for crop, view in zip(crops, views, strict=True):
         view = view._replace(frames=np.arange(len(video)))
         clip = standardize(jnp.asarray(on_device(video, view, window)), (0.45,) * 3, (0.225,) * 3)
@@ -66,8 +66,8 @@ def test_windows_hold_every_crop(size: tuple[int, int], jitter: str):
 
 def test_views_of_a_video_share_what_is_decoded():
     options = dataclasses.replace(OPTIONS, num_frames=8, sampling_rate=4.0)
-    views = options.test_views(VIDEO, 3, 3)
-    plan = plan_windows(views, VIDEO, options.test_window(30, 3))
+    views = options.eval_views(VIDEO, EvalViews(num_clips=3, num_crops=3))
+    plan = plan_windows(views, VIDEO, options.eval_window(30, 3))
     assert len(views) == 9
     assert plan.frames == sorted({int(frame) for view in views for frame in view.frames})
     for view, which in zip(views, plan.which, strict=True):
@@ -76,17 +76,17 @@ def test_views_of_a_video_share_what_is_decoded():
 
 def test_one_crop_is_the_centre_of_the_smallest_training_size():
     video = VIDEO._replace(num_frames=20)
-    (view,) = OPTIONS.test_views(video, 1, 1)
+    (view,) = OPTIONS.eval_views(video, EvalViews())
     np.testing.assert_array_equal(view.rows, sample_positions(30, 26, 1, 24))
     np.testing.assert_array_equal(view.columns, sample_positions(60, 52, 14, 24))
     segments = dataclasses.replace(OPTIONS, sampling="segments")  # Something-Something's test scales to the crop
-    (view,) = segments.test_views(video, 1, 1)
+    (view,) = segments.eval_views(video, EvalViews())
     np.testing.assert_array_equal(view.rows, sample_positions(30, 24, 0, 24))
     np.testing.assert_array_equal(view.columns, sample_positions(60, 48, 12, 24))
 
 
 def test_crops_of_a_test_go_along_the_long_side():
-    views = OPTIONS.test_views(VIDEO, 1, 3)
+    views = OPTIONS.eval_views(VIDEO, EvalViews(num_clips=1, num_crops=3))
     scaled = scale_short_side(30, 60, 24)
     for crop, view in enumerate(views):
         _, left = view_crop_offset(*scaled, 24, crop)
@@ -96,7 +96,7 @@ def test_crops_of_a_test_go_along_the_long_side():
 def test_tiled_clips_are_as_many_as_the_video_is_long():
     tiled = dataclasses.replace(OPTIONS, placement="tiled")
     for num_frames, count in ((3, 1), (4, 1), (5, 2), (50, 13)):
-        views = tiled.test_views(VIDEO._replace(num_frames=num_frames), 2, 1)
+        views = tiled.eval_views(VIDEO._replace(num_frames=num_frames), EvalViews(num_clips=2, num_crops=1))
         assert len(views) == count
         assert {int(frame) for view in views for frame in view.frames} == set(range(num_frames))
 

@@ -1,0 +1,34 @@
+"""Names of before, which work for one release more."""
+
+import importlib
+
+import pytest
+
+RENAMED = {
+    "timesformer_jax.augment": {"prepare_test": "prepare_eval"},
+    "timesformer_jax.evaluation": {"PartialTest": "PartialEvaluation"},
+    "timesformer_jax.training": {
+        "PLACEMENT": "SHARDING_RULES",
+        "place": "sharding_of",
+        "placement_table": "sharding_table",
+        "split_batch": "batch_sharding",
+    },
+    "timesformer_jax.video": {"test_clips": "eval_clips"},
+    "input_pipeline": {"prepare_test": "prepare_eval", "test_batches": "eval_batches"},
+}
+
+
+@pytest.mark.parametrize(("module", "old"), [(module, old) for module, names in RENAMED.items() for old in names])
+def test_renamed_returns_the_new_object_and_warns(module: str, old: str):
+    room = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=RENAMED[module][old]):
+        assert getattr(room, old) is getattr(room, RENAMED[module][old])
+
+
+def test_renamed_leaves_other_names_alone():
+    from timesformer_jax import training
+
+    assert training.Checkpoints.__name__ == "Checkpoints"  # imported on first use
+    for module in RENAMED:
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            importlib.import_module(module).nothing
