@@ -38,7 +38,7 @@ class RidingBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         def attend(name: str, x: jax.Array) -> jax.Array:
-            return Attention(HEADS, kernel_init=INIT, dtype=self.dtype, name=name)(x)[0]
+            return Attention(x.shape[-1], HEADS, kernel_init=INIT, dtype=self.dtype, name=name)(x)[0]
 
         places = x[:, :, 1:].swapaxes(1, 2)  # [B, T, N, D] -> [B, N, T, D]
         residual = attend("temporal_attn", LayerNorm(name="temporal_norm1")(places))

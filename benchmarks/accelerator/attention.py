@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from benchmarks.accelerator.sizes import Size
 from benchmarks.accelerator.timing import Measurement, compile_timed, time_calls
 from timesformer_jax._typing import Array
-from timesformer_jax.modeling.attention import IMPLEMENTATIONS, Projections
+from timesformer_jax.modeling.implementations import IMPLEMENTATIONS, Projections
 
 TILE = 128
 """Tokens that "packed" puts side by side."""

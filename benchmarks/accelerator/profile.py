@@ -26,9 +26,9 @@ TRACE_FOLDER = "TIMESFORMER_GPU_TRACE"
 """Environment variable: where the trace is kept, if anywhere."""
 
 PARTS: tuple[tuple[str, str], ...] = (
-    ("temporal attention, projections", r"temporal_attn/(.*/)?(qkv|proj)/|temporal_fc"),
+    ("temporal attention, projections", r"temporal_attn[^/]*/(.*/)?(qkv|proj)/|temporal_fc"),
     ("temporal attention, core", r"temporal_attn"),
-    ("spatial attention, projections", r"/attn/(.*/)?(qkv|proj)/"),
+    ("spatial attention, projections", r"/attn[^/]*/(.*/)?(qkv|proj)/"),
     ("spatial attention, core", r"/attn"),
     ("LayerNorm", r"norm"),
     ("MLP", r"/mlp"),

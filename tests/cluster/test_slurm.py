@@ -199,7 +199,7 @@ def test_cancelled_job_stays_cancelled(cluster: None, tmp_path: Path, made_clips
     wait_until(lambda: job.shows(r"step \d+/900"), job)
     subprocess.run(["scancel", job.number], check=True)
     wait_until(lambda: job.shows("Stopped early: saved step"), job)
-    time.sleep(10)
+    wait_until(lambda: job.state not in ("RUNNING", "COMPLETING"), job)
     assert job.state == "CANCELLED"
     assert "queueing the job again" not in job.text
 

@@ -13,7 +13,7 @@ from jax.extend.core import jaxprs_in_params
 
 import timesformer_jax as tsf
 from tests.support import random_variables
-from timesformer_jax.modeling import attention
+from timesformer_jax.modeling import implementations
 from timesformer_jax.modeling.attention import Attention
 from timesformer_jax.modeling.layers import Mlp
 
@@ -21,15 +21,15 @@ TINY = {"num_classes": 3, "image_size": 16, "patch_size": 8, "num_frames": 4, "e
 LINEAR = jax.nn.initializers.xavier_uniform()
 
 
-def layer(**fields: Any) -> Attention:
-    return Attention(num_heads=2, kernel_init=LINEAR, dtype=jnp.float32, **fields)
+def layer(embed_dim: int = 8, **fields: Any) -> Attention:
+    return Attention(embed_dim, num_heads=2, kernel_init=LINEAR, dtype=jnp.float32, **fields)
 
 
 @pytest.mark.parametrize("queries", [slice(None), slice(1, None), slice(1)], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
 def test_chunked_is_xla(monkeypatch: pytest.MonkeyPatch, masked: bool, queries: slice):
     """Outputs and gradients, with chunks that don't divide the number of queries."""
-    monkeypatch.setattr(attention, "_CHUNK", 3 * 2 * 10)  # 3 queries at a time, of 10
+    monkeypatch.setattr(implementations, "_CHUNK", 3 * 2 * 10)  # 3 queries at a time, of 10
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, 2, 10, 8))
     mask = jax.random.bernoulli(keys[1], 0.6, (2, 2, 10)) if masked else None
@@ -70,7 +70,7 @@ def test_chunked_never_holds_the_whole_matrix():
     assert largest_array(whole.jaxpr) > 12 * 18_817**2 - 1
 
 
-class given(attention.Projections):  # noqa: N801 (reads as what it is)
+class given(implementations.Projections):  # noqa: N801 (reads as what it is)
     """Queries, keys and values that are there already."""
 
     def heads_first(self, queries: slice = slice(None)) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -84,7 +84,7 @@ def test_chunked_keeps_no_weights_for_the_backward_pass(num_queries: int):
     kept = {
         name: max(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(functools.partial(jax.vjp, f), *shapes)[1]))
         for name in ("xla", "chunked")
-        for f in [lambda q, k, v, name=name: attention.IMPLEMENTATIONS[name](given(q, k, v), None, slice(None))]
+        for f in [lambda q, k, v, name=name: implementations.IMPLEMENTATIONS[name](given(q, k, v), None, slice(None))]
     }
     assert kept["xla"] >= 2 * num_queries * 3000
     assert kept["chunked"] <= 2 * 3001 * 4
@@ -93,7 +93,7 @@ def test_chunked_keeps_no_weights_for_the_backward_pass(num_queries: int):
 def test_chunks_are_of_equal_size(monkeypatch: pytest.MonkeyPatch):
     """No more is computed than one query a chunk too many: 2,157 tokens would otherwise be two chunks of 1,944."""
     query = jax.ShapeDtypeStruct((1, 1, 1, 2157, 8), jnp.float32)
-    jaxpr = jax.make_jaxpr(lambda q: attention.IMPLEMENTATIONS["chunked"](given(q, q, q), None, slice(None)))(query).jaxpr
+    jaxpr = jax.make_jaxpr(lambda q: implementations.IMPLEMENTATIONS["chunked"](given(q, q, q), None, slice(None)))(query).jaxpr
     (scan,) = (equation for equation in jaxpr.eqns if equation.primitive.name == "scan")
     chunks = scan.invars[-1].aval.shape
     assert chunks[0] * chunks[4] in (2157, 2158)
@@ -102,9 +102,9 @@ def test_chunks_are_of_equal_size(monkeypatch: pytest.MonkeyPatch):
 def test_an_implementation_for_each_step(monkeypatch: pytest.MonkeyPatch):
     used = []
     for name in ("xla", "chunked"):
-        compute = attention.IMPLEMENTATIONS[name]
+        compute = implementations.IMPLEMENTATIONS[name]
         monkeypatch.setitem(
-            attention.IMPLEMENTATIONS,
+            implementations.IMPLEMENTATIONS,
             name,
             lambda qkv, *rest, name=name, compute=compute: used.append((name, qkv.x.shape[2])) or compute(qkv, *rest),
         )
@@ -171,21 +171,21 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch, dtype: Any, num_tokens
     """Both branches are traced, whatever this machine is; the compiler takes the one of the device that it compiles for."""
     traced = []
 
-    def attend(qkv: attention.Projections, *_: Any, name: str) -> jax.Array:
+    def attend(qkv: implementations.Projections, *_: Any, name: str) -> jax.Array:
         traced.append(name)
         return qkv.packed()[:, :, :, 0]
 
     for name in ("xla", "chunked", "cudnn", "fused"):
-        monkeypatch.setitem(attention.IMPLEMENTATIONS, name, functools.partial(attend, name=name))
-    monkeypatch.setattr(attention, "has_cudnn", lambda: False)
+        monkeypatch.setitem(implementations.IMPLEMENTATIONS, name, functools.partial(attend, name=name))
+    monkeypatch.setattr(implementations, "has_cudnn", lambda: False)
     shapes = (1, 1, num_tokens, 32), (32, 3, 2, 16), (3, 2, 16)
-    qkv = attention.Projections(*(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
+    qkv = implementations.Projections(*(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
     mask = jax.ShapeDtypeStruct((1, 1, num_tokens), jnp.bool_) if masked else None
-    jax.eval_shape(lambda qkv, mask: attention.IMPLEMENTATIONS["auto"](qkv, mask, slice(None)), qkv, mask)
+    jax.eval_shape(lambda qkv, mask: implementations.IMPLEMENTATIONS["auto"](qkv, mask, slice(None)), qkv, mask)
     assert sorted(traced) == sorted([cuda, "chunked" if num_tokens > 2048 else "xla"])
     traced.clear()
-    monkeypatch.setattr(attention, "has_cudnn", lambda: True)
-    jax.eval_shape(lambda qkv, mask: attention.IMPLEMENTATIONS["auto"](qkv, mask, slice(None)), qkv, mask)
+    monkeypatch.setattr(implementations, "has_cudnn", lambda: True)
+    jax.eval_shape(lambda qkv, mask: implementations.IMPLEMENTATIONS["auto"](qkv, mask, slice(None)), qkv, mask)
     assert ("cudnn" in traced) == (num_tokens == 257)
 
 

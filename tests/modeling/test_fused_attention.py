@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from timesformer_jax.modeling import fused_attention as module
-from timesformer_jax.modeling.fused_attention import fused_attention
+from timesformer_jax.modeling.kernels import fused_attention as module
+from timesformer_jax.modeling.kernels.fused_attention import fused_attention
 
 HEADS, HEAD_DIM = 2, 16
 

@@ -10,8 +10,8 @@ import pytest
 
 import timesformer_jax as tsf
 from tests.support import random_variables
-from timesformer_jax.modeling.attention import attention_weights
 from timesformer_jax.modeling.block import Block
+from timesformer_jax.modeling.implementations import attention_weights
 
 TINY = {"num_classes": 3, "image_size": 16, "patch_size": 8, "num_frames": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 

@@ -1,8 +1,4 @@
-"""Multi-head self-attention within groups of tokens, and the ways to compute it."""
-
-import functools
-from collections.abc import Callable
-from typing import NamedTuple
+"""Multi-head self-attention within groups of tokens (paper section 3.1, equations 2 to 8)."""
 
 import jax
 import jax.numpy as jnp
@@ -10,39 +6,43 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from timesformer_jax._typing import Array, Bool, Float
-from timesformer_jax.errors import InputError
-from timesformer_jax.modeling.fused_attention import LONGEST, fits, fused_attention
-
-Mask = Bool[Array, "b G L"] | None
-"""Which tokens may be seen (b is 1 where all clips are alike); None where all may."""
+from timesformer_jax.modeling.implementations import IMPLEMENTATIONS, Projections, attention_weights
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention within each group of tokens (equations 2 to 4 and 5 to 8).
+    """Multi-head self-attention within each group of tokens (equations 2 to 4 and 5 to 8): `project(mix(x))`.
 
-    Shapes: `[B, G, L, D] -> [B, G, Q, D]` and, `with_weights`, float32 weights `[B, G, heads, Q, L]` (else None): G groups
-    of L tokens that see each other and nothing else, of which those of the slice `queries` ask (all by default). `D` is split
-    over `num_heads`. Where `mask` `[b, G, L]` is False a token is seen by none.
-
-    `implementation` is a key of `IMPLEMENTATIONS`; weights that are to be returned or dropped, or that are one query's, are
-    computed by "xla". The softmax is computed in float32 whatever `dtype` is. With `foldable`, parameters without `proj` are
-    taken for folded ones (`fold_for_inference`): the result is the heads' mixtures `[B, G, Q, heads, head_dim]`, for the next
-    layer to project. A variable "weights" in the collection `WATCHED`, zeros `[B, G, Q, L]`, gets as its gradient what `watch`
-    makes of the weights'.
+    A group's tokens attend to each other and to no others. The softmax is computed in float32 whatever `dtype` is. A variable
+    "weights" in the collection `WATCHED`, zeros `[B, G, Q, L]`, receives as its gradient what `watch` makes of the weights'.
 
     Source: official `models/vit.py`, class `Attention`; its packed `qkv` rows `[q | k | v]`, each head-major, are the axes
     `[3, num_heads, head_dim]` of the kernel here.
+
+    Attributes:
+        embed_dim: D, divisible by `num_heads`.
+        num_heads: h.
+        kernel_init: Initializer of the kernels as matrices; biases start at zero.
+        dtype: Of all products; parameters are float32.
+        dropout_rate: After the projection, in training.
+        attention_dropout_rate: Of the weights, in training.
+        implementation: A key of `IMPLEMENTATIONS`. Weights that are returned or dropped, and a single query's, are computed
+            by "xla".
     """
 
+    embed_dim: int
     num_heads: int
     kernel_init: Initializer
     dtype: Dtype
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     implementation: str = "auto"
-    foldable: bool = False
 
-    @nn.compact
+    def setup(self) -> None:
+        self.qkv = QueryKeyValue(self.num_heads, kernel_init=self.kernel_init, dtype=self.dtype)
+        self.proj = nn.DenseGeneral(self.embed_dim, axis=(-2, -1), kernel_init=self.kernel_init, dtype=self.dtype)
+        self.weight_dropout = nn.Dropout(self.attention_dropout_rate)
+        self.output_dropout = nn.Dropout(self.dropout_rate)
+
     def __call__(
         self,
         x: Float[Array, "B G L D"],
@@ -51,8 +51,30 @@ class Attention(nn.Module):
         queries: slice = slice(None),
         with_weights: bool = False,
         train: bool = False,
-    ) -> tuple[Float[Array, "B G Q ..."], Float[Array, "B G h Q L"] | None]:
-        qkv = QueryKeyValue(self.num_heads, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")(x)
+    ) -> tuple[Float[Array, "B G Q D"], Float[Array, "B G h Q L"] | None]:
+        """Attend within groups, and project. Arguments and weights are those of `mix`."""
+        mixed, weights = self.mix(x, mask, queries=queries, with_weights=with_weights, train=train)
+        return self.project(mixed, train=train), weights
+
+    def mix(
+        self,
+        x: Float[Array, "B G L D"],
+        mask: Bool[Array, "b G L"] | None = None,
+        *,
+        queries: slice = slice(None),
+        with_weights: bool = False,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B G Q h d"], Float[Array, "B G h Q L"] | None]:
+        """Mix each group's values by its attention weights (equations 5 to 7).
+
+        Args:
+            x: G groups of L tokens.
+            mask: False for tokens that are excluded as keys; None if there are none.
+            queries: Tokens of each group that attend; all by default.
+            with_weights: Also return the weights, in float32.
+            train: Whether weights are dropped.
+        """
+        qkv = self.qkv(x)
         drop = train and self.attention_dropout_rate > 0
         weights, watched = None, self.has_variable(WATCHED, "weights")
         if with_weights or drop or watched:
@@ -60,55 +82,22 @@ class Attention(nn.Module):
             weights = attention_weights(query, key, mask)
             if watched:
                 weights = watch(weights, self.get_variable(WATCHED, "weights"))
-            dropped = nn.Dropout(self.attention_dropout_rate, deterministic=not drop)(weights)
+            dropped = self.weight_dropout(weights, deterministic=not drop)
             mixed = jnp.matmul(dropped.astype(self.dtype), value).swapaxes(2, 3)  # [B, G, h, Q, d] -> [B, G, Q, h, d]
-        else:
-            # One query has no matrix of weights. And parameters have their shapes wherever they are made, also on a machine, or
-            # for a size, that the implementation can't do.
-            plain = len(range(x.shape[2])[queries]) == 1 or self.is_initializing()
-            mixed = IMPLEMENTATIONS["xla" if plain else self.implementation](qkv, mask, queries)
-        if self.foldable and not self.is_initializing() and not self.has_variable("params", "proj"):
             return mixed, weights
-        proj = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), kernel_init=self.kernel_init, dtype=self.dtype, name="proj")
-        return nn.Dropout(self.dropout_rate, deterministic=not train)(proj(mixed)), weights
+        # One query has no matrix of weights. And parameters have their shapes wherever they are made, also on a machine, or
+        # for a size, that the implementation can't do.
+        plain = len(range(x.shape[2])[queries]) == 1 or self.is_initializing()
+        return IMPLEMENTATIONS["xla" if plain else self.implementation](qkv, mask, queries), None
 
+    def project(self, mixed: Float[Array, "B G Q h d"], *, train: bool = False) -> Float[Array, "B G Q D"]:
+        """Join the heads (equation 8)."""
+        return self.output_dropout(self.proj(mixed), deterministic=not train)
 
-class Projections(NamedTuple):
-    """Equations 2 to 4, not yet computed: every implementation wants its queries, keys and values in another form."""
-
-    x: Float[Array, "B G L D"]
-    kernel: Float[Array, "D 3 h d"]
-    bias: Float[Array, "3 h d"]
-
-    def heads_first(self, queries: slice = slice(None)) -> tuple[Array, Array, Array]:
-        """Query `[B, G, h, Q, d]`, divided by sqrt(d), for the tokens of the slice `queries`; key and value `[B, G, h, L, d]`.
-
-        The parameters are packed, these products are not: each stands with its heads in front of the tokens, as the batched
-        products that follow want it, and its gradient need not be put together again. On XLA:CPU that takes 0.8 of the packed
-        product's time in attention over time.
-        """
-
-        @jax.named_scope("qkv")
-        def project(which: int, x: Array) -> Array:
-            return jnp.einsum("BGLD,Dhd->BGhLd", x, self.kernel[:, which]) + self.bias[which][None, None, :, None]
-
-        return project(0, self.x[:, :, queries]) * self.kernel.shape[-1] ** -0.5, project(1, self.x), project(2, self.x)
-
-    @jax.named_scope("qkv")
-    def tokens_first(self, pad: int = 0) -> tuple[Array, Array, Array]:
-        """Query, key and value `[B, G, L + pad, h, d]`, as they are in memory; `pad` tokens of zeros are added first."""
-        x = jnp.pad(self.x, ((0, 0), (0, 0), (0, pad), (0, 0)))
-
-        def project(which: int) -> Array:
-            return jnp.einsum("BGLD,Dhd->BGLhd", x, self.kernel[:, which]) + self.bias[which][None, None, None]
-
-        return project(0), project(1), project(2)
-
-    @jax.named_scope("qkv")
-    def packed(self) -> Float[Array, "B G L 3 h d"]:
-        """One product for all three, to which the bias is still to be added."""
-        dim, *rest = self.kernel.shape
-        return (self.x @ self.kernel.reshape(dim, -1)).reshape(*self.x.shape[:-1], *rest)
+    @property
+    def is_folded(self) -> bool:
+        """Whether the parameters lack the projection, which `fold_for_inference` has multiplied into the next layer."""
+        return not self.is_initializing() and not self.has_variable("params", "proj")
 
 
 class QueryKeyValue(nn.Module):
@@ -129,17 +118,6 @@ class QueryKeyValue(nn.Module):
         kernel = self.param("kernel", init_kernel)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         return Projections(*(jnp.asarray(array, self.dtype) for array in (x, kernel, bias)))
-
-
-def attention_weights(
-    query: Float[Array, "B G h Q d"], key: Float[Array, "B G h L d"], mask: Mask
-) -> Float[Array, "B G h Q L"]:
-    """The softmax of equations 5 and 6, in float32; `query` is scaled already."""
-    scores = jnp.matmul(query, key.swapaxes(-1, -2), preferred_element_type=jnp.float32)
-    if mask is not None:
-        # Finite, so that a group that is masked whole gives numbers (which nobody reads) and not NaN.
-        scores = jnp.where(mask[:, :, None, None, :], scores, jnp.finfo(jnp.float32).min)
-    return jax.nn.softmax(scores, axis=-1)
 
 
 WATCHED = "watched_attention"
@@ -168,128 +146,3 @@ def _watch_backward(weights: Array, gradient: Array) -> tuple[Array, Array]:
 
 
 watch.defvjp(_watch_forward, _watch_backward)
-
-
-def mix(query: Array, key: Array, value: Array, mask: Mask) -> Array:
-    """The whole matrix of weights at once: `[B, G, h, Q, d]`."""
-    return jnp.matmul(attention_weights(query, key, mask).astype(value.dtype), value)
-
-
-def _xla(qkv: Projections, mask: Mask, queries: slice) -> Array:
-    """The whole matrix of weights at once."""
-    return mix(*qkv.heads_first(queries), mask).swapaxes(2, 3)
-
-
-_CHUNK = 2**22
-"""How many weights of one head in one clip "chunked" holds at a time."""
-
-
-def _chunked(qkv: Projections, mask: Mask, queries: slice) -> Array:
-    """Some queries at a time, so that the memory grows with the number of tokens and not with its square.
-
-    Each chunk's weights are computed again in the backward pass.
-    """
-    query, key, value = qkv.heads_first(queries)
-    batch, groups, heads, num_queries, head_dim = query.shape
-    num_chunks = min(-(-groups * num_queries * key.shape[3] // _CHUNK), num_queries)
-    chunk = -(-num_queries // num_chunks)  # of equal size, so that little is filled up
-    some_queries = jax.checkpoint(lambda some: mix(some, key, value, mask), prevent_cse=num_chunks == 1)
-    if num_chunks == 1:
-        return some_queries(query).swapaxes(2, 3)
-    padded = jnp.pad(query, ((0, 0), (0, 0), (0, 0), (0, -num_queries % chunk), (0, 0)))
-    chunks = padded.reshape(batch, groups, heads, -1, chunk, head_dim)
-    mixed = jax.lax.map(some_queries, jnp.moveaxis(chunks, 3, 0))  # over [chunks, B, G, h, chunk, d]
-    return jnp.moveaxis(mixed, 0, 3).reshape(padded.shape)[:, :, :, :num_queries].swapaxes(2, 3)
-
-
-def _cudnn(qkv: Projections, mask: Mask, queries: slice) -> Array:
-    """cuDNN's fused attention: never the whole matrix of weights, on NVIDIA GPUs and in half precision only."""
-    if not _takes_cudnn(qkv, mask):
-        raise InputError(
-            "attention_implementation 'cudnn' needs an NVIDIA GPU, dtype bfloat16 or float16, a head size (embed_dim / "
-            f"num_heads) that 8 divides, at most 128, and neither frame masks nor padded groups; {_got(qkv, mask)}. "
-            "Use 'auto', 'xla' or 'chunked'."
-        )
-    # JAX refuses to differentiate odd lengths, so they are padded by a token that is told to be none.
-    batch, groups, length, _ = qkv.x.shape
-    padding = length % 2
-    rows = [x.reshape(-1, *x.shape[2:]) for x in qkv.tokens_first(padding)]  # [B, G, L, h, d] -> [B G, L, h, d]
-    lengths = jnp.full(batch * groups, length, jnp.int32) if padding else None
-    try:
-        mixed = jax.nn.dot_product_attention(
-            *rows, implementation="cudnn", query_seq_lengths=lengths, key_value_seq_lengths=lengths
-        )
-    except RuntimeError as error:  # raised while tracing
-        raise InputError(
-            f"attention_implementation 'cudnn' needs an NVIDIA GPU ({error}) Use 'auto', 'xla' or 'chunked'."
-        ) from error
-    return mixed.reshape(batch, groups, *mixed.shape[1:])[:, :, :length][:, :, queries]
-
-
-def _got(qkv: Projections, mask: Mask) -> str:
-    """For errors: dtype, head size, tokens of a group, and whether there is a mask."""
-    return f"got {qkv.x.dtype}, {qkv.kernel.shape[-1]}, {qkv.x.shape[2]}, {'no mask' if mask is None else 'a mask'}"
-
-
-def has_cudnn() -> bool:
-    """Whether this process can trace cuDNN's attention: JAX asks for the library and the card already then."""
-    try:
-        return bool(jax.devices("cuda"))
-    except RuntimeError:
-        return False
-
-
-def _takes_cudnn(qkv: Projections, mask: Mask) -> bool:
-    head_dim = qkv.kernel.shape[-1]
-    return mask is None and qkv.x.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
-
-
-def _fused(qkv: Projections, mask: Mask, queries: slice) -> Array:
-    """Our own kernel for short groups on GPUs in half precision; elsewhere the same operations one by one, for tests."""
-    if not _takes_fused(qkv, mask):
-        raise InputError(
-            "attention_implementation 'fused' needs dtype bfloat16 or float16, a head size (embed_dim / num_heads) of 16, 32, "
-            f"64 or 128, groups of at most {LONGEST} tokens, and neither frame masks nor padded groups; {_got(qkv, mask)}. "
-            "Use 'auto' or 'xla'."
-        )
-    mixed = jax.lax.platform_dependent(
-        qkv.packed(), qkv.bias, cuda=fused_attention, default=functools.partial(fused_attention, interpret=True)
-    )
-    return mixed[:, :, queries]
-
-
-def _takes_fused(qkv: Projections, mask: Mask) -> bool:
-    return mask is None and fits(qkv.x.shape[2], qkv.kernel.shape[-1], qkv.x.dtype)
-
-
-def _auto(qkv: Projections, mask: Mask, queries: slice) -> Array:
-    """The first row of `AUTOMATIC` that can, chosen where the program is compiled for a device, not where it is traced."""
-
-    def chosen(platform: str) -> Callable[[Projections], Array]:
-        name = next(name for where, name, takes in AUTOMATIC if where in (platform, "any") and takes(qkv, mask))
-        return lambda qkv: IMPLEMENTATIONS[name](qkv, mask, queries)
-
-    return jax.lax.platform_dependent(qkv, cuda=chosen("cuda"), default=chosen("default"))
-
-
-IMPLEMENTATIONS: dict[str, Callable[[Projections, Mask, slice], Array]] = {
-    "auto": _auto,
-    "xla": _xla,
-    "chunked": _chunked,
-    "cudnn": _cudnn,
-    "fused": _fused,
-}
-"""Name -> (what gives queries, keys and values, mask, which tokens ask) -> mixture of values `[B, G, Q, h, d]`."""
-
-
-def _is_long(qkv: Projections, mask: Mask) -> bool:
-    return qkv.x.shape[2] ** 2 > _CHUNK
-
-
-AUTOMATIC: tuple[tuple[str, str, Callable[[Projections, Mask], bool]], ...] = (
-    ("cuda", "fused", _takes_fused),
-    ("cuda", "cudnn", lambda qkv, mask: _takes_cudnn(qkv, mask) and has_cudnn()),
-    ("any", "chunked", _is_long),
-    ("any", "xla", lambda qkv, mask: True),
-)
-"""(platform, implementation, where it works): what "auto" takes, the fastest first by `docs/performance.md`."""

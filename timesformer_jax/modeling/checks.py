@@ -5,7 +5,7 @@ from numbers import Integral
 from typing import Any
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling.attention import IMPLEMENTATIONS
+from timesformer_jax.modeling.implementations import IMPLEMENTATIONS
 from timesformer_jax.modeling.schemes import SCHEMES
 
 

@@ -15,7 +15,8 @@ from timesformer_jax._typing import Array, Float
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import INITIALIZATIONS, Features, TimeSformer, flatten_params
-from timesformer_jax.modeling.attention import Attention, mix
+from timesformer_jax.modeling.attention import Attention
+from timesformer_jax.modeling.implementations import mix
 from timesformer_jax.modeling.layers import LayerNorm, Mlp, mlp_width
 from timesformer_jax.state_files import read_arrays
 
@@ -66,6 +67,7 @@ class AttentiveProbe(nn.Module):
         for i in range(self.depth - 1):
             name = f"blocks_{i}"
             attention = Attention(
+                dim,
                 self.num_heads,
                 kernel_init=KERNEL_INIT,
                 dtype=self.dtype,
