@@ -4,7 +4,6 @@ Any field of the config can be given on the command line: `--config.train.batch_
 an optional one. The same command, started once on every machine, trains on all of them (docs/scale.md).
 """
 
-import contextlib
 import logging
 import sys
 import traceback
@@ -36,13 +35,14 @@ from experiment.command_line import (
     parse_flags,
     second_interrupt_exits,
 )
-from experiment.command_line import MODES as JOBS
+from experiment.modes import MODES
 from timesformer_jax.devices import describe_devices
 from timesformer_jax.os_errors import job_failed
 from timesformer_jax.peers import Peers, watch_peers
-from timesformer_jax.processes import from_first, wait_for_all, with_rank
-from timesformer_jax.run_lock import check_unlocked, locks_released
-from timesformer_jax.training.distributed import MODES, start_distributed
+from timesformer_jax.processes import wait_for_all, with_rank
+from timesformer_jax.run_lock import locks_released
+from timesformer_jax.training.distributed import MODES as DISTRIBUTED_MODES
+from timesformer_jax.training.distributed import start_distributed
 
 log = logging.getLogger("timesformer_jax")
 
@@ -51,29 +51,21 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and r
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    list(JOBS),
-    "; ".join(f"{mode}: {text}" for mode, text in JOBS.items()) + ".",
+    list(MODES),
+    "; ".join(f"{name}: {mode.summary}" for name, mode in MODES.items()) + ".",
 )
 flags.DEFINE_bool("version", False, "Print the version and exit.")
 DISTRIBUTED = flags.DEFINE_enum(
-    "distributed", "auto", MODES, "Whether this process is one of several: on, off, or auto for what the environment says."
+    "distributed",
+    "auto",
+    DISTRIBUTED_MODES,
+    "Whether this process is one of several: on, off, or auto for what the environment says.",
 )
 STOPPED = flags.DEFINE_integer(
     "exit_code_if_stopped",
     0,
     "Exit code after SIGTERM, with everything saved: launchers that start the run again may tell it from a finished one.",
 )
-
-RESUMES = {
-    "train": "resumes from the newest checkpoint",
-    "eval": "resumes the test",
-    "report": "draws it again",
-    "probe": "starts the probe again",
-    "features": "resumes after the last complete shard",
-    "show": "draws them again",
-    "prepare": "resumes after the last finished part",
-}
-"""Mode -> what the same command does after Ctrl-C."""
 
 
 @locks_released()
@@ -89,22 +81,13 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
     Raises:
         InputError: For input that can't work.
     """
-    from experiment.evaluate import evaluate
-    from experiment.features import check_features, write_features
     from experiment.follow import follow_weights
-    from experiment.probe import check_probe, probe
-    from experiment.report import check_report, report
-    from experiment.setup import LOCKS, Job, lock_of
-    from experiment.show import show
-    from experiment.train import adjust, train
+    from experiment.setup import set_up
     from input_pipeline import SharePrepared
-    from timesformer_jax.features import folder_at
-    from timesformer_jax.training.damaged import set_damaged_aside
 
     if (job_name := f"main.py --mode={mode}") in NEEDS:
         check_installed(job_name)
     log.info("%s", describe_devices())
-    read_only = mode in ("eval", "report")
     check_utf8("--workdir", workdir)
     if "://" not in workdir:  # else it lies in a bucket, and the path is whole
         workdir = str(Path(workdir).expanduser().resolve())
@@ -114,52 +97,19 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
         raise InputError(
             "--mode=prepare is for single processes: give --distributed=off, and each its own --config.data.shard."
         )
-    if mode == "train":
-        config, workdir = adjust(config, workdir)
-        from_first(lambda: check_unlocked(*lock_of(workdir, mode)), "a look at the workdir's lock")
-        # Before anything is read from the newest checkpoint; its arrays are compared when it is restored.
-        set_damaged_aside(str(folder_at(workdir) / "checkpoints"), wholly=False)
-    if mode == "report":
-        check_report(config, workdir)
+    config, workdir = MODES[mode].adjust(config, workdir)
     config = follow_weights(config, workdir, mode, typed)
-    if mode == "probe":
-        check_probe(config, workdir)
-    if mode == "features":
-        check_features(config, workdir)
+    MODES[mode].check(config, workdir)
     try:
-        job = Job(
-            config,
-            workdir,
-            read_only=read_only,
-            trains=mode == "train",
-            draws=mode not in ("features", "prepare"),
-            lock=mode if mode in LOCKS else None,
-        )
+        this = set_up(config, workdir, mode)
     except SharePrepared as done:
         log.info("%s", done)
         return
     try:
-        if mode == "train":
-            with contextlib.ExitStack() as stack:
-                if config.debug:
-                    stack.enter_context(jax.debug_nans(True))
-                    stack.enter_context(jax.debug_infs(True))
-                train(job)
-        elif mode == "show":
-            show(job)
-        elif mode == "prepare":
-            log.info("The data set is prepared in %s.", job.data.builder.data_path)
-        elif mode == "probe":
-            probe(job)
-        elif mode == "features":
-            write_features(job)
-        elif mode == "report":
-            report(job)
-        else:
-            evaluate(job, *job.restore_params())
+        MODES[mode].run(this)
     finally:
-        job.checkpoints.close()
-    if left_out := sum(job.data.num_left_out.values()):
+        this.files.checkpoints.close()
+    if left_out := sum(this.data.dataset.num_left_out.values()):
         log.warning("%d video(s) could not be read and were left out.", left_out)
 
 
@@ -186,7 +136,7 @@ def main(argv: list[str]) -> int:
     if not Path(file).is_file():
         sys.exit(no_config_file(file))
     message, code = None, 0
-    resumes = f"The same command {RESUMES[MODE.value]}."
+    resumes = f"The same command {MODES[MODE.value].when_repeated}."
     second_interrupt_exits(f"Interrupted again: stopped at once. {resumes}")
     try:
         log_to_stderr()

@@ -1,14 +1,57 @@
 """Whatever can fail is checked before the data are prepared, which can take hours."""
 
+import math
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import timesformer_jax as tsf
-from timesformer_jax import training
+from timesformer_jax import evaluation, training
 from timesformer_jax.features import folder_at
 from timesformer_jax.os_errors import sentence
 from timesformer_jax.pretrained.own import find_checkpoint, read_notes
+
+SPLITS = ("train", "val")
+DTYPES = ("float32", "bfloat16", "float16")
+CHECKPOINTS = ("latest", "best")
+
+
+def check_config(config: Any, trains: bool) -> None:
+    """Raises `InputError` for fields that nothing else checks: positive numbers, a known split, an existing dtype."""
+    if trains and config.model.dtype == "float16":
+        raise tsf.InputError(
+            "model.dtype=float16 is for testing: in training small gradients would vanish in it, and the loss isn't scaled "
+            "against that. Use bfloat16, which has float32's range."
+        )
+    for section, fields in {
+        "train": (
+            "accumulation",
+            "num_epochs",
+            "max_skipped_steps",
+            "log_every_steps",
+            "evaluate_every_epochs",
+            "checkpoint_every_epochs",
+        ),
+        "eval": ("batch_size",),
+    }.items():
+        for field in fields:
+            if not 0 < config[section][field] < math.inf:
+                raise tsf.InputError(f"{section}.{field} must be above 0 and finite, got {config[section][field]}.")
+    if not 0 < config.train.data_share <= 1:
+        raise tsf.InputError(f"train.data_share must be above 0 and at most 1, got {config.train.data_share}.")
+    for field in ("label_smoothing", "ema_decay"):
+        if not 0 <= config.train[field] < 1:
+            raise tsf.InputError(f"train.{field} must be at least 0 and below 1, got {config.train[field]}.")
+    evaluation.check_average(config.eval.average)
+    if config.seed < 0:
+        raise tsf.InputError(f"seed must be at least 0, got {config.seed}.")
+    for name, value, choices in (
+        ("eval.split", config.eval.split, SPLITS),
+        ("eval.checkpoint", config.eval.checkpoint, CHECKPOINTS),
+        ("model.dtype", config.model.dtype, DTYPES),
+    ):
+        if value not in choices:
+            raise tsf.InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
 def check_workdir(workdir: str) -> None:

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, FieldReference, config_flags
 from tqdm import tqdm
 
 import timesformer_jax
+from experiment.modes import MODES
 from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.preemption import SAME_INTERRUPT
 from timesformer_jax.printable import escape_unencodable, printable
@@ -30,17 +31,6 @@ from timesformer_jax.processes import rank, with_rank
 from timesformer_jax.state_files import parse_json
 
 log = logging.getLogger("timesformer_jax")
-
-MODES = {
-    "train": "train, or resume from the newest checkpoint, and evaluate at the end",
-    "eval": "evaluate a checkpoint",
-    "report": "draw the last evaluation as one page, report.html",
-    "probe": "train heads on frozen features",
-    "features": "write features of whole splits",
-    "show": "draw clips as the model gets them",
-    "prepare": "prepare the data set, or one machine's share of it",
-}
-"""`--mode` -> what it does."""
 
 USAGE = """\
 usage: python main.py --config=FILE[:VARIANT] --workdir=FOLDER [--mode=MODE] [--config.FIELD=VALUE ...]
@@ -69,7 +59,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parse the flags by absl; usage errors exit with 2 and unusable config files with 1, each with one line."""
     escape_unencodable()
     if len(argv) == 1:
-        sys.stderr.write(USAGE.format(modes="\n".join(f"  {mode:<9} {text}" for mode, text in MODES.items())))
+        sys.stderr.write(USAGE.format(modes="\n".join(f"  {name:<9} {mode.summary}" for name, mode in MODES.items())))
         sys.exit(2)
     if "--version" in argv:
         print(f"timesformer_jax {timesformer_jax.__version__}")

@@ -2,14 +2,15 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from experiment.setup import Job
+from experiment.setup import Run
+from input_pipeline import EvalViews
 from timesformer_jax import evaluation
 from timesformer_jax.evaluation import ClipScores, PartialEvaluation
 from timesformer_jax.modeling import describe_model
@@ -23,36 +24,36 @@ PARTIAL = "test.part"
 """The folder in the workdir where a test that was stopped finds what it had."""
 
 
-def evaluate(job: Job, params: Any, step: int) -> None:
+def evaluate(run: Run, params: Any, step: int) -> None:
     """Scores every video of `eval.split` with all its views; writes results.json, predictions.jsonl and confusion.csv.
 
     Resumes the same test if that was stopped. Raises `Preempted` after SIGTERM or Ctrl-C.
     """
-    job.lock("eval")
+    run.files.lock("eval")
     if jax.process_index() == 0:
-        evaluation.finish_results(job.workdir)
-    options = job.config.eval
-    scores, partial = _score(job, params, step)
+        evaluation.finish_results(run.workdir)
+    options = run.config.eval
+    scores, partial = _score(run, params, step)
     predictions = scores.predictions(options.average)
-    unreadable = job.data.left_out.get(options.split, {})
+    unreadable = run.data.dataset.left_out.get(options.split, {})
     results = {
         "split": options.split,
         "num_videos": len(predictions.names),
         "unreadable": len(unreadable),
-        **dataclasses.asdict(job.views),
-        "placement": job.clips.placement,
-        "preprocess": job.preprocess.as_dict(),
+        **dataclasses.asdict(run.data.views),
+        "placement": run.data.clips.placement,
+        "preprocess": run.files.preprocess.as_dict(),
         "average": options.average,
-        **evaluation.figures(scores, options.average, _subsets(job, scores)),
+        **evaluation.figures(scores, options.average, _subsets(run, scores)),
         "step": step,
-        "model": describe_model(job.model),
-        **({"note": job.note} if job.note else {}),
+        "model": describe_model(run.model.module),
+        **({"note": run.files.note} if run.files.note else {}),
     }
     if jax.process_index() == 0:
-        names = job.data.label_names
+        names = run.data.label_names
         rows = evaluation.prediction_rows(predictions, names, unreadable)
-        confusion = None if job.data.several else (evaluation.confusion_matrix(predictions), names)
-        evaluation.write_results(job.workdir, results, rows, confusion)
+        confusion = None if run.data.dataset.several else (evaluation.confusion_matrix(predictions), names)
+        evaluation.write_results(run.workdir, results, rows, confusion)
         partial.delete()
     low, high = results["intervals"]["top1"]
     log.info(
@@ -67,25 +68,25 @@ def evaluate(job: Job, params: Any, step: int) -> None:
         100 * low,
         100 * high,
         100 * results["top5"],
-        job.workdir,
+        run.workdir,
     )
 
 
-def _score(job: Job, params: Any, step: int) -> tuple[ClipScores, PartialEvaluation]:
+def _score(run: Run, params: Any, step: int) -> tuple[ClipScores, PartialEvaluation]:
     """Every clip's scores, those of a test that was stopped among them; and what to delete when the results are written."""
-    split = job.config.eval.split
-    batches = job.eval_batches(split, job.views)
+    split = run.config.eval.split
+    batches = run.data.eval_batches(split, run.data.views)
     description = {
         "step": step,
-        "params": evaluation.fingerprint(params, job.mesh),
-        "model": describe_model(job.model),
-        "data": job.data.describe(split),
-        "views": dataclasses.asdict(job.views),
-        "preprocess": job.preprocess.as_dict(),
-        "batch_size": job.eval_batch_size,
-        "processes": [jax.process_count(), job.share.count],
+        "params": evaluation.fingerprint(params, run.model.mesh),
+        "model": describe_model(run.model.module),
+        "data": run.data.dataset.describe(split),
+        "views": dataclasses.asdict(run.data.views),
+        "preprocess": run.files.preprocess.as_dict(),
+        "batch_size": run.data.eval_batch_size,
+        "processes": [jax.process_count(), run.data.share.count],
     }
-    partial = PartialEvaluation(str(epath.Path(job.workdir) / PARTIAL), description, len(batches))
+    partial = PartialEvaluation(str(epath.Path(run.workdir) / PARTIAL), description, len(batches))
     progress = Progress(
         len(batches), "test", unit="batch", units="batches", initial=partial.num_done, quiet=jax.process_index() > 0
     )
@@ -99,13 +100,32 @@ def _score(job: Job, params: Any, step: int) -> tuple[ClipScores, PartialEvaluat
                 yield next(batches)
                 progress.update()
 
-        options: dict[str, Any] = {"num_crops": job.views.num_crops, "mesh": job.mesh, "objective": job.objective}
-        return evaluation.score_clips(job.score, params, incoming(), **options, partial=partial), partial
+        options: dict[str, Any] = {
+            "num_crops": run.data.views.num_crops,
+            "mesh": run.model.mesh,
+            "objective": run.model.objective,
+        }
+        return evaluation.score_clips(run.model.score, params, incoming(), **options, partial=partial), partial
 
 
-def _subsets(job: Job, scores: ClipScores) -> dict[int, list[int]]:
+def score_split(
+    run: Run, params: Any, split: str, views: EvalViews, *, between: Callable[[], None] | None = None
+) -> ClipScores:
+    """Scores of every clip of a split, on every process; `between` is called before every batch, and may raise."""
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for batch in run.data.eval_batches(split, views):
+            if between is not None:
+                between()
+            yield batch
+
+    options: dict[str, Any] = {"num_crops": views.num_crops, "mesh": run.model.mesh, "objective": run.model.objective}
+    return evaluation.score_clips(run.model.score, params, batches(), **options)
+
+
+def _subsets(run: Run, scores: ClipScores) -> dict[int, list[int]]:
     """Number of clips -> which clips of each video a test with so many would have, where every video has all of them."""
-    total, placement = job.config.eval.num_clips, job.clips.placement
+    total, placement = run.config.eval.num_clips, run.data.clips.placement
     if total == 1 or placement == "tiled" or scores.clips_per_video != total:
         return {}
     return {count: nearest_clips(count, of=total, placement=placement) for count in range(1, total + 1)}

@@ -1,7 +1,6 @@
 """`--mode=features`: what the frozen model says of every video of some splits, in shards on disk."""
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,10 +10,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import timesformer_jax as tsf
+from experiment.checks import SPLITS
+from experiment.data import describe_preprocess
 from experiment.follow import make_model
 from experiment.frozen import check_frozen, frozen
-from experiment.setup import SPLITS, Job, describe_preprocess
-from input_pipeline import EvalViews, prepare_eval
+from experiment.setup import Run
+from input_pipeline import EvalViews
 from timesformer_jax import training
 from timesformer_jax.evaluation.multi_view import NOT_FOR_DEVICES
 from timesformer_jax.features import (
@@ -61,37 +62,37 @@ def check_features(config: Any, workdir: str) -> None:
         check_folder(folder_at(workdir) / FOLDER / split, about)
 
 
-def write_features(job: Job) -> None:
+def write_features(run: Run) -> None:
     """Writes WORKDIR/features/SPLIT of each of `features.splits`; shards that are there already stay as they are."""
-    params, source = frozen(job)
-    for split in job.config.features.splits:
-        _write_split(job, split, params, source)
+    params, source = frozen(run)
+    for split in run.config.features.splits:
+        _write_split(run, split, params, source)
 
 
-def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> None:
-    options, views = job.config.features, job.views
-    num_videos, tiled = job.data.num_videos(split), job.clips.placement == "tiled"
+def _write_split(run: Run, split: str, params: Any, source: dict[str, Any]) -> None:
+    options, views = run.config.features, run.data.views
+    num_videos, tiled = run.data.num_videos(split), run.data.clips.placement == "tiled"
     num_shards = count_shards(
         num_videos,
-        job.model,
+        run.model.module,
         kind=options.kind,
         dtype=options.dtype,
         rows_per_video=(TILED_CLIPS if tiled else views.num_clips) * views.num_crops,
         videos_per_shard=options.videos_per_shard,
     )
     description = describe_features(
-        job.model,
+        run.model.module,
         params,
         kind=options.kind,
         dtype=options.dtype,
         source=source["backbone"],
         step=source["backbone_step"],
-        preprocess=job.preprocess,
+        preprocess=run.files.preprocess,
         **dataclasses.asdict(views),
-        label_names=job.data.label_names,
-        videos={"data_set": job.data.builder.info.full_name, "split": split, "listed": num_videos},
+        label_names=run.data.label_names,
+        videos={"data_set": run.data.dataset.builder.info.full_name, "split": split, "listed": num_videos},
     )
-    writer = FeatureWriter(folder_at(job.workdir) / FOLDER / split, description, num_shards=num_shards)
+    writer = FeatureWriter(folder_at(run.workdir) / FOLDER / split, description, num_shards=num_shards)
     wait_for_all("every process to look at the features so far")
     if jax.process_index() == 0:
         writer.begin()
@@ -105,20 +106,20 @@ def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> N
         num_shards,
         "" if len(missing) == num_shards else f", {num_shards - len(missing)} of which are there already",
     )
-    compute = make_feature_fn(job, options.kind)
+    compute = make_feature_fn(run, options.kind)
     progress = Progress(len(missing), split, unit="shard", quiet=jax.process_index() > 0)
     with progress, watch_preemption("the shard under way") as stops:
-        for mine, writes in turns(missing, job.share):
+        for mine, writes in turns(missing, run.data.share):
             if stops():
                 done = num_shards - len(writer.missing())
                 raise stops.preempted(f"{done} of {num_shards} shards of '{split}' are written")
-            rows = _rows(job, params, compute, split, views, part=(mine, num_shards))
+            rows = _rows(run, params, compute, split, views, part=(mine, num_shards))
             if writes:
                 writer.write(mine, rows)
-            progress.update(min(job.share.count, len(missing) - progress.done))
+            progress.update(min(run.data.share.count, len(missing) - progress.done))
     wait_for_all("every shard to be written")
     if jax.process_index() == 0:
-        about = writer.finish(job.data.left_out.get(split))
+        about = writer.finish(run.data.dataset.left_out.get(split))
         log.info(
             "%d rows of %d videos of '%s' (%d more can't be read) are in %s.",
             about["num_rows"],
@@ -130,16 +131,16 @@ def _write_split(job: Job, split: str, params: Any, source: dict[str, Any]) -> N
     wait_for_all("the features to be completed")
 
 
-def make_feature_fn(job: Job, kind: str) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
+def make_feature_fn(run: Run, kind: str) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
     """A jitted function (params, batch of `B` clips) -> their features, `[B, crops, ...]`, split as the batch is."""
-    mesh, prepare = job.mesh, functools.partial(prepare_eval, options=job.pixels)
+    mesh, prepare = run.model.mesh, run.model.prepare_eval
 
     def compute(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         with split_activations(mesh):
-            found = extract(job.model, params, split_clips(prepare(batch), mesh), kind)
+            found = extract(run.model.module, params, split_clips(prepare(batch), mesh), kind)
         return found.reshape(len(batch["video"]), -1, *found.shape[1:]).astype(jax.numpy.float32)
 
-    split, shapes = training.batch_sharding(mesh), parameter_shapes(job.model)
+    split, shapes = training.batch_sharding(mesh), parameter_shapes(run.model.module)
     return jax.jit(compute, in_shardings=(training.sharding_of(shapes, shapes, mesh), split), out_shardings=split)
 
 
@@ -163,23 +164,23 @@ def _agreed(missing: list[int], num_shards: int) -> list[int]:
 
 
 def _rows(
-    job: Job, params: Any, compute: Callable[..., jax.Array], split: str, views: EvalViews, part: tuple[int, int]
+    run: Run, params: Any, compute: Callable[..., jax.Array], split: str, views: EvalViews, part: tuple[int, int]
 ) -> ShardRows:
     """The features of a shard's videos: shard k of N has the videos k, k + N, k + 2 N, ... of the split."""
-    rows = ShardRows(job.config.features.dtype)
-    spec = training.batch_sharding(job.mesh).spec
+    rows = ShardRows(run.config.features.dtype)
+    spec = training.batch_sharding(run.model.mesh).spec
     waiting: list[tuple[dict[str, np.ndarray], jax.Array]] = []
 
     def take() -> None:
         batch, found = waiting.pop(0)
-        values = np.asarray(multihost_utils.global_array_to_host_local_array(found, job.mesh, spec))
+        values = np.asarray(multihost_utils.global_array_to_host_local_array(found, run.model.mesh, spec))
         for i in np.flatnonzero(batch["mask"]):
             name = batch["name"][i].decode(errors="replace")
             rows.add_clip(name, values[i], seconds=float(batch["seconds"][i, 0]), label=batch["label"][i])
 
-    for batch in job.eval_batches(split, views, part):
+    for batch in run.data.eval_batches(split, views, part):
         given = {name: batch[name] for name in batch.keys() - NOT_FOR_DEVICES}
-        waiting.append((batch, compute(params, training.to_devices(given, job.mesh))))
+        waiting.append((batch, compute(params, training.to_devices(given, run.model.mesh))))
         if len(waiting) > 1:  # one stays in flight, while its successor's videos are decoded
             take()
     while waiting:

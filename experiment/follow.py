@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import timesformer_jax as tsf
 from configs.common import FOLLOWING
 from experiment.init_from import allowed_of_init_from, check_allow, choice_of_init_from
+from experiment.modes import MODES
 from timesformer_jax.features import folder_at
 from timesformer_jax.pretrained import Architecture, read_architecture
 from timesformer_jax.pretrained.own import find_checkpoint
@@ -17,10 +18,6 @@ from timesformer_jax.video import Preprocess
 
 log = logging.getLogger("timesformer_jax")
 
-READ_ONLY = ("eval", "report")
-"""Jobs that need a checkpoint."""
-LOADING = ("train", "probe", "features")
-"""Jobs that load `init_from` if the workdir has no checkpoint."""
 DRAWN = (
     "model.num_frames",
     "model.image_size",
@@ -53,7 +50,7 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
       InputError: for fields that contradict the checkpoint or the weights, and for weights that can't be read or don't fit.
     """
     checkpoint = find_checkpoint(folder_at(workdir) / "checkpoints")
-    if checkpoint is None and mode in READ_ONLY:
+    if checkpoint is None and MODES[mode].needs_checkpoint:
         raise tsf.InputError(f"There is no checkpoint in {workdir}: train first with --mode=train.")
     config = config.copy_and_resolve_references()
     check_allow(config)
@@ -68,7 +65,7 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
         config.clips.sampling_rate, typed = None, (*typed, "clips.sampling_rate")
     choices = _Choices(
         "checkpoint" if checkpoint else "weights",
-        training=mode == "train",
+        training=MODES[mode].trains,
         typed=frozenset(typed),
         span_decides=span_decides,
         guesses=_guesses(weights),
@@ -80,7 +77,7 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
             f"{workdir} holds the checkpoint of a run with other settings: {'; '.join(choices.refused)}. Leave the "
             f"flag{'s'[: len(choices.refused) > 1]} out to go on with that run, or choose another --workdir."
         )
-    if checkpoint is None and source and mode in LOADING:
+    if checkpoint is None and source and MODES[mode].loads_init_from:
         weights.check(source, make_model(config), allowed_of_init_from(config))
     if source:
         log.info("The model follows the weights in %s: %s.", source, _in_words(config.model))

@@ -8,7 +8,7 @@ import jax
 import timesformer_jax as tsf
 from experiment.checks import check_checkpoint
 from experiment.follow import make_model
-from experiment.setup import Job
+from experiment.setup import Run
 from timesformer_jax import training
 from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import describe_model
@@ -30,17 +30,17 @@ def check_frozen(config: Any, workdir: str, mode: str) -> None:
     check_checkpoint(workdir, {"model": describe_model(make_model(config))}, needed=False)
 
 
-def frozen(job: Job) -> tuple[Any, dict[str, Any]]:
+def frozen(run: Run) -> tuple[Any, dict[str, Any]]:
     """The parameters of the workdir's checkpoint, else of `init_from`, on the devices; and which they are."""
-    config, checkpoints = job.config, job.checkpoints
+    config, checkpoints = run.config, run.files.checkpoints
     if checkpoints.latest_step is not None:
-        params, step = job.restore_params()
-        log.info("Frozen: the checkpoint of step %d in %s.", step, job.workdir)
+        params, step = run.files.restore_params(run.model)
+        log.info("Frozen: the checkpoint of step %d in %s.", step, run.workdir)
         if config.init_from:
             log.info("init_from=%s is left aside: it is for a workdir without a checkpoint.", config.init_from)
-        return params, {"backbone": job.workdir, "backbone_step": step}
-    pretrained = job.load_init_from()
+        return params, {"backbone": run.workdir, "backbone_step": step}
+    pretrained = run.model.load_init_from(run.config, run.data.label_names)
     log.info("Frozen: the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
     params = jax.device_get(pretrained.params)
-    placed = jax.device_put(params, training.sharding_of(params, params, job.mesh))
+    placed = jax.device_put(params, training.sharding_of(params, params, run.model.mesh))
     return placed, {"backbone": config.init_from, "backbone_step": None}

@@ -1,6 +1,5 @@
 """`--mode=probe`: what the frozen features know, told by many heads that are trained on them at once."""
 
-import functools
 import logging
 import math
 import sys
@@ -16,8 +15,8 @@ import timesformer_jax as tsf
 from experiment.follow import make_model
 from experiment.frozen import check_frozen, frozen
 from experiment.probe_plan import ProbePlan, describe_edges, plan_probe
-from experiment.setup import Job
-from input_pipeline import EvalViews, prepare_eval
+from experiment.setup import Run
+from input_pipeline import EvalViews
 from timesformer_jax import evaluation, training
 from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import describe_model
@@ -52,32 +51,34 @@ def check_probe(config: Any, workdir: str) -> None:
     check_frozen(config, workdir, "probe")
 
 
-def probe(job: Job) -> None:
+def probe(run: Run) -> None:
     """Trains all heads on the frozen model's features, tests them, writes probe.json and the best of them.
 
     Nothing is written before the end, and each file is whole or not there; stopped before, the same command begins again.
     """
-    config, options = job.config, job.config.probe
-    plan = _plan(job)
+    config, options = run.config, run.config.probe
+    plan = _plan(run)
     batch_size, steps_per_epoch, total_steps = plan.batch_size, plan.steps_per_epoch, plan.total_steps
-    local_batch_size = training.local_batch_size(_batch_size(config)[0], batch_size, job.mesh)
+    local_batch_size = training.local_batch_size(_batch_size(config)[0], batch_size, run.model.mesh)
     rates = training.probe_rates(options.learning_rates, options.weight_decays)
-    backbone, source = frozen(job)
+    backbone, source = frozen(run)
     optimizer = training.make_probe_optimizer(
         rates=rates, num_epochs=total_steps / steps_per_epoch, steps_per_epoch=steps_per_epoch
     )
-    module = _make_probe(config, job.model)
-    parts = {"model": job.model, "probe": module, "kind": options.kind, "mesh": job.mesh}
+    module = _make_probe(config, run.model.module)
+    parts = {"model": run.model.module, "probe": module, "kind": options.kind, "mesh": run.model.mesh}
     state = training.init_probe_state(**parts, optimizer=optimizer, num_heads=len(rates), seed=config.seed)
-    each = {"objective": job.objective, "heads_at_once": options.heads_at_once}
-    step_fn = training.make_probe_step(**parts, **each, optimizer=optimizer, prepare=job.prepare_training, seed=config.seed)
-    score = training.make_probe_score_fn(**parts, **each, prepare=functools.partial(prepare_eval, options=job.pixels))
+    each = {"objective": run.model.objective, "heads_at_once": options.heads_at_once}
+    step_fn = training.make_probe_step(
+        **parts, **each, optimizer=optimizer, prepare=run.model.prepare_training, seed=config.seed
+    )
+    score = training.make_probe_score_fn(**parts, **each, prepare=run.model.prepare_eval)
     log.info(
         "Probing (%s): %d heads of %s parameters each on %d training videos, %d steps of batches of %d clips.",
         options.kind,
         len(rates),
         f"{sum(x.size for x in jax.tree.leaves(state.params)) // len(rates):,}",
-        job.data.num_videos("train"),
+        run.data.num_videos("train"),
         total_steps,
         batch_size,
     )
@@ -85,11 +86,11 @@ def probe(job: Job) -> None:
         log.info("%s", plan.note)
     evaluate_every = max(round(config.train.evaluate_every_epochs * plan.raised * steps_per_epoch), 1)
     clock = DeviceClock()
-    incoming = clock.batches(job.training_batches(local_batch_size, first_clip=0))
+    incoming = clock.batches(run.data.training_batches(local_batch_size, first_clip=0))
     bar = tqdm(total=total_steps, desc="probe", unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty() or _further())
     try:
         for step in range(1, total_steps + 1):
-            state, metrics = step_fn(state, backbone, training.to_devices(next(incoming), job.mesh))
+            state, metrics = step_fn(state, backbone, training.to_devices(next(incoming), run.model.mesh))
             clock.dispatched(metrics)
             bar.update()
             if step == 1:  # compiling, filling the pipeline: no part of the rates
@@ -98,15 +99,15 @@ def probe(job: Job) -> None:
                 figures = jax.device_get(metrics)
                 _tell_step(figures, step, total_steps, step / steps_per_epoch, clock.take(step), batch_size)
             if step % evaluate_every == 0 and step < total_steps:
-                found, _ = _evaluate(job, score, (backbone, state.params), len(rates))
+                found, _ = _evaluate(run, score, (backbone, state.params), len(rates))
                 log.info("After %d of %d steps the best head is %s.", step, total_steps, _named(found, rates))
                 clock.restart()  # the test is no part of the next line's figures
     finally:
         bar.close()
         clock.close()
-    found, num_videos = _evaluate(job, score, (backbone, state.params), len(rates))
+    found, num_videos = _evaluate(run, score, (backbone, state.params), len(rates))
     notes = {"steps": total_steps, "num_videos": num_videos, "num_epochs": plan.num_epochs, "batch_size": batch_size}
-    _write(job, module, backbone, state.params, rates, found, {**notes, **source})
+    _write(run, module, backbone, state.params, rates, found, {**notes, **source})
     for edge in describe_edges(rates, [row[_judged_by(found)] for row in found]):
         log.warning("%s", edge)
 
@@ -122,15 +123,15 @@ def _batch_size(config: Any) -> tuple[str, int]:
     return ("train.batch_size", config.train.batch_size) if given is None else ("probe.batch_size", given)
 
 
-def _plan(job: Job) -> ProbePlan:
+def _plan(run: Run) -> ProbePlan:
     """How long this job's probe trains, and in which batches."""
-    config, per_video = job.config, job.clips.clips_per_video
+    config, per_video = run.config, run.data.clips.clips_per_video
     return plan_probe(
-        job.data.num_videos("train") * per_video,
+        run.data.num_videos("train") * per_video,
         num_epochs=config.probe.num_epochs,
         batch_size=config.probe.batch_size,
         train_batch_size=config.train.batch_size,
-        multiple=math.lcm(training.batch_shards(job.mesh), job.share.count * per_video),
+        multiple=math.lcm(training.batch_shards(run.model.mesh), run.data.share.count * per_video),
     )
 
 
@@ -155,7 +156,7 @@ def _tell_step(metrics: Any, step: int, total_steps: int, epoch: float, timing: 
     log.info("%s", " ".join(words))
 
 
-def _evaluate(job: Job, score: Any, params: Any, num_heads: int) -> tuple[list[Accuracies], int]:
+def _evaluate(run: Run, score: Any, params: Any, num_heads: int) -> tuple[list[Accuracies], int]:
     """Every head's accuracies on the validation videos, one clip and crop each, by one pass of the model; and their number.
 
     Those of a head that has diverged are None.
@@ -163,12 +164,12 @@ def _evaluate(job: Job, score: Any, params: Any, num_heads: int) -> tuple[list[A
     predictions = evaluation.predict_videos(
         score,
         params,
-        job.eval_batches("val", EvalViews()),
+        run.data.eval_batches("val", EvalViews()),
         average="probabilities",
         averages=("probabilities",),
         num_crops=1,
-        mesh=job.mesh,
-        objective=job.objective,
+        mesh=run.model.mesh,
+        objective=run.model.objective,
     )
     by_head = predictions.scores.reshape(len(predictions.names), num_heads, -1)
     found: list[Accuracies] = []
@@ -216,7 +217,7 @@ def _table(found: Sequence[Accuracies], rates: Sequence[training.Rates]) -> str:
 
 
 def _write(
-    job: Job,
+    run: Run,
     module: Any,
     backbone: Any,
     heads: Any,
@@ -225,10 +226,10 @@ def _write(
     notes: dict[str, Any],
 ) -> None:
     """The best head and the table, in place of those of an earlier probe."""
-    options, best = job.config.probe, _best(found)
+    options, best = run.config.probe, _best(found)
     log.info("Every head on %d videos of 'val', 1 clip x 1 crop:\n%s", notes["num_videos"], _table(found, rates))
     params = jax.jit(lambda heads: jax.tree.map(lambda x: x[best], heads))(heads)
-    folder, file, table = (folder_at(job.workdir) / name for name in (FOLDER, FILE, TABLE))
+    folder, file, table = (folder_at(run.workdir) / name for name in (FOLDER, FILE, TABLE))
     if not _further():
         for old in (table, file):  # the table first: it never speaks of another probe than the one beside it
             old.unlink(missing_ok=True)
@@ -246,12 +247,12 @@ def _write(
         "heads": results,
         "best": {"head": best, **results[best], "intervals": _intervals(found[best], notes["num_videos"])},
         "saved": saved.name,
-        "model": describe_model(job.model),
+        "model": describe_model(run.model.module),
     }
     model_notes = {
-        "model": describe_model(job.model),
-        "data": {"label_names": job.data.label_names},
-        **job.notes,
+        "model": describe_model(run.model.module),
+        "data": {"label_names": run.data.label_names},
+        **run.files.notes,
     }
     about = {name: results[name] for name in ("kind", "backbone", "backbone_step", "best")}
     if options.kind == "linear":

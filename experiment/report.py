@@ -14,7 +14,7 @@ from etils import epath
 
 import timesformer_jax as tsf
 from experiment.curves import read_curves
-from experiment.setup import Job
+from experiment.setup import Run
 from experiment.show import pictures
 from experiment.train import CONFIG
 from input_pipeline import WINDOW_AXES, EvalViews, VideoDataset, eval_batches, prepare_eval
@@ -52,41 +52,41 @@ def check_report(config: Any, workdir: str) -> None:
         )
 
 
-def report(job: Job) -> None:
+def report(run: Run) -> None:
     """Draws what the workdir's files say of its last test, and what the model looks at in some of its videos.
 
     That both are there has been checked by `check_report`.
     """
-    workdir = epath.Path(job.workdir)
+    workdir = epath.Path(run.workdir)
     results, rows, confusion = _read_results(workdir)
-    curves = read_curves(job.workdir)
-    params = job.checkpoints.restore_params(job.model, job.mesh, results["step"])[0]
-    data = _Videos(job, results["split"])
+    curves = read_curves(run.workdir)
+    params = run.files.checkpoints.restore_params(run.model.module, run.model.mesh, results["step"])[0]
+    data = _Videos(run, results["split"])
     tested = [row for row in rows if "error" not in row]
-    best, worst = pick_videos(tested, job.config.report.num_videos)
-    shown = _shown(job, params, data, [*best, *worst])
-    points, caption = _points(job, params, data)
+    best, worst = pick_videos(tested, run.config.report.num_videos)
+    shown = _shown(run, params, data, [*best, *worst])
+    points, caption = _points(run, params, data)
     page = evaluation.render_report(
         evaluation.Report(
-            title=f"{job.config.data.name}: {job.model.attention_type}",
-            summary=_summary(job, results),
-            configuration=_flat(_read_config(workdir) or job.config.to_dict()),
+            title=f"{run.config.data.name}: {run.model.module.attention_type}",
+            summary=_summary(run, results),
+            configuration=_flat(_read_config(workdir) or run.config.to_dict()),
             results=results,
             curves=curves,
-            label_names=job.data.label_names,
-            confusion=_read_confusion(confusion, workdir, job.data.label_names),
+            label_names=run.data.label_names,
+            confusion=_read_confusion(confusion, workdir, run.data.label_names),
             best=shown[: len(best)],
             worst=shown[len(best) :],
             map_name="Over each frame: what the class token has gathered from it, by attention rollout through all blocks.",
             points=points,
             points_caption=caption,
-            cost=_cost(job, results),
+            cost=_cost(run, results),
             unreadable={row["video"]: row["error"] for row in rows if "error" in row},
             validation=compare_with_validation(results, curves),
         )
     )
     evaluation.write_whole(workdir / FILE, page)
-    log.info("See %s/%s (%.1f MiB, no other file is needed).", job.workdir, FILE, len(page) / 2**20)
+    log.info("See %s/%s (%.1f MiB, no other file is needed).", run.workdir, FILE, len(page) / 2**20)
 
 
 def _read_results(workdir: epath.Path) -> tuple[dict[str, Any], list[dict[str, Any]], bytes | None]:
@@ -136,39 +136,39 @@ def _labels(row: Mapping[str, Any]) -> list[str]:
 class _Videos:
     """Single clips, one centre crop each, of any videos of a split."""
 
-    def __init__(self, job: Job, split: str):
-        self._job, self._split = job, split
+    def __init__(self, run: Run, split: str):
+        self._run, self._split = run, split
 
     def numbers_of(self, names: Sequence[str]) -> dict[str, int]:
         """Where each name is first found in the split."""
         wanted, found = set(names), {}
-        for number, name in enumerate(self._job.data.facts(self._split, "name")):
+        for number, name in enumerate(self._run.data.dataset.facts(self._split, "name")):
             if name in wanted:
                 found.setdefault(name, number)
         return found
 
     @property
     def count(self) -> int:
-        return self._job.data.num_videos(self._split)
+        return self._run.data.num_videos(self._split)
 
     def clips(self, numbers: Sequence[int], at_once: int = 8) -> Iterator[tuple[jax.Array, np.ndarray, int]]:
         """Prepared clips `[at_once, T, H, W, C]` of these videos, their labels, and how many are real: the rest fills up."""
-        job = self._job
-        chosen: VideoDataset = dataclasses.replace(job.data, chosen=(self._split, tuple(numbers)))
-        centre = dataclasses.replace(job.clips, placement="centre")
+        run = self._run
+        chosen: VideoDataset = dataclasses.replace(run.data.dataset, chosen=(self._split, tuple(numbers)))
+        centre = dataclasses.replace(run.data.clips, placement="centre")
         batches = eval_batches(chosen, self._split, centre, batch_size=at_once, views=EvalViews(), part=(0, 1))
         for batch in batches if numbers else ():
             windows = {name: jax.numpy.asarray(batch[name]) for name in WINDOW_AXES}
-            yield prepare_eval(windows, options=job.pixels), batch["label"], int(batch["mask"].sum())
+            yield prepare_eval(windows, options=run.model.pixels), batch["label"], int(batch["mask"].sum())
 
 
-def _shown(job: Job, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any]]) -> list[evaluation.ShownVideo]:
+def _shown(run: Run, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any]]) -> list[evaluation.ShownVideo]:
     """The videos of these rows, each with a GIF of its first clip with what the model looks at."""
     numbers = data.numbers_of([row["video"] for row in rows])
     animations = []
     for clips, _, real in data.clips([numbers[row["video"]] for row in rows]):
-        maps = np.asarray(explain.attention_rollout(job.model, params, clips))
-        for frames, clip_maps in zip(pictures(clips[:real], job.pixels), maps[:real], strict=True):
+        maps = np.asarray(explain.attention_rollout(run.model.module, params, clips))
+        for frames, clip_maps in zip(pictures(clips[:real], run.model.pixels), maps[:real], strict=True):
             animations.append(explain.gif_bytes(explain.overlay(frames, clip_maps), FRAMES_PER_SECOND))
     return [
         evaluation.ShownVideo(row["video"], _labels(row), [(label, score) for label, score in row["best"]], animation)
@@ -176,25 +176,25 @@ def _shown(job: Job, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any
     ]
 
 
-def _points(job: Job, params: Any, data: _Videos) -> tuple[bytes | None, str]:
+def _points(run: Run, params: Any, data: _Videos) -> tuple[bytes | None, str]:
     """The CLS of some videos as points, and what is said of them; nothing where they are too few or all alike."""
-    count = min(data.count, job.config.report.num_points)
-    numbers = np.sort(np.random.default_rng(job.config.seed).permutation(data.count)[:count])
+    count = min(data.count, run.config.report.num_points)
+    numbers = np.sort(np.random.default_rng(run.config.seed).permutation(data.count)[:count])
     features, labels = [], []
-    cls = jax.jit(functools.partial(extract, job.model, kind="cls"))
-    for clips, own, real in data.clips(numbers.tolist(), at_once=job.config.eval.batch_size):
+    cls = jax.jit(functools.partial(extract, run.model.module, kind="cls"))
+    for clips, own, real in data.clips(numbers.tolist(), at_once=run.config.eval.batch_size):
         features.append(np.asarray(cls(params, clips), np.float32)[:real])
         labels.append(own[:real])
     values = np.concatenate(features)
     # One of several labels is as good as any for a colour: the first.
-    classes = np.concatenate(labels).argmax(axis=1) if job.data.several else np.concatenate(labels)
+    classes = np.concatenate(labels).argmax(axis=1) if run.data.dataset.several else np.concatenate(labels)
     try:
         points = embed_points(values)
     except tsf.InputError as error:
         log.info("No plot of the features: %s", error)
         return None, ""
     found = nearest_neighbours(values, classes)
-    names = job.data.label_names
+    names = run.data.label_names
     shown, classes = (names, classes) if len(names) <= MOST_COLOURS else (None, None)
     picture = draw_points([[Panel(points, classes, "t-SNE of the class token")]], shown)
     near = (
@@ -206,16 +206,16 @@ def _points(job: Job, params: Any, data: _Videos) -> tuple[bytes | None, str]:
     return picture, caption
 
 
-def _summary(job: Job, results: Mapping[str, Any]) -> str:
+def _summary(run: Run, results: Mapping[str, Any]) -> str:
     """What was trained on what, and how good it is."""
-    size = f"{job.model.num_frames} frames of {job.model.image_size} x {job.model.image_size} pixels"
-    head = "map" if job.data.several else "top1"
+    size = f"{run.model.module.num_frames} frames of {run.model.module.image_size} x {run.model.module.image_size} pixels"
+    head = "map" if run.data.dataset.several else "top1"
     ends = results["intervals"][head]
     interval = "n/a" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f} %"
     return (
-        f"A TimeSformer with {job.model.attention_type} attention, {size}, after {results['step']} steps: "
+        f"A TimeSformer with {run.model.module.attention_type} attention, {size}, after {results['step']} steps: "
         f"{evaluation.TITLES[head][0]} {100 * results[head]:.1f} % (95 % interval {interval}) on {results['num_videos']} "
-        f"videos of {len(job.data.label_names)} labels, by the {evaluation.AVERAGE_TITLES[results['average']]}."
+        f"videos of {len(run.data.label_names)} labels, by the {evaluation.AVERAGE_TITLES[results['average']]}."
     )
 
 
@@ -254,9 +254,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _cost(job: Job, results: Mapping[str, Any]) -> dict[str, str]:
-    parameters, multiply_adds = count_parameters(job.model), count_multiply_adds(job.model)
-    for_logits = count_multiply_adds(job.model, for_logits=True)
+def _cost(run: Run, results: Mapping[str, Any]) -> dict[str, str]:
+    parameters, multiply_adds = count_parameters(run.model.module), count_multiply_adds(run.model.module)
+    for_logits = count_multiply_adds(run.model.module, for_logits=True)
     views = results["num_clips"] * results["num_crops"]
     return {
         "Parameters": f"{parameters:,}",

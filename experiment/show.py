@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiment.setup import Job
+from experiment.setup import Run
 from input_pipeline import (
     WINDOW_AXES,
     EvalViews,
@@ -23,38 +23,42 @@ from input_pipeline import (
 log = logging.getLogger("timesformer_jax")
 
 
-def show(job: Job, num_clips: int = 8) -> None:
+def show(run: Run, num_clips: int = 8) -> None:
     """Draws the first clips that training and testing get, after all that happens to them: train.png, and one of the split."""
-    key, mix_key = jax.random.split(jax.random.key(job.config.seed))
-    num_clips = max(num_clips // job.clips.clips_per_video, 1) * job.clips.clips_per_video
+    key, mix_key = jax.random.split(jax.random.key(run.config.seed))
+    num_clips = max(num_clips // run.data.clips.clips_per_video, 1) * run.data.clips.clips_per_video
     batch = next(
-        training_batches(job.data, "train", job.clips, batch_size=num_clips, seed=job.config.seed, first_clip=0, part=(0, 1))
+        training_batches(
+            run.data.dataset, "train", run.data.clips, batch_size=num_clips, seed=run.config.seed, first_clip=0, part=(0, 1)
+        )
     )
-    names = job.data.label_names
+    names = run.data.label_names
     titles = [_name(label, names) for label in batch["label"]]
-    video = prepare_training(key, jax.tree.map(jax.numpy.asarray, batch), options=job.pixels)
-    if job.mixing.mixes:
-        video, others, share = mix_clips(mix_key, video, jax.numpy.asarray(batch["label"]), options=job.mixing)
+    video = prepare_training(key, jax.tree.map(jax.numpy.asarray, batch), options=run.model.pixels)
+    if run.model.mixing.mixes:
+        video, others, share = mix_clips(mix_key, video, jax.numpy.asarray(batch["label"]), options=run.model.mixing)
         titles = [
             f"{own}: {part:.0%}, {_name(other, names)}: {1 - part:.0%}"
             for own, other, part in zip(titles, np.asarray(others), share, strict=True)
         ]
-    _draw(job, "train", video, titles)
+    _draw(run, "train", video, titles)
     one = EvalViews()
-    tested = next(eval_batches(job.data, job.config.eval.split, job.clips, batch_size=num_clips, views=one, part=(0, 1)))
+    tested = next(
+        eval_batches(run.data.dataset, run.config.eval.split, run.data.clips, batch_size=num_clips, views=one, part=(0, 1))
+    )
     real = tested["mask"]
     titles = [
         f"{_name(label, names)}: {name.decode(errors='replace')}"
         for label, name in zip(tested["label"][real], tested["name"][real], strict=True)
     ]
     clips = {name: jax.numpy.asarray(tested[name][real]) for name in WINDOW_AXES}
-    _draw(job, job.config.eval.split, prepare_eval(clips, options=job.pixels), titles)
-    log.info("See %s/train.png and %s.png.", job.workdir, job.config.eval.split)
+    _draw(run, run.config.eval.split, prepare_eval(clips, options=run.model.pixels), titles)
+    log.info("See %s/train.png and %s.png.", run.workdir, run.config.eval.split)
 
 
-def _draw(job: Job, name: str, clips: jax.Array, titles: list[str]) -> None:
+def _draw(run: Run, name: str, clips: jax.Array, titles: list[str]) -> None:
     if jax.process_index() == 0:
-        draw_clips(epath.Path(job.workdir) / f"{name}.png", pictures(clips, job.pixels), titles)
+        draw_clips(epath.Path(run.workdir) / f"{name}.png", pictures(clips, run.model.pixels), titles)
 
 
 def _name(label: Any, names: list[str]) -> str:

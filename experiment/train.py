@@ -16,16 +16,19 @@ from etils import epath
 import timesformer_jax as tsf
 from configs.folder import FIELDS
 from configs.recipes import SMALL_DATA
-from experiment.evaluate import evaluate
-from experiment.setup import Job, lock_of
+from experiment.evaluate import evaluate, score_split
+from experiment.files import lock_of
+from experiment.setup import Run
 from experiment.show import show
 from input_pipeline import EvalViews, mix_clips
 from timesformer_jax import evaluation, training
 from timesformer_jax.cost import count_multiply_adds
+from timesformer_jax.features import folder_at
 from timesformer_jax.pretrained.targets import describe_unsupported
-from timesformer_jax.processes import wait_for_all
+from timesformer_jax.processes import from_first, wait_for_all
 from timesformer_jax.run_lock import check_unlocked
 from timesformer_jax.state_files import write_json
+from timesformer_jax.training.damaged import set_damaged_aside
 
 log = logging.getLogger("timesformer_jax")
 
@@ -40,9 +43,20 @@ FEW_STEPS = 50
 
 
 def adjust(config: Any, workdir: str) -> tuple[Any, str]:
-    """What `debug` and `overfit_batch` make of a config, and the folder of their own that they work in."""
-    if not (config.debug or config.overfit_batch):
-        return config, workdir
+    """Config and workdir of a training: changed for `debug` and `overfit_batch`, which work in their own folder.
+
+    No other process may train there; a damaged newest checkpoint is renamed before anything is read from it.
+    """
+    if config.debug or config.overfit_batch:
+        config, workdir = _rehearsal(config, workdir)
+    from_first(lambda: check_unlocked(*lock_of(workdir, "train")), "a look at the workdir's lock")
+    # Its arrays are compared when it is restored.
+    set_damaged_aside(str(folder_at(workdir) / "checkpoints"), wholly=False)
+    return config, workdir
+
+
+def _rehearsal(config: Any, workdir: str) -> tuple[Any, str]:
+    """What `debug` and `overfit_batch` make of a config, and their emptied folder."""
     config = config.copy_and_resolve_references()
     folder = epath.Path(workdir) / ("overfit_batch" if config.overfit_batch else "debug")
     if jax.process_index() == 0 and folder.exists():
@@ -60,11 +74,11 @@ def adjust(config: Any, workdir: str) -> tuple[Any, str]:
     return config, str(folder)
 
 
-def train(job: Job) -> None:
+def train(run: Run) -> None:
     """Trains to the end, then tests."""
-    config, data = job.config, job.data
+    config, data = run.config, run.data.dataset
     num_videos = data.num_videos("train")
-    steps_per_epoch = num_videos * job.clips.clips_per_video / config.train.batch_size
+    steps_per_epoch = num_videos * run.data.clips.clips_per_video / config.train.batch_size
     total_steps = max(round(config.train.num_epochs * steps_per_epoch), 1)
     if config.debug:
         total_steps = min(total_steps, DEBUG_STEPS)
@@ -73,23 +87,23 @@ def train(job: Job) -> None:
     overfit_loss = OVERFIT_LOSS / (len(data.label_names) if data.several else 1)  # of several labels it is a mean over classes
     optimizer = training.make_optimizer(
         **config.optimizer,
-        depth=job.model.depth,
+        depth=run.model.module.depth,
         num_epochs=total_steps / steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
     )
-    state = _begin(job, optimizer.transformation, total_steps)
+    state = _begin(run, optimizer.transformation, total_steps)
     first_step = int(state.step)
     # A checkpoint says how many clips were used up to it, and the run goes on with the next one.
-    first_clip = job.checkpoints.pipeline.get("next_clip", first_step * config.train.batch_size)
-    _tell(job, state, total_steps)
+    first_clip = run.files.checkpoints.pipeline.get("next_clip", first_step * config.train.batch_size)
+    _tell(run, state, total_steps)
     step = training.make_train_step(
-        model=job.model,
+        model=run.model.module,
         optimizer=optimizer.transformation,
-        prepare=job.prepare_training,
-        mix=functools.partial(mix_clips, options=job.mixing) if job.mixing.mixes else None,
+        prepare=run.model.prepare_training,
+        mix=functools.partial(mix_clips, options=run.model.mixing) if run.model.mixing.mixes else None,
         seed=config.seed,
-        mesh=job.mesh,
-        objective=job.objective,
+        mesh=run.model.mesh,
+        objective=run.model.objective,
         label_smoothing=config.train.label_smoothing,
         accumulation=config.train.accumulation,
         ema_decay=config.train.ema_decay,
@@ -112,11 +126,11 @@ def train(job: Job) -> None:
         compiled_ahead=not config.debug,
     )
     if config.debug:
-        show(job)
+        show(run)
     if jax.process_index() == 0:
-        write_json(epath.Path(job.workdir) / CONFIG, json.loads(config.to_json_best_effort()))
+        write_json(epath.Path(run.workdir) / CONFIG, json.loads(config.to_json_best_effort()))
     losses: list[float] = []
-    writer = _metric_writer(job.workdir)
+    writer = _metric_writer(run.workdir)
 
     def write_scalars(step: int, scalars: Any) -> None:
         losses.extend([scalars["train/loss"]] if "train/loss" in scalars else [])
@@ -126,50 +140,50 @@ def train(job: Job) -> None:
         state = training.train(
             state=state,
             train_step=step,
-            batches=_batches(job, first_clip),
-            mesh=job.mesh,
+            batches=_batches(run, first_clip),
+            mesh=run.model.mesh,
             plan=plan,
             learning_rate=optimizer.learning_rate,
             # The backward pass takes twice what the forward pass does.
-            flops_per_clip=3 * 2 * count_multiply_adds(job.model, for_logits=True),
+            flops_per_clip=3 * 2 * count_multiply_adds(run.model.module, for_logits=True),
             write_scalars=write_scalars,
-            checkpoints=job.checkpoints,
+            checkpoints=run.files.checkpoints,
             pipeline_state=lambda step: {"next_clip": first_clip + (step - first_step) * config.train.batch_size},
-            evaluate=functools.partial(_validate, job),
-            profile=str(epath.Path(job.workdir) / "profile") if config.profile else None,
+            evaluate=functools.partial(_validate, run),
+            profile=str(epath.Path(run.workdir) / "profile") if config.profile else None,
         )
     if config.overfit_batch:
         _judge(losses[-1] if losses else None, overfit_loss, int(state.step))
         return
-    evaluate(job, state.best_params, int(state.step))
+    evaluate(run, state.best_params, int(state.step))
 
 
-def _begin(job: Job, optimizer: Any, total_steps: int) -> training.TrainState:
+def _begin(run: Run, optimizer: Any, total_steps: int) -> training.TrainState:
     """The workdir's newest checkpoint, else the weights of `init_from`, else random numbers; the log says which."""
-    config, params, ema = job.config, None, job.config.train.ema_decay > 0
-    if (step := job.checkpoints.latest_step) is not None:
-        state = job.checkpoints.restore(training.state_shapes(job.model, optimizer, job.mesh, ema=ema))
+    config, params, ema = run.config, None, run.config.train.ema_decay > 0
+    if (step := run.files.checkpoints.latest_step) is not None:
+        state = run.files.checkpoints.restore(training.state_shapes(run.model.module, optimizer, run.model.mesh, ema=ema))
         rest = f"{total_steps - step} steps to go" if step < total_steps else "nothing left to train"
-        log.info("Going on from the checkpoint of step %d in %s: %s.", step, job.workdir, rest)
+        log.info("Going on from the checkpoint of step %d in %s: %s.", step, run.workdir, rest)
         if config.init_from:
             log.info("init_from=%s is left aside: it is for a workdir without a checkpoint.", config.init_from)
         return state
     if config.init_from:
-        pretrained = job.load_init_from()
+        pretrained = run.model.load_init_from(run.config, run.data.label_names)
         params = pretrained.params
         log.info("Beginning with the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
     else:
         log.info("Beginning with random weights (seed %d): neither a checkpoint nor init_from.", config.seed)
-    return training.init_state(job.model, optimizer, config.seed, job.mesh, params=params, ema=ema)
+    return training.init_state(run.model.module, optimizer, config.seed, run.model.mesh, params=params, ema=ema)
 
 
-def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
+def _tell(run: Run, state: training.TrainState, total_steps: int) -> None:
     """What is about to happen, in the log."""
-    config, data = job.config, job.data
+    config, data = run.config, run.data.dataset
     names = data.label_names
     log.info("Labels: %s.", ", ".join(names[:20]) + (", ..." if len(names) > 20 else ""))
-    log.info("Where the parameters are:\n%s", training.sharding_table(state.params, state.opt_state, job.mesh))
-    shards = training.batch_shards(job.mesh)
+    log.info("Where the parameters are:\n%s", training.sharding_table(state.params, state.opt_state, run.model.mesh))
+    shards = training.batch_shards(run.model.mesh)
     parts = config.train.accumulation
     log.info(
         "%d training and %d validation videos, %d labels; %s parameters; %d device(s) (%s); batches of %d clips: %d shard(s) x "
@@ -178,8 +192,8 @@ def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
         data.num_videos("val"),
         len(names),
         f"{sum(x.size for x in jax.tree.leaves(state.params)):,}",
-        job.mesh.size,
-        training.describe_mesh(job.mesh),
+        run.model.mesh.size,
+        training.describe_mesh(run.model.mesh),
         config.train.batch_size,
         shards,
         parts,
@@ -195,14 +209,14 @@ def _tell(job: Job, state: training.TrainState, total_steps: int) -> None:
             ", ".join(f"{begin:g}" for begin in late),
             config.train.num_epochs,
         )
-    if note := job.note:
+    if note := run.files.note:
         log.info("%s", note)
     if hint := hint_at_small(config, data.num_videos("train"), total_steps):
         log.info("%s", hint)
-    if limits := describe_unsupported(job.model):
+    if limits := describe_unsupported(run.model.module):
         log.info("%s", limits)
     if config.pixels.flip == "auto":
-        log.info("Flips are %s: %s label names a side.", job.pixels.flip, "no" if job.pixels.flip == "on" else "a")
+        log.info("Flips are %s: %s label names a side.", run.model.pixels.flip, "no" if run.model.pixels.flip == "on" else "a")
 
 
 def hint_at_small(config: Any, num_videos: int, total_steps: int) -> str | None:
@@ -224,20 +238,20 @@ def hint_at_small(config: Any, num_videos: int, total_steps: int) -> str | None:
     )
 
 
-def _batches(job: Job, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
-    batches = job.training_batches(job.local_batch_size, first_clip)
-    if not (job.config.debug or job.config.overfit_batch):
+def _batches(run: Run, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
+    batches = run.data.training_batches(run.data.local_batch_size, first_clip)
+    if not (run.config.debug or run.config.overfit_batch):
         return batches
     first = next(batches)
     described = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in first.items())
     log.info("A process's part of a batch: %s.", described)
-    return itertools.repeat(first) if job.config.overfit_batch else itertools.chain([first], batches)
+    return itertools.repeat(first) if run.config.overfit_batch else itertools.chain([first], batches)
 
 
-def _validate(job: Job, state: training.TrainState, check: Callable[[], None]) -> tuple[dict[str, float], float]:
+def _validate(run: Run, state: training.TrainState, check: Callable[[], None]) -> tuple[dict[str, float], float]:
     """One clip and crop of every validation video; `check` is called between batches."""
-    scores = job.score_clips(state.best_params, "val", EvalViews(), between=check)
-    found = evaluation.accuracies(scores.predictions(job.config.eval.average))
+    scores = score_split(run, state.best_params, "val", EvalViews(), between=check)
+    found = evaluation.accuracies(scores.predictions(run.config.eval.average))
     figures = {"loss": evaluation.mean_loss(scores), **found}
     return {f"val/{name}": value for name, value in figures.items()}, found.get("map", found["top1"])
 

@@ -80,7 +80,8 @@ srun --label --kill-on-bad-exit=1 ${SRUN_OUTPUT:+--output="$SRUN_OUTPUT"} bash -
 # 75: stopped early, with everything saved. Above 128: killed by a signal. Everything else would fail again.
 if [ "$code" = 75 ] || [ "$code" -gt 128 ]; then
   state=$(scontrol show job "$SLURM_JOB_ID" --oneliner | grep -o 'JobState=[A-Z_]*')
-  if [ "$state" != JobState=CANCELLED ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${MAX_RESTARTS:-20}" ]; then
+  # A cancelled job is COMPLETING while this script lives on.
+  if [ "$state" = JobState=RUNNING ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${MAX_RESTARTS:-20}" ]; then
     echo "The run has not finished (exit code $code): queueing the job again, restart $((${SLURM_RESTART_COUNT:-0} + 1))." >&2
     scontrol requeue "$SLURM_JOB_ID" && sleep 60  # Slurm ends this script meanwhile
   fi

@@ -17,8 +17,8 @@ from configs.folder import get_config
 from experiment import features as mode
 from experiment.features import turns
 from experiment.follow import follow_weights
-from experiment.setup import Job
-from input_pipeline import EvalViews, prepare_eval
+from experiment.setup import set_up
+from input_pipeline import EvalViews
 from tests.pretrained.test_image_models import FlaxVit, image_outputs
 from tests.support import random_variables
 from tests.test_processes import finish, flags, start
@@ -105,15 +105,15 @@ def test_they_are_what_the_model_says_of_the_same_views(
         with pytest.raises(InputError, match="holds several features: give one of"):
             read_features(tmp_path)
 
-    job = Job(follow_weights(config, str(tmp_path), "features"), str(tmp_path), read_only=False, draws=False)
-    params = job.load_init_from().params
-    apply = jax.jit(lambda video: job.model.apply({"params": params}, video, method="features"))
+    made = set_up(follow_weights(config, str(tmp_path), "features"), str(tmp_path), "features", lock=False)
+    params = made.model.load_init_from(made.config, made.data.label_names).params
+    apply = jax.jit(lambda video: made.model.module.apply({"params": params}, video, method="features"))
     number = {name: i for i, name in enumerate(found.names)}
     seen = np.zeros(3, int)
-    for batch in job.eval_batches("val", EvalViews(num_clips=config.eval.num_clips, num_crops=crops)):
+    for batch in made.data.eval_batches("val", EvalViews(num_clips=config.eval.num_clips, num_crops=crops)):
         for i in np.flatnonzero(batch["mask"]):
             one = {name: jnp.asarray(batch[name][i][None]) for name in ("video", "rows", "columns")}
-            features = apply(prepare_eval(one, options=job.pixels))
+            features = apply(made.model.prepare_eval(one))
             frames = features.patches.mean((2, 3)) if features.frame_cls is None else features.frame_cls
             expected = {"cls": features.cls, "frames": frames, "patches": features.patches}[kind]
             video = number[batch["name"][i].decode()]
@@ -121,7 +121,7 @@ def test_they_are_what_the_model_says_of_the_same_views(
             atol = 0.1 if "bfloat16" in overrides.values() else 3e-3 if found.values.dtype == np.float16 else 1e-5
             np.testing.assert_allclose(found.values[first : first + crops], np.asarray(expected, np.float32), atol=atol)
             seen[video] += 1
-    job.checkpoints.close()
+    made.files.checkpoints.close()
     assert seen.tolist() == [num_clips] * 3
     each = found.values.astype(np.float32).reshape(3, num_clips * crops, *found.values.shape[1:])
     np.testing.assert_allclose(found.per_video(), each.mean(axis=1), atol=1e-5)
@@ -150,10 +150,10 @@ def test_an_image_model_is_asked_about_every_frame(tmp_path: Path, made_clips: P
     config = config_of(made_clips, data_dir, **given)
     main.run(config, str(tmp_path / "run"), "features")
     found = read_features(tmp_path / "run")
-    job = Job(follow_weights(config, str(tmp_path / "run"), "features"), str(tmp_path / "run"), read_only=False, draws=False)
-    (batch,) = job.eval_batches("val", EvalViews())
-    job.checkpoints.close()
-    clips = prepare_eval({name: jnp.asarray(batch[name][:3]) for name in ("video", "rows", "columns")}, options=job.pixels)
+    made = set_up(follow_weights(config, str(tmp_path / "run"), "features"), str(tmp_path / "run"), "features", lock=False)
+    (batch,) = made.data.eval_batches("val", EvalViews())
+    made.files.checkpoints.close()
+    clips = made.model.prepare_eval({name: jnp.asarray(batch[name][:3]) for name in ("video", "rows", "columns")})
     expected, _ = image_outputs(vit, params, clips.reshape(-1, 16, 16, 3))
     order = np.argsort([name.decode() for name in batch["name"][:3]])
     np.testing.assert_allclose(found.values, np.asarray(expected).reshape(3, 4, 24)[order], atol=2e-5)

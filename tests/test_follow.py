@@ -14,8 +14,8 @@ import pytest
 import main
 import timesformer_jax as tsf
 from configs.common import FOLLOWING
+from experiment.data import clip_options
 from experiment.follow import follow_weights, short_sides
-from experiment.setup import clip_options
 from input_pipeline import ClipOptions
 from tests.pretrained.files import golden_tensors, official_file, write_folder, write_safetensors
 from tests.pretrained.test_image_models import CLIP_CONFIG, clip_tensors

@@ -14,8 +14,10 @@ from ml_collections import ConfigDict
 import main
 import timesformer_jax as tsf
 from configs.folder import get_config
+from experiment.evaluate import score_split
 from experiment.follow import follow_weights
-from experiment.setup import Job
+from experiment.setup import set_up
+from input_pipeline import EvalViews
 from timesformer_jax import InputError, evaluation, training
 from timesformer_jax.__main__ import main as cli
 from timesformer_jax.video import Preprocess
@@ -95,9 +97,10 @@ def test_linear_heads_on_a_run(run: Path, tmp_path: Path, made_clips: Path, data
     for name in trained.params.keys() - {"head"}:
         jax.tree.map(np.testing.assert_array_equal, trained.params[name], probed.params[name])
     assert not np.array_equal(trained.params["head"]["kernel"], probed.params["head"]["kernel"])
-    job = Job(follow_weights(config_of(made_clips, data_dir), str(tmp_path), "probe"), str(tmp_path), read_only=False)
-    found = evaluation.accuracies(job.predict(probed.params, "val", num_clips=1, num_crops=1))
-    job.checkpoints.close()
+    config = follow_weights(config_of(made_clips, data_dir), str(tmp_path), "probe")
+    again = set_up(config, str(tmp_path), "probe", lock=False)
+    found = evaluation.accuracies(score_split(again, probed.params, "val", EvalViews()).predictions("probabilities"))
+    again.files.checkpoints.close()
     assert found == {name: best[name] for name in ("top1", "top5")}
     videos = [f"{made_clips}/{label}/{number}.mp4" for label in LABELS for number in range(4)]
     assert cli(["predict", *videos, f"--checkpoint={tmp_path / 'probe'}", "--num-crops=1", "--json"]) == 0

@@ -1,9 +1,9 @@
-"""What jobs make of a config before anything runs."""
+"""What modes make of a config before anything runs."""
 
 from pathlib import Path
 
 from experiment.follow import follow_weights
-from experiment.setup import Job
+from experiment.setup import set_up
 from tests.runs import small_folder
 
 
@@ -12,11 +12,11 @@ def test_a_share_of_the_training_videos(tmp_path: Path, made_clips: Path, data_d
 
     def names(seed: int = 0, **changes: float) -> list[bytes]:
         config = follow_weights(small_folder(made_clips, data_dir, seed=seed, **changes), str(tmp_path), "train")
-        job = Job(config, str(tmp_path), read_only=False)
-        job.checkpoints.close()
-        assert job.data.num_videos("val") == 3
-        records = job.data.records("train")
-        return [records[i].features.feature["name"].bytes_list.value[0] for i in range(job.data.num_videos("train"))]
+        run = set_up(config, str(tmp_path), "train", lock=False)
+        run.files.checkpoints.close()
+        assert run.data.num_videos("val") == 3
+        records = run.data.dataset.records("train")
+        return [records[i].features.feature["name"].bytes_list.value[0] for i in range(run.data.num_videos("train"))]
 
     every, half, few = (names(**{"train.data_share": share}) for share in (1.0, 0.5, 0.25))
     assert (len(every), len(half), len(few)) == (9, 4, 2)

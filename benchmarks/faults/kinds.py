@@ -48,14 +48,15 @@ def load_at(name: str = "") -> Callable[[Path], Any]:
     return lambda folder: _loaded(folder / name)
 
 
-def _job(checkpoints: Path, *, trains: bool, **changed: Any) -> Any:
+def _run(checkpoints: Path, *, trains: bool, **changed: Any) -> Any:
     """As main.py makes one for a workdir."""
     from experiment.follow import follow_weights
-    from experiment.setup import Job
+    from experiment.setup import set_up
 
     workdir = checkpoints.parent
-    config = follow_weights(config_of(workdir.parent.parent, workdir, **changed), str(workdir), "train" if trains else "eval")
-    return Job(config, str(workdir), read_only=not trains, trains=trains)
+    mode = "train" if trains else "eval"
+    config = follow_weights(config_of(workdir.parent.parent, workdir, **changed), str(workdir), mode)
+    return set_up(config, str(workdir), mode, lock=False)
 
 
 @functools.cache
@@ -63,12 +64,12 @@ def evaluated(which: str) -> Callable[[Path], Any]:
     """A reader: the parameters that `--mode=eval` evaluates, and their step."""
 
     def read(checkpoints: Path) -> Any:
-        job = _job(checkpoints, trains=False, **{"eval.checkpoint": which})
+        run = _run(checkpoints, trains=False, **{"eval.checkpoint": which})
         try:
-            params, step = job.restore_params()
-            return {"params": digest_arrays(params), "step": step, "labels": job.data.label_names}
+            params, step = run.files.restore_params(run.model)
+            return {"params": digest_arrays(params), "step": step, "labels": run.data.label_names}
         finally:
-            job.checkpoints.close()
+            run.files.checkpoints.close()
 
     return read
 
@@ -78,14 +79,14 @@ def resumed(checkpoints: Path) -> Any:
     from experiment import train
     from timesformer_jax import training
 
-    job = _job(checkpoints, trains=True)
+    run = _run(checkpoints, trains=True)
     try:
         times: dict[str, Any] = {"num_epochs": STEPS / worlds.STEPS_PER_EPOCH, "steps_per_epoch": worlds.STEPS_PER_EPOCH}
-        optimizer = training.make_optimizer(**job.config.optimizer, depth=job.model.depth, **times)
-        state = train._begin(job, optimizer.transformation, STEPS)
-        return {"state": digest_arrays(state), "pipeline": job.checkpoints.pipeline}
+        optimizer = training.make_optimizer(**run.config.optimizer, depth=run.model.module.depth, **times)
+        state = train._begin(run, optimizer.transformation, STEPS)
+        return {"state": digest_arrays(state), "pipeline": run.files.checkpoints.pipeline}
     finally:
-        job.checkpoints.close()
+        run.files.checkpoints.close()
 
 
 def _without_newest(checkpoints: Path) -> None:

@@ -200,7 +200,7 @@ def test_cancelled_job_stays_cancelled(cluster: None, tmp_path: Path, made_clips
     subprocess.run(["scancel", job.number], check=True)
     wait_until(lambda: job.shows("Stopped early: saved step"), job)
     wait_until(lambda: job.state not in ("RUNNING", "COMPLETING"), job)
-    assert job.state == "CANCELLED"
+    assert job.state == "CANCELLED", job.text
     assert "queueing the job again" not in job.text
 
 

@@ -86,6 +86,7 @@ def test_slurm_refuses_what_cannot_work(variables: dict[str, str], words: str, t
         ({"CODE": "137"}, True),
         ({"CODE": "137", "SLURM_RESTART_COUNT": "20"}, False),
         ({"CODE": "75", "SLURM_RESTART_COUNT": "2", "MAX_RESTARTS": "3"}, True),
+        ({"CODE": "75", "STATE": "COMPLETING"}, False),
         ({"CODE": "75", "STATE": "CANCELLED"}, False),
     ],
 )

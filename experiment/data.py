@@ -1,0 +1,123 @@
+"""A run's videos: the prepared data set, and this process's batches of it."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+import timesformer_jax as tsf
+from input_pipeline import ClipOptions, EvalViews, SplitBatches, VideoDataset, eval_batches, training_batches
+from timesformer_jax import training
+from timesformer_jax.video import Preprocess
+
+log = logging.getLogger("timesformer_jax")
+
+
+class RunData:
+    """The data set as a run uses it, and this process's batches.
+
+    Attributes:
+        dataset: The prepared data set, cut down to the config's share.
+        clips: How clips are cut out of its videos.
+        views: Views of each video in evaluation.
+        share: This process's share of every global batch.
+    """
+
+    def __init__(self, config: Any, dataset: VideoDataset, clips: ClipOptions, views: EvalViews, mesh: Mesh):
+        _report_files(dataset)
+        if config.debug:
+            dataset = dataclasses.replace(dataset, most_videos=2 * max(config.train.batch_size, config.eval.batch_size))
+        if config.train.data_share < 1:
+            dataset = dataclasses.replace(dataset, chosen=("train", _drawn(dataset.num_videos("train"), config)))
+        self.dataset, self.clips, self.views = dataset, clips, views
+        self.share = training.batch_share(mesh)
+        self._config, self._shards = config, training.batch_shards(mesh)
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the classes, in order."""
+        return self.dataset.label_names
+
+    def num_videos(self, split: str) -> int:
+        """Number of readable videos of a split that the run uses."""
+        return self.dataset.num_videos(split)
+
+    @property
+    def local_batch_size(self) -> int:
+        """This process's clips of a training batch."""
+        return self._config.train.batch_size // self.share.count
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Clips of a batch in evaluation, over all processes: `eval.batch_size`, rounded up to the devices."""
+        return -(-self._config.eval.batch_size // self._shards) * self._shards
+
+    def training_batches(self, batch_size: int, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's `batch_size` clips of every training batch, from the clip `first_clip` of the run on."""
+        return training_batches(
+            self.dataset,
+            "train",
+            self.clips,
+            batch_size=batch_size,
+            seed=self._config.seed,
+            first_clip=first_clip,
+            part=(self.share.index, self.share.count),
+        )
+
+    def eval_batches(self, split: str, views: EvalViews, part: tuple[int, int] | None = None) -> SplitBatches:
+        """This process's batches of every video of a split.
+
+        Args:
+            split: "train" or "val".
+            views: Views of each video.
+            part: (first, step): the videos `first`, `first + step`, ... instead of this process's.
+        """
+        return eval_batches(
+            self.dataset,
+            split,
+            self.clips,
+            batch_size=self.eval_batch_size // self.share.count,
+            views=views,
+            part=part or (self.share.index, self.share.count),
+        )
+
+
+def clip_options(config: Any) -> ClipOptions:
+    """How the config cuts clips; raises `InputError` for what can't be."""
+    image_size = config.model.image_size
+    if not isinstance(image_size, int):
+        raise tsf.InputError(f"model.image_size must be one number here, since crops are square; got {image_size}.")
+    return ClipOptions(num_frames=config.model.num_frames, crop_size=image_size, **config.clips)
+
+
+def describe_preprocess(config: Any) -> Preprocess:
+    """How evaluation with this config prepares videos."""
+    clips = clip_options(config)
+    return Preprocess(
+        num_frames=clips.num_frames,
+        crop_size=clips.crop_size,
+        sampling=clips.sampling,
+        sampling_rate=clips.sampling_rate,
+        mean=config.pixels.mean,
+        std=config.pixels.std,
+        channel_order=config.pixels.channel_order,
+        short_side=clips.eval_short_side,
+        placement=clips.placement,
+    )
+
+
+def _drawn(num_videos: int, config: Any) -> tuple[int, ...]:
+    """Numbers of the training videos that count; those of a smaller share are among those of a larger one."""
+    count = max(round(config.train.data_share * num_videos), 1)
+    return tuple(sorted(np.random.default_rng([config.seed, num_videos]).permutation(num_videos)[:count].tolist()))
+
+
+def _report_files(dataset: VideoDataset) -> None:
+    if jax.process_index():
+        return
+    for line in dataset.describe_left_out():
+        log.warning("%s", line)

@@ -1,0 +1,57 @@
+"""A run's model on its mesh, with what prepares its clips."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+import timesformer_jax as tsf
+from experiment.init_from import allowed_of_init_from, choice_of_init_from
+from input_pipeline import MixingOptions, PixelOptions, prepare_eval, prepare_training
+from timesformer_jax import evaluation, training
+
+
+class RunModel:
+    """The model that a run trains or evaluates, for its classes.
+
+    Attributes:
+        module: The Flax module.
+        mesh: The devices.
+        objective: A key of `training.OBJECTIVES`.
+        pixels: How clips are changed in training and normalised.
+        mixing: How training clips are mixed.
+        score: `evaluation.make_score_fn` of the model.
+    """
+
+    def __init__(self, module: tsf.TimeSformer, mesh: Mesh, objective: str, pixels: PixelOptions, mixing: MixingOptions):
+        self.module, self.mesh, self.objective, self.pixels, self.mixing = module, mesh, objective, pixels, mixing
+        self.score = evaluation.make_score_fn(model=module, prepare=self.prepare_eval, mesh=mesh, objective=objective)
+
+    @property
+    def prepare_training(self) -> Callable[..., jax.Array]:
+        """Augmentation of a training batch on the devices: (key, batch) -> clips."""
+        sharding = training.batch_sharding(self.mesh) if self.mesh.size > 1 else None
+        return functools.partial(prepare_training, options=self.pixels, split=sharding)
+
+    @property
+    def prepare_eval(self) -> Callable[[dict[str, jax.Array]], jax.Array]:
+        """Crop and normalisation of a batch in evaluation: batch -> clips."""
+        return functools.partial(prepare_eval, options=self.pixels)
+
+    def load_init_from(self, config: Any, label_names: list[str]) -> tsf.Pretrained:
+        """The weights that `init_from` names, in this model; classifier rows follow their labels.
+
+        Embeddings that the config turns off are dropped, which the log says.
+        """
+        return tsf.load(
+            config.init_from,
+            model=self.module,
+            num_classes=len(label_names),
+            labels=label_names,
+            objective=self.objective,
+            key=jax.random.key(config.seed),
+            allow=allowed_of_init_from(config),
+            **choice_of_init_from(config),
+        )

@@ -1,0 +1,151 @@
+"""The modes of main.py, one table: what each does, needs and locks.
+
+Nothing that loads TensorFlow is imported before a mode runs.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+if TYPE_CHECKING:
+    from experiment.setup import Run
+
+
+class Mode(NamedTuple):
+    """A mode of main.py."""
+
+    summary: str
+    """For `--help`."""
+    when_repeated: str
+    """What the same command does after Ctrl-C."""
+    run: Callable[["Run"], None]
+    adjust: Callable[[Any, str], tuple[Any, str]] = lambda config, workdir: (config, workdir)
+    """Config and workdir that the mode works with, before anything of either is read."""
+    check: Callable[[Any, str], None] = lambda config, workdir: None
+    """Raises `InputError` for a config and a workdir that can't work, before the data are opened."""
+    locks: str | None = None
+    """What a process does that has the mode's lock, in the words of an error; None if it writes none of the shared files."""
+    needs_checkpoint: bool = False
+    """Evaluates the workdir's checkpoint, and writes none."""
+    loads_init_from: bool = False
+    """Starts from `init_from` if the workdir has no checkpoint."""
+    needs_training_batches: bool = True
+    trains: bool = False
+
+
+def _adjust_training(config: Any, workdir: str) -> tuple[Any, str]:
+    from experiment.train import adjust
+
+    return adjust(config, workdir)
+
+
+def _train(run: "Run") -> None:
+    from experiment.train import train
+
+    with contextlib.ExitStack() as stack:
+        if run.config.debug:
+            stack.enter_context(jax.debug_nans(True))
+            stack.enter_context(jax.debug_infs(True))
+        train(run)
+
+
+def _evaluate(run: "Run") -> None:
+    from experiment.evaluate import evaluate
+
+    evaluate(run, *run.files.restore_params(run.model))
+
+
+def _check_report(config: Any, workdir: str) -> None:
+    from experiment.report import check_report
+
+    check_report(config, workdir)
+
+
+def _report(run: "Run") -> None:
+    from experiment.report import report
+
+    report(run)
+
+
+def _check_probe(config: Any, workdir: str) -> None:
+    from experiment.probe import check_probe
+
+    check_probe(config, workdir)
+
+
+def _probe(run: "Run") -> None:
+    from experiment.probe import probe
+
+    probe(run)
+
+
+def _check_features(config: Any, workdir: str) -> None:
+    from experiment.features import check_features
+
+    check_features(config, workdir)
+
+
+def _write_features(run: "Run") -> None:
+    from experiment.features import write_features
+
+    write_features(run)
+
+
+def _show(run: "Run") -> None:
+    from experiment.show import show
+
+    show(run)
+
+
+def _prepare(run: "Run") -> None:
+    from experiment.setup import log
+
+    log.info("The data set is prepared in %s.", run.data.dataset.builder.data_path)
+
+
+MODES = {
+    "train": Mode(
+        "train, or resume from the newest checkpoint, and evaluate at the end",
+        "resumes from the newest checkpoint",
+        _train,
+        adjust=_adjust_training,
+        locks="trains",
+        loads_init_from=True,
+        trains=True,
+    ),
+    "eval": Mode("evaluate a checkpoint", "resumes the evaluation", _evaluate, locks="evaluates", needs_checkpoint=True),
+    "report": Mode(
+        "draw the last evaluation as one page, report.html",
+        "draws it again",
+        _report,
+        check=_check_report,
+        needs_checkpoint=True,
+    ),
+    "probe": Mode(
+        "train heads on frozen features",
+        "starts the probe again",
+        _probe,
+        check=_check_probe,
+        locks="trains a probe",
+        loads_init_from=True,
+    ),
+    "features": Mode(
+        "write features of whole splits",
+        "resumes after the last complete shard",
+        _write_features,
+        check=_check_features,
+        locks="extracts features",
+        loads_init_from=True,
+        needs_training_batches=False,
+    ),
+    "show": Mode("draw clips as the model gets them", "draws them again", _show),
+    "prepare": Mode(
+        "prepare the data set, or one machine's share of it",
+        "resumes after the last finished part",
+        _prepare,
+        needs_training_batches=False,
+    ),
+}
+"""`--mode` -> mode."""
