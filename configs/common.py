@@ -1,61 +1,72 @@
 """What all configs have in common: every field there is, each set to what leaves things as they are.
 
 A config file takes `new_config` and says what it wants otherwise. The fields are explained where they are used: `model` in
-`timesformer_jax.TimeSformer`, `clips` in `input_pipeline.ClipOptions`, `pixels` in `input_pipeline.PixelOptions`, `mixing` in
-`input_pipeline.MixingOptions`, `optimizer` in `timesformer_jax.training.make_optimizer`, `mesh` in
+`timesformer_jax.TimeSformer`, `clips` in `timesformer_jax.video.ClipOptions`, `pixels` and `mixing` in `PixelOptions` and
+`MixingOptions` of `timesformer_jax.augment`, `optimizer` in `timesformer_jax.training.make_optimizer`, `mesh` in
 `timesformer_jax.training.make_mesh`, the others here.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from timesformer_jax.augment import MixingOptions, PixelOptions
 from timesformer_jax.errors import InputError
+from timesformer_jax.modeling import TimeSformer
+from timesformer_jax.video import ClipOptions
 
 UNSET = object()
 """In a table of `change`: the field isn't given."""
 
-FOLLOWING: dict[str, dict[str, Any]] = {
-    "model": {
-        "attention_type": "divided_space_time",
-        "attention_order": "time_then_space",
-        "temporal_cls_key": False,
-        "position_embedding": "space_time",
-        "resize": "nearest",
-        "activation": "gelu",
-        "layer_norm_epsilon": 1e-6,
-        "pre_norm": False,
-        "image_size": 224,
-        "patch_size": 16,
-        "num_frames": 8,
-        "embed_dim": 768,
-        "depth": 12,
-        "num_heads": 12,
-        "mlp_ratio": 4.0,
-    },
+SECTIONS: dict[str, type] = {
+    "model": TimeSformer,
+    "clips": ClipOptions,
+    "pixels": PixelOptions,
+    "mixing": MixingOptions,
+}
+"""Section -> the class that has its fields, their defaults and their ranges."""
+
+NOT_IN_CONFIGS = {"model": ("num_classes", "num_channels", "parent", "name"), "clips": ("num_frames", "crop_size")}
+"""Section -> fields of the class that follow from the data, from `model`, or that no run changes."""
+
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    # Text, as a command line has it; and the depth costs no compile time, at the price of a stacked parameter tree.
+    "model": {"dtype": "float32", "scan_layers": True},
+}
+"""Section -> the fields whose default in a config is another one than the class's."""
+
+
+def defaults(section: str) -> dict[str, Any]:
+    """Field to default value, for a key of `SECTIONS`."""
+    fields = dataclasses.fields(SECTIONS[section])
+    own = {field.name: field.default for field in fields if field.name not in NOT_IN_CONFIGS.get(section, ())}
+    return own | EXCEPTIONS.get(section, {})
+
+
+_FOLLOWING = {
+    "model": (
+        *("attention_type", "attention_order", "temporal_cls_key", "position_embedding", "resize", "activation"),
+        *("layer_norm_epsilon", "pre_norm", "image_size", "patch_size", "num_frames", "embed_dim", "depth", "num_heads"),
+        "mlp_ratio",
+    ),
     # Without weights the rate is 256 frames at 30 fps / `num_frames`, and short sides are in proportion to `image_size`.
-    "clips": {"sampling": "uniform", "sampling_rate": 32.0, "placement": "official", "short_side": (256, 320)},
-    "pixels": {"channel_order": "rgb", "mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)},
+    "clips": ("sampling", "sampling_rate", "placement", "short_side"),
+    "pixels": ("channel_order", "mean", "std"),
+}
+
+FOLLOWING: dict[str, dict[str, Any]] = {
+    section: {name: defaults(section)[name] for name in names} for section, names in _FOLLOWING.items()
 }
 """Section -> the fields that follow the weights (the workdir's checkpoint, else `init_from`) unless a config or the command
 line sets them, with their values without weights. In `new_config` they are not set; `experiment/follow.py` fills them in."""
 
-MODEL = {
-    "drop_path_rate": 0.0,
-    "dropout_rate": 0.0,
-    "attention_dropout_rate": 0.0,
-    "initialization": "official",
-    "scan_layers": True,
-    "remat": "none",
-    "attention_implementation": "auto",
-    "dtype": "float32",
-}
 
-
-def _unset(section: str) -> dict[str, Any]:
-    """The fields of `FOLLOWING`, not set."""
-    return {name: config_dict.placeholder(type(default)) for name, default in FOLLOWING[section].items()}
+def _section(name: str) -> dict[str, Any]:
+    """The fields of a key of `SECTIONS`, those of `FOLLOWING` not set."""
+    following = FOLLOWING.get(name, {})
+    return defaults(name) | {field: config_dict.placeholder(type(default)) for field, default in following.items()}
 
 
 def new_config(**sections: Any) -> ConfigDict:
@@ -86,30 +97,12 @@ def new_config(**sections: Any) -> ConfigDict:
             # A trace of five steps, for TensorBoard or xprof, in the workdir.
             "profile": False,
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1},
-            "model": {**_unset("model"), **MODEL},
+            "model": _section("model"),
             "data": {},
-            "clips": {
-                **_unset("clips"),
-                # Frames at 30 fps that a clip covers, for a `sampling_rate` that isn't given.
-                "span": config_dict.placeholder(float),
-                "jitter": "uniform",
-                "area": (0.08, 1.0),
-                "aspect": (3 / 4, 4 / 3),
-                "clips_per_video": 1,
-            },
-            "pixels": {
-                "flip": "auto",
-                **_unset("pixels"),
-                "brightness": 0.0,
-                "contrast": 0.0,
-                "saturation": 0.0,
-                "hue": 0.0,
-                "grey": 0.0,
-                "blur": 0.0,
-                "erase": 0.0,
-                "rand_augment": (0, 0.0),
-            },
-            "mixing": {"mixup": 0.0, "cutmix": 0.0},
+            # Of `span`: frames at 30 fps that a clip covers, for a `sampling_rate` that isn't given.
+            "clips": {**_section("clips"), "span": config_dict.placeholder(float)},
+            "pixels": _section("pixels"),
+            "mixing": _section("mixing"),
             "train": {
                 # Clips of all devices together; each step goes through them in `accumulation` parts.
                 "batch_size": 64,

@@ -1,5 +1,6 @@
 """Every recipe: what its file says of it, that all its parts are accepted, and that a small copy of it trains."""
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 import main
 import timesformer_jax as tsf
-from configs import recipes
+from configs import common, recipes
 from experiment.follow import follow_weights
 from input_pipeline import ClipOptions, MixingOptions, PixelOptions, mix_clips, open_dataset, prepare_training
 from tests.support import moving_square, write_video
@@ -340,3 +341,19 @@ def test_a_recipe_from_videos_to_results(tmp_path: Path, data_dir: str):
 
 def test_limits_of_videos_are_the_library_s():
     assert Limits(**recipes.videos("kinetics400")["limits"]) == Limits()
+
+
+@pytest.mark.parametrize("section", common.SECTIONS)
+def test_a_sections_defaults_are_those_of_its_class(section: str):
+    """But for the listed exceptions, each of which is one; nothing is left out that is not listed."""
+    fields = {field.name: field.default for field in dataclasses.fields(common.SECTIONS[section])}
+    exceptions, absent = common.EXCEPTIONS.get(section, {}), common.NOT_IN_CONFIGS.get(section, ())
+    assert {*exceptions, *absent} <= fields.keys()
+    assert all(fields[name] != value for name, value in exceptions.items())
+    values = common.new_config()[section].to_dict()
+    values.pop("span", None)  # of `ClipOptions`, no field
+    assert values.keys() == fields.keys() - {*absent}
+    unset = common.FOLLOWING.get(section, {})
+    assert {name: unset.get(name, value) for name, value in values.items()} == {
+        name: exceptions.get(name, fields[name]) for name in values
+    }

@@ -156,7 +156,7 @@ MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself a
     "timesformer_jax/evaluation": {"timesformer_jax.modeling", "timesformer_jax.training"},
     "input_pipeline": {"timesformer_jax.augment", "timesformer_jax.video", "timesformer_jax.datasets"},
     "experiment": {"timesformer_jax", "input_pipeline", "configs"},
-    "configs": set(),
+    "configs": {"timesformer_jax.augment", "timesformer_jax.modeling", "timesformer_jax.video"},
 }
 
 

@@ -20,8 +20,8 @@ class MixingOptions:
     Sources: Zhang et al. 2018 (mixup), Yun et al. 2019 and 2020 (CutMix, VideoMix).
     """
 
-    mixup: float
-    cutmix: float
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):

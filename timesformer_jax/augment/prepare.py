@@ -20,6 +20,7 @@ from timesformer_jax.augment.rand_augment import LARGEST_MAGNITUDE, rand_augment
 from timesformer_jax.augment.sides import sides_matter
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import CHANNEL_ORDERS, crop_and_scale, standardize
+from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,9 @@ class PixelOptions:
     Raises `InputError` for values out of range.
     """
 
-    flip: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    flip: str = "auto"
+    mean: tuple[float, ...] = OFFICIAL_MEAN
+    std: tuple[float, ...] = OFFICIAL_STD
     channel_order: str = "rgb"
     brightness: float = 0.0
     contrast: float = 0.0

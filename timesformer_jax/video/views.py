@@ -93,11 +93,11 @@ class ClipOptions:
         InputError: If a value is out of range.
     """
 
-    num_frames: int
-    crop_size: int
-    sampling: str
-    sampling_rate: Any
-    short_side: Any
+    num_frames: int = 8
+    crop_size: int = 224
+    sampling: str = "uniform"
+    sampling_rate: Any = 32.0
+    short_side: Any = (256, 320)
     placement: str = "official"
     jitter: str = "uniform"
     area: Any = (0.08, 1.0)
