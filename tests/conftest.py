@@ -25,36 +25,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a scri
 
 from tests.support import Golden, load_golden, moving_square, write_video  # noqa: E402  (after the strict settings)
 
-SLOW_CASES = (
-    r"test_computation\.py::test_logits_are_those_of_the_whole_last_block\[(local_global|axial|space_only|.*parallel)",
-    r"test_computation\.py::test_(remat_changes_nothing|nnx_gives_the_same|export_for_every_platform.*)\[.*True",
-    r"test_features\.py::test_everything_at_once\[(local_global|axial)",
-    r"test_timesformer\.py::test_scanned_blocks_drop_independently\[True",
-    r"test_frame_masks\.py::test_a_masked_frame_influences_nothing\[(local_global|axial|joint_space_time)",
-    r"test_schemes\.py::test_gradients_are_finite_where_groups_are_empty\[local_global",
-    r"test_attention\.py::test_rates_work_in_training_alone\[True",
-    r"test_fields_of_image_models\.py::test_the_fields_change_what_the_model_says\[fields[12]",
-    r"test_step\.py::test_four_parts_of_eight_are_a_batch_of_32\[1",
-    r"test_probe_mode\.py::test_an_attentive_probe_on_the_workdirs_own_checkpoint",
-    r"test_configs\.py::test_a_recipe_from_videos_to_results",
-    r"test_configs\.py::test_a_small_copy_takes_two_steps\[",
-    r"test_step\.py::test_one_device_and_eight_agree\[(fsdp 2, tensor 2, context 2|fsdp 8)",
-    r"test_probe\.py::test_a_head_trains_as_it_would_alone\[attentive",
-    r"test_main\.py::test_(debugging_shows_the_first_batch|one_batch_is_learned_by_heart)",
-    r"test_step\.py::test_splitting_frames_takes_the_memory_down",
-    r"test_probe_mode\.py::test_linear_heads_on_a_run",
-    r"test_features_mode\.py::test_they_are_what_the_model_says_of_the_same_views\[patches-axial",
-    r"test_docs\.py::test_snippet\[(Serving|In an NNX project)",
-    r"test_main\.py::test_a_loss_that_is_not_finite_ends_training",  # the loop's and the step's own: test_loop.py, test_step.py
-    r"test_rollout\.py::test_relevance_is_that.*\[(divided, (scanned|the CLS|space first|parallel)|joint|axial)",
-    r"test_rollout\.py::test_rollout_is_the_product.*\[(divided, scanned|joint|axial)",
-    r"test_timesformer\.py::test_(scanned_and_unrolled_blocks_agree|bfloat16_keeps.*)\[(local_global|axial)",
-    r"test_frame_masks\.py::test_a_masked_frame_influences_nothing\[.*False",
-    r"test_command\.py::test_an_interrupted_run_ends_and_goes_on",  # told to end by another signal: test_processes.py
-)
-"""Cases that take long and show what other cases of their test show: marked `slow`, as if it were written beside them."""
-
-
 LONGEST = ("test_processes.py", "test_main.py", "test_step.py", "test_command.py")
 """Files that begin first, so that no process is left alone with one of them at the end (a file's tests stay together)."""
 
@@ -62,7 +32,8 @@ LONGEST = ("test_processes.py", "test_main.py", "test_step.py", "test_command.py
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
-        if any(re.search(pattern, item.nodeid) for pattern in SLOW_CASES):
+        case = item.callspec.id if hasattr(item, "callspec") else ""
+        if any(re.match(mark.args[0], case) for mark in item.iter_markers("slow_cases")):
             item.add_marker("slow")
 
 

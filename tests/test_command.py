@@ -67,6 +67,7 @@ def test_none_unsets_optional_fields():
     assert done.stdout.strip() == "[None, None, None, 'None']", done.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_and_goes_on(tmp_path: Path, made_clips: Path, data_dir: str):
     flags = [
         "--config=configs/folder.py",

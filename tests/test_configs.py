@@ -19,6 +19,7 @@ import timesformer_jax as tsf
 from configs import common, recipes
 from experiment.follow import follow_weights
 from input_pipeline import ClipOptions, MixingOptions, PixelOptions, mix_clips, open_dataset, prepare_training
+from tests.runs import config_of
 from tests.support import moving_square, write_video
 from timesformer_jax import InputError, training
 from timesformer_jax.cost import count_multiply_adds
@@ -44,14 +45,6 @@ def variants(file: str) -> list[str]:
 
 
 EVERY = [(file, variant) for file in FILES for variant in variants(file)]
-
-
-def config_of(file: str, variant: str | None = None, **overrides: Any) -> ConfigDict:
-    """A config of the project, locked, with dotted overrides."""
-    config = module(file).get_config(*([] if variant is None else [variant]))
-    config.lock()
-    config.update_from_flattened_dict(overrides)
-    return config
 
 
 def filled(file: str, variant: str) -> ConfigDict:
@@ -259,6 +252,7 @@ def distinct() -> list[Any]:
     return list(found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "variant"), distinct())
 def test_a_small_copy_takes_two_steps(file: str, variant: str):
     config, model = shrink(file, variant)
@@ -303,6 +297,7 @@ def batch_for(model: tsf.TimeSformer) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 def test_a_recipe_from_videos_to_results(tmp_path: Path, data_dir: str):
     """UCF-101, of which three classes and a dozen videos are left: whole training, then the classifier alone from that."""
     root = tmp_path / "ucf"

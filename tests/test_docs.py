@@ -32,6 +32,7 @@ OF_THE_GUIDE = snippets(GUIDE)
 SNIPPETS = {**OF_THE_GUIDE, **snippets(WEIGHTS)}
 
 
+@pytest.mark.slow_cases("(Serving|In an NNX project)")
 @pytest.mark.parametrize("title", SNIPPETS)
 def test_snippet(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)

@@ -13,15 +13,15 @@ from ml_collections import ConfigDict
 
 import main
 import timesformer_jax as tsf
-from configs.folder import get_config
 from experiment import features as mode
 from experiment.features import turns
 from experiment.follow import follow_weights
 from experiment.setup import set_up
 from input_pipeline import EvalViews
 from tests.pretrained.test_image_models import FlaxVit, image_outputs
+from tests.processes import finish, flags, start
+from tests.runs import config_of
 from tests.support import random_variables
-from tests.test_processes import finish, flags, start
 from timesformer_jax import InputError
 from timesformer_jax.features import FeatureWriter, read_features
 from timesformer_jax.modeling import flatten_params
@@ -30,9 +30,7 @@ from timesformer_jax.training.mesh import Share
 LABELS = ["across", "back", "down"]
 
 
-def config_of(clips: Path, data_dir: str, **overrides: Any) -> ConfigDict:
-    config = get_config()
-    config.lock()
+def features_config(clips: Path, data_dir: str, **overrides: Any) -> ConfigDict:
     small = {
         "data.root": str(clips),
         "data.data_dir": data_dir,
@@ -48,9 +46,7 @@ def config_of(clips: Path, data_dir: str, **overrides: Any) -> ConfigDict:
         "clips.sampling_rate": 4.0,
         "train.batch_size": 1,  # no devices could share it, and nothing is trained
     }
-    with config.ignore_type():
-        config.update_from_flattened_dict({**small, **overrides})
-    return config
+    return config_of("folder", **{**small, **overrides})
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +66,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory):
     return make
 
 
+@pytest.mark.slow_cases("patches-axial")
 @pytest.mark.parametrize(
     ("kind", "attention_type", "overrides"),
     [
@@ -85,7 +82,7 @@ def test_they_are_what_the_model_says_of_the_same_views(
     tmp_path: Path, made_clips: Path, data_dir: str, weights: Any, kind: str, attention_type: str, overrides: dict
 ):
     given = {"init_from": weights(attention_type), "model.attention_type": attention_type, "features.kind": kind, **overrides}
-    config = config_of(made_clips, data_dir, **given)
+    config = features_config(made_clips, data_dir, **given)
     main.run(config, str(tmp_path), "features")
     assert sorted(path.name for path in (tmp_path / "features").iterdir()) == sorted(config.features.splits)
     found = read_features(tmp_path / "features" / "val")
@@ -147,7 +144,7 @@ def test_an_image_model_is_asked_about_every_frame(tmp_path: Path, made_clips: P
         "clips.short_side": (16, 20),
         **{f"model.{name}": value for name, value in size.items()},
     }
-    config = config_of(made_clips, data_dir, **given)
+    config = features_config(made_clips, data_dir, **given)
     main.run(config, str(tmp_path / "run"), "features")
     found = read_features(tmp_path / "run")
     made = set_up(follow_weights(config, str(tmp_path / "run"), "features"), str(tmp_path / "run"), "features", lock=False)
@@ -164,7 +161,7 @@ def test_a_run_that_was_stopped_goes_on(
 ):
     """Shards that are there stay as they are, their videos aren't looked at again, and the end is that of a run in one go."""
     given = {"init_from": weights(), "features.videos_per_shard": 1, "eval.num_clips": 1}
-    config, folder = config_of(made_clips, data_dir, **given), tmp_path / "two" / "features" / "val"
+    config, folder = features_config(made_clips, data_dir, **given), tmp_path / "two" / "features" / "val"
     write, asked = FeatureWriter.write, []
 
     def stop(self: FeatureWriter, shard: int, rows: Any) -> None:
@@ -201,7 +198,7 @@ def test_a_run_that_was_stopped_goes_on(
     ):
         clips = made_clips if "init_from" in overrides else Path("/no/such/folder")  # the digest needs the weights
         with pytest.raises(InputError, match=words) as caught:
-            main.run(config_of(clips, data_dir, **{**given, **overrides}), str(tmp_path / "two"), "features")
+            main.run(features_config(clips, data_dir, **{**given, **overrides}), str(tmp_path / "two"), "features")
         assert "\n" not in str(caught.value)
     np.testing.assert_array_equal(read_features(tmp_path / "two").values, one.values)
 
@@ -212,7 +209,7 @@ def test_videos_that_cannot_be_read_are_named(tmp_path: Path, made_clips: Path, 
             (tmp_path / "clips" / split / label).mkdir(parents=True)
             shutil.copy(made_clips / label / "0.mp4", tmp_path / "clips" / split / label)
     shutil.copy(broken_clips / "text.mp4", tmp_path / "clips" / "val" / "down")
-    config = config_of(tmp_path / "clips", str(tmp_path / "data"), init_from=weights(), **{"eval.num_clips": 1})
+    config = features_config(tmp_path / "clips", str(tmp_path / "data"), init_from=weights(), **{"eval.num_clips": 1})
     main.run(config, str(tmp_path / "run"), "features")
     found = read_features(tmp_path / "run")
     assert found.names == [f"val/{label}/0.mp4" for label in LABELS]
@@ -261,6 +258,6 @@ def test_two_processes_write_what_one_does(tmp_path: Path, made_clips: Path, dat
 def test_bad_input_is_one_sentence(tmp_path: Path, overrides: dict, words: str):
     """Before anything is prepared, or written."""
     with pytest.raises(InputError, match=words) as caught:
-        main.run(config_of(Path("/no/such/folder"), "", **overrides), str(tmp_path / "new"), "features")
+        main.run(features_config(Path("/no/such/folder"), "", **overrides), str(tmp_path / "new"), "features")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new").exists()

@@ -287,6 +287,7 @@ def test_the_best_checkpoint_can_be_tested(trained: Path, made_clips: Path, data
     assert results(trained)["step"] == best
 
 
+@pytest.mark.slow
 def test_one_batch_is_learned_by_heart(tmp_path: Path, made_clips: Path, data_dir: str, caplog):
     options = {"overfit_batch": True, "pixels.flip": "on", "pixels.blur": 0.5, "mixing.mixup": 0.8, "model.drop_path_rate": 0.1}
     with caplog.at_level("INFO", logger="timesformer_jax"):
@@ -303,6 +304,7 @@ def test_one_batch_that_is_not_learned_by_heart(tmp_path: Path, made_clips: Path
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
 
 
+@pytest.mark.slow
 def test_debugging_shows_the_first_batch(tmp_path: Path, made_clips: Path, data_dir: str):
     main.run(small_folder(made_clips, data_dir, debug=True, profile=True), str(tmp_path), "train")
     assert (tmp_path / "debug" / "train.png").is_file()
@@ -465,6 +467,7 @@ def test_the_readmes_snippet_runs():
     assert names["features"].patches.shape == (1, 8, 2, 2, 24)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, made_clips: Path, data_dir: str):
     config = small_folder(
         made_clips,

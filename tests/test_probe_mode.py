@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 
 import main
 import timesformer_jax as tsf
-from configs.folder import get_config
 from experiment.evaluate import score_split
 from experiment.follow import follow_weights
 from experiment.setup import set_up
 from input_pipeline import EvalViews
+from tests.runs import config_of
 from timesformer_jax import InputError, evaluation, training
 from timesformer_jax.__main__ import main as cli
 from timesformer_jax.video import Preprocess
@@ -32,9 +32,7 @@ def optax_promotes(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def config_of(clips: Path, data_dir: str, **overrides: Any) -> ConfigDict:
-    config = get_config()
-    config.lock()
+def probe_config(clips: Path, data_dir: str, **overrides: Any) -> ConfigDict:
     small = {
         "data.root": str(clips),
         "data.data_dir": data_dir,
@@ -52,16 +50,14 @@ def config_of(clips: Path, data_dir: str, **overrides: Any) -> ConfigDict:
         "probe.num_epochs": 24.0,
         "probe.num_heads": 4,
     }
-    with config.ignore_type():
-        config.update_from_flattened_dict({**small, **overrides})
-    return config
+    return config_of("folder", **{**small, **overrides})
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, made_clips: Path, data_dir: str) -> Path:
     """A small trained run."""
     workdir = tmp_path_factory.mktemp("run")
-    main.run(config_of(made_clips, data_dir), str(workdir), "train")
+    main.run(probe_config(made_clips, data_dir), str(workdir), "train")
     return workdir
 
 
@@ -69,10 +65,11 @@ def table_of(workdir: Path) -> dict[str, Any]:
     return json.loads((workdir / "probe.json").read_text())
 
 
+@pytest.mark.slow
 def test_linear_heads_on_a_run(run: Path, tmp_path: Path, made_clips: Path, data_dir: str, caplog: Any, capsys: Any):
     """The colour of a square is in any features: a head finds it, and what is saved has the accuracy that the table says."""
     with caplog.at_level("INFO", logger="timesformer_jax"):
-        main.run(config_of(made_clips, data_dir, init_from=str(run)), str(tmp_path), "probe")
+        main.run(probe_config(made_clips, data_dir, init_from=str(run)), str(tmp_path), "probe")
     table = table_of(tmp_path)
     assert (table["kind"], table["backbone"], table["split"], table["num_videos"]) == ("linear", str(run), "val", 3)
     assert [(row["learning_rate"], row["weight_decay"]) for row in table["heads"]] == [
@@ -97,7 +94,7 @@ def test_linear_heads_on_a_run(run: Path, tmp_path: Path, made_clips: Path, data
     for name in trained.params.keys() - {"head"}:
         jax.tree.map(np.testing.assert_array_equal, trained.params[name], probed.params[name])
     assert not np.array_equal(trained.params["head"]["kernel"], probed.params["head"]["kernel"])
-    config = follow_weights(config_of(made_clips, data_dir), str(tmp_path), "probe")
+    config = follow_weights(probe_config(made_clips, data_dir), str(tmp_path), "probe")
     again = set_up(config, str(tmp_path), "probe", lock=False)
     found = evaluation.accuracies(score_split(again, probed.params, "val", EvalViews()).predictions("probabilities"))
     again.files.checkpoints.close()
@@ -108,13 +105,14 @@ def test_linear_heads_on_a_run(run: Path, tmp_path: Path, made_clips: Path, data
     assert np.mean([Path(row["video"]).parent.name == row["best"][0][0] for row in rows]) > 0.6
 
     # A second probe takes the first one's place.
-    main.run(config_of(made_clips, data_dir, init_from=str(run), **{"probe.num_epochs": 1.0}), str(tmp_path), "probe")
+    main.run(probe_config(made_clips, data_dir, init_from=str(run), **{"probe.num_epochs": 1.0}), str(tmp_path), "probe")
     assert table_of(tmp_path)["steps"] == 1
     assert not np.array_equal(tsf.load(tmp_path / "probe").params["head"]["kernel"], probed.params["head"]["kernel"])
 
 
+@pytest.mark.slow
 def test_an_attentive_probe_on_the_workdirs_own_checkpoint(run: Path, made_clips: Path, data_dir: str):
-    config = config_of(made_clips, data_dir, **{"probe.kind": "attentive", "probe.learning_rates": (3e-3, 1e38)})
+    config = probe_config(made_clips, data_dir, **{"probe.kind": "attentive", "probe.learning_rates": (3e-3, 1e38)})
     main.run(config, str(run), "probe")
     table = table_of(run)
     assert (table["kind"], table["backbone"], table["backbone_step"]) == ("attentive", str(run), 9)
@@ -153,7 +151,7 @@ def test_an_attentive_probe_on_the_workdirs_own_checkpoint(run: Path, made_clips
 def test_bad_input_is_one_sentence(tmp_path: Path, overrides: dict, words: str):
     """Before anything is prepared, or written."""
     with pytest.raises(InputError, match=words) as caught:
-        main.run(config_of(Path("/no/such/folder"), "", **overrides), str(tmp_path / "new"), "probe")
+        main.run(probe_config(Path("/no/such/folder"), "", **overrides), str(tmp_path / "new"), "probe")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new").exists()
 
@@ -162,5 +160,5 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe" / "mine.txt").write_text("")
     with pytest.raises(InputError, match="is none of this project's checkpoints"):
-        main.run(config_of(Path("/no/such/folder"), ""), str(tmp_path), "probe")
+        main.run(probe_config(Path("/no/such/folder"), ""), str(tmp_path), "probe")
     assert (tmp_path / "probe" / "mine.txt").exists()

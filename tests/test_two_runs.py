@@ -14,9 +14,9 @@ import pytest
 
 from input_pipeline import preparation
 from tests.input_pipeline.miniatures import folder
+from tests.processes import NUM_STEPS, flags
 from tests.runs import ROOT, on_devices, results
 from tests.support import moving_square, write_video
-from tests.test_processes import NUM_STEPS, flags
 from timesformer_jax import digests
 from timesformer_jax.pretrained.own import read_checkpoint
 

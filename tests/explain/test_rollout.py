@@ -127,6 +127,7 @@ def frame_masks(name: str) -> list[np.ndarray | None]:
     return [None, np.array([[True, True, True], [True, False, True]])] if name in MASKED else [None]
 
 
+@pytest.mark.slow_cases("(divided, scanned|joint|axial)")
 @pytest.mark.parametrize("name", CASES)
 def test_rollout_is_the_product_of_all_matrices(name: str):
     model, params = make(name)
@@ -142,6 +143,7 @@ def test_rollout_is_the_product_of_all_matrices(name: str):
             assert (got[clip][~counts] == 0).all()
 
 
+@pytest.mark.slow_cases("(divided, (scanned|the CLS|space first|parallel)|joint|axial)")
 @pytest.mark.parametrize("name", CASES)
 def test_relevance_is_that_of_gradients_taken_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch):
     """Each weight's gradient is found by adding to it: a table of additions stands in for `watch`."""

@@ -264,6 +264,7 @@ def test_dropout_drops_tokens():
         np.testing.assert_allclose(jnp.where(b == 0, 0, b), jnp.where(b == 0, 0, a / 0.75), rtol=1e-5)
 
 
+@pytest.mark.slow_cases("True")
 @pytest.mark.parametrize("rates", [{"dropout_rate": 0.3}, {"attention_dropout_rate": 0.3}, {"drop_path_rate": 0.3}], ids=str)
 @pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_rates_work_in_training_alone(rates: dict[str, float], scan_layers: bool):

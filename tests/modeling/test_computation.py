@@ -76,6 +76,7 @@ def test_remat_computes_again(scan_layers: bool):
     assert products["none"] < products["dots"] < products["full"]
 
 
+@pytest.mark.slow_cases(".*True")
 @pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=slow), True])
 def test_remat_changes_nothing(scan_layers: bool):
     """Nor does it draw other random bits the second time."""
@@ -105,6 +106,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow_cases("(local_global|axial|space_only|.*parallel)")
 @pytest.mark.parametrize(("attention_type", "order", "scan_layers"), CASES)
 def test_logits_are_those_of_the_whole_last_block(attention_type: str, order: str, scan_layers: bool):
     """Gradients too, with stochastic depth drawn alike."""
@@ -221,6 +223,7 @@ def test_what_isnt_asked_for_costs_nothing():
     assert features.attention is None
 
 
+@pytest.mark.slow_cases(".*True")
 @pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=slow), True])
 def test_nnx_gives_the_same(scan_layers: bool):
     model, variables, video = made(scan_layers=scan_layers, drop_path_rate=0.3)
@@ -246,6 +249,7 @@ def test_nnx_takes_variables():
         tsf.to_nnx(model, variables["params"])
 
 
+@pytest.mark.slow_cases(".*True")
 @pytest.mark.parametrize(
     ("attention_type", "scan_layers"),
     [("divided_space_time", True), *((attention_type, False) for attention_type in tsf.SCHEMES)],

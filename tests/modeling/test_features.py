@@ -41,6 +41,7 @@ def test_every_step_of_every_scheme_is_listed():
     }
 
 
+@pytest.mark.slow_cases("(local_global|axial)")
 @pytest.mark.parametrize(
     ("attention_type", "scan_layers"), [("divided_space_time", True), *((attention_type, False) for attention_type in AXES)]
 )

@@ -36,6 +36,7 @@ def test_activations_are_complete_and_reach_the_mlp():
     assert all((outputs[i] != outputs[i - 1]).any() for i in range(3))
 
 
+@pytest.mark.slow_cases("fields[12]")
 @pytest.mark.parametrize("fields", [{"layer_norm_epsilon": 0.5}, {"activation": "quick_gelu"}])
 def test_the_fields_change_what_the_model_says(fields):
     model = tsf.TimeSformer(**SMALL)

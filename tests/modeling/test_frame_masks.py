@@ -19,6 +19,8 @@ def made(**fields: Any) -> tuple[tsf.TimeSformer, Any, jax.Array]:
     return model, random_variables(model), jax.random.normal(jax.random.key(0), (2, 6, 16, 16, 3))
 
 
+@pytest.mark.slow_cases(".*False")
+@pytest.mark.slow_cases("(local_global|axial|joint_space_time)")
 @pytest.mark.parametrize(
     ("attention_type", "cls_key"), [("divided_space_time", True), *((attention_type, False) for attention_type in tsf.SCHEMES)]
 )

@@ -251,6 +251,7 @@ def test_cls_as_a_key_in_time(attention_type: str, order: str):
     compare(attention_type, (3, 2, 3), order=order, cls_key=True)
 
 
+@pytest.mark.slow_cases("local_global")
 @pytest.mark.parametrize("attention_type", ["local_global", "axial"])
 def test_gradients_are_finite_where_groups_are_empty(attention_type: str):
     """One frame of one row: half of the windows and most residue classes hold nothing but padding."""

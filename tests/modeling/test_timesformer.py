@@ -49,6 +49,7 @@ def test_parameter_counts(attention_type: str, scan_layers: bool):
         assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
 
 
+@pytest.mark.slow_cases("(local_global|axial)")
 @pytest.mark.parametrize("attention_type", tsf.SCHEMES)
 def test_scanned_and_unrolled_blocks_agree(attention_type: str):
     model = tsf.TimeSformer(**TINY, attention_type=attention_type, initialization="from_scratch", scan_layers=True)
@@ -186,6 +187,7 @@ def test_drop_path_rate_rises_from_zero_to_its_value():
     assert float(jnp.abs(dropped - apply(deeper, params, video)).max()) > 1e-3
 
 
+@pytest.mark.slow_cases("True")
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_scanned_blocks_drop_independently(scan_layers: bool):
     model = tsf.TimeSformer(**{**TINY, "depth": 3}, drop_path_rate=0.5, scan_layers=scan_layers)
@@ -232,6 +234,7 @@ def test_bfloat16_softmax_is_float32():
     assert float(jnp.abs(rounded.astype(jnp.float32) - exact).max()) > 0.05  # what this would be otherwise
 
 
+@pytest.mark.slow_cases("(local_global|axial)")
 @pytest.mark.parametrize("attention_type", tsf.SCHEMES)
 def test_bfloat16_keeps_float32_parameters_and_logits(attention_type: str):
     model = tsf.TimeSformer(**TINY, attention_type=attention_type, initialization="from_scratch", dtype=jnp.bfloat16)

@@ -1,6 +1,5 @@
 """Saving, going on, and refusing what belongs to another model."""
 
-import functools
 import os
 import re
 import signal
@@ -10,43 +9,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 import timesformer_jax as tsf
+from tests.training.saved_states import MODEL, OPTIMIZER, describe, kept, saved
 from timesformer_jax import training
-from timesformer_jax.modeling import describe_model
-
-MODEL = tsf.TimeSformer(num_classes=3, image_size=8, patch_size=8, num_frames=2, embed_dim=8, depth=1, num_heads=2)
-OPTIMIZER = optax.adamw(1e-3)
-
-
-def describe(model: tsf.TimeSformer) -> dict:
-    return {"model": describe_model(model), "data": {"label_names": ["a", "b", "c"]}}
-
-
-@functools.cache
-def fresh_state() -> training.TrainState:
-    """Random parameters, zeros elsewhere: nothing is compiled for it."""
-    shapes = training.state_shapes(MODEL, OPTIMIZER, training.make_mesh(jax.devices()[:1]))
-    draw = np.random.default_rng(0)
-    state = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding), shapes)
-    params = jax.tree.map(lambda x: jax.device_put(draw.standard_normal(x.shape, np.float32), x.sharding), shapes.params)
-    return state.replace(params=params)
-
-
-def saved(directory: Path, *steps: int, metrics: dict[int, float] | None = None) -> training.TrainState:
-    state = fresh_state()
-    checkpoints = training.Checkpoints(str(directory), describe(MODEL))
-    for step in steps:
-        at_step = jax.tree.map(lambda x, step=step: x + np.asarray(step, x.dtype), state)
-        checkpoints.save(at_step, step, metric=(metrics or {}).get(step))
-    checkpoints.close()
-    return state
-
-
-def kept(directory: Path) -> list[int]:
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
 
 
 def test_the_newest_is_restored_on_other_devices(tmp_path: Path):
@@ -135,7 +102,7 @@ import os, resource, signal, sys, threading, time
 from pathlib import Path
 import jax
 sys.path.insert(0, {str(Path.cwd())!r})
-from tests.training.test_checkpoints import MODEL, OPTIMIZER, describe, training
+from tests.training.saved_states import MODEL, OPTIMIZER, describe, training
 folder = Path({str(directory)!r})
 state = training.init_state(MODEL, OPTIMIZER, 0, training.make_mesh(jax.devices()[:1]))
 checkpoints = training.Checkpoints(str(folder), describe(MODEL))

@@ -17,7 +17,7 @@ import pytest
 
 import timesformer_jax as tsf
 from tests.runs import ROOT, on_devices
-from tests.training.test_checkpoints import MODEL, OPTIMIZER, describe, fresh_state, kept, saved
+from tests.training.saved_states import MODEL, OPTIMIZER, describe, fresh_state, kept, saved
 from timesformer_jax import digests, training
 
 
@@ -211,7 +211,7 @@ logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)
 port, number, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, number)
 import numpy as np
-from tests.training.test_checkpoints import MODEL, OPTIMIZER, describe
+from tests.training.saved_states import MODEL, OPTIMIZER, describe
 from timesformer_jax import digests, training
 read = []
 digest_file = digests.digest_file

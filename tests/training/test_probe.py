@@ -71,6 +71,7 @@ def trained(kind: str, devices: int = 1, heads: tuple[int, ...] = (0, 1, 2, 3), 
     return metrics, jax.device_get(state.params), jax.device_get(backbone), state
 
 
+@pytest.mark.slow_cases("attentive")
 @pytest.mark.parametrize("kind", training.PROBES)
 def test_a_head_trains_as_it_would_alone(kind: str):
     metrics, params, _, _ = trained(kind)

@@ -116,6 +116,7 @@ def fresh_state() -> training.TrainState:
     return jax.tree.map(jnp.copy, made_state())
 
 
+@pytest.mark.slow_cases("(fsdp 2, tensor 2, context 2|fsdp 8)")
 @pytest.mark.parametrize("mesh_name", MESHES)
 def test_one_device_and_eight_agree(mesh_name: str):
     """To 1e-5 of each array's largest value, dropped paths and random brightness included."""
@@ -182,6 +183,7 @@ def test_neither_where_rows_and_columns_do_not_divide_but_their_product_does():
     check_that_no_clip_is_gathered(compiled.as_text())
 
 
+@pytest.mark.slow
 def test_splitting_frames_takes_the_memory_down():
     """The temporary memory of a step for one long clip, on each device: close to a quarter on four."""
     model = tsf.TimeSformer(
@@ -239,6 +241,7 @@ def one_gradient(model: tsf.TimeSformer, batch: dict[str, np.ndarray], accumulat
     return jax.tree.map(np.subtract, before, jax.device_get(state.params)), jax.device_get(metrics)
 
 
+@pytest.mark.slow_cases("1")
 @pytest.mark.parametrize("devices", [1, 4])
 def test_four_parts_of_eight_are_a_batch_of_32(devices: int):
     first, second = batches(2)
