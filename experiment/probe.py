@@ -258,7 +258,9 @@ def _write(
     if options.kind == "linear":
         write_checkpoint(folder, {**backbone, **params}, {**model_notes, "probe": about})
     elif not _further():
-        training.write_probe(file, module, jax.device_get(params), {**model_notes, **about})
+        # `Preprocess(**notes["preprocess"])` prepares clips for it: without the short sides that training draws from.
+        notes_of_probe = {**model_notes, "preprocess": run.files.preprocess.as_dict(), **about}
+        training.write_probe(file, module, jax.device_get(params), notes_of_probe)
     if not _further():
         write_json(table, results)
     wait_for_all("the probe to be written")

@@ -96,35 +96,8 @@ def train(run: Run) -> None:
     # A checkpoint says how many clips were used up to it, and the run goes on with the next one.
     first_clip = run.files.checkpoints.pipeline.get("next_clip", first_step * config.train.batch_size)
     _tell(run, state, total_steps)
-    step = training.make_train_step(
-        model=run.model.module,
-        optimizer=optimizer.transformation,
-        prepare=run.model.prepare_training,
-        mix=functools.partial(mix_clips, options=run.model.mixing) if run.model.mixing.mixes else None,
-        seed=config.seed,
-        mesh=run.model.mesh,
-        objective=run.model.objective,
-        label_smoothing=config.train.label_smoothing,
-        accumulation=config.train.accumulation,
-        ema_decay=config.train.ema_decay,
-        trained=optimizer.trained,
-        donate=not config.debug,
-    )
-
-    def every(epochs: float) -> int:
-        return total_steps + 1 if config.overfit_batch else max(round(epochs * steps_per_epoch), 1)
-
-    plan = training.Plan(
-        total_steps=total_steps,
-        batch_size=config.train.batch_size,
-        log_every=1 if config.debug else config.train.log_every_steps,
-        evaluate_every=every(config.train.evaluate_every_epochs),
-        checkpoint_every=every(config.train.checkpoint_every_epochs),
-        most_skipped=config.train.max_skipped_steps,
-        steps_per_epoch=steps_per_epoch,
-        stop_below=overfit_loss if config.overfit_batch else -math.inf,
-        compiled_ahead=not config.debug,
-    )
+    step = _make_step(run, optimizer)
+    plan = _make_plan(config, total_steps, steps_per_epoch, overfit_loss)
     if config.debug:
         show(run)
     if jax.process_index() == 0:
@@ -156,6 +129,44 @@ def train(run: Run) -> None:
         _judge(losses[-1] if losses else None, overfit_loss, int(state.step))
         return
     evaluate(run, state.best_params, int(state.step))
+
+
+def _make_step(run: Run, optimizer: training.Optimizer) -> Any:
+    """The jitted training step, as the config asks for it."""
+    config, model = run.config, run.model
+    return training.make_train_step(
+        model=model.module,
+        optimizer=optimizer.transformation,
+        prepare=model.prepare_training,
+        mix=functools.partial(mix_clips, options=model.mixing) if model.mixing.mixes else None,
+        seed=config.seed,
+        mesh=model.mesh,
+        objective=model.objective,
+        label_smoothing=config.train.label_smoothing,
+        accumulation=config.train.accumulation,
+        ema_decay=config.train.ema_decay,
+        trained=optimizer.trained,
+        donate=not config.debug,
+    )
+
+
+def _make_plan(config: Any, total_steps: int, steps_per_epoch: float, overfit_loss: float) -> training.Plan:
+    """When the loop logs, evaluates, saves and ends."""
+
+    def every(epochs: float) -> int:
+        return total_steps + 1 if config.overfit_batch else max(round(epochs * steps_per_epoch), 1)
+
+    return training.Plan(
+        total_steps=total_steps,
+        batch_size=config.train.batch_size,
+        log_every=1 if config.debug else config.train.log_every_steps,
+        evaluate_every=every(config.train.evaluate_every_epochs),
+        checkpoint_every=every(config.train.checkpoint_every_epochs),
+        most_skipped=config.train.max_skipped_steps,
+        steps_per_epoch=steps_per_epoch,
+        stop_below=overfit_loss if config.overfit_batch else -math.inf,
+        compiled_ahead=not config.debug,
+    )
 
 
 def _begin(run: Run, optimizer: Any, total_steps: int) -> training.TrainState:

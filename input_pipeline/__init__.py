@@ -2,8 +2,9 @@
 
 from input_pipeline.clips import SplitBatches, check_clips_per_video, eval_batches, training_batches
 from input_pipeline.contact_sheet import draw_clips
-from input_pipeline.datasets import DATASETS, VideoDataset, open_dataset
-from input_pipeline.preparation import SharePrepared
+from input_pipeline.datasets import DATASETS, open_dataset
+from input_pipeline.shares import SharePrepared
+from input_pipeline.video_dataset import VideoDataset
 from timesformer_jax.augment import (
     WINDOW_AXES,
     MixingOptions,

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from input_pipeline._tensorflow import tf
-from input_pipeline.datasets import VideoDataset
 from input_pipeline.frames import DECODERS, cut_windows
+from input_pipeline.video_dataset import VideoDataset
 from timesformer_jax.errors import InputError
 from timesformer_jax.video.views import ClipOptions, EvalViews, Video, View, plan_windows
 

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline._tensorflow import tf
+from input_pipeline.shares import Share
 from timesformer_jax.datasets import Entry, Storage, map_in_processes
 from timesformer_jax.datasets.fingerprints import facts_of_all
 from timesformer_jax.datasets.parallel import CrashError
@@ -28,7 +28,6 @@ from timesformer_jax.datasets.tfrecords import FOOTER_BYTES, HEADER_BYTES
 from timesformer_jax.errors import InputError
 from timesformer_jax.os_errors import ReadError, sentence
 from timesformer_jax.progress import Progress
-from timesformer_jax.run_lock import check_unlocked, locked
 from timesformer_jax.state_files import DamagedFileError, read_json, write_json
 from timesformer_jax.video import UnreadableVideoError
 
@@ -37,71 +36,6 @@ ENTRIES_BEFORE_A_FORECAST = 16  # and between one and the next
 
 
 COPY_BYTES = 1 << 18
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """One of `count` equal shares of each split, prepared by one of several machines; `number` from 1 on."""
-
-    number: int = 1
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str | None) -> "Share":
-        """ "3/16" as the third of sixteen shares; None is everything."""
-        if text is None:
-            return cls()
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise InputError(f"data.shard must be like '3/16', the third of sixteen shares, got {text!r}.")
-        return cls(int(found[1]), int(found[2]))
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
-
-    @property
-    def is_all(self) -> bool:
-        return self.count == 1
-
-    def of(self, total: int) -> slice:
-        """Which of `total` videos these are: a run of them, so that the shares one after the other are all in order."""
-        return slice(total * (self.number - 1) // self.count, total * self.number // self.count)
-
-    def folder(self, folder: epath.Path) -> epath.Path:
-        """Where the share's parts are, below those of everything."""
-        return folder if self.is_all else folder / f"{self.count}_shares" / f"{self.number}"
-
-
-class SharePrepared(Exception):  # noqa: N818 (no error)
-    """Raised in place of a data set that isn't whole yet: what was prepared of it, and what to do next."""
-
-    def __init__(self, share: Share, folder: Any):
-        super().__init__(
-            f"The share {share} is prepared in {folder}. Once all {share.count} are, the same command without data.shard puts "
-            "them together."
-        )
-
-
-@contextlib.contextmanager
-def alone(data_path: Any, share: Share | None = None) -> Iterator[None]:
-    """Raises `InputError` if another process prepares the data of this folder, or the same share of them.
-
-    Their parts would get mixed up.
-    """
-    share = share or Share()
-    folder = epath.Path(data_path)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} can't be made: {error.strerror}.") from error
-    whole = folder.parent / f".{folder.name}.lock"
-    stem = f".{folder.name}.share_"
-    name = whole if share.is_all else folder.parent / f"{stem}{share.number}_of_{share.count}.lock"
-    doing = f"is preparing {folder}"
-    with locked(name, doing if share.is_all else f"is preparing the share {share} of {folder}"):
-        for other in folder.parent.glob(f"{stem}*.lock") if share.is_all else [whole]:
-            check_unlocked(other, f"{doing} ({other.name})")
-        yield
 
 
 class Part:

@@ -14,8 +14,9 @@ from etils import epath
 from input_pipeline._tensorflow import LocalInfo, tfds
 from input_pipeline.facts import make_facts, save_facts
 from input_pipeline.left_out import LeftOut, write_left_out
-from input_pipeline.preparation import Part, Preparation, Share, alone, places_of
+from input_pipeline.preparation import Part, Preparation, places_of
 from input_pipeline.records import save_index
+from input_pipeline.shares import Share, alone
 from input_pipeline.sources import Contents, read_contents, read_source, write_source
 from timesformer_jax.datasets import Entry, Listing, Storage, StoredVideo, describe_duplicates, store_video
 from timesformer_jax.datasets.storing import Labelled

@@ -424,8 +424,8 @@ def test_a_run_of_other_settings_is_told_before_the_data_are_prepared(trained: P
     ):
         with pytest.raises(InputError, match=words):
             main.run(small_folder(Path("/no/such/folder"), str(tmp_path), **overrides), str(trained), mode)
-    for mode, words in (("eval", "There is no checkpoint in"), ("report", "Nothing has been tested in")):
-        with pytest.raises(InputError, match=words):
+    for mode in ("eval", "report"):
+        with pytest.raises(InputError, match="There is no checkpoint in"):
             main.run(small_folder(Path("/no/such/folder"), str(tmp_path)), str(tmp_path / "new"), mode)
 
 

@@ -28,9 +28,9 @@ LIMIT = 400.0
 # Prepares the data a minute late, on purpose.
 SLOW_PREPARATION = """
 import os, runpy, sys, time
-import input_pipeline.datasets as datasets
-write = datasets._write
-datasets._write = lambda *given: time.sleep(65) or write(*given)
+import input_pipeline.prepared as prepared
+write = prepared._write
+prepared._write = lambda *given: time.sleep(65) or write(*given)
 sys.argv[0] = "main.py"
 runpy.run_path("main.py", run_name="__main__")
 """

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from etils import epath
 
-from input_pipeline import SharePrepared, builders, open_dataset, preparation
+from input_pipeline import SharePrepared, builders, open_dataset, preparation, shares
 from input_pipeline.builders import BUILDERS
 from tests.input_pipeline.miniatures import OPTIONS, folder, make_kinetics
 from tests.support import moving_square, write_video
@@ -129,7 +129,7 @@ def test_a_share_is_prepared_by_one_process(tmp_path: Path, held: str, wanted: s
         holder = {**run_lock._me(), "pid": other.pid, "started": run_lock._started(other.pid), "since": "now", "token": "other"}
         write_json(lock, holder)
         expected = pytest.raises(InputError, match=told) if told else contextlib.nullcontext()
-        with expected, preparation.alone(tmp_path / "2.0.0", preparation.Share.parse(wanted)):
+        with expected, shares.alone(tmp_path / "2.0.0", shares.Share.parse(wanted)):
             pass
         other.kill()
     assert [path.name for path in tmp_path.iterdir()] == [lock.name]
@@ -138,7 +138,7 @@ def test_a_share_is_prepared_by_one_process(tmp_path: Path, held: str, wanted: s
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", ""])
 def test_shares_that_are_none(shard: str):
     with pytest.raises(InputError, match=r"data\.shard must be like '3/16'"):
-        preparation.Share.parse(shard)
+        shares.Share.parse(shard)
 
 
 def interrupt(*arguments: Any) -> None:
