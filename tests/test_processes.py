@@ -19,7 +19,7 @@ import timesformer_jax as tsf
 from experiment.curves import read_curves
 from tests.runs import ROOT, config_of, figures, on_devices, predictions, results, run_of_steps
 from timesformer_jax import training
-from timesformer_jax.pretrained.own import read_checkpoint
+from timesformer_jax.pretrained.orbax import read_checkpoint
 
 NUM_STEPS = 40
 

@@ -17,7 +17,7 @@ from tests.pretrained.files import OFFICIAL, golden_arrays, golden_tensors, offi
 from tests.pretrained.test_load import assert_golden
 from tests.support import load_golden
 from timesformer_jax.pretrained import save_mmaction2, save_official
-from timesformer_jax.pretrained.saving import WRITERS
+from timesformer_jax.pretrained.save import WRITERS
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
 

@@ -13,9 +13,9 @@ import timesformer_jax as tsf
 from experiment.init_from import UNUSED_EMBEDDINGS
 from tests.pretrained.files import golden_arrays, golden_tensors, write_folder, write_safetensors
 from timesformer_jax.modeling import flatten_params
-from timesformer_jax.pretrained.formats import Tensors
-from timesformer_jax.pretrained.kinds import KINDS
-from timesformer_jax.pretrained.reading import recognise
+from timesformer_jax.pretrained.matching import recognise
+from timesformer_jax.pretrained.tensor_files import Tensors
+from timesformer_jax.pretrained.weight_formats import KINDS
 
 DRAW = np.random.default_rng(0)
 

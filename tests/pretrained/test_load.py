@@ -22,8 +22,8 @@ from tests.pretrained.files import (
 )
 from tests.support import load_golden, random_variables
 from timesformer_jax.modeling.embeddings import resize_position_embedding, resize_time_embedding
-from timesformer_jax.pretrained import check_weights, formats, params_from_official, save_official
-from timesformer_jax.pretrained.fields import fields_of_official_config
+from timesformer_jax.pretrained import check_weights, params_from_official, save_official, tensor_files
+from timesformer_jax.pretrained.infer_config import fields_of_official_config
 
 APPLY = jax.jit(
     lambda model, params, video: (
@@ -364,7 +364,7 @@ def test_weights_are_checked_without_reading_them(name: str, tmp_path: Path, mon
     def refuse(*arguments: Any) -> None:
         raise AssertionError("a tensor was read")
 
-    monkeypatch.setattr(formats, "_as_float32", refuse)
+    monkeypatch.setattr(tensor_files, "_as_float32", refuse)
     check_weights(source, model=model.clone(num_classes=1))
     check_weights(source, model=model.clone(num_classes=1, num_frames=2, image_size=32))
     assert [error_of(check_weights, source, each) for each in wrong] == reasons

@@ -12,10 +12,10 @@ from tests.pretrained.files import golden_huggingface, write_safetensors
 from tests.support import random_variables
 from timesformer_jax.__main__ import main
 from timesformer_jax.modeling import describe_model, flatten_params, parameter_shapes
-from timesformer_jax.pretrained.beside import preprocess_of_notes
-from timesformer_jax.pretrained.kinds import KINDS, template
+from timesformer_jax.pretrained.file_notes import preprocess_of_notes
+from timesformer_jax.pretrained.load_report import Report
 from timesformer_jax.pretrained.preprocessing import choose_preprocess
-from timesformer_jax.pretrained.report import Report
+from timesformer_jax.pretrained.weight_formats import KINDS, template
 from timesformer_jax.pretrained.zoo import DATASETS, ZOO, published_as
 
 

@@ -9,7 +9,7 @@ import argparse
 from timesformer_jax.modeling import SCORES
 from timesformer_jax.modeling.layers import ACTIVATIONS
 from timesformer_jax.pretrained import WRITERS, convert
-from timesformer_jax.pretrained.kinds import KINDS
+from timesformer_jax.pretrained.weight_formats import KINDS
 from timesformer_jax.printable import printable
 
 

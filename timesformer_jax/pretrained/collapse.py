@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from timesformer_jax.pretrained.kinds import template
+from timesformer_jax.pretrained.weight_formats import template
 
 
 def collapse_blocks(names: Iterable[str]) -> list[str]:

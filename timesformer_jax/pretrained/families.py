@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from timesformer_jax.pretrained.refused import REFUSED
+from timesformer_jax.pretrained.model_families import REFUSED
 
 
 class Family(NamedTuple):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.pretrained.claims import check_names, check_numbers, check_regular, parse_json, read_text
-from timesformer_jax.pretrained.formats import Tensors, open_safetensors, open_torch, open_zip
+from timesformer_jax.pretrained.file_checks import check_names, check_numbers, check_regular, parse_json, read_text
+from timesformer_jax.pretrained.tensor_files import Tensors, open_safetensors, open_torch, open_zip
 
 
 def open_tensors(path: Path, entry: str | None = None) -> Tensors:

@@ -1,6 +1,6 @@
 """The configuration that the official trainer leaves in its files, YAML in one known form."""
 
-from timesformer_jax.pretrained.claims import LARGEST_TEXT
+from timesformer_jax.pretrained.file_checks import LARGEST_TEXT
 
 
 def entries_of_yaml(text: str) -> dict[str, str]:

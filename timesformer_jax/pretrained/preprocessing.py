@@ -6,9 +6,9 @@ from typing import Any
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer
 from timesformer_jax.modeling.checks import pair
-from timesformer_jax.pretrained.claims import check_fields
-from timesformer_jax.pretrained.kinds import OWN, Kind
-from timesformer_jax.pretrained.report import Report
+from timesformer_jax.pretrained.file_checks import check_fields
+from timesformer_jax.pretrained.load_report import Report
+from timesformer_jax.pretrained.weight_formats import OWN, Kind
 from timesformer_jax.pretrained.zoo import ZOO, name_of, published_as
 from timesformer_jax.video import Preprocess
 from timesformer_jax.video.pixels import OFFICIAL_MEAN

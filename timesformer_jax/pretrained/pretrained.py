@@ -12,7 +12,7 @@ import numpy as np
 
 from timesformer_jax._typing import Array, Float
 from timesformer_jax.modeling import SCORES, TimeSformer, check_objective
-from timesformer_jax.pretrained.report import Report
+from timesformer_jax.pretrained.load_report import Report
 from timesformer_jax.video import Clip, Preprocess
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from timesformer_jax.pretrained.kinds import Kind
+from timesformer_jax.pretrained.weight_formats import Kind
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Components that PyTorch's wrappers add anywhere in a name (torch.compile, FSDP, activation checkpointing)."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes, unstack_blocks
-from timesformer_jax.pretrained.beside import (
+from timesformer_jax.pretrained.file_checks import check_fields
+from timesformer_jax.pretrained.file_notes import (
     PREPROCESSOR,
     fields_of_notes,
     labels_of,
@@ -19,21 +20,20 @@ from timesformer_jax.pretrained.beside import (
     preprocess_of_notes,
     scaling_of_images,
 )
-from timesformer_jax.pretrained.claims import check_fields
-from timesformer_jax.pretrained.fields import (
+from timesformer_jax.pretrained.files import open_tensors, read_beside
+from timesformer_jax.pretrained.fit_to_model import HEAD
+from timesformer_jax.pretrained.infer_config import (
     HEADS,
     fields_of_official_config,
     fields_of_parameters,
     known_heads,
     merge_fields,
 )
-from timesformer_jax.pretrained.files import open_tensors, read_beside
-from timesformer_jax.pretrained.fitting import HEAD
-from timesformer_jax.pretrained.kinds import OWN, Kind
-from timesformer_jax.pretrained.own import described, find_checkpoint, read_checkpoint, read_notes, trees
-from timesformer_jax.pretrained.reading import ESSENTIAL, Recognised, count_heads, recognise, translate, width
-from timesformer_jax.pretrained.rewriting import rewrite
-from timesformer_jax.pretrained.sidecars import read_sidecars
+from timesformer_jax.pretrained.matching import ESSENTIAL, Recognised, count_heads, recognise, translate, width
+from timesformer_jax.pretrained.orbax import described, find_checkpoint, read_checkpoint, read_notes, trees
+from timesformer_jax.pretrained.rewrite_parameters import rewrite
+from timesformer_jax.pretrained.sidecar import read_sidecars
+from timesformer_jax.pretrained.weight_formats import OWN, Kind
 
 
 class Guess(NamedTuple):

@@ -10,10 +10,10 @@ import numpy as np
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling.checks import pair
 from timesformer_jax.pretrained.collapse import collapse_blocks
-from timesformer_jax.pretrained.kinds import Kind
 from timesformer_jax.pretrained.layouts import PATCH_POSITIONS
-from timesformer_jax.pretrained.reading import Recognised
-from timesformer_jax.pretrained.refused import DISTILLATION_TOKEN, DISTILLED_HEAD, HEADS
+from timesformer_jax.pretrained.matching import Recognised
+from timesformer_jax.pretrained.model_families import DISTILLATION_TOKEN, DISTILLED_HEAD, HEADS
+from timesformer_jax.pretrained.weight_formats import Kind
 
 GAMMA = r"(blocks_\d+/(?:attn/proj|mlp/fc2))/gamma"
 """What `translate` calls a LayerScale: it scales the output of the layer before the slash."""

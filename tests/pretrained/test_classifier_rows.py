@@ -16,7 +16,7 @@ import timesformer_jax as tsf
 from tests.pretrained.files import golden_huggingface, golden_tensors, official_file
 from tests.support import random_variables
 from timesformer_jax.pretrained import save_official
-from timesformer_jax.pretrained.classifier import match_rows
+from timesformer_jax.pretrained.classifier_rows import match_rows
 
 NAMES = ("walks, runs", "über", "a", "b", "c")
 MORE = ("c", "new", "b", "über", "walks, runs", "a")

@@ -9,8 +9,8 @@ from tests.pretrained.files import golden_tensors
 from tests.support import random_variables
 from timesformer_jax.modeling import flatten_params, parameter_shapes
 from timesformer_jax.pretrained import layouts
-from timesformer_jax.pretrained.kinds import KINDS, normalise, template
 from timesformer_jax.pretrained.layouts import Layout
+from timesformer_jax.pretrained.weight_formats import KINDS, normalise, template
 
 SMALL = {"num_classes": 2, "image_size": 8, "patch_size": 4, "num_frames": 2, "embed_dim": 24, "depth": 1, "num_heads": 3}
 LAYOUTS = {name: value for name, value in vars(layouts).items() if isinstance(value, Layout)}

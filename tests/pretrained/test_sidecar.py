@@ -12,7 +12,7 @@ import timesformer_jax as tsf
 from tests.pretrained.files import OPEN_CLIP_CONFIG, TIMM_CONFIG, openai_tensors, timm_tensors, write_safetensors
 from tests.pretrained.test_image_models import CLIP_CONFIG, clip_tensors
 from timesformer_jax.pretrained import read_architecture
-from timesformer_jax.pretrained.contents import read_contents
+from timesformer_jax.pretrained.read_source import read_contents
 
 CLIP, TIMM = "open_clip_config.json", "config.json"
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes
-from timesformer_jax.pretrained.beside import notes_of_ours
 from timesformer_jax.pretrained.collapse import collapse_blocks
-from timesformer_jax.pretrained.formats import Tensors
-from timesformer_jax.pretrained.kinds import KINDS, Kind, normalise, template
+from timesformer_jax.pretrained.file_notes import notes_of_ours
 from timesformer_jax.pretrained.layouts import LINEAR
-from timesformer_jax.pretrained.prefixes import (
+from timesformer_jax.pretrained.model_families import find_refused, refuse
+from timesformer_jax.pretrained.tensor_files import Tensors
+from timesformer_jax.pretrained.tensor_names import (
     BOOKKEEPING,
     choose_one,
     possible_prefixes,
@@ -23,8 +23,8 @@ from timesformer_jax.pretrained.prefixes import (
     strip_prefix,
     without_wrappers,
 )
-from timesformer_jax.pretrained.refused import find_refused, refuse
-from timesformer_jax.pretrained.rows import Row
+from timesformer_jax.pretrained.weight_formats import KINDS, Kind, normalise, template
+from timesformer_jax.pretrained.weight_rows import Row
 
 ESSENTIAL = ("cls_token", "norm/scale", "patch_embed/proj/kernel", "pos_embed")
 """Parameters that every kind has and that tell the model's size."""

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 import timesformer_jax as tsf
 from tests.pretrained.files import golden_huggingface, golden_tensors, official_file
 from timesformer_jax.pretrained import save_official
-from timesformer_jax.pretrained.saving import SUFFIXES, WRITERS, _new
-from timesformer_jax.pretrained.targets import TARGETS, describe_unsupported, unsupported
+from timesformer_jax.pretrained.save import SUFFIXES, WRITERS, _new
+from timesformer_jax.pretrained.writer_limits import TARGETS, describe_unsupported, unsupported
 
 PREPROCESS = tsf.Preprocess(
     num_frames=4, crop_size=16, sampling="segments", sampling_rate=7.0, mean=(0.1, 0.2, 0.3), channel_order="bgr", short_side=20

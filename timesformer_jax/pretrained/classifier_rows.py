@@ -11,8 +11,8 @@ import numpy as np
 from timesformer_jax.errors import shown
 from timesformer_jax.labels import check_labels
 from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes
-from timesformer_jax.pretrained.contents import Contents
-from timesformer_jax.pretrained.fitting import HEAD, initialise
+from timesformer_jax.pretrained.fit_to_model import HEAD, initialise
+from timesformer_jax.pretrained.read_source import Contents
 
 SHOWN = 5
 """Names listed per group in a report."""

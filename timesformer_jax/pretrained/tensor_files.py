@@ -14,9 +14,9 @@ import numpy as np
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.pretrained.broken import broken
-from timesformer_jax.pretrained.claims import EXPANSION, LARGEST_TEXT, SLACK, check_regular
-from timesformer_jax.pretrained.pickles import FEWEST, choose_entry, load_torch, tensors_by_entry
-from timesformer_jax.pretrained.sealing import check_crcs, check_seal
+from timesformer_jax.pretrained.file_checks import EXPANSION, LARGEST_TEXT, SLACK, check_regular
+from timesformer_jax.pretrained.integrity import check_crcs, check_seal
+from timesformer_jax.pretrained.torch_pickles import FEWEST, choose_entry, load_torch, tensors_by_entry
 
 
 class Tensors(NamedTuple):

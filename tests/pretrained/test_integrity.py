@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 import timesformer_jax as tsf
 from tests.pretrained.files import official_file
 from timesformer_jax.pretrained import save_official
-from timesformer_jax.pretrained.sealing import KEY, check_seal, open_seal, seal
+from timesformer_jax.pretrained.integrity import KEY, check_seal, open_seal, seal
 
 
 @pytest.fixture

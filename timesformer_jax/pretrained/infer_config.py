@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from timesformer_jax.errors import InputError, shown
-from timesformer_jax.pretrained.kinds import Kind
 from timesformer_jax.pretrained.official_yaml import entries_of_yaml
+from timesformer_jax.pretrained.weight_formats import Kind
 
 HEADS = {
     **{192: 3, 256: 4, 384: 6, 512: 8, 640: 10, 768: 12, 896: 14},

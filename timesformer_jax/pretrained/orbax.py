@@ -10,7 +10,7 @@ from timesformer_jax.digests import FILE, MARK, NOTE, check_digests, steps_in, w
 from timesformer_jax.errors import InputError, check_utf8, first_line, shown
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
-from timesformer_jax.pretrained.claims import check_fields, check_folder, check_size_of_model
+from timesformer_jax.pretrained.file_checks import check_fields, check_folder, check_size_of_model
 from timesformer_jax.quiet_orbax import quiet_orbax
 
 

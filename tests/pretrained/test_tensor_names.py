@@ -11,7 +11,7 @@ import timesformer_jax as tsf
 from tests.pretrained.files import golden_huggingface, golden_tensors, official_file, write_safetensors
 from tests.support import load_golden
 from timesformer_jax.pretrained.files import open_tensors
-from timesformer_jax.pretrained.reading import recognise
+from timesformer_jax.pretrained.matching import recognise
 
 
 def assert_divided(pretrained: tsf.Pretrained):

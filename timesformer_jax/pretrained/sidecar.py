@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from timesformer_jax.errors import shown
-from timesformer_jax.pretrained.beside import labels_of, objective_of
-from timesformer_jax.pretrained.fields import fields_of_config, is_huggingface, merge_fields
+from timesformer_jax.pretrained.config_entries import Stated
+from timesformer_jax.pretrained.file_notes import labels_of, objective_of
 from timesformer_jax.pretrained.files import read_beside
-from timesformer_jax.pretrained.kinds import KINDS, Kind
+from timesformer_jax.pretrained.infer_config import fields_of_config, is_huggingface, merge_fields
 from timesformer_jax.pretrained.open_clip_config import is_open_clip, read_open_clip
-from timesformer_jax.pretrained.stated import Stated
 from timesformer_jax.pretrained.timm_config import is_timm, read_timm
+from timesformer_jax.pretrained.weight_formats import KINDS, Kind
 
 
 class Reader(NamedTuple):

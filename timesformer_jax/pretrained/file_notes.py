@@ -7,11 +7,11 @@ from typing import Any
 
 from timesformer_jax.labels import names_in_order
 from timesformer_jax.modeling import describe_model
-from timesformer_jax.pretrained.claims import parse_json
-from timesformer_jax.pretrained.fields import read_entries
+from timesformer_jax.pretrained.config_entries import entry_of, read_statistics
+from timesformer_jax.pretrained.file_checks import parse_json
+from timesformer_jax.pretrained.infer_config import read_entries
 from timesformer_jax.pretrained.official_yaml import entries_of_yaml
 from timesformer_jax.pretrained.pretrained import Pretrained
-from timesformer_jax.pretrained.stated import entry_of, read_statistics
 from timesformer_jax.pretrained.zoo import DATASETS
 
 KEY = "timesformer_jax"

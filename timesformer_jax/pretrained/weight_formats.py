@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from timesformer_jax.pretrained.image_rows import (
+from timesformer_jax.pretrained.image_weight_rows import (
     CLIP,
     CLIP_LS,
     GAMMA,
@@ -23,7 +23,7 @@ from timesformer_jax.pretrained.image_rows import (
     flax,
 )
 from timesformer_jax.pretrained.layouts import CONVOLUTION, PATCH_POSITIONS, PROJ_KERNEL, QKV_BIAS, QKV_KERNEL
-from timesformer_jax.pretrained.rows import Row, affine, mlp, norm, rows
+from timesformer_jax.pretrained.weight_rows import Row, affine, mlp, norm, rows
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.pretrained.broken import broken
-from timesformer_jax.pretrained.claims import check_regular
-from timesformer_jax.pretrained.prefixes import choose_one
+from timesformer_jax.pretrained.file_checks import check_regular
+from timesformer_jax.pretrained.tensor_names import choose_one
 
 
 @functools.cache
