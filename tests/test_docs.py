@@ -12,7 +12,7 @@ import pytest
 import timesformer_jax as tsf
 from tests.support import random_variables
 from timesformer_jax.pretrained import KINDS, WRITERS, ZOO
-from timesformer_jax.pretrained.families import families_table
+from timesformer_jax.pretrained.model_families import families_table
 from timesformer_jax.pretrained.writer_limits import TARGETS
 
 ROOT = Path(__file__).parent.parent

@@ -23,7 +23,7 @@ from tests.pretrained.files import (
 from tests.support import load_golden, random_variables
 from timesformer_jax.modeling.embeddings import resize_position_embedding, resize_time_embedding
 from timesformer_jax.pretrained import check_weights, params_from_official, save_official, tensor_files
-from timesformer_jax.pretrained.infer_config import fields_of_official_config
+from timesformer_jax.pretrained.file_notes import fields_of_official_config
 
 APPLY = jax.jit(
     lambda model, params, video: (

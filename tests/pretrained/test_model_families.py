@@ -11,10 +11,9 @@ import timesformer_jax as tsf
 from tests.pretrained.files import write_folder, write_safetensors
 from timesformer_jax.modeling import flatten_params
 from timesformer_jax.pretrained import check_weights, read_architecture
-from timesformer_jax.pretrained.collapse import collapse_blocks
-from timesformer_jax.pretrained.families import FAMILIES
-from timesformer_jax.pretrained.model_families import REFUSED
+from timesformer_jax.pretrained.model_families import FAMILIES, REFUSED
 from timesformer_jax.pretrained.read_source import read_contents
+from timesformer_jax.pretrained.tensor_names import collapse_blocks
 from timesformer_jax.pretrained.weight_formats import KINDS
 
 DIM = 24

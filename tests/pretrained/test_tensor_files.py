@@ -16,7 +16,7 @@ import pytest
 import timesformer_jax as tsf
 from tests.pretrained.files import golden_huggingface, golden_tensors, official_file, write_safetensors
 from timesformer_jax.digests import write_digests
-from timesformer_jax.pretrained.files import open_tensors
+from timesformer_jax.pretrained.tensor_files import open_tensors
 
 
 @pytest.mark.parametrize(

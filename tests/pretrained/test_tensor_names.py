@@ -10,8 +10,8 @@ import pytest
 import timesformer_jax as tsf
 from tests.pretrained.files import golden_huggingface, golden_tensors, official_file, write_safetensors
 from tests.support import load_golden
-from timesformer_jax.pretrained.files import open_tensors
 from timesformer_jax.pretrained.matching import recognise
+from timesformer_jax.pretrained.tensor_files import open_tensors
 
 
 def assert_divided(pretrained: tsf.Pretrained):

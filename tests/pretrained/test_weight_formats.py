@@ -8,12 +8,13 @@ import timesformer_jax as tsf
 from tests.pretrained.files import golden_tensors
 from tests.support import random_variables
 from timesformer_jax.modeling import flatten_params, parameter_shapes
-from timesformer_jax.pretrained import layouts
-from timesformer_jax.pretrained.layouts import Layout
-from timesformer_jax.pretrained.weight_formats import KINDS, normalise, template
+from timesformer_jax.pretrained import weight_rows
+from timesformer_jax.pretrained.tensor_names import template
+from timesformer_jax.pretrained.weight_formats import KINDS, normalise
+from timesformer_jax.pretrained.weight_rows import Layout
 
 SMALL = {"num_classes": 2, "image_size": 8, "patch_size": 4, "num_frames": 2, "embed_dim": 24, "depth": 1, "num_heads": 3}
-LAYOUTS = {name: value for name, value in vars(layouts).items() if isinstance(value, Layout)}
+LAYOUTS = {name: value for name, value in vars(weight_rows).items() if isinstance(value, Layout)}
 
 FIELDS = {  # kind -> fields of a model that has every parameter which the kind has
     "official": {"attention_type": "divided_space_time"},

@@ -13,9 +13,10 @@ from tests.support import random_variables
 from timesformer_jax.__main__ import main
 from timesformer_jax.modeling import describe_model, flatten_params, parameter_shapes
 from timesformer_jax.pretrained.file_notes import preprocess_of_notes
+from timesformer_jax.pretrained.infer_config import choose_preprocess
 from timesformer_jax.pretrained.load_report import Report
-from timesformer_jax.pretrained.preprocessing import choose_preprocess
-from timesformer_jax.pretrained.weight_formats import KINDS, template
+from timesformer_jax.pretrained.tensor_names import template
+from timesformer_jax.pretrained.weight_formats import KINDS
 from timesformer_jax.pretrained.zoo import DATASETS, ZOO, published_as
 
 
@@ -117,7 +118,7 @@ def test_an_official_configuration_decides():
         "DATA:\n  MEAN: [0.4, 0.5, 0.6]\n  NUM_FRAMES: 8\n  SAMPLING_RATE: 16\n  STD:\n  - 0.2\n  - 0.2\n  - 0.25\n"
         "TRAIN:\n  DATASET: ssv2\n"
     )
-    said = preprocess_of_notes({}, config, {})
+    said = preprocess_of_notes({}, config)
     model = model_of("timesformer-base-k400")
     report = Report("", "", model)
     preprocess = choose_preprocess(KINDS["official"], said, describe_model(model), model, "file", report)
@@ -126,7 +127,7 @@ def test_an_official_configuration_decides():
     assert preprocess.mean == (0.4, 0.5, 0.6)
     assert preprocess.std == (0.2, 0.2, 0.25)
     assert (preprocess.sampling_rate, preprocess.sampling, preprocess.channel_order) == (16.0, "segments", "bgr")
-    kinetics = preprocess_of_notes({}, config.replace("ssv2", "kinetics"), {})
+    kinetics = preprocess_of_notes({}, config.replace("ssv2", "kinetics"))
     assert (kinetics["sampling"], kinetics["channel_order"]) == ("uniform", "rgb")
 
 

@@ -1,4 +1,4 @@
-"""What a configuration next to the weights states, and its typed entries."""
+"""Contents of a configuration next to the weights, and its typed entries."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -52,3 +52,42 @@ def read_statistics(config: Mapping[str, Any], mean: str, std: str, source: str)
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e6
+
+
+LARGEST = 10**9
+"""No number of a configuration is larger."""
+
+
+def read_entries(config: Mapping[str, Any], table: Mapping[str, tuple[str, type]], source: str) -> dict[str, Any]:
+    """The fields in a configuration by `table`, entry -> (field, type); raises `InputError` for values of another type.
+
+    A size in both directions, `[16, 16]`, is one number; the sides of `image_size` may differ.
+    """
+    fields: dict[str, Any] = {}
+    for theirs, (ours, kind) in table.items():
+        value: Any = config.get(theirs)
+        if value is None:
+            continue
+        sides = value if isinstance(value, list) and value else [value]
+        if ours == "image_size" and len(sides) == 2 and sides[0] != sides[1] and all(_is_a(side, int) for side in sides):
+            fields[ours] = tuple(sides)
+        elif _is_a(sides[0], kind) and all(side == sides[0] for side in sides):
+            fields[ours] = kind(sides[0])  # pyright: ignore[reportArgumentType]  (checked)
+        else:
+            expected = {int: "a whole number above 0", float: "a number above 0", str: "text"}[kind]
+            raise InputError(f"{source}'s {theirs} should be {expected}, got {shown(value)}.")
+    return fields
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is str:
+        return isinstance(value, str)
+    number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return number and 0 < value <= LARGEST
+
+
+def choose_activation(name: str, known: Mapping[str, str], source: str) -> str:
+    """Our name of an activation; raises `InputError` for one that the model doesn't have."""
+    if name not in known:
+        raise InputError(f"{source} must be one of {', '.join(known)}, got {shown(name)}.")
+    return known[name]

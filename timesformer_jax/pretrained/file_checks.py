@@ -1,10 +1,11 @@
 """What files claim of themselves, checked before anything is opened, allocated or computed."""
 
+import contextlib
 import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,24 @@ def parse_json(text: str, source: Any) -> Any:
         raise InputError(f"Can't read {source} as JSON: it is nested too deeply.") from error
     except ValueError as error:
         raise InputError(f"Can't read {source} as JSON: {first_line(error)}.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a file of JSON holds."""
+    value = parse_json(read_text(path), path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} should hold a JSON object, got {type(value).__name__}.")
+    return value
+
+
+@contextlib.contextmanager
+def broken(path: Path, what: str) -> Iterator[None]:
+    """Whatever another library raises over a file, of any type, is one sentence about the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = first_line(error)
+        size = f" ({path.stat().st_size:,} bytes)" if path.exists() else ""
+        raise InputError(f"{path}{size} is a broken or truncated {what} file: {reason}.") from error

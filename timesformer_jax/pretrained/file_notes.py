@@ -1,16 +1,12 @@
-"""What stands beside the tensors: labels, preprocessing, and what this project itself writes there."""
+"""Notes inside files of weights: this project's own, mmaction2's `meta`, and the official trainer's YAML."""
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from timesformer_jax.labels import names_in_order
+from timesformer_jax.errors import InputError, shown
 from timesformer_jax.modeling import describe_model
-from timesformer_jax.pretrained.config_entries import entry_of, read_statistics
-from timesformer_jax.pretrained.file_checks import parse_json
-from timesformer_jax.pretrained.infer_config import read_entries
-from timesformer_jax.pretrained.official_yaml import entries_of_yaml
+from timesformer_jax.pretrained.file_checks import LARGEST_TEXT, parse_json
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.zoo import DATASETS
 
@@ -45,24 +41,16 @@ def fields_of_notes(own: Mapping[str, Any]) -> dict[str, Any]:
     return {name: model[name] for name in ("num_heads", "num_frames", "layer_norm_epsilon", "activation") if name in model}
 
 
-MULTI_LABEL = "multi_label_classification"
-"""`problem_type` of a Hugging Face configuration whose classes are independent of one another."""
+def objective_of_notes(own: Mapping[str, Any]) -> Any:
+    """The objective; None if our notes don't say."""
+    return own.get("objective") or None
 
 
-def objective_of(config: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
-    """The objective by our notes or a Hugging Face `config.json`; None if neither says."""
-    return own.get("objective") or ("sigmoid" if config.get("problem_type") == MULTI_LABEL else None)
-
-
-def labels_of(config: Mapping[str, Any], notes: Mapping[str, Any], own: Mapping[str, Any]) -> list[str] | None:
-    """The classes' names: a Hugging Face configuration's, mmaction2's, or ours."""
+def labels_of_notes(notes: Mapping[str, Any], own: Mapping[str, Any]) -> list[str] | None:
+    """The classes' names: ours or mmaction2's."""
     names = (own.get("data") or {}).get("label_names")
     if isinstance(names, list) and names:
         return [str(name) for name in names]
-    if isinstance(config.get("id2label"), Mapping):
-        names = names_in_order(config["id2label"], "config.json's id2label")
-        # What transformers writes where there are no names.
-        return None if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
     meta = notes.get("meta")
     if not isinstance(meta, Mapping):
         return None
@@ -71,53 +59,27 @@ def labels_of(config: Mapping[str, Any], notes: Mapping[str, Any], own: Mapping[
     return [str(name) for name in classes] if isinstance(classes, list | tuple) and classes else None
 
 
-def preprocess_of_notes(preprocessor: Mapping[str, Any], cfg: Any, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries of `Preprocess`: a folder's `preprocessor_config.json`, an official file's `cfg`, ours."""
-    values = _statistics(preprocessor)
-    for further in (preprocessor.get(KEY), own.get("preprocess")):
-        values |= further if isinstance(further, Mapping) else {}
+def preprocess_of_notes(own: Mapping[str, Any], cfg: Any) -> dict[str, Any]:
+    """Entries of `Preprocess`: ours, and above them those of an official file's `cfg`."""
+    values = own.get("preprocess")
+    values = dict(values) if isinstance(values, Mapping) else {}
     return {**values, **_preprocess_of_official_config(cfg)} if isinstance(cfg, str) else values
 
 
-PREPROCESSOR = "preprocessor_config.json"
-
-
-def _statistics(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean and standard deviation of pixels from 0 to 1."""
-    if entry_of(preprocessor, "do_normalize", bool, PREPROCESSOR) is False:
-        return {"mean": [0.0] * 3, "std": [1.0] * 3}
-    values = read_statistics(preprocessor, "image_mean", "image_std", PREPROCESSOR)
-    factor = read_entries(preprocessor, {"rescale_factor": ("factor", float)}, PREPROCESSOR).get("factor", 1 / 255)
-    scale = 255.0 if entry_of(preprocessor, "do_rescale", bool, PREPROCESSOR) is False else 255 * factor
-    if math.isclose(scale, 1, rel_tol=1e-3):
-        return values
-    return {name: [number / scale for number in numbers] for name, numbers in values.items()}
-
-
-RESAMPLINGS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""`resample` of a `preprocessor_config.json`, the number of Pillow's filter -> its name."""
-
-
-def scaling_of_images(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
-    """Size and interpolation in an image model's `preprocessor_config.json`, as entries of `Preprocess`."""
-    values: dict[str, Any] = {}
-    size, crop = (_side(preprocessor, name) for name in ("size", "crop_size"))
-    crop = None if entry_of(preprocessor, "do_center_crop", bool, PREPROCESSOR) is False else crop
-    if size or crop:
-        values["crop_size"] = crop or size
-        values["short_side"] = max(size or 0, crop or 0)
-    filter_number = preprocessor.get("resample")
-    if isinstance(filter_number, int) and 0 <= filter_number < len(RESAMPLINGS):
-        values["interpolation"] = RESAMPLINGS[filter_number]
-    return values
-
-
-def _side(preprocessor: Mapping[str, Any], name: str) -> int | None:
-    """The short side of `size` or `crop_size`: a number, or an object of `shortest_edge` or of `height` and `width`."""
-    value = preprocessor.get(name)
-    given = value if isinstance(value, Mapping) else {"shortest_edge": value}
-    table = {entry: (entry, int) for entry in ("shortest_edge", "height", "width")}
-    return min(read_entries(given, table, f"{PREPROCESSOR}'s {name}").values(), default=None)
+def fields_of_official_config(config: Any) -> dict[str, Any]:
+    """What the YAML says that the official trainer leaves in its files."""
+    if not isinstance(config, str):
+        return {}
+    said = entries_of_yaml(config)
+    fields: dict[str, Any] = {}
+    if re.fullmatch(r"\w+", said.get("ATTENTION_TYPE", "")):
+        fields["attention_type"] = said["ATTENTION_TYPE"]
+    for theirs, ours in (("NUM_FRAMES", "num_frames"), ("NUM_CLASSES", "num_classes")):
+        if said.get(theirs):
+            if not re.fullmatch(r"[0-9]{1,9}", said[theirs]):
+                raise InputError(f"The file's cfg says {theirs}: {shown(said[theirs])}, expected a whole number.")
+            fields[ours] = int(said[theirs])
+    return fields
 
 
 def _preprocess_of_official_config(config: str) -> dict[str, Any]:
@@ -137,3 +99,24 @@ def _preprocess_of_official_config(config: str) -> dict[str, Any]:
 
 
 NUMBER = r"\d+(?:\.\d+)?"
+
+
+def entries_of_yaml(text: str) -> dict[str, str]:
+    """Indented `NAME: value` lines as they stand, of each name the first; the items of a list are joined by spaces.
+
+    Line by line, so that the time is proportional to the text.
+    """
+    entries: dict[str, list[str]] = {}
+    items: list[str] | None = None
+    """What the next lines may be further items of."""
+    for line in text[:LARGEST_TEXT].splitlines():
+        entry = line.strip()
+        if entry.startswith("-") and items is not None:
+            items.append(entry[1:].strip())
+        elif entry:
+            name, colon, value = entry.partition(":")
+            items = None
+            if colon and line[0] in " \t" and name not in entries:
+                entries[name] = [value.strip()]
+                items = None if value.strip() else entries[name]
+    return {name: " ".join(parts).strip() for name, parts in entries.items()}

@@ -12,8 +12,8 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.interpolation import nearest
 from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes, stack_blocks
 from timesformer_jax.modeling.embeddings import RESIZES, resize_position_embedding, resize_time_embedding
-from timesformer_jax.pretrained.collapse import list_problems
 from timesformer_jax.pretrained.load_report import Report
+from timesformer_jax.pretrained.tensor_names import list_problems
 
 
 def _nearest_in_a_row(embedding: np.ndarray, grid: tuple[int, int], new_grid: tuple[int, int]) -> jax.Array:

@@ -1,7 +1,21 @@
 """Rows of the published image transformers."""
 
-from timesformer_jax.pretrained.layouts import CONVOLUTION, POSITIONS, PROJ_KERNEL, QKV_BIAS, QKV_KERNEL, SAME, SCALE, TOKEN
-from timesformer_jax.pretrained.weight_rows import Row, affine, mlp, norm, rows, separate
+from timesformer_jax.pretrained.weight_rows import (
+    CONVOLUTION,
+    POSITIONS,
+    PROJ_KERNEL,
+    QKV_BIAS,
+    QKV_KERNEL,
+    SAME,
+    SCALE,
+    TOKEN,
+    Row,
+    affine,
+    mlp,
+    norm,
+    rows,
+    separate,
+)
 
 VIT = rows(
     Row("cls_token", "cls_token"),

@@ -1,58 +1,27 @@
-"""The model's fields, read off the shapes of its parameters and from what stands beside them; contradictions are told."""
+"""The model and the preprocessing that weights are for, from the shapes of their parameters and from configurations."""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from timesformer_jax.errors import InputError, shown
-from timesformer_jax.pretrained.official_yaml import entries_of_yaml
-from timesformer_jax.pretrained.weight_formats import Kind
+from timesformer_jax.modeling import TimeSformer
+from timesformer_jax.modeling.checks import pair
+from timesformer_jax.pretrained.file_checks import check_fields
+from timesformer_jax.pretrained.load_report import Report
+from timesformer_jax.pretrained.weight_formats import OWN, Kind
+from timesformer_jax.pretrained.zoo import ZOO, name_of, published_as
+from timesformer_jax.video import Preprocess
+from timesformer_jax.video.pixels import OFFICIAL_MEAN
 
 HEADS = {
     **{192: 3, 256: 4, 384: 6, 512: 8, 640: 10, 768: 12, 896: 14},
     **{1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16},
 }
 """Width -> attention heads of the published image transformers: the shapes of PyTorch's files don't tell them."""
-
-HUGGINGFACE_FIELDS: dict[str, tuple[str, type]] = {
-    "hidden_size": ("embed_dim", int),
-    "num_hidden_layers": ("depth", int),
-    "num_attention_heads": ("num_heads", int),
-    "image_size": ("image_size", int),
-    "patch_size": ("patch_size", int),
-    "num_channels": ("num_channels", int),
-    "num_frames": ("num_frames", int),
-    "attention_type": ("attention_type", str),
-    "layer_norm_eps": ("layer_norm_epsilon", float),
-    "hidden_act": ("activation", str),
-}
-"""Entry of a `config.json` -> field, and its type. `intermediate_size` and the number of labels are written otherwise there."""
-
-LARGEST = 10**9
-"""No number of a configuration is larger."""
-
-MODEL_TYPES: dict[str, dict[str, Any]] = {
-    "timesformer": {"activation": "gelu", "layer_norm_epsilon": 1e-6},
-    "vit": {"activation": "gelu", "layer_norm_epsilon": 1e-12},
-    "deit": {"activation": "gelu", "layer_norm_epsilon": 1e-12},
-    "vit_mae": {"activation": "gelu", "layer_norm_epsilon": 1e-12},
-    "vit_msn": {"activation": "gelu", "layer_norm_epsilon": 1e-6},
-    "dinov2": {"activation": "gelu", "layer_norm_epsilon": 1e-6},
-    "clip": {"activation": "quick_gelu", "layer_norm_epsilon": 1e-5},
-    "clip_vision_model": {"activation": "quick_gelu", "layer_norm_epsilon": 1e-5},
-}
-"""`model_type` of a `config.json` -> the values of entries that it leaves out, which are the defaults of transformers."""
-
-HUGGINGFACE_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-}
-"""Their names of activations -> ours."""
 
 
 def fields_of_parameters(given: Mapping[str, np.ndarray], kind: Kind) -> dict[str, Any]:
@@ -87,84 +56,6 @@ def fields_of_parameters(given: Mapping[str, np.ndarray], kind: Kind) -> dict[st
     return fields
 
 
-def is_huggingface(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` is transformers' own, of a model that sees images."""
-    tower = config.get("vision_config")
-    return str(config.get("model_type")) in MODEL_TYPES or any(
-        "patch_size" in each for each in (config, tower) if isinstance(each, Mapping)
-    )
-
-
-def fields_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields in a Hugging Face `config.json`; for a whole CLIP model those in its `vision_config`.
-
-    Raises `InputError` for entries of the wrong type.
-    """
-    tower = config.get("vision_config", {})
-    if not isinstance(tower, Mapping):
-        raise InputError(f"config.json's vision_config should be an object, got {shown(tower)}.")
-    config = {**config, **tower}
-    fields = read_entries(config, HUGGINGFACE_FIELDS, "config.json")
-    if "activation" in fields:
-        fields["activation"] = choose_activation(fields["activation"], HUGGINGFACE_ACTIVATIONS, "config.json's hidden_act")
-    inner = config.get("intermediate_size")
-    if isinstance(inner, int) and 0 < inner <= LARGEST and "embed_dim" in fields:
-        fields["mlp_ratio"] = inner / fields["embed_dim"]
-    model_type = config.get("model_type")
-    return {**(MODEL_TYPES.get(model_type, {}) if isinstance(model_type, str) else {}), **fields}
-
-
-def read_entries(config: Mapping[str, Any], table: Mapping[str, tuple[str, type]], source: str) -> dict[str, Any]:
-    """The fields in a configuration by `table`, entry -> (field, type); raises `InputError` for values of another type.
-
-    A size in both directions, `[16, 16]`, is one number; the sides of `image_size` may differ.
-    """
-    fields: dict[str, Any] = {}
-    for theirs, (ours, kind) in table.items():
-        value: Any = config.get(theirs)
-        if value is None:
-            continue
-        sides = value if isinstance(value, list) and value else [value]
-        if ours == "image_size" and len(sides) == 2 and sides[0] != sides[1] and all(_is_a(side, int) for side in sides):
-            fields[ours] = tuple(sides)
-        elif _is_a(sides[0], kind) and all(side == sides[0] for side in sides):
-            fields[ours] = kind(sides[0])  # pyright: ignore[reportArgumentType]  (checked)
-        else:
-            expected = {int: "a whole number above 0", float: "a number above 0", str: "text"}[kind]
-            raise InputError(f"{source}'s {theirs} should be {expected}, got {shown(value)}.")
-    return fields
-
-
-def _is_a(value: Any, kind: type) -> bool:
-    if kind is str:
-        return isinstance(value, str)
-    number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    return number and 0 < value <= LARGEST
-
-
-def choose_activation(name: str, known: Mapping[str, str], source: str) -> str:
-    """Our name of an activation; raises `InputError` for one that the model doesn't have."""
-    if name not in known:
-        raise InputError(f"{source} must be one of {', '.join(known)}, got {shown(name)}.")
-    return known[name]
-
-
-def fields_of_official_config(config: Any) -> dict[str, Any]:
-    """What the YAML says that the official trainer leaves in its files."""
-    if not isinstance(config, str):
-        return {}
-    said = entries_of_yaml(config)
-    fields: dict[str, Any] = {}
-    if re.fullmatch(r"\w+", said.get("ATTENTION_TYPE", "")):
-        fields["attention_type"] = said["ATTENTION_TYPE"]
-    for theirs, ours in (("NUM_FRAMES", "num_frames"), ("NUM_CLASSES", "num_classes")):
-        if said.get(theirs):
-            if not re.fullmatch(r"[0-9]{1,9}", said[theirs]):
-                raise InputError(f"The file's cfg says {theirs}: {shown(said[theirs])}, expected a whole number.")
-            fields[ours] = int(said[theirs])
-    return fields
-
-
 def merge_fields(*sources: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
     """All fields that the sources give, each a (name, fields); raises `InputError` with every contradiction."""
     merged: dict[str, tuple[str, Any]] = {}
@@ -195,3 +86,49 @@ def known_heads(dim: int) -> int:
             "line --num-heads, or --config.model.num_heads)."
         )
     return HEADS[dim]
+
+
+def published_name(kind: Kind, fields: Mapping[str, Any], source: str) -> str | None:
+    """The published checkpoint that weights are prepared as: the one of this name, or of the same frames, size and classes."""
+    return name_of(source) or (published_as(fields) if kind is not OWN and not kind.image else None)
+
+
+def choose_preprocess(
+    kind: Kind, said: Mapping[str, Any], fields: Mapping[str, Any], target: TimeSformer, source: str, report: Report
+) -> Preprocess:
+    """The kind's pixels, the published checkpoint's frames and channels (by name, or by the file's own `fields`), and above
+    both what stands beside the weights (`said`); frames and size are the target's.
+
+    Raises `InputError` for values that can't be.
+    """
+    sides = pair(target.image_size)
+    if sides[0] != sides[1]:
+        report.notes.append(f"videos are cut square: predict uses {min(sides)} x {min(sides)} pixels")
+    own = {"num_frames": target.num_frames, "crop_size": min(sides)}
+    values: dict[str, Any] = {"mean": kind.mean, "std": kind.std}
+    named, name = name_of(source), published_name(kind, fields, source)
+    if name is not None:
+        values = {**ZOO[name].preprocess.as_dict(), **values}
+        if named is None and not said.keys() >= {"sampling", "channel_order"}:
+            report.notes.append(
+                f"videos are prepared as for {name} ({values['sampling']}, {values['channel_order']}), by the weights' frames, "
+                "size and classes: give preprocess= if they are others"
+            )
+    if kind.image and "mean" not in said and (kind.config or kind.mean == OFFICIAL_MEAN):
+        why = "as the official video models have it, whatever the image model was trained with"
+        pixels = f"with mean {_short(kind.mean)} and std {_short(kind.std)}"
+        report.guess("pixels", pixels, "as most such models have it" if kind.config else why)
+    if kind.image and said.get("interpolation", "bilinear") != "bilinear":
+        report.notes.append(f"images were resized by {said['interpolation']} interpolation, frames are by bilinear")
+    check_fields({name: value for name, value in said.items() if value is not None}, "What stands beside the weights")
+    values |= said
+    if values.get("crop_size", own["crop_size"]) != own["crop_size"]:
+        values.pop("short_side", None)
+    try:
+        return Preprocess.from_dict({**values, **own})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"What stands beside the weights of how videos are prepared can't be used: {error}") from error
+
+
+def _short(numbers: Sequence[float]) -> str:
+    return " ".join(f"{number:.3g}" for number in dict.fromkeys(numbers))

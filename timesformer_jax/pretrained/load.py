@@ -17,16 +17,15 @@ from timesformer_jax.labels import check_labels, read_labels
 from timesformer_jax.modeling import TimeSformer, check_objective
 from timesformer_jax.modeling.checks import pair
 from timesformer_jax.pretrained.classifier_rows import take_rows
-from timesformer_jax.pretrained.collapse import list_problems
 from timesformer_jax.pretrained.file_checks import check_fields
 from timesformer_jax.pretrained.fit_to_model import HEAD, POSITION_RESIZES, check_unknown, fit, plan_fit
-from timesformer_jax.pretrained.infer_config import merge_fields
+from timesformer_jax.pretrained.infer_config import choose_preprocess, merge_fields, published_name
 from timesformer_jax.pretrained.load_report import Report, describe_not_finite
 from timesformer_jax.pretrained.matching import recognise, translate
-from timesformer_jax.pretrained.preprocessing import choose_preprocess, published_name
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.read_source import Contents, read_contents
 from timesformer_jax.pretrained.tensor_files import Tensors
+from timesformer_jax.pretrained.tensor_names import list_problems
 from timesformer_jax.pretrained.weight_formats import KINDS, OWN
 from timesformer_jax.pretrained.zoo import fetch
 from timesformer_jax.video import Preprocess

@@ -10,21 +10,21 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes
-from timesformer_jax.pretrained.collapse import collapse_blocks
 from timesformer_jax.pretrained.file_notes import notes_of_ours
-from timesformer_jax.pretrained.layouts import LINEAR
 from timesformer_jax.pretrained.model_families import find_refused, refuse
 from timesformer_jax.pretrained.tensor_files import Tensors
 from timesformer_jax.pretrained.tensor_names import (
     BOOKKEEPING,
     choose_one,
+    collapse_blocks,
     possible_prefixes,
     prefix_of,
     strip_prefix,
+    template,
     without_wrappers,
 )
-from timesformer_jax.pretrained.weight_formats import KINDS, Kind, normalise, template
-from timesformer_jax.pretrained.weight_rows import Row
+from timesformer_jax.pretrained.weight_formats import KINDS, Kind, normalise
+from timesformer_jax.pretrained.weight_rows import LINEAR, Row
 
 ESSENTIAL = ("cls_token", "norm/scale", "patch_embed/proj/kernel", "pos_embed")
 """Parameters that every kind has and that tell the model's size."""

@@ -12,27 +12,21 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes, unstack_blocks
 from timesformer_jax.pretrained.file_checks import check_fields
 from timesformer_jax.pretrained.file_notes import (
-    PREPROCESSOR,
     fields_of_notes,
-    labels_of,
-    notes_of_ours,
-    objective_of,
-    preprocess_of_notes,
-    scaling_of_images,
-)
-from timesformer_jax.pretrained.files import open_tensors, read_beside
-from timesformer_jax.pretrained.fit_to_model import HEAD
-from timesformer_jax.pretrained.infer_config import (
-    HEADS,
     fields_of_official_config,
-    fields_of_parameters,
-    known_heads,
-    merge_fields,
+    labels_of_notes,
+    notes_of_ours,
+    objective_of_notes,
+    preprocess_of_notes,
 )
+from timesformer_jax.pretrained.fit_to_model import HEAD
+from timesformer_jax.pretrained.huggingface_config import PREPROCESSOR, preprocess_of_preprocessor, scaling_of_images
+from timesformer_jax.pretrained.infer_config import HEADS, fields_of_parameters, known_heads, merge_fields
 from timesformer_jax.pretrained.matching import ESSENTIAL, Recognised, count_heads, recognise, translate, width
 from timesformer_jax.pretrained.orbax import described, find_checkpoint, read_checkpoint, read_notes, trees
 from timesformer_jax.pretrained.rewrite_parameters import rewrite
-from timesformer_jax.pretrained.sidecar import read_sidecars
+from timesformer_jax.pretrained.sidecar import read_beside, read_sidecars
+from timesformer_jax.pretrained.tensor_files import open_tensors
 from timesformer_jax.pretrained.weight_formats import OWN, Kind
 
 
@@ -132,7 +126,7 @@ def read_contents(
         shown["image_size"] = rewritten.image_size
     labels = None
     if "num_classes" in shown:
-        labels = labels_of({}, tensors.notes, own) or stated.labels
+        labels = labels_of_notes(tensors.notes, own) or stated.labels
     else:
         said.pop("num_classes", None)
     if labels is not None:
@@ -142,7 +136,12 @@ def read_contents(
     )
     preprocessor = read_beside(path, PREPROCESSOR) if found.kind.config else {}
     scaling = scaling_of_images(preprocessor) if found.kind.image else {}
-    prepared = {**stated.preprocess, **scaling, **preprocess_of_notes(preprocessor, tensors.notes.get("cfg"), own)}
+    prepared = {
+        **stated.preprocess,
+        **scaling,
+        **preprocess_of_preprocessor(preprocessor),
+        **preprocess_of_notes(own, tensors.notes.get("cfg")),
+    }
     title = found.kind.title + (f" with LayerScale ({', '.join(found.scales)})" if rewritten.folded else "")
     return Contents(
         found.kind._replace(title=title),
@@ -154,7 +153,7 @@ def read_contents(
         prepared,
         labels,
         notes,
-        objective_of({}, own) or stated.objective,
+        objective_of_notes(own) or stated.objective,
         found.short,
         tensors.wrapper,
         tensors.others,
@@ -200,6 +199,6 @@ def _read_own(checkpoint: Path, entry: str | None, *, numbers: bool) -> Contents
     else:
         shapes = flatten_params(parameter_shapes(TimeSformer(**fields)))
         given = {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in shapes.items()}
-    prepared, labels = notes.get("preprocess") or {}, labels_of({}, {}, notes)
-    objective = objective_of({}, notes)
+    prepared, labels = notes.get("preprocess") or {}, labels_of_notes({}, notes)
+    objective = objective_of_notes(notes)
     return Contents(OWN, given, fields, [], {}, {}, prepared, labels, [], objective, entry=entry, other_entries=others)

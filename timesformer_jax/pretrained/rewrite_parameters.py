@@ -9,11 +9,11 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling.checks import pair
-from timesformer_jax.pretrained.collapse import collapse_blocks
-from timesformer_jax.pretrained.layouts import PATCH_POSITIONS
 from timesformer_jax.pretrained.matching import Recognised
-from timesformer_jax.pretrained.model_families import DISTILLATION_TOKEN, DISTILLED_HEAD, HEADS
+from timesformer_jax.pretrained.model_families import DISTILLATION_TOKEN, DISTILLED_HEAD, OTHER_CLASSIFIERS
+from timesformer_jax.pretrained.tensor_names import collapse_blocks
 from timesformer_jax.pretrained.weight_formats import Kind
+from timesformer_jax.pretrained.weight_rows import PATCH_POSITIONS
 
 GAMMA = r"(blocks_\d+/(?:attn/proj|mlp/fc2))/gamma"
 """What `translate` calls a LayerScale: it scales the output of the layer before the slash."""
@@ -158,7 +158,7 @@ def _ambiguous(source: str, rows: int, side: int, wanted: tuple[int, int], patch
 
 def _drop_classifier(given: dict[str, np.ndarray], found: Recognised) -> str | None:
     """What the file's classifier reads, if that isn't the CLS alone; it is then taken out, and a fresh one needed."""
-    spoiled = {name: reason for name in found.short for pattern, reason in HEADS if _is_head(found, name, pattern)}
+    spoiled = {name: reason for name in found.short for pattern, reason in OTHER_CLASSIFIERS if _is_head(found, name, pattern)}
     if not spoiled:
         return None
     names = ", ".join(collapse_blocks(found.short[name] for name in spoiled)[:3])

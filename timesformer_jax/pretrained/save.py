@@ -14,15 +14,16 @@ from timesformer_jax.atomic_write import apply_umask
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import flatten_params, parameter_shapes, unstack_blocks
 from timesformer_jax.os_errors import name_os_error, sentence
-from timesformer_jax.pretrained.file_notes import KEY, MULTI_LABEL, notes_for
-from timesformer_jax.pretrained.infer_config import HUGGINGFACE_ACTIVATIONS, HUGGINGFACE_FIELDS
+from timesformer_jax.pretrained.file_notes import KEY, notes_for
+from timesformer_jax.pretrained.huggingface_config import HUGGINGFACE_ACTIVATIONS, HUGGINGFACE_FIELDS, MULTI_LABEL
 from timesformer_jax.pretrained.integrity import open_seal, seal
 from timesformer_jax.pretrained.load import load
 from timesformer_jax.pretrained.model_card import beyond_pipeline, frames_in_config, model_card
 from timesformer_jax.pretrained.orbax import find_checkpoint, write_checkpoint
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.tensor_files import import_safetensors, import_torch
-from timesformer_jax.pretrained.weight_formats import KINDS, Kind, template
+from timesformer_jax.pretrained.tensor_names import template
+from timesformer_jax.pretrained.weight_formats import KINDS, Kind
 from timesformer_jax.pretrained.writer_limits import OWN_FORMAT, TARGETS, unsupported
 from timesformer_jax.printable import as_utf8
 

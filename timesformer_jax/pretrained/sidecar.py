@@ -7,9 +7,14 @@ from typing import Any, NamedTuple
 
 from timesformer_jax.errors import shown
 from timesformer_jax.pretrained.config_entries import Stated
-from timesformer_jax.pretrained.file_notes import labels_of, objective_of
-from timesformer_jax.pretrained.files import read_beside
-from timesformer_jax.pretrained.infer_config import fields_of_config, is_huggingface, merge_fields
+from timesformer_jax.pretrained.file_checks import read_json
+from timesformer_jax.pretrained.huggingface_config import (
+    fields_of_config,
+    is_huggingface,
+    labels_of_config,
+    objective_of_config,
+)
+from timesformer_jax.pretrained.infer_config import merge_fields
 from timesformer_jax.pretrained.open_clip_config import is_open_clip, read_open_clip
 from timesformer_jax.pretrained.timm_config import is_timm, read_timm
 from timesformer_jax.pretrained.weight_formats import KINDS, Kind
@@ -25,7 +30,7 @@ class Reader(NamedTuple):
 
 
 def _read_huggingface(config: Mapping[str, Any], width: int) -> Stated:
-    return Stated(fields_of_config(config), {}, labels_of(config, {}, {}), objective=objective_of(config, {}))
+    return Stated(fields_of_config(config), {}, labels_of_config(config), objective=objective_of_config(config))
 
 
 HUGGINGFACE = Reader("config.json", is_huggingface, _read_huggingface)
@@ -86,3 +91,9 @@ def _merged(found: list[tuple[str, Stated]], notes: list[str]) -> Stated:
         next((stated.pooled for _, stated in found if stated.pooled), None),
         next((stated.objective for _, stated in found if stated.objective), None),
     )
+
+
+def read_beside(path: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a Hugging Face folder, or beside a file of weights; empty where there is none."""
+    file = (path if path.is_dir() else path.parent) / name
+    return read_json(file) if file.exists() else {}

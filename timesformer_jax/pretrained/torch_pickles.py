@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from timesformer_jax.errors import InputError, did_you_mean
-from timesformer_jax.pretrained.broken import broken
-from timesformer_jax.pretrained.file_checks import check_regular
+from timesformer_jax.pretrained.file_checks import broken, check_regular
 from timesformer_jax.pretrained.tensor_names import choose_one
 
 

@@ -22,8 +22,18 @@ from timesformer_jax.pretrained.image_weight_rows import (
     VIT,
     flax,
 )
-from timesformer_jax.pretrained.layouts import CONVOLUTION, PATCH_POSITIONS, PROJ_KERNEL, QKV_BIAS, QKV_KERNEL
-from timesformer_jax.pretrained.weight_rows import Row, affine, mlp, norm, rows
+from timesformer_jax.pretrained.weight_rows import (
+    CONVOLUTION,
+    PATCH_POSITIONS,
+    PROJ_KERNEL,
+    QKV_BIAS,
+    QKV_KERNEL,
+    Row,
+    affine,
+    mlp,
+    norm,
+    rows,
+)
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
 
 
@@ -248,12 +258,3 @@ OWN = Kind("a checkpoint of timesformer_jax", ())
 def normalise(kind: Kind, name: str) -> str:
     """A file's name of a tensor as the rows have it."""
     return re.sub(*kind.prefix, name, count=1)
-
-
-def template(name: str) -> tuple[str, str]:
-    """A tensor's or parameter's name with `{i}` for its block's number, and that number ("" where there is none).
-
-    A name may have other numbers too: `layers.3.ffns.0.layers.1` is of block 3.
-    """
-    match = re.search(r"(?:blocks[._]|layers?\.|encoderblock_|encoder_layer_)(\d+)", name)
-    return (name, "") if match is None else (name[: match.start(1)] + "{i}" + name[match.end(1) :], match[1])

@@ -1,9 +1,55 @@
-"""Rows of the tables of weights: one tensor of theirs, one parameter of ours, and the groups that recur."""
+"""One row per tensor of a published format: its name, our parameter, and how the same numbers are laid out in each."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from timesformer_jax.pretrained.layouts import LINEAR, PART_BIAS, PART_KERNEL, PROJ_KERNEL, SAME, Layout
+import numpy as np
+
+
+class Layout(NamedTuple):
+    """One way to store a tensor; both functions may return views of their argument."""
+
+    ranks: tuple[int, ...]
+    """How many axes theirs may have; empty where it is the same as ours."""
+    read: Callable[[np.ndarray, int], np.ndarray]
+    """(their tensor, num_heads) -> our array. Raises `ValueError` where the sizes can't be split so."""
+    write: Callable[[np.ndarray], np.ndarray] | None = None
+    """Our array -> their tensor; None for kinds that are only read."""
+
+
+def _convolution(tensor: np.ndarray, num_heads: int) -> np.ndarray:
+    if tensor.ndim == 2:  # old files have the linear layer that the convolution is, [D, C P P], of three colours
+        size = round((tensor.shape[1] / 3) ** 0.5)
+        tensor = tensor.reshape(-1, 3, size, size)
+    return tensor.transpose(2, 3, 1, 0)  # [D, C, P, P] -> [P, P, C, D]
+
+
+SAME = Layout((), lambda x, num_heads: x, lambda x: x)
+LINEAR = Layout((2,), lambda x, num_heads: x.T, lambda x: x.T)
+"""`[out, in]` <-> `[in, out]`."""
+CONVOLUTION = Layout((2, 4), _convolution, lambda x: x.transpose(3, 2, 0, 1))
+"""`[D, C, P, P]` <-> `[P, P, C, D]`."""
+QKV_KERNEL = Layout((2,), lambda x, h: x.T.reshape(x.shape[1], 3, h, -1), lambda x: x.reshape(x.shape[0], -1).T)
+"""Packed `[3 h d, D]` <-> `[D, 3, h, d]`."""
+QKV_BIAS = Layout((1,), lambda x, h: x.reshape(3, h, -1), lambda x: x.reshape(-1))
+"""Packed `[3 h d]` <-> `[3, h, d]`."""
+PROJ_KERNEL = Layout((2,), lambda x, h: x.T.reshape(h, -1, x.shape[0]), lambda x: x.reshape(-1, x.shape[-1]).T)
+"""`[D, h d]` <-> `[h, d, D]`."""
+
+# Of query, key or value alone, one of the three parts of our array.
+PART_KERNEL = Layout((2,), lambda x, h: x.T.reshape(x.shape[1], h, -1))
+"""`[h d, D]` -> `[D, h, d]`."""
+PART_BIAS = Layout((1,), lambda x, h: x.reshape(h, -1))
+"""`[h d]` -> `[h, d]`."""
+
+TOKEN = Layout((1,), lambda x, num_heads: x.reshape(1, 1, -1))
+"""`[D]` -> `[1, 1, D]`."""
+POSITIONS = Layout((2,), lambda x, num_heads: x.reshape(1, *x.shape[-2:]))
+"""`[1 + N, D]` -> `[1, 1 + N, D]`."""
+PATCH_POSITIONS = Layout((3,), lambda x, num_heads: np.pad(x, ((0, 0), (1, 0), (0, 0))))
+"""`[1, N, D]` -> `[1, 1 + N, D]`: a CLS that has no position."""
+SCALE = Layout((1,), lambda x, num_heads: x)
+"""`[D]`: a factor per channel, which is folded into another parameter."""
 
 
 class Row(NamedTuple):

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from timesformer_jax.modeling import SCHEMES, TimeSformer
-from timesformer_jax.pretrained.infer_config import HUGGINGFACE_ACTIVATIONS
+from timesformer_jax.pretrained.huggingface_config import HUGGINGFACE_ACTIVATIONS
 
 OWN_FORMAT = "timesformer_jax"
 """Checkpoints of this project, which hold any model."""
