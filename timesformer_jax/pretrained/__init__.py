@@ -1,8 +1,9 @@
 """Weights of every published kind, in and out."""
 
 from timesformer_jax.labels import read_labels
+from timesformer_jax.pretrained.architecture import Architecture, check_weights, read_architecture
 from timesformer_jax.pretrained.fit_to_model import POSITION_RESIZES
-from timesformer_jax.pretrained.load import Architecture, check_weights, load, params_from_official, read_architecture
+from timesformer_jax.pretrained.load import load, params_from_official
 from timesformer_jax.pretrained.load_report import Report
 from timesformer_jax.pretrained.pretrained import Prediction, Pretrained
 from timesformer_jax.pretrained.save import WRITERS, convert, save, save_huggingface, save_mmaction2, save_official

@@ -5,29 +5,27 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import jax
 import numpy as np
 
-from timesformer_jax.errors import InputError, did_you_mean, first_line, shown
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.errors import InputError, did_you_mean, shown
 from timesformer_jax.labels import check_labels, read_labels
 from timesformer_jax.modeling import TimeSformer, check_objective
 from timesformer_jax.modeling.checks import pair
 from timesformer_jax.pretrained.classifier_rows import take_rows
 from timesformer_jax.pretrained.file_checks import check_fields
-from timesformer_jax.pretrained.fit_to_model import HEAD, POSITION_RESIZES, check_unknown, fit, plan_fit
-from timesformer_jax.pretrained.infer_config import choose_preprocess, merge_fields, published_name
+from timesformer_jax.pretrained.fit_to_model import HEAD, POSITION_RESIZES, check_unknown, fit
+from timesformer_jax.pretrained.infer_config import choose_preprocess, merge_fields
 from timesformer_jax.pretrained.load_report import Report, describe_not_finite
 from timesformer_jax.pretrained.matching import recognise, translate
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.read_source import Contents, read_contents
 from timesformer_jax.pretrained.tensor_files import Tensors
 from timesformer_jax.pretrained.tensor_names import list_problems
-from timesformer_jax.pretrained.weight_formats import KINDS, OWN
-from timesformer_jax.pretrained.zoo import fetch
+from timesformer_jax.pretrained.weight_formats import KINDS
+from timesformer_jax.pretrained.zoo import locate
 from timesformer_jax.video import Preprocess
 
 log = logging.getLogger("timesformer_jax")
@@ -90,18 +88,18 @@ def load(
     if objective is not None:
         check_objective(objective)
     allow = [allow] if isinstance(allow, str) else allow
-    _check_patterns(allow)
+    check_patterns(allow)
     heads = model.num_heads if model is not None else fields.get("num_heads")
     size = model.image_size if model is not None else image_size
-    contents = read_contents(_locate(source), kind, heads, entry=entry, prefix=prefix, allow=allow, image_size=size)
+    contents = read_contents(locate(source), kind, heads, entry=entry, prefix=prefix, allow=allow, image_size=size)
     if num_classes == 0:
         raise InputError("num_classes must be at least 1, got 0; headless=True loads weights without a classifier.")
     if headless and model is None and num_classes is None and not contents.fields.get("num_classes"):
         num_classes = 0
     wanted = {"num_classes": num_classes, "num_frames": num_frames, "image_size": image_size, **fields}
     wanted = {name: value for name, value in wanted.items() if value is not None}
-    allowed = _allowed(allow, contents, "allowed by the caller")
-    target = _target(contents, wanted, model, str(source), allowed)
+    allowed = allowed_patterns(allow, contents, "allowed by the caller")
+    target = target_model(contents, wanted, model, str(source), allowed)
     report = Report(
         str(source),
         contents.kind.title,
@@ -115,30 +113,12 @@ def load(
     given_names = _given_labels(labels, target, num_classes)
     if contents.pooled is not None and num_classes is None:
         raise _no_classifier(contents, str(source))
-    fresh_head = False
-    if num_classes is not None:
-        rows = take_rows(contents, target, given_names, source=str(source), allow=allowed, key=key)
-        report.classifier, fresh_head = rows.account if num_classes else None, not rows.kept
-    if fresh_head:
-        allowed[HEAD] = f"a fresh classifier of {num_classes} classes" if num_classes else "a model for its features alone"
-        for path in [path for path in contents.given if re.fullmatch(HEAD, path)]:
-            del contents.given[path]
-            report.ignored[path] = allowed[HEAD]
-    said = None if fresh_head else contents.objective
-    if objective is None:
-        check_fields({} if contents.objective is None else {"objective": contents.objective}, source)
-        objective = "softmax" if said is None else check_objective(said)
-    elif said is not None and said != objective:
-        report.notes.append(f"objective is {shown(said)} where the classifier comes from and {objective!r} here")
+    fresh_head = num_classes is not None and _take_classifier(contents, target, given_names, report, allowed, key)
+    objective = _choose_objective(objective, contents, report, fresh_head=fresh_head)
     _report_guesses(contents, wanted, model, report)
-    for name in ("activation", "layer_norm_epsilon"):
-        if name in contents.guesses:
-            continue
-        theirs, ours = contents.fields.get(name, getattr(target, name)), getattr(target, name)
-        if theirs != ours:
-            report.notes.append(f"{name} is {theirs!r} where the weights come from and {ours!r} in this model: outputs differ")
+    _report_differences(contents, target, report)
     account = (report, contents.problems, contents.unknown)
-    params = fit(contents.given, target, *account, **_fitting(contents, target), resize=resize, allow=allowed, key=key)
+    params = fit(contents.given, target, *account, **fit_options(contents, target), resize=resize, allow=allowed, key=key)
     if report.not_finite:
         log.warning("%s: %s.", source, describe_not_finite(report.not_finite))
     if preprocess is None:
@@ -148,98 +128,47 @@ def load(
     return Pretrained(target, params, preprocess, names, report, objective)
 
 
-class Architecture(NamedTuple):
-    """What weights say of the model that they are for."""
-
-    fields: dict[str, Any]
-    """`TimeSformer`'s fields, as far as the weights fix or suggest them; `num_classes` is their classifier's."""
-    preprocess: Preprocess
-    said: Mapping[str, Any] = MappingProxyType({})
-    """Entries of `preprocess` that are the weights' own and no default, and other entries that a checkpoint has with them."""
-    objective: str | None = None
-    """None if the weights don't say."""
-    contents: Contents | None = None
-    """The names and shapes that all this is from, for `check`."""
-    guesses: Mapping[str, str] = MappingProxyType({})
-    """What nothing states, a field of the model or "pixels" -> the end of "guessed ..."."""
-
-    @property
-    def fixed(self) -> dict[str, Any]:
-        """The fields that a model with these weights can't have otherwise."""
-        return {name: value for name, value in self.fields.items() if name not in (*CHANGEABLE, "resize")}
-
-    def check(self, source: str | Path, model: TimeSformer, allow: Sequence[str] = ()) -> None:
-        """Raise what `load(source, model=model, num_classes=...)` would, for any number of classes; reads nothing."""
-        if self.contents is not None:
-            _check_contents(self.contents, source, model, allow)
+def _take_classifier(
+    contents: Contents,
+    target: TimeSformer,
+    labels: Sequence[str] | None,
+    report: Report,
+    allowed: dict[str, str],
+    key: jax.Array | None,
+) -> bool:
+    """Keep the rows of the classifier that match the target's classes; drop it and return True if none does."""
+    rows = take_rows(contents, target, labels, source=report.source, allow=allowed, key=key)
+    classes = target.num_classes
+    report.classifier = rows.account if classes else None
+    if rows.kept:
+        return False
+    allowed[HEAD] = f"a fresh classifier of {classes} classes" if classes else "a model for its features alone"
+    for path in [path for path in contents.given if re.fullmatch(HEAD, path)]:
+        del contents.given[path]
+        report.ignored[path] = allowed[HEAD]
+    return True
 
 
-def read_architecture(
-    source: str | Path, *, entry: str | None = None, prefix: str | None = None, allow: Sequence[str] = (), **given: Any
-) -> Architecture:
-    """The model and the preprocessing of what `load(source)` reads, from shapes and notes alone.
-
-    Args:
-      source, entry, prefix, allow: as for `load`.
-      given: `num_heads` and `image_size`, for weights that don't show them; `num_frames`. None means not given.
-
-    Raises:
-      InputError: for files that hold no weights, and for weights that leave `num_heads` or `image_size` open.
-    """
-    given = {name: value for name, value in given.items() if value is not None}
-    heads = given.pop("num_heads", None)
-    choice = {"entry": entry, "prefix": prefix, "allow": allow}
-    contents = read_contents(_locate(source), None, heads, **choice, image_size=given.get("image_size"), numbers=False)
-    classes = contents.fields.get("num_classes", 1)
-    target = _target(contents, {"num_classes": classes, **given}, None, str(source), _allowed(allow, contents, "allowed"))
-    report = Report(str(source), contents.kind.title, target)
-    preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
-    objective = None if contents.objective is None else check_objective(contents.objective)
-    guesses = {**{name: guess.why for name, guess in contents.guesses.items()}, **report.reasons}
-    return Architecture(contents.fields, preprocess, _said(contents, preprocess, source), objective, contents, guesses)
+def _choose_objective(wanted: str | None, contents: Contents, report: Report, *, fresh_head: bool) -> str:
+    """The caller's objective, else the file's unless its classifier is dropped, else "softmax"."""
+    said = None if fresh_head else contents.objective
+    if wanted is None:
+        check_fields({} if contents.objective is None else {"objective": contents.objective}, report.source)
+        return "softmax" if said is None else check_objective(said)
+    if said is not None and said != wanted:
+        report.notes.append(f"objective is {shown(said)} where the classifier comes from and {wanted!r} here")
+    return wanted
 
 
-def _said(contents: Contents, preprocess: Preprocess, source: str | Path) -> dict[str, Any]:
-    """`Architecture.said`: everything of a published model; else the kind's pixels and what accompanies the weights.
-
-    Pixels of a checkpoint of this project that has none, as the older ones, are unknown.
-    """
-    prepared = preprocess.as_dict()
-    if published_name(contents.kind, contents.fields, str(source)) is not None:
-        return prepared
-    pixels = ("mean", "std", *(("channel_order",) if contents.kind.image else ())) if contents.kind is not OWN else ()
-    return {**contents.preprocess, **{name: prepared[name] for name in {*pixels, *contents.preprocess} & prepared.keys()}}
+def _report_differences(contents: Contents, target: TimeSformer, report: Report) -> None:
+    """Note constants of the model that the weights were trained with otherwise."""
+    for name in ("activation", "layer_norm_epsilon"):
+        theirs, ours = contents.fields.get(name, getattr(target, name)), getattr(target, name)
+        if name not in contents.guesses and theirs != ours:
+            report.notes.append(f"{name} is {theirs!r} where the weights come from and {ours!r} in this model: outputs differ")
 
 
-def check_weights(
-    source: str | Path,
-    *,
-    model: TimeSformer,
-    allow: Sequence[str] = (),
-    entry: str | None = None,
-    prefix: str | None = None,
-) -> None:
-    """Raise what `load(source, model=model, num_classes=...)` would, for any number of classes.
-
-    Names and shapes are read, numbers are not, so it is quick for files of any size but PyTorch's. What has to be fetched from
-    the Hugging Face Hub is fetched, and is then in the cache.
-    """
-    _check_patterns(allow)
-    choice = {"entry": entry, "prefix": prefix, "allow": allow, "image_size": model.image_size}
-    contents = read_contents(_locate(source), None, model.num_heads, **choice, numbers=False)
-    _check_contents(contents, source, model, allow)
-
-
-def _check_contents(contents: Contents, source: str | Path, model: TimeSformer, allow: Sequence[str]) -> None:
-    _check_patterns(allow)
-    model = _target(contents, {}, model, str(source))
-    given = {path: array.shape for path, array in contents.given.items() if not re.fullmatch(HEAD, path)}
-    allowed = _allowed([HEAD, *allow], contents, "allowed")
-    report = Report(str(source), contents.kind.title, model)
-    plan_fit(given, model, report, contents.problems, contents.unknown, **_fitting(contents, model), allow=allowed)
-
-
-def _fitting(contents: Contents, target: TimeSformer) -> dict[str, Any]:
+def fit_options(contents: Contents, target: TimeSformer) -> dict[str, Any]:
     """Arguments of `fit` and `plan_fit` that follow from the kind of file."""
     scheme = contents.fields.get("attention_type", target.attention_type)
     return {
@@ -262,13 +191,13 @@ def params_from_official(tensors: Mapping[str, np.ndarray], model: TimeSformer) 
     return fit(given, model, Report("The state dict", found.kind.title, model), problems, found.unknown)
 
 
-def _allowed(patterns: Sequence[str], contents: Contents, why: str) -> dict[str, str]:
+def allowed_patterns(patterns: Sequence[str], contents: Contents, why: str) -> dict[str, str]:
     """`allow` of `fit`: the patterns, and the tensors that they match without their prefix."""
     short = [name for name in contents.unknown if any(re.fullmatch(p, contents.short.get(name, name)) for p in patterns)]
     return dict.fromkeys([*patterns, *map(re.escape, short)], why)
 
 
-def _check_patterns(patterns: Sequence[str]) -> None:
+def check_patterns(patterns: Sequence[str]) -> None:
     for pattern in patterns:
         try:
             re.compile(pattern)
@@ -276,30 +205,7 @@ def _check_patterns(patterns: Sequence[str]) -> None:
             raise InputError(f"allow takes regular expressions, and {pattern!r} is none: {error}.") from error
 
 
-def _locate(source: str | Path) -> Path:
-    """Where the weights are: a path that exists, or what a name stands for."""
-    name = str(source)
-    if name.startswith(("http://", "https://")):
-        raise InputError(f"Download {source} and give the path of the file.")
-    if "://" in name:  # in a bucket
-        try:
-            from etils import epath
-        except ImportError as error:
-            raise MissingPackageError("etils", f"Reading {name}") from error
-        return cast(Path, epath.Path(name))
-    try:
-        path = Path(source).expanduser()
-        exists = bool(name) and path.exists()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name[:80]!r} can't be a path: {getattr(error, 'strerror', None) or first_line(error)}.") from error
-    if exists:
-        return path
-    if ("/" in name and not name.startswith("hf:")) or path.suffix:
-        raise InputError(f"There is no file or folder {source}.")
-    return fetch(name)
-
-
-def _target(
+def target_model(
     contents: Contents, wanted: Mapping[str, Any], model: TimeSformer | None, source: str, allowed: Mapping[str, str] = {}
 ) -> TimeSformer:
     """The model that the weights go into; before anything is asked for, tensors without a place are named."""
