@@ -44,8 +44,8 @@ def test_official_files(attention_type: str, wrapper: str | None, prefix: str, z
     tensors = state(attention_type, prefix)
     content = {"epoch": 14, wrapper: tensors, "optimizer_state": {"state": {}}, "cfg": "A: 1"} if wrapper else tensors
     torch.save(content, tmp_path / "a.pyth", _use_new_zipfile_serialization=zipped)
-    kind = "official" if attention_type == "space_only" and wrapper != "model_state" else None  # could be an image model's
-    pretrained = tsf.load(tmp_path / "a.pyth", num_heads=3, kind=kind)
+    format = "official" if attention_type == "space_only" and wrapper != "model_state" else None  # could be an image model's
+    pretrained = tsf.load(tmp_path / "a.pyth", num_heads=3, format=format)
     jax.tree.map(np.testing.assert_array_equal, pretrained.params, load_golden(attention_type).params())
     if prefix == "model." and zipped:
         assert_golden(pretrained, attention_type)

@@ -46,11 +46,11 @@ def assert_golden(pretrained: tsf.Pretrained, attention_type: str) -> None:
 
 @pytest.mark.parametrize("attention_type", OFFICIAL)
 def test_official_tensors(attention_type: str, tmp_path: Path):
-    pretrained = tsf.load(official_file(tmp_path / "a.safetensors", attention_type), num_heads=3, kind="official")
+    pretrained = tsf.load(official_file(tmp_path / "a.safetensors", attention_type), num_heads=3, format="official")
     assert_golden(pretrained, attention_type)
     golden = load_golden(attention_type).model
     assert pretrained.model == golden.clone(num_frames=8) if attention_type == "space_only" else golden
-    assert pretrained.report.kind == "the official TimeSformer release"
+    assert pretrained.report.format == "the official TimeSformer release"
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "module.model.", "module."])
@@ -64,7 +64,7 @@ def test_prefixes_of_official_files(prefix: str, tmp_path: Path):
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_official_to_our_own_checkpoint(attention_type: str, scan_layers: bool, tmp_path: Path):
     source = official_file(tmp_path / "a.safetensors", attention_type)
-    pretrained = tsf.load(source, num_heads=3, scan_layers=scan_layers, labels=list("abcde"), kind="official")
+    pretrained = tsf.load(source, num_heads=3, scan_layers=scan_layers, labels=list("abcde"), format="official")
     tsf.save(pretrained, tmp_path / "own")
     for path in (tmp_path / "own", str(tmp_path / "own")):
         again = tsf.load(path, scan_layers=scan_layers)
@@ -199,7 +199,9 @@ def test_into_a_model_of_one_s_own(tmp_path: Path):
 def test_a_joint_model_becomes_a_divided_one(tmp_path: Path):
     """As an image model does: the spatial attention is copied, `temporal_fc` zero."""
     source = official_file(tmp_path / "a.safetensors", "space_only")
-    pretrained = tsf.load(source, num_heads=3, attention_type="divided_space_time", kind="official")
+    pretrained = tsf.load(source, num_heads=3, attention_type="divided_space_time", kind="official")  # format's former name
+    assert pretrained.report is not None
+    assert pretrained.report.kind == pretrained.report.format == "the official TimeSformer release"
     block = pretrained.params["blocks_1"]
     jax.tree.map(np.testing.assert_array_equal, block["temporal_attn"], block["attn"])
     assert not block["temporal_fc"]["kernel"].any()

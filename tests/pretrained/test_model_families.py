@@ -14,7 +14,7 @@ from timesformer_jax.pretrained import check_weights, read_architecture
 from timesformer_jax.pretrained.model_families import FAMILIES, REFUSED
 from timesformer_jax.pretrained.read_source import read_contents
 from timesformer_jax.pretrained.tensor_names import collapse_blocks
-from timesformer_jax.pretrained.weight_formats import KINDS
+from timesformer_jax.pretrained.weight_formats import FORMATS
 
 DIM = 24
 Tensors = dict[str, np.ndarray]
@@ -203,7 +203,9 @@ def test_the_report_says_what_was_folded_and_what_is_zero(tmp_path: Path):
     """In all ways to read the file: for a model of any classes, and by shapes alone."""
     tensors = without(EXACT["DeiT III"][0], r".*qkv\.bias")
     report = load(tmp_path / "a", tensors).report
-    assert report.kind == "a timm or DeiT image transformer with LayerScale (blocks.{0..1}.ls1.gamma, blocks.{0..1}.ls2.gamma)"
+    assert (
+        report.format == "a timm or DeiT image transformer with LayerScale (blocks.{0..1}.ls1.gamma, blocks.{0..1}.ls2.gamma)"
+    )
     assert report.folded.keys() == {
         f"blocks_{i}/{layer}/{kind}" for i in (0, 1) for layer in ("attn/proj", "mlp/fc2") for kind in ("kernel", "bias")
     }
@@ -378,7 +380,9 @@ def test_every_row_of_the_table_is_refused():
     for refused in REFUSED:
         assert any(re.search(told.split(",")[0].split(r" \(")[0], refused.feature) for told in REFUSALS), refused.models
     assert len(set(features)) == len(features)
-    assert {kind for family in FAMILIES for kind in family.kinds} == {name for name, kind in KINDS.items() if kind.image}
+    assert {name for family in FAMILIES for name in family.formats} == {
+        name for name, format in FORMATS.items() if format.image
+    }
 
 
 def test_unknown_tensors_are_named_before_anything_is_asked_for(tmp_path: Path):
@@ -391,7 +395,7 @@ def test_unknown_tensors_are_named_before_anything_is_asked_for(tmp_path: Path):
     with pytest.raises(tsf.InputError, match="give the number of classes"):
         load(tmp_path / "a", tensors, allow=r".*strange\.weight")
     nothing = {f"stages.{i}.thing.{j}": draw(2) for i in range(20) for j in range(20)}
-    with pytest.raises(tsf.InputError, match=r"Known kinds: .*big_vision \.npz\.$") as caught:
+    with pytest.raises(tsf.InputError, match=r"Known formats: .*big_vision \.npz\.$") as caught:
         load(tmp_path / "b", nothing)
     assert len(str(caught.value)) < 1500
 

@@ -138,7 +138,7 @@ def test_space_only_is_not_for_transformers(tmp_path: Path):
     """Whose logits are one row a frame (its version 5.23), so equal ones can't be promised."""
     source = official_file(tmp_path / "source.safetensors", "space_only")
     with pytest.raises(tsf.InputError, match="transformers can't compute a model with attention_type='space_only'"):
-        tsf.convert(source, tmp_path / "folder", num_heads=3, kind="official")
+        tsf.convert(source, tmp_path / "folder", num_heads=3, format="official")
 
 
 def test_folded_parameters_cannot_be_written(pretrained: tsf.Pretrained, tmp_path: Path):

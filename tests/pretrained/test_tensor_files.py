@@ -79,7 +79,7 @@ def test_zips_of_something_else(tmp_path: Path):
 
 def test_tensors_of_something_else(tmp_path: Path):
     path = write_safetensors(tmp_path / "a", {"layer1.conv.weight": np.zeros((2, 2), np.float32)})
-    with pytest.raises(tsf.InputError, match=r"of no known kind .* Its tensors: layer1\.conv\.weight"):
+    with pytest.raises(tsf.InputError, match=r"in no known format .* Its tensors: layer1\.conv\.weight"):
         tsf.load(path)
 
 
@@ -272,8 +272,8 @@ def test_sources_that_cannot_be(source: str, told: str):
 
 def test_arguments_that_cannot_be(tmp_path: Path):
     path = official_file(tmp_path / "a.safetensors")
-    with pytest.raises(tsf.InputError, match=r"There is no kind of weights 'keras'. Known ones: official"):
-        tsf.load(path, kind="keras")
+    with pytest.raises(tsf.InputError, match=r"There is no format of weights 'keras'. Known ones: official"):
+        tsf.load(path, format="keras")
     with pytest.raises(tsf.InputError, match=r"num_heads must be a whole number of at least 1, got '3'"):
         tsf.load(path, num_heads="3")
     with pytest.raises(tsf.InputError, match=r"'\(' is none"):

@@ -23,7 +23,7 @@ def assert_divided(pretrained: tsf.Pretrained):
 )
 def test_prefixes_of_any_combination(prefix: str, tmp_path: Path):
     path = official_file(tmp_path / "a.safetensors", prefix=prefix)
-    assert_divided(tsf.load(path, num_heads=3, kind=None))
+    assert_divided(tsf.load(path, num_heads=3, format=None))
 
 
 @pytest.mark.parametrize("prefix", ["", "net.", "module._orig_mod."])
@@ -35,7 +35,7 @@ def test_prefixes_of_hugging_face_names(prefix: str, short: bool, tmp_path: Path
         tensors = {name.removeprefix("timesformer."): tensor for name, tensor in tensors.items() if "classifier" not in name}
     path = write_safetensors(tmp_path / "a", {prefix + name: tensor for name, tensor in tensors.items()})
     found = recognise(open_tensors(path), str(path))
-    assert (found.kind.title, len(found.places)) == ("Hugging Face TimeSformer", len(tensors))
+    assert (found.format.title, len(found.places)) == ("Hugging Face TimeSformer", len(tensors))
 
 
 def test_components_of_wrappers_within_names(tmp_path: Path):

@@ -16,7 +16,7 @@ from timesformer_jax.pretrained.file_notes import preprocess_of_notes
 from timesformer_jax.pretrained.infer_config import choose_preprocess
 from timesformer_jax.pretrained.load_report import Report
 from timesformer_jax.pretrained.tensor_names import template
-from timesformer_jax.pretrained.weight_formats import KINDS
+from timesformer_jax.pretrained.weight_formats import FORMATS
 from timesformer_jax.pretrained.zoo import DATASETS, ZOO, published_as
 
 
@@ -76,8 +76,8 @@ def test_a_file_of_the_same_shape_is_prepared_the_same_way(name: str):
     assert published_as(fields) == name
     report = Report("file.pyth", "", model)
 
-    def chosen(kind: str, said: dict, target: tsf.TimeSformer = model, source: str = "file.pyth") -> tsf.Preprocess:
-        return choose_preprocess(KINDS[kind], said, fields, target, source, report)
+    def chosen(format: str, said: dict, target: tsf.TimeSformer = model, source: str = "file.pyth") -> tsf.Preprocess:
+        return choose_preprocess(FORMATS[format], said, fields, target, source, report)
 
     assert chosen("official", {}) == ZOO[name].preprocess
     assert f"prepared as for {name}" in report.notes[0]
@@ -107,7 +107,7 @@ def test_fine_tuned_weights_are_prepared_as_what_they_were():
         for source in ("file.pyth", name, f"hf:{ZOO[name].repository}"):
             report = Report(source, "", target)
             fields = describe_model(model_of(name))
-            chosen = choose_preprocess(KINDS["official"], {}, fields, target, source, report)
+            chosen = choose_preprocess(FORMATS["official"], {}, fields, target, source, report)
             assert chosen == ZOO[name].preprocess
             assert len(report.notes) == (source == "file.pyth" or "None" in source)
 
@@ -121,7 +121,7 @@ def test_an_official_configuration_decides():
     said = preprocess_of_notes({}, config)
     model = model_of("timesformer-base-k400")
     report = Report("", "", model)
-    preprocess = choose_preprocess(KINDS["official"], said, describe_model(model), model, "file", report)
+    preprocess = choose_preprocess(FORMATS["official"], said, describe_model(model), model, "file", report)
     assert preprocess.short_side == 256  # which it doesn't say
     assert not report.notes
     assert preprocess.mean == (0.4, 0.5, 0.6)
@@ -155,7 +155,7 @@ def test_a_name_of_the_zoo_from_the_cache(offline: Path):
     snapshot.mkdir()
     model = tsf.TimeSformer(num_classes=174, depth=1)
     params = flatten_params(random_variables(model)["params"])
-    rows = {row.ours: row for row in KINDS["huggingface"].rows}
+    rows = {row.ours: row for row in FORMATS["huggingface"].rows}
     tensors = {}
     for path, array in params.items():
         general, block = template(path)

@@ -1,4 +1,4 @@
-"""Weights of every published kind, in and out."""
+"""Weights of every published format, in and out."""
 
 from timesformer_jax.labels import read_labels
 from timesformer_jax.pretrained.architecture import Architecture, check_weights, read_architecture
@@ -7,10 +7,11 @@ from timesformer_jax.pretrained.load import load, params_from_official
 from timesformer_jax.pretrained.load_report import Report
 from timesformer_jax.pretrained.pretrained import Prediction, Pretrained
 from timesformer_jax.pretrained.save import WRITERS, convert, save, save_huggingface, save_mmaction2, save_official
-from timesformer_jax.pretrained.weight_formats import KINDS
+from timesformer_jax.pretrained.weight_formats import FORMATS, KINDS
 from timesformer_jax.pretrained.zoo import ZOO
 
 __all__ = [
+    "FORMATS",
     "KINDS",
     "POSITION_RESIZES",
     "WRITERS",

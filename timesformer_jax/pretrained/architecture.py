@@ -63,22 +63,22 @@ def read_architecture(
     target = target_model(
         contents, {"num_classes": classes, **given}, None, str(source), allowed_patterns(allow, contents, "allowed")
     )
-    report = Report(str(source), contents.kind.title, target)
-    preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
+    report = Report(str(source), contents.format.title, target)
+    preprocess = choose_preprocess(contents.format, contents.preprocess, contents.fields, target, str(source), report)
     objective = None if contents.objective is None else check_objective(contents.objective)
     guesses = {**{name: guess.why for name, guess in contents.guesses.items()}, **report.reasons}
     return Architecture(contents.fields, preprocess, _said(contents, preprocess, source), objective, contents, guesses)
 
 
 def _said(contents: Contents, preprocess: Preprocess, source: str | Path) -> dict[str, Any]:
-    """`Architecture.said`: everything of a published model; else the kind's pixels and what accompanies the weights.
+    """`Architecture.said`: everything of a published model; else the format's pixels and what accompanies the weights.
 
     Pixels of a checkpoint of this project that has none, as the older ones, are unknown.
     """
     prepared = preprocess.as_dict()
-    if published_name(contents.kind, contents.fields, str(source)) is not None:
+    if published_name(contents.format, contents.fields, str(source)) is not None:
         return prepared
-    pixels = ("mean", "std", *(("channel_order",) if contents.kind.image else ())) if contents.kind is not OWN else ()
+    pixels = ("mean", "std", *(("channel_order",) if contents.format.image else ())) if contents.format is not OWN else ()
     return {**contents.preprocess, **{name: prepared[name] for name in {*pixels, *contents.preprocess} & prepared.keys()}}
 
 
@@ -106,5 +106,5 @@ def _check_contents(contents: Contents, source: str | Path, model: TimeSformer, 
     model = target_model(contents, {}, model, str(source))
     given = {path: array.shape for path, array in contents.given.items() if not re.fullmatch(HEAD, path)}
     allowed = allowed_patterns([HEAD, *allow], contents, "allowed")
-    report = Report(str(source), contents.kind.title, model)
+    report = Report(str(source), contents.format.title, model)
     plan_fit(given, model, report, contents.problems, contents.unknown, **fit_options(contents, model), allow=allowed)

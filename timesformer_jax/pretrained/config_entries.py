@@ -23,11 +23,11 @@ class Stated(NamedTuple):
 TYPES: dict[type, str] = {str: "text", bool: "true or false", dict: "an object"}
 
 
-def entry_of(config: Mapping[str, Any], name: str, kind: type, source: str) -> Any:
+def entry_of(config: Mapping[str, Any], name: str, wanted: type, source: str) -> Any:
     """The entry, or None if it is missing or null; raises `InputError` for a value of another type, a key of `TYPES`."""
     value = config.get(name)
-    if value is not None and not isinstance(value, kind):
-        raise InputError(f"{source}'s {name} should be {TYPES[kind]}, got {shown(value)}.")
+    if value is not None and not isinstance(value, wanted):
+        raise InputError(f"{source}'s {name} should be {TYPES[wanted]}, got {shown(value)}.")
     return value
 
 
@@ -64,25 +64,25 @@ def read_entries(config: Mapping[str, Any], table: Mapping[str, tuple[str, type]
     A size in both directions, `[16, 16]`, is one number; the sides of `image_size` may differ.
     """
     fields: dict[str, Any] = {}
-    for theirs, (ours, kind) in table.items():
+    for theirs, (ours, wanted) in table.items():
         value: Any = config.get(theirs)
         if value is None:
             continue
         sides = value if isinstance(value, list) and value else [value]
         if ours == "image_size" and len(sides) == 2 and sides[0] != sides[1] and all(_is_a(side, int) for side in sides):
             fields[ours] = tuple(sides)
-        elif _is_a(sides[0], kind) and all(side == sides[0] for side in sides):
-            fields[ours] = kind(sides[0])  # pyright: ignore[reportArgumentType]  (checked)
+        elif _is_a(sides[0], wanted) and all(side == sides[0] for side in sides):
+            fields[ours] = wanted(sides[0])  # pyright: ignore[reportArgumentType]  (checked)
         else:
-            expected = {int: "a whole number above 0", float: "a number above 0", str: "text"}[kind]
+            expected = {int: "a whole number above 0", float: "a number above 0", str: "text"}[wanted]
             raise InputError(f"{source}'s {theirs} should be {expected}, got {shown(value)}.")
     return fields
 
 
-def _is_a(value: Any, kind: type) -> bool:
-    if kind is str:
+def _is_a(value: Any, wanted: type) -> bool:
+    if wanted is str:
         return isinstance(value, str)
-    number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    number = isinstance(value, int if wanted is int else int | float) and not isinstance(value, bool)
     return number and 0 < value <= LARGEST
 
 

@@ -103,10 +103,10 @@ def check_fields(fields: Mapping[str, Any], source: Any) -> None:
     """Raise `InputError` for a field of another type than its own, or beyond any model."""
     for name, value in fields.items():
         if name in FIELDS:
-            kind, low, high = FIELDS[name]
+            number, low, high = FIELDS[name]
             values: Any = value if name == "image_size" and isinstance(value, list | tuple) and len(value) == 2 else [value]
-            expected = f"{'a whole number' if kind is Integral else 'a number'} from {low:g} to {high:,.0f}"
-            right = all(isinstance(one, kind) and not isinstance(one, bool) and low <= one <= high for one in values)
+            expected = f"{'a whole number' if number is Integral else 'a number'} from {low:g} to {high:,.0f}"
+            right = all(isinstance(one, number) and not isinstance(one, bool) and low <= one <= high for one in values)
         elif name in WORDS:
             expected, right = "text", isinstance(value, str)
         elif name in SWITCHES:

@@ -173,7 +173,7 @@ def fit(
 ) -> Any:
     """`model`'s parameters from `given` (path -> array; emptied on the way), accounted for in `report`.
 
-    `unknown`: tensors of the file, name -> shape, that are none of its kind's. `grid`: rows and columns of patches that the
+    `unknown`: tensors of the file, name -> shape, that are none of its format's. `grid`: rows and columns of patches that the
     given position embedding is for (None: the model's). `inflate`: fill extra attention steps from the spatial one. `zeros`:
     parameters that may be missing and are zero. `allow`: pattern -> why: what it matches may be missing (it is initialised)
     or left over (it is ignored). `key` draws what is initialised.

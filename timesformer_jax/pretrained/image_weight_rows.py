@@ -64,14 +64,14 @@ HF_DINOV2 = rows(
     norm("dinov2.layernorm", "norm"),
 )
 HF_DINOV2_5 = {
-    f"{_DINOV2_LAYER}.attention.{new}.{kind}": f"{_DINOV2_LAYER}.attention.{old}.{kind}"
+    f"{_DINOV2_LAYER}.attention.{new}.{name}": f"{_DINOV2_LAYER}.attention.{old}.{name}"
     for new, old in (
         ("q_proj", "attention.query"),
         ("k_proj", "attention.key"),
         ("v_proj", "attention.value"),
         ("o_proj", "output.dense"),
     )
-    for kind in ("weight", "bias")
+    for name in ("weight", "bias")
 }
 """Names that transformers 5 has in memory -> those of its files."""
 
@@ -90,9 +90,9 @@ TORCHVISION = rows(
     affine("heads.head", "head"),
 )
 TORCHVISION_1 = {
-    f"{_TORCHVISION_LAYER}.mlp.linear_{layer}.{kind}": f"{_TORCHVISION_LAYER}.mlp.{index}.{kind}"
+    f"{_TORCHVISION_LAYER}.mlp.linear_{layer}.{name}": f"{_TORCHVISION_LAYER}.mlp.{index}.{name}"
     for layer, index in ((1, 0), (2, 3))
-    for kind in ("weight", "bias")
+    for name in ("weight", "bias")
 }
 """Names of the MLP in torchvision's published files -> those of its present models."""
 
@@ -133,8 +133,8 @@ def flax(norm1: str, attention: str, norm2: str, mlp: str) -> tuple[Row, ...]:
         *(Row(f"embedding/{name}", f"patch_embed/proj/{name}") for name in ("kernel", "bias")),
         *(Row(f"{block}/{norm1}/{name}", f"blocks_{{i}}/norm1/{name}") for name in ("scale", "bias")),
         *(
-            Row(f"{block}/{attention}/{which}/{name}", f"blocks_{{i}}/attn/qkv/{name}", SAME, part)
-            for part, which in enumerate(("query", "key", "value"))
+            Row(f"{block}/{attention}/{which}/{name}", f"blocks_{{i}}/attn/qkv/{name}", SAME, slot)
+            for slot, which in enumerate(("query", "key", "value"))
             for name in ("kernel", "bias")
         ),
         *(Row(f"{block}/{attention}/out/{name}", f"blocks_{{i}}/attn/proj/{name}") for name in ("kernel", "bias")),

@@ -12,7 +12,7 @@ from timesformer_jax.modeling import TimeSformer
 from timesformer_jax.modeling.checks import pair
 from timesformer_jax.pretrained.file_checks import check_fields
 from timesformer_jax.pretrained.load_report import Report
-from timesformer_jax.pretrained.weight_formats import OWN, Kind
+from timesformer_jax.pretrained.weight_formats import OWN, Format
 from timesformer_jax.pretrained.zoo import ZOO, name_of, published_as
 from timesformer_jax.video import Preprocess
 from timesformer_jax.video.pixels import OFFICIAL_MEAN
@@ -24,7 +24,7 @@ HEADS = {
 """Width -> attention heads of the published image transformers: the shapes of PyTorch's files don't tell them."""
 
 
-def fields_of_parameters(given: Mapping[str, np.ndarray], kind: Kind) -> dict[str, Any]:
+def fields_of_parameters(given: Mapping[str, np.ndarray], format: Format) -> dict[str, Any]:
     """What the shapes tell of the model: all but `num_heads`, and `image_size` (`place_positions`).
 
     `given`: our path -> array in our layout, at least `ESSENTIAL`.
@@ -46,7 +46,7 @@ def fields_of_parameters(given: Mapping[str, np.ndarray], kind: Kind) -> dict[st
         fields["mlp_ratio"] = given["blocks_0/mlp/fc1/kernel"].shape[1] / dim
     if "head/kernel" in given:
         fields["num_classes"] = given["head/kernel"].shape[1]
-    if not kind.image:
+    if not format.image:
         if "time_embed" in given:
             fields["num_frames"] = given["time_embed"].shape[1]
         if any("/temporal_" in path for path in given):
@@ -88,15 +88,15 @@ def known_heads(dim: int) -> int:
     return HEADS[dim]
 
 
-def published_name(kind: Kind, fields: Mapping[str, Any], source: str) -> str | None:
+def published_name(format: Format, fields: Mapping[str, Any], source: str) -> str | None:
     """The published checkpoint that weights are prepared as: the one of this name, or of the same frames, size and classes."""
-    return name_of(source) or (published_as(fields) if kind is not OWN and not kind.image else None)
+    return name_of(source) or (published_as(fields) if format is not OWN and not format.image else None)
 
 
 def choose_preprocess(
-    kind: Kind, said: Mapping[str, Any], fields: Mapping[str, Any], target: TimeSformer, source: str, report: Report
+    format: Format, said: Mapping[str, Any], fields: Mapping[str, Any], target: TimeSformer, source: str, report: Report
 ) -> Preprocess:
-    """The kind's pixels, the published checkpoint's frames and channels (by name, or by the file's own `fields`), and above
+    """The format's pixels, the published checkpoint's frames and channels (by name, or by the file's own `fields`), and above
     both what stands beside the weights (`said`); frames and size are the target's.
 
     Raises `InputError` for values that can't be.
@@ -105,8 +105,8 @@ def choose_preprocess(
     if sides[0] != sides[1]:
         report.notes.append(f"videos are cut square: predict uses {min(sides)} x {min(sides)} pixels")
     own = {"num_frames": target.num_frames, "crop_size": min(sides)}
-    values: dict[str, Any] = {"mean": kind.mean, "std": kind.std}
-    named, name = name_of(source), published_name(kind, fields, source)
+    values: dict[str, Any] = {"mean": format.mean, "std": format.std}
+    named, name = name_of(source), published_name(format, fields, source)
     if name is not None:
         values = {**ZOO[name].preprocess.as_dict(), **values}
         if named is None and not said.keys() >= {"sampling", "channel_order"}:
@@ -114,11 +114,11 @@ def choose_preprocess(
                 f"videos are prepared as for {name} ({values['sampling']}, {values['channel_order']}), by the weights' frames, "
                 "size and classes: give preprocess= if they are others"
             )
-    if kind.image and "mean" not in said and (kind.config or kind.mean == OFFICIAL_MEAN):
+    if format.image and "mean" not in said and (format.config or format.mean == OFFICIAL_MEAN):
         why = "as the official video models have it, whatever the image model was trained with"
-        pixels = f"with mean {_short(kind.mean)} and std {_short(kind.std)}"
-        report.guess("pixels", pixels, "as most such models have it" if kind.config else why)
-    if kind.image and said.get("interpolation", "bilinear") != "bilinear":
+        pixels = f"with mean {_short(format.mean)} and std {_short(format.std)}"
+        report.guess("pixels", pixels, "as most such models have it" if format.config else why)
+    if format.image and said.get("interpolation", "bilinear") != "bilinear":
         report.notes.append(f"images were resized by {said['interpolation']} interpolation, frames are by bilinear")
     check_fields({name: value for name, value in said.items() if value is not None}, "What stands beside the weights")
     values |= said

@@ -1,4 +1,4 @@
-"""`tsf.load`: any published kind of weights -> a model that computes the same numbers."""
+"""`tsf.load`: any published format of weights -> a model that computes the same numbers."""
 
 import dataclasses
 import logging
@@ -24,7 +24,7 @@ from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.read_source import Contents, read_contents
 from timesformer_jax.pretrained.tensor_files import Tensors
 from timesformer_jax.pretrained.tensor_names import list_problems
-from timesformer_jax.pretrained.weight_formats import KINDS
+from timesformer_jax.pretrained.weight_formats import FORMATS
 from timesformer_jax.pretrained.zoo import locate
 from timesformer_jax.video import Preprocess
 
@@ -45,19 +45,20 @@ def load(
     allow: Sequence[str] = (),
     labels: str | Path | Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
-    kind: str | None = None,
+    format: str | None = None,
     entry: str | None = None,
     prefix: str | None = None,
     objective: str | None = None,
     key: jax.Array | None = None,
     headless: bool = False,
+    kind: str | None = None,
     **fields: Any,
 ) -> Pretrained:
-    """Weights of any published kind, with the model they are for.
+    """Weights of any published format, with the model they are for.
 
     `source`: a file or folder (official `.pyth`, Hugging Face, mmaction2 `.pth`, a run or checkpoint of this project; image
-    transformers of timm, DeiT, Hugging Face, CLIP, vision_transformer and big_vision: `KINDS`), told by its content; a name of
-    `ZOO`; or `hf:ORGANISATION/MODEL`. `kind`: a key of `KINDS`, where the content leaves it open.
+    transformers of timm, DeiT, Hugging Face, CLIP, vision_transformer and big_vision: `FORMATS`), told by its content; a name
+    of     `ZOO`; or `hf:ORGANISATION/MODEL`. `format`: a key of `FORMATS`, where the content leaves it open.
 
     The model follows from the weights: its scheme, sizes, frames and classes. `num_classes` with `labels` asks for a classifier
     of these labels: rows are taken over by name, the other ones are fresh (drawn from `key`), and the report counts both. If
@@ -78,20 +79,22 @@ def load(
     of our parameters that may be missing from the file (they are initialised), or of what the file has and the model has not
     (it is ignored); both stand in the report.
     `headless`: load weights without a classifier as a model with `num_classes=0`, whose features are the same as with any.
+    `kind`: the former name of `format`.
 
     Raises `InputError` that lists at once everything that doesn't fit, and for files that hold no weights.
     """
+    format = kind if format is None else format
     if resize not in POSITION_RESIZES:
         raise InputError(f"resize must be one of {', '.join(POSITION_RESIZES)}, got {resize!r}.")
-    if kind is not None and kind not in KINDS:
-        raise InputError(f"There is no kind of weights {kind!r}. Known ones: {', '.join(KINDS)}.")
+    if format is not None and format not in FORMATS:
+        raise InputError(f"There is no format of weights {format!r}. Known ones: {', '.join(FORMATS)}.")
     if objective is not None:
         check_objective(objective)
     allow = [allow] if isinstance(allow, str) else allow
     check_patterns(allow)
     heads = model.num_heads if model is not None else fields.get("num_heads")
     size = model.image_size if model is not None else image_size
-    contents = read_contents(locate(source), kind, heads, entry=entry, prefix=prefix, allow=allow, image_size=size)
+    contents = read_contents(locate(source), format, heads, entry=entry, prefix=prefix, allow=allow, image_size=size)
     if num_classes == 0:
         raise InputError("num_classes must be at least 1, got 0; headless=True loads weights without a classifier.")
     if headless and model is None and num_classes is None and not contents.fields.get("num_classes"):
@@ -102,7 +105,7 @@ def load(
     target = target_model(contents, wanted, model, str(source), allowed)
     report = Report(
         str(source),
-        contents.kind.title,
+        contents.format.title,
         target,
         ignored=dict(contents.ignored),
         folded=dict(contents.folded),
@@ -122,7 +125,7 @@ def load(
     if report.not_finite:
         log.warning("%s: %s.", source, describe_not_finite(report.not_finite))
     if preprocess is None:
-        preprocess = choose_preprocess(contents.kind, contents.preprocess, contents.fields, target, str(source), report)
+        preprocess = choose_preprocess(contents.format, contents.preprocess, contents.fields, target, str(source), report)
     named = target.num_classes > 0 or labels is not None
     names = _labels(given_names, contents, target, fresh_head, report) if named else None
     return Pretrained(target, params, preprocess, names, report, objective)
@@ -169,12 +172,12 @@ def _report_differences(contents: Contents, target: TimeSformer, report: Report)
 
 
 def fit_options(contents: Contents, target: TimeSformer) -> dict[str, Any]:
-    """Arguments of `fit` and `plan_fit` that follow from the kind of file."""
+    """Arguments of `fit` and `plan_fit` that follow from the file's format."""
     scheme = contents.fields.get("attention_type", target.attention_type)
     return {
         "grid": _grid(contents.fields, target),
-        "inflate": contents.kind.image or scheme != target.attention_type,
-        "zeros": (*contents.kind.zeros, *contents.zeros),
+        "inflate": contents.format.image or scheme != target.attention_type,
+        "zeros": (*contents.format.zeros, *contents.zeros),
     }
 
 
@@ -188,7 +191,7 @@ def params_from_official(tensors: Mapping[str, np.ndarray], model: TimeSformer) 
     )
     found = recognise(held, "The state dict", "official")
     given, problems = translate(held, found, model.num_heads)
-    return fit(given, model, Report("The state dict", found.kind.title, model), problems, found.unknown)
+    return fit(given, model, Report("The state dict", found.format.title, model), problems, found.unknown)
 
 
 def allowed_patterns(patterns: Sequence[str], contents: Contents, why: str) -> dict[str, str]:

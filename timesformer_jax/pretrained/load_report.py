@@ -25,7 +25,7 @@ class Report:
     """
 
     source: str
-    kind: str
+    format: str
     model: TimeSformer
     loaded: list[str] = dataclasses.field(default_factory=list)
     """Parameters taken over as they are."""
@@ -54,6 +54,11 @@ class Report:
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
     """What is guessed, a key of `DECISIONS` -> the end of "guessed ..."."""
 
+    @property
+    def kind(self) -> str:
+        """The former name of `format`."""
+        return self.format
+
     def guess(self, name: str, value: Any, why: str) -> None:
         """Record that nothing states a value; `name` is a key of `DECISIONS`, `why` the end of "guessed ..."."""
         self.reasons[name] = why
@@ -63,7 +68,7 @@ class Report:
     def __str__(self) -> str:
         model = self.model
         lines = [
-            f"{self.source}: {self.kind}",
+            f"{self.source}: {self.format}",
             f"  model        {model.attention_type}, {model.depth} blocks of {model.embed_dim}, {model.num_heads} heads, "
             f"{model.num_frames} frames, size {model.image_size}, {model.num_classes} classes",
         ]

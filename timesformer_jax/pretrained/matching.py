@@ -1,4 +1,4 @@
-"""From a file's tensors to our parameters by path: which kind it is, and each tensor to its place."""
+"""From a file's tensors to our parameters by path: which format it is in, and each tensor to its place."""
 
 import functools
 import re
@@ -23,17 +23,17 @@ from timesformer_jax.pretrained.tensor_names import (
     template,
     without_wrappers,
 )
-from timesformer_jax.pretrained.weight_formats import KINDS, Kind, normalise
+from timesformer_jax.pretrained.weight_formats import FORMATS, Format, normalise
 from timesformer_jax.pretrained.weight_rows import LINEAR, Row
 
 ESSENTIAL = ("cls_token", "norm/scale", "patch_embed/proj/kernel", "pos_embed")
-"""Parameters that every kind has and that tell the model's size."""
+"""Parameters that every format has and that tell the model's size."""
 
 
 class Recognised(NamedTuple):
-    """A file's names, sorted out by one kind's rows."""
+    """A file's names, sorted out by one format's rows."""
 
-    kind: Kind
+    format: Format
     places: dict[str, tuple[Row, str]]
     """Their name -> its row, and our path."""
     ignored: dict[str, str]
@@ -62,29 +62,31 @@ class Recognised(NamedTuple):
 
 
 def recognise(
-    tensors: Tensors, source: str, kind_name: str | None = None, prefix: str | None = None, allow: Sequence[str] = ()
+    tensors: Tensors, source: str, format_name: str | None = None, prefix: str | None = None, allow: Sequence[str] = ()
 ) -> Recognised:
-    """The kind most of whose rows the file has, or the one that was asked for, a key of `KINDS`.
+    """The format most of whose rows the file has, or the one that was asked for, a key of `FORMATS`.
 
-    `prefix`: what names must begin with; the others are ignored. By default it follows from the names, for each kind.
+    `prefix`: what names must begin with; the others are ignored. By default it follows from the names, for each format.
     `allow`: patterns of names, which ask for what isn't read otherwise (`REFUSED`).
 
     An official space-only model has the same tensors as an image transformer of timm. What tells them apart is what the
     official trainer leaves beside them (the key `model_state`, its configuration) or what this project does; a prefix doesn't.
 
-    Raises `InputError` for models that TimeSformer doesn't compute, where no kind has the tensors that every model has, and
+    Raises `InputError` for models that TimeSformer doesn't compute, where no format has the tensors that every model has, and
     for several models among which the names leave a choice.
     """
     names = {name: without_wrappers(name) for name in tensors.shapes}
     if prefix is not None:
         names, outside = _only(names, prefix, source)
     tried = {
-        kind: [_sort_out(tensors, names, KINDS[kind], start, allow) for start in possible_prefixes(names.values(), KINDS[kind])]
-        for kind in ([kind_name] if kind_name else KINDS)
+        each: [
+            _sort_out(tensors, names, FORMATS[each], start, allow) for start in possible_prefixes(names.values(), FORMATS[each])
+        ]
+        for each in ([format_name] if format_name else FORMATS)
     }
-    sorted_out = {kind: max(some, key=_fitness) for kind, some in tried.items()}  # of equal ones the shortest prefix
-    best = max(sorted_out, key=lambda kind: _fitness(sorted_out[kind]))  # of equal ones the first
-    tie = best == "official" and kind_name is None and _fitness(sorted_out[best]) == _fitness(sorted_out["timm"])
+    sorted_out = {each: max(some, key=_fitness) for each, some in tried.items()}  # of equal ones the shortest prefix
+    best = max(sorted_out, key=lambda each: _fitness(sorted_out[each]))  # of equal ones the first
+    tie = best == "official" and format_name is None and _fitness(sorted_out[best]) == _fitness(sorted_out["timm"])
     if tie and not _is_video(tensors):
         best = "timm"
         sorted_out[best].notes.append(SAME_TENSORS)
@@ -93,15 +95,15 @@ def recognise(
         found = _only_one_model(source, tried[best], found)
     _check_features(tensors, source, found, allow)
     if not found.complete:
-        raise InputError(_no_kind(tensors, source, found))
+        raise InputError(_no_format(tensors, source, found))
     if prefix is not None:
         found.ignored.update(dict.fromkeys(outside, f"not under the prefix {prefix}"))
     return found
 
 
 SAME_TENSORS = (
-    "an official space-only TimeSformer has the very tensors of an image transformer: give kind='official' if this is one (on "
-    "the command line --checkpoint-format=official)"
+    "an official space-only TimeSformer has the very tensors of an image transformer: give format='official' if this is one "
+    "(on the command line --checkpoint-format=official)"
 )
 
 
@@ -113,14 +115,14 @@ def _is_video(tensors: Tensors) -> bool:
 
 
 _SURE = 8
-"""Tensors in a kind's places that show a file to be of that kind, and not only to share some names."""
+"""Tensors in a format's places that show a file to be of that format, and not only to share some names."""
 
 
 def _check_features(tensors: Tensors, source: str, found: Recognised, allow: Sequence[str]) -> None:
     """Raise `InputError` for models that TimeSformer doesn't compute; note what was allowed."""
     shapes = {found.short[name]: tensors.shapes[name] for name in (*found.places, *found.unknown)}
     paths = {path for _, path in found.places.values()}
-    sure = found.kind.image and len(paths) >= _SURE and any(path.startswith("blocks_") for path in paths)
+    sure = found.format.image and len(paths) >= _SURE and any(path.startswith("blocks_") for path in paths)
     missing = set(ESSENTIAL) - paths if sure else set()
     layers = {
         path: tensors.shapes[name]
@@ -136,14 +138,14 @@ def _matches(patterns: Sequence[str], name: str, short: str) -> bool:
     return any(re.fullmatch(pattern, name) or re.fullmatch(pattern, short) for pattern in patterns)
 
 
-def _no_kind(tensors: Tensors, source: str, found: Recognised) -> str:
+def _no_format(tensors: Tensors, source: str, found: Recognised) -> str:
     missing = set(ESSENTIAL) - {path for _, path in found.places.values()}
     names = collapse_blocks(sorted(tensors.shapes))
     examples = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-    known = "; ".join(kind.title for kind in KINDS.values())
+    known = "; ".join(format.title for format in FORMATS.values())
     return (
-        f"{source} is of no known kind of weights. Its tensors: {examples or 'none'}. The nearest kind is {found.kind.title}, "
-        f"but nothing in the file is its {', '.join(sorted(missing))}. Known kinds: {known}."
+        f"{source} is in no known format of weights. Its tensors: {examples or 'none'}. The nearest is {found.format.title}, "
+        f"but nothing in the file is its {', '.join(sorted(missing))}. Known formats: {known}."
     )
 
 
@@ -173,7 +175,7 @@ def _only_one_model(source: str, tried: list[Recognised], best: Recognised) -> R
             models.setdefault(found.token, found)
     if len(models) < 2:
         return best
-    by_prefix = {prefix_of(token, found.kind): found for token, found in models.items()}
+    by_prefix = {prefix_of(token, found.format): found for token, found in models.items()}
     chosen = choose_one(by_prefix)
     if chosen is None:
         raise InputError(
@@ -189,34 +191,34 @@ def _only_one_model(source: str, tried: list[Recognised], best: Recognised) -> R
     return found
 
 
-def _sort_out(tensors: Tensors, names: dict[str, str], kind: Kind, prefix: str, allow: Sequence[str]) -> Recognised:
-    rows = {row.theirs: row for row in (*kind.rows, *kind.scales)}
-    asked = {row.theirs: row for row in kind.asked_scales}
-    found = Recognised(kind, {}, {}, {}, {}, [])
-    spelled = {name: _spell(kind, unwrapped, prefix) for name, unwrapped in names.items()}
-    there = {template(normalised)[0] for _, normalised in spelled.values()} if kind.aliases else set()
+def _sort_out(tensors: Tensors, names: dict[str, str], format: Format, prefix: str, allow: Sequence[str]) -> Recognised:
+    rows = {row.theirs: row for row in (*format.rows, *format.scales)}
+    asked = {row.theirs: row for row in format.asked_scales}
+    found = Recognised(format, {}, {}, {}, {}, [])
+    spelled = {name: _spell(format, unwrapped, prefix) for name, unwrapped in names.items()}
+    there = {template(normalised)[0] for _, normalised in spelled.values()} if format.aliases else set()
     for name, (short, normalised) in spelled.items():
         unwrapped = names[name]
         found.short[name] = min(short, normalised, key=len)
         general, block = template(normalised)
         row = rows.get(general)
-        if row is None and general in kind.aliases and kind.aliases[general] not in there:
-            row = rows[kind.aliases[general]]
+        if row is None and general in format.aliases and format.aliases[general] not in there:
+            row = rows[format.aliases[general]]
         if row is None and general in asked and _matches(allow, name, found.short[name]):
             row = asked[general]
         if row is not None and (unwrapped.startswith(prefix) or row.ours.startswith("head/")):
             found.places[name] = row, row.ours.replace("{i}", block)
-        elif re.fullmatch(kind.ignored, normalised) or re.fullmatch(BOOKKEEPING, unwrapped):
+        elif re.fullmatch(format.ignored, normalised) or re.fullmatch(BOOKKEEPING, unwrapped):
             found.ignored[name] = "no part of the model"
         else:
             found.unknown[name] = tensors.shapes[name]
     return found
 
 
-def _spell(kind: Kind, unwrapped: str, prefix: str) -> tuple[str, str]:
-    """A tensor's name without its prefix, and as the kind's rows have it."""
+def _spell(format: Format, unwrapped: str, prefix: str) -> tuple[str, str]:
+    """A tensor's name without its prefix, and as the format's rows have it."""
     short = strip_prefix(unwrapped, prefix)
-    return short, normalise(kind, short)
+    return short, normalise(format, short)
 
 
 def count_heads(tensors: Tensors, found: Recognised) -> int | None:
@@ -241,7 +243,7 @@ def translate(tensors: Tensors, found: Recognised, num_heads: int) -> tuple[dict
         """The array, or why there is none."""
         row, _ = found.places[name]
         shape = tensors.shapes[name]
-        expected = row.layout.ranks or (ranks[row.ours] - (row.part is not None),)
+        expected = row.layout.ranks or (ranks[row.ours] - (row.slot is not None),)
         if 0 in shape or len(shape) not in expected:
             return f"{name}: expected {' or '.join(map(str, expected))} axes with something in them, got {shape}"
         try:
@@ -252,33 +254,33 @@ def translate(tensors: Tensors, found: Recognised, num_heads: int) -> tuple[dict
             return f"{name} {shape}: can't be split over {num_heads} heads"
 
     given: dict[str, np.ndarray] = {}
-    parts: dict[str, dict[int, np.ndarray]] = {}
+    slots: dict[str, dict[int, np.ndarray]] = {}
     problems, origins = [], {}
     with ThreadPoolExecutor(3) as pool:  # most of the time goes into transposing, which needs no interpreter
         arrays = pool.map(read, found.places)
         for (name, (row, path)), array in zip(found.places.items(), arrays, strict=True):
-            first = origins.setdefault((path, row.part), name)
+            first = origins.setdefault((path, row.slot), name)
             if isinstance(array, str):
                 problems.append(array)
             elif first != name:
                 problems.append(f"{name}: the same parameter as {first}")
-            elif row.part is None:
+            elif row.slot is None:
                 given[path] = array
             else:
-                parts.setdefault(path, {})[row.part] = array
-    _fill_key_biases(parts)
-    for path, some in parts.items():
+                slots.setdefault(path, {})[row.slot] = array
+    _fill_key_biases(slots)
+    for path, some in slots.items():
         if len(some) < 3 or len({array.shape for array in some.values()}) > 1:
-            shapes = ", ".join(str(some[part].shape) if part in some else "missing" for part in range(3))
+            shapes = ", ".join(str(some[slot].shape) if slot in some else "missing" for slot in range(3))
             problems.append(f"{path}: query, key and value don't belong together ({shapes})")
         else:
-            given[path] = np.stack([some.pop(part) for part in range(3)], axis=-3)
+            given[path] = np.stack([some.pop(slot) for slot in range(3)], axis=-3)
     return given, problems
 
 
-def _fill_key_biases(parts: dict[str, dict[int, np.ndarray]]) -> None:
+def _fill_key_biases(slots: dict[str, dict[int, np.ndarray]]) -> None:
     """Put zeros for the keys' biases where no block has one: they change no softmax, and some models train without."""
-    biases = [some for path, some in parts.items() if path.endswith("/bias")]
+    biases = [some for path, some in slots.items() if path.endswith("/bias")]
     if all(some.keys() == {0, 2} for some in biases):
         for some in biases:
             some[1] = np.zeros_like(some[0])

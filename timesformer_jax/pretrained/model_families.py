@@ -224,8 +224,8 @@ class Family(NamedTuple):
     """Models whose weights can be loaded."""
 
     models: str
-    kinds: tuple[str, ...]
-    """Keys of `KINDS`."""
+    formats: tuple[str, ...]
+    """Keys of `FORMATS`."""
     outcome: str
     """"exact", or what differs."""
 
@@ -262,9 +262,9 @@ FAMILIES = (
 
 def families_table() -> str:
     """The table of `docs/weights.md`."""
-    lines = ["| family | kind | what is computed |", "|---|---|---|"]
+    lines = ["| family | format | what is computed |", "|---|---|---|"]
     for family in FAMILIES:
-        lines.append(f"| {family.models} | {', '.join(f'`{kind}`' for kind in family.kinds)} | {family.outcome} |")
+        lines.append(f"| {family.models} | {', '.join(f'`{format}`' for format in family.formats)} | {family.outcome} |")
     for refused in REFUSED:
         if refused.asked is None:
             lines.append(f"| {refused.models} |  | refused: {refused.feature}; nearest: {refused.nearest} |")

@@ -1,4 +1,4 @@
-"""Everything that a file, folder or checkpoint gives, whatever its kind: parameters, fields, labels, preprocessing."""
+"""Everything that a file, folder or checkpoint gives, whatever its format: parameters, fields, labels, preprocessing."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from timesformer_jax.pretrained.orbax import described, find_checkpoint, read_ch
 from timesformer_jax.pretrained.rewrite_parameters import rewrite
 from timesformer_jax.pretrained.sidecar import read_beside, read_sidecars
 from timesformer_jax.pretrained.tensor_files import open_tensors
-from timesformer_jax.pretrained.weight_formats import OWN, Kind
+from timesformer_jax.pretrained.weight_formats import OWN, Format
 
 
 class Guess(NamedTuple):
@@ -39,14 +39,14 @@ class Guess(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a file, folder or checkpoint gives, whatever its kind."""
+    """What a file, folder or checkpoint gives, whatever its format."""
 
-    kind: Kind
+    format: Format
     given: dict[str, np.ndarray]
     fields: dict[str, Any]
     problems: list[str]
     unknown: dict[str, tuple[int, ...]]
-    """Tensors that are none of its kind's, and their shapes."""
+    """Tensors that are none of its format's, and their shapes."""
     ignored: dict[str, str]
     preprocess: Mapping[str, Any]
     """Entries of `Preprocess`, as far as they are known."""
@@ -62,7 +62,7 @@ class Contents(NamedTuple):
     guesses: Mapping[str, Guess] = MappingProxyType({})
     """Fields of the model that nothing states."""
     zeros: tuple[str, ...] = ()
-    """Parameters that the file doesn't have and that are zero, besides the kind's."""
+    """Parameters that the file doesn't have and that are zero, besides the format's."""
     folded: Mapping[str, str] = MappingProxyType({})
     """Parameter -> what was folded into it."""
     pooled: str | None = None
@@ -71,7 +71,7 @@ class Contents(NamedTuple):
 
 def read_contents(
     path: Path,
-    kind: str | None = None,
+    format: str | None = None,
     num_heads: Any = None,
     *,
     entry: str | None = None,
@@ -84,7 +84,7 @@ def read_contents(
 
     Args:
       path: what exists.
-      kind: a key of `KINDS`; by default it follows from the names of the tensors.
+      format: a key of `FORMATS`; by default it follows from the names of the tensors.
       num_heads: attention heads, for files that don't tell them.
       entry: the one of a file's entries to read.
       prefix: what the names of the tensors to read begin with.
@@ -99,10 +99,10 @@ def read_contents(
     if not numbers:
         shapes = tensors.shapes
         tensors = tensors._replace(take=lambda name: np.broadcast_to(np.float32(0), shapes[name]))
-    found = recognise(tensors, str(path), kind, prefix, allow)
+    found = recognise(tensors, str(path), format, prefix, allow)
     own = notes_of_ours(tensors.notes)
     size = width(tensors, found)
-    stated, notes = read_sidecars(path, found.kind, size)
+    stated, notes = read_sidecars(path, found.format, size)
     said = {**stated.fields, **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
     notes = [*found.notes, *notes]
     check_fields(said, f"What stands beside the tensors of {path}")
@@ -121,7 +121,7 @@ def read_contents(
     if stated.pooled is not None:
         notes.append(f"the image model classifies by {stated.pooled}, this model by the class token")
         _drop_classifier(given, found, stated.pooled)
-    shown = fields_of_parameters(given, found.kind)
+    shown = fields_of_parameters(given, found.format)
     if rewritten.image_size is not None:
         shown["image_size"] = rewritten.image_size
     labels = None
@@ -134,19 +134,19 @@ def read_contents(
     fields = merge_fields(
         ("what stands beside the tensors", said), ("the tensors", shown), ("num_heads=", {"num_heads": heads})
     )
-    preprocessor = read_beside(path, PREPROCESSOR) if found.kind.config else {}
-    scaling = scaling_of_images(preprocessor) if found.kind.image else {}
+    preprocessor = read_beside(path, PREPROCESSOR) if found.format.config else {}
+    scaling = scaling_of_images(preprocessor) if found.format.image else {}
     prepared = {
         **stated.preprocess,
         **scaling,
         **preprocess_of_preprocessor(preprocessor),
         **preprocess_of_notes(own, tensors.notes.get("cfg")),
     }
-    title = found.kind.title + (f" with LayerScale ({', '.join(found.scales)})" if rewritten.folded else "")
+    title = found.format.title + (f" with LayerScale ({', '.join(found.scales)})" if rewritten.folded else "")
     return Contents(
-        found.kind._replace(title=title),
+        found.format._replace(title=title),
         given,
-        {**found.kind.fields, **fields},
+        {**found.format.fields, **fields},
         problems,
         found.unknown,
         found.ignored,
@@ -157,20 +157,20 @@ def read_contents(
         found.short,
         tensors.wrapper,
         tensors.others,
-        _guesses(found.kind, said, size, shown_heads),
+        _guesses(found.format, said, size, shown_heads),
         rewritten.zeros,
         rewritten.folded,
         stated.pooled or rewritten.pooled,
     )
 
 
-def _guesses(kind: Kind, said: Mapping[str, Any], size: int, shown_heads: int | None) -> dict[str, Guess]:
+def _guesses(format: Format, said: Mapping[str, Any], size: int, shown_heads: int | None) -> dict[str, Guess]:
     """The fields that neither tensors nor notes give."""
-    usual = {"activation": "gelu", "layer_norm_epsilon": 1e-6, **kind.fields, "num_heads": HEADS.get(size)}
+    usual = {"activation": "gelu", "layer_norm_epsilon": 1e-6, **format.fields, "num_heads": HEADS.get(size)}
     why = {} if shown_heads else {"num_heads": f"from width {size}"}
-    if kind.image and "pre_norm" in kind.fields:
+    if format.image and "pre_norm" in format.fields:
         why["activation"] = CLIP_ACTIVATIONS  # its epsilon is the same everywhere
-    elif kind.image and kind.config:
+    elif format.image and format.config:
         why |= dict.fromkeys(("activation", "layer_norm_epsilon"), "as transformers has it by default")
     return {name: Guess(usual[name], reason) for name, reason in why.items() if name not in said}
 

@@ -12,7 +12,7 @@ from timesformer_jax.modeling.checks import pair
 from timesformer_jax.pretrained.matching import Recognised
 from timesformer_jax.pretrained.model_families import DISTILLATION_TOKEN, DISTILLED_HEAD, OTHER_CLASSIFIERS
 from timesformer_jax.pretrained.tensor_names import collapse_blocks
-from timesformer_jax.pretrained.weight_formats import Kind
+from timesformer_jax.pretrained.weight_formats import Format
 from timesformer_jax.pretrained.weight_rows import PATCH_POSITIONS
 
 GAMMA = r"(blocks_\d+/(?:attn/proj|mlp/fc2))/gamma"
@@ -46,9 +46,9 @@ def rewrite(
     `numbers=False` the arrays only have the right shapes.
     """
     folded, problems = fold_scales(given, numbers=numbers)
-    zeros = _missing_biases(given, found.kind)
+    zeros = _missing_biases(given, found.format)
     _drop_distillation(given, found)
-    image_size, notes = place_positions(given, found.kind, source, said_size, wanted_size)
+    image_size, notes = place_positions(given, found.format, source, said_size, wanted_size)
     pooled = _drop_classifier(given, found)
     if pooled is not None:
         notes.append(f"the image model classifies by {pooled}, this model by the class token")
@@ -84,10 +84,10 @@ def fold_scales(given: dict[str, np.ndarray], *, numbers: bool) -> tuple[dict[st
     return folded, problems
 
 
-def _missing_biases(given: Mapping[str, np.ndarray], kind: Kind) -> tuple[str, ...]:
+def _missing_biases(given: Mapping[str, np.ndarray], format: Format) -> tuple[str, ...]:
     """The biases of queries, keys and values, if an image model has none in any block: they are zero."""
     biases = [path.removesuffix("kernel") + "bias" for path in given if path.endswith("/attn/qkv/kernel")]
-    return tuple(biases) if kind.image and not any(path in given for path in biases) else ()
+    return tuple(biases) if format.image and not any(path in given for path in biases) else ()
 
 
 def _drop_distillation(given: dict[str, np.ndarray], found: Recognised) -> None:
@@ -101,7 +101,7 @@ def _drop_distillation(given: dict[str, np.ndarray], found: Recognised) -> None:
 
 
 def place_positions(
-    given: dict[str, np.ndarray], kind: Kind, source: str, said_size: Any, wanted_size: Any
+    given: dict[str, np.ndarray], format: Format, source: str, said_size: Any, wanted_size: Any
 ) -> tuple[Any, list[str]]:
     """The image size that the position embedding is for, and notes; a CLS without a position gets one of zero.
 
@@ -112,7 +112,7 @@ def place_positions(
       InputError: if both readings fit, or none.
     """
     rows, patch = given["pos_embed"].shape[1], given["patch_embed/proj/kernel"].shape[0]
-    certain = not kind.image or any(row.layout is PATCH_POSITIONS for row in kind.rows)  # the CLS has the first row
+    certain = not format.image or any(row.layout is PATCH_POSITIONS for row in format.rows)  # the CLS has the first row
     side, side_without = math.isqrt(max(rows - 1, 0)), math.isqrt(rows)
     placed = {"with": rows > 1 and side**2 == rows - 1, "without": rows > 1 and side_without**2 == rows and not certain}
     notes: list[str] = []
@@ -162,7 +162,7 @@ def _drop_classifier(given: dict[str, np.ndarray], found: Recognised) -> str | N
     if not spoiled:
         return None
     names = ", ".join(collapse_blocks(found.short[name] for name in spoiled)[:3])
-    pooled = f"{found.kind.pooled or next(iter(spoiled.values()))} ({names})"
+    pooled = f"{found.format.pooled or next(iter(spoiled.values()))} ({names})"
     for name, (row, path) in found.places.items():
         if row.ours.startswith("head/") and given.pop(path, None) is not None:
             found.ignored[name] = f"it classifies by {pooled}"

@@ -23,7 +23,7 @@ from timesformer_jax.pretrained.orbax import find_checkpoint, write_checkpoint
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.tensor_files import import_safetensors, import_torch
 from timesformer_jax.pretrained.tensor_names import template
-from timesformer_jax.pretrained.weight_formats import KINDS, Kind
+from timesformer_jax.pretrained.weight_formats import FORMATS, Format
 from timesformer_jax.pretrained.writer_limits import OWN_FORMAT, TARGETS, unsupported
 from timesformer_jax.printable import as_utf8
 
@@ -51,7 +51,7 @@ def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: b
     Raises `InputError` for a model that transformers can't compute, naming the fields.
     """
     model = pretrained.model
-    tensors = _tensors(pretrained, KINDS["huggingface"], "huggingface")
+    tensors = _tensors(pretrained, FORMATS["huggingface"], "huggingface")
     names = pretrained.labels or [f"LABEL_{i}" for i in range(model.num_classes)]  # as transformers calls them
     labels = [as_utf8(name) for name in names]
     acts = {ours: theirs for theirs, ours in reversed(HUGGINGFACE_ACTIVATIONS.items())}
@@ -106,7 +106,7 @@ def save_official(pretrained: Pretrained, file: str | Path, *, overwrite: bool =
 
     Raises `InputError` for a model that the official code can't compute, naming the fields.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in _tensors(pretrained, KINDS["official"], "official").items()}
+    tensors = {f"model.{name}": tensor for name, tensor in _tensors(pretrained, FORMATS["official"], "official").items()}
     with _new(file, overwrite) as part:
         if Path(file).suffix == ".safetensors":
             _save_safetensors(tensors, part, {KEY: json.dumps(notes_for(pretrained))})
@@ -121,7 +121,7 @@ def save_mmaction2(pretrained: Pretrained, file: str | Path, *, overwrite: bool 
     Raises `InputError` for a model that mmaction2 can't compute, naming the fields.
     """
     divided = pretrained.model.attention_type == "divided_space_time"
-    tensors = _tensors(pretrained, KINDS["mmaction2_divided" if divided else "mmaction2"], "mmaction2")
+    tensors = _tensors(pretrained, FORMATS["mmaction2_divided" if divided else "mmaction2"], "mmaction2")
     names = {} if pretrained.labels is None else {"dataset_meta": {"classes": list(pretrained.labels)}}
     with _new(file, overwrite) as part:
         _save_torch({"meta": {**names, KEY: notes_for(pretrained)}, "state_dict": tensors}, "state_dict", part)
@@ -137,7 +137,7 @@ WRITERS: dict[str, Callable[..., None]] = {
 """What `convert` can write; `TARGETS` has the limits of each."""
 
 SUFFIXES = {".pyth": "official", ".safetensors": "official", ".pth": "mmaction2", "": "huggingface"}
-"""A target's ending -> the kind that is meant, unless told otherwise."""
+"""A target's ending -> the format that is meant, unless told otherwise."""
 
 
 def convert(
@@ -149,25 +149,25 @@ def convert(
     """
     suffix = Path(target).suffix
     if to is None and suffix not in SUFFIXES:
-        endings = ", ".join(f"{ending or '(none)'} {kind}" for ending, kind in SUFFIXES.items())
+        endings = ", ".join(f"{ending or '(none)'} {format}" for ending, format in SUFFIXES.items())
         raise InputError(f"What should {target} be? Its ending says nothing ({endings}): give one of {', '.join(WRITERS)}.")
-    kind = to or SUFFIXES[suffix]
-    if kind not in WRITERS:
-        raise InputError(f"Can't write {kind!r}, only {', '.join(WRITERS)}.")
+    format = to or SUFFIXES[suffix]
+    if format not in WRITERS:
+        raise InputError(f"Can't write {format!r}, only {', '.join(WRITERS)}.")
     _check_free(Path(target), overwrite)
     pretrained = load(source, **options)
-    WRITERS[kind](pretrained, target, overwrite=overwrite)
+    WRITERS[format](pretrained, target, overwrite=overwrite)
     return pretrained
 
 
-def _tensors(pretrained: Pretrained, kind: Kind, target: str) -> dict[str, np.ndarray]:
+def _tensors(pretrained: Pretrained, format: Format, target: str) -> dict[str, np.ndarray]:
     """The parameters under their names and in their layout; `target` is a key of `TARGETS`."""
     model, reader = pretrained.model, TARGETS[target].reader
     if problems := unsupported(model, target):
         raise InputError(f"{reader} can't compute a model with {', '.join(problems)}: save it with tsf.save instead.")
     _check_params(pretrained)
     params = flatten_params(unstack_blocks(pretrained.params) if model.scan_layers else pretrained.params)
-    rows = {row.ours: row for row in kind.rows}
+    rows = {row.ours: row for row in format.rows}
     tensors, homeless = {}, []
     for path, array in params.items():
         general, block = template(path)

@@ -1,4 +1,4 @@
-"""The configurations next to weights: which of them a kind reads, and what they state together."""
+"""The configurations next to weights: which of them a format reads, and what they state together."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from timesformer_jax.pretrained.huggingface_config import (
 from timesformer_jax.pretrained.infer_config import merge_fields
 from timesformer_jax.pretrained.open_clip_config import is_open_clip, read_open_clip
 from timesformer_jax.pretrained.timm_config import is_timm, read_timm
-from timesformer_jax.pretrained.weight_formats import KINDS, Kind
+from timesformer_jax.pretrained.weight_formats import FORMATS, Format
 
 
 class Reader(NamedTuple):
@@ -45,18 +45,18 @@ READERS: tuple[tuple[str, tuple[Reader, ...]], ...] = (
     ("timm.*clip.*", (OPEN_CLIP, TIMM)),
     ("timm.*", (TIMM,)),
 )
-"""Key of `KINDS` -> what is read next to such weights; if two configurations differ, the first one counts."""
+"""Key of `FORMATS` -> what is read next to such weights; if two configurations differ, the first one counts."""
 
 CONSTANTS = ("activation", "layer_norm_epsilon", "num_heads")
 """Fields that no tensor shows."""
 
 
-def read_sidecars(path: Path, kind: Kind, width: int) -> tuple[Stated, list[str]]:
-    """What the configurations in a folder, or next to a file, state of weights of a kind, and notes for the report.
+def read_sidecars(path: Path, format: Format, width: int) -> tuple[Stated, list[str]]:
+    """What the configurations in a folder, or next to a file, state of weights of a format, and notes for the report.
 
     Raises `InputError` for entries of the wrong type, and for configurations that contradict one another.
     """
-    name = next((name for name, each in KINDS.items() if each is kind), "")
+    name = next((name for name, each in FORMATS.items() if each is format), "")
     readers = next((readers for pattern, readers in READERS if re.fullmatch(pattern, name)), ())
     found: list[tuple[str, Stated]] = []
     notes: list[str] = []

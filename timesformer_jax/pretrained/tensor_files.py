@@ -65,7 +65,7 @@ Reader = Callable[[list[Path], str | None], Tensors]
 
 
 def open_safetensors(paths: list[Path], entry: str | None = None) -> Tensors:
-    """One file, or the parts of one model."""
+    """One file, or the shards of one model."""
     _check_no_entry(paths[0], entry)
     safe_open = import_safetensors("Reading").safe_open
     where: dict[str, Path] = {}
@@ -256,7 +256,7 @@ def _folder_weights(path: Path) -> list[Path]:
             return [path / name]
         index = path / f"{name}.index.json"
         if index.exists():
-            return _parts(index)
+            return _shards(index)
     variants = _variants(path)
     if len(variants) == 1:
         return next(iter(variants.values()))()
@@ -271,9 +271,9 @@ def _folder_weights(path: Path) -> list[Path]:
 
 VARIANTS: tuple[tuple[str, Callable[[Path], list[Path]]], ...] = (
     (r"model\.(\w+)\.safetensors", lambda file: [file]),
-    (r"model\.safetensors\.index\.(\w+)\.json", lambda index: _parts(index)),
+    (r"model\.safetensors\.index\.(\w+)\.json", lambda index: _shards(index)),
     (r"pytorch_model\.(\w+)\.bin", lambda file: [file]),
-    (r"pytorch_model\.bin\.index\.(\w+)\.json", lambda index: _parts(index)),
+    (r"pytorch_model\.bin\.index\.(\w+)\.json", lambda index: _shards(index)),
 )
 """Files that transformers writes with `variant="fp16"` -> the files of weights; of one variant the first counts."""
 
@@ -288,7 +288,7 @@ def _variants(path: Path) -> dict[str, Callable[[], list[Path]]]:
     return found
 
 
-def _parts(index: Path) -> list[Path]:
+def _shards(index: Path) -> list[Path]:
     """The files that an index names, all in its folder."""
     places = read_json(index).get("weight_map")
     names = sorted(set(places.values())) if isinstance(places, Mapping) and all(map(_is_name, places.values())) else []

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from timesformer_jax.pretrained.weight_formats import Kind
+from timesformer_jax.pretrained.weight_formats import Format
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Components that PyTorch's wrappers add anywhere in a name (torch.compile, FSDP, activation checkpointing)."""
@@ -24,32 +24,32 @@ def without_wrappers(name: str) -> str:
     return _WRAPPED.sub("", name)
 
 
-def _endings(kind: Kind, parameter: str = "cls_token") -> tuple[str, str]:
-    """The kind's name of that parameter of ours (the CLS token), and its short form."""
-    (token,) = (row.theirs for row in kind.rows if row.ours == parameter)
-    return token, token.removeprefix(kind.prefix[1])
+def _endings(format: Format, parameter: str = "cls_token") -> tuple[str, str]:
+    """The format's name of that parameter of ours (the CLS token), and its short form."""
+    (token,) = (row.theirs for row in format.rows if row.ours == parameter)
+    return token, token.removeprefix(format.prefix[1])
 
 
-def possible_prefixes(names: Iterable[str], kind: Kind) -> list[str]:
-    """Prefixes under which names may be the kind's, shortest first: whatever precedes its CLS token, and none at all.
+def possible_prefixes(names: Iterable[str], format: Format) -> list[str]:
+    """Prefixes under which names may be the format's, shortest first: whatever precedes its CLS token, and none at all.
 
     Models without a CLS, which are refused by name, have theirs before the first layer's kernel.
     """
     names = set(names)
     for parameter in ("cls_token", "patch_embed/proj/kernel"):
         found = {""}
-        ends = tuple(f"{separator}{end}" for end in _endings(kind, parameter) for separator in "./")
+        ends = tuple(f"{separator}{end}" for end in _endings(format, parameter) for separator in "./")
         for name in names:
             found |= {name.removesuffix(end[1:]) for end in ends if name.endswith(end)}
-        if len(found) > 1 or not names.isdisjoint(_endings(kind, parameter)):
+        if len(found) > 1 or not names.isdisjoint(_endings(format, parameter)):
             break
     return sorted(found, key=lambda prefix: (len(prefix), prefix))[:_MOST]
 
 
-def prefix_of(token: str, kind: Kind) -> str:
-    """What precedes the kind's name in this name of a CLS token."""
+def prefix_of(token: str, format: Format) -> str:
+    """What precedes the format's name in this name of a CLS token."""
     token = without_wrappers(token)
-    return min((token.removesuffix(end) for end in _endings(kind)), key=len)
+    return min((token.removesuffix(end) for end in _endings(format)), key=len)
 
 
 def strip_prefix(name: str, prefix: str) -> str:

@@ -1,4 +1,4 @@
-"""Every published kind of weights: what its tensors are called, and which of our parameters they are."""
+"""Every published format of weights: what its tensors are called, and which of our parameters they are."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -37,8 +37,8 @@ from timesformer_jax.pretrained.weight_rows import (
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
 
 
-class Kind(NamedTuple):
-    """A kind of file or folder."""
+class Format(NamedTuple):
+    """A format of file or folder."""
 
     title: str
     rows: tuple[Row, ...]
@@ -56,7 +56,7 @@ class Kind(NamedTuple):
     config: bool = False
     """Whether a `config.json` stands beside the weights."""
     zeros: tuple[str, ...] = ()
-    """Our parameters that this kind doesn't have and that are zero, so that they change nothing."""
+    """Our parameters that this format doesn't have and that are zero, so that they change nothing."""
     scales: tuple[Row, ...] = ()
     """LayerScale, in all blocks or in none, folded into the layer before it."""
     asked_scales: tuple[Row, ...] = ()
@@ -135,7 +135,7 @@ _MM: dict[str, Any] = {
     **_HALF,
 }
 
-_HF_VIT_KIND: dict[str, Any] = {
+_HF_VIT_FORMAT: dict[str, Any] = {
     "prefix": (r"^(?!vit\.|classifier\.|pooler\.)", "vit."),
     "ignored": r"(vit\.)?pooler\..*|(vit\.)?decoder\..*|vit\.embeddings\.mask_token",
     "image": True,
@@ -158,19 +158,19 @@ _CLIP_PIXELS: dict[str, Any] = {"mean": (0.48145466, 0.4578275, 0.40821073), "st
 _CLIP_FIELDS: dict[str, Any] = {"pre_norm": True, "activation": "quick_gelu", "layer_norm_epsilon": 1e-5}
 
 
-KINDS: dict[str, Kind] = {
-    "official": Kind("the official TimeSformer release", _OFFICIAL, (r"^(module\.)?(model\.)?", "")),
-    "huggingface": Kind(
+FORMATS: dict[str, Format] = {
+    "official": Format("the official TimeSformer release", _OFFICIAL, (r"^(module\.)?(model\.)?", "")),
+    "huggingface": Format(
         "Hugging Face TimeSformer", _HUGGINGFACE, (r"^(?!timesformer\.|classifier\.)", "timesformer."), config=True
     ),
-    "mmaction2_divided": Kind("mmaction2's divided TimeSformer", _MMACTION2_DIVIDED, **_MM),
-    "mmaction2": Kind("mmaction2's joint or space-only TimeSformer", _MMACTION2, **_MM),
-    "timm": Kind(
+    "mmaction2_divided": Format("mmaction2's divided TimeSformer", _MMACTION2_DIVIDED, **_MM),
+    "mmaction2": Format("mmaction2's joint or space-only TimeSformer", _MMACTION2, **_MM),
+    "timm": Format(
         "a timm or DeiT image transformer",
         VIT,
         **_TIMM,
     ),
-    "timm_clip": Kind(
+    "timm_clip": Format(
         "a CLIP model of timm",
         TIMM_CLIP,
         fields={"pre_norm": True, "layer_norm_epsilon": 1e-5},
@@ -178,7 +178,7 @@ KINDS: dict[str, Kind] = {
         **_TIMM,
         **_CLIP_PIXELS,
     ),
-    "torchvision": Kind(
+    "torchvision": Format(
         "a torchvision image transformer",
         TORCHVISION,
         (r"^module\.", ""),
@@ -186,11 +186,11 @@ KINDS: dict[str, Kind] = {
         aliases=TORCHVISION_1,
         **_IMAGENET,
     ),
-    "huggingface_vit": Kind("a Hugging Face image transformer", HF_VIT, **_HF_VIT_KIND),
-    "huggingface_vit_5": Kind(
-        "a Hugging Face image transformer by the names that transformers 5 has in memory", HF_VIT_5, **_HF_VIT_KIND
+    "huggingface_vit": Format("a Hugging Face image transformer", HF_VIT, **_HF_VIT_FORMAT),
+    "huggingface_vit_5": Format(
+        "a Hugging Face image transformer by the names that transformers 5 has in memory", HF_VIT_5, **_HF_VIT_FORMAT
     ),
-    "huggingface_dinov2": Kind(
+    "huggingface_dinov2": Format(
         "Hugging Face DINOv2",
         HF_DINOV2,
         (r"^(?!dinov2\.|classifier\.)", "dinov2."),
@@ -202,7 +202,7 @@ KINDS: dict[str, Kind] = {
         aliases=HF_DINOV2_5,
         **_IMAGENET,
     ),
-    "huggingface_clip": Kind(
+    "huggingface_clip": Format(
         "a Hugging Face CLIP model",
         HF_CLIP,
         (r"^vision_model\.", ""),
@@ -213,7 +213,7 @@ KINDS: dict[str, Kind] = {
         zeros=("patch_embed/proj/bias",),
         **_CLIP_PIXELS,
     ),
-    "clip": Kind(
+    "clip": Format(
         "an OpenAI or OpenCLIP model",
         CLIP,
         (r"^module\.", ""),
@@ -225,7 +225,7 @@ KINDS: dict[str, Kind] = {
         scales=CLIP_LS,
         **_CLIP_PIXELS,
     ),
-    "vision_transformer": Kind(
+    "vision_transformer": Format(
         "a JAX vision_transformer .npz",
         rows(
             Row("Transformer/posembed_input/pos_embedding", "pos_embed"),
@@ -235,7 +235,7 @@ KINDS: dict[str, Kind] = {
         fields={"activation": "gelu_tanh"},
         **_HALF,
     ),
-    "big_vision": Kind(
+    "big_vision": Format(
         "a big_vision .npz",
         rows(
             Row("pos_embedding", "pos_embed", PATCH_POSITIONS),
@@ -248,13 +248,16 @@ KINDS: dict[str, Kind] = {
         **_HALF,
     ),
 }
-"""Name -> kind. Which one a file is, follows from its names: `recognise`."""
+"""Name -> format. Which one a file is in, follows from its names: `recognise`."""
+
+KINDS = FORMATS
+"""The former name."""
 
 
-OWN = Kind("a checkpoint of timesformer_jax", ())
+OWN = Format("a checkpoint of timesformer_jax", ())
 """What is told by its folder and needs no rows."""
 
 
-def normalise(kind: Kind, name: str) -> str:
+def normalise(format: Format, name: str) -> str:
     """A file's name of a tensor as the rows have it."""
-    return re.sub(*kind.prefix, name, count=1)
+    return re.sub(*format.prefix, name, count=1)

@@ -14,7 +14,7 @@ class Layout(NamedTuple):
     read: Callable[[np.ndarray, int], np.ndarray]
     """(their tensor, num_heads) -> our array. Raises `ValueError` where the sizes can't be split so."""
     write: Callable[[np.ndarray], np.ndarray] | None = None
-    """Our array -> their tensor; None for kinds that are only read."""
+    """Our array -> their tensor; None for formats that are only read."""
 
 
 def _convolution(tensor: np.ndarray, num_heads: int) -> np.ndarray:
@@ -36,10 +36,10 @@ QKV_BIAS = Layout((1,), lambda x, h: x.reshape(3, h, -1), lambda x: x.reshape(-1
 PROJ_KERNEL = Layout((2,), lambda x, h: x.T.reshape(h, -1, x.shape[0]), lambda x: x.reshape(-1, x.shape[-1]).T)
 """`[D, h d]` <-> `[h, d, D]`."""
 
-# Of query, key or value alone, one of the three parts of our array.
-PART_KERNEL = Layout((2,), lambda x, h: x.T.reshape(x.shape[1], h, -1))
+# Of query, key or value alone, one of the three slots of our array.
+SLOT_KERNEL = Layout((2,), lambda x, h: x.T.reshape(x.shape[1], h, -1))
 """`[h d, D]` -> `[D, h, d]`."""
-PART_BIAS = Layout((1,), lambda x, h: x.reshape(h, -1))
+SLOT_BIAS = Layout((1,), lambda x, h: x.reshape(h, -1))
 """`[h d]` -> `[h, d]`."""
 
 TOKEN = Layout((1,), lambda x, num_heads: x.reshape(1, 1, -1))
@@ -58,13 +58,13 @@ class Row(NamedTuple):
     theirs: str
     ours: str
     layout: Layout = SAME
-    part: int | None = None
+    slot: int | None = None
     """0, 1, 2 where theirs is the query, key or value alone, of our packed three."""
 
 
-def affine(theirs: str, ours: str, kernel: Layout = LINEAR, bias: Layout = SAME, part: int | None = None) -> Iterator[Row]:
-    yield Row(f"{theirs}.weight", f"{ours}/kernel", kernel, part)
-    yield Row(f"{theirs}.bias", f"{ours}/bias", bias, part)
+def affine(theirs: str, ours: str, kernel: Layout = LINEAR, bias: Layout = SAME, slot: int | None = None) -> Iterator[Row]:
+    yield Row(f"{theirs}.weight", f"{ours}/kernel", kernel, slot)
+    yield Row(f"{theirs}.bias", f"{ours}/bias", bias, slot)
 
 
 def norm(theirs: str, ours: str) -> Iterator[Row]:
@@ -83,6 +83,6 @@ def mlp(block: str, first: str, second: str) -> Iterator[Row]:
 
 def separate(attention: str, names: tuple[str, str, str], projection: str) -> Iterator[Row]:
     """The image transformer's attention with three layers instead of the packed one."""
-    for part, name in enumerate(names):
-        yield from affine(f"{attention}.{name}", "blocks_{i}/attn/qkv", PART_KERNEL, PART_BIAS, part)
+    for slot, name in enumerate(names):
+        yield from affine(f"{attention}.{name}", "blocks_{i}/attn/qkv", SLOT_KERNEL, SLOT_BIAS, slot)
     yield from affine(f"{attention}.{projection}", "blocks_{i}/attn/proj", PROJ_KERNEL)
