@@ -18,6 +18,7 @@ from input_pipeline import (
     test_batches,
     training_batches,
 )
+from timesformer_jax.video import denormalize
 
 log = logging.getLogger("timesformer_jax")
 
@@ -63,6 +64,4 @@ def _name(label: Any, names: list[str]) -> str:
 
 def pictures(clips: jax.Array, pixels: PixelOptions) -> np.ndarray:
     """uint8 RGB again, after all that happened to them."""
-    values = np.asarray(clips, np.float32) * np.asarray(pixels.std) + np.asarray(pixels.mean)
-    values = values[..., ::-1] if pixels.channel_order == "bgr" else values
-    return (255 * values.clip(0, 1)).round().astype(np.uint8)
+    return denormalize(clips, pixels.mean, pixels.std, pixels.channel_order)
