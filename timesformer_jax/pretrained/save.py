@@ -3,14 +3,13 @@
 import contextlib
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from timesformer_jax.atomic_write import apply_umask
+from timesformer_jax.atomic_write import replacing_folder
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import flatten_params, parameter_shapes, unstack_blocks
 from timesformer_jax.os_errors import name_os_error, sentence
@@ -36,8 +35,8 @@ def save(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False)
     Raises `InputError` where `folder` exists and isn't to be overwritten.
     """
     _check_params(pretrained)
-    with _new(folder, overwrite) as part:
-        write_checkpoint(part, pretrained.params, notes_for(pretrained))
+    with _new(folder, overwrite) as unfinished:
+        write_checkpoint(unfinished, pretrained.params, notes_for(pretrained))
 
 
 def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -86,12 +85,12 @@ def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: b
     }
     described = {"config.json": config, "preprocessor_config.json": preprocessor}
     texts = {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in described.items()}
-    with _new(folder, overwrite) as part:
-        part.mkdir()
-        _save_safetensors(tensors, part / "model.safetensors", files=texts)
+    with _new(folder, overwrite) as unfinished:
+        unfinished.mkdir()
+        _save_safetensors(tensors, unfinished / "model.safetensors", files=texts)
         for name, text in texts.items():
-            (part / name).write_text(text, encoding="utf-8")
-        (part / "README.md").write_text(model_card(pretrained), encoding="utf-8")
+            (unfinished / name).write_text(text, encoding="utf-8")
+        (unfinished / "README.md").write_text(model_card(pretrained), encoding="utf-8")
     if beyond := beyond_pipeline(preprocess):
         note = f"transformers' pipeline can't prepare {' and '.join(beyond)}: see the model card, README.md"
         log.warning("%s: %s.", folder, note)
@@ -107,11 +106,11 @@ def save_official(pretrained: Pretrained, file: str | Path, *, overwrite: bool =
     Raises `InputError` for a model that the official code can't compute, naming the fields.
     """
     tensors = {f"model.{name}": tensor for name, tensor in _tensors(pretrained, FORMATS["official"], "official").items()}
-    with _new(file, overwrite) as part:
+    with _new(file, overwrite) as unfinished:
         if Path(file).suffix == ".safetensors":
-            _save_safetensors(tensors, part, {KEY: json.dumps(notes_for(pretrained))})
+            _save_safetensors(tensors, unfinished, {KEY: json.dumps(notes_for(pretrained))})
         else:
-            _save_torch({"epoch": 0, "model_state": tensors, KEY: notes_for(pretrained)}, "model_state", part)
+            _save_torch({"epoch": 0, "model_state": tensors, KEY: notes_for(pretrained)}, "model_state", unfinished)
     _note_objective(pretrained, "official")
 
 
@@ -123,8 +122,8 @@ def save_mmaction2(pretrained: Pretrained, file: str | Path, *, overwrite: bool 
     divided = pretrained.model.attention_type == "divided_space_time"
     tensors = _tensors(pretrained, FORMATS["mmaction2_divided" if divided else "mmaction2"], "mmaction2")
     names = {} if pretrained.labels is None else {"dataset_meta": {"classes": list(pretrained.labels)}}
-    with _new(file, overwrite) as part:
-        _save_torch({"meta": {**names, KEY: notes_for(pretrained)}, "state_dict": tensors}, "state_dict", part)
+    with _new(file, overwrite) as unfinished:
+        _save_torch({"meta": {**names, KEY: notes_for(pretrained)}, "state_dict": tensors}, "state_dict", unfinished)
     _note_objective(pretrained, "mmaction2")
 
 
@@ -237,18 +236,8 @@ def _new(target: str | Path, overwrite: bool) -> Iterator[Path]:
     target = Path(target).absolute()
     try:
         _check_free(target, overwrite)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name[:40]}-", dir=target.parent) as beside:
-            part, old = Path(beside) / "new", Path(beside) / "old"
-            yield part
-            apply_umask(part)
-            if target.exists():
-                target.rename(old)
-            try:
-                part.rename(target)
-            except OSError:
-                if old.exists():
-                    old.rename(target)
-                raise
+        with replacing_folder(target) as unfinished:
+            yield unfinished
     except InputError:
         raise
     except Exception as error:  # of many types: the system's, safetensors', PyTorch's
