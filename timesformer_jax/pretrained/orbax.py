@@ -1,6 +1,6 @@
-"""This project's own checkpoints, by Orbax: those of a training run, and such as hold parameters alone."""
+"""This project's own checkpoints, by Orbax: those of a training run, and those that hold parameters alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,9 @@ import jax
 
 from timesformer_jax.digests import FILE, MARK, NOTE, check_digests, steps_in, wait_for_metadata, write_digests
 from timesformer_jax.errors import InputError, check_utf8, first_line, shown
-from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
+from timesformer_jax.orbax_io import read_host_arrays, read_metadata, write_arrays
 from timesformer_jax.pretrained.file_checks import check_fields, check_folder, check_size_of_model
-from timesformer_jax.quiet_orbax import quiet_orbax
 
 
 def find_checkpoint(path: Path) -> Path | None:
@@ -35,12 +34,10 @@ def read_notes(path: Path) -> Mapping[str, Any]:
 
     Raises `InputError` for a checkpoint of another program, and for a damaged one.
     """
-    ocp = _import_orbax("Reading")
     size = _size(path)
-
     check_utf8("checkpoint", str(path))  # before Orbax logs tracebacks
     check_digests(path)
-    notes: Any = _told(path, lambda: ocp.checkpointables_metadata(_place(path)).custom_metadata)
+    notes = read_metadata(path).notes
     if not isinstance(notes, Mapping) or "model" not in notes:
         raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
     for name in ("data", "preprocess", "optimizer"):
@@ -92,57 +89,20 @@ def trees(path: Path, notes: Mapping[str, Any], entry: str | None = None) -> tup
 
 
 def read_checkpoint(path: Path, entry: str | None = None) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Its parameters (`entry`, by default their moving average where one was kept), and what `read_notes` gives.
+    """Its parameters as NumPy arrays (`entry`, by default their moving average where one was kept), and its notes.
 
     Raises `InputError` for a checkpoint of another program, and for a damaged one.
     """
-    ocp = _import_orbax("Reading")
-
     notes = read_notes(path)
     name, _ = trees(path, notes, entry)
     check_digests(path, (name,))
-    model = TimeSformer(**described(path, notes))
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # each of several processes reads it whole
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), parameter_shapes(model))
-    loaded: Any = _told(path, lambda: ocp.load_checkpointables(_place(path), {name: abstract}))
-    return loaded[name], notes
+    return read_host_arrays(path, {name: parameter_shapes(TimeSformer(**described(path, notes)))})[name], notes
 
 
 def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:
     """Writes parameters and notes (JSON) as a checkpoint that `read_checkpoint` reads."""
-    ocp = _import_orbax("Writing")
-
     check_utf8("checkpoint", str(path))
-    ocp.save_checkpointables(_place(path), {"params": params}, custom_metadata={**notes, **NOTE})
+    write_arrays(path, {"params": params}, {**notes, **NOTE})
     if jax.process_index() == 0:
-        wait_for_metadata(_folder(path))
-        write_digests(_folder(path))
-
-
-def _import_orbax(doing: str) -> Any:
-    try:
-        from orbax.checkpoint import v1 as ocp
-    except ImportError as error:
-        raise MissingPackageError("orbax", f"{doing} a checkpoint of this project") from error
-    quiet_orbax()
-    return ocp
-
-
-def _place(path: Path) -> str:
-    """Orbax wants whole paths."""
-    return str(path) if "://" in str(path) else str(path.absolute())
-
-
-def _folder(path: Path) -> Any:
-    """A path whose files can be read and written, in a bucket too."""
-    from etils import epath
-
-    return epath.Path(_place(path))
-
-
-def _told(path: Path, read: Callable[[], Any]) -> Any:
-    """`read()`, with Orbax's exceptions, of many types, as one sentence."""
-    try:
-        return read()
-    except Exception as error:
-        raise InputError(f"The checkpoint {path} is damaged or not whole: {first_line(error)}.") from error
+        wait_for_metadata(path)
+        write_digests(path)
