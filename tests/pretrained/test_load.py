@@ -2,6 +2,7 @@
 
 import functools
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.pretrained.files import (
 )
 from tests.support import load_golden, random_variables
 from timesformer_jax.modeling.embeddings import resize_position_embedding, resize_time_embedding
-from timesformer_jax.pretrained import check_weights, params_from_official, save_official, tensor_files
+from timesformer_jax.pretrained import check_weights, fit_to_model, params_from_official, save_official, tensor_files
 from timesformer_jax.pretrained.file_notes import fields_of_official_config
 
 APPLY = jax.jit(
@@ -389,3 +390,48 @@ def test_values_that_are_not_finite_are_reported(tmp_path: Path, caplog: pytest.
     told = "3 value(s) are NaN or infinite, in head/bias (1), norm/scale (2)"
     assert told in str(report)
     assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'a'}: {told}."]
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_nothing_is_put_on_a_device(scan_layers: bool, tmp_path: Path):
+    """Not even for a moment, from a file of tensors or a checkpoint of ours, stacked or not."""
+    pretrained = tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3)
+    tsf.save(pretrained, tmp_path / "own")
+    with jax.transfer_guard("disallow_explicit"):
+        loaded = [tsf.load(tmp_path / name, num_heads=3, scan_layers=scan_layers) for name in ("a.safetensors", "own")]
+    for each in loaded:
+        assert all(type(leaf) is np.ndarray and not leaf.flags.writeable for leaf in jax.tree.leaves(each.params))
+        per_block = tsf.unstack_blocks(each.params) if scan_layers else each.params
+        jax.tree.map(np.testing.assert_array_equal, per_block, pretrained.params)
+
+
+def test_what_is_computed_for_a_model_is_computed_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Resized embeddings and fresh parameters, here with the last device as the default one."""
+    official_file(tmp_path / "a.safetensors")
+    used: list[set[jax.Device]] = []
+    compute = fit_to_model.np.array
+
+    def array(value: Any, *args: Any) -> np.ndarray:
+        used.extend([value.devices()] if isinstance(value, jax.Array) else [])
+        return compute(value, *args)
+
+    monkeypatch.setattr(fit_to_model, "np", types.SimpleNamespace(**{**vars(np), "array": array}))
+    with jax.default_device(jax.devices()[-1]):
+        there = {id(each) for each in jax.live_arrays()}
+        pretrained = tsf.load(tmp_path / "a.safetensors", num_heads=3, num_classes=7, image_size=48, num_frames=6)
+        assert {id(each) for each in jax.live_arrays()} <= there
+    assert len(used) == 4  # pos_embed, time_embed, and the classifier's kernel and bias
+    assert used == [{jax.devices()[0]}] * 4
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(pretrained.params))
+
+
+def test_a_loaded_model_is_placed_once(tmp_path: Path):
+    pretrained = tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3)
+    video = jnp.asarray(load_golden("divided_space_time").video())
+    first = pretrained(video)
+    placed = jax.tree.leaves(pretrained.variables)
+    with jax.transfer_guard("disallow_explicit"):
+        second = pretrained(video)
+    assert all(one is other for one, other in zip(placed, jax.tree.leaves(pretrained.variables), strict=True))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, pretrained.model.apply({"params": pretrained.params}, video), atol=1e-5)

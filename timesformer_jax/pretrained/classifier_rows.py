@@ -113,7 +113,7 @@ def take_rows(
     fresh = initialise(target, list(shapes), key)
     for path, shape in shapes.items():
         if contents.given[path].shape == (*shape[:-1], theirs):  # else `fit` names it
-            contents.given[path] = rows.fill(np.asarray(fresh[path]), contents.given[path])
+            contents.given[path] = rows.fill(fresh[path], contents.given[path])
     return rows
 
 

@@ -1,7 +1,8 @@
 """Parameters by path -> a model's whole tree: resized, inflated from an image model, initialised, each with an account."""
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,21 +17,42 @@ from timesformer_jax.pretrained.load_report import Report
 from timesformer_jax.pretrained.tensor_names import list_problems
 
 
-def _nearest_in_a_row(embedding: np.ndarray, grid: tuple[int, int], new_grid: tuple[int, int]) -> jax.Array:
+def _nearest_in_a_row(embedding: np.ndarray, grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:
     """The released loader's resizing: nearest along the flattened patches, as if they stood in one row.
 
     From 14 x 14 to 28 x 28 only 7 % of the places get their neighbour's embedding. All published 448-pixel models began
     their training like this. Source: official `models/helpers.py`, `load_pretrained`.
     """
     patches = nearest(embedding.shape[1] - 1, new_grid[0] * new_grid[1]) @ embedding[0, 1:]
-    return jnp.asarray(np.concatenate([embedding[:, :1], patches[None]], axis=1), jnp.float32)
+    return np.concatenate([embedding[:, :1], patches[None]], axis=1).astype(np.float32)
 
 
-def _by(resize: str) -> Callable[..., jax.Array]:
-    return lambda embedding, grid, new_grid: resize_position_embedding(jnp.asarray(embedding), grid, new_grid, resize)
+def _by(resize: str) -> Callable[..., np.ndarray]:
+    def resized(embedding: np.ndarray, grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:
+        with _on_cpu():
+            return np.array(resize_position_embedding(jnp.asarray(embedding), grid, new_grid, resize))
+
+    return resized
 
 
-POSITION_RESIZES: dict[str, Callable[..., jax.Array]] = {**{name: _by(name) for name in RESIZES}, "official": _nearest_in_a_row}
+@contextlib.contextmanager
+def _on_cpu() -> Iterator[None]:
+    """Compute on the CPU, so that no accelerator holds parameters before they are sharded.
+
+    With a JAX_PLATFORMS that leaves the CPU out it is the default device after all.
+    """
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        device = None
+    with contextlib.nullcontext() if device is None else jax.default_device(device):
+        yield
+
+
+POSITION_RESIZES: dict[str, Callable[..., np.ndarray]] = {
+    **{name: _by(name) for name in RESIZES},
+    "official": _nearest_in_a_row,
+}
 """`resize` of `load` -> (embedding, grid, new grid) -> embedding. "official" reproduces how the released 448-pixel models
 were started, to the last digit; everyone else wants "bicubic"."""
 
@@ -171,7 +193,7 @@ def fit(
     allow: Mapping[str, str] | None = None,
     key: jax.Array | None = None,
 ) -> Any:
-    """`model`'s parameters from `given` (path -> array; emptied on the way), accounted for in `report`.
+    """`model`'s parameters, read-only NumPy arrays, from `given` (path -> array; emptied), accounted for in `report`.
 
     `unknown`: tensors of the file, name -> shape, that are none of its format's. `grid`: rows and columns of patches that the
     given position embedding is for (None: the model's). `inflate`: fill extra attention steps from the spatial one. `zeros`:
@@ -184,7 +206,7 @@ def fit(
     shapes = {path: array.shape for path, array in given.items()}
     steps = plan_fit(shapes, model, report, problems, unknown, grid=grid, inflate=inflate, zeros=zeros, allow=allow)
     expected = _expected(model)
-    params: dict[str, jax.Array] = {}
+    params: dict[str, np.ndarray] = {}
     for path in steps.taken:
         array = given.pop(path)
         finite = np.isfinite(array)
@@ -193,15 +215,18 @@ def fit(
         if path in steps.resized:
             params[path] = _resize(path, array, expected[path], grid or model.grid, model.grid, resize)
         else:
-            params[path] = jnp.asarray(array, jnp.float32)
+            params[path] = np.asarray(array, np.float32)
     given.clear()
-    params |= {path: jnp.zeros(expected[path], jnp.float32) for path in steps.zero}
+    params |= {path: np.zeros(expected[path], np.float32) for path in steps.zero}
     params |= {path: params[origin] for path, origin in steps.copied.items()}
     if steps.drawn:
         params |= initialise(model, steps.drawn, key)
     structure = jax.tree.structure(parameter_shapes(model.clone(scan_layers=False)))
     tree = jax.tree.unflatten(structure, [params[path] for path in expected])
-    return stack_blocks(tree) if model.scan_layers else tree
+    tree = stack_blocks(tree) if model.scan_layers else tree
+    for leaf in jax.tree.leaves(tree):
+        leaf.flags.writeable = False  # copies share their memory
+    return tree
 
 
 def _expected(model: TimeSformer) -> dict[str, tuple[int, ...]]:
@@ -222,21 +247,24 @@ def _is_other_size(
 
 def _resize(
     path: str, array: np.ndarray, shape: tuple[int, ...], grid: tuple[int, int], new_grid: tuple[int, int], resize: str
-) -> jax.Array:
+) -> np.ndarray:
     """An embedding made for another size, at the model's."""
     if path == "time_embed":
-        return resize_time_embedding(jnp.asarray(array), shape[1], "nearest" if resize == "official" else resize)
+        with _on_cpu():
+            resized = resize_time_embedding(jnp.asarray(array), shape[1], "nearest" if resize == "official" else resize)
+            return np.array(resized)
     return POSITION_RESIZES[resize](array, grid, new_grid)
 
 
-def initialise(model: TimeSformer, paths: list[str], key: jax.Array | None) -> dict[str, jax.Array]:
+def initialise(model: TimeSformer, paths: list[str], key: jax.Array | None) -> dict[str, np.ndarray]:
     """Some parameters of a fresh model, started as the official one; the others aren't computed. `key` is 0 by default."""
-    key = jax.random.key(0) if key is None else key
     model = model.clone(scan_layers=False, initialization="official")
-    video = jnp.zeros((1, 1, model.patch_size, model.patch_size, model.num_channels))
 
     def wanted(key: jax.Array) -> dict[str, jax.Array]:
+        video = jnp.zeros((1, 1, model.patch_size, model.patch_size, model.num_channels))
         fresh = flatten_params(model.init(key, video)["params"])
         return {path: fresh[path] for path in paths}
 
-    return jax.jit(wanted)(key)
+    with _on_cpu():
+        drawn = jax.jit(wanted)(jax.random.key(0) if key is None else key)
+        return {path: np.array(array) for path, array in drawn.items()}

@@ -186,9 +186,7 @@ def params_from_official(tensors: Mapping[str, np.ndarray], model: TimeSformer) 
 
     Raises `InputError` that lists at once everything that doesn't fit.
     """
-    held = Tensors(
-        {name: np.shape(array) for name, array in tensors.items()}, lambda name: np.asarray(tensors[name], np.float32)
-    )
+    held = Tensors({name: np.shape(array) for name, array in tensors.items()}, lambda name: np.array(tensors[name], np.float32))
     found = recognise(held, "The state dict", "official")
     given, problems = translate(held, found, model.num_heads)
     return fit(given, model, Report("The state dict", found.format.title, model), problems, found.unknown)

@@ -192,10 +192,7 @@ def _read_own(checkpoint: Path, entry: str | None, *, numbers: bool) -> Contents
     scanned = fields.pop("scan_layers")
     if numbers:
         params = read_checkpoint(checkpoint, entry)[0]
-        # numpy's arrays share the memory of JAX's here.
-        given = {
-            name: np.asarray(array) for name, array in flatten_params(unstack_blocks(params) if scanned else params).items()
-        }
+        given = flatten_params(unstack_blocks(params) if scanned else params)
     else:
         shapes = flatten_params(parameter_shapes(TimeSformer(**fields)))
         given = {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in shapes.items()}
