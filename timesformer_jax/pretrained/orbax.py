@@ -46,11 +46,11 @@ def read_notes(path: Path) -> Mapping[str, Any]:
     if not (path / _tree(notes)).is_dir():
         raise InputError(f"The checkpoint {path} is not whole: it has no {_tree(notes)}.")
     if size is not None:
-        check_size_of_model(TimeSformer(**described(path, notes)), size, path)
+        check_size_of_model(TimeSformer(**checkpoint_fields(path, notes)), size, path)
     return notes
 
 
-def described(path: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
+def checkpoint_fields(path: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
     """The model's fields by what `read_notes` gives; raises `InputError` for what can't be one."""
     if not isinstance(notes["model"], Mapping):
         raise InputError(f"The checkpoint {path} describes its model by {shown(notes['model'])}, expected an object.")
@@ -76,7 +76,7 @@ def _tree(notes: Mapping[str, Any]) -> str:
     return "ema" if isinstance(optimizer, Mapping) and optimizer.get("ema") else "params"
 
 
-def trees(path: Path, notes: Mapping[str, Any], entry: str | None = None) -> tuple[str, tuple[str, ...]]:
+def checkpoint_entries(path: Path, notes: Mapping[str, Any], entry: str | None = None) -> tuple[str, tuple[str, ...]]:
     """The entry to read, by default the moving average where one was kept, and the other ones.
 
     Raises `InputError` for an entry that the checkpoint doesn't have.
@@ -94,9 +94,9 @@ def read_checkpoint(path: Path, entry: str | None = None) -> tuple[dict[str, Any
     Raises `InputError` for a checkpoint of another program, and for a damaged one.
     """
     notes = read_notes(path)
-    name, _ = trees(path, notes, entry)
+    name, _ = checkpoint_entries(path, notes, entry)
     check_digests(path, (name,))
-    return read_host_arrays(path, {name: parameter_shapes(TimeSformer(**described(path, notes)))})[name], notes
+    return read_host_arrays(path, {name: parameter_shapes(TimeSformer(**checkpoint_fields(path, notes)))})[name], notes
 
 
 def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:

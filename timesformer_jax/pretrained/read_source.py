@@ -23,9 +23,9 @@ from timesformer_jax.pretrained.fit_to_model import HEAD
 from timesformer_jax.pretrained.huggingface_config import PREPROCESSOR, preprocess_of_preprocessor, scaling_of_images
 from timesformer_jax.pretrained.infer_config import HEADS, fields_of_parameters, known_heads, merge_fields
 from timesformer_jax.pretrained.matching import ESSENTIAL, Recognised, count_heads, recognise, translate, width
-from timesformer_jax.pretrained.orbax import described, find_checkpoint, read_checkpoint, read_notes, trees
+from timesformer_jax.pretrained.orbax import checkpoint_entries, checkpoint_fields, find_checkpoint, read_checkpoint, read_notes
 from timesformer_jax.pretrained.rewrite_parameters import rewrite
-from timesformer_jax.pretrained.sidecar import read_beside, read_sidecars
+from timesformer_jax.pretrained.sidecar import read_json_next_to, read_sidecars
 from timesformer_jax.pretrained.tensor_files import open_tensors
 from timesformer_jax.pretrained.weight_formats import OWN, Format
 
@@ -134,7 +134,7 @@ def read_contents(
     fields = merge_fields(
         ("what stands beside the tensors", said), ("the tensors", shown), ("num_heads=", {"num_heads": heads})
     )
-    preprocessor = read_beside(path, PREPROCESSOR) if found.format.config else {}
+    preprocessor = read_json_next_to(path, PREPROCESSOR) if found.format.config else {}
     scaling = scaling_of_images(preprocessor) if found.format.image else {}
     prepared = {
         **stated.preprocess,
@@ -187,8 +187,8 @@ def _drop_classifier(given: dict[str, np.ndarray], found: Recognised, pooled: st
 
 def _read_own(checkpoint: Path, entry: str | None, *, numbers: bool) -> Contents:
     notes = read_notes(checkpoint)
-    entry, others = trees(checkpoint, notes, entry)
-    fields = described(checkpoint, notes)
+    entry, others = checkpoint_entries(checkpoint, notes, entry)
+    fields = checkpoint_fields(checkpoint, notes)
     scanned = fields.pop("scan_layers")
     if numbers:
         params = read_checkpoint(checkpoint, entry)[0]

@@ -61,7 +61,7 @@ def read_sidecars(path: Path, format: Format, width: int) -> tuple[Stated, list[
     found: list[tuple[str, Stated]] = []
     notes: list[str] = []
     for reader in readers:
-        config = read_beside(path, reader.file)
+        config = read_json_next_to(path, reader.file)
         if not config:
             continue
         if reader.recognises(config):
@@ -93,7 +93,7 @@ def _merged(found: list[tuple[str, Stated]], notes: list[str]) -> Stated:
     )
 
 
-def read_beside(path: Path, name: str) -> dict[str, Any]:
-    """A JSON file of a Hugging Face folder, or beside a file of weights; empty where there is none."""
+def read_json_next_to(path: Path, name: str) -> dict[str, Any]:
+    """The JSON file of this name in a folder, or next to a file of weights; empty if there is none."""
     file = (path if path.is_dir() else path.parent) / name
     return read_json(file) if file.exists() else {}
