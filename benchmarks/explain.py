@@ -87,7 +87,7 @@ def digits(run: str, num_clips: int) -> None:
     fresh: Any = jax.jit(trained.model.init)(jax.random.key(1), jnp.asarray(video[:1]))["params"]
     print("| model | map | points at the digit | median of inside / outside |")
     print("|---|---|---|---|")
-    for name, params in (("trained", trained.params), ("fresh", fresh)):
+    for name, params in (("trained", trained.variables["params"]), ("fresh", fresh)):
         scores: Any = trained.model.apply({"params": params}, jnp.asarray(video))
         maps = {
             "rollout": explain.attention_rollout(trained.model, params, video),

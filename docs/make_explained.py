@@ -24,8 +24,9 @@ def main(run: str, output: str) -> None:
     scores = trained.view_scores(video)
     best = int(scores.argmax())
     shown = trained.preprocess.pictures(video[0])
-    relevance = explain.class_relevance(trained.model, trained.params, video, np.array([best]))
-    rollout = explain.attention_rollout(trained.model, trained.params, video)
+    params = trained.variables["params"]
+    relevance = explain.class_relevance(trained.model, params, video, np.array([best]))
+    rollout = explain.attention_rollout(trained.model, params, video)
     panels = [
         Panel(f"a moving {digit}", shown),
         Panel(f"relevance of {trained.label(best)} ({scores[best]:.1%})", explain.overlay(shown, relevance[0])),

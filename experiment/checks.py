@@ -9,7 +9,7 @@ import timesformer_jax as tsf
 from timesformer_jax import evaluation, training
 from timesformer_jax.features import folder_at
 from timesformer_jax.os_errors import sentence
-from timesformer_jax.pretrained.own import find_checkpoint, read_notes
+from timesformer_jax.pretrained.orbax import find_checkpoint, read_notes
 
 SPLITS = ("train", "val")
 DTYPES = ("float32", "bfloat16", "float16")

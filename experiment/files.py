@@ -13,7 +13,7 @@ from experiment.model import RunModel
 from experiment.modes import MODES, Mode
 from timesformer_jax import training
 from timesformer_jax.modeling import describe_model, flatten_params, parameter_shapes
-from timesformer_jax.pretrained.report import describe_not_finite
+from timesformer_jax.pretrained.load_report import describe_not_finite
 from timesformer_jax.processes import from_first
 from timesformer_jax.run_lock import take_lock
 from timesformer_jax.video import Preprocess

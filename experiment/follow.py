@@ -13,7 +13,7 @@ from experiment.init_from import allowed_of_init_from, check_allow, choice_of_in
 from experiment.modes import MODES
 from timesformer_jax.features import folder_at
 from timesformer_jax.pretrained import Architecture, read_architecture
-from timesformer_jax.pretrained.own import find_checkpoint
+from timesformer_jax.pretrained.orbax import find_checkpoint
 from timesformer_jax.video import Preprocess
 
 log = logging.getLogger("timesformer_jax")

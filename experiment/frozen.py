@@ -12,7 +12,7 @@ from experiment.setup import Run
 from timesformer_jax import training
 from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import describe_model
-from timesformer_jax.pretrained.own import find_checkpoint
+from timesformer_jax.pretrained.orbax import find_checkpoint
 
 log = logging.getLogger("timesformer_jax")
 

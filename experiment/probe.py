@@ -20,7 +20,7 @@ from input_pipeline import EvalViews
 from timesformer_jax import evaluation, training
 from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import describe_model
-from timesformer_jax.pretrained.own import find_checkpoint, write_checkpoint
+from timesformer_jax.pretrained.orbax import find_checkpoint, write_checkpoint
 from timesformer_jax.processes import wait_for_all
 from timesformer_jax.progress import number
 from timesformer_jax.state_files import write_json

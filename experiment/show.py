@@ -19,6 +19,7 @@ from input_pipeline import (
     prepare_training,
     training_batches,
 )
+from timesformer_jax.video import denormalize
 
 log = logging.getLogger("timesformer_jax")
 
@@ -68,6 +69,4 @@ def _name(label: Any, names: list[str]) -> str:
 
 def pictures(clips: jax.Array, pixels: PixelOptions) -> np.ndarray:
     """uint8 RGB again, after all that happened to them."""
-    values = np.asarray(clips, np.float32) * np.asarray(pixels.std) + np.asarray(pixels.mean)
-    values = values[..., ::-1] if pixels.channel_order == "bgr" else values
-    return (255 * values.clip(0, 1)).round().astype(np.uint8)
+    return denormalize(clips, pixels.mean, pixels.std, pixels.channel_order)

@@ -24,7 +24,7 @@ from input_pipeline import EvalViews, mix_clips
 from timesformer_jax import evaluation, training
 from timesformer_jax.cost import count_multiply_adds
 from timesformer_jax.features import folder_at
-from timesformer_jax.pretrained.targets import describe_unsupported
+from timesformer_jax.pretrained.writer_limits import describe_unsupported
 from timesformer_jax.processes import from_first, wait_for_all
 from timesformer_jax.run_lock import check_unlocked
 from timesformer_jax.state_files import write_json

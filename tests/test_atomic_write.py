@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from timesformer_jax.atomic_write import apply_umask, replacing, write_whole
+from timesformer_jax.atomic_write import apply_umask, replacing, replacing_folder, write_whole
 
 
 @pytest.mark.parametrize("make", [Path, epath.Path])
@@ -20,6 +20,23 @@ def test_replacing_a_failed_block_leaves_the_old_file_alone(tmp_path: Path, make
     with replacing(path) as part:
         part.write_text("new")
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("old", [None, "file", "folder"])
+def test_replacing_folder_is_all_or_nothing(tmp_path: Path, old: str | None):
+    path = tmp_path / "result"
+    if old == "folder":
+        path.mkdir()
+    if old is not None:
+        (path / "a" if old == "folder" else path).write_text("old")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(TypeError), replacing_folder(path) as new:
+        new.write_text("half") + "of it"
+    assert sorted(tmp_path.rglob("*")) == before
+    with replacing_folder(path) as new:
+        new.mkdir()
+        (new / "b").write_text("new")
+    assert sorted(tmp_path.rglob("*")) == [path, path / "b"]
 
 
 def test_apply_umask_reaches_files_in_folders(tmp_path: Path):

@@ -11,9 +11,9 @@ import pytest
 
 import timesformer_jax as tsf
 from tests.support import random_variables
-from timesformer_jax.pretrained import KINDS, WRITERS, ZOO
-from timesformer_jax.pretrained.families import families_table
-from timesformer_jax.pretrained.targets import TARGETS
+from timesformer_jax.pretrained import FORMATS, WRITERS, ZOO
+from timesformer_jax.pretrained.model_families import families_table
+from timesformer_jax.pretrained.writer_limits import TARGETS
 
 ROOT = Path(__file__).parent.parent
 
@@ -119,8 +119,8 @@ def test_the_table_of_limits_is_the_writers():
 
 
 def test_the_tables_of_weights_are_complete():
-    """Every kind that can be read or written, and every published checkpoint with its figures."""
-    for name in {*KINDS, *WRITERS}:
+    """Every format that can be read or written, and every published checkpoint with its figures."""
+    for name in {*FORMATS, *WRITERS}:
         assert name in WEIGHTS, name
     assert families_table() in WEIGHTS, f"the table of families should be\n{families_table()}"
     for name, row in ZOO.items():

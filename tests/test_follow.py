@@ -23,7 +23,7 @@ from tests.runs import config_of, results
 from tests.support import random_variables
 from timesformer_jax.modeling import describe_model
 from timesformer_jax.pretrained import WRITERS, Architecture
-from timesformer_jax.pretrained.own import write_checkpoint
+from timesformer_jax.pretrained.orbax import write_checkpoint
 
 PREPROCESS = tsf.Preprocess(num_frames=4, crop_size=32, sampling_rate=2.0, mean=(0.1, 0.2, 0.3), channel_order="bgr")
 

@@ -107,7 +107,7 @@ def test_what_is_imported_is_pinned():
     rooms = [room for room in ROOT.iterdir() if room.is_dir() and not room.name.startswith(".")]
     for path in [*ROOT.glob("*.py"), *(path for room in rooms for path in room.rglob("*.py"))]:
         peers = {"torch", "transformers"} if path.parent.name in ("benchmarks", "accelerator", "parity") else set()
-        peers |= {"torch"} if path.name == "formats.py" else set()  # optional, and only when such a file is read
+        peers |= {"torch"} if path.name == "tensor_files.py" else set()  # optional, and only when such a file is read
         assert imports(path) & {"torch", "transformers"} <= peers, path
         for name in {name.partition(".")[0] for name in imports(path)} - ours - sys.stdlib_module_names:
             assert canonical(packages.get(name, name)) in pinned, f"{path} imports {name}"
@@ -128,8 +128,9 @@ def imports(path: Path) -> set[str]:
 GROUND = {
     f"timesformer_jax.{name}"
     for name in (
-        *("_typing", "atomic_write", "devices", "digests", "errors", "extras", "interpolation", "labels", "os_errors"),
-        *("peers", "preemption", "printable", "processes", "progress", "quiet_orbax", "renamed", "run_lock", "state_files"),
+        *("_typing", "atomic_write", "devices", "digests", "errors", "extras", "interpolation", "labels", "orbax_io"),
+        *("os_errors", "peers", "preemption", "printable", "processes", "progress", "quiet_orbax", "renamed", "run_lock"),
+        "state_files",
         "version",
     )
 }
@@ -180,8 +181,8 @@ def test_every_room_has_its_rule():
     [
         ("tensorflow", ["input_pipeline/_tensorflow.py"]),
         ("tensorflow_datasets", ["input_pipeline/_tensorflow.py"]),
-        ("torch", ["timesformer_jax/pretrained/formats.py"]),
-        ("safetensors", ["timesformer_jax/pretrained/formats.py"]),
+        ("torch", ["timesformer_jax/pretrained/tensor_files.py"]),
+        ("safetensors", ["timesformer_jax/pretrained/tensor_files.py"]),
         ("huggingface_hub", ["timesformer_jax/pretrained/zoo.py"]),
         (
             "matplotlib",
@@ -208,7 +209,7 @@ def test_every_room_has_its_rule():
         ("dm_pix", ["timesformer_jax/augment/prepare.py", "timesformer_jax/augment/rand_augment.py"]),
         ("xxhash", ["timesformer_jax/digests.py"]),
         ("google_crc32c", ["timesformer_jax/datasets/tfrecords.py"]),
-        ("orbax", ["timesformer_jax/pretrained/own.py", "timesformer_jax/training/checkpoints.py"]),
+        ("orbax", ["timesformer_jax/orbax_io.py", "timesformer_jax/training/checkpoints.py"]),
     ],
 )
 def test_heavy_modules_have_one_place(module: str, where: list[str]):

@@ -22,7 +22,7 @@ from experiment.train import hint_at_small
 from input_pipeline import DATASETS, open_dataset
 from tests.runs import ROOT, config_of, predictions, results, small_folder
 from timesformer_jax import InputError, training
-from timesformer_jax.pretrained.own import read_checkpoint
+from timesformer_jax.pretrained.orbax import read_checkpoint
 from timesformer_jax.state_files import sealed
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if "def get_config(" in path.read_text())

@@ -19,7 +19,7 @@ from experiment.curves import read_curves
 from tests.processes import NUM_STEPS, fields, finish, flags, start
 from tests.runs import ROOT, config_of, figures, predictions, results
 from timesformer_jax import training
-from timesformer_jax.pretrained.own import read_checkpoint
+from timesformer_jax.pretrained.orbax import read_checkpoint
 
 
 def first_loss(workdir: Path) -> tuple[int, float]:

@@ -18,7 +18,7 @@ from tests.processes import NUM_STEPS, flags
 from tests.runs import ROOT, on_devices, results
 from tests.support import moving_square, write_video
 from timesformer_jax import digests
-from timesformer_jax.pretrained.own import read_checkpoint
+from timesformer_jax.pretrained.orbax import read_checkpoint
 
 FEW_DESCRIPTORS = 256
 

@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all, with the permissions that the user's umask asks for."""
+"""Files and folders that appear whole or not at all, with the permissions that the user's umask asks for."""
 
 import contextlib
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,27 @@ def replacing(path: Any, suffix: str = ".part") -> Iterator[Any]:
         if isinstance(error, OSError) and error.errno in NAMES and not isinstance(error, WriteError):
             raise WriteError(path, error) from error
         raise
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a place for a folder or a file, and rename it to `path`, which may be a folder, once the block has succeeded.
+
+    What is written gets the permissions that the user's umask asks for. A block that fails leaves `path` as it was and removes
+    what it wrote. A rename doesn't replace a folder, so the old one is moved away first, and back if the rename fails.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}-", dir=path.parent) as beside:
+        new, old = Path(beside) / "new", Path(beside) / "old"
+        yield new
+        apply_umask(new)
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
 
 
 def write_whole(path: Any, content: str | bytes) -> None:

@@ -229,7 +229,7 @@ def _create(path: Any, content: dict[str, Any]) -> bool:
     try:
         part.write_text(text)
         try:
-            os.link(part, path)
+            os.link(part, path)  # not `replacing`: a rename would replace another process's lock
         except FileExistsError:
             return False
         except OSError:  # a disk without hard links

@@ -222,18 +222,11 @@ def digest_arrays(tree: Any) -> dict[str, str]:
 
 def digest_checkpoint(workdir: Path, step: int = STEPS) -> dict[str, str]:
     """Digests of everything that the checkpoint of a step holds, on however many devices it was written."""
-    import jax
-    from orbax.checkpoint import v1 as ocp
+    from timesformer_jax.orbax_io import read_host_arrays, read_metadata
 
-    path = str(workdir / "checkpoints" / str(step))
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    described: Any = ocp.checkpointables_metadata(path).metadata
-    abstract = {
-        name: jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device), tree)
-        for name, tree in described.items()
-        if name != "metrics"
-    }
-    return digest_arrays(ocp.load_checkpointables(path, abstract))
+    path = workdir / "checkpoints" / str(step)
+    entries = {name: tree for name, tree in read_metadata(path).entries.items() if name != "metrics"}
+    return digest_arrays(read_host_arrays(path, entries))
 
 
 RESULT_FILES = ("results.json", "predictions.jsonl", "confusion.csv")

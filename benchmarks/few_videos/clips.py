@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from input_pipeline.moving_digits import MOTIONS, draw_clip
+from timesformer_jax.atomic_write import replacing
 
 KNOWN_DIGITS = range(5)
 """Digits of the pretraining; the others are new."""
@@ -48,15 +49,13 @@ def _write_video(path: Path, frames: np.ndarray) -> None:
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".part.mp4")
-    with av.open(str(half), "w") as container:
+    with replacing(path, ".part.mp4") as part, av.open(str(part), "w") as container:
         stream: Any = container.add_stream("libx264", rate=Fraction(FPS), options={"crf": "12", "preset": "veryfast"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    half.rename(path)
 
 
 def write_list(path: Path, rows: Iterable[tuple[Path, str]]) -> Path:

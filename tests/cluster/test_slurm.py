@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.runs import ROOT, results, run_of_steps
-from timesformer_jax.pretrained.own import read_checkpoint
+from timesformer_jax.pretrained.orbax import read_checkpoint
 
 pytestmark = pytest.mark.cluster
 

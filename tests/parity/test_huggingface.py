@@ -176,7 +176,7 @@ def test_the_names_that_transformers_5_has_in_memory(tmp_path: Path):
     model.save_pretrained(tmp_path / "folder")
     torch.save(model.state_dict(), tmp_path / "a.pt")
     in_memory = tsf.load(tmp_path / "a.pt", num_heads=3)
-    assert in_memory.report.kind.startswith("a Hugging Face image transformer")
+    assert in_memory.report.format.startswith("a Hugging Face image transformer")
     jax.tree.map(np.testing.assert_array_equal, in_memory.params, tsf.load(tmp_path / "folder").params)
 
 

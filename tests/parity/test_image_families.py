@@ -24,7 +24,8 @@ from experiment.follow import follow_weights
 from tests.parity.test_huggingface import randomised
 from tests.runs import config_of
 from timesformer_jax import training
-from timesformer_jax.pretrained.fields import HEADS, MODEL_TYPES, fields_of_config
+from timesformer_jax.pretrained.huggingface_config import MODEL_TYPES, fields_of_config
+from timesformer_jax.pretrained.infer_config import HEADS
 from timesformer_jax.pretrained.timm_config import REFUSED, fields_of_architecture
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]

@@ -17,7 +17,7 @@ from tests.pretrained.files import OFFICIAL, golden_arrays, golden_tensors, offi
 from tests.pretrained.test_load import assert_golden
 from tests.support import load_golden
 from timesformer_jax.pretrained import save_mmaction2, save_official
-from timesformer_jax.pretrained.saving import WRITERS
+from timesformer_jax.pretrained.save import WRITERS
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
 
@@ -44,8 +44,8 @@ def test_official_files(attention_type: str, wrapper: str | None, prefix: str, z
     tensors = state(attention_type, prefix)
     content = {"epoch": 14, wrapper: tensors, "optimizer_state": {"state": {}}, "cfg": "A: 1"} if wrapper else tensors
     torch.save(content, tmp_path / "a.pyth", _use_new_zipfile_serialization=zipped)
-    kind = "official" if attention_type == "space_only" and wrapper != "model_state" else None  # could be an image model's
-    pretrained = tsf.load(tmp_path / "a.pyth", num_heads=3, kind=kind)
+    format = "official" if attention_type == "space_only" and wrapper != "model_state" else None  # could be an image model's
+    pretrained = tsf.load(tmp_path / "a.pyth", num_heads=3, format=format)
     jax.tree.map(np.testing.assert_array_equal, pretrained.params, load_golden(attention_type).params())
     if prefix == "model." and zipped:
         assert_golden(pretrained, attention_type)

@@ -20,7 +20,7 @@ from tests.pretrained.files import (
     timm_tensors,
     write_safetensors,
 )
-from timesformer_jax.pretrained.beside import notes_for
+from timesformer_jax.pretrained.file_notes import notes_for
 
 hypothesis = pytest.importorskip("hypothesis")
 given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies

@@ -13,7 +13,7 @@ import pytest
 import timesformer_jax as tsf
 from tests.pretrained.files import golden_huggingface, golden_tensors, official_file, write_safetensors
 from timesformer_jax.digests import write_digests
-from timesformer_jax.pretrained.official_yaml import entries_of_yaml
+from timesformer_jax.pretrained.file_notes import entries_of_yaml
 
 
 def refused(path: Path, **options: Any) -> str:

@@ -13,9 +13,9 @@ import timesformer_jax as tsf
 from experiment.init_from import UNUSED_EMBEDDINGS
 from tests.pretrained.files import golden_arrays, golden_tensors, write_folder, write_safetensors
 from timesformer_jax.modeling import flatten_params
-from timesformer_jax.pretrained.formats import Tensors
-from timesformer_jax.pretrained.kinds import KINDS
-from timesformer_jax.pretrained.reading import recognise
+from timesformer_jax.pretrained.matching import recognise
+from timesformer_jax.pretrained.tensor_files import Tensors
+from timesformer_jax.pretrained.weight_formats import FORMATS
 
 DRAW = np.random.default_rng(0)
 
@@ -28,7 +28,7 @@ def test_the_official_inflation(attention_type: str, tmp_path: Path):
     options: dict[str, Any] = {"num_heads": 3, "num_classes": 5, "num_frames": 4, "attention_type": attention_type}
     options["initialization"] = "from_scratch"  # for models without weights: it has no say here
     pretrained = tsf.load(source, **options)
-    assert pretrained.report.kind == "a timm or DeiT image transformer"
+    assert pretrained.report.format == "a timm or DeiT image transformer"
     expected = golden_tensors(f"inflate_{attention_type}", "expected/")
     head = {"head.weight": np.zeros((5, 24), np.float32), "head.bias": np.zeros(5, np.float32)}
     official = write_safetensors(tmp_path / "official", {f"model.{k}": v for k, v in {**expected, **head}.items()})
@@ -315,8 +315,8 @@ def test_a_space_only_model_is_an_image_model_unless_it_says_so(prefix: str, tmp
     tensors = {prefix + name: tensor for name, tensor in golden_tensors("official_space_only").items()}
     image = tsf.load(write_safetensors(tmp_path / "a", tensors), num_heads=3)
     assert image.model.attention_type == "divided_space_time"
-    assert "kind='official'" in str(image.report)
-    assert tsf.load(tmp_path / "a", num_heads=3, kind="official").model.attention_type == "space_only"
+    assert "format='official'" in str(image.report)
+    assert tsf.load(tmp_path / "a", num_heads=3, format="official").model.attention_type == "space_only"
     held = Tensors({name: tensor.shape for name, tensor in tensors.items()}, tensors.__getitem__)
     for said in ({"wrapper": "model_state"}, {"notes": {"cfg": "TIMESFORMER:\n  ATTENTION_TYPE: space_only\n"}}):
-        assert recognise(held._replace(**said), "it").kind is KINDS["official"]
+        assert recognise(held._replace(**said), "it").format is FORMATS["official"]

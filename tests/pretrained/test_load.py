@@ -2,6 +2,7 @@
 
 import functools
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from tests.pretrained.files import (
 )
 from tests.support import load_golden, random_variables
 from timesformer_jax.modeling.embeddings import resize_position_embedding, resize_time_embedding
-from timesformer_jax.pretrained import check_weights, formats, params_from_official, save_official
-from timesformer_jax.pretrained.fields import fields_of_official_config
+from timesformer_jax.pretrained import check_weights, fit_to_model, params_from_official, save_official, tensor_files
+from timesformer_jax.pretrained.file_notes import fields_of_official_config
 
 APPLY = jax.jit(
     lambda model, params, video: (
@@ -46,11 +47,11 @@ def assert_golden(pretrained: tsf.Pretrained, attention_type: str) -> None:
 
 @pytest.mark.parametrize("attention_type", OFFICIAL)
 def test_official_tensors(attention_type: str, tmp_path: Path):
-    pretrained = tsf.load(official_file(tmp_path / "a.safetensors", attention_type), num_heads=3, kind="official")
+    pretrained = tsf.load(official_file(tmp_path / "a.safetensors", attention_type), num_heads=3, format="official")
     assert_golden(pretrained, attention_type)
     golden = load_golden(attention_type).model
     assert pretrained.model == golden.clone(num_frames=8) if attention_type == "space_only" else golden
-    assert pretrained.report.kind == "the official TimeSformer release"
+    assert pretrained.report.format == "the official TimeSformer release"
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "module.model.", "module."])
@@ -64,7 +65,7 @@ def test_prefixes_of_official_files(prefix: str, tmp_path: Path):
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_official_to_our_own_checkpoint(attention_type: str, scan_layers: bool, tmp_path: Path):
     source = official_file(tmp_path / "a.safetensors", attention_type)
-    pretrained = tsf.load(source, num_heads=3, scan_layers=scan_layers, labels=list("abcde"), kind="official")
+    pretrained = tsf.load(source, num_heads=3, scan_layers=scan_layers, labels=list("abcde"), format="official")
     tsf.save(pretrained, tmp_path / "own")
     for path in (tmp_path / "own", str(tmp_path / "own")):
         again = tsf.load(path, scan_layers=scan_layers)
@@ -199,7 +200,9 @@ def test_into_a_model_of_one_s_own(tmp_path: Path):
 def test_a_joint_model_becomes_a_divided_one(tmp_path: Path):
     """As an image model does: the spatial attention is copied, `temporal_fc` zero."""
     source = official_file(tmp_path / "a.safetensors", "space_only")
-    pretrained = tsf.load(source, num_heads=3, attention_type="divided_space_time", kind="official")
+    pretrained = tsf.load(source, num_heads=3, attention_type="divided_space_time", kind="official")  # format's former name
+    assert pretrained.report is not None
+    assert pretrained.report.kind == pretrained.report.format == "the official TimeSformer release"
     block = pretrained.params["blocks_1"]
     jax.tree.map(np.testing.assert_array_equal, block["temporal_attn"], block["attn"])
     assert not block["temporal_fc"]["kernel"].any()
@@ -364,7 +367,7 @@ def test_weights_are_checked_without_reading_them(name: str, tmp_path: Path, mon
     def refuse(*arguments: Any) -> None:
         raise AssertionError("a tensor was read")
 
-    monkeypatch.setattr(formats, "_as_float32", refuse)
+    monkeypatch.setattr(tensor_files, "_as_float32", refuse)
     check_weights(source, model=model.clone(num_classes=1))
     check_weights(source, model=model.clone(num_classes=1, num_frames=2, image_size=32))
     assert [error_of(check_weights, source, each) for each in wrong] == reasons
@@ -387,3 +390,48 @@ def test_values_that_are_not_finite_are_reported(tmp_path: Path, caplog: pytest.
     told = "3 value(s) are NaN or infinite, in head/bias (1), norm/scale (2)"
     assert told in str(report)
     assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'a'}: {told}."]
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_nothing_is_put_on_a_device(scan_layers: bool, tmp_path: Path):
+    """Not even for a moment, from a file of tensors or a checkpoint of ours, stacked or not."""
+    pretrained = tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3)
+    tsf.save(pretrained, tmp_path / "own")
+    with jax.transfer_guard("disallow_explicit"):
+        loaded = [tsf.load(tmp_path / name, num_heads=3, scan_layers=scan_layers) for name in ("a.safetensors", "own")]
+    for each in loaded:
+        assert all(type(leaf) is np.ndarray and not leaf.flags.writeable for leaf in jax.tree.leaves(each.params))
+        per_block = tsf.unstack_blocks(each.params) if scan_layers else each.params
+        jax.tree.map(np.testing.assert_array_equal, per_block, pretrained.params)
+
+
+def test_what_is_computed_for_a_model_is_computed_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Resized embeddings and fresh parameters, here with the last device as the default one."""
+    official_file(tmp_path / "a.safetensors")
+    used: list[set[jax.Device]] = []
+    compute = fit_to_model.np.array
+
+    def array(value: Any, *args: Any) -> np.ndarray:
+        used.extend([value.devices()] if isinstance(value, jax.Array) else [])
+        return compute(value, *args)
+
+    monkeypatch.setattr(fit_to_model, "np", types.SimpleNamespace(**{**vars(np), "array": array}))
+    with jax.default_device(jax.devices()[-1]):
+        there = {id(each) for each in jax.live_arrays()}
+        pretrained = tsf.load(tmp_path / "a.safetensors", num_heads=3, num_classes=7, image_size=48, num_frames=6)
+        assert {id(each) for each in jax.live_arrays()} <= there
+    assert len(used) == 4  # pos_embed, time_embed, and the classifier's kernel and bias
+    assert used == [{jax.devices()[0]}] * 4
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(pretrained.params))
+
+
+def test_a_loaded_model_is_placed_once(tmp_path: Path):
+    pretrained = tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3)
+    video = jnp.asarray(load_golden("divided_space_time").video())
+    first = pretrained(video)
+    placed = jax.tree.leaves(pretrained.variables)
+    with jax.transfer_guard("disallow_explicit"):
+        second = pretrained(video)
+    assert all(one is other for one, other in zip(placed, jax.tree.leaves(pretrained.variables), strict=True))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, pretrained.model.apply({"params": pretrained.params}, video), atol=1e-5)

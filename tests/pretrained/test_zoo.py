@@ -12,10 +12,11 @@ from tests.pretrained.files import golden_huggingface, write_safetensors
 from tests.support import random_variables
 from timesformer_jax.__main__ import main
 from timesformer_jax.modeling import describe_model, flatten_params, parameter_shapes
-from timesformer_jax.pretrained.beside import preprocess_of_notes
-from timesformer_jax.pretrained.kinds import KINDS, template
-from timesformer_jax.pretrained.preprocessing import choose_preprocess
-from timesformer_jax.pretrained.report import Report
+from timesformer_jax.pretrained.file_notes import preprocess_of_notes
+from timesformer_jax.pretrained.infer_config import choose_preprocess
+from timesformer_jax.pretrained.load_report import Report
+from timesformer_jax.pretrained.tensor_names import template
+from timesformer_jax.pretrained.weight_formats import FORMATS
 from timesformer_jax.pretrained.zoo import DATASETS, ZOO, published_as
 
 
@@ -75,8 +76,8 @@ def test_a_file_of_the_same_shape_is_prepared_the_same_way(name: str):
     assert published_as(fields) == name
     report = Report("file.pyth", "", model)
 
-    def chosen(kind: str, said: dict, target: tsf.TimeSformer = model, source: str = "file.pyth") -> tsf.Preprocess:
-        return choose_preprocess(KINDS[kind], said, fields, target, source, report)
+    def chosen(format: str, said: dict, target: tsf.TimeSformer = model, source: str = "file.pyth") -> tsf.Preprocess:
+        return choose_preprocess(FORMATS[format], said, fields, target, source, report)
 
     assert chosen("official", {}) == ZOO[name].preprocess
     assert f"prepared as for {name}" in report.notes[0]
@@ -106,7 +107,7 @@ def test_fine_tuned_weights_are_prepared_as_what_they_were():
         for source in ("file.pyth", name, f"hf:{ZOO[name].repository}"):
             report = Report(source, "", target)
             fields = describe_model(model_of(name))
-            chosen = choose_preprocess(KINDS["official"], {}, fields, target, source, report)
+            chosen = choose_preprocess(FORMATS["official"], {}, fields, target, source, report)
             assert chosen == ZOO[name].preprocess
             assert len(report.notes) == (source == "file.pyth" or "None" in source)
 
@@ -117,16 +118,16 @@ def test_an_official_configuration_decides():
         "DATA:\n  MEAN: [0.4, 0.5, 0.6]\n  NUM_FRAMES: 8\n  SAMPLING_RATE: 16\n  STD:\n  - 0.2\n  - 0.2\n  - 0.25\n"
         "TRAIN:\n  DATASET: ssv2\n"
     )
-    said = preprocess_of_notes({}, config, {})
+    said = preprocess_of_notes({}, config)
     model = model_of("timesformer-base-k400")
     report = Report("", "", model)
-    preprocess = choose_preprocess(KINDS["official"], said, describe_model(model), model, "file", report)
+    preprocess = choose_preprocess(FORMATS["official"], said, describe_model(model), model, "file", report)
     assert preprocess.short_side == 256  # which it doesn't say
     assert not report.notes
     assert preprocess.mean == (0.4, 0.5, 0.6)
     assert preprocess.std == (0.2, 0.2, 0.25)
     assert (preprocess.sampling_rate, preprocess.sampling, preprocess.channel_order) == (16.0, "segments", "bgr")
-    kinetics = preprocess_of_notes({}, config.replace("ssv2", "kinetics"), {})
+    kinetics = preprocess_of_notes({}, config.replace("ssv2", "kinetics"))
     assert (kinetics["sampling"], kinetics["channel_order"]) == ("uniform", "rgb")
 
 
@@ -154,7 +155,7 @@ def test_a_name_of_the_zoo_from_the_cache(offline: Path):
     snapshot.mkdir()
     model = tsf.TimeSformer(num_classes=174, depth=1)
     params = flatten_params(random_variables(model)["params"])
-    rows = {row.ours: row for row in KINDS["huggingface"].rows}
+    rows = {row.ours: row for row in FORMATS["huggingface"].rows}
     tensors = {}
     for path, array in params.items():
         general, block = template(path)

@@ -10,7 +10,15 @@ import pytest
 
 import timesformer_jax as tsf
 from tests.support import GOLDEN, moving_square, write_video
-from timesformer_jax.video import UnreadableVideoError, clip_frames, open_video, sample_frames, segment_frames
+from timesformer_jax.video import (
+    UnreadableVideoError,
+    clip_frames,
+    denormalize,
+    normalize,
+    open_video,
+    sample_frames,
+    segment_frames,
+)
 from timesformer_jax.video.decoding import VideoFile
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (50, 40, 56, 3), dtype=np.uint8)
@@ -78,6 +86,13 @@ def test_channels_in_the_other_order():
         rgb * values["std"] + values["mean"], (bgr * values["std"] + values["mean"])[..., ::-1], atol=1e-6
     )
     assert np.abs(rgb - bgr).max() > 0.1
+
+
+@pytest.mark.parametrize("channel_order", ["rgb", "bgr"])
+def test_denormalize_gives_back_the_frames(channel_order: str):
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    ordered = FRAMES[..., ::-1] if channel_order == "bgr" else FRAMES
+    np.testing.assert_array_equal(denormalize(normalize(ordered, mean, std), mean, std, channel_order), FRAMES)
 
 
 def test_a_file_gives_the_same_as_its_frames(tmp_path: Path):

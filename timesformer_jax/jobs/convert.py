@@ -9,7 +9,7 @@ import argparse
 from timesformer_jax.modeling import SCORES
 from timesformer_jax.modeling.layers import ACTIVATIONS
 from timesformer_jax.pretrained import WRITERS, convert
-from timesformer_jax.pretrained.kinds import KINDS
+from timesformer_jax.pretrained.weight_formats import FORMATS
 from timesformer_jax.printable import printable
 
 
@@ -52,8 +52,8 @@ def add_load_arguments(job: argparse.ArgumentParser, *, former: str = "--kind") 
         "--image-size", type=int, nargs="+", metavar="N", help="pixels, one number or height and width (default: the weights')"
     )
     job.add_argument("--num-heads", type=int, help="attention heads (default: as the file says, else as usual for its width)")
-    formats = {"choices": list(KINDS), "dest": "checkpoint_format"}
-    text = f"format of the weights: {', '.join(KINDS)} (default: detected from their content)"
+    formats = {"choices": list(FORMATS), "dest": "checkpoint_format"}
+    text = f"format of the weights: {', '.join(FORMATS)} (default: detected from their content)"
     job.add_argument("--checkpoint-format", **formats, metavar="FORMAT", help=text)
     job.add_argument(former, **formats, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     text = "how scores become probabilities; sigmoid is for multi-label models (default: as the file says, else softmax)"
@@ -94,7 +94,7 @@ SIZES = {
 def load_options(arguments: argparse.Namespace) -> dict:
     """The arguments of `add_load_arguments` as `load` takes them."""
     options = {name: getattr(arguments, name) for name in LOAD_OPTIONS}
-    options["kind"] = arguments.checkpoint_format
+    options["format"] = arguments.checkpoint_format
     if arguments.image_size is not None:
         options["image_size"] = arguments.image_size[0] if len(arguments.image_size) == 1 else tuple(arguments.image_size)
     return {name: value for name, value in options.items() if value is not None}

@@ -111,7 +111,7 @@ def explain(
 ) -> list[Panel]:
     """The frames of all clips `[clips, T, H, W, 3]`, plain and with the map of each label (of the best one by default)."""
     frames = np.concatenate([pretrained.preprocess.pictures(clip) for clip in clips])
-    model, params = pretrained.model, pretrained.params
+    model, params = pretrained.model, pretrained.variables["params"]
 
     def panel(title: str, maps_of: Callable[[jax.Array], jax.Array]) -> Panel:
         return Panel(title, overlay(frames, np.concatenate([maps_of(jnp.asarray(clip[None]))[0] for clip in clips])))
@@ -131,7 +131,7 @@ def explain(
 
 
 def _relevance(pretrained: Pretrained, label: int, clip: jax.Array) -> jax.Array:
-    return class_relevance(pretrained.model, pretrained.params, clip, np.array([label]))
+    return class_relevance(pretrained.model, pretrained.variables["params"], clip, np.array([label]))
 
 
 def _check(arguments: argparse.Namespace, output: Path) -> None:

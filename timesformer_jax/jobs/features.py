@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     left = sum(len(shards[shard]) for shard in missing)
     if left < len(paths):
         print(f"{len(paths) - left} of {len(paths)} video(s) are there already.", file=sys.stderr)
-    compute = functools.partial(_compute, pretrained.model, arguments.kind, pretrained.params)
+    compute = functools.partial(_compute, pretrained.model, arguments.kind, pretrained.variables["params"])
     progress = Progress(left, quiet=left < 2, say=lambda line: print(line, file=sys.stderr, flush=True))
     with progress, watch_preemption("the shard under way") as stops:
         for shard in missing:

@@ -7,7 +7,7 @@ import numpy as np
 from flax import linen as nn
 from flax.typing import Dtype
 
-from timesformer_jax._typing import Array, Float
+from timesformer_jax._typing import Array, Float, ndarray
 from timesformer_jax.interpolation import cubic, linear, nearest
 from timesformer_jax.modeling.initialization import torch_convolution_bias, torch_convolution_kernel
 
@@ -49,7 +49,7 @@ RESIZES: dict[str, tuple[Weights, Weights]] = {
 
 
 def resize_position_embedding(
-    embedding: Float[Array, "1 tokens D"], grid: tuple[int, int], new_grid: tuple[int, int], resize: str = "nearest"
+    embedding: Float[Array | ndarray, "1 tokens D"], grid: tuple[int, int], new_grid: tuple[int, int], resize: str = "nearest"
 ) -> Float[Array, "1 new_tokens D"]:
     """The space embedding `[1, 1 + h w, D]` for another patch grid, by a way of `RESIZES`; the CLS entry is kept.
 
@@ -57,7 +57,7 @@ def resize_position_embedding(
     silently use a 4 x 4 grid's layout; here the grid itself decides. Source: official `models/vit.py`, `forward_features`.
     """
     if grid == new_grid:
-        return embedding
+        return jnp.asarray(embedding)
     _, in_space = RESIZES[resize]
     rows, columns = (in_space(old, new).astype(np.float32) for old, new in zip(grid, new_grid, strict=True))
     patches = embedding[:, 1:].reshape(1, *grid, -1)
@@ -67,11 +67,11 @@ def resize_position_embedding(
 
 
 def resize_time_embedding(
-    embedding: Float[Array, "1 T D"], num_frames: int, resize: str = "nearest"
+    embedding: Float[Array | ndarray, "1 T D"], num_frames: int, resize: str = "nearest"
 ) -> Float[Array, "1 new_T D"]:
     """The time embedding `[1, T, D]` for another number of frames, by a way of `RESIZES`."""
     if embedding.shape[1] == num_frames:
-        return embedding
+        return jnp.asarray(embedding)
     in_time, _ = RESIZES[resize]
     frames = in_time(embedding.shape[1], num_frames).astype(np.float32)
     return jnp.einsum("st,btd->bsd", frames, embedding, precision="highest")

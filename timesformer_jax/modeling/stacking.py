@@ -2,11 +2,12 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from timesformer_jax._typing import Array, Float
@@ -26,7 +27,12 @@ def stack_blocks(params: Params) -> dict[str, Any]:
     if not names:
         raise InputError(f"Expected per-block parameters blocks_0, blocks_1, ...; got {', '.join(params)}.")
     rest = {name: value for name, value in params.items() if name not in names}
-    return {**rest, "blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[name] for name in names))}
+    return {**rest, "blocks": jax.tree.map(lambda *leaves: _stack(leaves), *(params[name] for name in names))}
+
+
+def _stack(leaves: Sequence[Any]) -> Any:
+    """The arrays along a new first axis; NumPy's stay on the host."""
+    return np.stack(leaves) if all(isinstance(leaf, np.ndarray) for leaf in leaves) else jnp.stack(leaves)
 
 
 def unstack_blocks(params: Params) -> dict[str, Any]:

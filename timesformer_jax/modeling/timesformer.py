@@ -293,8 +293,9 @@ class TimeSformer(nn.Module):
 def parameter_shapes(model: TimeSformer) -> Any:
     """The model's parameter tree with shapes and dtypes for leaves; nothing is computed or allocated."""
     video = jax.ShapeDtypeStruct((1, 1, model.patch_size, model.patch_size, model.num_channels), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
     # All blocks are alike: tracing one takes a tenth of the time.
-    params = jax.eval_shape(model.clone(depth=1, scan_layers=False).init, jax.random.key(0), video)["params"]
+    params = jax.eval_shape(model.clone(depth=1, scan_layers=False).init, key, video)["params"]
     block = params.pop("blocks_0")
     if model.scan_layers:
         return {**params, "blocks": jax.tree.map(lambda x: jax.ShapeDtypeStruct((model.depth, *x.shape), x.dtype), block)}

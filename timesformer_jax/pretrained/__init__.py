@@ -1,15 +1,17 @@
-"""Weights of every published kind, in and out."""
+"""Weights of every published format, in and out."""
 
 from timesformer_jax.labels import read_labels
-from timesformer_jax.pretrained.fitting import POSITION_RESIZES
-from timesformer_jax.pretrained.kinds import KINDS
-from timesformer_jax.pretrained.loading import Architecture, check_weights, load, params_from_official, read_architecture
+from timesformer_jax.pretrained.architecture import Architecture, check_weights, read_architecture
+from timesformer_jax.pretrained.fit_to_model import POSITION_RESIZES
+from timesformer_jax.pretrained.load import load, params_from_official
+from timesformer_jax.pretrained.load_report import Report
 from timesformer_jax.pretrained.pretrained import Prediction, Pretrained
-from timesformer_jax.pretrained.report import Report
-from timesformer_jax.pretrained.saving import WRITERS, convert, save, save_huggingface, save_mmaction2, save_official
+from timesformer_jax.pretrained.save import WRITERS, convert, save, save_huggingface, save_mmaction2, save_official
+from timesformer_jax.pretrained.weight_formats import FORMATS, KINDS
 from timesformer_jax.pretrained.zoo import ZOO
 
 __all__ = [
+    "FORMATS",
     "KINDS",
     "POSITION_RESIZES",
     "WRITERS",

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from timesformer_jax.errors import InputError, shown
-from timesformer_jax.pretrained.fields import read_entries
-from timesformer_jax.pretrained.stated import Stated, entry_of, read_interpolation, read_statistics
+from timesformer_jax.pretrained.config_entries import Stated, entry_of, read_entries, read_interpolation, read_statistics
 from timesformer_jax.pretrained.timm_config import fields_of_architecture
 
 FIELDS: dict[str, tuple[str, type]] = {

@@ -12,7 +12,7 @@ import numpy as np
 
 from timesformer_jax._typing import Array, Float
 from timesformer_jax.modeling import SCORES, TimeSformer, check_objective
-from timesformer_jax.pretrained.report import Report
+from timesformer_jax.pretrained.load_report import Report
 from timesformer_jax.video import Clip, Preprocess
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 
@@ -25,8 +25,8 @@ class Prediction(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(model: TimeSformer, params: Any, video: Array) -> Array:
-    logits: Any = model.apply({"params": params}, video)
+def _logits(model: TimeSformer, variables: Any, video: Array) -> Array:
+    logits: Any = model.apply(variables, video)
     return logits
 
 
@@ -36,7 +36,7 @@ class Pretrained:
 
     model: TimeSformer
     params: Any
-    """The model's parameters: `model.apply({"params": params}, video)`."""
+    """The model's parameters. `load` gives NumPy arrays, which take no accelerator's memory; `variables` has them placed."""
     preprocess: Preprocess
     """Video file or frames -> what the model expects."""
     labels: tuple[str, ...] | None = None
@@ -49,9 +49,17 @@ class Pretrained:
     def __post_init__(self) -> None:
         check_objective(self.objective)
 
+    @functools.cached_property
+    def variables(self) -> dict[str, Any]:
+        """`{"params": params}` for `model.apply(variables, video)`, on JAX's default device from the first use on.
+
+        Parameters that are JAX arrays already stay where they are.
+        """
+        return {"params": jax.tree.map(jax.device_put, self.params)}
+
     def __call__(self, video: Float[Array | np.ndarray, "B T H W C"]) -> Float[Array, "B classes"]:
         """Logits of normalised clips; compiled once for every shape."""
-        return _logits(self.model, self.params, jnp.asarray(video))
+        return _logits(self.model, self.variables, jnp.asarray(video))
 
     def scores(
         self,

@@ -7,8 +7,16 @@ from typing import Any
 
 from timesformer_jax.errors import InputError, shown
 from timesformer_jax.labels import names_in_order
-from timesformer_jax.pretrained.fields import HEADS, LARGEST, choose_activation, read_entries
-from timesformer_jax.pretrained.stated import Stated, entry_of, read_interpolation, read_statistics
+from timesformer_jax.pretrained.config_entries import (
+    LARGEST,
+    Stated,
+    choose_activation,
+    entry_of,
+    read_entries,
+    read_interpolation,
+    read_statistics,
+)
+from timesformer_jax.pretrained.infer_config import HEADS
 
 FIELDS: dict[str, tuple[str, type]] = {
     "embed_dim": ("embed_dim", int),

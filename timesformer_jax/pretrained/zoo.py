@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from timesformer_jax.errors import InputError, did_you_mean, first_line
 from timesformer_jax.extras import MissingPackageError
@@ -127,6 +127,29 @@ ZOO: dict[str, Published] = {
 
 They may be used under CC BY-NC 4.0.
 """
+
+
+def locate(source: str | Path) -> Path:
+    """Where the weights are: a path that exists, or what a name stands for."""
+    name = str(source)
+    if name.startswith(("http://", "https://")):
+        raise InputError(f"Download {source} and give the path of the file.")
+    if "://" in name:  # in a bucket
+        try:
+            from etils import epath
+        except ImportError as error:
+            raise MissingPackageError("etils", f"Reading {name}") from error
+        return cast(Path, epath.Path(name))
+    try:
+        path = Path(source).expanduser()
+        exists = bool(name) and path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name[:80]!r} can't be a path: {getattr(error, 'strerror', None) or first_line(error)}.") from error
+    if exists:
+        return path
+    if ("/" in name and not name.startswith("hf:")) or path.suffix:
+        raise InputError(f"There is no file or folder {source}.")
+    return fetch(name)
 
 
 def fetch(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Checkpoints in a workdir, by Orbax: the only file of training that knows its API."""
+"""Checkpoints in a workdir, by Orbax: the only file of training that calls it."""
 
 import contextlib
 import dataclasses
@@ -16,6 +16,7 @@ from orbax.checkpoint import v1 as ocp
 from timesformer_jax.digests import NOTE, note_own_digests, wait_for_metadata, write_digests
 from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
+from timesformer_jax.orbax_io import read_arrays, read_metadata
 from timesformer_jax.os_errors import name_os_error
 from timesformer_jax.preemption import interrupts_wait
 from timesformer_jax.quiet_orbax import quiet_orbax
@@ -136,7 +137,7 @@ class Checkpoints:
         self._check_digests(step)
         self._check(step, *self._description)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _contents(state))
-        restored = self._load(step, abstract)
+        restored = read_arrays(self._folder(step), abstract)
         at_step = jax.device_put(jnp.asarray(step, jnp.int32), state.step.sharding)
         return TrainState(
             step=at_step,
@@ -161,15 +162,10 @@ class Checkpoints:
         kept = self._metadata(step).get("optimizer", {}).get("ema")
         name = "ema" if kept else "params"
         self._check_digests(step, (name,))
-        return self._load(step, {name: abstract})[name], step
+        return read_arrays(self._folder(step), {name: abstract})[name], step
 
-    def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return self._checkpointer.load_checkpointables(step, abstract)
-        except (OSError, ValueError, KeyError, TypeError) as error:  # as TensorStore and Orbax raise for damaged files
-            raise InputError(
-                f"The checkpoint of step {step} in {self._directory} can't be read: {first_line(error)}."
-            ) from error
+    def _folder(self, step: int) -> epath.Path:
+        return epath.Path(self._directory) / str(step)
 
     def _no_checkpoint(self) -> InputError:
         return InputError(f"There is no checkpoint in {self._directory}: train first with --mode=train.")
@@ -213,7 +209,7 @@ class Checkpoints:
     def _check_digests(self, step: int, entries: tuple[str, ...] | None = None) -> None:
         """Raise `InputError` if the checkpoint is damaged, of which `entries` are about to be read (None: all)."""
         if step != self._verified:
-            check_together(epath.Path(self._directory) / str(step), entries)
+            check_together(self._folder(step), entries)
 
     @contextlib.contextmanager
     def _writing(self, step: int | None) -> Iterator[None]:
@@ -232,8 +228,7 @@ class Checkpoints:
             ) from error
 
     def _metadata(self, step: int) -> dict[str, Any]:
-        metadata: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
-        return metadata or {}
+        return read_metadata(self._folder(step)).notes or {}
 
     def _check(self, step: int, *groups: str) -> None:
         own = {group: self._description.get(group, {}) for group in groups}

@@ -14,7 +14,7 @@ from timesformer_jax.video.geometry import (
     view_crop_offset,
 )
 from timesformer_jax.video.limits import Limits, OverLimitError, UnreadableVideoError
-from timesformer_jax.video.pixels import crop_and_scale, normalize, standardize
+from timesformer_jax.video.pixels import crop_and_scale, denormalize, normalize, standardize
 from timesformer_jax.video.preprocess import CHANNEL_ORDERS, Preprocess
 from timesformer_jax.video.reading import Clip, sample_frames, stream_clips
 from timesformer_jax.video.sampling import (
@@ -50,6 +50,7 @@ __all__ = [
     "clip_frames",
     "crop_and_scale",
     "crop_offset",
+    "denormalize",
     "eval_clips",
     "find_videos",
     "nearest_clips",

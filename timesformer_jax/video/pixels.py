@@ -1,6 +1,9 @@
 """From stored pixels to what the model expects."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
+import numpy as np
 from flax.typing import Dtype
 
 from timesformer_jax._typing import Array, Float, UInt8, ndarray
@@ -19,6 +22,18 @@ def normalize(
     is the same but for rounding, since the weights of a bilinear average sum to 1.
     """
     return standardize(jnp.asarray(video, jnp.float32) / 255.0, mean, std).astype(dtype)
+
+
+def denormalize(
+    video: Float[Array | ndarray, "*batch C"], mean: Sequence[float], std: Sequence[float], channel_order: str = "rgb"
+) -> UInt8[ndarray, "*batch C"]:
+    """The RGB frames that `normalize` was given, for drawing; computed on the host.
+
+    `channel_order`: that of `video`, "rgb" or "bgr".
+    """
+    pixels = np.asarray(video, np.float32) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    pixels = pixels[..., ::-1] if channel_order == "bgr" else pixels
+    return np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
 
 
 def crop_and_scale(

@@ -13,7 +13,7 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.interpolation import linear
 from timesformer_jax.video.geometry import scale_short_side, view_crop_offset
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
-from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
+from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD, denormalize
 from timesformer_jax.video.reading import Clip, join_clips, stream_clips
 from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, eval_clips
 
@@ -157,9 +157,7 @@ class Preprocess:
 
     def pictures(self, clip: Float[ndarray, "*T S S 3"]) -> UInt8[ndarray, "*T S S 3"]:
         """Prepared frames as they look again, in RGB."""
-        pixels = np.asarray(clip, np.float32) * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
-        pixels = pixels[..., ::-1] if self.channel_order == "bgr" else pixels
-        return np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
+        return denormalize(clip, self.mean, self.std, self.channel_order)
 
     def as_dict(self) -> dict[str, Any]:
         """Its fields as JSON holds them."""

@@ -1,0 +1,289 @@
+"""Out again: folders and files that others read, whole or not at all."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import timesformer_jax as tsf
+from tests.pretrained.files import golden_huggingface, golden_tensors, official_file
+from timesformer_jax.pretrained import save_official
+from timesformer_jax.pretrained.save import SUFFIXES, WRITERS, _new
+from timesformer_jax.pretrained.writer_limits import TARGETS, describe_unsupported, unsupported
+
+PREPROCESS = tsf.Preprocess(
+    num_frames=4, crop_size=16, sampling="segments", sampling_rate=7.0, mean=(0.1, 0.2, 0.3), channel_order="bgr", short_side=20
+)
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> tsf.Pretrained:
+    return tsf.load(
+        official_file(tmp_path / "source.safetensors"), num_heads=3, labels=["a", "b", "ü", "d", "e"], preprocess=PREPROCESS
+    )
+
+
+def test_what_transformers_gets(pretrained: tsf.Pretrained, tmp_path: Path):
+    """The names, shapes and configuration of its own folders (the numbers are compared where it is installed)."""
+    tsf.save_huggingface(pretrained, tmp_path / "folder")
+    golden = golden_huggingface(tmp_path / "golden")
+    theirs, ours = (load_file(folder / "model.safetensors") for folder in (golden, tmp_path / "folder"))
+    assert {name: tensor.shape for name, tensor in ours.items()} == {name: tensor.shape for name, tensor in theirs.items()}
+    config = json.loads((tmp_path / "folder" / "config.json").read_text())
+    expected = json.loads((golden / "config.json").read_text())
+    same = expected.keys() - {"id2label", "label2id", "transformers_version", "initializer_range", "drop_path_rate"}
+    same -= {"attention_probs_dropout_prob", "hidden_dropout_prob"}
+    assert {name: config[name] for name in same} == {name: expected[name] for name in same}
+    assert config["id2label"] == {"0": "a", "1": "b", "2": "ü", "3": "d", "4": "e"}
+    assert config["label2id"]["ü"] == 2
+    preprocessor = json.loads((tmp_path / "folder" / "preprocessor_config.json").read_text())
+    assert preprocessor["image_mean"] == [0.1, 0.2, 0.3]
+    assert (preprocessor["size"], preprocessor["crop_size"]) == ({"shortest_edge": 20}, {"height": 16, "width": 16})
+
+
+def test_nothing_is_lost_in_a_hugging_face_folder(pretrained: tsf.Pretrained, tmp_path: Path):
+    tsf.save_huggingface(pretrained, tmp_path / "folder")
+    again = tsf.load(tmp_path / "folder")
+    assert (again.model, again.labels, again.preprocess) == (pretrained.model, pretrained.labels, PREPROCESS)
+    jax.tree.map(np.testing.assert_array_equal, again.params, pretrained.params)
+    assert not again.report.notes
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "official", "timesformer_jax"])
+def test_written_files_have_the_permissions_of_the_umask(pretrained: tsf.Pretrained, tmp_path: Path, kind: str):
+    before = os.umask(0o027)
+    try:
+        WRITERS[kind](pretrained, tmp_path / "written.safetensors")
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "written.safetensors", *(tmp_path / "written.safetensors").rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (0o750 if path.is_dir() else 0o640), path
+
+
+def test_official_tensors_go_back_as_they_came(pretrained: tsf.Pretrained, tmp_path: Path):
+    save_official(pretrained, tmp_path / "a.safetensors")
+    again = load_file(tmp_path / "a.safetensors")
+    tensors = golden_tensors("official_divided_space_time")
+    assert again.keys() == {f"model.{name}" for name in tensors}
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(again[f"model.{name}"], tensor, err_msg=name)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_scanned_models_are_written_too(scan_layers: bool, tmp_path: Path):
+    source = official_file(tmp_path / "source.safetensors")
+    tsf.convert(source, tmp_path / "folder", num_heads=3, scan_layers=scan_layers)
+    jax.tree.map(np.testing.assert_array_equal, tsf.load(tmp_path / "folder").params, tsf.load(source, num_heads=3).params)
+
+
+@pytest.mark.parametrize("target", ["own", "folder", "a.safetensors"])
+def test_multi_label_models_stay_multi_label(target: str, pretrained: tsf.Pretrained, tmp_path: Path):
+    """Each class has a probability of its own: the sigmoid of its logit, in any format that is read again here."""
+    several = dataclasses.replace(pretrained, objective="sigmoid")
+    kind = "timesformer_jax" if target == "own" else SUFFIXES[Path(target).suffix]
+    WRITERS[kind](several, tmp_path / target)
+    again = tsf.load(tmp_path / target, num_heads=3)
+    frames = np.random.default_rng(0).integers(0, 256, (40, 24, 24, 3), np.uint8)
+    (logits,) = np.asarray(again(again.preprocess(frames, num_crops=1)))
+    predicted = dict(again.predict(frames, num_crops=1))
+    expected = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose([predicted[label] for label in again.labels or ()], expected, rtol=1e-5)
+    assert ("apply a sigmoid there" in str(several.report)) == (target == "a.safetensors")
+    # A fresh classifier is of whatever the caller trains it for.
+    assert tsf.load(tmp_path / target, num_heads=3, num_classes=3).objective == "softmax"
+
+
+def test_hugging_face_s_own_multi_label_folders(tmp_path: Path):
+    folder = golden_huggingface(tmp_path / "golden")
+    config = json.loads((folder / "config.json").read_text())
+    assert tsf.load(folder).objective == "softmax"
+    (folder / "config.json").write_text(json.dumps({**config, "problem_type": "multi_label_classification"}))
+    assert tsf.load(folder).objective == "sigmoid"
+    assert tsf.load(folder, objective="softmax").objective == "softmax"
+    with pytest.raises(tsf.InputError, match="objective must be one of softmax, sigmoid, got 'focal'"):
+        tsf.load(folder, objective="focal")
+
+
+def test_other_activations_and_epsilons_are_hugging_face_s_too(pretrained: tsf.Pretrained, tmp_path: Path):
+    model = pretrained.model.clone(activation="gelu_tanh", layer_norm_epsilon=1e-5)
+    tsf.save_huggingface(dataclasses.replace(pretrained, model=model), tmp_path / "folder")
+    assert tsf.load(tmp_path / "folder").model == model
+    with pytest.raises(
+        tsf.InputError, match="the official code can't compute a model with layer_norm_epsilon=1e-05, activation="
+    ):
+        save_official(dataclasses.replace(pretrained, model=model), tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("field", [field for field in TARGETS["official"].values if field != "attention_type"])
+def test_what_others_cannot_compute_is_refused(field: str, pretrained: tsf.Pretrained, tmp_path: Path):
+    others = {
+        "attention_order": "parallel",
+        "position_embedding": "space",
+        "layer_norm_epsilon": 1e-3,
+        "activation": "quick_gelu",
+    }
+    model = pretrained.model.clone(**{field: others.get(field, True)})
+    with pytest.raises(tsf.InputError, match=f"{field}=.*: save it with tsf.save instead"):
+        save_official(dataclasses.replace(pretrained, model=model), tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_space_only_is_not_for_transformers(tmp_path: Path):
+    """Whose logits are one row a frame (its version 5.23), so equal ones can't be promised."""
+    source = official_file(tmp_path / "source.safetensors", "space_only")
+    with pytest.raises(tsf.InputError, match="transformers can't compute a model with attention_type='space_only'"):
+        tsf.convert(source, tmp_path / "folder", num_heads=3, format="official")
+
+
+def test_folded_parameters_cannot_be_written(pretrained: tsf.Pretrained, tmp_path: Path):
+    folded = dataclasses.replace(pretrained, params=tsf.fold_for_inference(pretrained.params))
+    for write, target in ((tsf.save_huggingface, "folder"), (save_official, "a.safetensors"), (tsf.save, "own")):
+        with pytest.raises(tsf.InputError, match="folded"):
+            write(folded, tmp_path / target)
+        assert not (tmp_path / target).exists()
+
+
+def test_every_ending_is_of_a_kind_that_can_be_written():
+    assert set(SUFFIXES.values()) <= WRITERS.keys()
+
+
+@pytest.mark.parametrize(("target", "kind"), [("folder", None), ("a.safetensors", None), ("own", "timesformer_jax")])
+def test_nothing_is_overwritten_unless_told(target: str, kind: str | None, tmp_path: Path):
+    source = official_file(tmp_path / "source.safetensors")
+    tsf.convert(source, tmp_path / target, to=kind, num_heads=3)
+    with pytest.raises(tsf.InputError, match=f"{target} exists"):
+        tsf.convert(source, tmp_path / target, to=kind, num_heads=3)
+    tsf.convert(source, tmp_path / target, to=kind, num_heads=3, num_frames=2, overwrite=True)
+    assert tsf.load(tmp_path / target, num_heads=3).model.num_frames == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"source.safetensors", target})
+
+
+def test_a_failure_leaves_nothing_behind(pretrained: tsf.Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tsf.save_huggingface(pretrained, tmp_path / "folder")
+    before = (tmp_path / "folder" / "config.json").read_text()
+    monkeypatch.setattr(json, "dumps", lambda *a, **k: 1 / 0)
+    for overwrite in (False, True):
+        with pytest.raises((ZeroDivisionError, tsf.InputError)):
+            tsf.save_huggingface(pretrained, tmp_path / "folder", overwrite=overwrite)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "source.safetensors"]
+    assert (tmp_path / "folder" / "config.json").read_text() == before
+
+
+def test_what_is_something_else_is_never_overwritten(pretrained: tsf.Pretrained, tmp_path: Path):
+    """Nor is anything beside the target."""
+    others = {name: tmp_path / name for name in ("home", "home.old", "home.part")}
+    for folder in others.values():
+        folder.mkdir()
+        (folder / "precious.txt").write_text("")
+    for write in (tsf.save, tsf.save_huggingface, save_official):
+        with pytest.raises(tsf.InputError, match="is a folder of something else"):
+            write(pretrained, tmp_path / "home", overwrite=True)
+    tsf.save_huggingface(pretrained, tmp_path / "empty")
+    assert all((folder / "precious.txt").exists() for folder in others.values())
+
+
+def test_a_folder_in_place_of_a_file_and_back(pretrained: tsf.Pretrained, tmp_path: Path):
+    save_official(pretrained, tmp_path / "x.safetensors")
+    tsf.save_huggingface(pretrained, tmp_path / "x.safetensors", overwrite=True)
+    assert (tmp_path / "x.safetensors").is_dir()
+    save_official(pretrained, tmp_path / "x.safetensors", overwrite=True)
+    assert (tmp_path / "x.safetensors").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.safetensors", "x.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["y" * 300, "a\0b"])
+def test_names_that_cannot_be(name: str, pretrained: tsf.Pretrained, tmp_path: Path):
+    with pytest.raises(tsf.InputError, match="Can't write"):
+        tsf.save_huggingface(pretrained, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
+
+
+def test_no_names_stay_no_names(pretrained: tsf.Pretrained, tmp_path: Path):
+    tsf.save_huggingface(dataclasses.replace(pretrained, labels=None), tmp_path / "folder")
+    assert tsf.load(tmp_path / "folder").labels is None
+
+
+def test_targets_that_cannot_be(tmp_path: Path):
+    source = official_file(tmp_path / "source.safetensors")
+    with pytest.raises(tsf.InputError, match="Its ending says nothing"):
+        tsf.convert(source, tmp_path / "a.onnx", num_heads=3)
+    with pytest.raises(tsf.InputError, match="Can't write 'onnx'"):
+        tsf.convert(source, tmp_path / "a.onnx", to="onnx", num_heads=3)
+    with pytest.raises(tsf.InputError, match="There is no folder"):
+        tsf.convert(source, tmp_path / "nowhere" / "a.safetensors", num_heads=3)
+
+
+def test_a_fine_tuned_model_is_published(pretrained: tsf.Pretrained, tmp_path: Path):
+    """Parameters from anywhere, with their model: what a training script would do."""
+    model = tsf.create("timesformer-nano", num_classes=2)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2, 16, 16, 3)))["params"]
+    mine = tsf.Pretrained(model, params, tsf.Preprocess(num_frames=2, crop_size=16), labels=("yes", "no"))
+    tsf.save_huggingface(mine, tmp_path / "folder")
+    again = tsf.load(tmp_path / "folder")
+    video = jax.random.normal(jax.random.key(1), (2, 2, 16, 16, 3))
+    np.testing.assert_allclose(again(video), mine(video), atol=1e-6)
+    assert again.labels == ("yes", "no")
+
+
+def test_the_formats_that_cannot_hold_a_model_are_named_as_they_refuse_it(pretrained: tsf.Pretrained, tmp_path: Path):
+    assert TARGETS.keys() == WRITERS.keys()
+    assert describe_unsupported(pretrained.model) is None
+    model = pretrained.model.clone(pre_norm=True, layer_norm_epsilon=1e-5)
+    told = describe_unsupported(model) or ""
+    assert "huggingface (pre_norm=True); official, mmaction2 (pre_norm=True, layer_norm_epsilon=1e-05)" in told
+    assert "--to=timesformer_jax` can." in told
+    for name in ("huggingface", "official", "mmaction2"):
+        assert unsupported(model, name)
+        with pytest.raises(tsf.InputError, match=f"can't compute a model with {', '.join(unsupported(model, name))}"):
+            WRITERS[name](dataclasses.replace(pretrained, model=model), tmp_path / "written.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "unsaid"),
+    [
+        ({}, ["frame_sampling_rate=7)", "has 28 frames", "as `timesformer predict` does", "short side scaled to 20"], []),
+        ({"sampling_rate": 2.5, "placement": "centre"}, ["frame_sampling_rate=2.5)", "predict` takes the middle"], []),
+        ({"placement": "tiled"}, ["`timesformer predict` covers all"], []),
+        ({"channel_order": "bgr"}, ["can't prepare videos", "order BGR:"], ["pipeline(", "pipeline_tag"]),
+        ({"sampling": "segments"}, ["frames from 4 equal segments"], ["pipeline(", "pipeline_tag", "frame_sampling_rate"]),
+    ],
+)
+def test_the_model_card_says_what_the_pipeline_can(
+    changed: dict,
+    said: list[str],
+    unsaid: list[str],
+    pretrained: tsf.Pretrained,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    """What it can't is said in the report and the log as well, and how frames are sampled in `config.json`."""
+    preprocess = dataclasses.replace(PREPROCESS, **{"sampling": "uniform", "channel_order": "rgb", **changed})
+    tsf.save_huggingface(dataclasses.replace(pretrained, preprocess=preprocess), tmp_path / "folder")
+    card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
+    assert [text for text in said if text not in card] == []
+    assert [text for text in unsaid if text in card] == []
+    beyond = any("pipeline can't prepare" in note for note in pretrained.report.notes)  # pyright: ignore
+    assert beyond == ("pipeline can't prepare" in caplog.text) == bool(unsaid)
+    config = json.loads((tmp_path / "folder" / "config.json").read_text())
+    expected = preprocess.sampling_rate if preprocess.sampling == "uniform" else None
+    assert (config["num_frames"], config["frame_sampling"], config.get("frame_sampling_rate")) == (
+        4,
+        preprocess.sampling,
+        expected,
+    )
+    assert tsf.load(tmp_path / "folder").preprocess == preprocess
+
+
+@pytest.mark.parametrize("text", ["I/O error: No space left on device (os error 28)", "a fault of the program"])
+def test_a_full_disk_is_named_whichever_library_reports_it(tmp_path: Path, text: str):
+    """safetensors has an exception of its own, which is no `OSError`."""
+    expected = tsf.InputError if "space" in text else RuntimeError
+    with pytest.raises(expected, match="the disk is full; free" if "space" in text else text), _new(tmp_path / "hf", False):
+        raise RuntimeError(text)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,111 @@
+"""One checkpoint folder, by Orbax: its notes, the shapes in it, and its arrays, on devices or on the host.
+
+Orbax's `v1` is still being renamed, so only this file and `training/checkpoints.py` call it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from timesformer_jax.errors import InputError, first_line, shown
+from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.quiet_orbax import quiet_orbax
+
+
+class Metadata(NamedTuple):
+    """What a checkpoint says of itself."""
+
+    notes: Any
+    """The JSON that was written with the arrays; None if there is none."""
+    entries: Mapping[str, Any]
+    """Name of each entry, such as "params" -> its tree, whose leaves have `shape` and `dtype`."""
+
+
+def read_metadata(folder: Any) -> Metadata:
+    """Read what a checkpoint says of itself, and none of its arrays.
+
+    Args:
+      folder: a path, also in a bucket.
+
+    Raises:
+      InputError: if the checkpoint is damaged.
+    """
+    ocp = _import_orbax("Reading")
+    found: Any = _call(folder, lambda: ocp.checkpointables_metadata(_whole_path(folder)))
+    return Metadata(found.custom_metadata, found.metadata or {})
+
+
+def read_arrays(folder: Any, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Read entries onto devices; all processes call it.
+
+    Args:
+      folder: as for `read_metadata`.
+      entries: name -> tree of `jax.ShapeDtypeStruct`s with shardings, which are those of the result.
+
+    Raises:
+      InputError: if the checkpoint is damaged, or holds other shapes.
+    """
+    ocp = _import_orbax("Reading")
+    return _call(folder, lambda: ocp.load_checkpointables(_whole_path(folder), dict(entries)))
+
+
+def read_host_arrays(folder: Any, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Read entries as NumPy arrays, whole in every process and on no device.
+
+    Args:
+      folder: as for `read_metadata`.
+      entries: name -> tree whose leaves have `shape` and `dtype`.
+
+    Raises:
+      InputError: if the checkpoint is damaged, or holds other shapes.
+    """
+    stored = read_metadata(folder).entries
+    for name, tree in entries.items():  # Orbax compares those of arrays for devices only
+        _check_shapes(folder, name, stored.get(name), tree)
+    # Orbax restores leaves of NumPy's type as such; these take no memory.
+    targets = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), dict(entries))
+    return read_arrays(folder, targets)
+
+
+def write_arrays(folder: Any, entries: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+    """Write trees of arrays with notes (JSON) as a new checkpoint; all processes call it."""
+    ocp = _import_orbax("Writing")
+    ocp.save_checkpointables(_whole_path(folder), dict(entries), custom_metadata=dict(notes))
+
+
+def _check_shapes(folder: Any, entry: str, stored: Any, expected: Any) -> None:
+    flat = [{path: leaf.shape for path, leaf in _leaves(tree)} for tree in (stored, expected)]
+    differing = [path for path in sorted(flat[0].keys() | flat[1].keys()) if flat[0].get(path) != flat[1].get(path)]
+    if differing:
+        theirs, ours = (shapes.get(differing[0], "missing") for shapes in flat)
+        where = shown(f"{entry}/{differing[0]}")
+        raise InputError(f"The checkpoint {folder} is damaged or not whole: {where} is {theirs}, expected {ours}.")
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))[0]
+    return [(jax.tree_util.keystr(keys, simple=True, separator="/"), leaf) for keys, leaf in leaves if hasattr(leaf, "shape")]
+
+
+def _import_orbax(doing: str) -> Any:
+    try:
+        from orbax.checkpoint import v1 as ocp
+    except ImportError as error:
+        raise MissingPackageError("orbax", f"{doing} a checkpoint of this project") from error
+    quiet_orbax()
+    return ocp
+
+
+def _whole_path(folder: Any) -> str:
+    """Orbax takes no relative paths."""
+    return str(folder) if "://" in str(folder) else str(folder.absolute())
+
+
+def _call(folder: Any, read: Callable[[], Any]) -> Any:
+    """`read()`, with Orbax's and TensorStore's exceptions, of many types, as one sentence."""
+    try:
+        return read()
+    except Exception as error:
+        raise InputError(f"The checkpoint {folder} is damaged or not whole: {first_line(error)}.") from error

@@ -1,0 +1,270 @@
+"""Parameters by path -> a model's whole tree: resized, inflated from an image model, initialised, each with an account."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.interpolation import nearest
+from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes, stack_blocks
+from timesformer_jax.modeling.embeddings import RESIZES, resize_position_embedding, resize_time_embedding
+from timesformer_jax.pretrained.load_report import Report
+from timesformer_jax.pretrained.tensor_names import list_problems
+
+
+def _nearest_in_a_row(embedding: np.ndarray, grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:
+    """The released loader's resizing: nearest along the flattened patches, as if they stood in one row.
+
+    From 14 x 14 to 28 x 28 only 7 % of the places get their neighbour's embedding. All published 448-pixel models began
+    their training like this. Source: official `models/helpers.py`, `load_pretrained`.
+    """
+    patches = nearest(embedding.shape[1] - 1, new_grid[0] * new_grid[1]) @ embedding[0, 1:]
+    return np.concatenate([embedding[:, :1], patches[None]], axis=1).astype(np.float32)
+
+
+def _by(resize: str) -> Callable[..., np.ndarray]:
+    def resized(embedding: np.ndarray, grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:
+        with _on_cpu():
+            return np.array(resize_position_embedding(jnp.asarray(embedding), grid, new_grid, resize))
+
+    return resized
+
+
+@contextlib.contextmanager
+def _on_cpu() -> Iterator[None]:
+    """Compute on the CPU, so that no accelerator holds parameters before they are sharded.
+
+    With a JAX_PLATFORMS that leaves the CPU out it is the default device after all.
+    """
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        device = None
+    with contextlib.nullcontext() if device is None else jax.default_device(device):
+        yield
+
+
+POSITION_RESIZES: dict[str, Callable[..., np.ndarray]] = {
+    **{name: _by(name) for name in RESIZES},
+    "official": _nearest_in_a_row,
+}
+"""`resize` of `load` -> (embedding, grid, new grid) -> embedding. "official" reproduces how the released 448-pixel models
+were started, to the last digit; everyone else wants "bicubic"."""
+
+INFLATED = (
+    (r"(blocks_\d+)/\w+_attn/(.*)", r"\1/attn/\2"),
+    (r"(blocks_\d+)/\w+_norm1/(.*)", r"\1/norm1/\2"),
+)
+"""Parameter of an extra attention step -> the image model's that it becomes a copy of.
+
+Its last layer (`temporal_fc`) and the time embedding start at zero, so that the video model's first output is the image
+model's. Source: official `models/helpers.py`, `load_pretrained`.
+"""
+BEGIN_AT_ZERO = r"blocks_\d+/\w+_fc/.*|time_embed"
+
+HEAD = r"(.*/)?(head|pre_logits)/.*"
+"""What a classifier for other classes replaces."""
+
+
+NO_PLACE = "no place in the model"
+UNUSED = (
+    " What has no place is ignored if a pattern in allow=[...] matches its name (on the command line --allow, in a config "
+    "init_from_allow)."
+)
+
+
+class Steps(NamedTuple):
+    """How every parameter of a model comes about.
+
+    Attributes:
+        taken: parameters that are in the file.
+        resized: of those the ones to resize, the embeddings of another size.
+        copied: parameter -> the one that it is a copy of.
+        zero: parameters that begin at zero.
+        drawn: parameters to initialise.
+    """
+
+    taken: list[str]
+    resized: list[str]
+    copied: dict[str, str]
+    zero: list[str]
+    drawn: list[str]
+
+
+def plan_fit(
+    given: Mapping[str, tuple[int, ...]],
+    model: TimeSformer,
+    report: Report,
+    problems: Sequence[str] = (),
+    unknown: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    grid: tuple[int, int] | None = None,
+    inflate: bool = False,
+    zeros: Sequence[str] = (),
+    allow: Mapping[str, str] | None = None,
+) -> Steps:
+    """How `model`'s parameters come about from arrays of the shapes in `given`, accounted for in `report`.
+
+    Arguments and errors are those of `fit`.
+    """
+    problems, allow, steps = list(problems), allow or {}, Steps([], [], {}, [], [])
+    expected = _expected(model)
+
+    def allowed(path: str) -> str | None:
+        return next((why for pattern, why in allow.items() if re.fullmatch(pattern, path)), None)
+
+    there = set()
+    for path, shape in expected.items():
+        if path not in given:
+            continue
+        if _is_other_size(path, given[path], shape, grid or model.grid, model.grid):
+            steps.resized.append(path)
+            report.resized[path] = given[path], shape
+        elif given[path] == shape:
+            report.loaded.append(path)
+        elif why := allowed(path):
+            report.ignored[path] = why
+            continue
+        else:
+            hint = f" (num_classes={shape[-1]} gives a fresh classifier)" if path.startswith("head/") else ""
+            problems.append(f"{path}: expected {shape}, got {given[path]}{hint}")
+            there.add(path)
+            continue
+        steps.taken.append(path)
+        there.add(path)
+    for path, shape in expected.items():
+        if path in there:
+            continue
+        origin = next((re.sub(a, b, path) for a, b in INFLATED if re.fullmatch(a, path)), None) if inflate else None
+        if origin is not None and origin in there:
+            report.copied[path] = steps.copied[path] = origin
+        elif path in zeros:
+            steps.zero.append(path)
+            there.add(path)  # to be copied in turn
+            report.initialised[path] = "zero, this kind of model has none"
+        elif inflate and re.fullmatch(BEGIN_AT_ZERO, path):
+            steps.drawn.append(path)
+            report.initialised[path] = "zero, so that the extra attention changes nothing at first"
+        elif why := allowed(path):
+            steps.drawn.append(path)
+            report.initialised[path] = why
+        else:
+            hint = f" (num_classes={shape[-1]} gives a fresh classifier)" if path.startswith("head/") else ""
+            problems.append(f"{path} {shape}: not in the file{hint}")
+    left_over = {path: shape for path, shape in given.items() if path not in expected}
+    for name, shape in {**left_over, **(unknown or {})}.items():
+        if why := allowed(name):
+            report.ignored[name] = why
+        else:
+            problems.append(f"{name} {shape}: {NO_PLACE}")
+    raise_problems(report.source, problems)
+    return steps
+
+
+def raise_problems(source: str, problems: Sequence[str]) -> None:
+    """Raise `InputError` with all problems, if there are any; those that recur in each block are one."""
+    if problems:
+        hint = UNUSED if any(problem.endswith(NO_PLACE) for problem in problems) else ""
+        raise InputError(f"{source} doesn't fit the model: {list_problems(problems)}.{hint}")
+
+
+def check_unknown(unknown: Mapping[str, tuple[int, ...]], allowed: Mapping[str, str], source: str) -> None:
+    """Raise `InputError` for tensors that have no place in any model and aren't allowed."""
+    names = [name for name in unknown if not any(re.fullmatch(pattern, name) for pattern in allowed)]
+    raise_problems(source, [f"{name} {unknown[name]}: {NO_PLACE}" for name in names])
+
+
+def fit(
+    given: dict[str, np.ndarray],
+    model: TimeSformer,
+    report: Report,
+    problems: Sequence[str] = (),
+    unknown: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    grid: tuple[int, int] | None = None,
+    resize: str = "bicubic",
+    inflate: bool = False,
+    zeros: Sequence[str] = (),
+    allow: Mapping[str, str] | None = None,
+    key: jax.Array | None = None,
+) -> Any:
+    """`model`'s parameters, read-only NumPy arrays, from `given` (path -> array; emptied), accounted for in `report`.
+
+    `unknown`: tensors of the file, name -> shape, that are none of its format's. `grid`: rows and columns of patches that the
+    given position embedding is for (None: the model's). `inflate`: fill extra attention steps from the spatial one. `zeros`:
+    parameters that may be missing and are zero. `allow`: pattern -> why: what it matches may be missing (it is initialised)
+    or left over (it is ignored). `key` draws what is initialised.
+
+    Raises `InputError` that lists at once `problems`, every array with no place in the model, every parameter left unfilled
+    and every shape that differs.
+    """
+    shapes = {path: array.shape for path, array in given.items()}
+    steps = plan_fit(shapes, model, report, problems, unknown, grid=grid, inflate=inflate, zeros=zeros, allow=allow)
+    expected = _expected(model)
+    params: dict[str, np.ndarray] = {}
+    for path in steps.taken:
+        array = given.pop(path)
+        finite = np.isfinite(array)
+        if not finite.all():
+            report.not_finite[path] = int(array.size - finite.sum())
+        if path in steps.resized:
+            params[path] = _resize(path, array, expected[path], grid or model.grid, model.grid, resize)
+        else:
+            params[path] = np.asarray(array, np.float32)
+    given.clear()
+    params |= {path: np.zeros(expected[path], np.float32) for path in steps.zero}
+    params |= {path: params[origin] for path, origin in steps.copied.items()}
+    if steps.drawn:
+        params |= initialise(model, steps.drawn, key)
+    structure = jax.tree.structure(parameter_shapes(model.clone(scan_layers=False)))
+    tree = jax.tree.unflatten(structure, [params[path] for path in expected])
+    tree = stack_blocks(tree) if model.scan_layers else tree
+    for leaf in jax.tree.leaves(tree):
+        leaf.flags.writeable = False  # copies share their memory
+    return tree
+
+
+def _expected(model: TimeSformer) -> dict[str, tuple[int, ...]]:
+    shapes = parameter_shapes(model.clone(scan_layers=False))
+    return {path: leaf.shape for path, leaf in flatten_params(shapes).items()}
+
+
+def _is_other_size(
+    path: str, given: tuple[int, ...], shape: tuple[int, ...], grid: tuple[int, int], new_grid: tuple[int, int]
+) -> bool:
+    """Whether the array is an embedding that was made for another size and can be resized to the model's."""
+    if len(given) != 3 or (given[0], given[2]) != (shape[0], shape[2]):
+        return False
+    if path == "time_embed":
+        return given != shape
+    return path == "pos_embed" and grid != new_grid and given[1] == 1 + grid[0] * grid[1]
+
+
+def _resize(
+    path: str, array: np.ndarray, shape: tuple[int, ...], grid: tuple[int, int], new_grid: tuple[int, int], resize: str
+) -> np.ndarray:
+    """An embedding made for another size, at the model's."""
+    if path == "time_embed":
+        with _on_cpu():
+            resized = resize_time_embedding(jnp.asarray(array), shape[1], "nearest" if resize == "official" else resize)
+            return np.array(resized)
+    return POSITION_RESIZES[resize](array, grid, new_grid)
+
+
+def initialise(model: TimeSformer, paths: list[str], key: jax.Array | None) -> dict[str, np.ndarray]:
+    """Some parameters of a fresh model, started as the official one; the others aren't computed. `key` is 0 by default."""
+    model = model.clone(scan_layers=False, initialization="official")
+
+    def wanted(key: jax.Array) -> dict[str, jax.Array]:
+        video = jnp.zeros((1, 1, model.patch_size, model.patch_size, model.num_channels))
+        fresh = flatten_params(model.init(key, video)["params"])
+        return {path: fresh[path] for path in paths}
+
+    with _on_cpu():
+        drawn = jax.jit(wanted)(jax.random.key(0) if key is None else key)
+        return {path: np.array(array) for path, array in drawn.items()}

@@ -1,0 +1,108 @@
+"""This project's own checkpoints, by Orbax: those of a training run, and those that hold parameters alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from timesformer_jax.digests import FILE, MARK, NOTE, check_digests, steps_in, wait_for_metadata, write_digests
+from timesformer_jax.errors import InputError, check_utf8, first_line, shown
+from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
+from timesformer_jax.orbax_io import read_host_arrays, read_metadata, write_arrays
+from timesformer_jax.pretrained.file_checks import check_fields, check_folder, check_size_of_model
+
+
+def find_checkpoint(path: Path) -> Path | None:
+    """The checkpoint that `path` is, or the newest in it (a run's workdir or its `checkpoints`); None where there is none.
+
+    Raises `InputError` for a bucket that can't be read.
+    """
+    try:
+        if (path / MARK).exists() or (path / FILE).exists():
+            return path
+        for folder in (path / "checkpoints", path):
+            if steps := steps_in(folder):
+                return folder / str(steps[-1])
+    except Exception as error:  # of whichever library reads the bucket
+        raise InputError(f"Can't read {path}: {first_line(error)}.") from error
+    return None
+
+
+def read_notes(path: Path) -> Mapping[str, Any]:
+    """What a checkpoint says of itself: `model` (all its fields), `data`, `preprocess`, `objective`; no parameter is read.
+
+    Raises `InputError` for a checkpoint of another program, and for a damaged one.
+    """
+    size = _size(path)
+    check_utf8("checkpoint", str(path))  # before Orbax logs tracebacks
+    check_digests(path)
+    notes = read_metadata(path).notes
+    if not isinstance(notes, Mapping) or "model" not in notes:
+        raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
+    for name in ("data", "preprocess", "optimizer"):
+        if not isinstance(notes.get(name) or {}, Mapping):
+            raise InputError(f"The checkpoint {path} says {name}={shown(notes[name])}, expected an object.")
+    if not (path / _tree(notes)).is_dir():
+        raise InputError(f"The checkpoint {path} is not whole: it has no {_tree(notes)}.")
+    if size is not None:
+        check_size_of_model(TimeSformer(**checkpoint_fields(path, notes)), size, path)
+    return notes
+
+
+def checkpoint_fields(path: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's fields by what `read_notes` gives; raises `InputError` for what can't be one."""
+    if not isinstance(notes["model"], Mapping):
+        raise InputError(f"The checkpoint {path} describes its model by {shown(notes['model'])}, expected an object.")
+    fields = complete_description(notes["model"])
+    check_fields(fields, f"The checkpoint {path}")
+    if "num_classes" not in fields:
+        raise InputError(f"The checkpoint {path} doesn't say how many classes its model has.")
+    return fields
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a local checkpoint, all of whose files can be read."""
+    return None if "://" in str(path) else check_folder(path, texts=(MARK, "_METADATA", "_sharding"))
+
+
+TREES = ("params", "ema")
+"""Entries of a checkpoint that are a model's parameters: as they are trained, and their moving average."""
+
+
+def _tree(notes: Mapping[str, Any]) -> str:
+    """The parameters' name in the checkpoint: that of their moving average where one was kept."""
+    optimizer = notes.get("optimizer")
+    return "ema" if isinstance(optimizer, Mapping) and optimizer.get("ema") else "params"
+
+
+def checkpoint_entries(path: Path, notes: Mapping[str, Any], entry: str | None = None) -> tuple[str, tuple[str, ...]]:
+    """The entry to read, by default the moving average where one was kept, and the other ones.
+
+    Raises `InputError` for an entry that the checkpoint doesn't have.
+    """
+    there = [name for name in TREES if (path / name).is_dir()]
+    if entry is not None and entry not in there:
+        raise InputError(f"{path} has no entry {entry!r} of parameters, but {', '.join(there)}.")
+    chosen = entry or _tree(notes)
+    return chosen, tuple(name for name in there if name != chosen)
+
+
+def read_checkpoint(path: Path, entry: str | None = None) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Its parameters as NumPy arrays (`entry`, by default their moving average where one was kept), and its notes.
+
+    Raises `InputError` for a checkpoint of another program, and for a damaged one.
+    """
+    notes = read_notes(path)
+    name, _ = checkpoint_entries(path, notes, entry)
+    check_digests(path, (name,))
+    return read_host_arrays(path, {name: parameter_shapes(TimeSformer(**checkpoint_fields(path, notes)))})[name], notes
+
+
+def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:
+    """Writes parameters and notes (JSON) as a checkpoint that `read_checkpoint` reads."""
+    check_utf8("checkpoint", str(path))
+    write_arrays(path, {"params": params}, {**notes, **NOTE})
+    if jax.process_index() == 0:
+        wait_for_metadata(path)
+        write_digests(path)

@@ -1,0 +1,201 @@
+"""Everything that a file, folder or checkpoint gives, whatever its format: parameters, fields, labels, preprocessing."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes, unstack_blocks
+from timesformer_jax.pretrained.file_checks import check_fields
+from timesformer_jax.pretrained.file_notes import (
+    fields_of_notes,
+    fields_of_official_config,
+    labels_of_notes,
+    notes_of_ours,
+    objective_of_notes,
+    preprocess_of_notes,
+)
+from timesformer_jax.pretrained.fit_to_model import HEAD
+from timesformer_jax.pretrained.huggingface_config import PREPROCESSOR, preprocess_of_preprocessor, scaling_of_images
+from timesformer_jax.pretrained.infer_config import HEADS, fields_of_parameters, known_heads, merge_fields
+from timesformer_jax.pretrained.matching import ESSENTIAL, Recognised, count_heads, recognise, translate, width
+from timesformer_jax.pretrained.orbax import checkpoint_entries, checkpoint_fields, find_checkpoint, read_checkpoint, read_notes
+from timesformer_jax.pretrained.rewrite_parameters import rewrite
+from timesformer_jax.pretrained.sidecar import read_json_next_to, read_sidecars
+from timesformer_jax.pretrained.tensor_files import open_tensors
+from timesformer_jax.pretrained.weight_formats import OWN, Format
+
+
+class Guess(NamedTuple):
+    """A value that nothing states."""
+
+    value: Any
+    why: str
+    """What it follows, as the end of "guessed ..."."""
+
+
+class Contents(NamedTuple):
+    """What a file, folder or checkpoint gives, whatever its format."""
+
+    format: Format
+    given: dict[str, np.ndarray]
+    fields: dict[str, Any]
+    problems: list[str]
+    unknown: dict[str, tuple[int, ...]]
+    """Tensors that are none of its format's, and their shapes."""
+    ignored: dict[str, str]
+    preprocess: Mapping[str, Any]
+    """Entries of `Preprocess`, as far as they are known."""
+    labels: Sequence[str] | None
+    notes: list[str]
+    objective: Any
+    """As the file spells it; None if it doesn't say."""
+    short: Mapping[str, str] = MappingProxyType({})
+    """Name of a tensor -> its name without a prefix."""
+    entry: str | None = None
+    """The entry of the file that the tensors were under."""
+    other_entries: tuple[str, ...] = ()
+    guesses: Mapping[str, Guess] = MappingProxyType({})
+    """Fields of the model that nothing states."""
+    zeros: tuple[str, ...] = ()
+    """Parameters that the file doesn't have and that are zero, besides the format's."""
+    folded: Mapping[str, str] = MappingProxyType({})
+    """Parameter -> what was folded into it."""
+    pooled: str | None = None
+    """What the file's classifier reads, if that isn't the class token; the classifier is then ignored."""
+
+
+def read_contents(
+    path: Path,
+    format: str | None = None,
+    num_heads: Any = None,
+    *,
+    entry: str | None = None,
+    prefix: str | None = None,
+    allow: Sequence[str] = (),
+    image_size: Any = None,
+    numbers: bool = True,
+) -> Contents:
+    """The contents of a file, folder or checkpoint; with `numbers=False` arrays of the right shapes, of zeros.
+
+    Args:
+      path: what exists.
+      format: a key of `FORMATS`; by default it follows from the names of the tensors.
+      num_heads: attention heads, for files that don't tell them.
+      entry: the one of a file's entries to read.
+      prefix: what the names of the tensors to read begin with.
+      allow: patterns of tensors' names, which ask for what isn't read otherwise.
+      image_size: what the caller wants, which tells the grid of positions that are no square.
+      numbers: whether the tensors are read.
+    """
+    checkpoint = find_checkpoint(path)
+    if checkpoint is not None:
+        return _read_own(checkpoint, entry, numbers=numbers)
+    tensors = open_tensors(path, entry)
+    if not numbers:
+        shapes = tensors.shapes
+        tensors = tensors._replace(take=lambda name: np.broadcast_to(np.float32(0), shapes[name]))
+    found = recognise(tensors, str(path), format, prefix, allow)
+    own = notes_of_ours(tensors.notes)
+    size = width(tensors, found)
+    stated, notes = read_sidecars(path, found.format, size)
+    said = {**stated.fields, **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
+    notes = [*found.notes, *notes]
+    check_fields(said, f"What stands beside the tensors of {path}")
+    shown_heads = count_heads(tensors, found) or said.get("num_heads")
+    heads = (num_heads or shown_heads) if numbers else (shown_heads or num_heads)  # what is only shown is compared later
+    if heads is None:
+        heads = known_heads(size)
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+        raise InputError(f"num_heads must be a whole number of at least 1, got {heads!r}.")
+    given, problems = translate(tensors, found, heads)
+    if not given.keys() >= set(ESSENTIAL):
+        raise InputError(f"{path} can't be read: " + "; ".join(problems) + ".")
+    rewritten = rewrite(given, found, str(path), said.get("image_size"), image_size, numbers=numbers)
+    problems += rewritten.problems
+    notes += rewritten.notes
+    if stated.pooled is not None:
+        notes.append(f"the image model classifies by {stated.pooled}, this model by the class token")
+        _drop_classifier(given, found, stated.pooled)
+    shown = fields_of_parameters(given, found.format)
+    if rewritten.image_size is not None:
+        shown["image_size"] = rewritten.image_size
+    labels = None
+    if "num_classes" in shown:
+        labels = labels_of_notes(tensors.notes, own) or stated.labels
+    else:
+        said.pop("num_classes", None)
+    if labels is not None:
+        said["num_classes"] = len(labels)
+    fields = merge_fields(
+        ("what stands beside the tensors", said), ("the tensors", shown), ("num_heads=", {"num_heads": heads})
+    )
+    preprocessor = read_json_next_to(path, PREPROCESSOR) if found.format.config else {}
+    scaling = scaling_of_images(preprocessor) if found.format.image else {}
+    prepared = {
+        **stated.preprocess,
+        **scaling,
+        **preprocess_of_preprocessor(preprocessor),
+        **preprocess_of_notes(own, tensors.notes.get("cfg")),
+    }
+    title = found.format.title + (f" with LayerScale ({', '.join(found.scales)})" if rewritten.folded else "")
+    return Contents(
+        found.format._replace(title=title),
+        given,
+        {**found.format.fields, **fields},
+        problems,
+        found.unknown,
+        found.ignored,
+        prepared,
+        labels,
+        notes,
+        objective_of_notes(own) or stated.objective,
+        found.short,
+        tensors.wrapper,
+        tensors.others,
+        _guesses(found.format, said, size, shown_heads),
+        rewritten.zeros,
+        rewritten.folded,
+        stated.pooled or rewritten.pooled,
+    )
+
+
+def _guesses(format: Format, said: Mapping[str, Any], size: int, shown_heads: int | None) -> dict[str, Guess]:
+    """The fields that neither tensors nor notes give."""
+    usual = {"activation": "gelu", "layer_norm_epsilon": 1e-6, **format.fields, "num_heads": HEADS.get(size)}
+    why = {} if shown_heads else {"num_heads": f"from width {size}"}
+    if format.image and "pre_norm" in format.fields:
+        why["activation"] = CLIP_ACTIVATIONS  # its epsilon is the same everywhere
+    elif format.image and format.config:
+        why |= dict.fromkeys(("activation", "layer_norm_epsilon"), "as transformers has it by default")
+    return {name: Guess(usual[name], reason) for name, reason in why.items() if name not in said}
+
+
+CLIP_ACTIVATIONS = "because no tensor shows it: OpenAI's models have quick_gelu, most of OpenCLIP's and timm's gelu"
+
+
+def _drop_classifier(given: dict[str, np.ndarray], found: Recognised, pooled: str) -> None:
+    """Take the classifier out: its input is another vector than the class token."""
+    for name, (_, path) in found.places.items():
+        if re.fullmatch(HEAD, path) and given.pop(path, None) is not None:
+            found.ignored[name] = f"it classifies by {pooled}"
+
+
+def _read_own(checkpoint: Path, entry: str | None, *, numbers: bool) -> Contents:
+    notes = read_notes(checkpoint)
+    entry, others = checkpoint_entries(checkpoint, notes, entry)
+    fields = checkpoint_fields(checkpoint, notes)
+    scanned = fields.pop("scan_layers")
+    if numbers:
+        params = read_checkpoint(checkpoint, entry)[0]
+        given = flatten_params(unstack_blocks(params) if scanned else params)
+    else:
+        shapes = flatten_params(parameter_shapes(TimeSformer(**fields)))
+        given = {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in shapes.items()}
+    prepared, labels = notes.get("preprocess") or {}, labels_of_notes({}, notes)
+    objective = objective_of_notes(notes)
+    return Contents(OWN, given, fields, [], {}, {}, prepared, labels, [], objective, entry=entry, other_entries=others)

@@ -1,0 +1,246 @@
+"""Out again: a Hugging Face folder that transformers loads, the official and mmaction2's files, a checkpoint of our own."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from timesformer_jax.atomic_write import replacing_folder
+from timesformer_jax.errors import InputError
+from timesformer_jax.modeling import flatten_params, parameter_shapes, unstack_blocks
+from timesformer_jax.os_errors import name_os_error, sentence
+from timesformer_jax.pretrained.file_notes import KEY, notes_for
+from timesformer_jax.pretrained.huggingface_config import HUGGINGFACE_ACTIVATIONS, HUGGINGFACE_FIELDS, MULTI_LABEL
+from timesformer_jax.pretrained.integrity import open_seal, seal
+from timesformer_jax.pretrained.load import load
+from timesformer_jax.pretrained.model_card import beyond_pipeline, frames_in_config, model_card
+from timesformer_jax.pretrained.orbax import find_checkpoint, write_checkpoint
+from timesformer_jax.pretrained.pretrained import Pretrained
+from timesformer_jax.pretrained.tensor_files import import_safetensors, import_torch
+from timesformer_jax.pretrained.tensor_names import template
+from timesformer_jax.pretrained.weight_formats import FORMATS, Format
+from timesformer_jax.pretrained.writer_limits import OWN_FORMAT, TARGETS, unsupported
+from timesformer_jax.printable import as_utf8
+
+log = logging.getLogger("timesformer_jax")
+
+
+def save(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False) -> None:
+    """A checkpoint of this project (Orbax): everything that `load` gives, whatever the model's fields are.
+
+    Raises `InputError` where `folder` exists and isn't to be overwritten.
+    """
+    _check_params(pretrained)
+    with _new(folder, overwrite) as unfinished:
+        write_checkpoint(unfinished, pretrained.params, notes_for(pretrained))
+
+
+def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False) -> None:
+    """A folder that `transformers` loads as `TimesformerForVideoClassification`, with equal logits at the model's own size.
+
+    It holds `config.json` (with `id2label`, and how frames are sampled), `model.safetensors`, `preprocessor_config.json` of the
+    one-crop view, and a model card, README.md, with the calls that give equal probabilities. What transformers has no name for
+    (sampling, channel order) stands in `preprocessor_config.json` under `timesformer_jax`, for `load`. Models of BGR or of
+    segments, for which transformers' pipeline can't prepare videos, are written with a warning.
+
+    Raises `InputError` for a model that transformers can't compute, naming the fields.
+    """
+    model = pretrained.model
+    tensors = _tensors(pretrained, FORMATS["huggingface"], "huggingface")
+    names = pretrained.labels or [f"LABEL_{i}" for i in range(model.num_classes)]  # as transformers calls them
+    labels = [as_utf8(name) for name in names]
+    acts = {ours: theirs for theirs, ours in reversed(HUGGINGFACE_ACTIVATIONS.items())}
+    config = {
+        "architectures": ["TimesformerForVideoClassification"],
+        "model_type": "timesformer",
+        **{theirs: getattr(model, ours) for theirs, (ours, _) in HUGGINGFACE_FIELDS.items()},
+        "hidden_act": acts[model.activation],
+        "intermediate_size": tensors["timesformer.encoder.layer.0.intermediate.dense.bias"].shape[0],
+        "qkv_bias": True,
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+        "dtype": "float32",
+        **frames_in_config(pretrained.preprocess),
+        **({"problem_type": MULTI_LABEL} if pretrained.objective == "sigmoid" else {}),
+    }
+    preprocess = pretrained.preprocess
+    side, short_side = preprocess.crop_size, preprocess.short_side or preprocess.crop_size
+    preprocessor = {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": short_side},
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+        "resample": 2,  # bilinear
+        KEY: preprocess.as_dict(),
+    }
+    described = {"config.json": config, "preprocessor_config.json": preprocessor}
+    texts = {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in described.items()}
+    with _new(folder, overwrite) as unfinished:
+        unfinished.mkdir()
+        _save_safetensors(tensors, unfinished / "model.safetensors", files=texts)
+        for name, text in texts.items():
+            (unfinished / name).write_text(text, encoding="utf-8")
+        (unfinished / "README.md").write_text(model_card(pretrained), encoding="utf-8")
+    if beyond := beyond_pipeline(preprocess):
+        note = f"transformers' pipeline can't prepare {' and '.join(beyond)}: see the model card, README.md"
+        log.warning("%s: %s.", folder, note)
+        if pretrained.report is not None:
+            pretrained.report.notes.append(note)
+
+
+def save_official(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
+    """A file that the official code loads: `.safetensors` (no torch needed), else a `.pyth`.
+
+    What it has no name for (labels, preprocessing, the number of heads, the objective) stands in it too, for `load`.
+
+    Raises `InputError` for a model that the official code can't compute, naming the fields.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in _tensors(pretrained, FORMATS["official"], "official").items()}
+    with _new(file, overwrite) as unfinished:
+        if Path(file).suffix == ".safetensors":
+            _save_safetensors(tensors, unfinished, {KEY: json.dumps(notes_for(pretrained))})
+        else:
+            _save_torch({"epoch": 0, "model_state": tensors, KEY: notes_for(pretrained)}, "model_state", unfinished)
+    _note_objective(pretrained, "official")
+
+
+def save_mmaction2(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
+    """A `.pth` that mmaction2's TimeSformer loads, with the classes' names; what it has no name for is beside them.
+
+    Raises `InputError` for a model that mmaction2 can't compute, naming the fields.
+    """
+    divided = pretrained.model.attention_type == "divided_space_time"
+    tensors = _tensors(pretrained, FORMATS["mmaction2_divided" if divided else "mmaction2"], "mmaction2")
+    names = {} if pretrained.labels is None else {"dataset_meta": {"classes": list(pretrained.labels)}}
+    with _new(file, overwrite) as unfinished:
+        _save_torch({"meta": {**names, KEY: notes_for(pretrained)}, "state_dict": tensors}, "state_dict", unfinished)
+    _note_objective(pretrained, "mmaction2")
+
+
+WRITERS: dict[str, Callable[..., None]] = {
+    "huggingface": save_huggingface,
+    "official": save_official,
+    "mmaction2": save_mmaction2,
+    OWN_FORMAT: save,
+}
+"""What `convert` can write; `TARGETS` has the limits of each."""
+
+SUFFIXES = {".pyth": "official", ".safetensors": "official", ".pth": "mmaction2", "": "huggingface"}
+"""A target's ending -> the format that is meant, unless told otherwise."""
+
+
+def convert(
+    source: str | Path, target: str | Path, *, to: str | None = None, overwrite: bool = False, **options: Any
+) -> Pretrained:
+    """Reads `source` with `load(source, **options)` and writes `target`; `to` is a key of `WRITERS`, else its ending decides.
+
+    Raises `InputError` for an ending that means nothing, and for what can't be read or written; then nothing is left behind.
+    """
+    suffix = Path(target).suffix
+    if to is None and suffix not in SUFFIXES:
+        endings = ", ".join(f"{ending or '(none)'} {format}" for ending, format in SUFFIXES.items())
+        raise InputError(f"What should {target} be? Its ending says nothing ({endings}): give one of {', '.join(WRITERS)}.")
+    format = to or SUFFIXES[suffix]
+    if format not in WRITERS:
+        raise InputError(f"Can't write {format!r}, only {', '.join(WRITERS)}.")
+    _check_free(Path(target), overwrite)
+    pretrained = load(source, **options)
+    WRITERS[format](pretrained, target, overwrite=overwrite)
+    return pretrained
+
+
+def _tensors(pretrained: Pretrained, format: Format, target: str) -> dict[str, np.ndarray]:
+    """The parameters under their names and in their layout; `target` is a key of `TARGETS`."""
+    model, reader = pretrained.model, TARGETS[target].reader
+    if problems := unsupported(model, target):
+        raise InputError(f"{reader} can't compute a model with {', '.join(problems)}: save it with tsf.save instead.")
+    _check_params(pretrained)
+    params = flatten_params(unstack_blocks(pretrained.params) if model.scan_layers else pretrained.params)
+    rows = {row.ours: row for row in format.rows}
+    tensors, homeless = {}, []
+    for path, array in params.items():
+        general, block = template(path)
+        row = rows.get(general)
+        if row is None or row.layout.write is None:
+            homeless.append(path)
+        else:
+            tensors[row.theirs.replace("{i}", block)] = np.ascontiguousarray(row.layout.write(np.asarray(array)))
+    if homeless:
+        raise InputError(f"{reader} has no place for {', '.join(homeless)}.")
+    return tensors
+
+
+def _check_params(pretrained: Pretrained) -> None:
+    """The parameters are the model's: not folded, not of the other layout, not another model's."""
+    shapes = {path: leaf.shape for path, leaf in flatten_params(parameter_shapes(pretrained.model)).items()}
+    own = {path: np.shape(array) for path, array in flatten_params(pretrained.params).items()}
+    if own != shapes:
+        first = next(path for path in sorted(shapes.keys() | own.keys()) if shapes.get(path) != own.get(path))
+        raise InputError(
+            f"These parameters aren't the model's: {first} is {own.get(first, 'missing')} instead of "
+            f"{shapes.get(first, 'missing')}. If they were folded for inference, save those that they were made from."
+        )
+
+
+def _note_objective(pretrained: Pretrained, target: str) -> None:
+    """Note in the report that the format's reader applies a softmax, if the model is multi-label."""
+    if pretrained.objective != "softmax" and pretrained.report is not None:
+        pretrained.report.notes.append(
+            f"{TARGETS[target].reader} applies a softmax to the logits, and this model is multi-label: apply a sigmoid there "
+            "(`load` does)"
+        )
+
+
+def _save_safetensors(
+    tensors: dict[str, np.ndarray], path: Path, notes: dict[str, str] | None = None, files: dict[str, str] | None = None
+) -> None:
+    safetensors = import_safetensors("Writing")
+    # Without the format transformers refuses the file.
+    metadata = {"format": "pt", **(notes or {}), **open_seal(files)}
+    safetensors.numpy.save_file(tensors, path, metadata=metadata)
+    seal(path)
+
+
+def _save_torch(content: dict[str, Any], where: str, path: Path) -> None:
+    torch = import_torch("Writing a PyTorch file")
+    tensors = {name: torch.from_numpy(np.array(tensor)) for name, tensor in content[where].items()}
+    torch.save({**content, where: tensors}, path)
+
+
+def _check_free(target: Path, overwrite: bool) -> None:
+    """There is a folder to write into, and nothing that must not be lost."""
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"There is no folder {target.absolute().parent} to write {target.name} into.")
+    if not target.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{target} exists: choose another name, or allow overwriting it (overwrite=True, --overwrite).")
+    ours = find_checkpoint(target) == target or (target / "model.safetensors").exists()
+    if target.is_dir() and not ours and any(target.iterdir()):
+        raise InputError(f"{target} is a folder of something else: only a folder of weights is overwritten.")
+
+
+@contextlib.contextmanager
+def _new(target: str | Path, overwrite: bool) -> Iterator[Path]:
+    """A place that becomes `target` when all is written: whole, or not at all."""
+    target = Path(target).absolute()
+    try:
+        _check_free(target, overwrite)
+        with replacing_folder(target) as unfinished:
+            yield unfinished
+    except InputError:
+        raise
+    except Exception as error:  # of many types: the system's, safetensors', PyTorch's
+        if not isinstance(error, OSError | ValueError) and name_os_error(error) is None:
+            raise
+        raise InputError(sentence(error, f"Can't write {target}")) from error

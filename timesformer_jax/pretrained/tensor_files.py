@@ -1,0 +1,304 @@
+"""Tensors of a file or Hugging Face folder, recognised by content: names and shapes at once, numbers when asked for."""
+
+import contextlib
+import functools
+import re
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from timesformer_jax.errors import InputError
+from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.pretrained.file_checks import (
+    EXPANSION,
+    LARGEST_TEXT,
+    SLACK,
+    broken,
+    check_names,
+    check_numbers,
+    check_regular,
+    read_json,
+)
+from timesformer_jax.pretrained.integrity import check_crcs, check_seal
+from timesformer_jax.pretrained.torch_pickles import FEWEST, choose_entry, load_torch, tensors_by_entry
+
+
+class Tensors(NamedTuple):
+    """What a file or folder holds."""
+
+    shapes: dict[str, tuple[int, ...]]
+    take: Callable[[str], np.ndarray]
+    """Reads one tensor as float32; each may be taken once, and its memory is then the caller's. Safe in several threads.
+
+    Raises `InputError` for a damaged one, and for one that isn't of real numbers.
+    """
+    wrapper: str | None = None
+    """The key of a PyTorch file under which the tensors were, such as "model_state"."""
+    notes: Mapping[str, Any] = MappingProxyType({})
+    """What else the file says: a PyTorch file's other entries, a safetensors file's metadata."""
+    others: tuple[str, ...] = ()
+    """Further keys of a PyTorch file with tensors by name, such as "model_ema"."""
+
+
+def open_tensors(path: Path, entry: str | None = None) -> Tensors:
+    """Opens a file by its content (the name doesn't matter), or a Hugging Face folder.
+
+    `entry`: the one of a PyTorch file's entries to take.
+
+    Raises `InputError` with what it is instead.
+    """
+    files = _folder_weights(path) if path.is_dir() else [path]
+    size = sum(check_regular(file) for file in files)
+    tensors = _reader(files, path)(files, entry)
+    check_names(tensors.shapes, path)
+    check_numbers(tensors.shapes.values(), size, path)
+    return tensors
+
+
+Reader = Callable[[list[Path], str | None], Tensors]
+
+
+def open_safetensors(paths: list[Path], entry: str | None = None) -> Tensors:
+    """One file, or the shards of one model."""
+    _check_no_entry(paths[0], entry)
+    safe_open = import_safetensors("Reading").safe_open
+    where: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    notes: dict[str, Any] = {}
+    for path in paths:
+        _check_header(path)
+        with broken(path, "safetensors"), safe_open(path, framework="numpy") as file:
+            check_seal(path, file.metadata() or {})
+            notes |= file.metadata() or {}
+            for name in file.keys():  # noqa: SIM118  (not a dict)
+                where[name], shapes[name] = path, tuple(file.get_slice(name).get_shape())
+
+    def take(name: str) -> np.ndarray:
+        # Opened anew, so that the pages that a tensor was copied from don't stay in memory with those of the others.
+        with broken(where[name], "safetensors"), safe_open(where[name], framework="numpy") as file:
+            return _as_float32(name, file.get_tensor(name))
+
+    return Tensors(shapes, take, notes=notes)
+
+
+def _check_header(path: Path) -> None:
+    """Raises `InputError` for a header that is longer than the file, or than any model's."""
+    size = check_regular(path)
+    with broken(path, "safetensors"), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > min(size, LARGEST_TEXT):
+        raise InputError(f"{path} ({size:,} bytes) is a broken or truncated safetensors file: a header of {length:,} bytes.")
+
+
+def open_npz(paths: list[Path], entry: str | None = None) -> Tensors:
+    """NumPy's archive of arrays; none of them is unpickled."""
+    _check_no_entry(paths[0], entry)
+    (path,) = paths
+    shapes = {}
+    with broken(path, ".npz"), _npz(path) as archive:
+        for name in archive.files:
+            with archive.zip.open(f"{name}.npy") as member:
+                version = np.lib.format.read_magic(member)
+                header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shapes[name] = header(member)[0]
+    lock = threading.Lock()  # NumPy parses the headers by Python's parser, which fails when threads meet in it
+
+    def take(name: str) -> np.ndarray:
+        with broken(path, ".npz"), lock, _npz(path) as archive:
+            array = archive[name]
+            # NumPy knows bfloat16 as two bytes without meaning.
+            return _as_float32(name, array.view(jnp.bfloat16) if array.dtype == np.dtype("V2") else array)
+
+    return Tensors(shapes, take)
+
+
+@contextlib.contextmanager
+def _npz(path: Path) -> Iterator[Any]:
+    """The open archive. NumPy would leave a damaged file open that it opened itself."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        yield archive
+
+
+def _check_no_entry(path: Path, entry: str | None) -> None:
+    if entry is not None:
+        raise InputError(
+            f"{path} holds one list of tensors, without entries such as {entry!r}: prefix=... (on the command line "
+            "--prefix, in a config init_from_prefix) chooses by the names of the tensors."
+        )
+
+
+def open_torch(paths: list[Path], entry: str | None = None) -> Tensors:
+    """PyTorch's pickled files, loaded as data: one that would run code is refused."""
+    torch = import_torch(f"Reading {paths[0]}")
+    found: dict[str, Any] = {}
+    wrapper, notes, others = None, {}, ()
+    for path in paths:
+        loaded = load_torch(torch, path)
+        entries = tensors_by_entry(loaded)
+        wrapper = choose_entry(path, loaded, entries, entry)
+        found |= entries[wrapper]
+        others = tuple(name for name in entries if name != wrapper and len(entries[name]) >= FEWEST)
+        top = loaded if isinstance(loaded, Mapping) else {}
+        notes = {k: v for k, v in top.items() if k not in (wrapper, *others) and k not in entries[wrapper]}
+        check_crcs(path, notes)
+
+    def take(name: str) -> np.ndarray:
+        with broken(paths[0], "PyTorch"):
+            tensor = found.pop(name).detach()
+            if not tensor.is_floating_point():
+                raise _not_real(name, tensor.dtype)
+            return tensor.to(torch.float32).numpy()
+
+    return Tensors({name: tuple(tensor.shape) for name, tensor in found.items()}, take, wrapper or None, notes, others)
+
+
+def open_zip(paths: list[Path], entry: str | None = None) -> Tensors:
+    """NumPy's and PyTorch's files are both zip archives."""
+    with broken(paths[0], "PyTorch or .npz"), zipfile.ZipFile(paths[0]) as archive:
+        names = archive.namelist()
+        unpacked = sum(member.file_size for member in archive.infolist())
+    size = check_regular(paths[0])
+    if unpacked > EXPANSION * size + SLACK:
+        raise InputError(f"{paths[0]} claims to unpack from {size:,} to {unpacked:,} bytes: that is no archive of weights.")
+    if names and all(name.endswith(".npy") for name in names):
+        return open_npz(paths, entry)
+    if any(Path(name).name == "constants.pkl" for name in names):
+        raise InputError(
+            f"{paths[0]} is a TorchScript program, which is code: save its state_dict() with torch.save or safetensors, or use "
+            "the model's Hugging Face folder (openai/clip-vit-base-patch16, for example)."
+        )
+    if any(name.endswith("data.pkl") for name in names):
+        return open_torch(paths, entry)
+    raise InputError(f"{paths[0]} is a zip archive without weights, of {', '.join(names[:5]) or 'nothing'}.")
+
+
+def import_safetensors(doing: str) -> Any:
+    """The package safetensors, or a sentence that says how to get it."""
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise MissingPackageError("safetensors", f"{doing} .safetensors") from error
+    return safetensors
+
+
+def import_torch(what: str) -> Any:
+    """PyTorch, or a sentence that says how to get it."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]  (optional)
+    except ImportError as error:
+        raise MissingPackageError("torch", f"{what}, a pickled file,") from error
+    return torch
+
+
+def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
+    if not (np.issubdtype(array.dtype, np.floating) or array.dtype in (jnp.bfloat16, *_EIGHT_BITS)):
+        raise _not_real(name, array.dtype)
+    return array.astype(np.float32, copy=False)
+
+
+_EIGHT_BITS = (jnp.float8_e4m3fn, jnp.float8_e5m2)
+
+
+def _not_real(name: str, dtype: Any) -> InputError:
+    return InputError(f"The tensor {name} is of {dtype}: expected floating-point numbers.")
+
+
+def _reader(files: list[Path], path: Path) -> Reader:
+    """What reads the files: in a folder by their suffix, alone by their content."""
+    if path.is_dir():
+        return open_safetensors if files[0].suffix == ".safetensors" else open_torch
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise InputError(f"Can't read {path}: {error.strerror}.") from error
+    for recognises, reader in READERS:
+        if recognises(start):
+            return reader
+    raise InputError(
+        f"{path} holds no weights: {_looks_like(start)}. Expected a PyTorch file (.pyth, .pth, .pt, .bin), a .safetensors or "
+        ".npz file, a Hugging Face folder, or a run of this project."
+    )
+
+
+READERS: tuple[tuple[Callable[[bytes], bool], Reader], ...] = (
+    (lambda start: start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 30, open_safetensors),
+    (lambda start: start.startswith(b"PK"), open_zip),
+    (lambda start: start.startswith(b"\x80"), open_torch),  # PyTorch's files before 1.6, or any pickle
+)
+"""How a file begins -> how it is read."""
+
+
+def _looks_like(start: bytes) -> str:
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the file itself (run `git lfs pull`)"
+    if start.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a web page; download the file itself"
+    return f"it begins with {start[:12]!r}"
+
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Names of a folder's file of weights, the first that is there counts; the latter two are OpenCLIP's."""
+
+
+def _folder_weights(path: Path) -> list[Path]:
+    """A Hugging Face folder's files of weights."""
+    for name in WEIGHTS:
+        if (path / name).exists():
+            return [path / name]
+        index = path / f"{name}.index.json"
+        if index.exists():
+            return _shards(index)
+    variants = _variants(path)
+    if len(variants) == 1:
+        return next(iter(variants.values()))()
+    if variants:
+        raise InputError(
+            f"The folder {path} holds the variants {', '.join(sorted(variants))} of its weights and no other: give the path "
+            "of one of the files."
+        )
+    inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+    raise InputError(f"The folder {path} holds no weights (expected model.safetensors, or a run's checkpoints), but {inside}.")
+
+
+VARIANTS: tuple[tuple[str, Callable[[Path], list[Path]]], ...] = (
+    (r"model\.(\w+)\.safetensors", lambda file: [file]),
+    (r"model\.safetensors\.index\.(\w+)\.json", lambda index: _shards(index)),
+    (r"pytorch_model\.(\w+)\.bin", lambda file: [file]),
+    (r"pytorch_model\.bin\.index\.(\w+)\.json", lambda index: _shards(index)),
+)
+"""Files that transformers writes with `variant="fp16"` -> the files of weights; of one variant the first counts."""
+
+
+def _variants(path: Path) -> dict[str, Callable[[], list[Path]]]:
+    """Variant, such as "fp16" -> what gives its files."""
+    found: dict[str, Callable[[], list[Path]]] = {}
+    for pattern, files in VARIANTS:
+        for entry in sorted(path.iterdir()):
+            if match := re.fullmatch(pattern, entry.name):
+                found.setdefault(match[1], functools.partial(files, entry))
+    return found
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, all in its folder."""
+    places = read_json(index).get("weight_map")
+    names = sorted(set(places.values())) if isinstance(places, Mapping) and all(map(_is_name, places.values())) else []
+    if not names:
+        raise InputError(f"{index} should have a weight_map from tensors to files beside it.")
+    missing = [name for name in names if not (index.parent / name).exists()]
+    if missing:
+        raise InputError(f"The folder {index.parent} lacks {', '.join(missing)}: download it again.")
+    return [index.parent / name for name in names]
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value == Path(value).name
