@@ -28,6 +28,7 @@ from input_pipeline.sources import Contents, check_source, read_contents, read_s
 from input_pipeline.video_builder import VideoBuilder, VideoConfig
 from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Storage
 from timesformer_jax.errors import InputError, check_utf8
+from timesformer_jax.labels import encode_label
 from timesformer_jax.os_errors import sentence
 from timesformer_jax.processes import from_first, wait_for_all
 from timesformer_jax.state_files import refuse
@@ -103,9 +104,7 @@ class VideoDataset:
     def encode_label(self, features: Any) -> np.ndarray:
         """An example's label as the model learns it: its number, or for several one or zero for each class."""
         labels = list(features[self.label].int64_list.value)
-        if not self.several:
-            return np.array(labels[0], np.int32)
-        return np.isin(np.arange(len(self.label_names)), labels).astype(np.float32)
+        return encode_label(labels, len(self.label_names), multi_label=self.several)
 
     @property
     def label_spec(self) -> tf.TensorSpec:

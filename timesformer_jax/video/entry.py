@@ -78,12 +78,34 @@ def entries_of_folder(folder: Path) -> tuple[list[Entry], tuple[str, ...]]:
     return entries, contents.notes
 
 
-def entries_of_list(videos: Sequence[Any]) -> list[Entry]:
-    """Entries as they are; of (path, label) and (path, labels) pairs, entries whose names are the paths as given."""
-    return [video if isinstance(video, Entry) else _entry_of_pair(video) for video in videos]
+def entries_of_list(videos: Sequence[Any]) -> tuple[list[Entry], int]:
+    """Entries as they are; of (path, label) and (path, labels) pairs, entries whose names are the paths as given.
+
+    Returns:
+        The entries, and how many classes there are at least if labels are the numbers of classes, else 0.
+
+    Raises:
+        InputError: If something is neither, or some labels are numbers and others names.
+    """
+    read = [(video, video.labels) if isinstance(video, Entry) else _read_pair(video) for video in videos]
+    labels = [label for _, those in read for label in those]
+    numbers = [label for label in labels if not isinstance(label, str)]
+    if numbers and len(numbers) < len(labels):
+        name = next(label for label in labels if isinstance(label, str))
+        raise InputError(f"Some labels are numbers, as {numbers[0]}, and others are names, as {name!r}: give all in one way.")
+    entries = [
+        video if isinstance(video, Entry) else Entry(name=_name(video), path=video, labels=tuple(map(str, those)))
+        for video, those in read
+    ]
+    return entries, int(max(numbers)) + 1 if numbers else 0
 
 
-def _entry_of_pair(pair: Any) -> Entry:
+def _name(path: Path) -> str:
+    return as_utf8(path.as_posix())
+
+
+def _read_pair(pair: Any) -> tuple[Path, tuple[Any, ...]]:
+    """A video's path and its labels, names as UTF-8 or numbers."""
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str | os.PathLike):
         raise InputError(f"Expected an Entry or a pair of a path and its label, got {pair!r}.")
     path, labels = pair
@@ -91,5 +113,4 @@ def _entry_of_pair(pair: Any) -> Entry:
     for label in labels:
         if not isinstance(label, str) and (not isinstance(label, int | np.integer) or label < 0):
             raise InputError(f"{path}: expected a label's name or its number, 0 or above, got {label!r}.")
-    name = as_utf8(os.fspath(path).replace(os.sep, "/"))
-    return Entry(name=name, path=Path(path), labels=tuple(as_utf8(label) for label in labels))
+    return Path(path), tuple(as_utf8(label) if isinstance(label, str) else int(label) for label in labels)
