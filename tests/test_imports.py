@@ -208,7 +208,7 @@ def test_every_room_has_its_rule():
         ),
         ("PIL", ["timesformer_jax/explain/drawing.py", "timesformer_jax/video/encoding.py"]),
         ("loky", ["timesformer_jax/datasets/parallel.py"]),
-        ("dm_pix", ["timesformer_jax/augment/prepare.py", "timesformer_jax/augment/rand_augment.py"]),
+        ("dm_pix", ["timesformer_jax/augment/_dm_pix.py"]),
         ("xxhash", ["timesformer_jax/digests.py"]),
         ("google_crc32c", ["timesformer_jax/datasets/tfrecords.py"]),
         ("orbax", ["timesformer_jax/pretrained/own.py", "timesformer_jax/training/checkpoints.py"]),

@@ -13,6 +13,7 @@ import pytest
 from timesformer_jax.augment import WINDOW_AXES, PixelOptions, prepare_eval, prepare_training
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import ClipOptions, ClipSource, Entry, EvalViews, UnreadableVideoError, crop_and_scale
+from timesformer_jax.video.clip_seeds import clip_generator, epoch_order, identity_of
 
 OPTIONS = ClipOptions(num_frames=4, crop_size=24, sampling="uniform", sampling_rate=1.0, short_side=(26, 40))
 PIXELS = PixelOptions(flip="off", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -49,6 +50,13 @@ def test_clip_is_a_function_of_seed_epoch_and_name(made_clips: Path):
     assert same(clips[5], ClipSource([source.entries[5]], OPTIONS, seed=1, label_names=source.label_names).epoch(2)[0])
     for other in (source, ClipSource(made_clips, OPTIONS, seed=2).epoch(2)):
         assert not any(map(same, clips, other))
+
+
+def test_seeds_mean_the_same_in_every_version():
+    """Runs resume, and figures repeat, with the clips of the version that began them."""
+    assert identity_of("across/0.mp4") == identity_of(b"across/0.mp4") == 2930109220421686259
+    assert clip_generator(3, 2, identity_of("across/0.mp4", part=0)).integers(1000, size=4).tolist() == [974, 148, 809, 105]
+    assert epoch_order(3, 2, 6).tolist() == [4, 0, 1, 2, 3, 5]
 
 
 def test_shuffled_epochs_have_every_clip_once(made_clips: Path):

@@ -91,10 +91,17 @@ def test_a_damaged_video_is_counted_once_damage_is_met(keyed: Path, tmp_path: Pa
     assert [record.getMessage()[:20] for record in caplog.records] == ["Used, though damaged"] * 2
 
 
-@pytest.mark.parametrize("suffix", [".m2v", ".ts"])
-def test_videos_whose_frames_have_no_certain_times(tmp_path: Path, suffix: str):
-    path = write_video(tmp_path / f"a{suffix}", moving_square(0, 0), fps=25, codec="mpeg2video")
+@pytest.mark.parametrize("joined", [False, True])
+def test_videos_whose_frames_have_no_certain_times(tmp_path: Path, joined: bool):
+    """A broadcast from between two key frames on, whose first packets give no frame; or joined to another."""
+    path = write_video(tmp_path / "a.ts", moving_square(0, 0), fps=25, codec="mpeg2video")
+    with av.open(str(path)) as container:
+        place = [packet.pos for packet in container.demux(video=0)][3]
+    whole_file = path.read_bytes()
+    path.write_bytes(2 * whole_file if joined else whole_file[place:])
     frames = decoded(path)
+    with open_video(path) as file:
+        assert not len(file.times)
     video, _, pixels = FrameReader(short_side=100).read(entry_of(path), whole([10, len(frames) - 1]))
     assert video.num_frames == len(frames)
     np.testing.assert_array_equal(pixels, frames[[10, -1]])

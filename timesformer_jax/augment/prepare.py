@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import dm_pix as pix
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from timesformer_jax._typing import Array, Float, PRNGKeyArray, ndarray
+from timesformer_jax.augment._dm_pix import pix
 from timesformer_jax.augment.boxes import inside_box
 from timesformer_jax.augment.rand_augment import LARGEST_MAGNITUDE, rand_augment_batch
 from timesformer_jax.augment.sides import sides_matter

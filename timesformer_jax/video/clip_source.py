@@ -43,10 +43,14 @@ class ClipSource:
     (`views`), and training with `clips_per_video` above 1, have several clips of a video: `video`, `rows`, `columns` and
     `seconds` then begin with an axis for these, in evaluation with the crops of each clip together.
 
-    A training clip is a function of (seed, epoch, the video's name): neither workers nor order change it, and it is the clip
-    that `main.py` trains on for the same video, name, seed and epoch. `source` is epoch 0; `source.epoch(3)` is another one,
-    `source.shuffled(num_epochs=30)` has all clips of 30 epochs, each in an order of its own. Indices that are out of range
-    raise `IndexError`; none of them means a later epoch.
+    A training clip is a function of (seed, epoch, the video's name): neither workers nor order change it. `source` is epoch 0,
+    `source.epoch(3)` is another one, `source.shuffled(num_epochs=30)` has all clips of 30 epochs, each in its own order. An
+    index that is out of range raises `IndexError`; none means a later epoch.
+
+    The trainer (`input_pipeline`) gives the same clips for the same names, seed, epoch and settings: the same frames, windows
+    and positions, and the same pixels but for the loss of its JPEG or H.264. Two things differ. It cuts videos longer than
+    `data.part_seconds` into several, and it excludes all damaged frames of a video, while a source excludes them only from
+    clips whose decoding meets the damage.
 
     A source can be pickled and read by several threads; each access opens one file.
 
