@@ -91,6 +91,20 @@ def test_a_damaged_video_is_counted_once_damage_is_met(keyed: Path, tmp_path: Pa
     assert [record.getMessage()[:20] for record in caplog.records] == ["Used, though damaged"] * 2
 
 
+def test_a_gradual_refresh_is_no_place_to_begin(tmp_path: Path):
+    """x264's intra refresh marks packets as key frames that are complete only some frames later."""
+    frames = np.concatenate([moving_square(0, 0), moving_square(1, 1)])
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"x264-params": "intra-refresh=1:keyint=20"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    _, _, pixels = FrameReader(short_side=100).read(entry_of(tmp_path / "a.mp4"), whole([4, 63, 68]))
+    np.testing.assert_array_equal(pixels, decoded(tmp_path / "a.mp4")[[4, 63, 68]])
+
+
 @pytest.mark.parametrize("joined", [False, True])
 def test_videos_whose_frames_have_no_certain_times(tmp_path: Path, joined: bool):
     """A broadcast from between two key frames on, whose first packets give no frame; or joined to another."""

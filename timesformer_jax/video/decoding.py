@@ -40,6 +40,8 @@ class VideoFile:
         """Damaged packets and frames met so far by the latest `frames`. Damage costs those places only; the rest is kept."""
         self.num_decoded = 0
         """Good frames met so far by the latest `frames`."""
+        self.shown = 0.0
+        """When the latest decoded frame is shown, in seconds from the first."""
 
     def _open(self) -> None:
         try:
@@ -160,6 +162,7 @@ class VideoFile:
                 if span is not None and now >= span[1] - 1e-6:
                     return
                 if span is None or now >= span[0] - 1e-6:
+                    self.shown = now
                     yield frame
 
     def _from_start(self) -> Iterator[Any]:
@@ -261,6 +264,7 @@ class FrameFolder(VideoFile):
         self._pictures = sorted(pictures, key=_natural)
         self.fps = fps
         self.num_damaged = self.num_decoded = 0
+        self.shown = 0.0
         limits.check_seconds(path, self.seconds)
         limits.check_bytes(path, sum(picture.stat().st_size for picture in self._pictures if picture.is_file()))
 
@@ -293,7 +297,8 @@ class FrameFolder(VideoFile):
 
     def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
         first, last = (0, None) if span is None else (self._picture_at(second) for second in span)
-        for picture in self._pictures[first:last]:
+        for number, picture in enumerate(self._pictures[first:last], first):
+            self.shown = number / self.fps
             try:
                 with open_container(picture, self._limits, picture=True) as container:
                     self._size_is_unknown |= not container.streams.video[0].codec_context.width

@@ -1,5 +1,6 @@
 """Frames of video files by their numbers: those that prepared data would hold, read from the file itself."""
 
+import contextlib
 import itertools
 import logging
 import math
@@ -55,7 +56,7 @@ class FrameReader:
         Raises:
             UnreadableVideoError: If not one frame can be decoded, or the video goes beyond the limits.
         """
-        with open_video(entry.path, entry.fps, limits=self._limits) as file:
+        with self._open(entry) as file:
             if entry.name not in self._promised:
                 self._promised[entry.name] = self._measure(entry, file)
             promised = self._promised[entry.name]
@@ -64,25 +65,25 @@ class FrameReader:
                 pixels = self._find(file, promised, windows)
                 if pixels is not None:
                     return promised.video, windows, pixels
-            video = self.count(entry, file)
-            windows = plan(video)
-            return video, windows, self._search(entry, file, video, windows)
+        video = self.inspect(entry)
+        windows = plan(video)
+        with self._open(entry) as file:  # anew: what a decoder makes up for damage depends on what it has decoded before
+            return video, windows, self._search(entry, file, windows)
 
     def inspect(self, entry: Entry) -> Video:
-        """The facts of a video, all of which is decoded; raises as `read`."""
-        with open_video(entry.path, entry.fps, limits=self._limits) as file:
-            return self.count(entry, file)
-
-    def count(self, entry: Entry, file: VideoFile) -> Video:
-        """The facts of an open video by decoding all of it, unless that has been done before."""
+        """The facts of a video by decoding all of it, unless that has been done before; raises as `read`."""
         if entry.name not in self._counted:
-            sizes = [frame.shape for frame in self._frames(file, entry.span(file.seconds), only={0})]
-            if not sizes:
-                raise UnreadableVideoError(entry.path, "none of its frames can be converted")
-            if file.num_damaged:
-                log.warning("Used, though damaged in %d place(s): %s.", file.num_damaged, entry.path)
-            self._counted[entry.name] = self._video(file, file.num_decoded, *sizes[0][:2])
+            with self._open(entry) as file:
+                sizes = [frame.shape for frame in self._frames(file, entry.span(file.seconds), only={0})]
+                if not sizes:
+                    raise UnreadableVideoError(entry.path, "none of its frames can be converted")
+                if file.num_damaged:
+                    log.warning("Used, though damaged in %d place(s): %s.", file.num_damaged, entry.path)
+                self._counted[entry.name] = self._video(file, file.num_decoded, *sizes[0][:2])
         return self._counted[entry.name]
+
+    def _open(self, entry: Entry) -> contextlib.AbstractContextManager[VideoFile]:
+        return open_video(entry.path, entry.fps, limits=self._limits)
 
     def _share(self, file: VideoFile) -> float:
         return min(self._max_fps / file.fps, 1.0)
@@ -103,7 +104,7 @@ class FrameReader:
         if first == last:
             return None
         frame = next(self._frames(file, (begin, end), {0}), None)
-        if frame is None or file.num_damaged:
+        if frame is None or file.num_damaged or not math.isclose(file.shown, times[first], abs_tol=1e-4):
             return None
         return _Measured(self._video(file, last - first, *frame.shape[:2]), first)
 
@@ -116,7 +117,8 @@ class FrameReader:
         for run in self._runs(file, wanted):
             frames = self._frames(file, (times[run[0]], math.inf), {index - run[0] for index in run})
             part = [_cut(frame, windows) for frame in itertools.islice(frames, len(run)) if frame.shape[:2] == video[2:]]
-            if len(part) < len(run) or file.num_damaged or file.num_decoded != run[-1] - run[0] + 1:
+            in_place = math.isclose(file.shown, times[run[-1]], abs_tol=1e-4) and file.num_decoded == run[-1] - run[0] + 1
+            if len(part) < len(run) or file.num_damaged or not in_place:  # such as frames that a gradual refresh completes
                 return None
             found += part
         return np.stack(found)
@@ -132,7 +134,7 @@ class FrameReader:
                 runs[-1].append(index)
         return runs
 
-    def _search(self, entry: Entry, file: VideoFile, video: Video, windows: Windows) -> UInt8[ndarray, "F H W 3"]:
+    def _search(self, entry: Entry, file: VideoFile, windows: Windows) -> UInt8[ndarray, "F H W 3"]:
         """The plan's frames, decoding from the beginning."""
         count = windows.frames[-1] + 1
         kept = KeptFrames(self._share(file)).among(math.ceil(count / self._share(file)) + 1)
