@@ -5,7 +5,6 @@ the same clip whatever the number of workers, hosts or restarts; and the order o
 """
 
 import functools
-import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from input_pipeline._tensorflow import tf
 from input_pipeline.frames import DECODERS, cut_windows
 from input_pipeline.video_dataset import VideoDataset
 from timesformer_jax.errors import InputError
+from timesformer_jax.video.clip_seeds import clip_generator, epoch_order, identity_of
 from timesformer_jax.video.views import ClipOptions, EvalViews, Video, View, plan_windows
 
 Batch = dict[str, np.ndarray]
@@ -43,22 +43,13 @@ class _Share:
     def __init__(self, num_examples: int, seed: int, rows: int, first: int, part: Part):
         self._num_examples, self._seed, self._rows, self._first = num_examples, seed, rows, first
         self._index, self._count = part
-        self._order = functools.lru_cache(maxsize=2)(self._permutation)
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(self._num_examples)
 
     def __getitem__(self, number: int) -> tuple[int, int]:
         """(epoch, example) of this host's `number`th."""
         batch, row = divmod(number, self._rows)
         position = self._first + (batch * self._count + self._index) * self._rows + row
         epoch, place = divmod(position, self._num_examples)
-        return epoch, int(self._order(epoch)[place])
-
-
-def _identity(name: bytes) -> int:
-    """A number for a name that is the same in every process, below 2^63."""
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 1
+        return epoch, int(epoch_order(self._seed, epoch, self._num_examples)[place])
 
 
 def _decode(
@@ -95,7 +86,7 @@ def _decode(
         name = features["name"].bytes_list.value[0]
         part = features["part"].int64_list.value[0] if "part" in features else 0
         video = Video(len(stored), features["fps"].float_list.value[0], height, width)
-        windows = plan_windows(choose(which, video, _identity(name + b"#%d" % part)), video, window)
+        windows = plan_windows(choose(which, video, identity_of(name, part)), video, window)
         begins = np.array(windows.frames)[windows.which[:, 0]] / video.fps + part * dataset.part_seconds
         entries = needed(windows.frames)
         return (
@@ -105,7 +96,7 @@ def _decode(
             *windows[1:],
             dataset.encode_label(features),
             np.array(name, object),
-            np.array(_identity(name), np.int64),
+            np.array(identity_of(name), np.int64),
             np.array(part, np.int64),
             begins.astype(np.float32),
         )
@@ -209,7 +200,7 @@ def training_batches(
     share = _Share(dataset.num_videos(split), seed, batch_size // per_video, first_clip // per_video, part or _every_host())
 
     def choose(which: tuple[int, int], video: Video, identity: int) -> list[View]:
-        return options.training_views(np.random.default_rng([seed, which[0], identity]), video, window - 2)
+        return options.training_views(clip_generator(seed, which[0], identity), video, window - 2)
 
     numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
     failed: list[InputError] = []

@@ -14,6 +14,7 @@ from input_pipeline.left_out import FILE as LEFT_OUT
 from input_pipeline.records import Records, Selection
 from input_pipeline.sources import read_source
 from input_pipeline.video_builder import VideoBuilder
+from timesformer_jax.labels import encode_label
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,9 +82,7 @@ class VideoDataset:
     def encode_label(self, features: Any) -> np.ndarray:
         """An example's label as the model learns it: its number, or for several one or zero for each class."""
         labels = list(features[self.label].int64_list.value)
-        if not self.several:
-            return np.array(labels[0], np.int32)
-        return np.isin(np.arange(len(self.label_names)), labels).astype(np.float32)
+        return encode_label(labels, len(self.label_names), multi_label=self.several)
 
     @property
     def label_spec(self) -> tf.TensorSpec:

@@ -30,12 +30,14 @@ def snippets(text: str) -> dict[str, str]:
 GUIDE, WEIGHTS = ((ROOT / "docs" / name).read_text() for name in ("use_in_your_project.md", "weights.md"))
 OF_THE_GUIDE = snippets(GUIDE)
 SNIPPETS = {**OF_THE_GUIDE, **snippets(WEIGHTS)}
+WITH_TORCH = "Clips through PyTorch loaders"  # which tests/parity runs
 
 
-@pytest.mark.slow_cases("(Serving|In an NNX project)")
-@pytest.mark.parametrize("title", SNIPPETS)
-def test_snippet(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.slow_cases("(Serving|In an NNX project|Clips for your own training loop)")
+@pytest.mark.parametrize("title", [title for title in SNIPPETS if title != WITH_TORCH])
+def test_snippet(title: str, made_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
+    Path("videos").symlink_to(made_clips)
     names: dict[str, Any] = {}
     exec(compile(SNIPPETS[title], f"{title} (docs)", "exec"), names)
     if "losses" in names:  # it trains: then it learns

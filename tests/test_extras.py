@@ -1,5 +1,6 @@
 """What to install: the tables of extras and jobs, and the one command in the message of whatever is missing."""
 
+import importlib
 import re
 import sys
 import tomllib
@@ -106,3 +107,11 @@ def test_library_names_the_extra_of_the_package(monkeypatch: pytest.MonkeyPatch)
         open_video("a"),
     ):
         pass
+
+
+def test_augmentation_names_its_extra(monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in sys.modules if name.startswith("timesformer_jax.augment")]:
+        monkeypatch.delitem(sys.modules, name)
+    uninstall(monkeypatch, "dm_pix")
+    with pytest.raises(InputError, match=r'^Augmentation needs dm-pix, .*: pip install "timesformer_jax\[augment\]"$'):
+        importlib.import_module("timesformer_jax.augment")

@@ -12,6 +12,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "pretrained": (*_VIDEO, "etils", "huggingface_hub", "orbax", "safetensors", "xxhash"),
     "plots": ("PIL", "jinja2", "matplotlib", "sklearn"),
     "torch": ("torch",),
+    "augment": ("dm_pix",),
     "train": (
         *_VIDEO,
         *("PIL", "absl", "clu", "dm_pix", "etils", "google_crc32c", "importlib_resources", "ml_collections", "optax", "orbax"),

@@ -6,8 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.printable import as_utf8
+
+
+def encode_label(numbers: Sequence[int], num_classes: int, *, multi_label: bool) -> np.ndarray:
+    """A video's label as the model learns it: int32 `[]`, or float32 `[num_classes]` of zeros and ones if `multi_label`."""
+    if not multi_label:
+        return np.array(numbers[0], np.int32)
+    return np.isin(np.arange(num_classes), numbers).astype(np.float32)
 
 
 def read_labels(path: str | Path) -> list[str]:

@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import dm_pix as pix
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from timesformer_jax._typing import Array, Float, PRNGKeyArray
+from timesformer_jax._typing import Array, Float, PRNGKeyArray, ndarray
+from timesformer_jax.augment._dm_pix import pix
 from timesformer_jax.augment.boxes import inside_box
 from timesformer_jax.augment.rand_augment import LARGEST_MAGNITUDE, rand_augment_batch
 from timesformer_jax.augment.sides import sides_matter
@@ -87,10 +87,14 @@ def _is_rand_augment(pair: Any) -> bool:
 _SHARES = ("brightness", "contrast", "saturation", "grey", "blur", "erase")
 
 
-def prepare_eval(batch: Mapping[str, Array], *, options: PixelOptions) -> Float[Array, "B T R S 3"]:
+def prepare_eval(batch: Mapping[str, Array | ndarray], *, options: PixelOptions) -> Float[Array, "B T R S 3"]:
     """The crops of a batch, unchanged, normalised; axes between the batch and time, such as views, are merged into it."""
+    return _normalize(_crops(batch), options)
+
+
+def _crops(batch: Mapping[str, Array | ndarray]) -> Float[Array, "B T R S 3"]:
     video, rows, columns = (batch[name].reshape(-1, *batch[name].shape[-axes:]) for name, axes in WINDOW_AXES.items())
-    return _normalize(crop_and_scale(video, rows, columns), options)
+    return crop_and_scale(video, rows, columns)
 
 
 def _normalize(clips: Float[Array, "B T R S 3"], options: PixelOptions) -> Float[Array, "B T R S 3"]:
@@ -104,14 +108,16 @@ WINDOW_AXES = {"video": 4, "rows": 1, "columns": 1}
 
 
 def prepare_training(
-    key: PRNGKeyArray, batch: Mapping[str, Array], *, options: PixelOptions, split: NamedSharding | None = None
+    key: PRNGKeyArray, batch: Mapping[str, Array | ndarray], *, options: PixelOptions, split: NamedSharding | None = None
 ) -> Float[Array, "B T R S 3"]:
     """Crops each clip out of its window, changes it by `options` (whose `flip` is decided) and normalises it.
+
+    Axes between the batch and time, such as several clips of a video, are merged into it.
 
     `split`: how the batch is split over devices, for what goes from clip to clip (RandAugment).
     """
     change_key, erase_key = jax.random.split(key)
-    clips = crop_and_scale(*(batch[name] for name in WINDOW_AXES))
+    clips = _crops(batch)
     num_ops, magnitude = options.rand_augment
     if num_ops:
         augment_key, change_key = jax.random.split(change_key)

@@ -10,12 +10,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import dm_pix as pix
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from timesformer_jax._typing import Array, Float, PRNGKeyArray
+from timesformer_jax.augment._dm_pix import pix
 
 LARGEST_MAGNITUDE = 10.0
 GREY = 0.5

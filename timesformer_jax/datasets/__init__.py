@@ -2,7 +2,7 @@
 
 from timesformer_jax.datasets.duplicates import describe_duplicates
 from timesformer_jax.datasets.entries import Entry, Listing
-from timesformer_jax.datasets.layouts import EXPECTED_CLASSES, LAYOUTS
+from timesformer_jax.datasets.layouts import EXPECTED_CLASSES, LAYOUTS, read_video_folder, read_video_list
 from timesformer_jax.datasets.parallel import map_in_processes
 from timesformer_jax.datasets.storage import (
     CODECS,
@@ -27,5 +27,7 @@ __all__ = [
     "describe_duplicates",
     "inspect_video",
     "map_in_processes",
+    "read_video_folder",
+    "read_video_list",
     "store_video",
 ]

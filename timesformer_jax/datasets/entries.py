@@ -2,27 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from timesformer_jax.errors import InputError
+from timesformer_jax.video.entry import Entry
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One video of a split.
-
-    `name` is unique in its split. `path` is a file, or a folder of pictures (its frames in order of their names, at `fps`
-    frames per second). `start` and `end` in seconds cut a piece out of it. `perhaps_cut`: the file may be that piece already,
-    and is where it is no longer, by a second at most; only the data set's reader can know whether people keep it so.
-    """
-
-    name: str
-    path: Path
-    labels: tuple[str, ...]
-    start: float | None = None
-    end: float | None = None
-    fps: float | None = None
-    perhaps_cut: bool = False
+__all__ = ["Entry", "Listing"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from timesformer_jax.datasets.entries import Entry
 from timesformer_jax.errors import InputError
 from timesformer_jax.os_errors import ReadError
 from timesformer_jax.video.decoding import open_video
 from timesformer_jax.video.encoding import encode_h264, encode_jpeg
+from timesformer_jax.video.entry import Entry, KeptFrames
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, UnreadableVideoError
 
 KEY_FRAME_EVERY = 2
@@ -59,16 +59,6 @@ class StoredVideo(NamedTuple):
     num_damaged: int
 
 
-class _Kept:
-    """Which frames of a video are kept so that `share` of them remain, evenly: 0, and whenever a whole one has come up."""
-
-    def __init__(self, share: float):
-        self.share = share
-
-    def __contains__(self, index: int) -> bool:
-        return index == 0 or math.floor(index * self.share) > math.floor((index - 1) * self.share)
-
-
 def store_video(entry: Entry, storage: Storage) -> list[StoredVideo]:
     """Reads a video and encodes it; one part, but for videos longer than `storage.part_seconds`.
 
@@ -80,8 +70,8 @@ def store_video(entry: Entry, storage: Storage) -> list[StoredVideo]:
         per_part = max(round(storage.part_seconds * video.fps * share), 1) if storage.part_seconds < math.inf else math.inf
         frames = video.frames(
             storage.short_side,
-            only=_Kept(share) if share < 1 else None,
-            span=_span(entry, video.seconds),
+            only=KeptFrames(share) if share < 1 else None,
+            span=entry.span(video.seconds),
             even=storage.codec == "h264",
         )
         for part in _parts(frames, per_part):
@@ -113,19 +103,11 @@ def inspect_video(entry: Entry, limits: Limits = DEFAULT_LIMITS) -> VideoFacts:
     """Decodes all of a video and keeps nothing; raises `UnreadableVideoError` where not one frame can be had."""
     with open_video(entry.path, fps=entry.fps, limits=limits) as video:
         count, height, width = 0, 0, 0
-        for frame in video.frames(span=_span(entry, video.seconds)):
+        for frame in video.frames(span=entry.span(video.seconds)):
             count, (height, width) = count + 1, frame.shape[:2]
     if not count:
         raise UnreadableVideoError(entry.path, "none of its frames can be converted")
     return VideoFacts(count, video.fps, height, width, video.num_damaged)
-
-
-def _span(entry: Entry, seconds: float | None) -> tuple[float, float] | None:
-    """What to cut out of the file: nothing where it is the piece already."""
-    if entry.start is None or entry.end is None:
-        return None
-    is_piece = entry.perhaps_cut and seconds is not None and seconds <= entry.end - entry.start + 1
-    return None if is_piece else (entry.start, entry.end)
 
 
 def _parts(frames: Iterator[np.ndarray], length: float) -> Iterator[Iterator[np.ndarray]]:

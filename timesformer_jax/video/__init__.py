@@ -2,8 +2,10 @@
 
 from timesformer_jax.printable import printable
 from timesformer_jax.renamed import renamed
+from timesformer_jax.video.clip_source import ClipSource
 from timesformer_jax.video.containers import CONTAINERS
 from timesformer_jax.video.decoding import VideoFile, open_video
+from timesformer_jax.video.entry import Entry
 from timesformer_jax.video.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from timesformer_jax.video.finding import FolderContents, find_videos
 from timesformer_jax.video.geometry import (
@@ -40,6 +42,8 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "Clip",
     "ClipOptions",
+    "ClipSource",
+    "Entry",
     "EvalViews",
     "FolderContents",
     "Limits",

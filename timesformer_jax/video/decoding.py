@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from timesformer_jax._typing import UInt8, ndarray
+from timesformer_jax._typing import Float, UInt8, ndarray
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.os_errors import NOT_THE_FILES, raise_if_not_the_files
 from timesformer_jax.video.containers import open_container
@@ -37,9 +37,11 @@ class VideoFile:
         limits.check_seconds(path, self._timeline.seconds)
         self.fps = self._timeline.fps
         self.num_damaged = 0  # what is damaged is met again
-        """Damaged packets and frames met so far. Damage costs those places only; the rest of the video is kept."""
+        """Damaged packets and frames met so far by the latest `frames`. Damage costs those places only; the rest is kept."""
         self.num_decoded = 0
-        """Good frames met so far."""
+        """Good frames met so far by the latest `frames`."""
+        self.shown = 0.0
+        """When the latest decoded frame is shown, in seconds from the first."""
 
     def _open(self) -> None:
         try:
@@ -85,6 +87,7 @@ class VideoFile:
         """
         from av.video.reformatter import Interpolation, VideoReformatter
 
+        self.num_decoded = self.num_damaged = 0
         # One reformatter for all frames: `frame.to_ndarray` makes a new one each time, 20 times slower.
         reformatter = VideoReformatter()
         size = None
@@ -124,6 +127,19 @@ class VideoFile:
         """How long the video is, by its timestamps."""
         return self._timeline.seconds
 
+    @property
+    def times(self) -> Float[ndarray, "num_frames"]:
+        """When each frame is shown, in seconds from the first; empty unless frames can be found by their times."""
+        return self._timeline.times
+
+    def entry_point(self, second: float) -> float:
+        """Second from which `frames` decodes for a span that begins at `second`."""
+        key = self._timeline.key_before(second)
+        return 0.0 if key is None else key.time - self._timeline.first
+
+    seek_cost = 16
+    """Frames that are decoded in the time that a seek takes, roughly."""
+
     def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
         """The frames of `span`, or all."""
         key = None if span is None else self._timeline.key_before(span[0])
@@ -146,6 +162,7 @@ class VideoFile:
                 if span is not None and now >= span[1] - 1e-6:
                     return
                 if span is None or now >= span[0] - 1e-6:
+                    self.shown = now
                     yield frame
 
     def _from_start(self) -> Iterator[Any]:
@@ -247,6 +264,7 @@ class FrameFolder(VideoFile):
         self._pictures = sorted(pictures, key=_natural)
         self.fps = fps
         self.num_damaged = self.num_decoded = 0
+        self.shown = 0.0
         limits.check_seconds(path, self.seconds)
         limits.check_bytes(path, sum(picture.stat().st_size for picture in self._pictures if picture.is_file()))
 
@@ -261,12 +279,26 @@ class FrameFolder(VideoFile):
     def count_is_certain(self) -> bool:
         return True
 
+    @property
+    def times(self) -> Float[ndarray, "num_frames"]:
+        return np.arange(len(self._pictures)) / self.fps
+
+    def entry_point(self, second: float) -> float:
+        return second
+
+    seek_cost = 0
+
     def close(self) -> None:
         pass
 
+    def _picture_at(self, second: float) -> int:
+        """The first picture that is shown at `second` or later."""
+        return len(self._pictures) if second == math.inf else math.ceil((second - 1e-6) * self.fps)
+
     def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
-        first, last = (0, None) if span is None else (math.ceil(second * self.fps) for second in span)
-        for picture in self._pictures[first:last]:
+        first, last = (0, None) if span is None else (self._picture_at(second) for second in span)
+        for number, picture in enumerate(self._pictures[first:last], first):
+            self.shown = number / self.fps
             try:
                 with open_container(picture, self._limits, picture=True) as container:
                     self._size_is_unknown |= not container.streams.video[0].codec_context.width

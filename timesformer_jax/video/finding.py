@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from timesformer_jax.errors import InputError
 from timesformer_jax.os_errors import raise_if_not_the_files
-from timesformer_jax.printable import printable
+from timesformer_jax.printable import as_utf8, printable
 from timesformer_jax.video.files import NOT_VIDEO_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES, holds_text
 
 PROBES = 16
@@ -26,6 +27,10 @@ NOT_PROBED = f"files with an unknown suffix that weren't opened (at most {PROBES
 SEEN = "linked folders that were read under another path"
 CLOSED = "folders that can't be opened"
 SPECIAL = "pipes, sockets or devices"
+LOOSE = "videos outside any label's folder"
+
+SPLIT_LIKE = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+"""If a folder's only labels are among these, they are splits by another name."""
 
 
 class Tally:
@@ -178,6 +183,25 @@ class FolderContents:
 def find_videos(folder: Path) -> list[Path]:
     """Every video file in a folder or deeper, sorted: the `videos` of its `FolderContents`."""
     return FolderContents(folder).videos
+
+
+def labelled_videos(contents: FolderContents, folder: Path) -> list[tuple[Path, str]]:
+    """(file, label) of every video in a label's folder or deeper; others are counted as skipped.
+
+    Raises:
+        InputError: If two folders' names are the same label once written as UTF-8.
+    """
+    found, folders = [], dict[str, str]()
+    for path in contents.videos:
+        parts = path.relative_to(folder).parts
+        if len(parts) == 1:
+            contents.skipped.add(LOOSE, contents.name(path))
+            continue
+        label = as_utf8(parts[0])
+        if folders.setdefault(label, parts[0]) != parts[0]:
+            raise InputError(f"Two folders of {folder} give the same label {label!r} when written as UTF-8: rename one.")
+        found.append((path, label))
+    return found
 
 
 def is_frame_folder(path: str | Path) -> bool:

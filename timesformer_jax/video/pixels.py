@@ -54,6 +54,22 @@ def crop_and_scale(
     return jnp.einsum("bsw,btrwc->btrsc", weights(columns, pixels.shape[3]), pixels, precision="highest")
 
 
+def crop_on_host(
+    windows: UInt8[ndarray, "B T H W C"], rows: Float[ndarray, "B R"], columns: Float[ndarray, "B S"]
+) -> UInt8[ndarray, "B T R S C"]:
+    """The clips of `crop_and_scale` in NumPy, on the scale 0 to 255 and rounded."""
+
+    def interpolate(pixels: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
+        before = np.floor(positions).astype(np.int64)
+        after = np.minimum(before + 1, pixels.shape[axis] - 1)
+        share = (positions - before).astype(np.float32).reshape(-1, *[1] * (pixels.ndim - 1 - axis))
+        first = pixels.take(before, axis).astype(np.float32)
+        return first + (pixels.take(after, axis) - first) * share
+
+    clips = [interpolate(interpolate(*each[:2], 1), each[2], 2) for each in zip(windows, rows, columns, strict=True)]
+    return np.rint(np.stack(clips)).astype(np.uint8)
+
+
 def standardize(video: Float[Array, "*batch C"], mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "*batch C"]:
     """(video - mean) / std per channel, of pixels on the scale 0 to 1."""
     shape = (1,) * (video.ndim - 1) + (-1,)

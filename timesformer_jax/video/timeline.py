@@ -10,6 +10,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from timesformer_jax._typing import Float, ndarray
+
 JUMPING_FORMATS = ("mpegts", "mpeg")
 """Formats whose clock may jump ahead where recordings were joined."""
 LARGEST_GAP = 10.0
@@ -38,6 +42,7 @@ class Timeline(NamedTuple):
         certain: Whether so many frames come of them for sure, unless they are damaged.
         keys: Where decoding can start, ascending; empty if seeking isn't safe.
         head: PTS, DTS and size of the first packet.
+        times: When each frame is shown, in seconds from the first; empty unless `certain` and seeking is safe.
     """
 
     first: float
@@ -47,6 +52,7 @@ class Timeline(NamedTuple):
     certain: bool
     keys: Sequence[Key]
     head: tuple[int | None, int | None, int]
+    times: Float[ndarray, "num_frames"]
 
     def key_before(self, second: float) -> Key | None:
         """The last key frame that is shown at or before `second`, counted from the first frame; None for the beginning."""
@@ -108,7 +114,8 @@ def read_timeline(packets: Iterable[Any], stream: Any, *, jumps_ahead: bool) -> 
     span = order[-1] - first if order else 0.0
     fps = _rate(len(decodable), span, float(rate) if rate else None, base)
     safe = not jumped and all(a.time < b.time for a, b in itertools.pairwise(keys))
-    return Timeline(first, span + 1 / fps, fps, len(times), certain, keys if safe else [], head or (None, None, 0))
+    shown = np.array(order if certain and safe else []) - first
+    return Timeline(first, span + 1 / fps, fps, len(times), certain, keys if safe else [], head or (None, None, 0), shown)
 
 
 def _from_first_key(times: Sequence[float], keys: Sequence[Key]) -> list[float]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from timesformer_jax._typing import Float, Int, ndarray
+from timesformer_jax._typing import Float, Int, UInt8, ndarray
 from timesformer_jax.errors import InputError
 from timesformer_jax.video.geometry import (
     crop_offset,
@@ -238,3 +238,12 @@ def plan_windows(views: Sequence[View], video: Video, size: int) -> Windows:
         (rows - tops[:, None]).astype(np.float32),
         (columns - lefts[:, None]).astype(np.float32),
     )
+
+
+def cut_windows(pixels: UInt8[ndarray, "F H W 3"], plan: Windows, size: int) -> UInt8[ndarray, "views T R R 3"]:
+    """The views' windows out of the pixels in the plan's box of its frames; zeros where the frame ends before the window."""
+    windows = np.zeros((*plan.which.shape, size, size, 3), np.uint8)
+    for window, which, (top, left) in zip(windows, plan.which, plan.corners.tolist(), strict=True):
+        part = pixels[:, top : top + size, left : left + size]
+        window[:, : part.shape[1], : part.shape[2]] = part[which]
+    return windows

@@ -12,14 +12,10 @@ from timesformer_jax.datasets.layouts.gathering import Gathered
 from timesformer_jax.datasets.layouts.shares import check_fraction, val_share
 from timesformer_jax.errors import InputError
 from timesformer_jax.printable import as_utf8
-from timesformer_jax.video.finding import FolderContents, Tally
+from timesformer_jax.video.finding import SPLIT_LIKE, FolderContents, Tally, labelled_videos
 
 SPLITS = ("train", "val")
 
-SPLIT_LIKE = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
-"""If a folder's only labels are among these, they are splits by another name."""
-
-LOOSE = "videos outside any label's folder"
 OUTSIDE = "videos outside the folders 'train' and 'val'"
 OTHER_SPLIT = "videos of a folder that looks like a split, since it holds folders called like the labels next to it"
 
@@ -67,7 +63,7 @@ def _given_splits(root: Path) -> tuple[dict[str, Labelled], tuple[str, ...]]:
     notes: list[str] = []
     for split in SPLITS:
         contents = FolderContents(root / split, base=root)
-        files[split] = _labelled(contents, root / split)
+        files[split] = labelled_videos(contents, root / split)
         notes += contents.notes if (root / split).is_dir() else ()
     if any(files.values()):
         rest = FolderContents(root, ignore=SPLITS)
@@ -80,7 +76,7 @@ def _given_splits(root: Path) -> tuple[dict[str, Labelled], tuple[str, ...]]:
 def _split(root: Path, val_fraction: float) -> tuple[dict[str, Labelled], tuple[str, ...]]:
     """The labelled files of a folder of labels, divided into `train` and `val`, and what is skipped."""
     contents = FolderContents(root)
-    everything = _labelled(contents, root)
+    everything = labelled_videos(contents, root)
     if everything and {label.lower() for _, label in everything} <= SPLIT_LIKE:
         found = ", ".join(sorted({label for _, label in everything}))
         raise InputError(f"{root} holds {found}: call the folders of the two splits 'train' and 'val'.")
@@ -110,18 +106,3 @@ def _without_other_splits(everything: Labelled, root: Path, skipped: Tally) -> L
         if label in splits:
             skipped.add(OTHER_SPLIT, path.relative_to(root).as_posix())
     return [(path, label) for path, label in everything if label not in splits]
-
-
-def _labelled(contents: FolderContents, folder: Path) -> Labelled:
-    """(file, label) of every video file in a label's folder or deeper; others are counted as skipped."""
-    found, folders = [], dict[str, str]()
-    for path in contents.videos:
-        parts = path.relative_to(folder).parts
-        if len(parts) == 1:
-            contents.skipped.add(LOOSE, contents.name(path))
-            continue
-        label = as_utf8(parts[0])
-        if folders.setdefault(label, parts[0]) != parts[0]:
-            raise InputError(f"Two folders of {folder} give the same label {label!r} when written as UTF-8: rename one.")
-        found.append((path, label))
-    return found

@@ -1,0 +1,116 @@
+"""Listed videos: an entry per video, read from a folder of labels or from pairs, and the frames of it that are kept."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from timesformer_jax._typing import Int, ndarray
+from timesformer_jax.errors import InputError
+from timesformer_jax.printable import as_utf8
+from timesformer_jax.video.finding import SPLIT_LIKE, FolderContents, labelled_videos
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One video of a split.
+
+    `name` is unique in its split. `path` is a file, or a folder of pictures (its frames in order of their names, at `fps`
+    frames per second). `start` and `end` in seconds cut a piece out of it. `perhaps_cut`: the file may be that piece already,
+    and is where it is no longer, by a second at most; only the data set's reader can know whether people keep it so.
+    """
+
+    name: str
+    path: Path
+    labels: tuple[str, ...]
+    start: float | None = None
+    end: float | None = None
+    fps: float | None = None
+    perhaps_cut: bool = False
+
+    def span(self, seconds: float | None) -> tuple[float, float] | None:
+        """What to cut out of a file that lasts `seconds`: None if all of it, since it is the piece already."""
+        if self.start is None or self.end is None:
+            return None
+        is_piece = self.perhaps_cut and seconds is not None and seconds <= self.end - self.start + 1
+        return None if is_piece else (self.start, self.end)
+
+
+class KeptFrames:
+    """Frames of a video that are kept so that `share` of them remain, evenly: 0, and whenever a whole one has come up."""
+
+    def __init__(self, share: float):
+        self.share = share
+
+    def __contains__(self, index: int) -> bool:
+        return index == 0 or math.floor(index * self.share) > math.floor((index - 1) * self.share)
+
+    def among(self, num_frames: int) -> Int[ndarray, "kept"]:
+        """The indices below `num_frames` that are kept."""
+        indices = np.arange(num_frames)
+        if self.share >= 1:
+            return indices
+        return np.flatnonzero((indices == 0) | (np.floor(indices * self.share) > np.floor((indices - 1) * self.share)))
+
+
+def entries_of_folder(folder: Path) -> tuple[list[Entry], tuple[str, ...]]:
+    """An entry per video file below a folder, labelled by the subfolder it is in, and notes about what is skipped.
+
+    Raises:
+        InputError: If there is no such folder, or its subfolders are splits.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "doesn't exist"
+        raise InputError(
+            f"{folder} {what}: give a folder with a subfolder per label, or entries or (path, label) pairs, as the readers of "
+            "timesformer_jax.datasets return them."
+        )
+    contents = FolderContents(folder)
+    found = labelled_videos(contents, folder)
+    labels = sorted({label for _, label in found})
+    if labels and {label.lower() for label in labels} <= SPLIT_LIKE:
+        raise InputError(f"{folder} holds splits ({', '.join(labels)}), not labels: give one of them, as {folder / labels[0]}.")
+    entries = [Entry(name=as_utf8(contents.name(path)), path=path, labels=(label,)) for path, label in sorted(found)]
+    return entries, contents.notes
+
+
+def entries_of_list(videos: Sequence[Any]) -> tuple[list[Entry], int]:
+    """Entries as they are; of (path, label) and (path, labels) pairs, entries whose names are the paths as given.
+
+    Returns:
+        The entries, and how many classes there are at least if labels are the numbers of classes, else 0.
+
+    Raises:
+        InputError: If something is neither, or some labels are numbers and others names.
+    """
+    read = [(video, video.labels) if isinstance(video, Entry) else _read_pair(video) for video in videos]
+    labels = [label for _, those in read for label in those]
+    numbers = [label for label in labels if not isinstance(label, str)]
+    if numbers and len(numbers) < len(labels):
+        name = next(label for label in labels if isinstance(label, str))
+        raise InputError(f"Some labels are numbers, as {numbers[0]}, and others are names, as {name!r}: give all in one way.")
+    entries = [
+        video if isinstance(video, Entry) else Entry(name=_name(video), path=video, labels=tuple(map(str, those)))
+        for video, those in read
+    ]
+    return entries, int(max(numbers)) + 1 if numbers else 0
+
+
+def _name(path: Path) -> str:
+    return as_utf8(path.as_posix())
+
+
+def _read_pair(pair: Any) -> tuple[Path, tuple[Any, ...]]:
+    """A video's path and its labels, names as UTF-8 or numbers."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str | os.PathLike):
+        raise InputError(f"Expected an Entry or a pair of a path and its label, got {pair!r}.")
+    path, labels = pair
+    labels = labels if isinstance(labels, tuple | list) else (labels,)
+    for label in labels:
+        if not isinstance(label, str) and (not isinstance(label, int | np.integer) or label < 0):
+            raise InputError(f"{path}: expected a label's name or its number, 0 or above, got {label!r}.")
+    return Path(path), tuple(as_utf8(label) if isinstance(label, str) else int(label) for label in labels)
