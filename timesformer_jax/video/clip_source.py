@@ -56,12 +56,12 @@ class ClipSource:
 
     Args:
         videos: A folder with a subfolder per label, or a sequence of (path, label) pairs or of `Entry`s, such as a split of
-            `timesformer_jax.datasets.read_video_folder`. A label is a name or the number of a class. Names of videos are paths
-            relative to the folder, or paths as given.
+            `timesformer_jax.datasets.read_video_folder`, whose names are the trainer's. A label is a name or the number of a
+            class. A video's name is its path relative to the folder, or of a pair its path as given.
         options: How clips are cut out of the videos.
         seed: Of the training clips and of the order of epochs, at least 0.
         views: The views of each video in evaluation; None for training clips.
-        label_names: Names of the classes in their order; by default those of the videos, sorted (numbers by their value).
+        label_names: Names of the classes in their order; by default those of the videos, sorted (of a list, numbers by value).
         multi_label: A video may have any number of labels: pairs are (path, labels).
         short_side: Frames with a longer short side are shrunk to this many pixels first; `options.short_side[0]` by default,
             as in the trainer (`data.short_side`).
