@@ -242,7 +242,7 @@ def _first_batch(world: World, share_of_epoch: float) -> Iterator[str]:
     yield ""
     data = world.opened()
     first = int(share_of_epoch * data.num_videos("train"))
-    batches = training_batches(data, "train", _clip_options(), batch_size=8, seed=0, first_clip=first, part=(0, 1))
+    batches = training_batches(data, "train", _clip_options(), batch_size=8, seed=0, first_clip=first, shard=(0, 1))
     yield f"{next(batches)['video'].shape[0]} clips"
 
 

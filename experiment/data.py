@@ -65,16 +65,16 @@ class RunData:
             batch_size=batch_size,
             seed=self._config.seed,
             first_clip=first_clip,
-            part=(self.share.index, self.share.count),
+            shard=(self.share.index, self.share.count),
         )
 
-    def eval_batches(self, split: str, views: EvalViews, part: tuple[int, int] | None = None) -> SplitBatches:
+    def eval_batches(self, split: str, views: EvalViews, shard: tuple[int, int] | None = None) -> SplitBatches:
         """This process's batches of every video of a split.
 
         Args:
             split: "train" or "val".
             views: Views of each video.
-            part: (first, step): the videos `first`, `first + step`, ... instead of this process's.
+            shard: (first, step): the videos `first`, `first + step`, ... instead of this process's.
         """
         return eval_batches(
             self.dataset,
@@ -82,7 +82,7 @@ class RunData:
             self.clips,
             batch_size=self.eval_batch_size // self.share.count,
             views=views,
-            part=part or (self.share.index, self.share.count),
+            shard=shard or (self.share.index, self.share.count),
         )
 
 

@@ -113,7 +113,7 @@ def _write_split(run: Run, split: str, params: Any, source: dict[str, Any]) -> N
             if stops():
                 done = num_shards - len(writer.missing())
                 raise stops.preempted(f"{done} of {num_shards} shards of '{split}' are written")
-            rows = _rows(run, params, compute, split, views, part=(mine, num_shards))
+            rows = _rows(run, params, compute, split, views, shard=(mine, num_shards))
             if writes:
                 writer.write(mine, rows)
             progress.update(min(run.data.share.count, len(missing) - progress.done))
@@ -164,7 +164,7 @@ def _agreed(missing: list[int], num_shards: int) -> list[int]:
 
 
 def _rows(
-    run: Run, params: Any, compute: Callable[..., jax.Array], split: str, views: EvalViews, part: tuple[int, int]
+    run: Run, params: Any, compute: Callable[..., jax.Array], split: str, views: EvalViews, shard: tuple[int, int]
 ) -> ShardRows:
     """The features of a shard's videos: shard k of N has the videos k, k + N, k + 2 N, ... of the split."""
     rows = ShardRows(run.config.features.dtype)
@@ -178,7 +178,7 @@ def _rows(
             name = batch["name"][i].decode(errors="replace")
             rows.add_clip(name, values[i], seconds=float(batch["seconds"][i, 0]), label=batch["label"][i])
 
-    for batch in run.data.eval_batches(split, views, part):
+    for batch in run.data.eval_batches(split, views, shard):
         given = {name: batch[name] for name in batch.keys() - NOT_FOR_DEVICES}
         waiting.append((batch, compute(params, training.to_devices(given, run.model.mesh))))
         if len(waiting) > 1:  # one stays in flight, while its successor's videos are decoded

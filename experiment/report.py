@@ -156,7 +156,7 @@ class _Videos:
         run = self._run
         chosen: VideoDataset = dataclasses.replace(run.data.dataset, chosen=(self._split, tuple(numbers)))
         centre = dataclasses.replace(run.data.clips, placement="centre")
-        batches = eval_batches(chosen, self._split, centre, batch_size=at_once, views=EvalViews(), part=(0, 1))
+        batches = eval_batches(chosen, self._split, centre, batch_size=at_once, views=EvalViews(), shard=(0, 1))
         for batch in batches if numbers else ():
             windows = {name: jax.numpy.asarray(batch[name]) for name in WINDOW_AXES}
             yield prepare_eval(windows, options=run.model.pixels), batch["label"], int(batch["mask"].sum())

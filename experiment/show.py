@@ -30,7 +30,7 @@ def show(run: Run, num_clips: int = 8) -> None:
     num_clips = max(num_clips // run.data.clips.clips_per_video, 1) * run.data.clips.clips_per_video
     batch = next(
         training_batches(
-            run.data.dataset, "train", run.data.clips, batch_size=num_clips, seed=run.config.seed, first_clip=0, part=(0, 1)
+            run.data.dataset, "train", run.data.clips, batch_size=num_clips, seed=run.config.seed, first_clip=0, shard=(0, 1)
         )
     )
     names = run.data.label_names
@@ -45,7 +45,7 @@ def show(run: Run, num_clips: int = 8) -> None:
     _draw(run, "train", video, titles)
     one = EvalViews()
     tested = next(
-        eval_batches(run.data.dataset, run.config.eval.split, run.data.clips, batch_size=num_clips, views=one, part=(0, 1))
+        eval_batches(run.data.dataset, run.config.eval.split, run.data.clips, batch_size=num_clips, views=one, shard=(0, 1))
     )
     real = tested["mask"]
     titles = [

@@ -178,7 +178,7 @@ def test_a_run_that_was_stopped_goes_on(
     monkeypatch.setattr(FeatureWriter, "write", write)
     made = (folder / "00000-of-00003.npz").stat().st_mtime_ns
     rows_of = mode._rows
-    monkeypatch.setattr(mode, "_rows", lambda *args, part: asked.append(part) or rows_of(*args, part=part))
+    monkeypatch.setattr(mode, "_rows", lambda *args, shard: asked.append(shard) or rows_of(*args, shard=shard))
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(config, str(tmp_path / "two"), "features")
         main.run(config, str(tmp_path / "two"), "features")  # there is nothing left to do

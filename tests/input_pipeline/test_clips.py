@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import input_pipeline.clips as clips_module
+import input_pipeline.windows as windows_module
 from input_pipeline import ClipOptions, EvalViews, VideoDataset, eval_batches, open_dataset, training_batches
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import crop_and_scale, open_video
@@ -164,8 +165,8 @@ def test_a_damaged_record_is_one_sentence(folder: VideoDataset, monkeypatch: pyt
 def test_dropped_batches_have_no_thread_to_wait_for(digits, monkeypatch: pytest.MonkeyPatch):
     """tf.data's own choice of workers has one, which can take a minute to end and holds the GIL meanwhile."""
     made = []
-    numpy = clips_module._numpy
-    monkeypatch.setattr(clips_module, "_numpy", lambda batches, *rest: made.append(batches) or numpy(batches, *rest))
+    as_numpy = clips_module.as_numpy
+    monkeypatch.setattr(clips_module, "as_numpy", lambda batches, *rest: made.append(batches) or as_numpy(batches, *rest))
     options = ClipOptions(num_frames=4, crop_size=32, sampling="uniform", sampling_rate=2.0, short_side=(32, 40))
     next(training_batches(digits, "train", options, batch_size=2, seed=0))
     next(eval_batches(digits, "val", options, batch_size=2, views=EvalViews()))
@@ -196,7 +197,7 @@ def test_a_test_begins_at_any_batch_and_decodes_nothing_before(
     read: list[int] = []
     get = type(folder.records("train")).__getitem__
     for host in range(2):
-        given = {"batch_size": 4, "views": EvalViews(num_clips=3), "part": (host, 2)}
+        given = {"batch_size": 4, "views": EvalViews(num_clips=3), "shard": (host, 2)}
         whole = list(eval_batches(folder, "train", options, **given))
         clips = np.concatenate([batch["clip"][batch["mask"]] for batch in whole])
         assert clips.tolist() == [[0, clip] for _ in range((9 - host + 1) // 2) for clip in range(3)]
@@ -215,8 +216,8 @@ def test_a_test_begins_at_any_batch_and_decodes_nothing_before(
 def test_only_the_rest_of_a_video_is_decoded(folder: VideoDataset, monkeypatch: pytest.MonkeyPatch):
     """Of the video in whose middle a test begins, the frames of the clips to come."""
     planned: list[int] = []
-    plan = clips_module.plan_windows
-    monkeypatch.setattr(clips_module, "plan_windows", lambda views, *rest: planned.append(len(views)) or plan(views, *rest))
-    given = {"batch_size": 2, "views": EvalViews(num_clips=3, num_crops=3), "part": (0, 3)}
+    plan = windows_module.plan_windows
+    monkeypatch.setattr(windows_module, "plan_windows", lambda views, *rest: planned.append(len(views)) or plan(views, *rest))
+    given = {"batch_size": 2, "views": EvalViews(num_clips=3, num_crops=3), "shard": (0, 3)}
     list(eval_batches(folder, "train", OPTIONS, **given).skip(2))
     assert sorted(planned) == [6, 9]

@@ -51,7 +51,7 @@ def test_clips_begin_again_if_the_number_of_frames_was_wrong(tmp_path: Path, mon
     path = write_video(tmp_path / "a.mp4", FRAMES)
     preprocess = tsf.Preprocess(num_frames=2, crop_size=8, sampling_rate=2.0, placement="dense")
     expected = preprocess(path, num_clips=3)
-    monkeypatch.setattr("timesformer_jax.video.decoding.VideoFile", Announces)
+    monkeypatch.setattr("timesformer_jax.video.opening.VideoFile", Announces)
     found = list(preprocess.clips(path, num_clips=3))
     assert [clip.number for clip in found] == [0, 1, 0, 1, 2]
     np.testing.assert_array_equal(np.concatenate([clip.views for clip in found[2:]]), expected)

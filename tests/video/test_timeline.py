@@ -167,7 +167,7 @@ def test_clips_are_placed_by_the_frames_that_there_are(
     def choose(count: int, fps: float) -> np.ndarray:
         return clips_of(count, fps, placement=placement, **options)
 
-    monkeypatch.setattr("timesformer_jax.video.decoding.VideoFile", Announces)
+    monkeypatch.setattr("timesformer_jax.video.opening.VideoFile", Announces)
     kept, indices = sample_frames(path, choose, number)
     assert indices.tolist() == choose(50, 30.0).tolist()
     assert all(kept[index] == index for index in kept)

@@ -9,10 +9,10 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.os_errors import ReadError
-from timesformer_jax.video.decoding import open_video
 from timesformer_jax.video.encoding import encode_h264, encode_jpeg
 from timesformer_jax.video.entry import Entry, KeptFrames
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, UnreadableVideoError
+from timesformer_jax.video.opening import open_video
 
 KEY_FRAME_EVERY = 2
 """H.264: the second frame refers to the first. Alone, at equal bytes, frames lose 4 dB; longer chains are slower to enter."""

@@ -4,7 +4,7 @@ from timesformer_jax.printable import printable
 from timesformer_jax.renamed import renamed
 from timesformer_jax.video.clip_source import ClipSource
 from timesformer_jax.video.containers import CONTAINERS
-from timesformer_jax.video.decoding import VideoFile, open_video
+from timesformer_jax.video.decoding import VideoFile
 from timesformer_jax.video.entry import Entry
 from timesformer_jax.video.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from timesformer_jax.video.finding import FolderContents, find_videos
@@ -16,6 +16,7 @@ from timesformer_jax.video.geometry import (
     view_crop_offset,
 )
 from timesformer_jax.video.limits import Limits, OverLimitError, UnreadableVideoError
+from timesformer_jax.video.opening import open_video
 from timesformer_jax.video.pixels import crop_and_scale, denormalize, normalize, standardize
 from timesformer_jax.video.preprocess import CHANNEL_ORDERS, Preprocess
 from timesformer_jax.video.reading import Clip, sample_frames, stream_clips

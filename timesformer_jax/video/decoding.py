@@ -1,12 +1,9 @@
 """Video files -> RGB frames, by PyAV (any container and codec that FFmpeg reads)."""
 
-import contextlib
 import errno
-import importlib.util
 import logging
 import math
 import re
-import stat
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from timesformer_jax._typing import Float, UInt8, ndarray
-from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.os_errors import NOT_THE_FILES, raise_if_not_the_files
 from timesformer_jax.video.containers import open_container
-from timesformer_jax.video.files import PICTURE_SUFFIXES
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, OverLimitError, UnreadableVideoError
-from timesformer_jax.video.timeline import DEFAULT_FPS, JUMPING_FORMATS, Clock, Key, read_timeline
+from timesformer_jax.video.timeline import JUMPING_FORMATS, Clock, Key, read_timeline
 
 log = logging.getLogger("timesformer_jax")
 
@@ -47,7 +42,7 @@ class VideoFile:
         try:
             container = open_container(self._path, self._limits)
         except Exception as error:
-            _check_disk(error, self._path)
+            check_disk(error, self._path)
             raise
         stream = container.streams.best("video")
         if stream is None or stream.disposition & type(stream.disposition).attached_pic:
@@ -230,7 +225,7 @@ class VideoFile:
 
     def _note_damage(self, error: Exception, path: Path | None = None) -> None:
         """Count a damaged place of the file, or of `path`, one of its pictures; raises a `ReadError` if none is damaged."""
-        _check_disk(error, path or self._path)
+        check_disk(error, path or self._path)
         self.num_damaged += 1
         log.debug("%s: %s: %s", self._path, type(error).__name__, error)
 
@@ -253,64 +248,6 @@ def _upright(rgb: np.ndarray, frame: Any) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(rgb[::-1] if mirrored else rgb, round(frame.rotation / 90) % 4))  # counter-clockwise
 
 
-class FrameFolder(VideoFile):
-    """A video as a folder of pictures, in the order of their names (frame9 before frame10)."""
-
-    def __init__(self, path: Path, fps: float, limits: Limits = DEFAULT_LIMITS):
-        self._path, self._limits, self._size_is_unknown = path, limits, False
-        pictures = (
-            file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
-        )
-        self._pictures = sorted(pictures, key=_natural)
-        self.fps = fps
-        self.num_damaged = self.num_decoded = 0
-        self.shown = 0.0
-        limits.check_seconds(path, self.seconds)
-        limits.check_bytes(path, sum(picture.stat().st_size for picture in self._pictures if picture.is_file()))
-
-    @property
-    def seconds(self) -> float:
-        return len(self._pictures) / self.fps
-
-    def count_packets(self) -> int:
-        return len(self._pictures)
-
-    @property
-    def count_is_certain(self) -> bool:
-        return True
-
-    @property
-    def times(self) -> Float[ndarray, "num_frames"]:
-        return np.arange(len(self._pictures)) / self.fps
-
-    def entry_point(self, second: float) -> float:
-        return second
-
-    seek_cost = 0
-
-    def close(self) -> None:
-        pass
-
-    def _picture_at(self, second: float) -> int:
-        """The first picture that is shown at `second` or later."""
-        return len(self._pictures) if second == math.inf else math.ceil((second - 1e-6) * self.fps)
-
-    def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
-        first, last = (0, None) if span is None else (self._picture_at(second) for second in span)
-        for number, picture in enumerate(self._pictures[first:last], first):
-            self.shown = number / self.fps
-            try:
-                with open_container(picture, self._limits, picture=True) as container:
-                    self._size_is_unknown |= not container.streams.video[0].codec_context.width
-                    frame = next(container.decode(video=0))
-            except OverLimitError:
-                raise
-            except Exception as error:  # whatever is wrong with it, it costs this frame alone
-                self._note_damage(error, picture)
-                continue
-            yield frame
-
-
 PICTURE_FORMATS = re.compile("image2|apng|ico|tty|bin|xbin|adf|idf|.+_pipe")
 """FFmpeg's formats of images and of text that it draws: files that hold no video, though it gives them a video stream."""
 
@@ -325,12 +262,12 @@ def has_video_stream(path: str | Path) -> bool:
                 return False
             return stream.width > 0 and not any(PICTURE_FORMATS.fullmatch(name) for name in names)
     except Exception as error:  # a file may make the libraries raise anything
-        _check_disk(error, path)
+        check_disk(error, path)
         log.debug("%s: %s: %s", path, type(error).__name__, error)
         return False
 
 
-def _check_disk(error: Exception, path: str | Path) -> None:
+def check_disk(error: Exception, path: str | Path) -> None:
     """Raise a `ReadError` if reading failed for want of descriptors, or since the disk can't be read.
 
     FFmpeg also uses the system's numbers for damage: then the file itself can be read.
@@ -347,35 +284,3 @@ def _check_disk(error: Exception, path: str | Path) -> None:
         except OSError as own:
             error = own
     raise_if_not_the_files(error, path)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts numbers in names by their value."""
-    return [(int(part), part) if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
-
-@contextlib.contextmanager
-def open_video(path: str | Path, fps: float | None = None, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[VideoFile]:
-    """Opens a video file, or a folder of pictures at `fps` (30); raises `UnreadableVideoError` with the reason where it can't,
-    and where the video goes beyond `limits`, here or when its frames are read. A `ReadError`, here or then, says nothing about
-    the video: no more files may be open, or the disk fails.
-
-    Needs the extra `video`.
-    """
-    if importlib.util.find_spec("av") is None:
-        raise MissingPackageError("av", "Reading videos")
-    try:
-        status = Path(path).stat()
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            raise UnreadableVideoError(path, "it is a device or a pipe, not a file")
-        if not status.st_size:
-            raise UnreadableVideoError(path, "the file is empty")
-        folder = stat.S_ISDIR(status.st_mode)
-        video = FrameFolder(Path(path), fps or DEFAULT_FPS, limits) if folder else VideoFile(path, limits)
-    except UnreadableVideoError:
-        raise
-    except Exception as error:  # a file may make the libraries raise anything; it must not end what reads many
-        _check_disk(error, path)
-        raise UnreadableVideoError(path, getattr(error, "strerror", None) or f"{type(error).__name__}: {error}") from error
-    with contextlib.closing(video):
-        yield video

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from timesformer_jax._typing import UInt8, ndarray
-from timesformer_jax.video.decoding import VideoFile, open_video
+from timesformer_jax.video.decoding import VideoFile
 from timesformer_jax.video.entry import Entry, KeptFrames
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, UnreadableVideoError
+from timesformer_jax.video.opening import open_video
 from timesformer_jax.video.views import Video, Windows
 
 log = logging.getLogger("timesformer_jax")

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timesformer_jax._typing import Float, Int, ndarray
-from timesformer_jax.video.decoding import open_video
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
+from timesformer_jax.video.opening import open_video
 
 log = logging.getLogger("timesformer_jax")
 
