@@ -71,7 +71,13 @@ def test_no_banned_phrase():
 
 @pytest.mark.parametrize(
     "text",
-    ["The run goes\non from there.", "A frame is left out.", "Raises `InputError` where it is 0.", "Whoever calls it", "so many"],
+    [
+        "The run goes\non from there.",
+        "A frame is left out.",
+        "Raises `InputError` where it is 0.",
+        "Whoever calls it",
+        "so many",
+    ],
 )
 def test_a_banned_phrase_is_found(text: str):
     assert len(found_in(text)) == 1

@@ -25,6 +25,8 @@ def test_reference_has_every_public_name_once():
     """A name that several rooms export is described in one of them."""
     paths = documented()
     assert len(paths) == len(set(paths))
+    shadowed = [path for path in paths if (ROOT / path.replace(".", "/")).with_suffix(".py").exists()]
+    assert not shadowed, f"the site describes the modules of these names: give the paths in them: {shadowed}"
     values = {path: resolve(path) for path in paths}
     for room in ROOMS:
         names = importlib.import_module(room).__all__
