@@ -53,7 +53,7 @@ def commands(text: str) -> list[str]:
     """The commands in a text, one line each, without comments."""
     blocks = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.partition("  #")[0].strip() for line in lines if re.match("(python|timesformer) ", line)]
+    return [" ".join(line.partition("  #")[0].split()) for line in lines if re.match("(python|timesformer) ", line)]
 
 
 SMALLER = {
