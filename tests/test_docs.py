@@ -146,3 +146,7 @@ def test_the_tables_of_weights_are_complete():
 def test_links_lead_somewhere(path: Path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
