@@ -100,6 +100,18 @@ bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares wi
 endurance: install  ## kills runs and damages their files: nothing may be lost (an hour; ARGS=--short: three minutes)
 	$(BIN)/python benchmarks/endurance.py $(ARGS)
 
+.venv-docs/installed: docs/requirements.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/$(PIP_INSTALL) -r docs/requirements.txt
+	@touch $@
+
+# Griffe reads the docstrings and only logs what is wrong with them.
+.PHONY: docs
+docs: .venv-docs/installed  ## builds the documentation with its API reference into site/; any warning is an error
+	@log=$$(.venv-docs/bin/zensical build --strict --clean 2>&1); status=$$?; echo "$$log"; \
+		[ $$status = 0 ] && ! echo "$$log" | grep -q '^griffe: '
+
 .PHONY: lint
 lint: install  ## ruff and pyright
 	$(BIN)/ruff check .

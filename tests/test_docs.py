@@ -44,13 +44,18 @@ def test_snippet(title: str, made_clips: Path, tmp_path: Path, monkeypatch: pyte
         assert names["losses"][-1] < 0.8 * names["losses"][0]
 
 
-def commands(section: str) -> list[str]:
-    """The commands in a section of the README, one line each, without comments."""
-    text = re.search(rf"^## {section}\n(.*?)(?=^## )", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert text is not None, section
-    blocks = re.findall(r"```\n(.*?)```", text[1], flags=re.DOTALL)
+def section(title: str) -> str:
+    """A section of the README."""
+    text = re.search(rf"^## {title}\n(.*?)(?=^## )", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert text is not None, title
+    return text[1]
+
+
+def commands(text: str) -> list[str]:
+    """The commands in a text, one line each, without comments."""
+    blocks = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.partition("  #")[0].strip() for line in lines if re.match("(python|timesformer) ", line)]
+    return [" ".join(line.partition("  #")[0].split()) for line in lines if re.match("(python|timesformer) ", line)]
 
 
 SMALLER = {
@@ -60,12 +65,15 @@ SMALLER = {
     "eval.batch_size": "8",
     "report.num_videos": "1",
 }
-"""What makes the README's trainings short; the plain config has a model to shrink, too."""
+"""What makes the trainings short; the plain config has a model to shrink, too."""
 
 
 @pytest.mark.slow
-def test_readme_commands_run_from_first_to_last(tmp_path: Path, made_clips: Path, data_dir: str):
-    """As they are printed, but for the names of files and a smaller training: predict, fine-tune, evaluate, report."""
+def test_commands_run_from_first_to_last(tmp_path: Path, made_clips: Path, data_dir: str):
+    """The guides' commands, which include the README's: predict, fine-tune, evaluate, report.
+
+    As they are printed, but for the names of files and a smaller training.
+    """
     model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=1, num_heads=2)
     preprocess = tsf.Preprocess(num_frames=4, crop_size=32)
     published = tsf.Pretrained(model, random_variables(model)["params"], preprocess, ("across", "down", "back"))
@@ -77,7 +85,9 @@ def test_readme_commands_run_from_first_to_last(tmp_path: Path, made_clips: Path
         "runs/": f"{tmp_path}/runs/",
     }
     programs = {"python": [sys.executable], "timesformer": [sys.executable, "-m", "timesformer_jax"]}
-    found = [*commands("Predict"), *commands("Fine-tune on your own videos")]
+    found = [*commands((ROOT / "docs/predict.md").read_text()), *commands((ROOT / "docs/finetune.md").read_text())]
+    of_readme = [*commands(section("Predict")), *commands(section("Fine-tune on your own videos"))]
+    assert of_readme == found[:-1]  # the last one is the toy
     modes = [re.search(r"--mode=(\w+)|$", line)[1] for line in found]  # pyright: ignore[reportOptionalSubscript]
     assert [line.split()[0] for line in found] == ["timesformer", *["python"] * 3, "timesformer", "python"]
     assert modes == [None, None, "eval", "report", None, None]
@@ -134,7 +144,11 @@ def test_the_tables_of_weights_are_complete():
         assert ("BGR" in cells[3]) == (row.preprocess.channel_order == "bgr")
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150

@@ -50,7 +50,7 @@ def test_only_the_helper_says_what_to_install():
             assert path.name == "extras.py" or "pip install" not in path.read_text(), path
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name)
 def test_extras_in_the_docs_exist_and_are_quoted(path: Path):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for line in re.findall(r"pip install .*\[.*", path.read_text()):

@@ -449,22 +449,30 @@ def test_a_workdir_that_is_a_file(tmp_path: Path, made_clips: Path, data_dir: st
         main.run(small_folder(made_clips, data_dir), str(tmp_path / "file"), "train")
 
 
-def test_the_readmes_snippet_runs():
-    """With a model of a hundredth of the size. One other loads published weights, from the network; one reads a folder."""
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    loading, explaining, reading, snippet = snippets
+GUIDES = ("index", "predict", "model", "explain", "features")
+SMALLER_MODEL = {"224": "32", "768": "24", "depth=12": "depth=1", "num_heads=12": "num_heads=2"}
+
+
+def test_snippets_of_readme_and_guides_run():
+    """With models of a hundredth of the size. One other loads published weights, from the network; one reads a folder."""
+    pages = {name: (ROOT / name).read_text() for name in ("README.md", *(f"docs/{page}.md" for page in GUIDES))}
+    snippets = {name: re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) for name, text in pages.items()}
+    loading, small = snippets["README.md"]
     assert 'tsf.load("timesformer-base-k400")' in loading
+    assert snippets["docs/index.md"] == snippets["docs/predict.md"] == [loading]
+    (large,), (explaining,), (reading,) = (snippets[f"docs/{page}.md"] for page in ("model", "explain", "features"))
     assert "read_features(" in reading
-    for large, small in (("224", "32"), ("768", "24"), ("depth=12", "depth=1"), ("num_heads=12", "num_heads=2")):
-        assert large in snippet
-        snippet = snippet.replace(large, small)
-    names: dict[str, Any] = {}
-    exec(snippet, names)
-    given = {"params": names["variables"]["params"], "labels": np.array([3]), "frames": np.zeros((8, 32, 32, 3), np.uint8)}
-    exec(explaining, names | given)
-    assert names["logits"].shape == (1, 400)
+    for code, changes in ((small, {"-base": "-nano", "224": "32"}), (large, SMALLER_MODEL)):
+        for theirs, ours in changes.items():
+            assert theirs in code
+            code = code.replace(theirs, ours)
+        names: dict[str, Any] = {}
+        exec(code, names)
+        assert names["logits"].shape == (1, names["model"].num_classes)
     assert names["features"].cls.shape == (1, 24)
     assert names["features"].patches.shape == (1, 8, 2, 2, 24)
+    given = {"params": names["variables"]["params"], "labels": np.array([3]), "frames": np.zeros((8, 32, 32, 3), np.uint8)}
+    exec(explaining, names | given)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 RENAMED = {
     "timesformer_jax.augment": {"prepare_test": "prepare_eval"},
     "timesformer_jax.evaluation": {"PartialTest": "PartialEvaluation"},
+    "timesformer_jax.pretrained": {"KINDS": "FORMATS"},
     "timesformer_jax.training": {
         "PLACEMENT": "SHARDING_RULES",
         "place": "sharding_of",

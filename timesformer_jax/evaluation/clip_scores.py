@@ -48,6 +48,7 @@ which changes no ranking, and then goes through a softmax: that of the sum of th
 """
 
 AVERAGE_NAMES = tuple(AVERAGES["softmax"])
+"""Names of the averages over views."""
 
 
 def check_average(name: str) -> None:

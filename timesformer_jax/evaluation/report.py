@@ -82,6 +82,7 @@ AVERAGE_TITLES = {
     "probabilities": "mean of the views' probabilities (the paper)",
     "logits": "mean of the views' logits (the official code)",
 }
+"""Average -> its title in the report."""
 
 LOGARITHMIC = ("loss",)
 MOST_UNREADABLE = 100

@@ -33,6 +33,7 @@ LOCK = ".features.lock"
 """In the folder, while `timesformer features` writes to it."""
 
 DTYPES = ("float32", "float16")
+"""Dtypes that features can be stored in."""
 SHARD_BYTES = 256 * 2**20
 MOST_VIDEOS = 1000
 """As many videos make a shard as fill it, and no more than that: a shard is what a run that ends too early loses."""

@@ -7,12 +7,12 @@ from timesformer_jax.pretrained.load import load, params_from_official
 from timesformer_jax.pretrained.load_report import Report
 from timesformer_jax.pretrained.pretrained import Prediction, Pretrained
 from timesformer_jax.pretrained.save import WRITERS, convert, save, save_huggingface, save_mmaction2, save_official
-from timesformer_jax.pretrained.weight_formats import FORMATS, KINDS
+from timesformer_jax.pretrained.weight_formats import FORMATS
 from timesformer_jax.pretrained.zoo import ZOO
+from timesformer_jax.renamed import renamed
 
 __all__ = [
     "FORMATS",
-    "KINDS",
     "POSITION_RESIZES",
     "WRITERS",
     "ZOO",
@@ -31,3 +31,5 @@ __all__ = [
     "save_mmaction2",
     "save_official",
 ]
+
+__getattr__ = renamed(__name__, {"KINDS": "FORMATS"})

@@ -49,11 +49,14 @@ def read_architecture(
     """The model and the preprocessing of what `load(source)` reads, from shapes and notes alone.
 
     Args:
-      source, entry, prefix, allow: as for `load`.
-      given: `num_heads` and `image_size`, for weights that don't show them; `num_frames`. None means not given.
+      source: File, folder or name of the weights, as for `load`.
+      entry: Entry of a PyTorch file or checkpoint to read, as for `load`.
+      prefix: Beginning of the tensors' names, as for `load`.
+      allow: Patterns of parameters that may be missing or left over, as for `load`.
+      **given: `num_heads` and `image_size`, for weights that don't show them; `num_frames`. None means not given.
 
     Raises:
-      InputError: for files that hold no weights, and for weights that leave `num_heads` or `image_size` open.
+      InputError: If the files hold no weights, or the weights leave `num_heads` or `image_size` open.
     """
     given = {name: value for name, value in given.items() if value is not None}
     heads = given.pop("num_heads", None)

@@ -250,9 +250,6 @@ FORMATS: dict[str, Format] = {
 }
 """Name -> format. Which one a file is in, follows from its names: `recognise`."""
 
-KINDS = FORMATS
-"""The former name."""
-
 
 OWN = Format("a checkpoint of timesformer_jax", ())
 """What is told by its folder and needs no rows."""

@@ -18,6 +18,7 @@ from timesformer_jax.video.reading import Clip, join_clips, stream_clips
 from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, eval_clips
 
 CHANNEL_ORDERS = ("rgb", "bgr")
+"""Valid values of `Preprocess.channel_order`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

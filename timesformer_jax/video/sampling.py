@@ -63,6 +63,7 @@ first frame to the last. "tiled", besides these, isn't K clips: see `tiled_clips
 """
 
 PLACEMENT_NAMES = (*PLACEMENTS, "tiled")
+"""Valid values of `ClipOptions.placement` and `Preprocess.placement`."""
 
 
 def eval_clips(

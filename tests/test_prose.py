@@ -1,0 +1,83 @@
+"""Phrases that no native writer would use are gone, and stay gone."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CLEAN = ("README.md", "docs")
+"""Files and folders that must not contain any of the phrases. A room is added once it has been rewritten."""
+
+SUFFIXES = {".cfg", ".cff", ".ipynb", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
+
+BANNED = {
+    r"\b(go|goes|going|went) on\b": "continue, resume",
+    r"\b(told|tells)\b": "detected from, reports, lists, receives",
+    r"\b(Raises|raises) `?\w+`? where\b": "Raises ... if",
+    r"\bwhoever\b": "callers, users",
+    r"\b(has|have|had) (no|a) say\b": "is excluded, is ignored",
+    r"\bby heart\b": "overfit",
+    r"\b(left|leave|leaves|leaving) (away|aside|out)\b": "skipped, dropped, excluded",
+    r"\bof (its|their) own\b": "its own, per",
+    r"\b(so|as) many\b": "the number of",
+    r"\b(stand|stands|standing|lie|lies|lying) beside\b": "accompanies, next to",
+    r"\bwhat (is|was) said\b": "predicted",
+    r"\b(in|with) (a|one) sentence\b": "with a clear error",
+    r"\b(nobody|anybody) (shall |can )?sees?\b": "masked",
+    r"\bone of several labels\b": "multi-label",
+}
+"""Phrase -> what to write instead."""
+
+QUOTED = {
+    "docs/paper_in_miniature.md": ("can't be told", "whoever ignores order", "a training of its own"),
+    "docs/reliability.md": ("Whoever takes the lock next", "ended with one sentence each"),
+    "docs/weights.md": ("tensors of their own",),
+}
+"""File -> what it may quote: text that code writes into it, benchmarks or `families_table`."""
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """(path, content) of every text of the clean rooms."""
+    for room in CLEAN:
+        path = ROOT / room
+        assert path.exists(), room
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            if file.suffix in SUFFIXES:
+                yield file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8")
+
+
+def found_in(text: str) -> list[str]:
+    """Each banned phrase with the words around it and the remedy; line breaks count as spaces."""
+    text = " ".join(text.split())
+    return [
+        f"...{text[max(0, match.start() - 30) : match.end() + 30]}... (write: {instead})"
+        for phrase, instead in BANNED.items()
+        for match in re.finditer(phrase, text, re.IGNORECASE)
+    ]
+
+
+def test_no_banned_phrase():
+    found = []
+    for path, text in texts():
+        text = " ".join(text.split())
+        for quotation in QUOTED.get(path, ()):
+            assert quotation in text, f"{path} no longer quotes {quotation!r}"
+            text = text.replace(quotation, "")
+        found += [f"{path}: {line}" for line in found_in(text)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The run goes\non from there.",
+        "A frame is left out.",
+        "Raises `InputError` where it is 0.",
+        "Whoever calls it",
+        "so many",
+    ],
+)
+def test_a_banned_phrase_is_found(text: str):
+    assert len(found_in(text)) == 1
