@@ -46,7 +46,7 @@ def _draw_confusion(matrix: Int[ndarray, "classes classes"], names: Sequence[str
     axis = figure.subplots()
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=axis, label="share of the label's videos", shrink=0.8)
-    axis.set(xlabel="model says", ylabel="label")
+    axis.set(xlabel="predicted label", ylabel="true label")
     axis.grid(False)
     if count <= MOST_NAMES:
         axis.set_xticks(range(count), names, rotation=90, fontsize=8)
@@ -63,7 +63,7 @@ def draw_accuracy_over_clips(by_num_clips: Mapping[str, Mapping[str, float]]) ->
     axis = figure.subplots()
     clips = [int(count) for count in by_num_clips]
     axis.plot(clips, [100 * found["top1"] for found in by_num_clips.values()], "o-")
-    axis.set(xlabel="clips a video", ylabel="top-1 in %", xticks=clips)
+    axis.set(xlabel="clips per video", ylabel="top-1 in %", xticks=clips)
     return to_svg(figure)
 
 

@@ -144,7 +144,7 @@ def _names(predictions: Predictions) -> tuple[str, ...]:
 
 def _check_finite(predictions: Predictions) -> None:
     if not np.isfinite(predictions.scores).all():
-        raise InputError("The model's scores are not finite: its parameters have diverged. Test an earlier checkpoint.")
+        raise InputError("The model's scores are not finite: its parameters have diverged. Evaluate an earlier checkpoint.")
 
 
 def _value(statistic: Statistic, num_videos: int) -> float:

@@ -49,7 +49,7 @@ class PartialEvaluation:
         self._prefix = f"{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}-{jax.process_index():05d}-"
         if jax.process_index() == 0:
             self._begin(description, text + "\n")
-        wait_for_all("the description of the test to be written")
+        wait_for_all("the description of the evaluation to be written")
         self.rows = ClipRows()
         self._read()
         if jax.process_count() > 1:
@@ -57,16 +57,14 @@ class PartialEvaluation:
         self._written = self.num_done = len(self.rows)
         """Number of batches that were restored."""
         if self.num_done:
-            log.info("Going on with the test: %d of %d batches are done.", self.num_done, num_batches)
+            log.info("Resuming the evaluation: %d of %d batches are done.", self.num_done, num_batches)
 
     def _begin(self, description: dict[str, Any], text: str) -> None:
         """Discard batches of another evaluation, and write the description."""
         path = self._folder / DESCRIPTION
         try:
             if self._folder.exists() and not (path.exists() and path.read_bytes() == text.encode()):
-                log.info(
-                    "Discarding the unfinished test in %s, which is another one%s.", self._folder, _told(path, description)
-                )
+                log.info("Discarding the unfinished evaluation in %s, which differs%s.", self._folder, _told(path, description))
                 self._folder.rmtree()
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, text)
@@ -100,9 +98,9 @@ class PartialEvaluation:
             if first > len(self.rows):
                 return
             try:
-                part = read_arrays(path, remedy="it is made again")
+                part = read_arrays(path, remedy="it will be rewritten")
             except InputError as error:  # treated like a missing file
-                log.warning("Scoring again what was in %s: %s", path, error)
+                log.warning("Scoring the batches of %s again: %s", path, error)
                 return
             # Files may overlap: a process that had more batches than the processes agreed on has written them again.
             self.rows.add_part(part, len(self.rows) - first)
@@ -114,19 +112,19 @@ class PartialEvaluation:
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:
-            log.warning("The scores so far can't be kept in %s (%s): a test that is stopped begins again.", self._folder, error)
+            log.warning("Can't save scores in %s (%s): if interrupted, the evaluation will start over.", self._folder, error)
         self._warned = True
 
 
 def _told(path: epath.Path, description: dict[str, Any]) -> str:
     """Describe for the log how the other evaluation differs."""
     try:
-        theirs = read_json(path, remedy="it is made again")
+        theirs = read_json(path, remedy="it will be rewritten")
     except InputError:
         return ""
     ours = json.loads(json.dumps(description))
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-    return f" (other {', '.join(names)})"
+    return f" in {', '.join(names)}"
 
 
 def fingerprint(params: Any, mesh: Mesh) -> str:

@@ -89,7 +89,7 @@ class Report:
 TITLES: dict[str, tuple[str, bool]] = {
     "top1": ("Top-1", True),
     "top5": ("Top-5", True),
-    "mean_class_accuracy": ("Mean accuracy of the classes", True),
+    "mean_class_accuracy": ("Mean class accuracy", True),
     "map": ("Mean average precision", True),
     "calibration_error": ("Expected calibration error", False),
 }
@@ -147,7 +147,7 @@ def render_report(report: Report) -> str:
         confusion=None if confusion is None else _image(draw_confusion(confusion, report.label_names)),
         classes=[] if confusion is None else class_rows(confusion, report.label_names),
         points=None if report.points is None else _data_uri(report.points),
-        shown=(("Surest and right", report.best), ("Surest and wrong", report.worst)),
+        shown=(("Most confident, right", report.best), ("Most confident, wrong", report.worst)),
     )
 
 

@@ -22,7 +22,7 @@ DIGITS = 6
 RESULTS, PREDICTIONS, CONFUSION = "results.json", "predictions.jsonl", "confusion.csv"
 STAGING = "results.part"
 """Folder in the workdir to which new results are written before they replace the old ones."""
-REMEDY = "evaluate again with --mode=eval"
+REMEDY = "evaluate again"
 
 FEWER_DIGITS = {"calibration_error": 4}
 """Decimals of metrics that depend on every score continuously, so that these don't depend on the batch size either."""
@@ -166,7 +166,7 @@ def read_results(workdir: str) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 def _read(path: epath.Path) -> dict[str, Any]:
     if not path.exists():
-        raise InputError(f"Nothing has been tested in {path.parent} yet: run --mode=eval, then the report.")
+        raise InputError(f"There are no evaluation results in {path.parent}: evaluate the run, then write the report.")
     return read_json(path, remedy=REMEDY, fields={"step": int, "split": str})
 
 

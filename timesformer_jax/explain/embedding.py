@@ -55,10 +55,10 @@ def embed_points(values: Float[ndarray, "N D"], method: str = "tsne", *, seed: i
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     _check_sklearn()
     if len(values) < FEWEST:
-        raise InputError(f"{len(values)} video(s) make no picture: at least {FEWEST} are needed.")
+        raise InputError(f"Embedding needs at least {FEWEST} videos, got {len(values)}.")
     values = np.asarray(values, np.float32)
     if values.shape[1] < 2 or not np.ptp(values, axis=0).any():
-        raise InputError("These features are all alike, or single numbers: there is nothing to draw.")
+        raise InputError("The features are all equal, or have a single component: there is nothing to embed.")
     return np.asarray(METHODS[method](values, seed), np.float32)
 
 

@@ -21,10 +21,10 @@ def inside_over_outside(maps: Shaped[ndarray, "B T h w"], inside: Bool[ndarray, 
     """
     (_, _, rows, columns), (_, _, height, width) = maps.shape, inside.shape
     if height % rows or width % columns:
-        raise InputError(f"Frames of {height} x {width} pixels have no {rows} x {columns} patches of equal size.")
+        raise InputError(f"Frames of {height} x {width} pixels can't be divided into {rows} x {columns} equal patches.")
     share = inside.reshape(*inside.shape[:2], rows, height // rows, columns, width // columns).mean(axis=(3, 5))
     if not ((share.sum(axis=(1, 2, 3)) > 0) & ((1 - share).sum(axis=(1, 2, 3)) > 0)).all():
-        raise InputError("Every clip must have pixels inside and pixels outside.")
+        raise InputError("Every clip must have pixels inside and pixels outside the object.")
 
     def mean(weight: np.ndarray) -> np.ndarray:
         return (maps * weight).sum(axis=(1, 2, 3)) / weight.sum(axis=(1, 2, 3))

@@ -53,8 +53,8 @@ def class_relevance(
         labels = labels[None].repeat(video.shape[0])
     if labels.shape != video.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(
-            f"labels must be the number of a class, or one for each of the {video.shape[0]} clip(s), got {labels.dtype} of the "
-            f"shape {labels.shape}."
+            f"labels must be one class index, or one for each of the {video.shape[0]} clip(s), got {labels.dtype} of shape "
+            f"{labels.shape}."
         )
     if not isinstance(labels, Tracer) and not ((labels >= 0) & (labels < model.num_classes)).all():
         raise InputError(f"labels must be from 0 to {model.num_classes - 1}, got {labels.tolist()}.")

@@ -62,7 +62,7 @@ def read_features(folder: str | Path) -> FeatureSet:
     lacking = sum(not path.exists() for path in paths)
     if lacking or not about.get("complete"):
         raise InputError(
-            f"{place} is not complete ({lacking} of {num_shards} shards are missing): start the command that writes it again."
+            f"{place} is not complete ({lacking} of {num_shards} shards are missing): rerun the command that writes it."
         )
     shards = [_checked(path, read_shard(path), described) for path in paths]
     shards = [shard for shard in shards if len(shard["names"])]
@@ -101,7 +101,7 @@ def _find(folder: Path) -> Path:
     below = [folder / "features", folder]  # `folder` may be a run's workdir, or hold one folder per split
     found = sorted({path.parent for where in below if where.is_dir() for path in where.glob(f"*/{ABOUT}")})
     if len(found) > 1:
-        raise InputError(f"{folder} holds several features: give one of {', '.join(map(str, found))}.")
+        raise InputError(f"{folder} holds several sets of features: give one of {', '.join(map(str, found))}.")
     if not found:
         raise InputError(f"There are no features in {folder}: it has no {ABOUT}.")
     return found[0]
@@ -111,7 +111,7 @@ def _checked(path: Path, shard: dict[str, np.ndarray], described: dict[str, Any]
     """Return the arrays of a shard. Raises `InputError` if they are inconsistent."""
     wanted = {"names", "values", "video", "clip", "crop", "seconds"}
     if lacking := sorted(wanted - shard.keys()):
-        raise InputError(f"{path} is no shard of features: it has no {', '.join(lacking)}.")
+        raise InputError(f"{path} is not a shard of features: it has no {', '.join(lacking)}.")
     values, rows = shard["values"], len(shard["video"])
     if not rows and not len(shard["names"]):
         return shard
@@ -121,7 +121,7 @@ def _checked(path: Path, shard: dict[str, np.ndarray], described: dict[str, Any]
             f"{path} should hold {rows} rows of {axes} axes, the last of {width}, got values of {list(values.shape)}."
         )
     if not np.array_equal(np.unique(shard["video"]), np.arange(len(shard["names"]))):
-        raise InputError(f"{path} should have rows of each of its {len(shard['names'])} videos, and of no others.")
+        raise InputError(f"{path} should have rows for each of its {len(shard['names'])} videos and for no others.")
     if not np.isfinite(values).all():
         raise InputError(f"{path} holds features that are not finite.")
     return shard

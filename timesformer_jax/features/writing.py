@@ -267,10 +267,10 @@ def check_folder(folder: Path, description: Mapping[str, Any], *, whole: bool = 
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise InputError(f"{folder} is a file, and the features need a folder.")
+        raise InputError(f"{folder} is a file, but features need a folder.")
     if not (folder / ABOUT).exists():
         if any(path.name not in (f"{ABOUT}.part", LOCK) for path in folder.iterdir()):
-            raise InputError(f"{folder} holds something else than features: move it away, or write them elsewhere.")
+            raise InputError(f"{folder} holds something other than features: move it away, or write the features elsewhere.")
         return
     theirs = read_about(folder)["description"]
     if differing := _differences(theirs if whole else _common(theirs, description), description):
@@ -293,7 +293,7 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str
         one, other = theirs.get(name), ours.get(name)
         if name == "weights" and one and other:
             if one["digest"] != other["digest"]:
-                told.append(f"weights are of {_named(one)} there and of {_named(other)} here")
+                told.append(f"weights are from {_named(one)} there and from {_named(other)} here")
         elif isinstance(one, Mapping) and isinstance(other, Mapping):
             told += [f"{name}.{difference}" for difference in _differences(one, other)]
         elif one != other:
@@ -338,4 +338,4 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 def read_shard(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Read a shard's arrays, or those named. Raises `InputError` if the file is damaged."""
-    return read_arrays(path, names=names, remedy="delete it, and the command that wrote it makes it again")
+    return read_arrays(path, names=names, remedy="delete it and rerun the command that wrote it")

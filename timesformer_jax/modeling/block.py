@@ -149,7 +149,7 @@ class Block(nn.Module):
         mixed, weights = self._mix(attention, self._norm(f"{name}_norm1")(tokens), mask, queries, request)
         folded = attention.is_folded
         if folded and request.train:
-            raise InputError("These parameters were folded for inference: train with those that they were made from.")
+            raise InputError("These parameters were folded for inference and can't be trained: use the original ones.")
         output = nn.DenseGeneral(
             self.embed_dim,
             axis=(-2, -1) if folded else -1,

@@ -13,7 +13,7 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """Return (height, width) of a size given as one number or as a pair."""
     sides = (size, size) if isinstance(size, Integral) else size
     if not isinstance(sides, Sequence) or len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
-        raise InputError(f"image_size must be pixels, or (height, width) in pixels, got {size!r}.")
+        raise InputError(f"image_size must be an int or (height, width), in pixels, got {size!r}.")
     return int(sides[0]), int(sides[1])
 
 
@@ -40,13 +40,13 @@ def check_implementations(given: Any, attention_type: str, attention_dropout_rat
     dropout of attention weights if that is enabled.
     """
     if not isinstance(given, str | Mapping):
-        raise InputError(f"attention_implementation must be a name, or one for each attention step, got {given!r}.")
+        raise InputError(f"attention_implementation must be a name or map attention steps to names, got {given!r}.")
     for step, implementation in given.items() if isinstance(given, Mapping) else [(None, given)]:
         if step is not None:
             check_choice("A key of attention_implementation", step, SCHEMES[attention_type].steps)
         check_choice("attention_implementation", implementation, IMPLEMENTATIONS)
         if attention_dropout_rate > 0 and implementation not in ("auto", "xla"):
             raise InputError(
-                f"attention_dropout_rate works with attention_implementation 'auto' or 'xla', got {implementation!r}: use "
-                "one of them, or 0."
+                f"attention_dropout_rate needs attention_implementation 'auto' or 'xla', got {implementation!r}: use one of "
+                "them, or attention_dropout_rate=0."
             )

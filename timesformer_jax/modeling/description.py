@@ -29,6 +29,8 @@ def complete_description(description: Mapping[str, Any]) -> dict[str, Any]:
     """
     unknown = sorted(description.keys() - _FIELDS.keys())
     if unknown:
-        raise InputError(f"This checkpoint is of a newer version of timesformer_jax: it has {', '.join(unknown)}.")
+        raise InputError(
+            f"This checkpoint was written by a newer version of timesformer_jax: its field(s) {', '.join(unknown)} are unknown."
+        )
     defaults = {name: default for name, default in _FIELDS.items() if default is not dataclasses.MISSING}
     return {**defaults, **description}

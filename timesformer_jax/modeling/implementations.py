@@ -101,7 +101,7 @@ def _cudnn(qkv: Projections, mask: Mask, queries: slice) -> Array:
     if not _takes_cudnn(qkv, mask):
         raise InputError(
             "attention_implementation 'cudnn' needs an NVIDIA GPU, dtype bfloat16 or float16, a head size (embed_dim / "
-            f"num_heads) that 8 divides, at most 128, and neither frame masks nor padded groups; {_got(qkv, mask)}. "
+            f"num_heads) that is a multiple of 8 up to 128, and neither frame masks nor padded groups; {_got(qkv, mask)}. "
             "Use 'auto', 'xla' or 'chunked'."
         )
     # JAX refuses to differentiate odd lengths, so they are padded by one token, which the sequence lengths exclude.

@@ -330,7 +330,7 @@ class TimeSformer(nn.Module):
                 f"{'unstack_blocks' if stacked else 'stack_blocks'}(params), or scan_layers={stacked}."
             )
         if depth != self.depth:
-            raise InputError(f"These parameters are of {depth} block(s), but depth={self.depth}.")
+            raise InputError(f"These parameters have {depth} block(s), but depth={self.depth}.")
 
 
 def parameter_shapes(model: TimeSformer) -> Any:

@@ -48,5 +48,5 @@ def create(name: str, **fields: Any) -> TimeSformer:
     if unknown := sorted(fields.keys() - set(known)):
         raise InputError(f"TimeSformer has no field {unknown[0]!r}.{did_you_mean(unknown[0], known)}")
     if "num_classes" not in fields:
-        raise InputError(f"Say how many classes {name} is to tell apart: create({name!r}, num_classes=...).")
+        raise InputError(f"num_classes is required: create({name!r}, num_classes=...).")
     return TimeSformer(**{**VARIANTS[name], **fields})
