@@ -49,7 +49,7 @@ def count_multiply_adds(
     scheme = SCHEMES[model.attention_type]
 
     def attention(grouping: Grouping, query_layers: int, more_keys: int, queries: int) -> int:
-        """Count `query_layers` linear layers per query (query, projection, ...), two per key (key, value) and two products."""
+        """Count one attention step: `query_layers` linear layers per query, two per key, and two matrix products."""
         groups = math.prod(rule.count(size) for rule, size in zip(grouping, sizes, strict=True))
         keys = places(grouping) + more_keys
         return groups * ((query_layers * queries + 2 * keys) * width**2 + 2 * queries * keys * width)
@@ -80,10 +80,15 @@ class Cost(NamedTuple):
     """Row of `cost_table`."""
 
     attention_type: str
+    """A key of `SCHEMES`."""
     num_frames: int
+    """Frames per clip."""
     image_size: int
+    """Height and width in pixels."""
     parameters: int
+    """Number of parameters."""
     multiply_adds: int
+    """Multiply-adds of one clip's forward pass."""
 
 
 def cost_table(model: TimeSformer, num_frames: list[int], image_sizes: list[int]) -> list[Cost]:

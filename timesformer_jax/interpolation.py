@@ -54,7 +54,7 @@ def _interpolate(
         source: Old length.
         target: New length.
         kernel: Maps distances between positions to weights.
-        reach: Largest distance at which the kernel is not zero.
+        reach: Distance from which on the kernel is zero.
         span: Half-open range of rows to compute; all by default.
 
     Returns:

@@ -28,9 +28,9 @@ class Average(NamedTuple):
     """Averaging of a video's views into its scores."""
 
     of_view: Callable[[Array], Array]
-    """Maps a view's logits to its summand, on the device."""
+    """Maps a view's logits to what it adds to the video's sum, on the device."""
     of_video: Callable[[np.ndarray], np.ndarray]
-    """Maps the mean of the summands to the video's scores."""
+    """Maps the mean over views to the video's scores."""
 
 
 AVERAGES: dict[str, dict[str, Average]] = {
@@ -92,7 +92,7 @@ class ClipScores(NamedTuple):
 
     @property
     def clips_per_video(self) -> int | None:
-        """Number of clips of every video; None if videos differ in it."""
+        """Number of clips of every video; None if it differs between videos."""
         counts = np.unique(self.num_clips)
         return int(counts[0]) if len(counts) == 1 else None
 
@@ -142,7 +142,7 @@ class ClipRows:
         return {**columns, "videos": known, "names": names, "labels": labels}
 
     def add_part(self, part: Mapping[str, np.ndarray], first: int) -> None:
-        """Append the batches of an array set of `part`, starting at its batch `first`."""
+        """Append the batches in a result of `part`, starting with its batch `first`."""
         for i in range(first, len(part["mask"])):
             self._batches.append({name: part[name][i] for name in ("sums", "mask", "identity", "clip")})
         self._no_labels = part["labels"][:0]
@@ -211,7 +211,7 @@ class ClipRows:
         return known, [_from_row(name).decode(errors="replace") for name in names], labels
 
     def _scores(self, mask: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Gather all hosts' sums, `[clips, averages, classes]`, in the order of `places`. Discards batches on the way."""
+        """Gather all hosts' sums, `[clips, averages, classes]`, in the order of `places`. Frees batches along the way."""
         hosts, size = jax.process_count(), len(self._batches[0]["mask"])
         shape = self._batches[0]["sums"].shape[1:]
         sums = np.empty((int(mask.sum()), *shape), np.float32)
@@ -232,7 +232,7 @@ def _from_row(name: np.ndarray) -> bytes:
 
 
 def _all_hosts(rows: np.ndarray) -> np.ndarray:
-    """Concatenate the rows of all hosts, in the order of hosts."""
+    """Concatenate the rows of all hosts, in order of process index."""
     if jax.process_count() == 1:
         return rows
     # Sent as bytes, because JAX would truncate 64-bit types to 32 bits.

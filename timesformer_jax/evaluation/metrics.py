@@ -1,4 +1,4 @@
-"""Metrics of predictions, each a function of the videos' counts: one each, or the counts of a bootstrap resample."""
+"""Metrics of predictions, as functions of how often each video counts: once, or as often as a bootstrap resample draws it."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ ROUNDING = 1e-6
 Z = 1.959964
 """Number of standard deviations to either side that contain 95 % of a normal distribution."""
 PROPORTIONS = ("top1", "top5")
-"""Metrics that are proportions: each video is either right or wrong."""
+"""Metrics that are proportions of videos, each of which is either right or wrong."""
 
 Interval = tuple[float, float]
 
@@ -127,9 +127,9 @@ METRICS: dict[str, Callable[[Predictions], Statistic]] = {
 """Maps a metric's name to a function that makes its statistic from predictions.
 
 - `top1`, `top5`: share of the videos with a label among the best k classes.
-- `mean_class_accuracy`: share of right predictions per class, averaged over the classes that have videos.
-- `calibration_error`: absolute difference between the best score and the share of right predictions in 15 equally wide bins of
-  the score, averaged over the videos (expected calibration error; Guo et al. 2017).
+- `mean_class_accuracy`: share of correct predictions per class, averaged over the classes that have videos.
+- `calibration_error`: absolute difference between the best score and the share of correct predictions in 15 equally wide bins
+  of the score, averaged over the videos (expected calibration error; Guo et al. 2017).
 - `map`: average precision per class, averaged over the classes that have videos.
 """
 
@@ -154,7 +154,7 @@ def _value(statistic: Statistic, num_videos: int) -> float:
 def measure(predictions: Predictions, names: Sequence[str] | None = None) -> dict[str, float]:
     """Compute all metrics that apply to the labels, or those named; see `METRICS`.
 
-    Raises `InputError` if the scores are not finite, as those of a diverged model.
+    Raises `InputError` if the scores are not finite, which means that the model has diverged.
     """
     _check_finite(predictions)
     return {name: _value(METRICS[name](predictions), len(predictions.names)) for name in names or _names(predictions)}
@@ -185,7 +185,10 @@ def mean_loss(scores: ClipScores) -> float:
 
 
 def wilson_interval(share: float, count: int) -> Interval:
-    """Compute the 95 % score interval of a proportion of `count` trials; not empty even at 0 and 1 (Wilson 1927)."""
+    """Compute the 95 % score interval of a proportion of `count` trials (Wilson 1927).
+
+    Its width is positive even for a proportion of 0 or 1.
+    """
     centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / (1 + Z**2 / count)
     # At 0 and 1, the interval ends there up to rounding.
@@ -200,9 +203,9 @@ def proportion_intervals(found: Mapping[str, float], num_videos: int) -> dict[st
 def intervals(predictions: Predictions, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval | None]:
     """Compute the 95 % interval of every metric of `measure`.
 
-    Proportions of videos have Wilson intervals. The others have percentile bootstrap intervals (Efron 1979), from videos drawn
-    with replacement and the same model. Their interval is None if there are fewer than `FEWEST_RESAMPLED` videos, or if all
-    resamples agree, because resampling can't reveal errors that the videos don't show.
+    Proportions of videos have Wilson intervals. The others have percentile bootstrap intervals (Efron 1979), which resample the
+    videos with replacement and keep the model fixed. These are None if there are fewer than `FEWEST_RESAMPLED` videos, or if
+    all resamples agree, because resampling can't reveal errors that the videos don't show.
 
     Args:
         predictions: Scores of the videos.

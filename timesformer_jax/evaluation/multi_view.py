@@ -24,9 +24,10 @@ ScoreFn = Callable[[Any, dict[str, Array]], Array]
 def make_score_fn(
     *, model: TimeSformer, prepare: Callable[[dict[str, Array]], Array], mesh: Mesh, objective: str = "softmax"
 ) -> ScoreFn:
-    """Make a jitted function from parameters and a batch of `B` clips to each clip's summands `[B, averages, classes]`.
+    """Make a jitted function that computes what each clip of a batch adds to its video's scores.
 
-    One forward pass serves all averages of `AVERAGES`. The summands of a clip are summed over its crops.
+    The function takes parameters and a batch of `B` clips, and returns `[B, averages, classes]`, summed over each clip's
+    crops. One forward pass serves all averages of `AVERAGES`.
 
     Args:
         model: The model.
@@ -118,7 +119,21 @@ def predict_videos(
     objective: str = "softmax",
     averages: Sequence[str] = AVERAGE_NAMES,
 ) -> Predictions:
-    """Score every video in `batches`, with its clips averaged by `average`. Other arguments are those of `score_clips`."""
+    """Score every video in `batches`.
+
+    Args:
+        score_fn: A function made by `make_score_fn`.
+        params: Parameters of the model.
+        batches: This host's batches, as in `score_clips`.
+        average: One of `averages`, by which a video's views are averaged.
+        num_crops: Number of crops per clip.
+        mesh: Mesh of devices.
+        objective: A key of `OBJECTIVES`.
+        averages: Names of all averages that `score_fn` returns, in order.
+
+    Returns:
+        The scores of all hosts' videos.
+    """
     options: dict[str, Any] = {"num_crops": num_crops, "mesh": mesh, "objective": objective, "averages": averages}
     return score_clips(score_fn, params, batches, **options).predictions(average)
 

@@ -72,7 +72,7 @@ class PartialEvaluation:
             self._warn(error)
 
     def tick(self) -> None:
-        """Write the new batches at regular intervals; to be called whenever a batch was added to `rows`."""
+        """Write the new batches at intervals that are equal on all processes; to be called after each batch added to `rows`."""
         if len(self.rows) - self._written >= self._every:
             self.write()
 

@@ -40,9 +40,9 @@ class ClassRow(NamedTuple):
     videos: int
     """Number of evaluated videos of the class."""
     accuracy: float | None
-    """Share of right predictions; None if there are no videos."""
+    """Share of correct predictions; None if there are no videos."""
     taken_for: str
-    """Wrong label that is predicted most often; empty if all predictions are right."""
+    """Wrong label that is predicted most often; empty if all predictions are correct."""
     taken_for_videos: int
     """Number of videos for which it is predicted."""
 
@@ -59,8 +59,8 @@ class Report:
         curves: Maps panels to lines to steps and values.
         label_names: Names of the classes.
         confusion: Confusion matrix of counts, with true labels in rows; None for multi-label data.
-        best: Right predictions of highest confidence.
-        worst: Wrong predictions of highest confidence.
+        best: Correct predictions with the highest confidence.
+        worst: Wrong predictions with the highest confidence.
         map_name: Name of the maps drawn over these videos.
         points: SVG or PNG of the embedded features; None to omit it.
         points_caption: Caption of that image.
@@ -102,7 +102,7 @@ AVERAGE_TITLES = {
 
 LOGARITHMIC = ("loss",)
 MOST_UNREADABLE = 100
-"""Maximum number of unreadable videos to list, since a data set may lack a million."""
+"""Maximum number of unreadable videos to list, since a data set may name a million missing files."""
 
 
 def class_rows(confusion: Int[ndarray, "classes classes"], names: Sequence[str]) -> list[ClassRow]:

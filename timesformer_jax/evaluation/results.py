@@ -17,7 +17,7 @@ from timesformer_jax.printable import printable, to_json
 from timesformer_jax.state_files import digest_of, parse_json, read_json, reading, refuse, write_json
 
 DIGITS = 6
-"""Decimals that metrics and scores are rounded to; further ones depend on the batch size."""
+"""Decimal places that metrics and scores are rounded to. Further ones depend on the batch size."""
 
 RESULTS, PREDICTIONS, CONFUSION = "results.json", "predictions.jsonl", "confusion.csv"
 STAGING = "results.part"
@@ -25,7 +25,8 @@ STAGING = "results.part"
 REMEDY = "evaluate again"
 
 FEWER_DIGITS = {"calibration_error": 4}
-"""Decimals of metrics that depend on every score continuously, so that these don't depend on the batch size either."""
+"""Decimal places of metrics that vary with every score, not only if a prediction changes; further ones depend on the batch size
+as well."""
 
 
 def figures(scores: ClipScores, average: str, subsets: Mapping[int, Sequence[int]] | None = None) -> dict[str, Any]:

@@ -24,7 +24,9 @@ class Panel(NamedTuple):
     """Frames with a title."""
 
     title: str
+    """Title above the frames."""
     frames: UInt8[ndarray, "T H W 3"]
+    """RGB frames."""
 
 
 def overlay(frames: UInt8[ndarray, "T H W 3"], maps: Shaped[Array | ndarray, "T h w"]) -> UInt8[ndarray, "T H W 3"]:

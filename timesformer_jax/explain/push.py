@@ -91,7 +91,7 @@ def _push_step(
 
 
 def _shares(grouping: Grouping, sizes: Sequence[int], frame_mask: Bool[Array, "B T"] | None) -> Float[Array, "b G"]:
-    """Return the weight of each group's copy in the mean that is the CLS; zero for groups without unmasked patches."""
+    """Return the weight of each group's CLS copy in the mean over copies; zero for groups without unmasked patches."""
     mask = grouping.mask(sizes, frame_mask)
     if mask is None:
         num_groups = grouping.split(jnp.zeros((1, *sizes, 1))).shape[1]

@@ -29,7 +29,7 @@ def class_relevance(
     max(weight * gradient, 0), averaged over heads, and residual connections keep their full weight, r (I + A). Only
     differences within a clip are meaningful.
 
-    Runs a forward and a backward pass. The backward pass recomputes the blocks, so memory is that of one block, plus one
+    Runs a forward and a backward pass. The backward pass recomputes the blocks, so this needs memory for one block, plus one
     head's maps of all blocks.
 
     Source: Chefer, Gur and Wolf 2021, "Generic Attention-model Explainability", section 3.1, for self-attention.

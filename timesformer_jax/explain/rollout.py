@@ -24,8 +24,8 @@ def attention_rollout(
     """Compute each patch's contribution to its clip's CLS by attention rollout.
 
     Maps are averaged over heads, and each attention step weighs a token's residual connection and its attention equally.
-    Every scheme, order of steps and input size is supported. The contents of the values, the MLP and `temporal_fc` are
-    ignored. Beyond the forward pass, memory holds one head's maps of all blocks.
+    Every scheme, order of steps and input size is supported. The values, the MLP and `temporal_fc` are ignored. Beyond the
+    forward pass, this needs memory for one head's maps of all blocks.
 
     For divided attention, the result is exactly the row of the CLS in the product of all blocks' matrices over
     (patch, frame).
@@ -52,11 +52,21 @@ def _rollout(model: TimeSformer, params: Params, video: Array, frame_mask: Array
 
 
 Maps = Mapping[str, Float[Array, "depth B G Q L"]]
-"""Maps an attention step to its maps of all blocks, one per group."""
+"""Attention maps of all blocks, one per group, by attention step."""
 
 
 def mean_maps(model: TimeSformer, params: Params, video: Array, frame_mask: Array | None) -> Maps:
-    """Compute every step's attention weights, averaged over heads, with its groups flattened into one axis."""
+    """Compute every step's attention weights, averaged over heads, with groups flattened into one axis.
+
+    Args:
+        model: The model.
+        params: Its parameters.
+        video: Normalised clips.
+        frame_mask: False for masked frames; None if no frame is masked.
+
+    Returns:
+        The maps of each attention step.
+    """
     features: Any = model.apply({"params": params}, video, frame_mask, method="features", attention="mean")
     return {
         step: found.weights.reshape(*found.weights.shape[:2], -1, *found.weights.shape[-2:])  # *groups -> G

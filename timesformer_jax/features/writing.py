@@ -39,7 +39,7 @@ LOCK = ".features.lock"
 DTYPES = ("float32", "float16")
 SHARD_BYTES = 256 * 2**20
 MOST_VIDEOS = 1000
-"""Maximum number of videos per shard, however small, because an interrupted run loses its current shard."""
+"""Maximum number of videos per shard, however small their features, because an interrupted run loses its current shard."""
 
 TILED_CLIPS = 16
 """Assumed number of clips per video if the number depends on the video's length."""
@@ -98,7 +98,7 @@ def describe_features(
     label_names: Sequence[str] | None,
     videos: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Describe features as JSON values; features of equal description have equal values.
+    """Describe features as JSON values. Features with equal descriptions have equal values.
 
     Args:
         model: The model.

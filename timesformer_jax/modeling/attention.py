@@ -103,7 +103,13 @@ class Attention(nn.Module):
 
 
 class QueryKeyValue(nn.Module):
-    """Packed parameters of equations 2 to 4, returned together with their input tokens, all in `dtype`."""
+    """Packed parameters of equations 2 to 4, returned together with their input tokens, all in `dtype`.
+
+    Attributes:
+        num_heads: Number of heads h.
+        kernel_init: Initializer of the kernel, drawn as one matrix `[D, 3 D]`. The bias starts at zero.
+        dtype: Dtype of the result. Parameters are float32.
+    """
 
     num_heads: int
     kernel_init: Initializer

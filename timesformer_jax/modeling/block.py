@@ -30,12 +30,16 @@ class BlockOutput(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Arguments of one call of a block that all of its steps share; see `Block.__call__`."""
+    """Arguments of one call of a block that all of its steps share."""
 
     frame_mask: Bool[Array, "B T"] | None
+    """False for masked frames; None if no frame is masked."""
     drop_path_rate: float | Float[Array, ""] | None
+    """Probability of dropping a residual; None disables stochastic depth."""
     train: bool
+    """Whether dropout applies."""
     with_attention: bool | str
+    """Whether to return attention weights, or "mean" for their mean over heads."""
 
 
 class Block(nn.Module):

@@ -24,7 +24,17 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def check_patches(name: str, height: int, width: int, patch_size: int) -> None:
-    """Raise `InputError` if height or width is not a positive multiple of `patch_size`."""
+    """Check that a size is a whole number of patches.
+
+    Args:
+        name: Name of the size in the error message.
+        height: Height in pixels.
+        width: Width in pixels.
+        patch_size: Side of the patches in pixels.
+
+    Raises:
+        InputError: If height or width is not a positive multiple of `patch_size`.
+    """
     if height < patch_size or width < patch_size or height % patch_size or width % patch_size:
         smaller = max(patch_size, min(height, width) // patch_size * patch_size)
         raise InputError(

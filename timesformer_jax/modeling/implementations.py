@@ -16,11 +16,14 @@ Mask = Bool[Array, "b G L"] | None
 
 
 class Projections(NamedTuple):
-    """Inputs and parameters of equations 2 to 4, so that each implementation can compute q, k and v in its own layout."""
+    """Inputs and parameters of equations 2 to 4, from which each implementation computes q, k and v in its own layout."""
 
     x: Float[Array, "B G L D"]
+    """G groups of L tokens."""
     kernel: Float[Array, "D 3 h d"]
+    """Packed kernel of the query, key and value projections."""
     bias: Float[Array, "3 h d"]
+    """Packed bias of the projections."""
 
     def heads_first(self, queries: slice = slice(None)) -> tuple[Array, Array, Array]:
         """Return the query `[B, G, h, Q, d]`, divided by sqrt(d), and key and value `[B, G, h, L, d]`.
@@ -65,7 +68,17 @@ def attention_weights(
 
 
 def mix(query: Array, key: Array, value: Array, mask: Mask) -> Array:
-    """Mix the values with the full matrix of weights: `[B, G, h, Q, d]`."""
+    """Mix the values with the full matrix of weights.
+
+    Args:
+        query: Scaled queries `[B, G, h, Q, d]`.
+        key: Keys `[B, G, h, L, d]`.
+        value: Values `[B, G, h, L, d]`.
+        mask: False for tokens excluded as keys; None if no token is excluded.
+
+    Returns:
+        Mixed values `[B, G, h, Q, d]`.
+    """
     return jnp.matmul(attention_weights(query, key, mask).astype(value.dtype), value)
 
 
@@ -126,7 +139,7 @@ def _got(qkv: Projections, mask: Mask) -> str:
 
 
 def has_cudnn() -> bool:
-    """Return True if this process can trace cuDNN's attention: JAX needs the library and the GPU already when tracing."""
+    """Return True if this process can trace cuDNN's attention: JAX needs the library and the GPU as early as tracing."""
     try:
         return bool(jax.devices("cuda"))
     except RuntimeError:

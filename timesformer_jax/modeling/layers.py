@@ -72,7 +72,7 @@ class LayerNorm(nn.Module):
 def layer_norm(
     epsilon: float, x: Float[Array, "*tokens D"], scale: Float[Array, "D"], bias: Float[Array, "D"]
 ) -> Float[Array, "*tokens D"]:
-    """Normalize the last axis: `(x - mean) / sqrt(variance + epsilon) * scale + bias`, in float32, returned as `x.dtype`.
+    """Normalise the last axis: `(x - mean) / sqrt(variance + epsilon) * scale + bias`, in float32, returned as `x.dtype`.
 
     The custom derivative saves only `x` and two numbers per token for the backward pass, and reads each twice. Automatic
     differentiation would save float32 copies and split the sums into many pieces.
@@ -80,11 +80,11 @@ def layer_norm(
     Args:
         epsilon: Added to the variance.
         x: Tokens.
-        scale: Multiplies the normalized tokens.
+        scale: Multiplies the normalised tokens.
         bias: Added after scaling.
 
     Returns:
-        The normalized tokens.
+        The normalised tokens.
     """
     mean, rate = _statistics(epsilon, x)
     return _affine(x, mean, rate, scale, bias)

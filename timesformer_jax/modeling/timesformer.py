@@ -50,7 +50,7 @@ class TimeSformer(nn.Module):
     Attributes:
         num_classes: Number of classes; 0 for a feature extractor without a classifier.
         image_size: Size in pixels, an int or (height, width), of the space embedding. Other inputs resize the embedding.
-        patch_size: Side of the square patches in pixels. Divides height and width of the input.
+        patch_size: Side of the square patches in pixels.
         num_frames: Number of frames of the time embedding. Other inputs resize the embedding.
         num_channels: Number of channels C of the video.
 
@@ -67,20 +67,20 @@ class TimeSformer(nn.Module):
         position_embedding: "none", "space" or "space_time" (paper Table 4). `space_only` never has a time embedding.
         resize: Interpolation of position embeddings to other input sizes, a key of `RESIZES`; "nearest" is official.
 
-        activation: Non-linearity of the MLP, a key of `ACTIVATIONS`. This field and the next two follow the image
-            transformer whose weights are loaded; CLIP's needs other values for all three.
+        activation: Non-linearity of the MLP, a key of `ACTIVATIONS`. This field and the next two depend on the image
+            transformer whose weights are loaded; CLIP differs from the defaults in all three.
         layer_norm_epsilon: Epsilon of every LayerNorm.
         pre_norm: Whether a LayerNorm is applied to the embedded tokens before the first block.
 
-        drop_path_rate: Stochastic depth rate of the last block, in [0, 1). Rises linearly from 0 in the first block.
+        drop_path_rate: Stochastic depth rate of the last block, in [0, 1). The rate rises linearly from 0 in the first block.
         dropout_rate: Dropout rate of the embedded tokens, the attention projections and both layers of the MLP, in [0, 1).
         attention_dropout_rate: Dropout rate of the attention weights, in [0, 1).
         initialization: A key of `INITIALIZATIONS`. "official" starts with zero time embeddings and zero `temporal_fc`, for
             pretrained image weights. "from_scratch" starts with large time and position embeddings and an ordinary
             `temporal_fc`; without pretrained weights, the official start doesn't learn the order of frames in reasonable time.
 
-        scan_layers: Trace two blocks instead of `depth`, with parameters stacked under `blocks` (see `stack_blocks`). This
-            and the remaining fields change the computation, not the function that it computes.
+        scan_layers: Whether to trace two blocks instead of `depth`, with parameters stacked under `blocks` (see
+            `stack_blocks`). This and the following fields affect how the model is computed, not what it computes.
         remat: Rematerialization in the backward pass, a key of `REMATS`.
         attention_implementation: A key of `IMPLEMENTATIONS` ("auto" picks the fastest for the device), or a mapping from some
             of the scheme's attention steps to keys, such as `{"spatial": "xla"}`.
@@ -238,7 +238,10 @@ class TimeSformer(nn.Module):
         )
 
     def _clip_cls(self, cls: Float[Array, "B F D"], frame_mask: Bool[Array, "B T"] | None) -> Float[Array, "B D"]:
-        """Compute a clip's CLS (equation 10). If each frame has a CLS, they are averaged before the LayerNorm (official)."""
+        """Compute a clip's CLS (equation 10).
+
+        Per-frame CLS tokens are averaged before the LayerNorm, as in the official code.
+        """
         return self.norm(masked_mean(cls, frame_mask if SCHEMES[self.attention_type].cls_per_frame else None))
 
     def _name_attention(self, weights: dict[str, Array], sizes: tuple[int, ...]) -> dict[str, AttentionMap]:
@@ -281,7 +284,19 @@ class TimeSformer(nn.Module):
         with_attention: bool | str = False,
         **last_wants: bool,
     ) -> tuple[BlockOutput, tuple[Tokens | None, dict[str, Array]]]:
-        """Run all blocks. Return the last block's output, and the stacked tokens and attention of all blocks if requested."""
+        """Run all blocks.
+
+        Args:
+            video: Normalised clips, in floats.
+            frame_mask: False for masked frames; None if no frame is masked.
+            train: Whether dropout and stochastic depth apply.
+            with_blocks: Also return the tokens of every block.
+            with_attention: Also return the attention weights of every block, or "mean" for their mean over heads.
+            **last_wants: Further arguments of the last block.
+
+        Returns:
+            The last block's output, and the stacked tokens and attention weights of all blocks, if requested.
+        """
         self._check(video.shape, video.dtype, frame_mask)
         self._check_layout()
         if frame_mask is not None:  # masked frames may hold NaN, which zero weights would let through

@@ -25,7 +25,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Maps a name to its fields. Other fields have `TimeSformer`'s defaults (divided attention, 8 frames of 224 px, patches of 16).
 
-The paper's TimeSformer-L is the 96-frame model, whose width is ViT-B's. Here, "large" in `timesformer-vit-large` is the width.
+The paper's TimeSformer-L is the 96-frame model, whose width is ViT-B's. Here, the wide model is `timesformer-vit-large`.
 """
 
 
