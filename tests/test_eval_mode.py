@@ -147,7 +147,7 @@ def test_what_another_checkpoint_left_is_discarded(run: Path, made_clips: Path, 
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(small_folder(made_clips, data_dir), str(run), "eval")
     assert "Discarding the unfinished evaluation" in caplog.text
-    assert "(other step, params, " in caplog.text
+    assert "which differs in step, params, " in caplog.text
     assert not (run / "test.part").exists()
 
 

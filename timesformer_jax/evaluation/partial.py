@@ -100,7 +100,7 @@ class PartialEvaluation:
             try:
                 part = read_arrays(path, remedy="it will be rewritten")
             except InputError as error:  # treated like a missing file
-                log.warning("Scoring the batches of %s again: %s", path, error)
+                log.warning("Scoring the batches in %s again: %s", path, error)
                 return
             # Files may overlap: a process that had more batches than the processes agreed on has written them again.
             self.rows.add_part(part, len(self.rows) - first)

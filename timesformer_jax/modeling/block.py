@@ -37,9 +37,9 @@ class Request(NamedTuple):
     drop_path_rate: float | Float[Array, ""] | None
     """Probability of dropping a residual; None disables stochastic depth."""
     train: bool
-    """Whether dropout applies."""
+    """Apply dropout."""
     with_attention: bool | str
-    """Whether to return attention weights, or "mean" for their mean over heads."""
+    """Return attention weights: True for every head's, "mean" for their mean over heads."""
 
 
 class Block(nn.Module):

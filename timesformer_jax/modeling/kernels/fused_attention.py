@@ -36,7 +36,7 @@ class Tile(NamedTuple):
     """Tiling of a kernel."""
 
     rows: int
-    """Rows of a tile, or more if a single group needs them."""
+    """Rows of a tile; more if a single group needs them."""
     queries: int
     """Number of queries processed at a time."""
     warps: int
