@@ -135,7 +135,7 @@ def test_a_killed_test_goes_on_and_ends_as_if_it_had_not_been(
     with monkeypatch.context() as patch, caplog.at_level("INFO", logger="timesformer_jax"):
         patch.setattr(evaluation.ClipRows, "add", go_on)
         main.run(config, str(run), "eval")
-    assert "Going on with the test: 2 of 5 batches are done." in caplog.text
+    assert "Resuming the evaluation: 2 of 5 batches are done." in caplog.text
     assert len(clips) == len(set(clips)) == 36
     assert files(run) == undisturbed
     assert not (run / "test.part").exists()
@@ -146,8 +146,8 @@ def test_what_another_checkpoint_left_is_discarded(run: Path, made_clips: Path, 
     (run / "test.part" / "description.json").write_text(json.dumps({"step": 7}))
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(small_folder(made_clips, data_dir), str(run), "eval")
-    assert "Discarding the unfinished test" in caplog.text
-    assert "(other step, params, " in caplog.text
+    assert "Discarding the unfinished evaluation" in caplog.text
+    assert "which differs in step, params, " in caplog.text
     assert not (run / "test.part").exists()
 
 
@@ -176,5 +176,5 @@ def test_a_test_that_is_told_to_end(run: Path, made_clips: Path, data_dir: str, 
     assert found, errors
     done = found[1]
     done_again = subprocess.run(command, cwd=ROOT, env=on_devices(1), capture_output=True, text=True, check=True).stderr
-    assert re.search(f"Going on with the test: {done} of 3600 batches", done_again)
+    assert re.search(f"Resuming the evaluation: {done} of 3600 batches", done_again)
     assert results(run)["num_clips"] == 400

@@ -99,7 +99,7 @@ def test_they_are_what_the_model_says_of_the_same_views(
     assert (found.about["kind"], found.about["weights"]["source"]) == (kind, config.init_from)
     if len(config.features.splits) == 2:
         assert len(read_features(tmp_path / "features" / "train").names) == 9
-        with pytest.raises(InputError, match="holds several features: give one of"):
+        with pytest.raises(InputError, match="holds several sets of features: give one of"):
             read_features(tmp_path)
 
     made = set_up(follow_weights(config, str(tmp_path), "features"), str(tmp_path), "features", lock=False)
@@ -194,7 +194,7 @@ def test_a_run_that_was_stopped_goes_on(
     for overrides, words in (
         ({"features.kind": "frames"}, "kind is 'cls' there and 'frames' here"),
         ({"clips.sampling_rate": 2.0}, "preprocess.sampling_rate is 4.0 there and 2.0 here"),
-        ({"init_from": weights(seed=1)}, "weights are of .*time-0 there and of .*time-1 here"),
+        ({"init_from": weights(seed=1)}, "weights are from .*time-0 there and from .*time-1 here"),
     ):
         clips = made_clips if "init_from" in overrides else Path("/no/such/folder")  # the digest needs the weights
         with pytest.raises(InputError, match=words) as caught:

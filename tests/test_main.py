@@ -180,7 +180,7 @@ def test_a_report_of_the_test(trained: Path, made_clips: Path, data_dir: str):
         assert re.search(rf"<figcaption>{name}<br>label: {row['label']}\s+<br><span.*>[\d.]+ % {row['best'][0][0]}<", page)
     found = results(trained)
     assert f"{100 * found['top1']:.2f} % [{100 * found['intervals']['top1'][0]:.2f} %" in page
-    assert "Over the number of clips" in page
+    assert "Accuracy by number of clips" in page
     assert re.search(r"<td>optimizer\.name</td><td>adamw</td>", page)
     assert 'src="http' not in page
     assert 'href="http' not in page
@@ -198,7 +198,7 @@ def test_a_report_needs_a_test_whose_checkpoint_is_there(trained: Path, tmp_path
     with pytest.raises(InputError, match=r"results.json is of step 7, whose checkpoint isn't kept any more .there are \d+"):
         main.run(small_folder(made_clips, data_dir), str(tmp_path / "run"), "report")
     (tmp_path / "run" / "results.json").unlink()
-    with pytest.raises(InputError, match=r"Nothing has been tested in .*run yet: run --mode=eval"):
+    with pytest.raises(InputError, match=r"There are no evaluation results in .*run: evaluate the run"):
         main.run(small_folder(made_clips, data_dir), str(tmp_path / "run"), "report")
 
 

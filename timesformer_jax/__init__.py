@@ -1,4 +1,4 @@
-"""TimeSformer for JAX. Importing it loads jax, flax and numpy, nothing heavier."""
+"""TimeSformer for JAX. Importing it loads only jax, flax and numpy."""
 
 import logging
 

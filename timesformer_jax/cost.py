@@ -1,4 +1,4 @@
-"""What a model costs, by arithmetic: parameters and multiply-adds, nothing is computed or allocated."""
+"""Parameter and multiply-add counts of a model, by arithmetic, without allocating anything."""
 
 import math
 from typing import NamedTuple
@@ -12,25 +12,29 @@ from timesformer_jax.modeling.schemes import Grouping
 
 
 def count_parameters(model: TimeSformer) -> int:
-    """How many numbers the model's parameters are."""
+    """Count the model's parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model)))
 
 
 def count_multiply_adds(
     model: TimeSformer, num_frames: int | None = None, image_size: int | None = None, *, for_logits: bool = False
 ) -> int:
-    """Multiply-adds of one forward pass of one clip.
+    """Count the multiply-adds of one clip's forward pass.
 
-    By default counted as in the paper: patch embedding, every linear layer, queries by keys, weights by values, the head, for
-    all tokens of all blocks. Its "TFLOPs" (Tables 2 and 5) are these for three views, divided by 10^12: 0.59, 5.11 and 7.14
-    for base, hr and large-frames. Twice the number are the floating-point operations.
+    By default, counts as the paper does: the patch embedding, every linear layer, queries by keys, weights by values and the
+    head, for all tokens of all blocks. The paper's "TFLOPs" (Tables 2 and 5) are this count for three views, divided by
+    10^12: 0.59, 5.11 and 7.14 for base, hr and large-frames. The number of floating-point operations is twice the count.
 
     Args:
-        model: Any scheme; `scan_layers`, `remat` and folded parameters make no difference to the count.
-        num_frames: Frames of the clip; the model's own by default.
+        model: A model of any scheme. `scan_layers`, `remat` and folded parameters don't affect the count.
+        num_frames: Number of frames; the model's own by default.
         image_size: Height and width in pixels; the model's own by default.
-        for_logits: Count what logits need, and no more: in the last block only what the CLS depends on, 95.0 % of the whole
-            for base at 8 x 224. The FLOPs of training (6 per multiply-add) and the MFU in the log are based on this count.
+        for_logits: Count only what the logits need, which excludes whatever the CLS doesn't depend on in the last block. This
+            is 95.0 % of the full count for base at 8 x 224. The FLOPs of training (6 per multiply-add) and the MFU in the log
+            are based on it.
+
+    Returns:
+        The number of multiply-adds.
 
     Raises:
         InputError: If `image_size` isn't a whole number of patches.
@@ -45,7 +49,7 @@ def count_multiply_adds(
     scheme = SCHEMES[model.attention_type]
 
     def attention(grouping: Grouping, query_layers: int, more_keys: int, queries: int) -> int:
-        """`query_layers` linear layers per query (query, projection, ...), two per key (key and value), and two products."""
+        """Count one attention step: `query_layers` linear layers per query, two per key, and two matrix products."""
         groups = math.prod(rule.count(size) for rule, size in zip(grouping, sizes, strict=True))
         keys = places(grouping) + more_keys
         return groups * ((query_layers * queries + 2 * keys) * width**2 + 2 * queries * keys * width)
@@ -57,7 +61,7 @@ def count_multiply_adds(
         return tokens * 2 * width * mlp_width(width, model.mlp_ratio)
 
     num_cls = frames if scheme.cls_per_frame else 1
-    # An extra step has one more linear layer than the image model's own attention, which has the CLS as one more token.
+    # Extra steps have one more linear layer; the image transformer's own attention has the CLS as one more token.
     extra_steps = sum(
         attention(grouping, 3, int(model.temporal_cls_key and name == "temporal"), places(grouping))
         for name, grouping in scheme.extra_steps
@@ -65,7 +69,7 @@ def count_multiply_adds(
     block = extra_steps + attention(scheme.groups, 2, 1, places(scheme.groups) + 1) + mlp(math.prod(sizes) + num_cls)
     last_block = block
     if for_logits:
-        # Only the CLS queries and goes through the MLP. It sees the extra steps' output only if they come before.
+        # Only the CLS is a query and enters the MLP. It depends on the extra steps only if they come first.
         before = extra_steps if model.attention_order == "time_then_space" else 0
         last_block = before + attention(scheme.groups, 2, 1, 1) + mlp(num_cls)
     patch_embedding = math.prod(sizes) * model.num_channels * model.patch_size**2 * width
@@ -73,17 +77,22 @@ def count_multiply_adds(
 
 
 class Cost(NamedTuple):
-    """One line of `cost_table`."""
+    """Row of `cost_table`."""
 
     attention_type: str
+    """A key of `SCHEMES`."""
     num_frames: int
+    """Frames per clip."""
     image_size: int
+    """Height and width in pixels."""
     parameters: int
+    """Number of parameters."""
     multiply_adds: int
+    """Multiply-adds of one clip's forward pass."""
 
 
 def cost_table(model: TimeSformer, num_frames: list[int], image_sizes: list[int]) -> list[Cost]:
-    """Every scheme at every number of frames and every size: the paper's Figure 3, for all five."""
+    """Count every scheme's cost at every number of frames and image size (the paper's Figure 3, for all five schemes)."""
     lines = []
     for attention_type in SCHEMES:
         for size in image_sizes:
@@ -93,7 +102,7 @@ def cost_table(model: TimeSformer, num_frames: list[int], image_sizes: list[int]
                     num_frames=frames,
                     image_size=size,
                     scan_layers=True,
-                    attention_implementation="xla",  # one for each step would name another scheme's steps
+                    attention_implementation="xla",  # a mapping would name another scheme's steps
                 )
                 lines.append(Cost(attention_type, frames, size, count_parameters(made), count_multiply_adds(made)))
     return lines

@@ -1,6 +1,6 @@
 """PyTorch's `interpolate` along one axis, as matrices: (old length, new length) -> weights `[new, old]`.
 
-For embeddings and for frames alike; imports nothing else of the library.
+Used for embeddings and frames. Imports nothing else from the library.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,10 @@ import numpy as np
 
 
 def nearest_indices(source: int, target: int) -> np.ndarray:
-    """Which of `source` entries PyTorch's `interpolate(mode="nearest")` puts at each of `target` places.
+    """Return the source index of each target position under PyTorch's `interpolate(mode="nearest")`.
 
-    floor(i * source / target) in float32, as PyTorch computes it. `jax.image.resize` rounds half-pixel centres instead and
-    picks others wherever the ratio isn't whole: 8 -> 4 must give 0, 2, 4, 6.
+    This is floor(i * source / target) in float32, as PyTorch computes it. `jax.image.resize` rounds half-pixel centres instead
+    and selects other indices: 8 -> 4 must give 0, 2, 4, 6.
     """
     scale = np.float32(source) / np.float32(target)
     indices = np.floor(np.arange(target, dtype=np.float32) * scale).astype(np.int32)
@@ -20,17 +20,20 @@ def nearest_indices(source: int, target: int) -> np.ndarray:
 
 
 def nearest(source: int, target: int) -> np.ndarray:
-    """PyTorch's `mode="nearest"`."""
+    """Return the weights of PyTorch's `mode="nearest"`."""
     return np.eye(source)[nearest_indices(source, target)]
 
 
 def linear(source: int, target: int, span: tuple[int, int] | None = None) -> np.ndarray:
-    """PyTorch's `mode="linear"` and, along each axis, `"bilinear"`; `span`: only the rows from the first to before the last."""
+    """Return the weights of PyTorch's `mode="linear"` and, along each axis, `"bilinear"`.
+
+    `span` is a half-open range of rows to compute; all by default.
+    """
     return _interpolate(source, target, lambda x: np.maximum(1 - x, 0), reach=1, span=span)
 
 
 def cubic(source: int, target: int, a: float = -0.75) -> np.ndarray:
-    """PyTorch's `mode="bicubic"` along each axis: Keys' kernel with its a."""
+    """Return the weights of PyTorch's `mode="bicubic"` along each axis: Keys' kernel with PyTorch's `a`."""
 
     def kernel(x: np.ndarray) -> np.ndarray:
         near = (a + 2) * x**3 - (a + 3) * x**2 + 1
@@ -43,9 +46,19 @@ def cubic(source: int, target: int, a: float = -0.75) -> np.ndarray:
 def _interpolate(
     source: int, target: int, kernel: Callable[[np.ndarray], np.ndarray], *, reach: int, span: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Half-pixel centres, no antialiasing, the border repeated: PyTorch's `interpolate(align_corners=False)`.
+    """Return the weights of PyTorch's `interpolate(align_corners=False)`: half-pixel centres, no antialiasing, edge padding.
 
-    `jax.image.resize` antialiases and, at the border, leaves entries out and rescales the others instead.
+    `jax.image.resize` antialiases, and at the border drops entries and rescales the others instead.
+
+    Args:
+        source: Old length.
+        target: New length.
+        kernel: Maps distances between positions to weights.
+        reach: Distance from which on the kernel is zero.
+        span: Half-open range of rows to compute; all by default.
+
+    Returns:
+        Weights `[new, old]`.
     """
     scale = np.float32(source) / np.float32(target)  # in float32, as PyTorch computes it
     places = np.arange(*(span or (0, target)))
@@ -53,6 +66,6 @@ def _interpolate(
     weights = np.zeros((len(places), source))
     for offset in range(1 - reach, reach + 1):
         neighbours = np.floor(centres).astype(int) + offset
-        # Added up, because several neighbours beyond the border are the same border entry.
+        # Accumulated, because several neighbours beyond the border map to the same entry.
         np.add.at(weights, (np.arange(len(places)), neighbours.clip(0, source - 1)), kernel(np.abs(centres - neighbours)))
     return weights

@@ -1,4 +1,4 @@
-"""Names of classes: from a user's file, or from what stands beside the weights."""
+"""Class names, from a user's file or from the metadata of the weights."""
 
 import csv
 import json
@@ -20,12 +20,15 @@ def encode_label(numbers: Sequence[int], num_classes: int, *, multi_label: bool)
 
 
 def read_labels(path: str | Path) -> list[str]:
-    """The class names of a file, in the order of their numbers.
+    """Read class names from a file, ordered by class index.
 
-    `.json`: a list of names, `{"0": name, ...}` or `{name: 0, ...}` (as Kinetics' and Something-Something's files are).
-    `.csv`: two columns, a number and a name, with or without a header. Anything else: one name a line.
+    The format depends on the extension:
 
-    Raises `InputError` where the numbers aren't 0, 1, 2, ...
+    - `.json`: a list of names, `{"0": name, ...}` or `{name: 0, ...}` (like the files of Kinetics and Something-Something).
+    - `.csv`: two columns, index and name, with or without a header.
+    - Others: one name per line.
+
+    Raises `InputError` if the file can't be read, or the indices are not 0, 1, 2, ...
     """
     path = Path(path)
     try:
@@ -51,7 +54,7 @@ def read_labels(path: str | Path) -> list[str]:
 
 
 def names_in_order(names: Any, source: str) -> list[str]:
-    """The names of `{number: name}` or `{name: number}`, numbers as text or not."""
+    """Return the names in `{index: name}` or `{name: index}`, ordered by index; indices may be strings."""
     if not isinstance(names, Mapping) or not names:
         raise InputError(f"{source} should hold a list of names, or names with their numbers.")
     return _in_order(list(names.items()), source)
@@ -70,13 +73,13 @@ def _in_order(pairs: list[tuple[Any, Any]], source: str) -> list[str]:
 
 
 def _unquoted(name: str) -> str:
-    """A name without quotes around it, which Kinetics' file has; spaces of a name without quotes are part of it."""
+    """Strip the quotes that surround names in Kinetics' file; without quotes, surrounding spaces belong to the name."""
     quoted = name.strip()
     return quoted.strip('"') if quoted[:1] == quoted[-1:] == '"' else name
 
 
 def check_labels(labels: Sequence[str], num_classes: int, source: str) -> tuple[str, ...]:
-    """As many names as classes, as text that UTF-8 can store."""
+    """Return the labels as text that UTF-8 can encode. Raises `InputError` if their number differs from `num_classes`."""
     if len(labels) != num_classes:
         raise InputError(f"{source} names {len(labels)} labels, but the model has {num_classes} classes.")
     return tuple(map(as_utf8, labels))

@@ -73,7 +73,7 @@ def test_a_test_that_is_stopped_goes_on(tmp_path: Path, caplog, error: BaseExcep
     with caplog.at_level("INFO", logger="timesformer_jax"):
         scores, partial = score(tmp_path / "part", taken)
     assert taken == list(range(BATCHES))  # none twice, though 101 is no multiple of what a file holds
-    assert "Going on with the test: 101 of 250 batches are done." in caplog.text
+    assert "Resuming the evaluation: 101 of 250 batches are done." in caplog.text
     check(scores)
     assert 100 < len(list((tmp_path / "part").glob("*.npz"))) < 130
     partial.delete()
@@ -109,7 +109,7 @@ def test_another_test_begins_anew(tmp_path: Path, caplog):
     other = {**DESCRIPTION, "views": {"num_clips": 3}}
     with caplog.at_level("INFO", logger="timesformer_jax"):
         scores, _ = score(tmp_path, taken := [], other)
-    assert f"Discarding the unfinished test in {tmp_path}, which is another one (other views)." in caplog.text
+    assert f"Discarding the unfinished evaluation in {tmp_path}, which differs in views." in caplog.text
     assert taken == list(range(BATCHES))
     check(scores)
 
@@ -137,7 +137,7 @@ def test_processes_agree_on_what_all_have(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_full_disk_stops_no_test(tmp_path: Path, caplog):
     (tmp_path / "file").write_text("")
     scores, _ = score(tmp_path / "file" / "part", [])
-    assert caplog.text.count("The scores so far can't be kept in") == 1
+    assert caplog.text.count("Can't save scores in") == 1
     check(scores)
 
 

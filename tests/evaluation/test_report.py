@@ -124,7 +124,7 @@ def test_what_is_not_there_is_left_out():
     )
     page = Page(evaluation.render_report(bare))
     assert not any(link.startswith("data:image/svg+xml") for link in page.links)
-    assert "There is none." in page.text
+    assert "There are none." in page.text
     assert {"curves", "confusion", "classes", "features"}.isdisjoint(page.ids)
     assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
 

@@ -20,7 +20,7 @@ def test_inside_over_outside_weighs_patches_by_their_pixels():
     assert inside.sum(axis=(1, 2, 3)).tolist() == [8, 4]
     maps = np.array([[[[1.0, 2.0], [3.0, 6.0]]], [[[8.0, 2.0], [2.0, 2.0]]]])
     np.testing.assert_allclose(explain.inside_over_outside(maps, inside), [1.0, 4.0])
-    with pytest.raises(tsf.InputError, match="4 x 4 pixels have no 3 x 3 patches"):
+    with pytest.raises(tsf.InputError, match="4 x 4 pixels can't be divided into 3 x 3 equal patches"):
         explain.inside_over_outside(np.ones((2, 1, 3, 3)), inside)
     with pytest.raises(tsf.InputError, match="pixels inside and pixels outside"):
         explain.inside_over_outside(maps, np.zeros_like(inside))

@@ -207,7 +207,7 @@ def test_relevance_is_of_the_label_that_is_asked_for():
     assert not np.allclose(both[0], other[0], rtol=1e-2)
     with pytest.raises(tsf.InputError, match=r"labels must be from 0 to 2, got \[0, 3\]"):
         explain.class_relevance(model, params, VIDEO, np.array([0, 3]))
-    with pytest.raises(tsf.InputError, match=r"one for each of the 2 clip.s., got int64 of the shape \(1,\)"):
+    with pytest.raises(tsf.InputError, match=r"one for each of the 2 clip.s., got int64 of shape \(1,\)"):
         explain.class_relevance(model, params, VIDEO, np.array([0]))
 
 

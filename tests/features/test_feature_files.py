@@ -84,7 +84,7 @@ def test_there_and_back(written: Path):
         ({"num_crops": 1}, "num_crops is 2 there and 1 here"),
         ({"videos": {"split": "train"}}, "videos.split is 'val' there and 'train' here"),
         ({"label_names": [f"label {i}" for i in range(50)]}, "label_names differ"),
-        ({"params": random_variables(MODEL, 1)["params"], "step": 9}, "of here, step 7, there and of here, step 9, here"),
+        ({"params": random_variables(MODEL, 1)["params"], "step": 9}, "from here, step 7, there and from here, step 9, here"),
     ],
 )
 def test_another_description_is_refused(written: Path, changes: dict, words: str):
@@ -97,7 +97,7 @@ def test_another_description_is_refused(written: Path, changes: dict, words: str
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("")
-    with pytest.raises(InputError, match="holds something else than features"):
+    with pytest.raises(InputError, match="holds something other than features"):
         FeatureWriter(tmp_path, description(), num_shards=1)
     with pytest.raises(InputError, match="is a file"):
         FeatureWriter(tmp_path / "mine.txt", description(), num_shards=1)
@@ -143,8 +143,8 @@ def damage(folder: Path, how: str) -> None:
         ("narrow", r"should hold 4 rows of 2 axes, the last of 24, got values of \[4, 2, 5\]"),
         ("short", "should hold 4 rows"),
         ("frames", "hold features of several shapes"),
-        ("another video", "should have rows of each of its 2 videos"),
-        ("no values", "is no shard of features: it has no values"),
+        ("another video", "should have rows for each of its 2 videos"),
+        ("no values", "is not a shard of features: it has no values"),
     ],
 )
 def test_damaged_files_are_one_sentence(written: Path, how: str, words: str):

@@ -242,7 +242,7 @@ def test_some_labels_and_some_points(sets: list[str], tmp_path: Path, capsys: An
     [
         (["--output=plot.jpeg"], "--output must end in .png or .svg, got plot.jpeg."),
         (["--max-points=0"], "--max-points must be at least 1, got 0."),
-        (["--max-points=4"], "{folder}: 4 video(s) make no picture: at least 5 are needed."),
+        (["--max-points=4"], "{folder}: Embedding needs at least 5 videos, got 4."),
         (["--labels=up"], "No video has the label 'up'; there are across, back, down."),
         (["--labels=,"], "--labels takes 1 to 20 labels with commas between, got 0."),
         (["--seed=-1"], "--seed must be at least 0, got -1."),

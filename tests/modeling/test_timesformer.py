@@ -291,7 +291,7 @@ def test_any_size_at_run_time(shape: tuple[int, ...]):
         ({"num_heads": 5}, "embed_dim=24 with num_heads=5"),
         ({"depth": 0}, "depth must be a whole number of at least 1, got 0"),
         ({"mlp_ratio": 0}, "mlp_ratio must be positive, got 0"),
-        ({"image_size": (16, 16, 3)}, r"image_size must be pixels, or \(height, width\) in pixels, got \(16, 16, 3\)"),
+        ({"image_size": (16, 16, 3)}, r"image_size must be an int or \(height, width\), in pixels, got \(16, 16, 3\)"),
         ({"drop_path_rate": 1.0}, "drop_path_rate .* below 1, got 1.0"),
     ],
 )
@@ -330,8 +330,8 @@ def test_pixels_that_are_not_normalised_are_refused():
     [
         ({"scan_layers": False}, {"scan_layers": True}, r"are per block, but scan_layers=True: use stack_blocks\(params\)"),
         ({"scan_layers": True}, {"scan_layers": False}, r"are stacked, but scan_layers=False: use unstack_blocks\(params\)"),
-        ({"scan_layers": True}, {"scan_layers": True, "depth": 3}, r"are of 2 block\(s\), but depth=3"),
-        ({}, {"depth": 1}, r"are of 2 block\(s\), but depth=1"),
+        ({"scan_layers": True}, {"scan_layers": True, "depth": 3}, r"have 2 block\(s\), but depth=3"),
+        ({}, {"depth": 1}, r"have 2 block\(s\), but depth=1"),
     ],
 )
 def test_parameters_of_another_layout_are_refused(made: dict, used: dict, words: str):

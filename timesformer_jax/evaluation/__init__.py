@@ -1,4 +1,4 @@
-"""Testing on batches that someone else provides: multi-view scores, metrics, result files."""
+"""Evaluation on batches from any source: multi-view scores, metrics, result files and the report."""
 
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.evaluation.clip_scores import (

@@ -1,4 +1,4 @@
-"""What every clip of every video adds to its video's scores: kept batch by batch on each host, then the same on all."""
+"""Scores of every clip, collected batch by batch on each host, then gathered on all hosts and averaged per video."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.training.objective import OBJECTIVES
 
 GATHERED_BYTES = 2**26
-"""At most so much of all hosts' scores is on the devices at a time, where hosts tell each other theirs."""
+"""Maximum number of bytes on the devices at a time while scores are gathered from all hosts."""
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -25,10 +25,12 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 class Average(NamedTuple):
-    """How a video's views become its scores: what each view adds (on the device), and what is made of their mean."""
+    """Averaging of a video's views into its scores."""
 
     of_view: Callable[[Array], Array]
+    """Maps a view's logits to what it adds to the video's sum, on the device."""
     of_video: Callable[[np.ndarray], np.ndarray]
+    """Maps the mean over views to the video's scores."""
 
 
 AVERAGES: dict[str, dict[str, Average]] = {
@@ -41,10 +43,11 @@ AVERAGES: dict[str, dict[str, Average]] = {
         "logits": Average(lambda logits: logits, _sigmoid),
     },
 }
-"""Objective -> `eval.average` -> how. Scores sum to 1 where a video has one label.
+"""Maps an objective and the name of an average to its functions. Scores of single-label videos sum to 1.
 
-The paper averages the views' probabilities, the official code adds up their logits. Here the sum is divided by their number,
-which changes no ranking, and then goes through a softmax: that of the sum of thirty views' would be 0 and 1 to the last digit.
+The paper averages the views' probabilities, whereas the official code sums their logits. Here, the sum of logits is divided by
+the number of views, which changes no ranking, and passed through a softmax. A softmax of the sum over thirty views would
+saturate at 0 and 1.
 """
 
 AVERAGE_NAMES = tuple(AVERAGES["softmax"])
@@ -52,46 +55,54 @@ AVERAGE_NAMES = tuple(AVERAGES["softmax"])
 
 
 def check_average(name: str) -> None:
-    """Raises `InputError` for a name that is no average's."""
+    """Raise `InputError` if `name` is not one of `AVERAGE_NAMES`."""
     if name not in AVERAGE_NAMES:
         raise InputError(f"eval.average must be one of {', '.join(AVERAGE_NAMES)}, got {name!r}.")
 
 
 class Predictions(NamedTuple):
-    """One row a video, sorted by name; on every host the same rows."""
+    """Scores of videos, one row per video, sorted by name; identical on every host."""
 
     names: list[str]
+    """Names of the videos."""
     labels: Shaped[ndarray, "videos ..."]
-    """Numbers, or zeros and ones `[videos, classes]` where a video has any number of labels."""
+    """Class indices, or zeros and ones `[videos, classes]` for multi-label data."""
     scores: Float[ndarray, "videos classes"]
+    """Scores of the classes, averaged over views."""
     num_views: Int[ndarray, "videos"]
+    """Number of views that were averaged."""
 
 
 class ClipScores(NamedTuple):
-    """Every clip's scores, summed over its crops, video after video; on every host the same."""
+    """Scores of every clip, ordered by video and clip; identical on every host."""
 
     names: list[str]
-    """Of the videos, sorted."""
+    """Names of the videos, sorted."""
     labels: Shaped[ndarray, "videos ..."]
+    """Class indices, or zeros and ones `[videos, classes]` for multi-label data."""
     num_clips: Int[ndarray, "videos"]
+    """Number of clips of each video."""
     sums: Float[ndarray, "clips averages classes"]
+    """Sums of each clip's scores over its crops."""
     num_crops: int
+    """Number of crops per clip."""
     averages: Sequence[str]
-    """The names of the sums' middle axis."""
+    """Names of the entries along the middle axis of `sums`."""
     objective: str
+    """A key of `AVERAGES`."""
 
     @property
     def clips_per_video(self) -> int | None:
-        """How many clips every video has; None where they have different numbers of them."""
+        """Number of clips of every video; None if it differs between videos."""
         counts = np.unique(self.num_clips)
         return int(counts[0]) if len(counts) == 1 else None
 
     def predictions(self, average: str, clips: Sequence[int] | None = None) -> Predictions:
-        """The videos' scores by one of the `averages`, of all clips or of those with the given numbers in each video."""
+        """Average each video's clips, or those with the given indices within each video, by one of the `averages`."""
         check_average(average)
         which, starts = self.averages.index(average), np.cumsum(self.num_clips) - self.num_clips
         total = np.zeros((len(self.names), self.sums.shape[-1]), np.float32)
-        # Clip by clip, always in the same order: sums don't depend on how the clips were put into batches.
+        # Clips are added in a fixed order, so that sums don't depend on the batches.
         for clip in range(max(self.num_clips, default=0)) if clips is None else clips:
             there = np.flatnonzero(self.num_clips > clip)
             total[there] += self.sums[starts[there] + clip, which]
@@ -102,29 +113,29 @@ class ClipScores(NamedTuple):
 
 
 class ClipRows:
-    """This host's clips so far, batch by batch."""
+    """Scores of this host's clips so far, batch by batch."""
 
     def __init__(self) -> None:
         self._batches: list[dict[str, np.ndarray]] = []
         self._no_labels = np.zeros(0)
         self._videos: dict[int, tuple[bytes, np.ndarray]] = {}
-        """Identity -> name and label, each kept once however many clips there are."""
+        """Maps a video's identity to its name and label, which are stored once per video."""
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def add(self, batch: Mapping[str, np.ndarray], sums: Float[ndarray, "B averages classes"]) -> None:
-        """A batch's `mask`, `identity`, `clip`, `name` and `label`, and its clips' scores."""
+        """Append a batch (`mask`, `identity`, `clip`, `name` and `label`) and its clips' scores."""
         self._no_labels = np.array(batch["label"][:0])
         for i in np.flatnonzero(batch["mask"]):
             identity = int(batch["identity"][i])
             if identity not in self._videos:
                 self._videos[identity] = bytes(batch["name"][i]), np.array(batch["label"][i])
-        # Last, and at once: who is interrupted has whole batches.
+        # Last and in one step, so that an interruption leaves only whole batches.
         self._batches.append({"sums": sums, **{name: np.array(batch[name]) for name in ("mask", "identity", "clip")}})
 
     def part(self, first: int, end: int) -> dict[str, np.ndarray]:
-        """The batches from `first` to before `end` as a few arrays, for `add_part`."""
+        """Return the batches from `first` up to `end`, exclusive, as a few arrays for `add_part`."""
         batches = self._batches[first:end]
         columns = {name: np.stack([batch[name] for batch in batches]) for name in ("sums", "mask", "identity", "clip")}
         known = np.unique(columns["identity"][columns["mask"]])
@@ -132,7 +143,7 @@ class ClipRows:
         return {**columns, "videos": known, "names": names, "labels": labels}
 
     def add_part(self, part: Mapping[str, np.ndarray], first: int) -> None:
-        """Its batches, from its `first` on."""
+        """Append the batches in a result of `part`, starting with its batch `first`."""
         for i in range(first, len(part["mask"])):
             self._batches.append({name: part[name][i] for name in ("sums", "mask", "identity", "clip")})
         self._no_labels = part["labels"][:0]
@@ -140,11 +151,11 @@ class ClipRows:
             self._videos[int(identity)] = _from_row(name), label
 
     def keep(self, count: int) -> None:
-        """Leaves only the first `count` batches."""
+        """Discard all but the first `count` batches."""
         del self._batches[count:]
 
     def _names_and_labels(self, identities: np.ndarray, length: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """One row a video: uint8 names, filled up with zeros to the longest one's length, or to `length`; and labels."""
+        """Return one row per video: names as uint8, zero-padded to the longest name or to `length`, and labels."""
         known = [self._videos[int(identity)] for identity in identities]
         length = max([length, *(len(name) for name, _ in known)])
         names = [np.frombuffer(name.ljust(length, b"\0"), np.uint8) for name, _ in known]
@@ -152,9 +163,18 @@ class ClipRows:
         return np.array(names, np.uint8).reshape(len(known), length), labels
 
     def gather(self, *, leads: bool, num_crops: int, averages: Sequence[str], objective: str) -> ClipScores:
-        """All hosts' clips, on every host; the rows here are gone then.
+        """Gather all hosts' clips on every host, and discard the batches held here.
 
-        Every host has equally many batches of one size. `leads` is False where another host has the same clips.
+        Every host must have the same number of batches, all of one size.
+
+        Args:
+            leads: Whether this host contributes its clips; False if another host has the same ones.
+            num_crops: Number of crops per clip.
+            averages: Names of the entries along the middle axis of the scores.
+            objective: A key of `AVERAGES`.
+
+        Returns:
+            The scores of all clips.
         """
         columns = [np.concatenate([batch[name] for batch in self._batches]) for name in ("mask", "identity", "clip")]
         mask, identity, clip = columns[0] & leads, columns[1], columns[2]
@@ -165,7 +185,7 @@ class ClipRows:
         place_of_video[order] = np.arange(len(order))
         real = np.flatnonzero(mask)
         video = place_of_video[np.searchsorted(videos, identity[real])]
-        places = np.empty(len(mask), np.int64)  # of each row among the sorted clips
+        places = np.empty(len(mask), np.int64)  # position of each row among the sorted clips
         places[real[np.lexsort((clip[real, 1], clip[real, 0], video))]] = np.arange(len(real))
         rows = self._scores(mask, places)
         return ClipScores(
@@ -179,7 +199,7 @@ class ClipRows:
         )
 
     def _gather_videos(self, identities: np.ndarray) -> tuple[np.ndarray, list[str], np.ndarray]:
-        """Every host's videos once, by identity: identities, names, labels."""
+        """Gather every host's videos, without duplicates: identities, names and labels, sorted by identity."""
         own = np.array([len(identities), max([0, *(len(self._videos[int(i)][0]) for i in identities)])])
         count, length = _all_hosts(own[None]).max(axis=0)  # arrays of one shape on every host
         names, labels = self._names_and_labels(identities, int(length))
@@ -192,7 +212,7 @@ class ClipRows:
         return known, [_from_row(name).decode(errors="replace") for name in names], labels
 
     def _scores(self, mask: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """All hosts' sums, `[clips, averages, classes]`, each clip's in its place. Takes the batches away as it goes."""
+        """Gather all hosts' sums, `[clips, averages, classes]`, in the order of `places`. Frees batches along the way."""
         hosts, size = jax.process_count(), len(self._batches[0]["mask"])
         shape = self._batches[0]["sums"].shape[1:]
         sums = np.empty((int(mask.sum()), *shape), np.float32)
@@ -213,10 +233,10 @@ def _from_row(name: np.ndarray) -> bytes:
 
 
 def _all_hosts(rows: np.ndarray) -> np.ndarray:
-    """Every host's rows, one host's after the other's."""
+    """Concatenate the rows of all hosts, in order of process index."""
     if jax.process_count() == 1:
         return rows
-    # As bytes: JAX would make 32 bits of 64.
+    # Sent as bytes, because JAX would truncate 64-bit types to 32 bits.
     width = rows.dtype.itemsize * int(np.prod(rows.shape[1:]))
     flat = np.frombuffer(np.ascontiguousarray(rows).tobytes(), np.uint8).reshape(len(rows), width)
     gathered = np.ascontiguousarray(multihost_utils.process_allgather(flat, tiled=True))

@@ -1,4 +1,4 @@
-"""The report's figures, each an SVG in one string."""
+"""Figures of the report, as SVG strings."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,17 @@ from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.printable import printable
 
 Curve = tuple[Sequence[int], Sequence[float]]
-"""Steps, and a value at each."""
+"""Steps, and the value at each step."""
 
 MOST_NAMES = 30
-"""A confusion matrix of more classes has numbers along its sides, and no counts in its cells."""
+"""Maximum number of classes for which a confusion matrix shows class names and counts."""
 
 
 def draw_curves(panels: Mapping[str, Mapping[str, Curve]], *, logarithmic: Sequence[str] = ()) -> str:
-    """One panel for each title, three in a row, with one line for each name: `{"loss": {"training": (steps, values)}}`."""
+    """Draw one panel per title, three in a row, with one line per name: `{"loss": {"training": (steps, values)}}`.
+
+    Panels named in `logarithmic` have a logarithmic y axis.
+    """
     figure = new_figure(11, 2.6 * -(-len(panels) // 3))
     for axis, (title, curves) in zip(_axes(figure, len(panels)), panels.items(), strict=True):
         for name, (steps, values) in curves.items():
@@ -30,7 +33,7 @@ def draw_curves(panels: Mapping[str, Mapping[str, Curve]], *, logarithmic: Seque
 
 
 def draw_confusion(matrix: Int[ndarray, "classes classes"], names: Sequence[str]) -> str:
-    """A row for each true label, coloured by the share of its videos; counts in the cells where there is room."""
+    """Draw a confusion matrix, with true labels in rows and colours by share of the row; cells show counts if they fit."""
     with _literal_text():
         return _draw_confusion(matrix, [printable(name) for name in names])
 
@@ -43,7 +46,7 @@ def _draw_confusion(matrix: Int[ndarray, "classes classes"], names: Sequence[str
     axis = figure.subplots()
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=axis, label="share of the label's videos", shrink=0.8)
-    axis.set(xlabel="model says", ylabel="label")
+    axis.set(xlabel="predicted label", ylabel="true label")
     axis.grid(False)
     if count <= MOST_NAMES:
         axis.set_xticks(range(count), names, rotation=90, fontsize=8)
@@ -55,17 +58,17 @@ def _draw_confusion(matrix: Int[ndarray, "classes classes"], names: Sequence[str
 
 
 def draw_accuracy_over_clips(by_num_clips: Mapping[str, Mapping[str, float]]) -> str:
-    """Top-1 over the number of clips a video (the paper's Figure 6)."""
+    """Draw top-1 accuracy over the number of clips per video (the paper's Figure 6)."""
     figure = new_figure(4.5, 2.8)
     axis = figure.subplots()
     clips = [int(count) for count in by_num_clips]
     axis.plot(clips, [100 * found["top1"] for found in by_num_clips.values()], "o-")
-    axis.set(xlabel="clips a video", ylabel="top-1 in %", xticks=clips)
+    axis.set(xlabel="clips per video", ylabel="top-1 in %", xticks=clips)
     return to_svg(figure)
 
 
 def _literal_text() -> Any:
-    """A context in which a dollar sign in a label isn't the beginning of a formula."""
+    """Return a context in which matplotlib doesn't parse dollar signs as formulas."""
     try:
         from matplotlib import rc_context
     except ImportError as error:
@@ -74,7 +77,10 @@ def _literal_text() -> Any:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of so many inches."""
+    """Create a figure of the given size in inches.
+
+    Raises `InputError` if matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -93,7 +99,7 @@ def _axes(figure: Any, count: int) -> list[Any]:
 
 
 def to_svg(figure: Any) -> str:
-    """Text stays text, and the same figure is the same string: no date, no drawn numbers for names."""
+    """Convert a figure to SVG, with text kept as text. The result is deterministic: no date, no random ids."""
     from matplotlib import rc_context
 
     file = io.StringIO()

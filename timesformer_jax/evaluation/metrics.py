@@ -1,4 +1,4 @@
-"""How good scores are, each figure as a function of how often every video counts: once, or as often as it was drawn again."""
+"""Metrics of predictions, as functions of how often each video counts: once, or as often as a bootstrap resample draws it."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,24 +16,24 @@ CALIBRATION_BINS = 15
 RESAMPLES = 1000
 RESAMPLES_AT_ONCE = 250
 FEWEST_RESAMPLED = 30
-"""Of fewer videos resampling says nothing."""
+"""Minimum number of videos for which resampling is meaningful."""
 ROUNDING = 1e-6
-"""Draws that differ by no more agree."""
+"""Resampled values that differ by no more than this are considered equal."""
 Z = 1.959964
-"""Standard deviations to either side that hold 95 % of a normal distribution."""
+"""Number of standard deviations to either side that contain 95 % of a normal distribution."""
 PROPORTIONS = ("top1", "top5")
-"""Metrics that count videos: every one is right or wrong."""
+"""Metrics that are proportions of videos, each of which is either right or wrong."""
 
 Interval = tuple[float, float]
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""How often each video counts, `[videos, resamples]`, adding up to the number of videos -> the figure, `[resamples]`."""
+"""Maps counts `[videos, resamples]`, which sum to the number of videos, to a metric's values `[resamples]`."""
 
 
 def label_ranks(predictions: Predictions) -> Int[ndarray, "videos"]:
-    """How many classes stand before a video's label, or the best of its labels; of equal scores the first class stands first.
+    """Rank each video's label, or the best of its labels, among the classes; the best class has rank 0.
 
-    A video without labels has the number of classes.
+    Ties are ordered by class index. The rank of a video without labels is the number of classes.
     """
     scores, labels = predictions.scores, predictions.labels
     rows = np.arange(len(scores))
@@ -52,9 +52,9 @@ def _top(k: int) -> Callable[[Predictions], Statistic]:
 
 
 def _sums(groups: np.ndarray, num_groups: int, values: np.ndarray) -> Statistic:
-    """Counts `[videos, resamples]` -> sums of values x counts over the videos of each group, `[groups, resamples]`.
+    """Return a function from counts `[videos, resamples]` to each group's sum of values x counts, `[groups, resamples]`.
 
-    A video whose group is `num_groups` is in none.
+    Videos whose group is `num_groups` are excluded.
     """
     from scipy.sparse import csr_array
 
@@ -83,7 +83,7 @@ def _calibration_error(predictions: Predictions) -> Statistic:
 
 
 def _mean_average_precision(predictions: Predictions) -> Statistic:
-    """Over the classes that some (drawn) video has; 0 where none has any."""
+    """Average over the classes that occur among the (resampled) videos; 0 if no class occurs."""
     classes = [
         _average_precision(predictions.scores[:, i], positive)
         for i in range(predictions.scores.shape[1])
@@ -102,8 +102,8 @@ def _mean_average_precision(predictions: Predictions) -> Statistic:
 
 
 def _average_precision(scores: np.ndarray, positive: np.ndarray) -> Statistic:
-    """The mean over the videos with a label of the precision among all that score at least as high; NaN without any."""
-    thresholds = np.unique(scores[positive])[::-1]  # descending: which of them a video reaches first decides where it counts
+    """Average, over the videos with a label, the precision among all videos that score at least as high; NaN if none has it."""
+    thresholds = np.unique(scores[positive])[::-1]  # descending; a video counts from the first threshold that it reaches
     step = np.searchsorted(-thresholds, -scores)
     own = np.where(positive, step, len(thresholds))
     videos, found = (_sums(groups, len(thresholds), np.ones(len(scores))) for groups in (step, own))
@@ -124,17 +124,18 @@ METRICS: dict[str, Callable[[Predictions], Statistic]] = {
     "calibration_error": _calibration_error,
     "map": _mean_average_precision,
 }
-"""Name -> what makes the statistic of some predictions.
+"""Maps a metric's name to a function that makes its statistic from predictions.
 
-`top1`, `top5`: share of the videos of which a label is among the best k. `mean_class_accuracy`: mean over the classes that have
-videos of the share that is right. `calibration_error`: by how much the best score differs from the share of right answers, in
-15 equally wide bins of it, averaged over the videos (expected calibration error; Guo et al. 2017). `map`: mean over the
-classes that have videos of the average precision.
+- `top1`, `top5`: share of the videos with a label among the best k classes.
+- `mean_class_accuracy`: share of correct predictions per class, averaged over the classes that have videos.
+- `calibration_error`: absolute difference between the best score and the share of correct predictions in 15 equally wide bins
+  of the score, averaged over the videos (expected calibration error; Guo et al. 2017).
+- `map`: average precision per class, averaged over the classes that have videos.
 """
 
 ONE_LABEL = ("top1", "top5", "mean_class_accuracy", "calibration_error")
 SEVERAL_LABELS = ("top1", "top5", "map")
-"""Where videos have any number of labels: an answer isn't right or wrong there."""
+"""Metrics of multi-label videos, whose predictions are not simply right or wrong."""
 
 
 def _names(predictions: Predictions) -> tuple[str, ...]:
@@ -143,7 +144,7 @@ def _names(predictions: Predictions) -> tuple[str, ...]:
 
 def _check_finite(predictions: Predictions) -> None:
     if not np.isfinite(predictions.scores).all():
-        raise InputError("The model's scores are not finite: its parameters have diverged. Test an earlier checkpoint.")
+        raise InputError("The model's scores are not finite: its parameters have diverged. Evaluate an earlier checkpoint.")
 
 
 def _value(statistic: Statistic, num_videos: int) -> float:
@@ -151,18 +152,18 @@ def _value(statistic: Statistic, num_videos: int) -> float:
 
 
 def measure(predictions: Predictions, names: Sequence[str] | None = None) -> dict[str, float]:
-    """Every metric that makes sense for these labels, or those named: see `METRICS`.
+    """Compute all metrics that apply to the labels, or those named; see `METRICS`.
 
-    Raises `InputError` for scores that are no numbers: a model that has diverged has no accuracy.
+    Raises `InputError` if the scores are not finite, which means that the model has diverged.
     """
     _check_finite(predictions)
     return {name: _value(METRICS[name](predictions), len(predictions.names)) for name in names or _names(predictions)}
 
 
 def accuracies(predictions: Predictions, top: Sequence[int] = (1, 5)) -> dict[str, float]:
-    """`top1`, `top5`, and where videos have any number of labels `map`: what a validation is judged by.
+    """Compute the validation metrics: top-k accuracies (`top1`, `top5`), and `map` for multi-label videos.
 
-    Raises `InputError` as `measure` does.
+    Raises `InputError` if the scores are not finite.
     """
     _check_finite(predictions)
     wanted = {f"top{k}": _top(k) for k in top}
@@ -172,9 +173,9 @@ def accuracies(predictions: Predictions, top: Sequence[int] = (1, 5)) -> dict[st
 
 
 def mean_loss(scores: ClipScores) -> float:
-    """The training objective's loss of each video's mean logits, averaged over the videos; without label smoothing.
+    """Compute the training loss of each video's mean logits, without label smoothing, averaged over the videos.
 
-    Needs scores of which "logits" is one of the `averages`.
+    `scores` must have "logits" among its `averages`.
     """
     total = scores.sums[:, scores.averages.index("logits")]
     starts = np.cumsum(scores.num_clips) - scores.num_clips
@@ -184,24 +185,35 @@ def mean_loss(scores: ClipScores) -> float:
 
 
 def wilson_interval(share: float, count: int) -> Interval:
-    """95 % score interval of a proportion of `count` trials; never without width, not even at 0 or 1 (Wilson 1927)."""
+    """Compute the 95 % score interval of a proportion of `count` trials (Wilson 1927).
+
+    Its width is positive even for a proportion of 0 or 1.
+    """
     centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / (1 + Z**2 / count)
-    # At the ends it reaches 0 or 1 but for rounding.
+    # At 0 and 1, the interval ends there up to rounding.
     return (0.0 if share == 0 else centre - half), (1.0 if share == 1 else centre + half)
 
 
 def proportion_intervals(found: Mapping[str, float], num_videos: int) -> dict[str, Interval]:
-    """Of figures of `measure` or `accuracies` those that are proportions of videos -> their Wilson intervals."""
+    """Compute the Wilson intervals of those metrics of `measure` or `accuracies` that are proportions of videos."""
     return {name: wilson_interval(found[name], num_videos) for name in PROPORTIONS if name in found}
 
 
 def intervals(predictions: Predictions, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval | None]:
-    """95 % interval of every metric of `measure`.
+    """Compute the 95 % interval of every metric of `measure`.
 
-    Proportions of videos have Wilson's. The others have percentiles of what they are on equally many videos drawn with
-    replacement (percentile bootstrap, Efron 1979; the model stays the same, `seed` decides the draws), or None if there are
-    fewer than `FEWEST_RESAMPLED` videos or all draws agree: resampling can't know of errors that the videos don't show.
+    Proportions of videos have Wilson intervals. The others have percentile bootstrap intervals (Efron 1979), which resample the
+    videos with replacement and keep the model fixed. These are None if there are fewer than `FEWEST_RESAMPLED` videos, or if
+    all resamples agree, because resampling can't reveal errors that the videos don't show.
+
+    Args:
+        predictions: Scores of the videos.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        Maps each metric to its (low, high), or to None.
     """
     num_videos, random = len(predictions.names), np.random.default_rng(seed)
     names = _names(predictions)
@@ -228,21 +240,23 @@ def _percentiles(values: list[np.ndarray]) -> Interval | None:
 
 
 def confusion_matrix(predictions: Predictions) -> Int[ndarray, "classes classes"]:
-    """How many videos of each class (rows) got which as the best label (columns); one label a video."""
+    """Count videos by true class (rows) and predicted class (columns); for single-label videos."""
     num_classes = predictions.scores.shape[1]
     pairs = predictions.labels.astype(np.int64) * num_classes + predictions.scores.argmax(axis=1)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 class ClassAccuracies(NamedTuple):
-    """Of each class, the share of its videos that is right (NaN where it has none), and how many it has."""
+    """Accuracy of each class."""
 
     accuracy: Float[ndarray, "classes"]
+    """Share of the class's videos that are predicted correctly; NaN for classes without videos."""
     num_videos: Int[ndarray, "classes"]
+    """Number of the class's videos."""
 
 
 def class_accuracies(predictions: Predictions) -> ClassAccuracies:
-    """Per class, where videos have one label each."""
+    """Compute the accuracy of each class; for single-label videos."""
     confused = confusion_matrix(predictions)
     num_videos = confused.sum(axis=1)
     accuracy = np.where(num_videos > 0, np.diag(confused) / np.maximum(num_videos, 1), np.nan)

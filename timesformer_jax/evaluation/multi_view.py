@@ -1,4 +1,4 @@
-"""Scores of whole videos: several clips and crops of each, as many as it has, averaged; every video counts once."""
+"""Scores of whole videos, averaged over any number of clips and crops of each."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,11 +24,19 @@ ScoreFn = Callable[[Any, dict[str, Array]], Array]
 def make_score_fn(
     *, model: TimeSformer, prepare: Callable[[dict[str, Array]], Array], mesh: Mesh, objective: str = "softmax"
 ) -> ScoreFn:
-    """A jitted function (params, batch of `B` clips) -> what each adds to its video, `[B, averages, classes]`, by each average
-    of `AVERAGES`: one forward pass serves them all.
+    """Make a jitted function that computes what each clip of a batch adds to its video's scores.
 
-    `objective`: a key of `OBJECTIVES`. `prepare` makes `[B * crops, T, H, W, C]` as the model gets them out of the batch, the
-    crops of a clip together.
+    The function takes parameters and a batch of `B` clips, and returns `[B, averages, classes]`, summed over each clip's
+    crops. One forward pass serves all averages of `AVERAGES`.
+
+    Args:
+        model: The model.
+        prepare: Maps a batch to the model's input `[B * crops, T, H, W, C]`, with the crops of a clip next to each other.
+        mesh: Mesh of devices.
+        objective: A key of `OBJECTIVES`.
+
+    Returns:
+        The function.
     """
     averages = AVERAGES[objective].values()
 
@@ -54,12 +62,23 @@ def score_clips(
     averages: Sequence[str] = AVERAGE_NAMES,
     partial: PartialEvaluation | None = None,
 ) -> ClipScores:
-    """Scores of every clip in `batches` (this host's clips; rows whose `mask` is False fill a batch up and don't count).
+    """Score every clip in `batches`.
 
-    The clips of a video share their `identity`, a number, and needn't be in one batch; `clip` `[B, 2]` puts them in order.
-    Every host must bring equally many batches of one size. `name` is bytes. `averages`: what the rows of `score_fn` are, each
-    of them. `partial`: batches that were scored before, which `batches` goes on behind, and where more are kept; also where
-    `Preempted` or Ctrl-C ends this.
+    Args:
+        score_fn: A function made by `make_score_fn`.
+        params: Parameters of the model.
+        batches: This host's batches. Every host must provide the same number of batches, all of one size. Rows whose `mask`
+            is False are padding. The clips of a video share an integer `identity`, need not be in one batch, and are ordered by
+            `clip` `[B, 2]`. `name` is bytes.
+        num_crops: Number of crops per clip.
+        mesh: Mesh of devices.
+        objective: A key of `OBJECTIVES`.
+        averages: Names of all averages that `score_fn` returns, in order.
+        partial: Batches scored earlier, which `batches` continues. New batches are saved to it, also before `Preempted` or
+            `KeyboardInterrupt` propagates.
+
+    Returns:
+        The scores of all hosts' clips.
     """
     rows = ClipRows() if partial is None else partial.rows
     in_flight: list[tuple[dict[str, np.ndarray], Array]] = []
@@ -76,13 +95,13 @@ def score_clips(
     try:
         for batch in batches:
             sums = score_fn(params, to_devices({name: batch[name] for name in batch.keys() - NOT_FOR_DEVICES}, mesh))
-            # One batch stays in flight: enough to keep the devices busy, and no more than two batches in their memory.
+            # One batch stays in flight, which keeps the devices busy with no more than two batches in their memory.
             fetch()
             in_flight.append(({name: batch[name] for name in batch.keys() & NOT_FOR_DEVICES}, sums))
         fetch()
     except (Preempted, KeyboardInterrupt) as told:
         if partial is not None:
-            if isinstance(told, Preempted) or jax.process_count() == 1:  # else others may have left, whom this waits for
+            if isinstance(told, Preempted) or jax.process_count() == 1:  # else `fetch` may wait for processes that have ended
                 fetch()
             partial.write()
         raise
@@ -100,10 +119,24 @@ def predict_videos(
     objective: str = "softmax",
     averages: Sequence[str] = AVERAGE_NAMES,
 ) -> Predictions:
-    """Scores of every video in `batches`, its clips averaged by `average`; the rest is as in `score_clips`."""
+    """Score every video in `batches`.
+
+    Args:
+        score_fn: A function made by `make_score_fn`.
+        params: Parameters of the model.
+        batches: This host's batches, as in `score_clips`.
+        average: One of `averages`, by which a video's views are averaged.
+        num_crops: Number of crops per clip.
+        mesh: Mesh of devices.
+        objective: A key of `OBJECTIVES`.
+        averages: Names of all averages that `score_fn` returns, in order.
+
+    Returns:
+        The scores of all hosts' videos.
+    """
     options: dict[str, Any] = {"num_crops": num_crops, "mesh": mesh, "objective": objective, "averages": averages}
     return score_clips(score_fn, params, batches, **options).predictions(average)
 
 
 NOT_FOR_DEVICES = frozenset({"label", "name", "mask", "identity", "clip", "seconds"})
-"""What a batch of clips says of them, and the model isn't asked."""
+"""Entries of a batch that describe its clips and are not passed to the model."""

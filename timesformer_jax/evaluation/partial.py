@@ -1,4 +1,4 @@
-"""A test that was stopped goes on where it was: the scores so far, kept in a folder until the test has its results."""
+"""Resumption of interrupted evaluations, whose scores so far are kept in a folder until the results are written."""
 
 import hashlib
 import io
@@ -25,14 +25,19 @@ log = logging.getLogger("timesformer_jax")
 
 DESCRIPTION = "description.json"
 PIECES = 100
-"""So many files are written by each process in the course of a test: a kill loses a hundredth of it."""
+"""Number of files that each process writes during an evaluation, so that a kill loses at most a hundredth of it."""
 
 
 class PartialEvaluation:
-    """The batches of a test that are done already, kept in `folder` by each process in files of its own.
+    """Batches of an evaluation that have been scored, saved in a folder by each process in its own files.
 
-    `description`, JSON, is what they belong to: those of another one are discarded, and the log says so. The processes agree on
-    the smallest number of batches that all have. Where nothing can be written the test goes on, with a warning.
+    The processes agree on the smallest number of batches that all of them have. If nothing can be written, the evaluation
+    continues with a warning.
+
+    Args:
+        folder: Folder of the files; may be in a bucket.
+        description: JSON values that identify the evaluation. Batches of another evaluation are discarded, and this is logged.
+        num_batches: Number of batches of the whole evaluation.
     """
 
     def __init__(self, folder: str, description: dict[str, Any], num_batches: int):
@@ -44,24 +49,22 @@ class PartialEvaluation:
         self._prefix = f"{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}-{jax.process_index():05d}-"
         if jax.process_index() == 0:
             self._begin(description, text + "\n")
-        wait_for_all("the description of the test to be written")
+        wait_for_all("the description of the evaluation to be written")
         self.rows = ClipRows()
         self._read()
         if jax.process_count() > 1:
             self.rows.keep(int(multihost_utils.process_allgather(np.array(len(self.rows))).min()))
         self._written = self.num_done = len(self.rows)
-        """How many batches were done when this began."""
+        """Number of batches that were restored."""
         if self.num_done:
-            log.info("Going on with the test: %d of %d batches are done.", self.num_done, num_batches)
+            log.info("Resuming the evaluation: %d of %d batches are done.", self.num_done, num_batches)
 
     def _begin(self, description: dict[str, Any], text: str) -> None:
-        """Clears away what belongs to another test, and says what is kept here."""
+        """Discard batches of another evaluation, and write the description."""
         path = self._folder / DESCRIPTION
         try:
             if self._folder.exists() and not (path.exists() and path.read_bytes() == text.encode()):
-                log.info(
-                    "Discarding the unfinished test in %s, which is another one%s.", self._folder, _told(path, description)
-                )
+                log.info("Discarding the unfinished evaluation in %s, which differs%s.", self._folder, _told(path, description))
                 self._folder.rmtree()
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, text)
@@ -69,12 +72,12 @@ class PartialEvaluation:
             self._warn(error)
 
     def tick(self) -> None:
-        """To be called whenever `rows` has another batch: every so many are written, the same number by every process."""
+        """Write the new batches at intervals that are equal on all processes; to be called after each batch added to `rows`."""
         if len(self.rows) - self._written >= self._every:
             self.write()
 
     def write(self) -> None:
-        """Writes what hasn't been written."""
+        """Write the batches that have not been written yet."""
         if len(self.rows) == self._written:
             return
         part: dict[str, Any] = self.rows.part(self._written, len(self.rows))
@@ -89,47 +92,46 @@ class PartialEvaluation:
         self._written = len(self.rows)
 
     def _read(self) -> None:
-        """This process's files, up to the first batch that is missing."""
+        """Read this process's files, up to the first missing batch."""
         for path in sorted(self._folder.glob(f"{self._prefix}*.npz")):
             first = int(path.stem.removeprefix(self._prefix))
             if first > len(self.rows):
                 return
             try:
-                part = read_arrays(path, remedy="it is made again")
-            except InputError as error:  # as if it weren't there
-                log.warning("Scoring again what was in %s: %s", path, error)
+                part = read_arrays(path, remedy="it will be rewritten")
+            except InputError as error:  # treated like a missing file
+                log.warning("Scoring the batches in %s again: %s", path, error)
                 return
-            # Of processes that were stopped at different batches one has more than was agreed on, and wrote them again.
+            # Files may overlap: a process that had more batches than the processes agreed on has written them again.
             self.rows.add_part(part, len(self.rows) - first)
 
     def delete(self) -> None:
-        """The test has its results."""
+        """Delete the folder, once the results have been written."""
         if jax.process_index() == 0 and self._folder.exists():
             self._folder.rmtree()
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:
-            log.warning("The scores so far can't be kept in %s (%s): a test that is stopped begins again.", self._folder, error)
+            log.warning("Can't save scores in %s (%s): if interrupted, the evaluation will start over.", self._folder, error)
         self._warned = True
 
 
 def _told(path: epath.Path, description: dict[str, Any]) -> str:
-    """What is different, for the log."""
+    """Describe for the log how the other evaluation differs."""
     try:
-        theirs = read_json(path, remedy="it is made again")
+        theirs = read_json(path, remedy="it will be rewritten")
     except InputError:
         return ""
     ours = json.loads(json.dumps(description))
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-    return f" (other {', '.join(names)})"
+    return f" in {', '.join(names)}"
 
 
 def fingerprint(params: Any, mesh: Mesh) -> str:
-    """Of the parameters, to the last bit, wherever they are placed; other parameters have another one, but for a rare
-    accident."""
+    """Compute a digest of the parameters' bits, independent of their sharding; collisions are very unlikely."""
 
     def checksums(params: Any) -> Array:
-        """Sums of the bits as whole numbers: the same in any order, which sums of floats are not."""
+        """Sum the bits as integers, which, unlike floats, give the same sum in any order."""
         words = [jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32) for x in jax.tree.leaves(params)]
         return jnp.stack([x.sum(dtype=jnp.uint32) for x in words])
 

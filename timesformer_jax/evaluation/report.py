@@ -1,4 +1,4 @@
-"""One page about a run: what it was, how it went, how good it is, where it errs, and what it looks at."""
+"""HTML report of a run: configuration, curves, metrics, errors and explained videos."""
 
 import base64
 import dataclasses
@@ -16,13 +16,16 @@ from timesformer_jax.printable import printable
 
 
 class ShownVideo(NamedTuple):
-    """A video of the test with what the model says, and a GIF of what it looks at."""
+    """Evaluated video, with the model's predictions and explanation."""
 
     name: str
+    """Name of the video."""
     labels: Sequence[str]
+    """True labels."""
     best: Sequence[tuple[str, float]]
-    """Labels and scores, best first."""
+    """Predicted labels and scores, best first."""
     animation: bytes
+    """GIF of the explanation."""
 
     @property
     def right(self) -> bool:
@@ -30,26 +33,40 @@ class ShownVideo(NamedTuple):
 
 
 class ClassRow(NamedTuple):
-    """How well one class is told."""
+    """Accuracy and most frequent confusion of one class."""
 
     label: str
+    """Name of the class."""
     videos: int
+    """Number of evaluated videos of the class."""
     accuracy: float | None
-    """None where the test has none of its videos."""
+    """Share of correct predictions; None if there are no videos."""
     taken_for: str
-    """The other label that the model gives to its videos most often; empty where it never does."""
+    """Wrong label that is predicted most often; empty if all predictions are correct."""
     taken_for_videos: int
+    """Number of videos for which it is predicted."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a report is made of.
+    """Content of a report.
 
-    `title` and `summary`, a sentence; `validation`, another one, on how the test differs from validation, or empty.
-    `configuration`: field -> value. `results`: those of `results.json`. `curves`: panel ->
-    line -> steps and values. `label_names` and `confusion`: counts, true labels in rows; None where videos have several
-    labels. `best`, `worst`: videos that the model is surest of, rightly and wrongly. `map_name`: what the maps over them are.
-    `points`: an SVG or PNG of the embedded features, and its caption. `cost`: quantity -> figure. `unreadable`: video -> why.
+    Attributes:
+        title: Title of the page.
+        summary: One-sentence summary.
+        configuration: Maps configuration fields to their values.
+        results: Content of `results.json`.
+        curves: Maps panels to lines to steps and values.
+        label_names: Names of the classes.
+        confusion: Confusion matrix of counts, with true labels in rows; None for multi-label data.
+        best: Correct predictions with the highest confidence.
+        worst: Wrong predictions with the highest confidence.
+        map_name: Name of the maps drawn over these videos.
+        points: SVG or PNG of the embedded features; None to omit it.
+        points_caption: Caption of that image.
+        cost: Maps quantities, such as parameters, to figures.
+        unreadable: Maps videos that couldn't be read to the reasons.
+        validation: Sentence on how the evaluation differs from validation; empty to omit it.
     """
 
     title: str
@@ -72,11 +89,11 @@ class Report:
 TITLES: dict[str, tuple[str, bool]] = {
     "top1": ("Top-1", True),
     "top5": ("Top-5", True),
-    "mean_class_accuracy": ("Mean accuracy of the classes", True),
+    "mean_class_accuracy": ("Mean class accuracy", True),
     "map": ("Mean average precision", True),
     "calibration_error": ("Expected calibration error", False),
 }
-"""Figure of `results.json` -> its name, and whether more is better; in the table's order."""
+"""Maps a metric of `results.json` to its title and whether higher is better, in the order of the table."""
 
 AVERAGE_TITLES = {
     "probabilities": "mean of the views' probabilities (the paper)",
@@ -86,11 +103,11 @@ AVERAGE_TITLES = {
 
 LOGARITHMIC = ("loss",)
 MOST_UNREADABLE = 100
-"""Videos that can't be read of which so many are named: a list may have a million that aren't there."""
+"""Maximum number of unreadable videos to list, since a data set may name a million missing files."""
 
 
 def class_rows(confusion: Int[ndarray, "classes classes"], names: Sequence[str]) -> list[ClassRow]:
-    """One row for each class, in their order."""
+    """Return one row per class, in order."""
     rows = []
     for i, name in enumerate(names):
         wrong = np.where(np.arange(len(names)) == i, 0, confusion[i])
@@ -101,9 +118,9 @@ def class_rows(confusion: Int[ndarray, "classes classes"], names: Sequence[str])
 
 
 def render_report(report: Report) -> str:
-    """The page: one HTML document that asks for nothing else, with its figures and animations inside.
+    """Render the report as one self-contained HTML document.
 
-    Raises `InputError` where Jinja2 or matplotlib isn't installed.
+    Raises `InputError` if Jinja2 or matplotlib is not installed.
     """
     try:
         import jinja2
@@ -131,7 +148,7 @@ def render_report(report: Report) -> str:
         confusion=None if confusion is None else _image(draw_confusion(confusion, report.label_names)),
         classes=[] if confusion is None else class_rows(confusion, report.label_names),
         points=None if report.points is None else _data_uri(report.points),
-        shown=(("Surest and right", report.best), ("Surest and wrong", report.worst)),
+        shown=(("Most confident, right", report.best), ("Most confident, wrong", report.worst)),
     )
 
 

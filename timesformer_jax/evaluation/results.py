@@ -1,4 +1,4 @@
-"""What a test leaves behind: its figures, and three files."""
+"""Metrics of an evaluation, and the three files that it writes."""
 
 import csv
 import io
@@ -17,20 +17,30 @@ from timesformer_jax.printable import printable, to_json
 from timesformer_jax.state_files import digest_of, parse_json, read_json, reading, refuse, write_json
 
 DIGITS = 6
-"""That figures and scores are rounded to: batches of another size change the ones behind."""
+"""Decimal places that metrics and scores are rounded to. Further ones depend on the batch size."""
 
 RESULTS, PREDICTIONS, CONFUSION = "results.json", "predictions.jsonl", "confusion.csv"
 STAGING = "results.part"
-"""The folder in the workdir where new results are written before they replace the old ones."""
-REMEDY = "evaluate again with --mode=eval"
+"""Folder in the workdir to which new results are written before they replace the old ones."""
+REMEDY = "evaluate again"
 
 FEWER_DIGITS = {"calibration_error": 4}
-"""Of figures that move with every score, not only where an answer changes; the same for any batch size that way."""
+"""Decimal places of metrics that vary with every score, not only if a prediction changes; further ones depend on the batch size
+as well."""
 
 
 def figures(scores: ClipScores, average: str, subsets: Mapping[int, Sequence[int]] | None = None) -> dict[str, Any]:
-    """All of `measure` by `average`; `intervals`, None where there is none; `by_average`: the same by each; `by_num_clips`:
-    `top1` and `top5` of each of the `subsets` of clips, number of clips -> their numbers in each video."""
+    """Compute the figures of `results.json`.
+
+    Args:
+        scores: Scores of every clip.
+        average: Average of the headline figures.
+        subsets: Maps numbers of clips to the indices of the clips, within each video, to evaluate; None for no subsets.
+
+    Returns:
+        All metrics of `measure` by `average`; `intervals`, with None for metrics without one; `by_average`, the metrics by
+        every average; and `by_num_clips`, `top1` and `top5` of each of the `subsets`, if there are any.
+    """
     by_average = {name: measure(scores.predictions(name)) for name in scores.averages}
     found = {
         **by_average[average],
@@ -52,15 +62,18 @@ def _rounded(value: Any, digits: int = DIGITS) -> Any:
 
 
 def best_labels(scores: np.ndarray, count: int = 5) -> Int[ndarray, "videos count"]:
-    """Indices of the best `count` classes of each row, best first; of equal ones the first class."""
+    """Return the indices of the best `count` classes of each row, best first; ties are ordered by class index."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
 def prediction_rows(
     predictions: Predictions, label_names: Sequence[str], unreadable: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """One JSON object a video: `video`, `label` (or `labels`), `best` (the best five labels with their scores) and `views`, how
-    many were averaged; of each `unreadable` one `video` and `error`, the reason."""
+    """Return one JSON object per video, for `predictions.jsonl`.
+
+    An object has `video`, `label` (or `labels`), `best` (the best five labels with their scores) and `views` (the number of
+    views averaged). Objects of `unreadable` videos have `video` and `error`, the reason.
+    """
     best = best_labels(predictions.scores)
     return [
         {
@@ -87,11 +100,17 @@ def write_results(
     rows: list[dict[str, Any]],
     confusion: tuple[np.ndarray, Sequence[str]] | None = None,
 ) -> None:
-    """Writes `predictions.jsonl` (one line a video), `confusion.csv` (of the matrix and the label names, where they are given:
-    a line for each true label, a column for each that was said) and `results.json`, all or none.
+    """Write `predictions.jsonl`, `confusion.csv` and `results.json`, all or none.
 
-    They are written to a folder of their own and count from when its `results.json` is there, which has the others' digests;
-    then they are moved. A process that is killed in between leaves the rest to the next call of `finish_results`.
+    The files are first written to a staging folder. They become valid once its `results.json`, which has the digests of the
+    others, exists, and are then moved. If the process is killed in between, the next call of `finish_results` completes this.
+
+    Args:
+        workdir: Folder of the run.
+        results: Content of `results.json`.
+        rows: Lines of `predictions.jsonl`, one per video.
+        confusion: Confusion matrix and label names of `confusion.csv`, which has one line per true label and one column per
+            predicted label; None to write no such file.
     """
     folder = epath.Path(workdir)
     finish_results(workdir)
@@ -107,7 +126,7 @@ def write_results(
 
 
 def finish_results(workdir: str) -> None:
-    """Move the results of an evaluation that was killed while it moved them; discard them if they aren't whole."""
+    """Move results that a killed evaluation left in the staging folder; discard them if they are incomplete."""
     folder = epath.Path(workdir)
     staging = folder / STAGING
     if not staging.exists():
@@ -124,9 +143,9 @@ def finish_results(workdir: str) -> None:
 
 
 def read_results(workdir: str) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The evaluation's `results.json`, and the content of each of its other files that is there.
+    """Read an evaluation's `results.json`, and the contents of its other files that exist.
 
-    Raises `InputError` if nothing has been evaluated, and if the files are damaged or not of the same evaluation.
+    Raises `InputError` if nothing has been evaluated, or if files are damaged or of different evaluations.
     """
     folder = epath.Path(workdir)
     for _ in range(3):  # another process may be moving them
@@ -148,12 +167,12 @@ def read_results(workdir: str) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 def _read(path: epath.Path) -> dict[str, Any]:
     if not path.exists():
-        raise InputError(f"Nothing has been tested in {path.parent} yet: run --mode=eval, then the report.")
+        raise InputError(f"There are no evaluation results in {path.parent}: evaluate the run, then write the report.")
     return read_json(path, remedy=REMEDY, fields={"step": int, "split": str})
 
 
 def _content(folder: epath.Path, name: str, digest: str) -> bytes | None:
-    """The content of the file with this digest (any, if that is empty: of older versions); None if there is none."""
+    """Return the content of the file with this digest; None if there is none. An empty digest (older versions) matches any."""
     for path in (folder / STAGING / name, folder / name):
         if path.exists():
             with reading(path):
@@ -164,7 +183,7 @@ def _content(folder: epath.Path, name: str, digest: str) -> bytes | None:
 
 
 def parse_rows(content: bytes, path: Any) -> list[dict[str, Any]]:
-    """The rows of `predictions.jsonl`; raises `InputError` if they are damaged."""
+    """Parse the rows of `predictions.jsonl`. Raises `InputError` if they are damaged."""
     return [parse_json(line, path, remedy=REMEDY, fields={"video": str}) for line in content.splitlines()]
 
 

@@ -1,4 +1,4 @@
-"""What a model has looked at in a video, and for which label."""
+"""Explanations of predictions: attention rollout, class-specific relevance, and drawings of both."""
 
 from timesformer_jax.explain.drawing import gif_bytes, overlay
 from timesformer_jax.explain.pointing import box_mask, inside_over_outside

@@ -1,4 +1,4 @@
-"""Maps over frames, to look at: panels side by side with titles, as an animation, a film, or a sheet for a paper."""
+"""Drawing of maps over frames, as panels in an animation, a video or a contact sheet."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -13,26 +13,29 @@ from timesformer_jax.interpolation import linear
 from timesformer_jax.printable import printable
 
 STRENGTH = 0.65
-"""How much of a pixel is colour where the map is highest."""
+"""Opacity of the colour at the map's maximum."""
 LEAST_SIDE = 224
-"""Smaller frames are enlarged to this many pixels: titles must be legible."""
+"""Frames with a shorter side are enlarged to at least this many pixels, so that titles are legible."""
 TITLE_HEIGHT = 22
 MOST_COLUMNS = 8
 
 
 class Panel(NamedTuple):
-    """Frames with a title above them."""
+    """Frames with a title."""
 
     title: str
+    """Title above the frames."""
     frames: UInt8[ndarray, "T H W 3"]
+    """RGB frames."""
 
 
 def overlay(frames: UInt8[ndarray, "T H W 3"], maps: Shaped[Array | ndarray, "T h w"]) -> UInt8[ndarray, "T H W 3"]:
-    """The frames with a map over each: from nothing where the clip's maps are lowest to bright where they are highest.
+    """Overlay a map on each frame, from transparent at the clip's minimum to bright at its maximum.
 
-    Maps are scaled up bilinearly. One scale for the whole clip, so that frames can be compared; its upper end is what a
-    hundredth of the pixels exceeds, for a single peak would leave all others dark. Raises `InputError` where
-    matplotlib, whose colours these are, isn't installed.
+    Maps are upsampled bilinearly. The colour scale is shared by the whole clip, so that frames can be compared. It ends at the
+    99th percentile, because a single peak would otherwise leave everything else dark.
+
+    Raises `InputError` if matplotlib is not installed.
     """
     try:
         from matplotlib import colormaps
@@ -44,18 +47,19 @@ def overlay(frames: UInt8[ndarray, "T H W 3"], maps: Shaped[Array | ndarray, "T 
     heat = np.einsum("yh,thw,xw->tyx", rows, np.asarray(maps, np.float64), columns)
     low, high = heat.min(), np.quantile(heat, 0.99)
     spread = high - low if high > low else heat.max() - low
-    heat = ((heat - low) / spread).clip(0, 1) if spread > 1e-6 * abs(heat).max() else np.zeros_like(heat)  # else it's rounding
+    # A smaller spread is rounding error, not signal.
+    heat = ((heat - low) / spread).clip(0, 1) if spread > 1e-6 * abs(heat).max() else np.zeros_like(heat)
     share = STRENGTH * heat[..., None]
     return np.rint((1 - share) * frames + share * 255 * colormaps["inferno"](heat)[..., :3]).astype(np.uint8)
 
 
 def side_by_side(panels: Sequence[Panel]) -> UInt8[ndarray, "T H W 3"]:
-    """The panels' frames in one row, each with its title."""
+    """Arrange the panels' frames in one row, each with its title."""
     return np.concatenate([_titled(panel) for panel in panels], axis=2)
 
 
 def sheet(panels: Sequence[Panel]) -> UInt8[ndarray, "H W 3"]:
-    """A row for each panel, its frames from left to right: all of them, or 8 evenly spread out."""
+    """Arrange the panels in rows, each with all of its frames from left to right, or 8 evenly spaced ones if it has more."""
     count = len(panels[0].frames)
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int))
     rows = []
@@ -67,7 +71,7 @@ def sheet(panels: Sequence[Panel]) -> UInt8[ndarray, "H W 3"]:
 
 
 def gif_bytes(frames: UInt8[ndarray, "T H W 3"], fps: float) -> bytes:
-    """An animation that runs for ever."""
+    """Encode frames as a GIF that loops forever."""
     pictures = [_pillow().fromarray(frame) for frame in frames]
     file = io.BytesIO()
     pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
@@ -75,7 +79,10 @@ def gif_bytes(frames: UInt8[ndarray, "T H W 3"], fps: float) -> bytes:
 
 
 def mp4_bytes(frames: UInt8[ndarray, "T H W 3"], fps: float) -> bytes:
-    """A film that browsers play (H.264)."""
+    """Encode frames as an MP4 (H.264), which browsers can play.
+
+    Raises `InputError` if PyAV is not installed.
+    """
     try:
         import av
     except ImportError as error:
@@ -94,7 +101,7 @@ def mp4_bytes(frames: UInt8[ndarray, "T H W 3"], fps: float) -> bytes:
 
 
 def png_bytes(picture: UInt8[ndarray, "H W 3"]) -> bytes:
-    """A picture."""
+    """Encode an image as a PNG."""
     file = io.BytesIO()
     _pillow().fromarray(picture).save(file, "PNG")
     return file.getvalue()
@@ -105,7 +112,7 @@ WRITERS: dict[str, Callable[[Sequence[Panel], float], bytes]] = {
     ".mp4": lambda panels, fps: mp4_bytes(side_by_side(panels), fps),
     ".png": lambda panels, fps: png_bytes(sheet(panels)),
 }
-"""A file's ending -> what is in it: (panels, frames a second) -> bytes."""
+"""Maps a file extension to its encoder: (panels, frames per second) -> bytes."""
 
 
 def _pillow() -> Any:
@@ -117,7 +124,7 @@ def _pillow() -> Any:
 
 
 def _enlarged(frames: UInt8[ndarray, "T H W 3"]) -> UInt8[ndarray, "T H2 W2 3"]:
-    """By a whole number, where they are small."""
+    """Enlarge small frames by a whole factor."""
     factor = -(-LEAST_SIDE // min(frames.shape[1:3]))
     image, size = _pillow(), (frames.shape[2] * factor, frames.shape[1] * factor)
     return frames if factor == 1 else np.stack([np.asarray(image.fromarray(frame).resize(size)) for frame in frames])
@@ -128,7 +135,7 @@ def _titled(panel: Panel) -> UInt8[ndarray, "T H W 3"]:
 
 
 def _with_title(picture: UInt8[ndarray, "H W 3"], title: str) -> UInt8[ndarray, "H2 W 3"]:
-    """A white band with the title above the picture, cut where it is too long."""
+    """Add a white band with the title above the image; titles that are too long are truncated."""
     from PIL import ImageDraw, ImageFont
 
     band = _pillow().new("RGB", (picture.shape[1], TITLE_HEIGHT), "white")

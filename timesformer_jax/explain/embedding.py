@@ -1,4 +1,4 @@
-"""Features of many videos as points in a plane, coloured by label: how well a model tells them apart (paper, Figure 8)."""
+"""Two-dimensional embeddings of video features, coloured by label, and how well the features separate labels (Figure 8)."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -12,16 +12,16 @@ from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.printable import printable
 
 FEWEST = 5
-"""Fewer points make no picture."""
+"""Minimum number of points that can be embedded."""
 
 PERPLEXITY = 30.0
-"""t-SNE's, at most; of few points a third of their number, which it must be well below."""
+"""Maximum perplexity of t-SNE. It must be well below the number of points, so few points use about a third of their number."""
 
 EXACT = 250
-"""So many points at most have their t-SNE computed without approximating far ones, which brings nothing there."""
+"""Up to this many points, t-SNE is computed exactly, since the Barnes-Hut approximation saves nothing."""
 
 PCA_FIRST = 50
-"""t-SNE sees at most so many principal components, as its authors advise: nearly the same picture in less time."""
+"""Number of principal components that t-SNE receives, as its authors advise: nearly the same result in less time."""
 
 
 def _tsne(values: np.ndarray, seed: int) -> np.ndarray:
@@ -40,36 +40,37 @@ def _pca(values: np.ndarray, seed: int, components: int = 2) -> np.ndarray:
 
 
 METHODS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"tsne": _tsne, "pca": _pca}
-"""`method` -> (values, seed) -> points."""
+"""Maps `method` to its function: (values, seed) -> points."""
 
 METHOD_NAMES = {"tsne": "t-SNE", "pca": "PCA"}
 
 
 def embed_points(values: Float[ndarray, "N D"], method: str = "tsne", *, seed: int = 0) -> Float[ndarray, "N 2"]:
-    """Points in a plane for one vector a video, by a key of `METHODS`; the same for the same numbers and seed.
+    """Embed one vector per video in the plane; the same values and seed give the same points.
 
-    Raises `InputError` for fewer than `FEWEST` vectors, for vectors that are all alike, and where scikit-learn is missing.
+    `method` is a key of `METHODS`. Raises `InputError` if there are fewer than `FEWEST` vectors, if all vectors are equal, or
+    if scikit-learn is not installed.
     """
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     _check_sklearn()
     if len(values) < FEWEST:
-        raise InputError(f"{len(values)} video(s) make no picture: at least {FEWEST} are needed.")
+        raise InputError(f"Embedding needs at least {FEWEST} videos, got {len(values)}.")
     values = np.asarray(values, np.float32)
     if values.shape[1] < 2 or not np.ptp(values, axis=0).any():
-        raise InputError("These features are all alike, or single numbers: there is nothing to draw.")
+        raise InputError("The features are all equal, or have a single component: there is nothing to embed.")
     return np.asarray(METHODS[method](values, seed), np.float32)
 
 
 class Neighbours(NamedTuple):
-    """How well nearest neighbours name labels.
+    """Accuracy of a nearest-neighbour classifier.
 
     Attributes:
-      accuracy: share of the videos whose label most of their `k` nearest neighbours have.
-      k: number of neighbours that vote.
-      num_videos: the videos that were counted, of labels with at least two videos.
-      num_labels: their labels.
-      chance: share of the pairs of these videos that have one label, the accuracy of a random neighbour.
+        accuracy: Share of the videos whose label wins the vote of their `k` nearest neighbours.
+        k: Number of neighbours that vote.
+        num_videos: Number of videos of labels with at least two videos; only these are counted.
+        num_labels: Number of these labels.
+        chance: Share of the pairs of these videos that share a label, which is the accuracy of a random neighbour.
     """
 
     accuracy: float
@@ -86,14 +87,18 @@ class Neighbours(NamedTuple):
 
 
 def nearest_neighbours(values: Float[ndarray, "N D"], labels: Int[ndarray, "N"], *, most: int = 5) -> Neighbours | None:
-    """How well features separate labels, by leave-one-out nearest neighbours of cosine similarity.
+    """Measure how well features separate labels, by a leave-one-out nearest-neighbour vote with cosine similarity.
 
-    Only labels with at least two videos are counted, and vote. `k` is `most`, or if a label has too few videos the number of
-    others that its videos have, so that a label which is apart from all others is never outvoted. If several labels have the
-    most votes, the one with the nearest neighbour wins.
+    Only videos of labels with at least two videos are counted and vote. Ties are won by the label of the nearest neighbour.
+
+    Args:
+        values: One vector per video.
+        labels: One label per video.
+        most: Maximum number of neighbours that vote. If the rarest label has n videos, at most n - 1 vote, so that a
+            well-separated label is never outvoted.
 
     Returns:
-      None if fewer than two labels have two videos.
+        The accuracy and what it was measured on; None if fewer than two labels have two videos.
     """
     kept = [label for label, count in zip(*np.unique(labels, return_counts=True), strict=True) if count > 1]
     if len(kept) < 2:
@@ -117,25 +122,38 @@ def nearest_neighbours(values: Float[ndarray, "N D"], labels: Int[ndarray, "N"],
 
 
 def nearest_neighbour_accuracy(values: Float[ndarray, "N D"], labels: Int[ndarray, "N"], *, k: int = 5) -> float | None:
-    """The accuracy of `nearest_neighbours`, alone."""
+    """Return only the accuracy of `nearest_neighbours`."""
     found = nearest_neighbours(values, labels, most=k)
     return None if found is None else found.accuracy
 
 
 class Panel(NamedTuple):
-    """One plot: points `[N, 2]`, their labels (numbers into the names; None for no labels), and what stands above."""
+    """Scatter plot of embedded features."""
 
     points: np.ndarray
+    """Points `[N, 2]`."""
     labels: np.ndarray | None
+    """Indices into the label names `[N]`; None if there are no labels."""
     title: str
+    """Title above the plot."""
 
 
 def draw_points(
     panels: Sequence[Sequence[Panel]], label_names: Sequence[str] | None = None, *, format: str = "png", dpi: int = 120
 ) -> bytes:
-    """Rows of panels as a picture, PNG or SVG, with one legend for all; the same bytes for the same points.
+    """Draw rows of panels with a shared legend; the same points give the same bytes.
 
-    A label has the same colour in every panel. Raises `InputError` where matplotlib is missing.
+    Args:
+        panels: Rows of scatter plots. A label has the same colour in every panel.
+        label_names: Names for the legend; None for no legend.
+        format: "png" or "svg".
+        dpi: Resolution in dots per inch.
+
+    Returns:
+        The encoded image.
+
+    Raises:
+        InputError: If matplotlib is not installed.
     """
     try:
         import matplotlib

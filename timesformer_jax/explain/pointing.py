@@ -1,4 +1,4 @@
-"""How well a map points at something that is known to be in the picture."""
+"""Measures of how well a map points at an object whose location is known."""
 
 import numpy as np
 
@@ -7,24 +7,24 @@ from timesformer_jax.errors import InputError
 
 
 def box_mask(boxes: Int[ndarray, "*axes 4"], height: int, width: int) -> Bool[ndarray, "*axes H W"]:
-    """Which pixels lie in boxes (top, left, bottom, right), the last two not included."""
+    """Rasterize boxes (top, left, bottom, right), whose bottom and right are exclusive, into masks of pixels."""
     rows, columns = np.arange(height)[:, None], np.arange(width)
     top, left, bottom, right = (boxes[..., i, None, None] for i in range(4))
     return (top <= rows) & (rows < bottom) & (left <= columns) & (columns < right)
 
 
 def inside_over_outside(maps: Shaped[ndarray, "B T h w"], inside: Bool[ndarray, "B T H W"]) -> Float[ndarray, "B"]:
-    """Each clip's mean of the map over the pixels inside, divided by that outside; 1 for a map that knows nothing.
+    """Divide each clip's mean of the map over pixels inside by that over pixels outside; an uninformative map has 1.
 
-    A patch's number holds for all of its pixels. Raises `InputError` where pixels are no whole patches, or a clip has nothing
-    inside or nothing outside.
+    A patch's value applies to all of its pixels. Raises `InputError` if the frames are not a whole number of patches, or if a
+    clip has no pixels inside or none outside.
     """
     (_, _, rows, columns), (_, _, height, width) = maps.shape, inside.shape
     if height % rows or width % columns:
-        raise InputError(f"Frames of {height} x {width} pixels have no {rows} x {columns} patches of equal size.")
+        raise InputError(f"Frames of {height} x {width} pixels can't be divided into {rows} x {columns} equal patches.")
     share = inside.reshape(*inside.shape[:2], rows, height // rows, columns, width // columns).mean(axis=(3, 5))
     if not ((share.sum(axis=(1, 2, 3)) > 0) & ((1 - share).sum(axis=(1, 2, 3)) > 0)).all():
-        raise InputError("Every clip must have pixels inside and pixels outside.")
+        raise InputError("Every clip must have pixels inside and pixels outside the object.")
 
     def mean(weight: np.ndarray) -> np.ndarray:
         return (maps * weight).sum(axis=(1, 2, 3)) / weight.sum(axis=(1, 2, 3))

@@ -1,8 +1,8 @@
-"""From a block's output to its input: whose relevance an attention step hands on to whom.
+"""Propagation of relevance from a block's output tokens back to its input tokens.
 
-A step's dense matrix over all tokens is never built. Relevance is a row of it, one number a token, and a row is pushed through
-a step group by group: memory and time are those of the step's own maps. In divided attention that is, per block,
-O(T N^2 + N T^2) for N patches in T frames where the dense product is O(((1 + N) T)^3).
+A step's dense matrix over all tokens is never built. Relevance is a row vector, one number per token, and is multiplied by a
+step's attention group by group, so memory and time are those of the step's own maps. In divided attention this is, per block,
+O(T N^2 + N T^2) for N patches in T frames, whereas the dense product is O(((1 + N) T)^3).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,12 @@ from timesformer_jax.modeling.schemes import Grouping
 
 
 class Relevance(NamedTuple):
-    """One number for each token of a clip."""
+    """Relevance of each token of a clip."""
 
     cls: Float[Array, "B F"]
-    """F is 1, or the number of frames where each has a CLS of its own."""
+    """CLS tokens: F = 1 per clip, or one per frame (`space_only`)."""
     patches: Float[Array, "B T h w"]
+    """Patch tokens of T frames."""
 
 
 def push_block(
@@ -31,10 +32,19 @@ def push_block(
     *,
     normalized: bool,
 ) -> Relevance:
-    """The relevance of a block's input tokens, given that of its output tokens and its maps, attention step by step.
+    """Propagate relevance from a block's output tokens to its input tokens, through one attention step after another.
 
-    With `normalized` a token and what it has seen weigh the same, and rows sum to 1: r (I + A) / 2 for each step (Abnar and
-    Zuidema 2020; r (I + A + B) / 3 where two steps run in parallel). Without, r (I + A) (Chefer et al. 2021).
+    Args:
+        relevance: Relevance r of the output tokens.
+        maps: Maps A of each attention step.
+        model: The model, for its scheme and the order of its steps.
+        frame_mask: False for masked frames; None if no frame is masked.
+        normalized: If set, each step computes r (I + A) / 2, so that a token's identity and attention weigh the same and rows
+            sum to 1 (Abnar and Zuidema 2020; r (I + A + B) / 3 for two parallel steps). Otherwise, each step computes
+            r (I + A) (Chefer et al. 2021).
+
+    Returns:
+        The relevance of the input tokens.
     """
     for stage in reversed(_stages(model)):
         patches_seen = 1 + len(stage) if normalized else 1
@@ -48,7 +58,7 @@ def push_block(
 
 
 def _stages(model: TimeSformer) -> list[list[str]]:
-    """The block's attention steps in their order; those of one stage have the same input."""
+    """Return the block's attention steps in order, grouped into stages of steps that share their input."""
     scheme = SCHEMES[model.attention_type]
     extra = [name for name, _ in scheme.extra_steps]
     if model.attention_order == "parallel":
@@ -64,24 +74,24 @@ def _push_step(
     step: str,
     frame_mask: Bool[Array, "B T"] | None,
 ) -> Relevance:
-    """What the keys of a step get from its queries: r A."""
+    """Return the relevance r A that the keys of a step receive from its queries."""
     scheme = SCHEMES[model.attention_type]
     grouping, own = scheme.steps[step], step == scheme.name
     sizes = relevance.patches.shape[1:]
     rows = grouping.split(relevance.patches[..., None])[..., 0]  # [B, T, h, w] -> [B, G, L]
-    if own:  # a copy of the CLS asks in each group, and counts by its share in the CLS that comes out
+    if own:  # each group has a copy of the CLS as a query, weighted by its share in the merged CLS
         copies = relevance.cls * (1.0 if scheme.cls_per_frame else _shares(grouping, sizes, frame_mask))
         rows = jnp.concatenate([copies[:, :, None], rows], axis=2)
     seen = jnp.einsum("bgq,bgqk->bgk", rows, weights, precision="highest")
     cls = jnp.zeros_like(relevance.cls)
-    if seen.shape[2] > rows.shape[2] or own:  # the CLS is a key too: the first one of every group
+    if seen.shape[2] > rows.shape[2] or own:  # the CLS is the first key of every group
         cls = seen[:, :, 0] if scheme.cls_per_frame and own else seen[:, :, 0].sum(axis=1, keepdims=True)
         seen = seen[:, :, 1:]
     return Relevance(cls, grouping.merge(seen[..., None], sizes)[..., 0])
 
 
 def _shares(grouping: Grouping, sizes: Sequence[int], frame_mask: Bool[Array, "B T"] | None) -> Float[Array, "b G"]:
-    """How much each group's copy has in the mean that is the CLS: nothing where the group has no patch that counts."""
+    """Return the weight of each group's CLS copy in the mean over copies; zero for groups without unmasked patches."""
     mask = grouping.mask(sizes, frame_mask)
     if mask is None:
         num_groups = grouping.split(jnp.zeros((1, *sizes, 1))).shape[1]

@@ -1,4 +1,4 @@
-"""Class-specific relevance: which patches have spoken for a label."""
+"""Class-specific relevance: the contribution of each patch to a label's logit."""
 
 import functools
 from collections.abc import Sequence
@@ -23,16 +23,29 @@ def class_relevance(
     labels: Int[Array | np.ndarray, "*labels"] | Sequence[int] | int | np.integer,
     frame_mask: Bool[Array | np.ndarray, "B T"] | None = None,
 ) -> Float[Array, "B T h w"]:
-    """How much each patch has spoken for a label of each clip, through the attention of all blocks.
+    """Compute each patch's relevance to a label of its clip, through the attention of all blocks.
 
-    As `attention_rollout`, but a map is what its weights have done for the label's logit: max(weight * gradient, 0), averaged
-    over heads, and a token keeps the whole of what it was, r (I + A). Only differences within a clip mean anything. `labels`
-    are the classes' numbers, one per clip, or one for all of them. A forward and a backward pass; blocks are computed again
-    in the latter, so memory is that of one block and of one head's maps of all blocks.
+    Like `attention_rollout`, but attention weights are replaced by their contributions to the label's logit,
+    max(weight * gradient, 0), averaged over heads, and residual connections keep their full weight, r (I + A). Only
+    differences within a clip are meaningful.
 
-    Raises `InputError` if labels are neither one class nor one per clip.
+    Runs a forward and a backward pass. The backward pass recomputes the blocks, so this needs memory for one block, plus one
+    head's maps of all blocks.
 
     Source: Chefer, Gur and Wolf 2021, "Generic Attention-model Explainability", section 3.1, for self-attention.
+
+    Args:
+        model: The model.
+        params: Its parameters.
+        video: Normalised clips.
+        labels: Class indices, one per clip or one for all clips.
+        frame_mask: False for masked frames; None if no frame is masked.
+
+    Returns:
+        One number per patch.
+
+    Raises:
+        InputError: If `labels` is neither one class of the model nor one per clip.
     """
     if not isinstance(labels, jax.Array | np.ndarray):
         labels = np.asarray(labels)
@@ -40,8 +53,8 @@ def class_relevance(
         labels = labels[None].repeat(video.shape[0])
     if labels.shape != video.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(
-            f"labels must be the number of a class, or one for each of the {video.shape[0]} clip(s), got {labels.dtype} of the "
-            f"shape {labels.shape}."
+            f"labels must be one class index, or one for each of the {video.shape[0]} clip(s), got {labels.dtype} of shape "
+            f"{labels.shape}."
         )
     if not isinstance(labels, Tracer) and not ((labels >= 0) & (labels < model.num_classes)).all():
         raise InputError(f"labels must be from 0 to {model.num_classes - 1}, got {labels.tolist()}.")
@@ -59,10 +72,10 @@ def _class_relevance(model: TimeSformer, params: Params, video: Array, labels: A
     modules = {step: "attn" if step == SCHEMES[model.attention_type].name else f"{step}_attn" for step in shapes}
 
     def logits(maps: Maps) -> Float[Array, ""]:
-        """The sum over clips of the labels' logits; `maps` are zeros, there for their gradients."""
+        """Sum the labels' logits over clips. `maps` are zeros and only serve to obtain their gradients."""
         watched = {"blocks": {name: {"weights": maps[step]} for step, name in modules.items()}}
         variables = {"params": params, WATCHED: watched}
-        # With patches and all: a last block that computes what the CLS needs has maps of another shape.
+        # `features` keeps the patches of the last block; if it computed only the CLS, its maps would have another shape.
         features: Any = scanned.apply(variables, video, frame_mask, method="features")
         found: Any = scanned.apply(variables, features.cls.astype(jnp.float32), method=lambda model, cls: model.head(cls))
         return jnp.take_along_axis(found, labels[:, None], axis=1).sum()

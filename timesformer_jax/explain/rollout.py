@@ -1,4 +1,4 @@
-"""Attention rollout: how much of each patch has got into the CLS, through the attention of all blocks."""
+"""Attention rollout: the contribution of each patch to the CLS, through the attention of all blocks."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,27 @@ def attention_rollout(
     video: Float[Array | np.ndarray, "B T H W C"],
     frame_mask: Bool[Array | np.ndarray, "B T"] | None = None,
 ) -> Float[Array, "B T h w"]:
-    """What each patch has given to a clip's CLS: maps averaged over heads, half of each token staying what it was.
+    """Compute each patch's contribution to its clip's CLS by attention rollout.
 
-    Normalised clips -> one number a patch; with what the CLS has kept of itself (which is left out) they sum to 1. Every
-    scheme, order of steps and size; frames that `frame_mask` leaves out have 0. What the values that were seen hold, the MLP
-    and `temporal_fc` have no say. Memory beyond the forward pass is one head's maps of all blocks.
+    Maps are averaged over heads, and each attention step weighs a token's residual connection and its attention equally.
+    Every scheme, order of steps and input size is supported. The values, the MLP and `temporal_fc` are ignored. Beyond the
+    forward pass, this needs memory for one head's maps of all blocks.
 
-    Sources: Abnar and Zuidema 2020, which the paper's Figure 7 follows (its authors in the official repository's issue 40); for
-    divided attention the row of the CLS of the product of all blocks' matrices over (patch, frame), exactly.
+    For divided attention, the result is exactly the row of the CLS in the product of all blocks' matrices over
+    (patch, frame).
+
+    Source: Abnar and Zuidema 2020, which the paper's Figure 7 follows (according to its authors in issue 40 of the official
+    repository).
+
+    Args:
+        model: The model.
+        params: Its parameters.
+        video: Normalised clips.
+        frame_mask: False for masked frames; None if no frame is masked.
+
+    Returns:
+        One number per patch, 0 in masked frames. Together with the share of the CLS itself, which is excluded, a clip's
+        numbers sum to 1.
     """
     return _rollout(model, params, jnp.asarray(video), None if frame_mask is None else jnp.asarray(frame_mask))
 
@@ -39,11 +52,21 @@ def _rollout(model: TimeSformer, params: Params, video: Array, frame_mask: Array
 
 
 Maps = Mapping[str, Float[Array, "depth B G Q L"]]
-"""Attention step -> the maps of all blocks, one for each group."""
+"""Attention maps of all blocks, one per group, by attention step."""
 
 
 def mean_maps(model: TimeSformer, params: Params, video: Array, frame_mask: Array | None) -> Maps:
-    """Every step's weights, averaged over heads, its groups numbered."""
+    """Compute every step's attention weights, averaged over heads, with groups flattened into one axis.
+
+    Args:
+        model: The model.
+        params: Its parameters.
+        video: Normalised clips.
+        frame_mask: False for masked frames; None if no frame is masked.
+
+    Returns:
+        The maps of each attention step.
+    """
     features: Any = model.apply({"params": params}, video, frame_mask, method="features", attention="mean")
     return {
         step: found.weights.reshape(*found.weights.shape[:2], -1, *found.weights.shape[-2:])  # *groups -> G
@@ -54,8 +77,18 @@ def mean_maps(model: TimeSformer, params: Params, video: Array, frame_mask: Arra
 def roll(
     maps: Maps, model: TimeSformer, shape: Sequence[int], frame_mask: Bool[Array, "B T"] | None, *, normalized: bool
 ) -> Float[Array, "B T h w"]:
-    """All blocks of a video of this shape, from the last one's CLS down to the first one's patches; `normalized` as in
-    `push_block`."""
+    """Propagate relevance through all blocks, from the last block's CLS to the first block's patches.
+
+    Args:
+        maps: The maps of each attention step.
+        model: The model.
+        shape: Shape of the video.
+        frame_mask: False for masked frames; None if no frame is masked.
+        normalized: As in `push_block`.
+
+    Returns:
+        The relevance of each patch.
+    """
     batch, num_frames, height, width = shape[:4]
     sizes = num_frames, height // model.patch_size, width // model.patch_size
     counted = jnp.ones((batch, num_frames)) if frame_mask is None else frame_mask.astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Features of many videos on disk: which ones, how they are written, and how they are read again."""
+"""Features of many videos on disk: the available kinds, writing and reading."""
 
 from timesformer_jax.features.kinds import KINDS, extract, value_shape
 from timesformer_jax.features.reading import FeatureSet, read_features

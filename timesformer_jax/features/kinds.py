@@ -1,4 +1,4 @@
-"""Which of a clip's features are kept."""
+"""Kinds of features that can be extracted from a clip."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,10 +8,12 @@ from timesformer_jax.modeling import Features, TimeSformer
 
 
 class Kind(NamedTuple):
-    """What is taken of a clip's features, and the names of its axes behind the batch."""
+    """Row of `KINDS`."""
 
     take: Callable[[Features], Array]
+    """Selects the kind from a batch's features."""
     axes: tuple[str, ...]
+    """Names of the axes after the batch."""
 
 
 def _frames(features: Features) -> Float[Array, "B T D"]:
@@ -23,19 +25,31 @@ KINDS = {
     "frames": Kind(_frames, ("num_frames", "embed_dim")),
     "patches": Kind(lambda features: features.patches, ("num_frames", "rows", "columns", "embed_dim")),
 }
-"""`kind` -> "cls": what the classifier reads, one vector a clip. "frames": one vector a frame, its CLS (or the mean over its
-patches in `joint_space_time` and `local_global`, whose groups mix frames). "patches": one vector a patch. All after the last
-LayerNorm."""
+"""Maps `kind` to its definition. All are taken after the final LayerNorm.
+
+"cls" is one vector per clip, the classifier's input. "frames" is one vector per frame, its CLS (or the mean over its patches in
+`joint_space_time` and `local_global`, whose groups mix frames). "patches" is one vector per patch.
+"""
 
 
 def extract(model: TimeSformer, params: Any, video: Float[Array, "B T H W C"], kind: str) -> Float[Array, "B *axes"]:
-    """The features of normalised clips, a key of `KINDS`."""
+    """Extract features of normalised clips.
+
+    Args:
+        model: The model.
+        params: Its parameters.
+        video: Normalised clips.
+        kind: A key of `KINDS`.
+
+    Returns:
+        The features, with the axes of the kind after the batch.
+    """
     features: Any = model.apply({"params": params}, video, method="features")
     return KINDS[kind].take(features)
 
 
 def value_shape(model: TimeSformer, kind: str) -> tuple[int, ...]:
-    """The shape of one clip's features, where clips have the size that the model is made for."""
+    """Return the shape of one clip's features, for clips of the model's own size."""
     rows, columns = model.grid
     sizes = {"num_frames": model.num_frames, "rows": rows, "columns": columns, "embed_dim": model.embed_dim}
     return tuple(sizes[axis] for axis in KINDS[kind].axes)

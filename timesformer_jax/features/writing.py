@@ -1,9 +1,13 @@
-"""Features on disk: a folder with `features.json` and shards of whole videos, each written whole or not at all.
+"""Writing of features: a folder with `features.json` and shards of whole videos, each written atomically.
 
-A shard, KKKKK-of-NNNNN.npz, holds the arrays `names` `[videos]`, `labels` (of each video its number, or a one or zero for each
-class; where they are known), and for each row, a view, `values` `[rows, ...]`, `video` (its number in `names`), `clip` (counted
-within this shard), `crop` and `seconds` (where the clip begins); then `unreadable` and `reasons`. `features.json` holds
-`complete`, `num_videos`, `num_rows`, `unreadable` and the `description`.
+A shard, KKKKK-of-NNNNN.npz, holds these arrays:
+
+- per video: `names`, and `labels` if known (a class index, or zeros and ones over the classes);
+- per row, which is a view: `values` `[rows, ...]`, `video` (index into `names`), `clip` (numbered within the shard), `crop` and
+  `seconds` (start of the clip);
+- per video that couldn't be read: `unreadable` (its name) and `reasons`.
+
+`features.json` holds `complete`, `num_videos`, `num_rows`, `unreadable` and the `description`.
 """
 
 import bisect
@@ -27,23 +31,23 @@ from timesformer_jax.state_files import read_arrays, read_json, write_json
 from timesformer_jax.video import Preprocess
 
 ABOUT = "features.json"
-"""What the features are of; `description` decides whether shards belong together."""
+"""File that describes the features. Shards belong together if they have the same `description`."""
 
 LOCK = ".features.lock"
-"""In the folder, while `timesformer features` writes to it."""
+"""Lock file, in the folder while `timesformer features` writes to it."""
 
 DTYPES = ("float32", "float16")
 """Dtypes that features can be stored in."""
 SHARD_BYTES = 256 * 2**20
 MOST_VIDEOS = 1000
-"""As many videos make a shard as fill it, and no more than that: a shard is what a run that ends too early loses."""
+"""Maximum number of videos per shard, however small their features, because an interrupted run loses its current shard."""
 
 TILED_CLIPS = 16
-"""How many clips a video is taken to have where its length decides."""
+"""Assumed number of clips per video if the number depends on the video's length."""
 
 
 def check_options(kind: str, dtype: str, videos_per_shard: int | None) -> None:
-    """Raises `InputError` for a kind, dtype or size of shards that can't be."""
+    """Raise `InputError` if the kind, dtype or shard size is invalid."""
     for name, value, choices in (("kind", kind, tuple(KINDS)), ("dtype", dtype, DTYPES)):
         if value not in choices:
             raise InputError(f"features.{name} must be one of {', '.join(choices)}, got {value!r}.")
@@ -54,13 +58,25 @@ def check_options(kind: str, dtype: str, videos_per_shard: int | None) -> None:
 def count_shards(
     num_videos: int, model: TimeSformer, *, kind: str, dtype: str, rows_per_video: int, videos_per_shard: int | None = None
 ) -> int:
-    """How many shards: of `videos_per_shard` videos, or of as many as make about `SHARD_BYTES`, at most `MOST_VIDEOS`."""
+    """Return the number of shards.
+
+    Args:
+        num_videos: Number of videos.
+        model: The model whose features are written.
+        kind: A key of `KINDS`.
+        dtype: One of `DTYPES`.
+        rows_per_video: Number of views per video.
+        videos_per_shard: Videos per shard. By default, as many as make about `SHARD_BYTES`, but at most `MOST_VIDEOS`.
+
+    Returns:
+        The number of shards, at least 1.
+    """
     size = math.prod(value_shape(model, kind)) * np.dtype(dtype).itemsize * rows_per_video
     return max(-(-num_videos // (videos_per_shard or min(max(SHARD_BYTES // size, 1), MOST_VIDEOS))), 1)
 
 
 def weights_digest(params: Any) -> str:
-    """A short text that other parameters don't have; the same on every process, however the parameters are split."""
+    """Compute a digest that identifies the parameters; it is equal on every process and independent of the sharding."""
     digest = hashlib.blake2b(digest_size=8)
     for path, leaf in flatten_params(params).items():
         whole = isinstance(leaf, np.ndarray) or leaf.is_fully_addressable
@@ -83,9 +99,23 @@ def describe_features(
     label_names: Sequence[str] | None,
     videos: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What features are of, as JSON: what has the same description has the same numbers.
+    """Describe features as JSON values. Features with equal descriptions have equal values.
 
-    `source` and `step`: where the weights came from, which may move; their digest decides. `videos`: which ones, of what.
+    Args:
+        model: The model.
+        params: Its parameters, identified by their digest.
+        kind: A key of `KINDS`.
+        dtype: One of `DTYPES`.
+        source: Origin of the weights. For information only, since the weights may be moved.
+        step: Training step of the weights, for information only; None if unknown.
+        preprocess: Preprocessing of the clips.
+        num_clips: Number of clips per video.
+        num_crops: Number of crops per clip.
+        label_names: Names of the classes; None if unknown.
+        videos: Identity of the set of videos.
+
+    Returns:
+        The description.
     """
     return {
         "kind": kind,
@@ -102,9 +132,9 @@ def describe_features(
 
 
 class ShardRows:
-    """What a shard will hold, one row a view (a crop of a clip), a video's views one after the other.
+    """Rows of a future shard, one per view (a crop of a clip), with a video's views next to each other.
 
-    Its memory is that of the features of its videos. Rows become `dtype`.
+    Holds all features in memory, converted to `dtype`.
     """
 
     def __init__(self, dtype: str):
@@ -116,11 +146,18 @@ class ShardRows:
         self.unreadable: dict[str, str] = {}
 
     def add_clip(self, name: str, values: Float[ndarray, "crops *axes"], *, seconds: float, label: Any = None) -> None:
-        """The next clip of a video, which begins at `seconds`, with all its crops.
+        """Append the next clip of a video, with all of its crops.
 
-        Raises `InputError` for features that are not finite.
+        Args:
+            name: Name of the video.
+            values: Features of the clip's crops.
+            seconds: Start of the clip.
+            label: Label of the video; None if unknown.
+
+        Raises:
+            InputError: If the features are not finite, or overflow the dtype.
         """
-        with np.errstate(over="ignore"):  # what float16 can't hold is told below
+        with np.errstate(over="ignore"):  # overflow of float16 is reported below
             kept = np.asarray(values).astype(self._dtype)
         if not np.isfinite(kept).all():
             fits = np.isfinite(np.asarray(values, np.float32)).all()
@@ -142,7 +179,7 @@ class ShardRows:
         self._clips[video] += 1
 
     def drop_video(self, name: str) -> None:
-        """Take back the clips of `name`, if it is the video that was added last or has none."""
+        """Remove the clips of the video that was added last; do nothing if `name` has no clips."""
         if name not in self._names:
             return
         video = self._names.pop(name)
@@ -152,7 +189,7 @@ class ShardRows:
             del values[start:]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As the file holds them."""
+        """Return the arrays of the shard's file."""
         types = {"video": np.int64, "clip": np.int32, "crop": np.int32, "seconds": np.float64, "values": self._dtype}
         columns = {name: np.array(values, types[name]) for name, values in self._columns.items()}
         columns["names"] = np.array(list(self._names), np.str_)
@@ -164,12 +201,17 @@ class ShardRows:
 
 
 class FeatureWriter:
-    """Writes the shards of one folder, going on where an earlier run of the same description has ended.
+    """Writer of a folder of shards, which resumes an earlier run of the same description.
 
-    `description`, JSON, says what the features are: of which model and weights, of which videos, how they were prepared and
-    which kind is kept. Making one writes nothing.
+    The constructor writes nothing.
 
-    Raises `InputError` where the folder holds features of another description, or something else.
+    Args:
+        folder: Local folder or bucket path.
+        description: JSON values that describe the features; see `describe_features`.
+        num_shards: Number of shards.
+
+    Raises:
+        InputError: If the folder holds features of another description, or anything else.
     """
 
     def __init__(self, folder: str | Path, description: Mapping[str, Any], *, num_shards: int):
@@ -178,7 +220,7 @@ class FeatureWriter:
         check_folder(self.folder, self._description, whole=True)
 
     def begin(self) -> None:
-        """Makes the folder and says what it is going to hold; for one process."""
+        """Create the folder and its `features.json`, marked as incomplete; to be called by one process."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -187,18 +229,20 @@ class FeatureWriter:
             self._say({"complete": False, "description": self._description})
 
     def missing(self) -> list[int]:
-        """The shards that aren't there yet."""
+        """Return the indices of the shards that have not been written yet."""
         return [shard for shard in range(self.num_shards) if not self._path(shard).exists()]
 
     def write(self, shard: int, rows: ShardRows) -> None:
-        """Writes one shard, whole or not at all."""
+        """Write one shard atomically."""
         path = self._path(shard)
         with replacing(path) as part, part.open("wb") as file:
             np.savez(cast(Any, file), allow_pickle=False, **rows.arrays())
 
     def finish(self, unreadable: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Completes `features.json` by how much there is, and by what couldn't be read; for one process, once every shard is
-        there. Returns what it says."""
+        """Mark `features.json` as complete, with the numbers of videos and rows and the unreadable videos.
+
+        To be called by one process, once every shard has been written. Returns the new entries.
+        """
         lost, names, rows = dict(unreadable or {}), set(), 0
         for shard in range(self.num_shards):
             held = read_shard(self._path(shard), ("names", "video", "unreadable", "reasons"))
@@ -217,17 +261,17 @@ class FeatureWriter:
 
 
 def check_folder(folder: Path, description: Mapping[str, Any], *, whole: bool = False) -> None:
-    """Raise `InputError` if features of this description can't be written here, because the folder holds something else.
+    """Raise `InputError` if `folder` holds anything but features of this description.
 
-    Without `whole`, entries that the description lacks are not compared: they may not be known yet.
+    Unless `whole`, entries missing from `description` are not compared, because they may not be known yet.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise InputError(f"{folder} is a file, and the features need a folder.")
+        raise InputError(f"{folder} is a file, but features need a folder.")
     if not (folder / ABOUT).exists():
         if any(path.name not in (f"{ABOUT}.part", LOCK) for path in folder.iterdir()):
-            raise InputError(f"{folder} holds something else than features: move it away, or write them elsewhere.")
+            raise InputError(f"{folder} holds something other than features: move it away, or write the features elsewhere.")
         return
     theirs = read_about(folder)["description"]
     if differing := _differences(theirs if whole else _common(theirs, description), description):
@@ -235,7 +279,7 @@ def check_folder(folder: Path, description: Mapping[str, Any], *, whole: bool = 
 
 
 def _common(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a description that the other one has, too."""
+    """Restrict a description to the entries that another one has as well."""
     return {
         name: _common(value, ours[name]) if isinstance(value, Mapping) and isinstance(ours[name], Mapping) else value
         for name, value in theirs.items()
@@ -244,13 +288,13 @@ def _common(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """What two descriptions disagree about, in words."""
+    """Describe the differences between two descriptions."""
     told = []
     for name in sorted({*theirs, *ours}):
         one, other = theirs.get(name), ours.get(name)
         if name == "weights" and one and other:
             if one["digest"] != other["digest"]:
-                told.append(f"weights are of {_named(one)} there and of {_named(other)} here")
+                told.append(f"weights are from {_named(one)} there and from {_named(other)} here")
         elif isinstance(one, Mapping) and isinstance(other, Mapping):
             told += [f"{name}.{difference}" for difference in _differences(one, other)]
         elif one != other:
@@ -269,7 +313,10 @@ def shard_path(folder: Path, shard: int, num_shards: int) -> Path:
 
 
 def folder_at(path: str | Path) -> Path:
-    """A folder of this machine, or in a bucket."""
+    """Return the path of a local folder, or of a folder in a bucket.
+
+    Raises `InputError` if the path has a scheme (`gs://`) and etils is not installed.
+    """
     if "://" not in str(path):
         return Path(path)
     try:
@@ -280,7 +327,7 @@ def folder_at(path: str | Path) -> Path:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What `features.json` says; raises `InputError` where it is none of ours."""
+    """Read `features.json`. Raises `InputError` if it is damaged, or not a description of features."""
     remedy = f"delete {folder} and extract the features again"
     about = read_json(folder / ABOUT, remedy=remedy)
     described = about.get("description")
@@ -291,5 +338,5 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def read_shard(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """A shard's arrays, or some of them; raises `InputError` for a damaged file."""
-    return read_arrays(path, names=names, remedy="delete it, and the command that wrote it makes it again")
+    """Read a shard's arrays, or those named. Raises `InputError` if the file is damaged."""
+    return read_arrays(path, names=names, remedy="delete it and rerun the command that wrote it")

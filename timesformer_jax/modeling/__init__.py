@@ -1,4 +1,4 @@
-"""The model: attention, the space-time schemes, embeddings, blocks."""
+"""The TimeSformer model: attention, space-time schemes, embeddings and blocks."""
 
 from timesformer_jax.modeling.description import complete_description, describe_model
 from timesformer_jax.modeling.features import AttentionMap, Features, Tokens

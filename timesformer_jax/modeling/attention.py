@@ -12,21 +12,20 @@ from timesformer_jax.modeling.implementations import IMPLEMENTATIONS, Projection
 class Attention(nn.Module):
     """Multi-head self-attention within each group of tokens (equations 2 to 4 and 5 to 8): `project(mix(x))`.
 
-    A group's tokens attend to each other and to no others. The softmax is computed in float32 whatever `dtype` is. A variable
-    "weights" in the collection `WATCHED`, zeros `[B, G, Q, L]`, receives as its gradient what `watch` makes of the weights'.
+    Tokens attend only within their own group. The softmax is computed in float32 regardless of `dtype`. If the collection
+    `WATCHED` holds a variable "weights", zeros of shape `[B, G, Q, L]`, its gradient is the one that `watch` defines.
 
-    Source: official `models/vit.py`, class `Attention`; its packed `qkv` rows `[q | k | v]`, each head-major, are the axes
-    `[3, num_heads, head_dim]` of the kernel here.
+    Source: official `models/vit.py`, class `Attention`. Its packed `qkv` rows `[q | k | v]`, each head-major, correspond to
+    the axes `[3, num_heads, head_dim]` of the kernel here.
 
     Attributes:
-        embed_dim: D, divisible by `num_heads`.
-        num_heads: h.
-        kernel_init: Initializer of the kernels as matrices; biases start at zero.
-        dtype: Of all products; parameters are float32.
-        dropout_rate: After the projection, in training.
-        attention_dropout_rate: Of the weights, in training.
-        implementation: A key of `IMPLEMENTATIONS`. Weights that are returned or dropped, and a single query's, are computed
-            by "xla".
+        embed_dim: Token width D, divisible by `num_heads`.
+        num_heads: Number of heads h.
+        kernel_init: Initializer of the kernels, drawn as matrices. Biases start at zero.
+        dtype: Dtype of all matrix products. Parameters are float32.
+        dropout_rate: Dropout rate after the projection, in training.
+        attention_dropout_rate: Dropout rate of the attention weights, in training.
+        implementation: A key of `IMPLEMENTATIONS`. Returned weights, dropout of weights and single queries always use "xla".
     """
 
     embed_dim: int
@@ -52,7 +51,7 @@ class Attention(nn.Module):
         with_weights: bool = False,
         train: bool = False,
     ) -> tuple[Float[Array, "B G Q D"], Float[Array, "B G h Q L"] | None]:
-        """Attend within groups, and project. Arguments and weights are those of `mix`."""
+        """Attend within groups, then project. Arguments and returned weights are those of `mix`."""
         mixed, weights = self.mix(x, mask, queries=queries, with_weights=with_weights, train=train)
         return self.project(mixed, train=train), weights
 
@@ -69,10 +68,13 @@ class Attention(nn.Module):
 
         Args:
             x: G groups of L tokens.
-            mask: False for tokens that are excluded as keys; None if there are none.
-            queries: Tokens of each group that attend; all by default.
-            with_weights: Also return the weights, in float32.
-            train: Whether weights are dropped.
+            mask: False for tokens excluded as keys; None if no token is excluded.
+            queries: Slice of each group's tokens that act as queries; all by default.
+            with_weights: Also return the attention weights, in float32.
+            train: Whether dropout of the attention weights applies.
+
+        Returns:
+            The values mixed by each head, and the attention weights, which may be None unless `with_weights` is set.
         """
         qkv = self.qkv(x)
         drop = train and self.attention_dropout_rate > 0
@@ -85,8 +87,8 @@ class Attention(nn.Module):
             dropped = self.weight_dropout(weights, deterministic=not drop)
             mixed = jnp.matmul(dropped.astype(self.dtype), value).swapaxes(2, 3)  # [B, G, h, Q, d] -> [B, G, Q, h, d]
             return mixed, weights
-        # One query has no matrix of weights. And parameters have their shapes wherever they are made, also on a machine, or
-        # for a size, that the implementation can't do.
+        # A single query has no large weight matrix to avoid. Initialization must work on machines and for sizes that the
+        # chosen implementation doesn't support.
         plain = len(range(x.shape[2])[queries]) == 1 or self.is_initializing()
         return IMPLEMENTATIONS["xla" if plain else self.implementation](qkv, mask, queries), None
 
@@ -96,12 +98,18 @@ class Attention(nn.Module):
 
     @property
     def is_folded(self) -> bool:
-        """Whether the parameters lack the projection, which `fold_for_inference` has multiplied into the next layer."""
+        """True if `fold_for_inference` has merged the projection into the next layer."""
         return not self.is_initializing() and not self.has_variable("params", "proj")
 
 
 class QueryKeyValue(nn.Module):
-    """The parameters of equations 2 to 4, packed, with the tokens that they are for: all in `dtype`."""
+    """Packed parameters of equations 2 to 4, returned together with their input tokens, all in `dtype`.
+
+    Attributes:
+        num_heads: Number of heads h.
+        kernel_init: Initializer of the kernel, drawn as one matrix `[D, 3 D]`. The bias starts at zero.
+        dtype: Dtype of the result. Parameters are float32.
+    """
 
     num_heads: int
     kernel_init: Initializer
@@ -112,7 +120,7 @@ class QueryKeyValue(nn.Module):
         dim = x.shape[-1]
         shape = (3, self.num_heads, dim // self.num_heads)
 
-        def init_kernel(key: Array) -> Array:  # drawn as the matrix that it is
+        def init_kernel(key: Array) -> Array:  # drawn as a matrix, because the fans depend on the shape
             return self.kernel_init(key, (dim, 3 * dim), jnp.float32).reshape(dim, *shape)
 
         kernel = self.param("kernel", init_kernel)
@@ -121,7 +129,7 @@ class QueryKeyValue(nn.Module):
 
 
 WATCHED = "watched_attention"
-"""The collection of zeros whose gradients are attention weights' part in the result."""
+"""Collection of zeros whose gradients measure how much the attention weights contributed to a result."""
 
 
 @jax.custom_vjp
@@ -129,10 +137,11 @@ def watch(
     weights: Float[Array, "B G h Q L"],
     zeros: Float[Array, "B G Q L"],
 ) -> Float[Array, "B G h Q L"]:
-    """The weights as they are; the gradient of `zeros` is mean over heads of max(weight * its gradient, 0).
+    """Return `weights` unchanged, and define the gradient of `zeros` as the mean over heads of max(weight * gradient, 0).
 
-    So that what a clip's weights have done for a result is found without any of them, or of their gradients, being kept for
-    each head. Source: Chefer et al. 2021, "Generic Attention-model Explainability", equation 5.
+    This measures the weights' contribution to a result without keeping every head's weights and gradients.
+
+    Source: Chefer et al. 2021, "Generic Attention-model Explainability", equation 5.
     """
     return weights
 

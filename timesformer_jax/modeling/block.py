@@ -17,34 +17,54 @@ from timesformer_jax.modeling.schemes import SCHEMES, Grouping
 
 
 class BlockOutput(NamedTuple):
-    """What a block makes of its tokens."""
+    """Output tokens of a block, with optional attention weights."""
 
     cls: Float[Array, "B F D"]
+    """CLS tokens: F = 1 per clip, or one per frame (`space_only`)."""
     patches: Float[Array, "B T h w D"] | None
-    """None where only the CLS was asked for."""
+    """Patch tokens; None if only the CLS was requested."""
     frame_cls: Float[Array, "B T D"] | None
-    """The CLS as each frame sees it, before the frames' mean; None unless asked for and where groups mix frames."""
+    """The CLS in each frame, before the mean over frames; None unless requested, and for schemes whose groups mix frames."""
     attention: dict[str, Float[Array, "B G *heads Q L"]]
-    """Attention step -> weights; empty unless asked for."""
+    """Maps each attention step to its weights; empty unless requested."""
 
 
 class Request(NamedTuple):
-    """What one call of a block asks of all its steps."""
+    """Arguments of one call of a block that all of its steps share."""
 
     frame_mask: Bool[Array, "B T"] | None
+    """False for masked frames; None if no frame is masked."""
     drop_path_rate: float | Float[Array, ""] | None
+    """Probability of dropping a residual; None disables stochastic depth."""
     train: bool
+    """Apply dropout."""
     with_attention: bool | str
+    """Return attention weights: True for every head's, "mean" for their mean over heads."""
 
 
 class Block(nn.Module):
-    """One block of any scheme: the extra steps, the image transformer's own attention, the MLP (equations 5 to 9, 11).
+    """One block of any scheme: extra attention steps, the image transformer's own attention, the MLP (equations 5 to 9, 11).
 
-    Units: the residual stream, before any normalisation. Stochastic depth drops whole rows, and what is a row differs from
-    step to step: a group of an attention step (in divided attention a place of a clip in time, a frame of a clip in space), a
-    CLS's clip or frame in the MLP.
+    Inputs and outputs are the residual stream, before any normalisation. Stochastic depth drops whole rows. In an attention
+    step a row is one group (for divided attention: one location of a clip in the temporal step, one frame of a clip in the
+    spatial step). In the MLP a row is one clip, or one frame if each frame has its own CLS.
 
     Source: official `models/vit.py`, class `Block`.
+
+    Attributes:
+        attention_type: A key of `SCHEMES`.
+        embed_dim: Token width D.
+        num_heads: Number of attention heads.
+        mlp_ratio: Hidden width of the MLP divided by `embed_dim`.
+        initialization: A key of `INITIALIZATIONS`.
+        attention_order: "time_then_space", "space_then_time" or "parallel".
+        temporal_cls_key: Whether the CLS is a key in the temporal step.
+        activation: A key of `ACTIVATIONS`.
+        layer_norm_epsilon: Epsilon of every LayerNorm.
+        dropout_rate: Dropout rate of the attention projections and both layers of the MLP.
+        attention_dropout_rate: Dropout rate of the attention weights.
+        attention_implementation: A key of `IMPLEMENTATIONS`, or a mapping from attention steps to keys.
+        dtype: Dtype of the computation. Parameters are float32.
     """
 
     attention_type: str
@@ -77,14 +97,20 @@ class Block(nn.Module):
         """Apply the block.
 
         Args:
-            cls: F = 1 CLS a clip, or F = T if each frame has its own (`space_only`).
+            cls: CLS tokens: F = 1 per clip, or F = T if each frame has its own (`space_only`).
             patches: Patch tokens of T frames.
-            frame_mask: False for a masked frame; None if there are none.
-            drop_path_rate: Probability with which a residual is dropped; None for no stochastic depth.
+            frame_mask: False for masked frames; None if no frame is masked.
+            drop_path_rate: Probability of dropping a residual; None disables stochastic depth.
             train: Whether dropout applies.
-            cls_only: Compute the CLS alone, as the last block of a classifier may.
-            with_frame_cls: Also return the CLS as each frame sees it.
-            with_attention: Also return attention weights: True for each head's, "mean" for their mean.
+            cls_only: Compute only the CLS, which is all that a classifier needs of the last block.
+            with_frame_cls: Also return the CLS in each frame, before the mean over frames.
+            with_attention: Also return attention weights: True for every head's, "mean" for their mean over heads.
+
+        Returns:
+            The output tokens and whatever else was requested.
+
+        Raises:
+            InputError: If the parameters were folded for inference and `train` is set.
         """
         scheme, sizes = SCHEMES[self.attention_type], patches.shape[1:4]
         request = Request(frame_mask, drop_path_rate, train, with_attention)
@@ -114,9 +140,9 @@ class Block(nn.Module):
     def _extra_step(
         self, name: str, grouping: Grouping, cls: Array, patches: Float[Array, "B T h w D"], request: Request
     ) -> tuple[Float[Array, "B T h w D"], Array | None]:
-        """Residual of the patches from a step that the image transformer lacks, and weights (equation 11 for time).
+        """Return the patches' residual from a step that the image transformer lacks, and its weights (equation 11 for time).
 
-        The CLS is excluded; `temporal_cls_key` makes it one more key.
+        The CLS is excluded unless `temporal_cls_key` makes it an additional key.
         """
         sizes = patches.shape[1:4]
         tokens, mask = grouping.split(patches), grouping.mask(sizes, request.frame_mask)  # [B, T, h, w, D] -> [B, G, L, D]
@@ -127,7 +153,7 @@ class Block(nn.Module):
         mixed, weights = self._mix(attention, self._norm(f"{name}_norm1")(tokens), mask, queries, request)
         folded = attention.is_folded
         if folded and request.train:
-            raise InputError("These parameters were folded for inference: train with those that they were made from.")
+            raise InputError("These parameters were folded for inference and can't be trained: use the original ones.")
         output = nn.DenseGeneral(
             self.embed_dim,
             axis=(-2, -1) if folded else -1,
@@ -135,7 +161,7 @@ class Block(nn.Module):
             dtype=self.dtype,
             name=f"{name}_fc",
         )
-        # The drop comes before the last layer, as in the official code, so a dropped path still adds that layer's bias.
+        # Paths are dropped before the last layer, as in the official code, so a dropped path still adds that layer's bias.
         if not folded:
             (mixed,) = self._drop(request, attention.project(mixed, train=request.train))
         return grouping.merge(output(mixed), sizes), weights
@@ -144,7 +170,7 @@ class Block(nn.Module):
     def _own_attention(
         self, cls: Array, patches: Float[Array, "B T h w D"], request: Request, cls_only: bool
     ) -> tuple[Float[Array, "B G D"], Float[Array, "B T h w D"] | None, Array | None]:
-        """Residuals of each group's copy of the CLS and of the patches, and weights (equations 5 to 8)."""
+        """Return the residuals of each group's copy of the CLS and of the patches, and the weights (equations 5 to 8)."""
         scheme, sizes = SCHEMES[self.attention_type], patches.shape[1:4]
         mask = _seen_cls(scheme.groups.mask(sizes, request.frame_mask))
         tokens = self._norm("norm1")(_lead_by_cls(cls, scheme.groups.split(patches)))  # -> [B, G, 1 + L, D]
@@ -157,21 +183,21 @@ class Block(nn.Module):
     def _merge_cls(
         self, cls: Float[Array, "B F D"], group_cls: Float[Array, "B G D"], sizes: tuple[int, ...], frame_mask: Array | None
     ) -> tuple[Float[Array, "B F D"], Float[Array, "B T D"] | None]:
-        """The CLS after its groups' mean residual, and as each frame sees it (None if groups mix frames)."""
+        """Add the groups' mean residual to the CLS; also return the CLS in each frame (None if groups mix frames)."""
         scheme, frame_cls = SCHEMES[self.attention_type], None
         if scheme.groups.keeps_frames:
             by_frame = group_cls.reshape(group_cls.shape[0], sizes[0], -1, self.embed_dim)  # [B, G, D] -> [B, T, G/T, D]
             frame_cls = cls + by_frame.mean(axis=2)
         if scheme.cls_per_frame:
             return cls + group_cls, frame_cls
-        # A group without a single patch is excluded.
+        # Groups that hold only padding or masked frames are excluded from the mean.
         mask = scheme.groups.mask(sizes, frame_mask)
         filled = None if mask is None else mask.any(axis=2)  # [b, G]
         return cls + masked_mean(group_cls, filled, keepdims=True), frame_cls  # [B, G, D] -> [B, 1, D]
 
     @nn.nowrap
     def _mlp(self, tokens: Mapping[str, Array | None], request: Request) -> dict[str, Any]:
-        """Tokens by name after the MLP (equation 9), with one drop for a clip's, or a frame's, CLS and patches together."""
+        """Apply the MLP to tokens by name (equation 9), dropping a row's CLS and patches together."""
         scheme, norm = SCHEMES[self.attention_type], self._norm("norm2")
         mlp = Mlp(
             mlp_width(self.embed_dim, self.mlp_ratio),
@@ -208,7 +234,7 @@ class Block(nn.Module):
     def _mix(
         self, attention: Attention, tokens: Array, mask: Array | None, queries: slice, request: Request
     ) -> tuple[Float[Array, "B G Q h d"], Array | None]:
-        """The heads' mixtures of values, and the weights as the caller asked for them."""
+        """Return the values mixed by each head, and the weights in the requested form."""
         wanted = bool(request.with_attention)
         mixed, weights = attention.mix(tokens, mask, queries=queries, train=request.train, with_weights=wanted)
         if weights is None or not wanted:
@@ -217,7 +243,7 @@ class Block(nn.Module):
 
     @nn.nowrap
     def _drop(self, request: Request, *residuals: Array, rows: int = 2) -> tuple[Array, ...]:
-        """Stochastic depth over the residuals' first `rows` axes, one draw for all of them."""
+        """Apply stochastic depth over the first `rows` axes, with one draw for all residuals."""
         if request.drop_path_rate is None:
             return residuals
         scale = drop_path_scale(self.make_rng("dropout"), request.drop_path_rate, residuals[0].shape[:rows], self.dtype)
@@ -225,12 +251,12 @@ class Block(nn.Module):
 
 
 def _lead_by_cls(cls: Float[Array, "B F D"], groups: Float[Array, "B G L D"]) -> Float[Array, "B G 1+L D"]:
-    """Each group with a copy of the clip's (or its frame's) CLS in front."""
+    """Prepend a copy of the clip's (or its frame's) CLS to every group."""
     batch, num_groups, _, dim = groups.shape
     copies = jnp.broadcast_to(cls, (batch, num_groups, dim))[:, :, None]  # [B, F, D] -> [B, G, 1, D]
     return jnp.concatenate([copies, groups], axis=2)
 
 
 def _seen_cls(mask: Bool[Array, "b G L"] | None) -> Bool[Array, "b G 1+L"] | None:
-    """The mask of groups that a CLS leads: everyone sees it."""
+    """Extend a mask to groups with a leading CLS, which is never masked."""
     return None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (1, 0)), constant_values=True)

@@ -1,4 +1,4 @@
-"""What a model's fields and input must be: each check ends in one sentence."""
+"""Checks of a model's fields and input, each of which raises `InputError` with the value and the remedy."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
@@ -10,21 +10,31 @@ from timesformer_jax.modeling.schemes import SCHEMES
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) of a size that may be given as one number."""
+    """Return (height, width) of a size given as one number or as a pair."""
     sides = (size, size) if isinstance(size, Integral) else size
     if not isinstance(sides, Sequence) or len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
-        raise InputError(f"image_size must be pixels, or (height, width) in pixels, got {size!r}.")
+        raise InputError(f"image_size must be an int or (height, width), in pixels, got {size!r}.")
     return int(sides[0]), int(sides[1])
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """`value` is one of `choices`."""
+    """Raise `InputError` if `value` is not one of `choices`."""
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
 def check_patches(name: str, height: int, width: int, patch_size: int) -> None:
-    """Height and width are whole numbers of patches."""
+    """Check that a size is a whole number of patches.
+
+    Args:
+        name: Name of the size in the error message.
+        height: Height in pixels.
+        width: Width in pixels.
+        patch_size: Side of the patches in pixels.
+
+    Raises:
+        InputError: If height or width is not a positive multiple of `patch_size`.
+    """
     if height < patch_size or width < patch_size or height % patch_size or width % patch_size:
         smaller = max(patch_size, min(height, width) // patch_size * patch_size)
         raise InputError(
@@ -34,15 +44,19 @@ def check_patches(name: str, height: int, width: int, patch_size: int) -> None:
 
 
 def check_implementations(given: Any, attention_type: str, attention_dropout_rate: float) -> None:
-    """`given` is a key of `IMPLEMENTATIONS`, or one for each of some steps of the scheme, and can drop weights if it must."""
+    """Check `attention_implementation`.
+
+    Raises `InputError` unless it is a key of `IMPLEMENTATIONS`, or a mapping from steps of the scheme to keys, and supports
+    dropout of attention weights if that is enabled.
+    """
     if not isinstance(given, str | Mapping):
-        raise InputError(f"attention_implementation must be a name, or one for each attention step, got {given!r}.")
+        raise InputError(f"attention_implementation must be a name or map attention steps to names, got {given!r}.")
     for step, implementation in given.items() if isinstance(given, Mapping) else [(None, given)]:
         if step is not None:
             check_choice("A key of attention_implementation", step, SCHEMES[attention_type].steps)
         check_choice("attention_implementation", implementation, IMPLEMENTATIONS)
         if attention_dropout_rate > 0 and implementation not in ("auto", "xla"):
             raise InputError(
-                f"attention_dropout_rate works with attention_implementation 'auto' or 'xla', got {implementation!r}: use "
-                "one of them, or 0."
+                f"attention_dropout_rate needs attention_implementation 'auto' or 'xla', got {implementation!r}: use one of "
+                "them, or attention_dropout_rate=0."
             )

@@ -1,4 +1,4 @@
-"""A model as plain values that JSON can hold, and back: what stands beside its weights."""
+"""Conversion between a model and the JSON description that accompanies its weights."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,24 +11,26 @@ NOT_OF_THE_WEIGHTS = frozenset(
     {"drop_path_rate", "dropout_rate", "attention_dropout_rate", "initialization", "dtype"}
     | {"remat", "attention_implementation", "parent", "name"}
 )
-"""Fields of the model that may differ between a checkpoint and the model that goes on from it."""
+"""Fields that may differ between a checkpoint and the model that resumes from it."""
 
 _FIELDS = {field.name: field.default for field in dataclasses.fields(TimeSformer) if field.name not in NOT_OF_THE_WEIGHTS}
 
 
 def describe_model(model: TimeSformer) -> dict[str, Any]:
-    """The fields that decide what a model's weights mean, as JSON."""
+    """Return, as JSON values, the fields that determine what a model's weights mean."""
     fields = {name: getattr(model, name) for name in _FIELDS}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def complete_description(description: Mapping[str, Any]) -> dict[str, Any]:
-    """A description that may be older than some fields, which then have their defaults: they did not exist.
+    """Fill in the defaults of fields that did not exist yet when a description was written.
 
-    Raises `InputError` for fields that don't exist here.
+    Raises `InputError` if the description has unknown fields.
     """
     unknown = sorted(description.keys() - _FIELDS.keys())
     if unknown:
-        raise InputError(f"This checkpoint is of a newer version of timesformer_jax: it has {', '.join(unknown)}.")
+        raise InputError(
+            f"This checkpoint was written by a newer version of timesformer_jax: its field(s) {', '.join(unknown)} are unknown."
+        )
     defaults = {name: default for name, default in _FIELDS.items() if default is not dataclasses.MISSING}
     return {**defaults, **description}

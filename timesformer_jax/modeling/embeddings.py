@@ -1,4 +1,4 @@
-"""From pixels to tokens: patches, the two position embeddings, and their resizing to another input size (equation 1)."""
+"""Patch embedding, and position embeddings resized to other input sizes (equation 1)."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,15 @@ from timesformer_jax.modeling.initialization import torch_convolution_bias, torc
 
 
 class PatchEmbed(nn.Module):
-    """Cuts every frame into patches and maps each to a token: `[B, T, H, W, C] -> [B, T, H/P, W/P, D]`.
+    """Linear embedding of non-overlapping patches: `[B, T, H, W, C] -> [B, T, H/P, W/P, D]`.
 
-    The kernel is a convolution's `[P, P, C, D]`, whose stride is its size; as a matrix product it needs no convolution.
+    The kernel has a convolution's shape, `[P, P, C, D]`. Since its stride equals its size, a matrix product replaces the
+    convolution.
+
+    Attributes:
+        patch_size: Patch side P in pixels.
+        embed_dim: Token width D.
+        dtype: Dtype of the computation. Parameters are float32.
     """
 
     patch_size: int
@@ -45,23 +51,37 @@ RESIZES: dict[str, tuple[Weights, Weights]] = {
     "linear": (linear, linear),
     "bicubic": (linear, cubic),
 }
-"""`resize` -> how to resize in time and in space: (old length, new length) -> weights `[new, old]`. "nearest" is official."""
+"""Maps `resize` to its interpolations in time and in space, each (old length, new length) -> weights `[new, old]`.
+
+"nearest" is the official code's mode.
+"""
 
 
 def resize_position_embedding(
     embedding: Float[Array | ndarray, "1 tokens D"], grid: tuple[int, int], new_grid: tuple[int, int], resize: str = "nearest"
 ) -> Float[Array, "1 new_tokens D"]:
-    """The space embedding `[1, 1 + h w, D]` for another patch grid, by a way of `RESIZES`; the CLS entry is kept.
+    """Resize a space embedding `[1, 1 + h w, D]` to another patch grid, leaving the CLS entry unchanged.
 
-    The official code resizes only where the *number* of patches differs and assumes a square grid, so a 2 x 8 grid would
-    silently use a 4 x 4 grid's layout; here the grid itself decides. Source: official `models/vit.py`, `forward_features`.
+    The official code resizes only if the *number* of patches differs, and assumes a square grid, so a 2 x 8 grid would
+    silently use the layout of a 4 x 4 grid. Here the grids themselves are compared.
+
+    Source: official `models/vit.py`, `forward_features`.
+
+    Args:
+        embedding: The CLS entry, followed by the entries of the patches, row-major.
+        grid: Rows and columns of the embedding.
+        new_grid: Rows and columns of the result.
+        resize: A key of `RESIZES`.
+
+    Returns:
+        The embedding of `new_grid`.
     """
     if grid == new_grid:
         return jnp.asarray(embedding)
     _, in_space = RESIZES[resize]
     rows, columns = (in_space(old, new).astype(np.float32) for old, new in zip(grid, new_grid, strict=True))
     patches = embedding[:, 1:].reshape(1, *grid, -1)
-    # In full precision: with "nearest" the entries are copied as they are.
+    # Full precision, so that "nearest" copies entries exactly.
     resized = jnp.einsum("yh,xw,bhwd->byxd", rows, columns, patches, precision="highest")
     return jnp.concatenate([embedding[:, :1], resized.reshape(1, -1, embedding.shape[-1])], axis=1)
 
@@ -69,7 +89,7 @@ def resize_position_embedding(
 def resize_time_embedding(
     embedding: Float[Array | ndarray, "1 T D"], num_frames: int, resize: str = "nearest"
 ) -> Float[Array, "1 new_T D"]:
-    """The time embedding `[1, T, D]` for another number of frames, by a way of `RESIZES`."""
+    """Resize a time embedding `[1, T, D]` to another number of frames; `resize` is a key of `RESIZES`."""
     if embedding.shape[1] == num_frames:
         return jnp.asarray(embedding)
     in_time, _ = RESIZES[resize]

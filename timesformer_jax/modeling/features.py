@@ -1,4 +1,4 @@
-"""What the model can tell of a clip besides its logits."""
+"""Features and attention maps that the model returns besides logits."""
 
 from typing import NamedTuple
 
@@ -10,13 +10,19 @@ from timesformer_jax.modeling.schemes import Grouping
 
 @struct.dataclass
 class AttentionMap:
-    """Who looks at whom in one attention step of every block.
+    """Attention weights of one attention step in every block, with named axes.
 
-    `weights` has the named `axes`: "block", "batch", what the groups are counted along ("time" where each frame is a group),
-    "head" (unless their mean was asked for), "query", "key"; over the keys they sum to 1. Queries and keys run over `tokens`,
-    row-major, such as ("height", "width"), behind `cls_queries` and `cls_keys` (0 or 1) entries for the CLS. Where an axis
-    doesn't divide ("height_half", "time_parity"), the groups are padded. Padded and masked keys have weight 0; padded and
-    masked queries mean nothing.
+    If an axis is split into groups of unequal size ("height_half", "time_parity"), the groups are padded. Padded and masked
+    keys have weight 0. The rows of padded and masked queries are meaningless.
+
+    Attributes:
+        weights: Attention weights, which sum to 1 over the keys.
+        axes: Names of the axes of `weights`: "block", "batch", the axes that number the groups ("time" if each frame is a
+            group), "head" (unless the mean over heads was requested), "query" and "key".
+        tokens: Axes of the clip that the queries and keys of a group run over in row-major order, such as
+            ("height", "width").
+        cls_queries: Number of leading queries that are the CLS, 0 or 1.
+        cls_keys: Number of leading keys that are the CLS, 0 or 1.
     """
 
     weights: Float[Array, "depth B *groups Q L"]
@@ -27,30 +33,32 @@ class AttentionMap:
 
 
 class Tokens(NamedTuple):
-    """The residual stream after every block, before any LayerNorm."""
+    """Residual stream after every block, before any LayerNorm."""
 
     cls: Float[Array, "depth B F D"]
-    """F is 1, or the number of frames where each has its own (`space_only`)."""
+    """CLS tokens: F = 1 per clip, or one per frame (`space_only`)."""
     patches: Float[Array, "depth B T h w D"]
+    """Patch tokens of T frames."""
 
 
 class Features(NamedTuple):
-    """What the model knows of a clip before the classifier; the first three after the last LayerNorm.
+    """Features of a batch of clips; `cls`, `frame_cls` and `patches` are taken after the final LayerNorm.
 
-    The entries of frames that `frame_mask` leaves out mean nothing.
+    Entries of masked frames are meaningless.
     """
 
     cls: Float[Array, "B D"]
-    """The clip's CLS token: what the classifier reads."""
+    """The clip's CLS token, which is the classifier's input."""
     frame_cls: Float[Array, "B T D"] | None
-    """The CLS as it is in each frame, before the last block's mean over frames; None for `joint_space_time` and `local_global`,
-    whose groups mix frames (`patches.mean((2, 3))` serves there)."""
+    """The CLS in each frame, before the last block's mean over frames. None for `joint_space_time` and `local_global`, whose
+    groups mix frames; use `patches.mean((2, 3))` there."""
     patches: Float[Array, "B T h w D"]
-    """Every patch's token, at its place in the clip."""
+    """Patch tokens, at their positions in the clip."""
     blocks: Tokens | None
-    """Every block's output, if asked for."""
+    """The output of every block, if requested."""
     attention: dict[str, AttentionMap] | None
-    """Attention step ("temporal", "spatial", ...: `SCHEMES[attention_type].steps`) -> its maps, if asked for."""
+    """Maps each attention step ("temporal", "spatial", ...; see `SCHEMES[attention_type].steps`) to its attention map, if
+    requested."""
 
 
 def name_attention(
@@ -61,7 +69,18 @@ def name_attention(
     cls_queries: int,
     cls_keys: int,
 ) -> AttentionMap:
-    """An attention step's weights with the axes of its groups apart, `sizes` being frames, rows and columns of patches."""
+    """Unflatten the group axis of an attention step's weights and name the axes.
+
+    Args:
+        weights: Weights with G groups in one axis, with or without an axis of heads.
+        grouping: The step's grouping of patches.
+        sizes: Numbers of frames, rows and columns of patches.
+        cls_queries: Number of leading queries that are the CLS, 0 or 1.
+        cls_keys: Number of leading keys that are the CLS, 0 or 1.
+
+    Returns:
+        The attention map.
+    """
     groups, tokens = grouping.names()
     depth, batch, _, *rest = weights.shape
     return AttentionMap(

@@ -1,4 +1,4 @@
-"""Two linear layers in a row are one: an extra attention step's projection and the layer that ends it (`temporal_fc`)."""
+"""Folding of an extra attention step's projection into the linear layer that follows it (`temporal_fc`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +12,13 @@ Params = Mapping[str, Any]
 
 
 def fold_for_inference(params: Params) -> dict[str, Any]:
-    """The same function with fewer multiply-adds: the parameters of a `TimeSformer`, for the same `model.apply`.
+    """Fold a `TimeSformer`'s parameters, so that the same `model.apply` gives the same outputs with fewer multiply-adds.
 
-    Each `<name>_attn/proj` is multiplied into `<name>_fc`, whose kernel becomes `[heads, head_dim, D]`. Between the two stands
-    nothing but, in training, stochastic depth and dropout: folded parameters are refused there. Stacked and per-block
-    parameters will do; a scheme without extra steps has nothing to fold and comes back as it is.
+    Each `<name>_attn/proj` is multiplied into `<name>_fc`, whose kernel becomes `[heads, head_dim, D]`. In training,
+    stochastic depth and dropout act between the two layers, so a model refuses to train with folded parameters. Stacked and
+    per-block parameters are both accepted. Parameters of a scheme without extra steps are returned unchanged.
 
-    Raises `InputError` for a tree without blocks.
+    Raises `InputError` if the tree has no blocks.
     """
     if not any(name.startswith("blocks") for name in params):
         raise InputError(f'Expected a model\'s parameters, variables["params"], with its blocks; got {", ".join(params)}.')
@@ -29,7 +29,7 @@ def _fold_block(block: Params) -> dict[str, Any]:
     folded = dict(block)
     for name in [name.removesuffix("_fc") for name in block if name.endswith("_fc")]:
         attention = dict(block[f"{name}_attn"])
-        if "proj" not in attention:  # folded already
+        if "proj" not in attention:  # already folded
             continue
         folded[f"{name}_attn"] = attention
         folded[f"{name}_fc"] = _compose(attention.pop("proj"), block[f"{name}_fc"])
@@ -37,7 +37,10 @@ def _fold_block(block: Params) -> dict[str, Any]:
 
 
 def _compose(first: Params, second: Params) -> dict[str, Array]:
-    """y = (x A + a) B + b = x (A B) + (a B + b); in full precision, since it is done once."""
+    """Compose two linear layers: (x A + a) B + b = x (A B) + (a B + b).
+
+    Computed in full precision, since it runs only once.
+    """
     kernel = jnp.einsum("...hdk,...kD->...hdD", first["kernel"], second["kernel"], precision="highest")
     bias = jnp.einsum("...k,...kD->...D", first["bias"], second["kernel"], precision="highest") + second["bias"]
     return {"kernel": kernel, "bias": bias}

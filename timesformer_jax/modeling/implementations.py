@@ -1,4 +1,4 @@
-"""Implementations of attention within groups, one table, and the one that is chosen automatically."""
+"""Implementations of attention within groups, and the automatic choice among them."""
 
 import functools
 from collections.abc import Callable
@@ -12,22 +12,25 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.modeling.kernels.fused_attention import LONGEST, fits, fused_attention
 
 Mask = Bool[Array, "b G L"] | None
-"""False for tokens that are excluded as keys (b is 1 if all clips are alike); None if there are none."""
+"""False for tokens excluded as keys (b = 1 if all clips have the same mask); None if no token is excluded."""
 
 
 class Projections(NamedTuple):
-    """Equations 2 to 4, not yet computed: every implementation wants its queries, keys and values in another form."""
+    """Inputs and parameters of equations 2 to 4, from which each implementation computes q, k and v in its own layout."""
 
     x: Float[Array, "B G L D"]
+    """G groups of L tokens."""
     kernel: Float[Array, "D 3 h d"]
+    """Packed kernel of the query, key and value projections."""
     bias: Float[Array, "3 h d"]
+    """Packed bias of the projections."""
 
     def heads_first(self, queries: slice = slice(None)) -> tuple[Array, Array, Array]:
-        """Query `[B, G, h, Q, d]`, divided by sqrt(d), for the tokens of the slice `queries`; key and value `[B, G, h, L, d]`.
+        """Return the query `[B, G, h, Q, d]`, divided by sqrt(d), and key and value `[B, G, h, L, d]`.
 
-        The parameters are packed, these products are not: each stands with its heads in front of the tokens, as the batched
-        products that follow want it, and its gradient need not be put together again. On XLA:CPU that takes 0.8 of the packed
-        product's time in attention over time.
+        Only the tokens in the slice `queries` are projected to queries. The parameters are packed, but the three products are
+        separate: each has its heads before its tokens, as the batched products that follow expect, and no gradients need to be
+        concatenated. On XLA:CPU this takes 0.8 of the packed product's time in temporal attention.
         """
 
         @jax.named_scope("qkv")
@@ -38,7 +41,7 @@ class Projections(NamedTuple):
 
     @jax.named_scope("qkv")
     def tokens_first(self, pad: int = 0) -> tuple[Array, Array, Array]:
-        """Query, key and value `[B, G, L + pad, h, d]`, as they are in memory; `pad` tokens of zeros are added first."""
+        """Return query, key and value `[B, G, L + pad, h, d]`, with `pad` tokens of zeros appended to the input."""
         x = jnp.pad(self.x, ((0, 0), (0, 0), (0, pad), (0, 0)))
 
         def project(which: int) -> Array:
@@ -48,7 +51,7 @@ class Projections(NamedTuple):
 
     @jax.named_scope("qkv")
     def packed(self) -> Float[Array, "B G L 3 h d"]:
-        """One product for all three, to which the bias is still to be added."""
+        """Return query, key and value as one product, without the bias."""
         dim, *rest = self.kernel.shape
         return (self.x @ self.kernel.reshape(dim, -1)).reshape(*self.x.shape[:-1], *rest)
 
@@ -56,37 +59,47 @@ class Projections(NamedTuple):
 def attention_weights(
     query: Float[Array, "B G h Q d"], key: Float[Array, "B G h L d"], mask: Mask
 ) -> Float[Array, "B G h Q L"]:
-    """The softmax of equations 5 and 6, in float32; `query` is scaled already."""
+    """Compute the softmax of equations 5 and 6 in float32; `query` must already be scaled."""
     scores = jnp.matmul(query, key.swapaxes(-1, -2), preferred_element_type=jnp.float32)
     if mask is not None:
-        # Finite, so that a group that is masked whole gives numbers (which nobody reads) and not NaN.
+        # Finite, so that fully masked groups give (unused) numbers instead of NaN.
         scores = jnp.where(mask[:, :, None, None, :], scores, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)
 
 
 def mix(query: Array, key: Array, value: Array, mask: Mask) -> Array:
-    """The whole matrix of weights at once: `[B, G, h, Q, d]`."""
+    """Mix the values with the full matrix of weights.
+
+    Args:
+        query: Scaled queries `[B, G, h, Q, d]`.
+        key: Keys `[B, G, h, L, d]`.
+        value: Values `[B, G, h, L, d]`.
+        mask: False for tokens excluded as keys; None if no token is excluded.
+
+    Returns:
+        Mixed values `[B, G, h, Q, d]`.
+    """
     return jnp.matmul(attention_weights(query, key, mask).astype(value.dtype), value)
 
 
 def _xla(qkv: Projections, mask: Mask, queries: slice) -> Array:
-    """The whole matrix of weights at once."""
+    """Materialize the full matrix of weights."""
     return mix(*qkv.heads_first(queries), mask).swapaxes(2, 3)
 
 
 _CHUNK = 2**22
-"""How many weights of one head in one clip "chunked" holds at a time."""
+"""Number of weights of one head in one clip that "chunked" holds at a time."""
 
 
 def _chunked(qkv: Projections, mask: Mask, queries: slice) -> Array:
-    """Some queries at a time, so that the memory grows with the number of tokens and not with its square.
+    """Process the queries in chunks, so that memory grows linearly, not quadratically, with the number of tokens.
 
-    Each chunk's weights are computed again in the backward pass.
+    The backward pass recomputes each chunk's weights.
     """
     query, key, value = qkv.heads_first(queries)
     batch, groups, heads, num_queries, head_dim = query.shape
     num_chunks = min(-(-groups * num_queries * key.shape[3] // _CHUNK), num_queries)
-    chunk = -(-num_queries // num_chunks)  # of equal size, so that little is filled up
+    chunk = -(-num_queries // num_chunks)  # chunks of equal size need the least padding
     some_queries = jax.checkpoint(lambda some: mix(some, key, value, mask), prevent_cse=num_chunks == 1)
     if num_chunks == 1:
         return some_queries(query).swapaxes(2, 3)
@@ -97,14 +110,14 @@ def _chunked(qkv: Projections, mask: Mask, queries: slice) -> Array:
 
 
 def _cudnn(qkv: Projections, mask: Mask, queries: slice) -> Array:
-    """cuDNN's fused attention: never the whole matrix of weights, on NVIDIA GPUs and in half precision only."""
+    """Use cuDNN's fused attention, which never materializes the weights; NVIDIA GPUs and half precision only."""
     if not _takes_cudnn(qkv, mask):
         raise InputError(
             "attention_implementation 'cudnn' needs an NVIDIA GPU, dtype bfloat16 or float16, a head size (embed_dim / "
-            f"num_heads) that 8 divides, at most 128, and neither frame masks nor padded groups; {_got(qkv, mask)}. "
+            f"num_heads) that is a multiple of 8 up to 128, and neither frame masks nor padded groups; {_got(qkv, mask)}. "
             "Use 'auto', 'xla' or 'chunked'."
         )
-    # JAX refuses to differentiate odd lengths, so they are padded by a token that is told to be none.
+    # JAX refuses to differentiate odd lengths, so they are padded by one token, which the sequence lengths exclude.
     batch, groups, length, _ = qkv.x.shape
     padding = length % 2
     rows = [x.reshape(-1, *x.shape[2:]) for x in qkv.tokens_first(padding)]  # [B, G, L, h, d] -> [B G, L, h, d]
@@ -121,12 +134,12 @@ def _cudnn(qkv: Projections, mask: Mask, queries: slice) -> Array:
 
 
 def _got(qkv: Projections, mask: Mask) -> str:
-    """For errors: dtype, head size, tokens of a group, and whether there is a mask."""
+    """Describe dtype, head size, group length and mask for error messages."""
     return f"got {qkv.x.dtype}, {qkv.kernel.shape[-1]}, {qkv.x.shape[2]}, {'no mask' if mask is None else 'a mask'}"
 
 
 def has_cudnn() -> bool:
-    """Whether this process can trace cuDNN's attention: JAX asks for the library and the card already then."""
+    """Return True if this process can trace cuDNN's attention: JAX needs the library and the GPU as early as tracing."""
     try:
         return bool(jax.devices("cuda"))
     except RuntimeError:
@@ -139,7 +152,7 @@ def _takes_cudnn(qkv: Projections, mask: Mask) -> bool:
 
 
 def _fused(qkv: Projections, mask: Mask, queries: slice) -> Array:
-    """Our own kernel for short groups on GPUs in half precision; elsewhere the same operations one by one, for tests."""
+    """Use our own kernel for short groups on GPUs, in half precision; interpret it on other devices, for tests."""
     if not _takes_fused(qkv, mask):
         raise InputError(
             "attention_implementation 'fused' needs dtype bfloat16 or float16, a head size (embed_dim / num_heads) of 16, 32, "
@@ -157,7 +170,7 @@ def _takes_fused(qkv: Projections, mask: Mask) -> bool:
 
 
 def _auto(qkv: Projections, mask: Mask, queries: slice) -> Array:
-    """The first row of `AUTOMATIC` that can, chosen where the program is compiled for a device, not where it is traced."""
+    """Use the first applicable row of `AUTOMATIC`, chosen when the program is lowered for a platform, not when it is traced."""
 
     def chosen(platform: str) -> Callable[[Projections], Array]:
         name = next(name for where, name, takes in AUTOMATIC if where in (platform, "any") and takes(qkv, mask))
@@ -173,7 +186,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Projections, Mask, slice], Array]] = {
     "cudnn": _cudnn,
     "fused": _fused,
 }
-"""Name -> (what gives queries, keys and values, mask, which tokens ask) -> mixture of values `[B, G, Q, h, d]`."""
+"""Maps a name to its implementation: (projections, mask, slice of queries) -> mixed values `[B, G, Q, h, d]`."""
 
 
 def _is_long(qkv: Projections, mask: Mask) -> bool:
@@ -186,4 +199,4 @@ AUTOMATIC: tuple[tuple[str, str, Callable[[Projections, Mask], bool]], ...] = (
     ("any", "chunked", _is_long),
     ("any", "xla", lambda qkv, mask: True),
 )
-"""(platform, implementation, where it works): what "auto" takes, the fastest first by `docs/performance.md`."""
+"""Candidates of "auto", fastest first according to `docs/performance.md`: (platform, implementation, condition)."""

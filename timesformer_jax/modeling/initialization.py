@@ -1,4 +1,4 @@
-"""How fresh parameters are drawn: the official way, and one that learns motion without a pretrained image model."""
+"""Initializations of new parameters: the official one, and one that learns motion without pretrained weights."""
 
 from typing import NamedTuple
 
@@ -8,22 +8,25 @@ from jax.nn import initializers
 
 
 class Initialization(NamedTuple):
-    """The distributions that differ between the rows of `INITIALIZATIONS`."""
+    """Distributions that differ between the rows of `INITIALIZATIONS`."""
 
     linear: Initializer
-    """Kernels of every linear layer but the next one's."""
+    """Kernels of all linear layers except those of `extra_step_output`."""
     extra_step_output: Initializer
-    """Kernel of the layer that ends an extra attention step (`temporal_fc`)."""
+    """Kernel of the last layer of an extra attention step (`temporal_fc`)."""
     cls_token: Initializer
+    """CLS token."""
     pos_embed: Initializer
+    """Space embedding."""
     time_embed: Initializer
+    """Time embedding."""
 
 
 _OFFICIAL_NORMAL = initializers.normal(0.02)
 
 INITIALIZATIONS: dict[str, Initialization] = {
-    # The official code truncates at +-2, which is 100 standard deviations: a plain normal. `temporal_fc` is zero in
-    # *every* block, so a fresh model with an image transformer's weights is that image transformer, frame by frame.
+    # The official code truncates at +-2, which is 100 standard deviations, so a plain normal is equivalent. `temporal_fc` is
+    # zero in *every* block, so a new model with an image transformer's weights applies that transformer frame by frame.
     "official": Initialization(
         linear=_OFFICIAL_NORMAL,
         extra_step_output=initializers.zeros,
@@ -31,8 +34,8 @@ INITIALIZATIONS: dict[str, Initialization] = {
         pos_embed=_OFFICIAL_NORMAL,
         time_embed=initializers.zeros,
     ),
-    # With zero (or 0.02) time embeddings a model that starts from nothing can't tell the order of the frames until the
-    # embeddings have grown, and little makes them grow. Large ones make order visible from the first step.
+    # With zero (or 0.02) time embeddings, a model without pretrained weights can't distinguish the order of frames until the
+    # embeddings have grown, and little drives that growth. Large embeddings make the order visible from the first step.
     "from_scratch": Initialization(
         linear=initializers.xavier_uniform(),
         extra_step_output=initializers.xavier_uniform(),
@@ -41,14 +44,14 @@ INITIALIZATIONS: dict[str, Initialization] = {
         time_embed=initializers.normal(0.7),
     ),
 }
-"""`initialization` -> distributions. `official`: for pretrained weights. `from_scratch`: for training without any."""
+"""Maps `initialization` to its distributions: "official" for pretrained weights, "from_scratch" for training without any."""
 
 
 def torch_convolution_bias(fan_in: int) -> Initializer:
-    """Bias of PyTorch's default convolution, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which the official patch embedding keeps."""
+    """Initializer of PyTorch's convolution biases, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), used by the official patch embedding."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 torch_convolution_kernel: Initializer = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""Kernel of PyTorch's default convolution (Kaiming uniform with a = sqrt(5)), which the official patch embedding keeps."""
+"""Initializer of PyTorch's convolution kernels (Kaiming uniform with a = sqrt(5)), used by the official patch embedding."""

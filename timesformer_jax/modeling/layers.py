@@ -1,4 +1,4 @@
-"""The block's smaller building stones: LayerNorm, the MLP, stochastic depth and a mean that leaves things out."""
+"""Building blocks of `Block`: activations, LayerNorm, the MLP, stochastic depth and a masked mean."""
 
 import functools
 import math
@@ -15,9 +15,9 @@ from timesformer_jax._typing import Array, Bool, Float, PRNGKeyArray
 
 @jax.custom_jvp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The exact GELU, `x * Phi(x)` with the normal distribution's Phi by erf, in float32, as `x.dtype`.
+    """Exact GELU, `x * Phi(x)` with Phi the normal CDF, computed by erf in float32 and returned as `x.dtype`.
 
-    `jax.nn.gelu(approximate=False)` goes through erfc, which costs several times as much, and keeps more for the backward pass.
+    `jax.nn.gelu(approximate=False)` uses erfc, which is several times as expensive, and saves more for the backward pass.
     """
     wide = x.astype(jnp.float32)
     return (wide * _normal_cdf(wide)).astype(x.dtype)
@@ -29,7 +29,7 @@ def _normal_cdf(x: Array) -> Array:
 
 @gelu.defjvp
 def _gelu_derivative(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Array, Array]:
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # keeps x alone
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # saves only x for the backward pass
     def derivative(x: Array, dx: Array) -> Array:
         wide = x.astype(jnp.float32)
         density = math.sqrt(0.5 / math.pi) * jnp.exp(-0.5 * wide * wide)
@@ -43,14 +43,20 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
-"""`activation` -> the MLP's non-linearity: exact (erf), as in the official code; by tanh, as in the JAX image transformers;
-by a sigmoid, as in OpenAI's CLIP."""
+"""Maps `activation` to the MLP's non-linearity.
+
+"gelu" is exact (erf), as in the official code; "gelu_tanh" approximates it by tanh, as in the JAX image transformers;
+"quick_gelu" by a sigmoid, as in OpenAI's CLIP.
+"""
 
 
 class LayerNorm(nn.Module):
-    """The official LayerNorm: epsilon 1e-6 unless told otherwise, the variance by the two-pass formula as in PyTorch.
+    """LayerNorm of the official code, with the variance computed in two passes, as in PyTorch.
 
     Computed in float32 and returned in the input's dtype.
+
+    Attributes:
+        epsilon: Added to the variance; the official code uses the default.
     """
 
     epsilon: float = 1e-6
@@ -66,10 +72,19 @@ class LayerNorm(nn.Module):
 def layer_norm(
     epsilon: float, x: Float[Array, "*tokens D"], scale: Float[Array, "D"], bias: Float[Array, "D"]
 ) -> Float[Array, "*tokens D"]:
-    """LayerNorm over the last axis: `(x - mean) / sqrt(variance + epsilon) * scale + bias`, in float32, as `x.dtype`.
+    """Normalise the last axis: `(x - mean) / sqrt(variance + epsilon) * scale + bias`, in float32, returned as `x.dtype`.
 
-    Its derivative is written out, so that the backward pass keeps `x` and two numbers a token, and reads each twice; left to
-    itself, automatic differentiation keeps float32 copies and takes the sums in many pieces.
+    The custom derivative saves only `x` and two numbers per token for the backward pass, and reads each twice. Automatic
+    differentiation would save float32 copies and split the sums into many pieces.
+
+    Args:
+        epsilon: Added to the variance.
+        x: Tokens.
+        scale: Multiplies the normalised tokens.
+        bias: Added after scaling.
+
+    Returns:
+        The normalised tokens.
     """
     mean, rate = _statistics(epsilon, x)
     return _affine(x, mean, rate, scale, bias)
@@ -80,12 +95,12 @@ def _affine(x: Array, mean: Array, rate: Array, scale: Array, bias: Array) -> Ar
 
 
 def _wide(channels: Array, x: Array) -> Array:
-    """`[D]` with as many axes as `x`."""
+    """Cast `[D]` to float32 and expand it to the rank of `x`."""
     return jax.lax.expand_dims(channels, range(x.ndim - 1))
 
 
 def _statistics(epsilon: float, x: Array) -> tuple[Array, Array]:
-    """Mean and 1 / standard deviation, `[*tokens, 1]`."""
+    """Return the mean and 1 / standard deviation, each `[*tokens, 1]`."""
     x = x.astype(jnp.float32)
     mean = x.mean(axis=-1, keepdims=True)
     return mean, jax.lax.rsqrt(jnp.square(x - mean).mean(axis=-1, keepdims=True) + epsilon)
@@ -100,7 +115,7 @@ def _layer_norm_derivative(epsilon: float, primals: tuple[Any, ...], tangents: t
     x, scale, bias = primals
     mean, rate = _statistics(epsilon, x)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # keeps its arguments, not what it makes of them
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # saves the arguments, not the intermediate values
     def derivative(x: Array, mean: Array, rate: Array, scale: Array, dx: Array, dscale: Array, dbias: Array) -> Array:
         normal, dx = _standardize(x, mean, rate), dx.astype(jnp.float32)
         dnormal = (dx - dx.mean(axis=-1, keepdims=True) - normal * (normal * dx).mean(axis=-1, keepdims=True)) * rate
@@ -110,14 +125,19 @@ def _layer_norm_derivative(epsilon: float, primals: tuple[Any, ...], tangents: t
 
 
 def mlp_width(dim: int, mlp_ratio: float) -> int:
-    """The hidden width: rounded down as in the official code, but not below the whole number that `mlp_ratio` stands for."""
-    return int(dim * mlp_ratio + 1e-3)  # 4304 / 1152 * 1152 is a little less than 4304
+    """Return the MLP's hidden width, rounded down as in the official code, but tolerant of floating-point error."""
+    return int(dim * mlp_ratio + 1e-3)  # 4304 / 1152 * 1152 is slightly less than 4304
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between them (equation 9): `[..., D] -> [..., D]`.
+    """Two linear layers with a non-linearity between them (equation 9): `[..., D] -> [..., D]`.
 
-    `activation` is a key of `ACTIVATIONS`. In training, dropout follows each layer.
+    Attributes:
+        hidden_dim: Width of the hidden layer.
+        kernel_init: Initializer of both kernels. Biases start at zero.
+        dtype: Dtype of the computation. Parameters are float32.
+        activation: A key of `ACTIVATIONS`.
+        dropout_rate: Dropout rate after each layer, in training.
     """
 
     hidden_dim: int
@@ -135,16 +155,25 @@ class Mlp(nn.Module):
 
 
 def drop_path_scale(key: PRNGKeyArray, rate: float | Float[Array, ""], rows: tuple[int, ...], dtype: Dtype) -> Array:
-    """What stochastic depth multiplies a residual by: 0 with probability `rate`, else 1 / (1 - rate); one draw per row.
+    """Draw the factors that stochastic depth applies to a residual: 0 with probability `rate`, else 1 / (1 - rate).
 
-    `rows` are the residual's leading axes that are dropped as one. Source: official `models/vit_utils.py`, `drop_path`.
+    Source: official `models/vit_utils.py`, `drop_path`.
+
+    Args:
+        key: Random key.
+        rate: Probability of dropping a row.
+        rows: Sizes of the residual's leading axes; each of their entries is dropped independently, as a whole.
+        dtype: Dtype of the factors.
+
+    Returns:
+        One factor per row, of shape `rows`.
     """
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
     return (jax.random.bernoulli(key, keep, rows).astype(jnp.float32) / keep).astype(dtype)
 
 
 def masked_mean(x: Float[Array, "B n D"], mask: Bool[Array, "b n"] | None, *, keepdims: bool = False) -> Array:
-    """The mean over n, `[B, D]` (or `[B, 1, D]`), of those that count; zero where none does."""
+    """Average the unmasked entries over n, giving `[B, D]` (or `[B, 1, D]`); zero if all are masked."""
     if mask is None:
         return x.mean(axis=1, keepdims=keepdims)
     counts = jnp.maximum(mask.sum(axis=1), 1).astype(x.dtype)[:, None, None]

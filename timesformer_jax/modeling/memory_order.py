@@ -1,4 +1,4 @@
-"""A word to the compiler about the order of an array in memory."""
+"""Layout constraint that keeps an array in row-major order in memory."""
 
 import functools
 import string
@@ -16,16 +16,16 @@ from timesformer_jax._typing import Array, Float
 
 
 def row_major(x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
-    """The same array, kept in memory token by token.
+    """Return `x` unchanged, constrained to be stored token by token.
 
-    Left to itself, XLA puts frames or places last for some of the residual stream, and turns it around between the layers. A
-    program that is exported (`jax.export`) goes without this word, which has no form that is sure to last.
+    Without the constraint, XLA stores parts of the residual stream with frames or locations last, and transposes it between
+    layers. Exported programs (`jax.export`) omit the constraint, because it has no stable serialized form.
     """
     return _row_major.bind(x)
 
 
 SPLIT = ("cuda", "cpu")
-"""Platforms where the constraint is known to work for arrays that are split over devices."""
+"""Platforms on which the constraint is known to work for sharded arrays."""
 
 
 def _lower(context: mlir.LoweringRuleContext, x: Any) -> Any:
@@ -39,7 +39,7 @@ def _lower(context: mlir.LoweringRuleContext, x: Any) -> Any:
 
 @functools.cache
 def _constrain_on_each_device(rank: int) -> Callable[[Array], Array]:
-    """The constraint for arrays of so many axes; XLA by itself would gather what it constrains."""
+    """Return the constraint for arrays of this rank, partitioned explicitly because XLA would gather sharded arrays."""
 
     def constrain(x: Array) -> Array:
         return with_layout_constraint(x, Layout(tuple(range(rank))))
@@ -54,7 +54,7 @@ def _constrain_on_each_device(rank: int) -> Callable[[Array], Array]:
 
 
 _row_major = Primitive("row_major")
-# JAX tells the devices only to operations that are known to need them while they are lowered.
+# JAX passes devices to a lowering rule only if the primitive is registered as needing them.
 dispatch.prim_requires_devices_during_lowering.add(_row_major)
 _row_major.def_impl(jax.jit(lambda x: x))
 _row_major.def_abstract_eval(lambda x: x)

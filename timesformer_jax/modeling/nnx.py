@@ -1,4 +1,4 @@
-"""The model as an NNX module."""
+"""Conversion of a model to an NNX module."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,16 +10,17 @@ from timesformer_jax.modeling.timesformer import TimeSformer
 
 
 def to_nnx(model: TimeSformer, variables: Mapping[str, Any]) -> Any:
-    """An `nnx.Module` with these parameters, through Flax's bridge: `module(video)` is `model.apply(variables, video)`.
+    """Convert a model to an `nnx.Module` through Flax's bridge, so that `module(video)` is `model.apply(variables, video)`.
 
-    Everything that `apply` takes works: `module(video, train=True, rngs=nnx.Rngs(dropout=0))`,
-    `module(video, method="features")`. Its state is `nnx.Param`s under the same names; `variables` are not copied.
+    All arguments of `apply` are supported, as in `module(video, train=True, rngs=nnx.Rngs(dropout=0))` and
+    `module(video, method="features")`. The module's state consists of `nnx.Param`s under the same names; arrays in
+    `variables` are not copied.
 
-    Raises `InputError` for something other than `{"params": ...}`.
+    Raises `InputError` if `variables` is not `{"params": ...}`.
     """
     if set(variables) != {"params"}:
         raise InputError(f'Expected variables, {{"params": ...}}, as model.init returns them; got {", ".join(variables)}.')
-    from flax import nnx  # brings optax, which `import timesformer_jax` shall not load
+    from flax import nnx  # imported here because it loads optax, which `import timesformer_jax` must not
 
     module = nnx.bridge.ToNNX(model)
     for name, value in nnx.bridge.variables.linen_vars_to_nnx_attrs(unfreeze(dict(variables))).items():

@@ -1,8 +1,8 @@
-"""The space-time attention schemes (paper section 3, Figures 1 and 2), as one table.
+"""Space-time attention schemes (paper section 3, Figures 1 and 2), as one table.
 
-Every scheme is the same block: zero or more *extra steps* in which the patches attend to each other inside groups, then
-the image transformer's own attention, in which the CLS token joins each group, then the MLP. A scheme is no more than the
-choice of groups, and a grouping is no more than a rule for each of the axes time, height and width.
+All schemes share the same block: zero or more *extra steps*, in which patches attend to each other within groups, then the
+image transformer's own attention, in which the CLS token joins each group, then the MLP. A scheme only chooses the groups,
+and a grouping is one rule for each of the axes time, height and width.
 """
 
 import math
@@ -16,10 +16,15 @@ from timesformer_jax._typing import Array, Bool, Float, Shaped
 
 
 class AxisRule(NamedTuple):
-    """How an axis of n places is dealt out: `count(n)` groups of `length(n)` places each, padded where n is too short.
+    """Rule that partitions an axis of n positions into groups of equal length, padded if n is too short.
 
-    Place i goes to group i // length if `blocks`, else to group i % count. `group` and `place` are the names that the two
-    get in an attention map ({} is the axis's own), None where there is never more than one.
+    Attributes:
+        count: Maps n to the number of groups.
+        length: Maps n to the number of positions per group.
+        group: Name of the axis of groups in an attention map, in which {} stands for the name of the original axis. None if
+            there is only ever one group.
+        place: Name of the axis of positions within a group, likewise. None if a group only ever has one position.
+        blocks: Whether groups are contiguous. Position i belongs to group i // length if so, else to group i % count.
     """
 
     count: Callable[[int], int]
@@ -34,24 +39,30 @@ def _half(n: int) -> int:
 
 
 TOGETHER = AxisRule(count=lambda n: 1, length=lambda n: n, group=None, place="{}")
-"""All places see each other."""
+"""One group of all positions."""
 APART = AxisRule(count=lambda n: n, length=lambda n: 1, group="{}", place=None)
-"""No place sees another."""
+"""One group per position."""
 HALVES = AxisRule(count=lambda n: 2, length=_half, group="{}_half", place="{}")
-"""The first half and the second half (the first is the longer one)."""
+"""The first and the second half; the first is longer if n is odd."""
 ALTERNATE = AxisRule(count=lambda n: 2, length=_half, group="{}_parity", place="{}", blocks=False)
-"""The even places and the odd places."""
+"""The even and the odd positions."""
 
 
 class Grouping(NamedTuple):
-    """Which patches see each other: those that the rules of all three axes put together."""
+    """Partition of a clip's patches into groups that attend within themselves.
+
+    Two patches share a group if the rules of all three axes place them in the same group.
+    """
 
     time: AxisRule
+    """Rule for the frames."""
     height: AxisRule
+    """Rule for the rows of patches."""
     width: AxisRule
+    """Rule for the columns of patches."""
 
     def split(self, patches: Shaped[Array, "B T h w D"]) -> Shaped[Array, "B G L D"]:
-        """`[B, T, h, w, D] -> [B, G, L, D]`: G groups of L patches, filled up with zeros where an axis doesn't divide."""
+        """Split patches into groups: `[B, T, h, w, D] -> [B, G, L, D]`, padded with zeros if an axis doesn't divide evenly."""
         batch, *sizes, dim = patches.shape
         padding = [(0, after) for after in self._padding(sizes)]
         patches = jnp.pad(patches, [(0, 0), *padding, (0, 0)])
@@ -60,7 +71,7 @@ class Grouping(NamedTuple):
         return patches.reshape(batch, math.prod(patches.shape[1:4]), math.prod(patches.shape[4:7]), dim)
 
     def merge(self, groups: Float[Array, "B G L D"], sizes: Sequence[int]) -> Float[Array, "B T h w D"]:
-        """The inverse of `split`, for so many frames, rows and columns."""
+        """Invert `split`; `sizes` are the numbers of frames, rows and columns."""
         batch, dim = groups.shape[0], groups.shape[-1]
         axes, order = self._layout(sizes)
         groups = groups.reshape(batch, *(axes[axis - 1] for axis in order), dim)
@@ -69,9 +80,9 @@ class Grouping(NamedTuple):
         return patches[:, : sizes[0], : sizes[1], : sizes[2]]
 
     def mask(self, sizes: Sequence[int], frame_mask: Bool[Array, "B T"] | None = None) -> Bool[Array, "b G L"] | None:
-        """Which places of the groups hold a patch of a frame that counts (all do by default); None where all do.
+        """Return a mask that is False for padding and for patches of masked frames; None if nothing is masked.
 
-        b is 1 where no `frame_mask` makes the clips differ.
+        Without a `frame_mask` all clips have the same mask, and b is 1.
         """
         if frame_mask is None:
             if not any(self._padding(sizes)):
@@ -81,25 +92,28 @@ class Grouping(NamedTuple):
         return self.split(places)[..., 0]
 
     def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What groups and places are counted along: (("time",), ("height", "width")) for the patches of a frame."""
+        """Return the names of the axes of groups and of positions: (("time",), ("height", "width")) if groups are frames."""
         axes = tuple(zip(self, ("time", "height", "width"), strict=True))
         groups = tuple(rule.group.format(axis) for rule, axis in axes if rule.group is not None)
         return groups, tuple(rule.place.format(axis) for rule, axis in axes if rule.place is not None)
 
     def counts(self, sizes: Sequence[int]) -> tuple[int, ...]:
-        """How many groups there are along each of the first `names`."""
+        """Return the number of groups along each axis of groups in `names`."""
         return tuple(rule.count(size) for rule, size in zip(self, sizes, strict=True) if rule.group is not None)
 
     @property
     def keeps_frames(self) -> bool:
-        """Whether no group mixes frames."""
+        """True if every group is confined to one frame."""
         return self.time is APART
 
     def _padding(self, sizes: Sequence[int]) -> list[int]:
         return [rule.count(size) * rule.length(size) - size for rule, size in zip(self, sizes, strict=True)]
 
     def _layout(self, sizes: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The six axes that the three are split into, and their order: groups first, places last (1 is the first axis)."""
+        """Return the sizes of the six axes that the three are split into, and their order: groups first, then positions.
+
+        The order counts axes from 1, because axis 0 is the batch.
+        """
         axes, groups, places = [], [], []
         for rule, size in zip(self, sizes, strict=True):
             count, length = rule.count(size), rule.length(size)
@@ -111,12 +125,16 @@ class Grouping(NamedTuple):
 
 
 class Scheme(NamedTuple):
-    """One row of the table.
+    """Row of `SCHEMES`.
 
-    `extra_steps`: name and groups of each attention step that the image transformer lacks, in order; its parameters are
-    `<name>_norm1`, `<name>_attn`, `<name>_fc`. `name` and `groups`: those of the image transformer's own attention.
-    `cls_per_frame`: each frame keeps a CLS of its own to the end (else one CLS a clip: it is copied into every group and
-    takes the mean of its copies' outputs). `time_embedding`: whether the model has one.
+    Attributes:
+        extra_steps: Name and grouping of each attention step that the image transformer lacks, in order. The step's
+            parameters are `<name>_norm1`, `<name>_attn` and `<name>_fc`.
+        name: Name of the image transformer's own attention step.
+        groups: Grouping of that step.
+        cls_per_frame: Whether each frame keeps its own CLS to the end. Otherwise a clip has one CLS, which is copied into
+            every group and updated by the mean of its copies' outputs.
+        time_embedding: Whether the model has a time embedding.
     """
 
     extra_steps: tuple[tuple[str, Grouping], ...]
@@ -127,7 +145,7 @@ class Scheme(NamedTuple):
 
     @property
     def steps(self) -> dict[str, Grouping]:
-        """All attention steps by name."""
+        """All attention steps of the scheme, by name."""
         return {**dict(self.extra_steps), self.name: self.groups}
 
 
@@ -140,23 +158,24 @@ QUARTERS = Grouping(time=TOGETHER, height=HALVES, width=HALVES)
 STRIDE_2 = Grouping(time=ALTERNATE, height=ALTERNATE, width=ALTERNATE)
 
 SCHEMES: dict[str, Scheme] = {
-    # Equations 11 and 6: a patch sees its own place in all frames, then its own frame.
+    # Equations 11 and 6: a patch attends to its own location in all frames, then to its own frame.
     "divided_space_time": Scheme((("temporal", SAME_PLACE),), "spatial", SAME_FRAME),
-    # Equation 5: a patch sees every patch of the clip.
+    # Equation 5: a patch attends to every patch of the clip.
     "joint_space_time": Scheme((), "joint", WHOLE_CLIP),
     # Equation 6 alone.
     "space_only": Scheme((), "spatial", SAME_FRAME, cls_per_frame=True, time_embedding=False),
-    # "L+G": a quarter of the picture in all frames, then the whole clip with stride 2 in time, height and width.
+    # "L+G": a quarter of the image in all frames, then the whole clip with stride 2 in time, height and width.
     "local_global": Scheme((("local", QUARTERS),), "global", STRIDE_2),
-    # "T+W+H": one axis after the other.
+    # "T+W+H": one axis after another.
     "axial": Scheme((("temporal", SAME_PLACE), ("width", SAME_ROW)), "height", SAME_COLUMN),
 }
-"""`attention_type` -> scheme (paper Table 1; official file `models/vit.py`, class `Block`, for the first three).
+"""Maps `attention_type` to its scheme (paper Table 1; official `models/vit.py`, class `Block`, for the first three).
 
-The last two were never released. The paper fixes their neighbourhoods (F x H/2 x W/2 patches, then stride 2; time, width,
-height), that each step has weights of its own and is a residual layer of its own, and, by Table 1's parameter counts, one
-extra step for L+G and two for axial. Chosen here, in analogy to divided attention: the local neighbourhood is one of four
-fixed windows, not one centred on each query; the global step attends within each of the eight residue classes; the extra
-steps come first, with a zero output layer, and the image transformer's own attention comes last and holds the CLS. Frame
-counts and grids that don't divide are padded; padding is masked, and a group with nothing but padding has no say in the CLS.
+The last two were never released. The paper specifies their neighbourhoods (F x H/2 x W/2 patches, then stride 2; time, width,
+height), separate weights and a separate residual connection for each step, and, through the parameter counts in Table 1, one
+extra step for L+G and two for axial. The remaining choices are ours, by analogy with divided attention: the local
+neighbourhood is one of four fixed windows, not a window centred on each query; the global step attends within each of the
+eight residue classes; extra steps come first, with a zero output layer; the image transformer's own attention comes last and
+includes the CLS. Frame counts and grids that don't divide evenly are padded. Padding is masked, and groups of only padding
+don't contribute to the CLS.
 """

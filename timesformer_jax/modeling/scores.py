@@ -1,4 +1,4 @@
-"""Scores of the classes, from logits: which function depends on whether a video has one label or any number."""
+"""Class scores from logits, for single-label and multi-label models."""
 
 from collections.abc import Callable
 
@@ -11,11 +11,11 @@ SCORES: dict[str, Callable[[Array], Array]] = {
     "softmax": lambda logits: jax.nn.softmax(logits, axis=-1),
     "sigmoid": jax.nn.sigmoid,
 }
-"""Objective -> logits to probabilities: "softmax" for models of one label a video, "sigmoid" for any number of labels."""
+"""Maps an objective to its function from logits to probabilities: "softmax" for single-label, "sigmoid" for multi-label."""
 
 
 def check_objective(objective: object) -> str:
-    """Return `objective`; raises `InputError` if it is not a key of `SCORES`."""
+    """Return `objective`. Raises `InputError` if it is not a key of `SCORES`."""
     if not isinstance(objective, str) or objective not in SCORES:
         raise InputError(f"objective must be one of {', '.join(SCORES)}, got {objective!r}.")
     return objective

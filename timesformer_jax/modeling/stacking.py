@@ -1,4 +1,4 @@
-"""Blocks traced once: parameters stacked under `blocks` (`scan_layers=True`), per block (`blocks_0`, ...), and between."""
+"""Stacked parameters (`blocks`, for `scan_layers=True`), per-block parameters (`blocks_0`, ...), and the loop over blocks."""
 
 import functools
 import re
@@ -18,11 +18,14 @@ from timesformer_jax.modeling.block import BlockOutput
 Params = Mapping[str, Any]
 
 STACKED = ("params", WATCHED)
-"""The collections with one entry for each block."""
+"""Collections with one entry per block."""
 
 
 def stack_blocks(params: Params) -> dict[str, Any]:
-    """Per-block parameters (`blocks_0` ... `blocks_11`) as one tree `blocks` whose arrays have a leading `depth` axis."""
+    """Stack per-block parameters (`blocks_0` ... `blocks_11`) into one tree `blocks` of arrays with a leading `depth` axis.
+
+    Raises `InputError` if there are no per-block parameters.
+    """
     names = sorted((name for name in params if re.fullmatch(r"blocks_\d+", name)), key=lambda name: int(name[7:]))
     if not names:
         raise InputError(f"Expected per-block parameters blocks_0, blocks_1, ...; got {', '.join(params)}.")
@@ -31,12 +34,15 @@ def stack_blocks(params: Params) -> dict[str, Any]:
 
 
 def _stack(leaves: Sequence[Any]) -> Any:
-    """The arrays along a new first axis; NumPy's stay on the host."""
+    """Stack arrays along a new first axis; NumPy arrays stay on the host."""
     return np.stack(leaves) if all(isinstance(leaf, np.ndarray) for leaf in leaves) else jnp.stack(leaves)
 
 
 def unstack_blocks(params: Params) -> dict[str, Any]:
-    """The inverse of `stack_blocks`."""
+    """Invert `stack_blocks`.
+
+    Raises `InputError` if the parameters are not stacked.
+    """
     if "blocks" not in params:
         raise InputError(f"Expected stacked parameters under 'blocks'; got {', '.join(params)}.")
     depth = jax.tree.leaves(params["blocks"])[0].shape[0]
@@ -53,10 +59,18 @@ def run_blocks(
     *,
     policy: Callable | None,
 ) -> tuple[BlockOutput, Any]:
-    """Calls `(output, kept) = run(block, (cls, patches), rate)` for every block but the last, then `run_last`.
+    """Call `(output, kept) = run(block, (cls, patches), rate)` for every block but the last, and `run_last` for the last.
 
-    `blocks` is a list of modules, or one with stacked parameters. Returns the last output and everything kept, stacked along
-    a new first axis. `policy`: what the backward pass finds (`jax.checkpoint_policies`), None for all.
+    Args:
+        run: Applies a block to its tokens, with a rate of stochastic depth.
+        run_last: Applies the last block.
+        blocks: A list of modules, or one module with stacked parameters.
+        tokens: The CLS and patches that enter the first block.
+        rates: Rate of stochastic depth of each block.
+        policy: A policy of `jax.checkpoint_policies` for each block; None to save everything for the backward pass.
+
+    Returns:
+        The last block's output, and what every call kept, stacked along a new first axis.
     """
     scanned, depth = isinstance(blocks, nn.Module), len(rates)
 
@@ -72,7 +86,7 @@ def run_blocks(
         return output, jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
 
     def step(block: nn.Module, tokens: Any, rate: Array) -> tuple[Any, Any]:
-        output, kept = remat(run, prevent_cse=False)(block, tokens, rate)  # a loop's two passes can't be merged anyway
+        output, kept = remat(run, prevent_cse=False)(block, tokens, rate)  # CSE can't merge a loop's two passes anyway
         return (output.cls, output.patches), kept
 
     def scan(length: int) -> Callable:
@@ -84,7 +98,7 @@ def run_blocks(
         part = functools.partial(jax.tree.map, lambda leaf: leaf[which])
         return nn.map_variables(call, STACKED, trans_in_fn=part)
 
-    if blocks.is_initializing():  # all parameters are made at once
+    if blocks.is_initializing():  # initialize all blocks' parameters in one scan
         scan(depth)(blocks, tokens, rates)
     tokens, others = with_part(scan(depth - 1), slice(-1))(blocks, tokens, rates[:-1])
     output, kept = with_part(remat(run_last), -1)(blocks, tokens, rates[-1])

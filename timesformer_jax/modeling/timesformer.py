@@ -1,4 +1,4 @@
-"""The TimeSformer model: pixels -> tokens -> blocks -> CLS -> logits."""
+"""The TimeSformer model, from pixels to tokens, blocks, CLS and logits."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -27,44 +27,67 @@ REMATS: dict[str, Any] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""`remat` -> what the backward pass finds of a block: all, the linear layers' outputs, or its input alone (the rest is
-computed again)."""
+"""Maps `remat` to the checkpoint policy of each block.
+
+"none" saves everything for the backward pass, "dots" only the outputs of linear layers, "full" only the block's input; the
+backward pass recomputes the rest.
+"""
 
 
 class TimeSformer(nn.Module):
-    """A space-time vision transformer (Bertasius, Wang, Torresani: "Is Space-Time Attention All You Need for Video
-    Understanding?", ICML 2021).
+    """TimeSformer, a space-time vision transformer for video classification.
 
-    Shapes: normalised video `[B, T, H, W, C]` (any T; H and W multiples of `patch_size`; the embeddings are resized) to
-    float32 logits `[B, num_classes]`. `frame_mask` `[B, T]` is False for frames that are filled up, in clips of different
-    lengths: they influence nothing. T itself does where the time embedding is resized to it: fill up to `num_frames`. With
-    `train=True`, `apply` needs `rngs={"dropout": key}` if one of the three rates below is positive.
+    Maps normalised video `[B, T, H, W, C]` to float32 logits `[B, num_classes]`. T is arbitrary, and H and W are multiples of
+    `patch_size`; the position embeddings are resized to the input. Clips of different lengths are padded to the same T and
+    passed with a `frame_mask` `[B, T]` that is False for padding. Masked frames don't influence the result. T itself does if
+    the time embedding is resized to it, so pad to `num_frames`.
 
-    `num_classes` is 0 for a model without a classifier, for its features alone.
+    With `train=True`, `apply` needs `rngs={"dropout": key}` if one of the three rates below is positive.
 
-    Fields, of the architecture: `image_size` in pixels, an int or (height, width), and `num_frames`: the size that the
-    embeddings are made for. `attention_type`: a key of `SCHEMES`. `attention_order`: "time_then_space" (extra steps first),
-    "space_then_time" (last) or "parallel" (all from the block's input, residuals added; paper 4.7). `temporal_cls_key`: the
-    CLS is a key in temporal attention, as in the paper's equation 11 and unlike the official code. (Neither has a say in a
-    scheme without such steps.) `position_embedding`: "none", "space" or "space_time" (paper Table 4; there is no time
-    embedding in `space_only`). `resize`: how the embeddings get to another size, a key of `RESIZES` ("nearest" is official).
-    `activation` (a key of `ACTIVATIONS`), `layer_norm_epsilon` and `pre_norm` (a LayerNorm of the embedded tokens, before the
-    first block): what image transformers bring with their weights; CLIP's has all three otherwise.
+    Source: Bertasius, Wang and Torresani, "Is Space-Time Attention All You Need for Video Understanding?", ICML 2021,
+    section 3; official `models/vit.py`, class `VisionTransformer`.
 
-    Of training, rates in [0, 1): `drop_path_rate`, stochastic depth of the last block, rising linearly from 0 in the first;
-    `dropout_rate`, of the embedded tokens, the projections of attention and both layers of the MLP; `attention_dropout_rate`,
-    of attention weights. `initialization`: "official" (zero time embedding and zero `temporal_fc`: the start for pretrained
-    image weights) or "from_scratch" (large time and position embeddings, ordinary `temporal_fc`: without pretrained weights
-    the official start doesn't learn the order of frames in reasonable time).
+    Attributes:
+        num_classes: Number of classes; 0 for a feature extractor without a classifier.
+        image_size: Size in pixels, an int or (height, width), of the space embedding. Other inputs resize the embedding.
+        patch_size: Side of the square patches in pixels.
+        num_frames: Number of frames of the time embedding. Other inputs resize the embedding.
+        num_channels: Number of channels C of the video.
 
-    Of the computation, same results: `scan_layers`: trace two blocks instead of `depth`, parameters stacked under `blocks`
-    (see `stack_blocks`). `remat`: a key of `REMATS`. `attention_implementation`: a key of `IMPLEMENTATIONS` ("auto": the
-    fastest for the device), or one for some attention steps of the scheme, `{"spatial": "xla"}`. `dtype`: parameters, softmax,
-    LayerNorm statistics and logits stay float32.
+        embed_dim: Token width D, a multiple of `num_heads`.
+        depth: Number of blocks.
+        num_heads: Number of attention heads.
+        mlp_ratio: Hidden width of the MLP divided by `embed_dim`.
+        attention_type: Space-time attention scheme, a key of `SCHEMES`.
+        attention_order: Order of a block's attention steps: "time_then_space" (extra steps first), "space_then_time" (extra
+            steps last) or "parallel" (all steps read the block's input and their residuals are added; paper section 4.7).
+            Ignored by schemes without extra steps.
+        temporal_cls_key: Whether the CLS is a key in temporal attention, as in the paper's equation 11 and unlike the
+            official code. Ignored by schemes without a temporal step.
+        position_embedding: "none", "space" or "space_time" (paper Table 4). `space_only` never has a time embedding.
+        resize: Interpolation of position embeddings to other input sizes, a key of `RESIZES`; "nearest" is official.
 
-    Raises `InputError` for fields or a video that can't work, naming the value and the remedy.
+        activation: Non-linearity of the MLP, a key of `ACTIVATIONS`. This field and the next two depend on the image
+            transformer whose weights are loaded; CLIP differs from the defaults in all three.
+        layer_norm_epsilon: Epsilon of every LayerNorm.
+        pre_norm: Whether a LayerNorm is applied to the embedded tokens before the first block.
 
-    Source: paper section 3; official `models/vit.py`, class `VisionTransformer`.
+        drop_path_rate: Stochastic depth rate of the last block, in [0, 1). The rate rises linearly from 0 in the first block.
+        dropout_rate: Dropout rate of the embedded tokens, the attention projections and both layers of the MLP, in [0, 1).
+        attention_dropout_rate: Dropout rate of the attention weights, in [0, 1).
+        initialization: A key of `INITIALIZATIONS`. "official" starts with zero time embeddings and zero `temporal_fc`, for
+            pretrained image weights. "from_scratch" starts with large time and position embeddings and an ordinary
+            `temporal_fc`; without pretrained weights, the official start doesn't learn the order of frames in reasonable time.
+
+        scan_layers: Whether to trace two blocks instead of `depth`, with parameters stacked under `blocks` (see
+            `stack_blocks`). This and the following fields affect how the model is computed, not what it computes.
+        remat: Rematerialization in the backward pass, a key of `REMATS`.
+        attention_implementation: A key of `IMPLEMENTATIONS` ("auto" picks the fastest for the device), or a mapping from some
+            of the scheme's attention steps to keys, such as `{"spatial": "xla"}`.
+        dtype: Dtype of the computation. Parameters, softmax, LayerNorm statistics and logits stay float32.
+
+    Raises:
+        InputError: If a field or the video is invalid. The message names the value and the remedy.
     """
 
     num_classes: int
@@ -94,7 +117,7 @@ class TimeSformer(nn.Module):
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
-        # In a form that can be hashed: a model may be a static argument of `jax.jit`.
+        # Fields must be hashable, so that a model can be a static argument of `jax.jit`.
         if isinstance(self.image_size, list):
             object.__setattr__(self, "image_size", tuple(self.image_size))
         if isinstance(self.attention_implementation, Mapping):
@@ -127,13 +150,13 @@ class TimeSformer(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches in height and width of the size that the position embedding is made for."""
+        """Rows and columns of patches at `image_size`, the grid of the space embedding."""
         height, width = pair(self.image_size)
         return height // self.patch_size, width // self.patch_size
 
     @property
     def block_fields(self) -> dict[str, Any]:
-        """The fields that every `Block` of this model has."""
+        """Fields of every `Block` of this model."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Block) if f.name not in ("parent", "name")}
 
     @property
@@ -161,7 +184,16 @@ class TimeSformer(nn.Module):
     def __call__(
         self, video: Float[Array, "B T H W C"], frame_mask: Bool[Array, "B T"] | None = None, *, train: bool = False
     ) -> Float[Array, "B classes"]:
-        """Logits, in float32. The last block computes only what the CLS needs."""
+        """Classify a batch of clips. The last block computes only what the CLS needs.
+
+        Args:
+            video: Normalised clips, in floats.
+            frame_mask: False for masked frames; None if no frame is masked.
+            train: Whether dropout and stochastic depth apply.
+
+        Returns:
+            Logits in float32.
+        """
         outputs, _ = self._run(video, frame_mask, train=train, cls_only=True)
         return self.head(self._clip_cls(outputs.cls, frame_mask).astype(jnp.float32))
 
@@ -174,11 +206,22 @@ class TimeSformer(nn.Module):
         blocks: bool = False,
         attention: bool | str = False,
     ) -> Features:
-        """The clip's and its frames' CLS and all patches after the last LayerNorm.
+        """Compute the features of a batch of clips, without the classifier.
 
-        `blocks`: every block's output too. `attention`: every attention map too (True, or "mean": of all heads together),
-        computed with the whole matrix of weights whatever `attention_implementation` is. Neither costs anything where it isn't
-        asked for.
+        Args:
+            video: Normalised clips, in floats.
+            frame_mask: False for masked frames; None if no frame is masked.
+            train: Whether dropout and stochastic depth apply.
+            blocks: Also return the output of every block.
+            attention: Also return the attention maps of every block: True for every head's, "mean" for their mean over heads.
+                This materializes the full matrix of weights, whatever `attention_implementation` is.
+
+        Returns:
+            The CLS of each clip and of its frames, and all patches, after the final LayerNorm. `blocks` and `attention` cost
+            nothing unless requested.
+
+        Raises:
+            InputError: If `attention` or the video is invalid.
         """
         if attention not in (False, True, "mean"):
             raise InputError(f"attention must be True, False or 'mean' (of the heads), got {attention!r}.")
@@ -195,7 +238,10 @@ class TimeSformer(nn.Module):
         )
 
     def _clip_cls(self, cls: Float[Array, "B F D"], frame_mask: Bool[Array, "B T"] | None) -> Float[Array, "B D"]:
-        """Equation 10. Frames with a CLS each are averaged first: before the LayerNorm, as in the official code."""
+        """Compute a clip's CLS (equation 10).
+
+        Per-frame CLS tokens are averaged before the LayerNorm, as in the official code.
+        """
         return self.norm(masked_mean(cls, frame_mask if SCHEMES[self.attention_type].cls_per_frame else None))
 
     def _name_attention(self, weights: dict[str, Array], sizes: tuple[int, ...]) -> dict[str, AttentionMap]:
@@ -213,7 +259,7 @@ class TimeSformer(nn.Module):
         }
 
     def _embed(self, video: Float[Array, "B T H W C"]) -> tuple[Float[Array, "B F D"], Float[Array, "B T h w D"]]:
-        """Equation 1: the CLS and the patches, each with its position (and normalised, in CLIP's way)."""
+        """Embed the CLS and the patches with their positions (equation 1), followed by a LayerNorm if `pre_norm`."""
         scheme = SCHEMES[self.attention_type]
         patches = self.patch_embed(video)
         batch, num_frames, rows, columns, dim = patches.shape
@@ -221,10 +267,10 @@ class TimeSformer(nn.Module):
         if self.position_embedding != "none":
             position = resize_position_embedding(self.pos_embed, self.grid, (rows, columns), self.resize).astype(self.dtype)
             patches = patches + position[:, 1:].reshape(1, 1, rows, columns, dim)  # the same in every frame
-            cls = cls + position[:, :1]  # the CLS has a place (entry 0) but no time
+            cls = cls + position[:, :1]  # the CLS has a space embedding (entry 0) but no time embedding
         if self._has_time_embedding:
             time = resize_time_embedding(self.time_embed, num_frames, self.resize).astype(self.dtype)
-            patches = patches + time[:, :, None, None]  # [1, T, 1, 1, D]: the same at every place
+            patches = patches + time[:, :, None, None]  # [1, T, 1, 1, D]: the same at every location
         cls = jnp.broadcast_to(cls, (batch, num_frames if scheme.cls_per_frame else 1, dim))
         return (self.norm_pre(cls), self.norm_pre(patches)) if self.pre_norm else (cls, patches)
 
@@ -238,10 +284,22 @@ class TimeSformer(nn.Module):
         with_attention: bool | str = False,
         **last_wants: bool,
     ) -> tuple[BlockOutput, tuple[Tokens | None, dict[str, Array]]]:
-        """All blocks: the last one's output, and every one's tokens and attention, stacked, where asked for."""
+        """Run all blocks.
+
+        Args:
+            video: Normalised clips, in floats.
+            frame_mask: False for masked frames; None if no frame is masked.
+            train: Whether dropout and stochastic depth apply.
+            with_blocks: Also return the tokens of every block.
+            with_attention: Also return the attention weights of every block, or "mean" for their mean over heads.
+            **last_wants: Further arguments of the last block.
+
+        Returns:
+            The last block's output, and the stacked tokens and attention weights of all blocks, if requested.
+        """
         self._check(video.shape, video.dtype, frame_mask)
         self._check_layout()
-        if frame_mask is not None:  # whatever is in the masked frames, NaN included, goes no further
+        if frame_mask is not None:  # masked frames may hold NaN, which zero weights would let through
             video = jnp.where(frame_mask[:, :, None, None, None], video, jnp.zeros((), video.dtype))
         cls, patches = (self.dropout(x, deterministic=not train) for x in self._embed(video.astype(self.dtype)))
         rates = jnp.linspace(0.0, self.drop_path_rate, self.depth)
@@ -275,7 +333,7 @@ class TimeSformer(nn.Module):
                 )
 
     def _check_layout(self) -> None:
-        """Parameters of the other layout, or of another depth, are told by name."""
+        """Raise `InputError` for parameters that are stacked differently, or of another depth, than this model's."""
         params = self.variables.get("params", {})
         if self.is_initializing() or not params:
             return
@@ -287,14 +345,14 @@ class TimeSformer(nn.Module):
                 f"{'unstack_blocks' if stacked else 'stack_blocks'}(params), or scan_layers={stacked}."
             )
         if depth != self.depth:
-            raise InputError(f"These parameters are of {depth} block(s), but depth={self.depth}.")
+            raise InputError(f"These parameters have {depth} block(s), but depth={self.depth}.")
 
 
 def parameter_shapes(model: TimeSformer) -> Any:
-    """The model's parameter tree with shapes and dtypes for leaves; nothing is computed or allocated."""
+    """Return the model's parameter tree with shapes and dtypes as leaves, without computing or allocating anything."""
     video = jax.ShapeDtypeStruct((1, 1, model.patch_size, model.patch_size, model.num_channels), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    # All blocks are alike: tracing one takes a tenth of the time.
+    # All blocks are alike, and tracing one takes a tenth of the time.
     params = jax.eval_shape(model.clone(depth=1, scan_layers=False).init, key, video)["params"]
     block = params.pop("blocks_0")
     if model.scan_layers:
@@ -303,5 +361,5 @@ def parameter_shapes(model: TimeSformer) -> Any:
 
 
 def flatten_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree of parameters as path -> leaf, such as `blocks_0/attn/qkv/kernel`."""
+    """Flatten a tree of parameters into a mapping from paths, such as `blocks_0/attn/qkv/kernel`, to leaves."""
     return {"/".join(key.key for key in keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}

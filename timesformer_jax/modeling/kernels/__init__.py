@@ -1,1 +1,1 @@
-"""Kernels for hardware that wants them, each compared with plain operations in the tests."""
+"""Hardware-specific kernels, each tested against plain JAX operations."""

@@ -1,18 +1,19 @@
-"""Attention within short groups of tokens as one kernel for GPUs, written in Pallas for Triton.
+"""Fused attention within short groups of tokens, a GPU kernel written in Pallas for Triton.
 
-A group's matrix of weights is never written to memory. Let a group have L tokens. One program takes one head of a tile of rows
-of the packed product `[q | k | v]`: as many whole groups as fit into `TILES` rows, side by side, kept apart by a mask that is
-block-diagonal (128 / L places of temporal attention, say), or one group of up to `LONGEST` tokens (a frame in spatial
-attention). Its keys and values stay in registers and shared memory; so few of them need no running maximum:
+A group's matrix of weights is never written to memory. Let a group have L tokens. One program processes one head of a tile of
+rows of the packed product `[q | k | v]`. A tile is either as many whole groups as fit into the number of rows in `TILES`,
+separated by a block-diagonal mask (say, 128 / L locations in temporal attention), or one group of up to `LONGEST` tokens (a
+frame in spatial attention). Its keys and values stay in registers and shared memory, and are few enough that no running
+maximum is needed:
 
     S = (Q + b_q) (K + b_k)^T / sqrt(d);   P = softmax(S);   O = P (V + b_v)
 
-The backward pass computes P again, some queries at a time, and gives the whole gradient of the packed product:
+The backward pass recomputes P, a few queries at a time, and returns the full gradient of the packed product:
 
     dV = P^T dO;   dP = dO V^T;   dS = P * (dP - rowsum(P * dP)) / sqrt(d);   dQ = dS K;   dK = dS^T Q
 
-Sums and the softmax are float32, factors of products in the input's dtype. Source: the backward pass is that of
-FlashAttention (Dao et al. 2022, algorithm 4); the tiles of many groups are our own.
+Sums and the softmax are computed in float32; operands of matrix products have the input's dtype. The backward pass is that of
+FlashAttention (Dao et al. 2022, algorithm 4); packing several groups into a tile is our own.
 """
 
 import functools
@@ -28,15 +29,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 from timesformer_jax._typing import Array, Float
 
 LONGEST = 256
-"""Tokens of a group that the kernel can hold."""
+"""Maximum number of tokens per group that the kernel supports."""
 
 
 class Tile(NamedTuple):
-    """How a kernel cuts its work: rows of a tile (more where one group needs them), queries at a time, warps."""
+    """Tiling of a kernel."""
 
     rows: int
+    """Rows of a tile; more if a single group needs them."""
     queries: int
+    """Number of queries processed at a time."""
     warps: int
+    """Number of warps of a program."""
 
 
 TILES: dict[tuple[str, str], Tile] = {
@@ -45,11 +49,11 @@ TILES: dict[tuple[str, str], Tile] = {
     ("backward", "short"): Tile(32, 32, 4),
     ("backward", "long"): Tile(64, 32, 8),
 }
-"""(pass, groups that fit into a tile at all, or longer ones) -> the fastest of those tried on an H100."""
+"""Maps (pass, "short" if a group fits into a tile, else "long") to the fastest tiling found on an H100."""
 
 
 def fits(num_tokens: int, head_dim: int, dtype: Any) -> bool:
-    """Whether the kernel takes groups of so many tokens, heads of this size and this dtype."""
+    """Return True if the kernel supports this number of tokens per group, head size and dtype."""
     return num_tokens <= LONGEST and head_dim in (16, 32, 64, 128) and dtype in (jnp.bfloat16, jnp.float16)
 
 
@@ -57,15 +61,16 @@ def fits(num_tokens: int, head_dim: int, dtype: Any) -> bool:
 def fused_attention(
     qkv: Float[Array, "B G L 3 h d"], bias: Float[Array, "3 h d"], interpret: bool = False
 ) -> Float[Array, "B G L h d"]:
-    """Self-attention within each group, from the packed product (its bias not yet added) to the mixtures of values.
+    """Apply self-attention within each group.
 
     Args:
-        qkv: Queries (not scaled), keys and values of G groups of L tokens, L at most `LONGEST`; float16 or bfloat16.
-        bias: Added to `qkv`.
-        interpret: Run as ordinary JAX operations, on any device: slow, for tests.
+        qkv: Unscaled queries, keys and values, without bias, of G groups of L tokens, in float16 or bfloat16. L is at most
+            `LONGEST`.
+        bias: Bias to be added to `qkv`.
+        interpret: Run as ordinary JAX operations on any device, which is slow and meant for tests.
 
     Returns:
-        Each token's mixture of its group's values, for every head.
+        The values of each token's group, mixed by every head.
     """
     return _split_over_devices("forward", interpret)(qkv, bias)
 
@@ -84,12 +89,12 @@ fused_attention.defvjp(_forward, _backward)
 
 
 RULES = {"forward": "b g l t h d, t h d -> b g l h d", "backward": "b g l t h d, t h d, b g l h d -> b g l t h d"}
-"""Pass -> the axes of its arrays. Clips, groups and heads may be on different devices."""
+"""Maps a pass to the axes of its arrays. Clips, groups and heads may be sharded over devices."""
 
 
 @functools.cache
 def _split_over_devices(direction: str, interpret: bool) -> Any:
-    """The kernel of one pass on each device's clips, groups and heads: XLA by itself would gather them all."""
+    """Return the kernel of one pass, partitioned over clips, groups and heads; by default, XLA would gather them all."""
     call = functools.partial(_call, direction, interpret)
 
     def partition(mesh: Any, arguments: Any, result: Any) -> Any:
@@ -111,7 +116,7 @@ def _split_over_devices(direction: str, interpret: bool) -> Any:
         qkv, bias, *gradient = (
             x if has else jnp.broadcast_to(x, (size, *x.shape)) for x, has in zip(arrays, is_batched, strict=True)
         )
-        if is_batched[1]:  # each with its own bias: one after the other
+        if is_batched[1]:  # the kernel takes a single bias, so entries with their own run one after another
             return jax.lax.map(lambda xs: batched(*xs), (qkv, bias, *gradient)), True
         merged = batched(_merge(qkv), arrays[1], *map(_merge, gradient))
         return merged.reshape(size, -1, *merged.shape[1:]), True
@@ -124,7 +129,7 @@ def _merge(x: Array) -> Array:
 
 
 def _call(direction: str, interpret: bool, qkv: Array, bias: Array, *gradient: Array) -> Array:
-    """The kernel of one pass on `[rows, features]`."""
+    """Call the kernel of one pass on `[rows, features]`."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
@@ -150,27 +155,33 @@ def _call(direction: str, interpret: bool, qkv: Array, bias: Array, *gradient: A
 
 
 def _power_of_two(number: int) -> int:
-    """The next one: Triton's arrays have no other sizes."""
+    """Round up to a power of two, the only sizes of Triton's arrays."""
     return 1 << (number - 1).bit_length()
 
 
 class _Shape(NamedTuple):
-    """The sizes that a kernel is made for."""
+    """Sizes that a kernel is compiled for."""
 
     length: int
+    """Tokens per group."""
     groups: int
+    """Groups per tile."""
     tile_rows: int
+    """Rows of a tile, a power of two."""
     queries: int
+    """Queries processed at a time."""
     parts: int
-    """`queries` at a time, so often."""
+    """Number of such chunks of queries per tile."""
     rows: int
-    """Of the whole array."""
+    """Rows of the whole array."""
     dim: int
+    """Token width."""
     head_dim: int
+    """Width of one head."""
 
 
 class _Head:
-    """One head's rows of a tile: loads and stores that leave out what isn't there."""
+    """Masked loads and stores of one head's rows in a tile."""
 
     def __init__(self, shape: _Shape, tile: Any, head: Any, bias_ref: Any):
         self._shape, self._start, self._head, self._bias = shape, tile * shape.groups * shape.length, head, bias_ref
@@ -181,7 +192,7 @@ class _Head:
         return pl.ds(third * self._shape.dim + self._head * self._shape.head_dim, self._shape.head_dim)
 
     def rows(self, first: Any, count: int) -> tuple[Any, Array]:
-        """Where `count` rows of the tile are, and which of them there are."""
+        """Return the slice of `count` rows of the tile, and a mask of those that exist."""
         from jax.experimental import pallas as pl
 
         row = first + jnp.arange(count)
@@ -207,14 +218,14 @@ class _Head:
         triton.store(ref.at[rows, self.columns(third)], x.astype(ref.dtype), mask=there)
 
     def weights(self, query: Array, key: Array, first: Any) -> Array:
-        """The softmax over the keys of each query's own group, `[queries, tile_rows]`."""
+        """Compute the softmax over the keys of each query's own group, `[queries, tile_rows]`."""
         shape, column = self._shape, jnp.arange(self._shape.tile_rows)
         if shape.groups > 1:
             row = first + jnp.arange(shape.queries)
             seen = row[:, None] // shape.length == column[None] // shape.length
         else:
             seen = column[None] < shape.length
-        # exp2 is what the hardware has
+        # The hardware computes exp2, not exp.
         scores = jnp.where(seen, _dot(query, key.T) * (math.log2(math.e) * shape.head_dim**-0.5), -1e30)
         exponentials = jnp.exp2(scores - scores.max(axis=1)[:, None])
         return exponentials * (1.0 / exponentials.sum(axis=1))[:, None]
