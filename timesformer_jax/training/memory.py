@@ -1,4 +1,4 @@
-"""Where the device has too little memory: the numbers, and what to change."""
+"""Explain out-of-memory errors: required and available memory, and what to change."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,7 +12,10 @@ from timesformer_jax.training.chips import device_memory
 
 @contextlib.contextmanager
 def out_of_memory_told(compiled: Callable[[], Any]) -> Iterator[None]:
-    """XLA's pages about exhausted memory become one sentence; `compiled()` is the step, or None where it isn't compiled yet."""
+    """Turn XLA's out-of-memory errors into one `InputError`.
+
+    `compiled()` returns the compiled step, or None if it isn't compiled yet.
+    """
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
