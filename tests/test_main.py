@@ -243,19 +243,17 @@ def test_a_run_begins_with_another_runs_weights(tmp_path: Path, trained: Path, m
     options |= {"optimizer.schedule": "steps", "optimizer.steps": ((0, 1.0), ("1/2", 0.1), (2, 0.01))}
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
-        assert f"Beginning with the weights of init_from={trained}" in caplog.text
+        assert f"Starting from the weights of init_from={trained}" in caplog.text
         assert "rows kept by label, 0 fresh, 0 dropped" in caplog.text
         assert "optimizer.steps begin at epoch 2, which this run of 2 epochs does not reach" in caplog.text
-        assert (
-            "2 steps in all, which is few to learn from; --config=configs/folder.py:video_folder,finetune,small" in caplog.text
-        )
+        assert "2 steps in all are few to learn from; --config=configs/folder.py:video_folder,finetune,small" in caplog.text
         assert "A toy" not in caplog.text
         assert "note" not in results(tmp_path)
-        assert "init_from=" not in caplog.text.partition("Going on from the checkpoint")[2]
+        assert "init_from=" not in caplog.text.partition("Resuming from the checkpoint")[2]
         before, after = (read_checkpoint(path / "checkpoints" / "2")[0] for path in (trained, tmp_path))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), before, after)
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
-        assert f"init_from={trained} is left aside" in caplog.text
+        assert f"init_from={trained} is ignored" in caplog.text
     with pytest.raises(InputError, match=r"run.seed is 0 there and 1 here"):
         main.run(small_folder(made_clips, data_dir, **options, seed=1), str(tmp_path), "train")
     main.run(small_folder(made_clips, data_dir, **options, seed=1), str(tmp_path), "eval")  # which draws nothing
@@ -293,7 +291,7 @@ def test_one_batch_is_learned_by_heart(tmp_path: Path, made_clips: Path, data_di
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
     assert re.search(r"overfit_batch: the loss of the first batch is 0\.0\d+ after \d+ steps", caplog.text)
-    assert re.search(r"A process's part of a batch: video uint8 \[8, 8, \d+, \d+, 3\]", caplog.text)
+    assert re.search(r"This process's share of a batch: video uint8 \[8, 8, \d+, \d+, 3\]", caplog.text)
     assert [path.name for path in tmp_path.iterdir()] == ["overfit_batch"]  # the run itself is left as it was
 
 

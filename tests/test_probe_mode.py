@@ -159,6 +159,6 @@ def test_bad_input_is_one_sentence(tmp_path: Path, overrides: dict, words: str):
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe" / "mine.txt").write_text("")
-    with pytest.raises(InputError, match="is none of this project's checkpoints"):
+    with pytest.raises(InputError, match="is not a checkpoint of this project"):
         main.run(probe_config(Path("/no/such/folder"), ""), str(tmp_path), "probe")
     assert (tmp_path / "probe" / "mine.txt").exists()

@@ -311,7 +311,7 @@ def check_description(directory: str, metadata: Mapping[str, Any], description: 
     if differences:
         raise InputError(
             f"{directory} holds the checkpoint of another run ({'; '.join(differences)}): choose another --workdir, "
-            "or go on with the settings it was made with."
+            "or resume it with its own settings."
         )
 
 

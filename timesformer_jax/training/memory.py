@@ -31,6 +31,6 @@ def out_of_memory_told(compiled: Callable[[], Any]) -> Iterator[None]:
         )
         has = f", which has {memory[1]:.1f} GiB" if memory else ""
         raise InputError(
-            f"{needs}{has}: too much. Lower train.batch_size, or set train.accumulation=2, 4, ... (the same batch in parts) or "
+            f"{needs}{has}: too much. Lower train.batch_size, or set train.accumulation=2, 4, ... (micro-batches) or "
             "model.remat=full (about 1.3 times the time); model.dtype=bfloat16 and mesh.fsdp=-1 with mesh.data=1 help too."
         ) from error
