@@ -82,7 +82,7 @@ SMALL_DATA: Table = {
     "model": {"drop_path_rate": 0.1},
     # Frames from the whole video: a span longer than the video would repeat its last frame.
     "clips": {"sampling": "segments", "jitter": "uniform", "clips_per_video": 1},
-    # Small batches, for more steps: 24 videos make 90.
+    # Small batches, for more steps: 24 videos make 90 steps.
     "train": {
         "batch_size": 8,
         "num_epochs": 30.0,

@@ -20,8 +20,8 @@ def check_config(config: Any, trains: bool) -> None:
     """Raise `InputError` for invalid fields that nothing else checks, such as numbers, splits and dtypes."""
     if trains and config.model.dtype == "float16":
         raise tsf.InputError(
-            "model.dtype=float16 is for testing: in training small gradients would vanish in it, and the loss isn't scaled "
-            "against that. Use bfloat16, which has float32's range."
+            "model.dtype=float16 is for testing: in training, small gradients would underflow, since the loss isn't "
+            "scaled. Use bfloat16, which has float32's range."
         )
     for section, fields in {
         "train": (

@@ -93,10 +93,10 @@ def _write_split(run: Run, split: str, params: Any, source: dict[str, Any]) -> N
         videos={"data_set": run.data.dataset.builder.info.full_name, "split": split, "listed": num_videos},
     )
     writer = FeatureWriter(folder_at(run.workdir) / FOLDER / split, description, num_shards=num_shards)
-    wait_for_all("every process to look at the features so far")
+    wait_for_all("every process to read the existing features")
     if jax.process_index() == 0:
         writer.begin()
-    wait_for_all("the folder of features to be there")
+    wait_for_all("the folder of features to be created")
     missing = _agreed(writer.missing(), num_shards)
     log.info(
         "Features (%s) of %d videos of '%s' in %d shard(s)%s.",
@@ -104,7 +104,7 @@ def _write_split(run: Run, split: str, params: Any, source: dict[str, Any]) -> N
         num_videos,
         split,
         num_shards,
-        "" if len(missing) == num_shards else f", {num_shards - len(missing)} of which are there already",
+        "" if len(missing) == num_shards else f", {num_shards - len(missing)} of which already exist",
     )
     compute = make_feature_fn(run, options.kind)
     progress = Progress(len(missing), split, unit="shard", quiet=jax.process_index() > 0)

@@ -160,11 +160,11 @@ class _Choices:
     owner: str
     """Source of the known values: "checkpoint" or "weights"."""
     training: bool
-    """Whether the job trains."""
+    """True if the job trains."""
     typed: frozenset[str]
     """Dotted paths of the fields that the command line sets."""
     span_decides: bool = False
-    """Whether the command line sets the sampling rate by `clips.span`."""
+    """True if the command line sets the sampling rate by `clips.span`."""
     rows: list[Row] = dataclasses.field(default_factory=list)
     """Differences, for the log."""
     refused: list[str] = dataclasses.field(default_factory=list)

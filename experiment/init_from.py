@@ -26,7 +26,7 @@ def check_allow(config: Any) -> None:
             re.compile(pattern)
         except (re.error, TypeError) as error:
             raise InputError(
-                f"--config.init_from_allow takes regular expressions, and {pattern!r} is none: {error}."
+                f"--config.init_from_allow takes regular expressions, and {pattern!r} is not one: {error}."
             ) from error
 
 

@@ -29,13 +29,13 @@ class Mode(NamedTuple):
     locks: str | None = None
     """Activity of the process that holds the mode's lock, for errors; None if the mode writes no shared files."""
     needs_checkpoint: bool = False
-    """Whether it evaluates the workdir's checkpoint and writes none."""
+    """The mode evaluates the workdir's checkpoint and writes none."""
     loads_init_from: bool = False
-    """Whether it starts from `init_from` if the workdir has no checkpoint."""
+    """The mode starts from `init_from` if the workdir has no checkpoint."""
     needs_training_batches: bool = True
-    """Whether it reads training batches."""
+    """The mode reads training batches."""
     trains: bool = False
-    """Whether it trains the model."""
+    """The mode trains the model."""
 
 
 def _adjust_training(config: Any, workdir: str) -> tuple[Any, str]:

@@ -38,7 +38,7 @@ FRAMES_PER_SECOND = 3.0
 def check_report(config: Any, workdir: str) -> None:
     """Raise `InputError` if nothing has been evaluated, or the evaluated checkpoint is gone; needs no data."""
     if jax.process_count() > 1:
-        raise tsf.InputError(f"A report is made by one process, there are {jax.process_count()}: give --distributed=off.")
+        raise tsf.InputError(f"A report needs a single process, got {jax.process_count()}: use --distributed=off.")
     for field, least in (("num_videos", 0), ("num_points", 1)):
         if config.report[field] < least:
             raise tsf.InputError(f"--config.report.{field} must be at least {least}, got {config.report[field]}.")
@@ -77,7 +77,7 @@ def report(run: Run) -> None:
             confusion=_read_confusion(confusion, workdir, run.data.label_names),
             best=shown[: len(best)],
             worst=shown[len(best) :],
-            map_name="Over each frame: what the class token has gathered from it, by attention rollout through all blocks.",
+            map_name="Overlay on each frame: attention rollout of the class token through all blocks.",
             points=points,
             points_caption=caption,
             cost=_cost(run, results),
@@ -134,7 +134,7 @@ def _labels(row: Mapping[str, Any]) -> list[str]:
 
 
 class _Videos:
-    """Access to single clips, with one centre crop each, of any videos of a split."""
+    """Single clips, with one centre crop each, of selected videos of a split."""
 
     def __init__(self, run: Run, split: str):
         self._run, self._split = run, split
@@ -164,7 +164,7 @@ class _Videos:
 
 
 def _shown(run: Run, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any]]) -> list[evaluation.ShownVideo]:
-    """Make the videos of these rows, each with a GIF of its clip overlaid with attention rollout."""
+    """Return the videos of these rows, each with a GIF of its clip overlaid with attention rollout."""
     numbers = data.numbers_of([row["video"] for row in rows])
     animations = []
     for clips, _, real in data.clips([numbers[row["video"]] for row in rows]):
@@ -199,7 +199,7 @@ def _points(run: Run, params: Any, data: _Videos) -> tuple[bytes | None, str]:
     shown, classes = (names, classes) if len(names) <= MOST_COLOURS else (None, None)
     picture = draw_points([[Panel(points, classes, "t-SNE of the class token")]], shown)
     near = (
-        "How many have neighbours of their label is n/a, since fewer than two labels have two videos"
+        "Accuracy by nearest neighbours: n/a, since fewer than two labels have two videos"
         if found is None
         else f"In the space of the features itself, their labels are named by the {found}"
     )
@@ -244,7 +244,7 @@ def compare_with_validation(results: Mapping[str, Any], curves: Mapping[str, Map
     if step in shown and best != step:
         validated += f" ({shown[best]} at its best)"
     because = " and ".join(why) or "the test was run with other settings, or rounds otherwise"
-    return f"In validation top-1 was {validated}, in the test it is {tested}: {because}."
+    return f"In validation, top-1 was {validated}, in the test it is {tested}: {because}."
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -49,7 +49,7 @@ def adjust(config: Any, workdir: str) -> tuple[Any, str]:
     """
     if config.debug or config.overfit_batch:
         config, workdir = _rehearsal(config, workdir)
-    from_first(lambda: check_unlocked(*lock_of(workdir, "train")), "a look at the workdir's lock")
+    from_first(lambda: check_unlocked(*lock_of(workdir, "train")), "the workdir's lock to be checked")
     # Arrays are compared when the checkpoint is restored.
     set_damaged_aside(str(folder_at(workdir) / "checkpoints"), wholly=False)
     return config, workdir
@@ -62,7 +62,7 @@ def _rehearsal(config: Any, workdir: str) -> tuple[Any, str]:
     if jax.process_index() == 0 and folder.exists():
         check_unlocked(*lock_of(str(folder), "train"))
         folder.rmtree()
-    wait_for_all("what was there to be removed")
+    wait_for_all("the old folder to be removed")
     if config.overfit_batch:
         pixels = {name: getattr(config.pixels, name) for name in ("channel_order", "mean", "std")}
         config.pixels.update({name: type(value)() for name, value in config.pixels.items() if isinstance(value, float)})

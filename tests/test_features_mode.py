@@ -183,7 +183,7 @@ def test_a_run_that_was_stopped_goes_on(
         main.run(config, str(tmp_path / "two"), "features")
         main.run(config, str(tmp_path / "two"), "features")  # there is nothing left to do
     assert asked == [(1, 3), (2, 3)]
-    assert "in 3 shard(s), 1 of which are there already" in caplog.text
+    assert "in 3 shard(s), 1 of which already exist" in caplog.text
     assert (folder / "00000-of-00003.npz").stat().st_mtime_ns == made
     assert sorted(path.name for path in folder.iterdir()) == [f"0000{i}-of-00003.npz" for i in range(3)] + ["features.json"]
     main.run(config, str(tmp_path / "one"), "features")

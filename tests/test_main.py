@@ -349,7 +349,7 @@ def test_debugging_stops_where_a_number_is_lost(tmp_path: Path, made_clips: Path
         ({"model.embed_dim": 64}, "model.embed_dim is 32 there and 64 here"),
         ({"optimizer.name": "sgd"}, "optimizer.name is 'adamw' there and 'sgd' here"),
         ({"optimizer.rates": (("head/.*", 1.0), (".*", None))}, "optimizer.frozen is 0 long there and 27 here"),
-        ({"optimizer.rates": (("head/.*", 1.0),)}, r"rates has no line for the parameter blocks_0/attn/proj/bias"),
+        ({"optimizer.rates": (("head/.*", 1.0),)}, r"rates has no pattern for the parameter blocks_0/attn/proj/bias"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -369,10 +369,10 @@ def test_bad_input_is_one_sentence(trained: Path, made_clips: Path, data_dir: st
         ({"clips.short_side": ("a", "b")}, "clips.short_side must be .smallest, largest."),
         ({"train.num_epochs": math.inf}, "train.num_epochs must be above 0 and finite, got inf"),
         ({"optimizer.warmup_epochs": math.nan}, "optimizer.learning_rate must be positive and warmup_epochs not negative"),
-        ({"init_from_allow": ("(",)}, "--config.init_from_allow takes regular expressions, and '.' is none"),
+        ({"init_from_allow": ("(",)}, "--config.init_from_allow takes regular expressions, and '.' is not one"),
         ({"model.num_frames": 0}, "--config.model.num_frames must be a whole number of at least 1, got 0"),
         ({"optimizer.name": "adam"}, "optimizer.name must be one of sgd, adamw"),
-        ({"optimizer.rates": (("head/.*", 1.0),)}, "rates has no line for the parameter"),
+        ({"optimizer.rates": (("head/.*", 1.0),)}, "rates has no pattern for the parameter"),
         ({"init_from": "timesformer-base"}, "no published model of this name. Known: timesformer-base-k400"),
         ({"init_from": "/no/weights.pyth"}, "There is no file or folder /no/weights.pyth"),
         ({"model.dtype": "float16"}, "model.dtype=float16 is for testing: .* Use bfloat16"),
@@ -547,7 +547,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_alone(
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     config = small_folder(made_clips, data_dir)
-    with pytest.raises(InputError, match=r"checkpoints/2 is damaged: .* The one of step 1 before it is whole"):
+    with pytest.raises(InputError, match=r"checkpoints/2 is damaged: .* The one of step 1 before it is intact"):
         main.run(config, str(tmp_path / "run"), "eval")
     main.run(config, str(tmp_path / "run"), "train")
     assert "The run resumes from step 1 instead of step 2." in caplog.text

@@ -108,7 +108,7 @@ def unused_gpu(machine: Machine, error: str) -> str | None:
         return None
     if not machine.gpu_files and not works:
         return (
-            "its device files (/dev/nvidia0) aren't here: only its driver is loaded. Start a container with --gpus=all, or "
+            "its device files (/dev/nvidia0) are missing: only its driver is loaded. Start a container with --gpus=all, or "
             "ask the scheduler for a GPU"
         )
     if machine.smi_failed:
@@ -129,7 +129,7 @@ def unused_gpu(machine: Machine, error: str) -> str | None:
         return f"its driver supports CUDA {supported}, and {name} needs CUDA {PLUGINS[name]}. Install the other one: {install}"
     jaxlib = machine.packages.get("jaxlib", "none")
     if all(_release(plugin) != _release(jaxlib) for plugin in plugins.values()):
-        return f"{name} {version} doesn't fit jaxlib {jaxlib}. Install matching versions: {install}"
+        return f"{name} {version} doesn't match jaxlib {jaxlib}. Install matching versions: {install}"
     return f"JAX can't use it: {error}"
 
 

@@ -173,12 +173,12 @@ def steps_in(folder: Any) -> list[int]:
 
 def _remedy(folder: Any) -> str:
     if not folder.name.isdecimal():
-        return "Use a copy of it, or write it anew."
+        return "Use a copy of it, or write it again."
     for step in reversed(steps_in(folder.parent)):
         earlier = folder.parent / str(step)
         if step < int(folder.name) and find_damage(earlier, None) is None:
-            return f"The one of step {step} before it is whole: to use that, move the folder {folder} away."
-    return "There is no whole one before it: use a copy of it, or train again in another --workdir."
+            return f"The one of step {step} before it is intact: to use that, move the folder {folder} away."
+    return "There is no intact one before it: use a copy of it, or train again in another --workdir."
 
 
 def _compare(path: Any, digest: str) -> str | None:

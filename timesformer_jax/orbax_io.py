@@ -81,7 +81,7 @@ def _check_shapes(folder: Any, entry: str, stored: Any, expected: Any) -> None:
     if differing:
         theirs, ours = (shapes.get(differing[0], "missing") for shapes in flat)
         where = shown(f"{entry}/{differing[0]}")
-        raise InputError(f"The checkpoint {folder} is damaged or not whole: {where} is {theirs}, expected {ours}.")
+        raise InputError(f"The checkpoint {folder} is damaged or incomplete: {where} is {theirs}, expected {ours}.")
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -108,4 +108,4 @@ def _call(folder: Any, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except Exception as error:
-        raise InputError(f"The checkpoint {folder} is damaged or not whole: {first_line(error)}.") from error
+        raise InputError(f"The checkpoint {folder} is damaged or incomplete: {first_line(error)}.") from error

@@ -16,17 +16,17 @@ NAMES: dict[int, tuple[str, str]] = {
     errno.EDQUOT: ("the quota on this disk is used up", MORE_SPACE),
     errno.EFBIG: ("the file would be larger than files may be here", "raise the limit (ulimit -f), or use another disk"),
     errno.EMFILE: (
-        "this process has as many files open as it may",
+        "this process has reached its limit of open files",
         "raise the limit (ulimit -n) and start the same command again",
     ),
-    errno.ENFILE: ("the system has as many files open as it can", "end other programs and start the same command again"),
+    errno.ENFILE: ("the system has reached its limit of open files", "end other programs and start the same command again"),
     errno.EACCES: ("permission is denied", "change the permissions, or choose another folder"),
     errno.EPERM: ("the operation is not permitted", "change the permissions, or choose another folder"),
     errno.EROFS: ("the file system is read-only", "choose another folder"),
     errno.EIO: ("the disk reports an input/output error", "check the disk and its connection"),
     errno.ESTALE: ("the network file system lost the file", "check that it is mounted, and start the same command again"),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
-    errno.ENOTDIR: ("a part of the path is a file", "choose another folder"),
+    errno.ENOTDIR: ("a component of the path is a file", "choose another folder"),
 }
 """Maps an `errno` to its description and its remedy."""
 

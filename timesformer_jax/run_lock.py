@@ -59,7 +59,7 @@ class _Lock:
             try:
                 holder = _read(self.path)
                 if holder is None or holder.get("token") != self.token:
-                    log.error("%s isn't this process's any more: %s.", self.path, _told(holder))
+                    log.error("%s no longer belongs to this process: %s.", self.path, _told(holder))
                     return
                 _touch(self.path, holder)
             except Exception as error:  # an unresponsive disk must not end the job
@@ -116,7 +116,7 @@ def take_lock(path: Any, writes: str) -> None:
                 raise InputError(_refusal(path, writes, holder))
             _clear(path, holder)
         else:
-            raise InputError(f"The lock {path} can't be taken, since others take it at the same time: try again.")
+            raise InputError(f"The lock {path} can't be taken, since others are taking it at the same time: try again.")
         _HELD[str(path)] = lock
         lock.keep_alive()
         _on_sigterm()

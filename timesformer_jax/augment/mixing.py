@@ -37,7 +37,7 @@ class MixingOptions:
 
     @property
     def mixes(self) -> bool:
-        """Whether either method is enabled."""
+        """True if either method is enabled."""
         return self.mixup > 0 or self.cutmix > 0
 
 

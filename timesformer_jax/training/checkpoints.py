@@ -249,7 +249,7 @@ class Checkpoints:
             reason = named.what if named else first_line(error)[:300]
             remedy = named.remedy if named else "start the same command again"
             raise InputError(
-                f"{which} could not be written to {self._directory}: {reason}. The earlier ones are whole; {remedy}."
+                f"{which} could not be written to {self._directory}: {reason}. The earlier ones are intact; {remedy}."
             ) from error
 
     def _metadata(self, step: int) -> dict[str, Any]:

@@ -76,13 +76,13 @@ def _give_up() -> None:
     address = joining_state().coordinator_address
     if rank() == 0:
         message = (
-            f"Error: the other processes haven't joined at {address} within {PATIENCE / 60:.0f} minutes. See that each was "
+            f"Error: the other processes haven't joined at {address} within {PATIENCE / 60:.0f} minutes. Check that each was "
             "started and can reach this address, and that all have the same number of processes."
         )
     else:  # not an error here: the first process reports what is wrong, if it runs
         message = (
             f"Stopped: process 0 hasn't answered at {address} within {PATIENCE / 60:.0f} minutes. If it runs, its log says "
-            "why; else start it or see that this address is right and not blocked."
+            "why; otherwise start it, or check that this address is right and not blocked."
         )
     os.write(2, f"{with_rank(message)}\n".encode())
     os._exit(1)
@@ -117,7 +117,7 @@ def _check_port(environment: Mapping[str, str], found: Mapping[str, Any]) -> Non
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise InputError(
-                    f"Port {port} of {host}, where the processes meet, is in use by another program or by a run that hasn't "
+                    f"Port {port} of {host}, where the processes join, is in use by another program or by a run that hasn't "
                     f"ended: set {other} to a free one, the same for every process."
                 ) from None
 
@@ -133,7 +133,7 @@ def _given(environment: Mapping[str, str]) -> dict[str, Any]:
         )
     if len(numbers) == 1:
         (there,), (missing,) = numbers, {COUNT, NUMBER} - set(numbers)
-        raise InputError(f"{there}={numbers[there]} without {missing}: set both, or neither where a scheduler says them.")
+        raise InputError(f"{there}={numbers[there]} without {missing}: set both, or neither if a scheduler sets them.")
     if numbers and numbers[COUNT] < 1:
         raise InputError(f"{COUNT} must be at least 1, got {numbers[COUNT]}.")
     if numbers and numbers[NUMBER] >= numbers[COUNT]:

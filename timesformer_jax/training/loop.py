@@ -31,7 +31,7 @@ class Plan(NamedTuple):
     """Length of the training and intervals of its logs, validations and checkpoints, in steps."""
 
     total_steps: int
-    """Last step of the training."""
+    """Number of steps of the whole training, including earlier runs that it resumes."""
     batch_size: int
     """Clips per step, over all processes."""
     log_every: int
@@ -45,8 +45,8 @@ class Plan(NamedTuple):
     stop_below: float = -math.inf
     """Stop early once the mean loss between two logs is below this."""
     compiled_ahead: bool = True
-    """Whether to compile the step ahead of time. False lets `jax.debug_nans` run it operation by operation, which needs a step
-    without donation."""
+    """Compile the step ahead of time. False lets `jax.debug_nans` run it operation by operation, which needs a step without
+    donation."""
     steps_per_epoch: float | None = None
     """Steps per epoch, to show the epoch in the log."""
 
@@ -74,7 +74,7 @@ def train(
     Args:
         state: Initial or restored state.
         train_step: Result of `make_train_step`.
-        batches: Yields this process's shard of each batch.
+        batches: Yields this process's share of each batch.
         mesh: Mesh of the devices.
         plan: Number of steps and intervals.
         learning_rate: Maps a step to its learning rate, for the logs.
@@ -197,7 +197,7 @@ def compile_step(train_step: TrainStep, state: TrainState, batch: dict[str, jax.
     memory = compiled.memory_analysis()
     needed = (
         f"; on each device {memory.argument_size_in_bytes / 2**20:.0f} MiB of state and batch, and "
-        f"{memory.temp_size_in_bytes / 2**20:.0f} MiB while it runs"
+        f"{memory.temp_size_in_bytes / 2**20:.0f} MiB of temporary memory"
         if memory is not None
         else ""
     )
@@ -260,4 +260,4 @@ class _Profiler:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
-            log.info("A trace of steps from %d on is in %s: see it with TensorBoard or xprof.", self._from, self._folder)
+            log.info("Wrote a trace of the steps from %d on to %s; open it in TensorBoard or xprof.", self._from, self._folder)

@@ -45,7 +45,7 @@ def make_mesh(
     given = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise InputError(f"Each size of the mesh must be at least 1, or one of them -1 for what is left; got {given}.")
+        raise InputError(f"Each size of the mesh must be at least 1, or one of them -1 for the remaining devices; got {given}.")
     taken = int(np.prod([size for size in sizes.values() if size != -1]))
     if len(devices) % taken or (not free and taken != len(devices)):
         raise InputError(
@@ -110,8 +110,8 @@ def batch_share(mesh: Mesh, process: int | None = None) -> Share:
     parts = sorted({tuple(shards) for shards in held.values()})
     if sum(map(len, parts)) != len(rows) or len({len(part) for part in parts}) > 1:
         raise InputError(
-            "The mesh would give some processes overlapping parts of a batch: let mesh.tensor x mesh.context divide the number "
-            f"of devices of a process, or be a multiple of it; got {dict(mesh.shape)} over {len(held)} processes."
+            "The mesh would give some processes overlapping shares of a batch: let mesh.tensor x mesh.context divide the "
+            f"number of devices of a process, or be a multiple of it; got {dict(mesh.shape)} over {len(held)} processes."
         )
     mine = tuple(held[process])
     leader = min(owner for owner, shards in held.items() if tuple(shards) == mine)

@@ -177,7 +177,7 @@ def _rate_of_path(rates: Sequence[Any]) -> Callable[[str], float | None]:
         for pattern, factor in table:
             if pattern.fullmatch(path):
                 return factor or None
-        raise InputError(f"optimizer.rates has no line for the parameter {path}: end it with ('.*', 1.0), or ('.*', None).")
+        raise InputError(f"optimizer.rates has no pattern for the parameter {path}: end it with ('.*', 1.0), or ('.*', None).")
 
     return rate
 
@@ -223,4 +223,4 @@ def _compile(field: str, pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise InputError(f"optimizer.{field} has {pattern!r}, which is no regular expression: {error}.") from error
+        raise InputError(f"optimizer.{field} has {pattern!r}, which is not a regular expression: {error}.") from error

@@ -77,7 +77,7 @@ def _spec(path: str) -> tuple[str | None, ...]:
     for pattern, axes in SHARDING_RULES:
         if re.fullmatch(pattern, path):
             return axes
-    raise InputError(f"No line of timesformer_jax.training.sharding.SHARDING_RULES says where the parameter {path} is to live.")
+    raise InputError(f"No pattern of timesformer_jax.training.sharding.SHARDING_RULES matches the parameter {path}: add one.")
 
 
 def _fitting(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
@@ -100,8 +100,8 @@ def check_mesh(model: TimeSformer, mesh: Mesh) -> None:
         return
     if model.attention_type not in CONTEXT_SCHEMES:
         raise InputError(
-            f"mesh.context={context} splits a clip's frames, which only {', '.join(CONTEXT_SCHEMES)} can do: in "
-            f"{model.attention_type} every patch sees other frames' other places. Use mesh.context=1."
+            f"mesh.context={context} splits a clip's frames, which only {', '.join(CONTEXT_SCHEMES)} support: in "
+            f"{model.attention_type} every patch attends to other positions in other frames. Use mesh.context=1."
         )
     rows, columns = model.grid
     if model.num_frames % context or (rows * columns) % context:
