@@ -111,7 +111,15 @@ def _score(run: Run, params: Any, step: int) -> tuple[ClipScores, PartialEvaluat
 def score_split(
     run: Run, params: Any, split: str, views: EvalViews, *, between: Callable[[], None] | None = None
 ) -> ClipScores:
-    """Score every clip of a split, in every process; `between` is called before every batch, and may raise."""
+    """Score every clip of a split; the scores are complete in every process.
+
+    Args:
+        run: The run.
+        params: Parameters of its model.
+        split: "train" or "val".
+        views: Views of each video.
+        between: Called before every batch; may raise.
+    """
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for batch in run.data.eval_batches(split, views):

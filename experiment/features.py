@@ -166,7 +166,16 @@ def _agreed(missing: list[int], num_shards: int) -> list[int]:
 def _rows(
     run: Run, params: Any, compute: Callable[..., jax.Array], split: str, views: EvalViews, part: tuple[int, int]
 ) -> ShardRows:
-    """Compute the features of a shard's videos: shard k of N has the videos k, k + N, k + 2 N, ... of the split."""
+    """Compute the features of a shard's videos.
+
+    Args:
+        run: The run.
+        params: Parameters of its model.
+        compute: Result of `make_feature_fn`.
+        split: "train" or "val".
+        views: Views of each video.
+        part: (k, N): shard k of N has the videos k, k + N, k + 2 N, ... of the split.
+    """
     rows = ShardRows(run.config.features.dtype)
     spec = training.batch_sharding(run.model.mesh).spec
     waiting: list[tuple[dict[str, np.ndarray], jax.Array]] = []

@@ -175,7 +175,14 @@ class _Choices:
     """Guesses that are used."""
 
     def choose(self, path: str, given: Any, known: Any, default: Any) -> Any:
-        """Choose between the config's value, the known value (either may be None) and the default."""
+        """Choose the value of a field, and record a difference.
+
+        Args:
+            path: Dotted path of the field.
+            given: The config's value, or None.
+            known: Value of the checkpoint or the weights, or None.
+            default: Value if there is neither.
+        """
         ours = default if given is None else given
         if given is None and known is not None and path in self.guesses:
             self.guessed[path] = self.guesses[path]

@@ -226,7 +226,17 @@ def _write(
     found: Sequence[Accuracies],
     notes: dict[str, Any],
 ) -> None:
-    """Write the best head and the table, replacing those of an earlier probe."""
+    """Write the best head and the table, replacing those of an earlier probe.
+
+    Args:
+        run: The run.
+        module: Flax module of one head.
+        backbone: Parameters of the frozen model.
+        heads: Stacked parameters of all heads.
+        rates: Hyperparameters of each head.
+        found: Accuracies of each head.
+        notes: Further entries of the table; requires `num_videos`.
+    """
     options, best = run.config.probe, _best(found)
     log.info("Every head on %d videos of 'val', 1 clip x 1 crop:\n%s", notes["num_videos"], _table(found, rates))
     params = jax.jit(lambda heads: jax.tree.map(lambda x: x[best], heads))(heads)

@@ -160,5 +160,12 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def refuse(path: Any, reason: str, remedy: str, cause: BaseException | None = None) -> NoReturn:
-    """Raise `DamagedFileError` for a file; `remedy` is as in `read_json`."""
+    """Raise `DamagedFileError` for a file.
+
+    Args:
+        path: The file.
+        reason: Damage, as part of a sentence.
+        remedy: As in `read_json`.
+        cause: Exception that revealed the damage.
+    """
     raise DamagedFileError(f"{path} is damaged ({reason}): {remedy}.") from cause

@@ -66,9 +66,13 @@ def hits(
     others: Shaped[Array, "B ..."] | None = None,
     share: Float[Array, "B"] | None = None,
 ) -> Float[Array, "B"]:
-    """Top-1 accuracy per clip.
+    """Top-1 accuracy per clip: 1 if the highest-scoring class is a label of the clip, else 0.
 
-    1 if the highest-scoring class is a label of the clip, else 0. Mixed clips count either label by its share.
+    Args:
+        logits: Logits of the clips.
+        labels: Class indices `[B]`, or for multi-label clips zeros and ones `[B, classes]`.
+        others: Labels of the clips mixed in; either label counts by its share.
+        share: Share of each clip's own labels.
     """
     best = logits.argmax(axis=-1)
 

@@ -183,7 +183,14 @@ def _rate_of_path(rates: Sequence[Any]) -> Callable[[str], float | None]:
 
 
 def layer_factors(params: Any, layer_decay: float, depth: int, rate: Callable[[str], float | None]) -> Any:
-    """Factor of each parameter's learning rate: a scalar, or `[depth, 1, ...]` for stacked blocks."""
+    """Factor of each parameter's learning rate: a scalar, or `[depth, 1, ...]` for stacked blocks.
+
+    Args:
+        params: Parameters, or updates of them.
+        layer_decay: As in `make_optimizer`.
+        depth: Number of the model's blocks.
+        rate: Maps a parameter's path to its factor, None if it is frozen.
+    """
 
     def factor(keys: Any, leaf: Any) -> Any:
         path = path_of(keys)

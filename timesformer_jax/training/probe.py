@@ -26,7 +26,12 @@ WARM_UP = 0.05
 
 
 class Rates(NamedTuple):
-    """Hyperparameters of one head."""
+    """Hyperparameters of one head.
+
+    Attributes:
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay.
+    """
 
     learning_rate: float
     weight_decay: float
@@ -89,7 +94,13 @@ def make_probe_optimizer(
 
 @struct.dataclass
 class ProbeState:
-    """Training state of a probe; the first axis of parameters and moments counts heads."""
+    """Training state of a probe; the first axis of parameters and moments counts heads.
+
+    Attributes:
+        step: Number of completed steps.
+        params: Stacked parameters of the heads.
+        opt_state: State of the optimizer.
+    """
 
     step: Int[Array, ""]
     params: Any

@@ -211,5 +211,5 @@ def read_probe(path: Any) -> tuple[AttentiveProbe, Any, dict[str, Any]]:
     except InputError:
         raise
     except Exception as error:  # of zip files, arrays, JSON, fields
-        raise InputError(f"{path} is no probe that this project has written.") from error
+        raise InputError(f"{path} is not a probe written by this project.") from error
     return probe, unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()}), notes
