@@ -245,7 +245,7 @@ def test_two_processes_write_what_one_does(tmp_path: Path, made_clips: Path, dat
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({}, r"--mode=features needs a model .* no checkpoint in .*, and init_from isn't set"),
+        ({}, r"--mode=features needs a trained model: .* no checkpoint in .*, and init_from isn't set"),
         ({"features.kind": "deep"}, "features.kind must be one of cls, frames, patches, got 'deep'"),
         ({"features.dtype": "int8"}, "features.dtype must be one of float32, float16, got 'int8'"),
         ({"features.videos_per_shard": 0}, "features.videos_per_shard must be at least 1, got 0"),

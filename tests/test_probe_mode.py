@@ -137,7 +137,7 @@ def test_an_attentive_probe_on_the_workdirs_own_checkpoint(run: Path, made_clips
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({}, r"--mode=probe needs a model .* no checkpoint in .*, and init_from isn't set"),
+        ({}, r"--mode=probe needs a trained model: .* no checkpoint in .*, and init_from isn't set"),
         ({"probe.kind": "deep"}, "probe.kind must be one of linear, attentive, got 'deep'"),
         ({"probe.weight_decays": ()}, "probe.weight_decays must be one or more numbers"),
         ({"probe.learning_rates": (-0.1,)}, "probe.learning_rates must be one or more numbers, each positive"),

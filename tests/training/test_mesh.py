@@ -155,7 +155,7 @@ def test_the_table_adds_up():
     ("changes", "sizes", "words"),
     [
         ({"num_heads": 2}, {"tensor": 4}, r"mesh.tensor=4 must divide the model's 2 heads and the MLP's 256 hidden"),
-        ({"attention_type": "joint_space_time"}, {"context": 2}, r"only divided_space_time, space_only, axial can do"),
+        ({"attention_type": "joint_space_time"}, {"context": 2}, r"only divided_space_time, space_only, axial support"),
         ({"num_frames": 6}, {"context": 4}, r"mesh.context=4 must divide the 6 frames and the 4 x 4 = 16 patches"),
     ],
 )
