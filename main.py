@@ -1,7 +1,7 @@
 """Train and evaluate a TimeSformer on a data set: `python main.py --config=configs/moving_digits.py --workdir=runs/demo`.
 
-Any field of the config can be given on the command line: `--config.train.batch_size=64`, or `--config.init_from=None` to unset
-an optional one. The same command, started once on every machine, trains on all of them (docs/scale.md).
+Any field of the config can be set on the command line: `--config.train.batch_size=64`, or `--config.init_from=None` to unset an
+optional one. The same command, started once per machine, trains on all machines (docs/scale.md).
 """
 
 import logging
@@ -18,7 +18,7 @@ from timesformer_jax.extras import JOBS as NEEDS
 from timesformer_jax.extras import MissingPackageError, check_installed
 
 try:
-    check_installed("main.py")  # before anything of it is imported
+    check_installed("main.py")  # before importing any of them
 except MissingPackageError as missing:
     sys.exit(f"Error: {missing}")
 
@@ -47,7 +47,7 @@ from timesformer_jax.training.distributed import start_distributed
 log = logging.getLogger("timesformer_jax")
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration, such as configs/folder.py; required.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and results go, a folder or gs://...; required.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and results, local or gs://...; required.")
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -59,27 +59,27 @@ DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
     DISTRIBUTED_MODES,
-    "Whether this process is one of several: on, off, or auto for what the environment says.",
+    "Whether this process is one of several: on, off, or auto to detect it from the environment.",
 )
 STOPPED = flags.DEFINE_integer(
     "exit_code_if_stopped",
     0,
-    "Exit code after SIGTERM, with everything saved: launchers that start the run again may tell it from a finished one.",
+    "Exit code after SIGTERM, with everything saved, by which launchers recognise unfinished runs and start them again.",
 )
 
 
 @locks_released()
 def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> None:
-    """One job from beginning to end.
+    """Run one job from beginning to end.
 
     Args:
-        config: The config, of which the fields that follow the weights may not be set.
+        config: The config; fields that follow the weights may be unset.
         workdir: The run's folder, local or in a bucket.
         mode: The job, a key of `MODES`.
         typed: Dotted paths of the fields that the command line sets.
 
     Raises:
-        InputError: For input that can't work.
+        InputError: If the input can't be used.
     """
     from experiment.follow import follow_weights
     from experiment.setup import set_up
@@ -89,13 +89,13 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
         check_installed(job_name)
     log.info("%s", describe_devices())
     check_utf8("--workdir", workdir)
-    if "://" not in workdir:  # else it lies in a bucket, and the path is whole
+    if "://" not in workdir:  # paths in buckets are already absolute
         workdir = str(Path(workdir).expanduser().resolve())
     if config.data.get("shard") and mode != "prepare":
-        raise InputError(f"data.shard={config.data.shard} is for --mode=prepare; leave it out for --mode={mode}.")
+        raise InputError(f"data.shard={config.data.shard} is only for --mode=prepare; drop it for --mode={mode}.")
     if mode == "prepare" and jax.process_count() > 1:
         raise InputError(
-            "--mode=prepare is for single processes: give --distributed=off, and each its own --config.data.shard."
+            "--mode=prepare runs as single processes: give --distributed=off, and each process its own --config.data.shard."
         )
     config, workdir = MODES[mode].adjust(config, workdir)
     config = follow_weights(config, workdir, mode, typed)
@@ -110,11 +110,11 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
     finally:
         this.files.checkpoints.close()
     if left_out := sum(this.data.dataset.num_left_out.values()):
-        log.warning("%d video(s) could not be read and were left out.", left_out)
+        log.warning("%d video(s) could not be read and were skipped.", left_out)
 
 
 def said_of(error: Exception) -> str | None:
-    """One sentence for an error that the user can do something about; None for a fault of the program."""
+    """Message for an error that the user can fix; None for a bug."""
     if isinstance(error, MissingPackageError):
         return str(error.within("main.py"))
     if isinstance(error, InputError):
@@ -123,7 +123,7 @@ def said_of(error: Exception) -> str | None:
 
 
 def end_with_peers(peers: Peers, error: Exception) -> NoReturn:
-    """End one of several processes after an exception: with one sentence, or with a traceback for a fault of the program."""
+    """End one of several processes after an exception, with a message, or with a traceback for a bug."""
     message = said_of(error) or peers.explain(error)
     if message is None:
         print(with_rank(traceback.format_exc().rstrip()), file=sys.stderr)
@@ -131,7 +131,7 @@ def end_with_peers(peers: Peers, error: Exception) -> NoReturn:
 
 
 def main(argv: list[str]) -> int:
-    """Returns the exit code: 0, 1 for an error, 130 after Ctrl-C, `--exit_code_if_stopped` if all is saved after SIGTERM."""
+    """Return the exit code: 0, 1 for an error, 130 after Ctrl-C, or `--exit_code_if_stopped` after SIGTERM with all saved."""
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     if not Path(file).is_file():
         sys.exit(no_config_file(file))
@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int:
     second_interrupt_exits(f"Interrupted again: stopped at once. {resumes}")
     try:
         log_to_stderr()
-        start_distributed(DISTRIBUTED.value)  # before anything that asks JAX for its devices
+        start_distributed(DISTRIBUTED.value)  # before JAX initialises its devices
         from timesformer_jax.preemption import Preempted
 
         with watch_peers() as peers:

@@ -1,15 +1,15 @@
-"""Diving-48: dives that differ in their turns alone, so it takes long looks; labels of version 2.
+"""Diving-48, labels of version 2: dives that differ only in their turns, so long clips help.
 
     python main.py --config=configs/diving48.py --config.data.root=FOLDER --workdir=runs/diving48
     python main.py --config=configs/diving48.py:large --config.data.root=FOLDER --workdir=runs/diving48_large
 
-Lists and batches are as in configs/k400.py. The official code has no configuration for this data set; its author says that
-it is Kinetics-400's (issue 62). The paper's figures begin with ImageNet-1K, hence with DeiT-B here;
-`--config.init_from=FILE` begins with other weights.
+For lists and batches, see configs/k400.py. The official code has no configuration for this data set; its author uses the one
+for Kinetics-400 (issue 62). The paper starts from ImageNet-1K, hence DeiT-B here; `--config.init_from=FILE` starts from other
+weights.
 
-Expected accuracy (top-1, %, one clip, three crops), with its source; the cost: 10^9 multiply-adds a view, FLOPs of the whole
-training of 16,000 videos; memory: MiB for each clip of a device's batch in float32 (configs/recipes.py says how these are
-counted):
+Expected accuracy (top-1, %, one clip, three crops), with its source; cost: 10^9 multiply-adds per view, FLOPs of the whole
+training of 16,000 videos; memory: MiB for each clip of a device's batch in float32 (counted as described in
+configs/recipes.py):
 
 | variant | accuracy | source         | a view | training | memory |
 |---------|----------|----------------|--------|----------|--------|
@@ -24,9 +24,9 @@ from ml_collections import ConfigDict
 from configs.recipes import HR, IMAGENET_1K, LARGE, MODERN, OFFICIAL, Table, recipe, videos
 
 VARIANTS: dict[str, Table] = {"base": {}, "hr": HR, "large": LARGE, "modern": MODERN}
-"""Name -> what it changes of the official recipe. Several can be named, with commas between: the later one wins."""
+"""Maps a variant to its changes of the official recipe. Names can be combined with commas; later ones take precedence."""
 
 
 def get_config(variant: str = "base") -> ConfigDict:
-    """`variant`: keys of `VARIANTS`, with commas between."""
+    """Make the config; `variant` is one or more keys of `VARIANTS`, separated by commas."""
     return recipe("diving48", VARIANTS, variant, OFFICIAL, {"init_from": IMAGENET_1K, "data": videos("diving48")})

@@ -1,8 +1,9 @@
-"""Videos on your disk: a folder with one sub-folder per label, lists of your own, or a published data set.
+"""Videos on your disk: a folder with one sub-folder per label, your own lists, or a published data set.
 
-By itself this config is a toy: a model of 1.2 million parameters at 64 px, trained from scratch, to try whether a data set
-can be read and learned at all. 32 short clips take about a minute on 2 CPU cores. It overfits few videos and is no recipe for
-accuracy. `finetune` is: it starts from published weights, and wants an accelerator. `finetune,small` is for few videos.
+Without a variant, this config is a toy: a model of 1.2 million parameters at 64 px, trained from scratch, to check whether a
+data set can be read and learned at all. 32 short clips take about a minute on 2 CPU cores. It overfits small data sets and is
+not meant for accuracy. `finetune` is: it starts from published weights, and is meant for an accelerator. `finetune,small` is
+for few videos.
 
     python main.py --config=configs/folder.py:video_folder,finetune --config.data.root=FOLDER --workdir=runs/mine
     python main.py --config=configs/folder.py:video_folder,finetune,small --config.data.root=FOLDER --workdir=runs/few
@@ -10,24 +11,25 @@ accuracy. `finetune` is: it starts from published weights, and wants an accelera
     python main.py --config=configs/folder.py --config.data.root=FOLDER --workdir=runs/toy
     python main.py --config=configs/folder.py:video_list --config.data.train=A.csv --config.data.val=B.csv --workdir=runs/toy
 
-FOLDER holds LABEL/*.mp4 (a fifth of each label becomes the validation split), or train/LABEL/*.mp4 and val/LABEL/*.mp4; for
-the other data sets see docs/data.md.
+FOLDER contains LABEL/*.mp4 (a fifth of each label becomes the validation split), or train/LABEL/*.mp4 and val/LABEL/*.mp4. For
+the other data sets, see docs/data.md.
 
-`finetune` begins with the released model of Kinetics-400, from the Hugging Face Hub. `--config.init_from=SOURCE` begins with
-any other weights: a file, a folder, a run's workdir, a name listed by `timesformer zoo` or hf:ORGANISATION/MODEL, video models
-and image transformers alike. Width, depth, heads, patches, frames, image size, sampling and normalisation follow the weights.
-Image size, frames and attention can be set otherwise (`--config.model.image_size=112`); a field that the weights fix can't.
-The log has a table of what differs.
+`finetune` starts from the released Kinetics-400 model on the Hugging Face Hub. `--config.init_from=SOURCE` starts from other
+weights, of video models or image transformers: a file, a folder, a run's workdir, a name listed by `timesformer zoo`, or
+hf:ORGANISATION/MODEL. Width, depth, heads, patches, frames, image size, sampling and normalisation follow the weights. Image
+size, frames and attention can be changed (`--config.model.image_size=112`); fields that the weights fix can't. The log lists
+the differences in a table.
+
 `finetune,modern` changes the augmentation and the optimizer.
 
-`finetune,small` (or `small`) is for a few to a few hundred videos, of which `finetune` makes a handful of steps: AdamW, batches
-of 8 clips, 30 epochs, a warm-up, and clips that span the whole video. docs/small_data.md compares it with probes. Its learning
-rate is meant for width 768; for other widths set `--config.optimizer.learning_rate` in inverse proportion. Fine-tuning
-in fewer than 50 steps suggests it in the log.
+`finetune,small` (or `small`) is for a few to a few hundred videos, for which `finetune` would take only a handful of steps:
+AdamW, batches of 8 clips, 30 epochs, a warm-up, and clips that span the whole video. docs/small_data.md compares it with
+probes. Its learning rate is for width 768; for other widths, set `--config.optimizer.learning_rate` in inverse proportion. The
+log suggests it if fine-tuning takes fewer than 50 steps.
 
-Expected accuracy: that of your data is unknown. Source of the figures here: the toy was run on 2 CPU cores, the others were
-not measured at this size. The cost, with weights of base width at 8 x 224: FLOPs of training for a thousand videos;
-memory: MiB for each clip of a device's batch (configs/recipes.py says how these are counted):
+Expected accuracy: unknown for your data. Source of the figures: the toy was run on 2 CPU cores; the others were not measured at
+this size. Cost, with weights of base width at 8 x 224: FLOPs of training for a thousand videos; memory: MiB for each clip of a
+device's batch (counted as described in configs/recipes.py):
 
 | variant         | training clips | training | memory |
 |-----------------|----------------|----------|--------|
@@ -57,13 +59,13 @@ FIELDS = {
     "video_folder": {"val_fraction": 0.2},
     "video_list": {"train": None, "val": None, "labels": None},
 }
-"""Data set -> the fields of `data` that only it has, with their usual values; None is a text that isn't given."""
+"""Maps a data set to the fields of `data` that only it has, with default values; None is an unset string."""
 
 TOY = (
     "A toy: this small model learns from random weights, to try out a data set and not for accuracy; "
     "--config=configs/folder.py:{dataset},finetune fine-tunes published weights."
 )
-"""Goes into the log and results.json."""
+"""Note of the toy for the log and results.json."""
 
 SMALL: Table = {
     "model": {
@@ -112,11 +114,11 @@ VARIANTS: dict[str, Table] = {
     "modern": merge(MODERN, {"optimizer": {"learning_rate": 1e-4}}),
     "small": merge(FINETUNE, SMALL_DATA),
 }
-"""What may follow the data set, after commas -> what it changes of the small model's recipe."""
+"""Maps a variant, which may follow the data set after a comma, to its changes of the toy."""
 
 
 def get_config(name: str = "video_folder") -> ConfigDict:
-    """`name`: a key of `FIELDS`, then perhaps keys of `VARIANTS`, with commas between."""
+    """Make the config; `name` is a key of `FIELDS`, optionally followed by keys of `VARIANTS`, separated by commas."""
     dataset, *changes = name.split(",")
     if dataset not in FIELDS:
         raise InputError(

@@ -1,15 +1,15 @@
-"""HowTo100M: which of 1,059 tasks a video of minutes is about.
+"""HowTo100M: classify videos of several minutes by their task, one of 1,059.
 
     python main.py --config=configs/howto100m.py --config.data.root=FOLDER --workdir=runs/howto100m
     python main.py --config=configs/howto100m.py:frames_96 --config.data.root=FOLDER --workdir=runs/howto100m_96
 
-Lists and batches are as in configs/k400.py. Training begins with the 8-frame model of Kinetics-400, whose time
-embedding is stretched; `--config.init_from=FILE` begins with other weights. Its hyper-parameters are Kinetics' (the author,
-issue 9). A video is tested by as many clips as cover it, side by side.
+For lists and batches, see configs/k400.py. Training starts from the 8-frame Kinetics-400 model, whose time embedding is
+interpolated; `--config.init_from=FILE` starts from other weights. The hyper-parameters are those of Kinetics (the author,
+issue 9). Evaluation covers a video with adjacent clips.
 
-Expected accuracy (top-1, %), with its source, by clips that cover so many seconds; the cost: 10^9 multiply-adds a view, FLOPs
-of the whole training of 85,000 videos, one clip of each an epoch; memory: MiB for each clip of a device's batch in float32
-(configs/recipes.py says how these are counted):
+Expected accuracy (top-1, %), with its source, and seconds that a clip covers; cost: 10^9 multiply-adds per view, FLOPs of
+the whole training of 85,000 videos, one clip of each per epoch; memory: MiB for each clip of a device's batch in float32
+(counted as described in configs/recipes.py):
 
 | variant   | covers | accuracy | source                            | a view | training | memory |
 |-----------|--------|----------|-----------------------------------|--------|----------|--------|
@@ -19,7 +19,7 @@ of the whole training of 85,000 videos, one clip of each an epoch; memory: MiB f
 | frames_96 |  102.4 | 62.6     | paper, Table 8; released the same |   2380 |  1.7e19  |   4631 |
 | modern    |    8.5 | unknown  | not measured                      |    196 |  5.7e18  |   2355 |
 
-Which videos the paper tested on was never published: the split is ours (docs/data.md), so these figures are a rough guide.
+The paper's test videos were never published; the split is ours (docs/data.md), so these figures are a rough guide.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -39,13 +39,13 @@ VARIANTS: dict[str, Table] = {
     "frames_96": {"model": {"num_frames": 96, "remat": "full"}},
     "modern": MODERN,
 }
-"""Name -> what it changes of the official recipe. Several can be named, with commas between: the later one wins."""
+"""Maps a variant to its changes of the official recipe. Names can be combined with commas; later ones take precedence."""
 
 
 def get_config(variant: str = "frames_8") -> ConfigDict:
-    """`variant`: keys of `VARIANTS`, with commas between."""
-    # Whole videos, since a clip of 96 frames is longer than the minute that `tfds build` cuts them into. Clips of rate 32 take
-    # 0.94 frames a second: keeping 2 needs about 0.5 TB, and keeping all of them 15 times as much.
+    """Make the config; `variant` is one or more keys of `VARIANTS`, separated by commas."""
+    # Whole videos, since a clip of 96 frames is longer than the one-minute parts of `tfds build`. Clips of rate 32 use 0.94
+    # frames per second: storing 2 per second takes about 0.5 TB, storing all of them 15 times as much.
     whole = config_dict.placeholder(float)
     data = videos("howto100m", max_fps=2.0, min_videos=100, val_fraction=0.29, part_seconds=whole)
     return recipe("howto100m", VARIANTS, variant, OFFICIAL, HOWTO, {"data": data})

@@ -3,13 +3,13 @@
     python main.py --config=configs/k400.py --config.data.root=FOLDER --workdir=runs/k400
     python main.py --config=configs/k400.py:hr,modern --config.data.root=FOLDER --workdir=runs/k400_hr
 
-FOLDER has the videos and their lists: docs/data.md. Weights to begin with are fetched from the Hugging Face Hub, or
-`--config.init_from=FILE` names some of any kind that `timesformer_jax.load` reads. A batch is 64 clips on all devices
-together; where they have too little memory, `--config.train.accumulation=8` computes it in 8 parts, with the same gradient.
+FOLDER has the videos and their lists (docs/data.md). Initial weights are downloaded from the Hugging Face Hub;
+`--config.init_from=FILE` uses any others that `timesformer_jax.load` reads. A batch has 64 clips over all devices; if memory is
+short, `--config.train.accumulation=8` computes it in 8 micro-batches with the same gradient.
 
-Expected accuracy (top-1, %, one clip, three crops), with its source; the cost: 10^9 multiply-adds a view, FLOPs of the whole
-training of 240,000 videos; memory: MiB for each clip of a device's batch in float32, with `remat` as it is here
-(configs/recipes.py says how these are counted):
+Expected accuracy (top-1, %, one clip, three crops), with its source; cost: 10^9 multiply-adds per view, FLOPs of the whole
+training of 240,000 videos; memory: MiB for each clip of a device's batch in float32, with `remat` as set here
+(counted as described in configs/recipes.py):
 
 | variant      | accuracy | source                        | a view | training | memory |
 |--------------|----------|-------------------------------|--------|----------|--------|
@@ -23,11 +23,11 @@ training of 240,000 videos; memory: MiB for each clip of a device's batch in flo
 | scratch      | 64.8     | paper, 4.2, by its own recipe |    196 |  5.4e19  |   2365 |
 | modern       | unknown  | not measured                  |    196 |  1.6e19  |   2355 |
 
-Others who trained `base` reached 77.3 to 78.0 by the test, and 4 less where short of videos or judged by the validation of
-the official code, whose clips are random. The paper's took 416 hours of a V100.
+Others who trained `base` reached 77.3 to 78.0 with this evaluation, and 4 points less if videos were missing or in the official
+code's validation, whose clips are random. The paper's training took 416 V100 hours.
 
-`base` with `--config.model.remat=full` needs about 330 MiB a clip, and a third more computing. `hr` starts from
-position embeddings that are resized as pictures are, the official one from a scrambled order.
+`base` with `--config.model.remat=full` needs about 330 MiB per clip and a third more computation. `hr` starts from position
+embeddings that are resized like images; in the official code, their order is scrambled.
 """
 
 from ml_collections import ConfigDict
@@ -40,11 +40,11 @@ VARIANTS: dict[str, Table] = {
     "large": LARGE,
     "joint": {"model": {"attention_type": "joint_space_time"}},
     "space_only": {"model": {"attention_type": "space_only"}},
-    # Never released: `timesformer_jax.modeling.SCHEMES` says what is known of them, and what was chosen.
+    # Never released: `timesformer_jax.modeling.SCHEMES` documents what is known of them and the choices made here.
     "local_global": {"model": {"attention_type": "local_global"}},
     "axial": {"model": {"attention_type": "axial"}},
-    # The paper says no more of it than "a longer schedule and more augmentation"; 15 epochs of the official recipe end at
-    # 16 %. This is `modern` for as long as SlowFast is trained from nothing, one clip a video, all layers alike.
+    # The paper only says "a longer schedule and more augmentation"; 15 epochs of the official recipe reach 16 %. This is
+    # `modern` for as long as SlowFast is trained from scratch, with one clip per video and the same rate for all layers.
     "scratch": merge(
         MODERN,
         {
@@ -57,9 +57,9 @@ VARIANTS: dict[str, Table] = {
     ),
     "modern": MODERN,
 }
-"""Name -> what it changes of the official recipe. Several can be named, with commas between: the later one wins."""
+"""Maps a variant to its changes of the official recipe. Names can be combined with commas; later ones take precedence."""
 
 
 def get_config(variant: str = "base") -> ConfigDict:
-    """`variant`: keys of `VARIANTS`, with commas between."""
+    """Make the config; `variant` is one or more keys of `VARIANTS`, separated by commas."""
     return recipe("k400", VARIANTS, variant, OFFICIAL, {"data": videos("kinetics400")})

@@ -3,12 +3,12 @@
     python main.py --config=configs/k600.py --config.data.root=FOLDER --workdir=runs/k600
     python main.py --config=configs/k600.py:large --config.data.root=FOLDER --workdir=runs/k600_large
 
-Lists, weights to begin with and batches are as in configs/k400.py; the official code has no configuration for this data set,
-and its author says that it is Kinetics-400's.
+For lists, initial weights and batches, see configs/k400.py. The official code has no configuration for this data set; its
+author uses the one for Kinetics-400.
 
-Expected accuracy (top-1 / top-5, %, one clip, three crops), with its source; the cost: 10^9 multiply-adds a view, FLOPs of
-the whole training of 392,000 videos; memory: MiB for each clip of a device's batch in float32 (configs/recipes.py says how
-these are counted):
+Expected accuracy (top-1 / top-5, %, one clip, three crops), with its source; cost: 10^9 multiply-adds per view, FLOPs of
+the whole training of 392,000 videos; memory: MiB for each clip of a device's batch in float32 (counted as described in
+configs/recipes.py):
 
 | variant | accuracy    | source                             | a view | training | memory |
 |---------|-------------|------------------------------------|--------|----------|--------|
@@ -23,9 +23,9 @@ from ml_collections import ConfigDict
 from configs.recipes import HR, LARGE, MODERN, OFFICIAL, Table, recipe, videos
 
 VARIANTS: dict[str, Table] = {"base": {}, "hr": HR, "large": LARGE, "modern": MODERN}
-"""Name -> what it changes of the official recipe. Several can be named, with commas between: the later one wins."""
+"""Maps a variant to its changes of the official recipe. Names can be combined with commas; later ones take precedence."""
 
 
 def get_config(variant: str = "base") -> ConfigDict:
-    """`variant`: keys of `VARIANTS`, with commas between."""
+    """Make the config; `variant` is one or more keys of `VARIANTS`, separated by commas."""
     return recipe("k600", VARIANTS, variant, OFFICIAL, {"data": videos("kinetics600")})

@@ -1,14 +1,14 @@
-"""Something-Something v2: what hands do to things, told by the order of frames.
+"""Something-Something v2: hands that manipulate objects; the order of the frames matters.
 
     python main.py --config=configs/ssv2.py --config.data.root=FOLDER --workdir=runs/ssv2
     python main.py --config=configs/ssv2.py:hr --config.data.root=FOLDER --workdir=runs/ssv2_hr
 
-Lists, weights to begin with and batches are as in configs/k400.py. A clip is one frame of each part of the whole video, and
-nothing is mirrored, since labels speak of left and right.
+For lists, initial weights and batches, see configs/k400.py. A clip takes one frame from each of several equal segments of the
+whole video. Clips are not mirrored, since labels mention left and right.
 
-Expected accuracy (top-1, %, one clip, three crops), with its source; the cost: 10^9 multiply-adds a view, FLOPs of the whole
-training of 170,000 videos; memory: MiB for each clip of a device's batch in float32 (configs/recipes.py says how these are
-counted):
+Expected accuracy (top-1, %, one clip, three crops), with its source; cost: 10^9 multiply-adds per view, FLOPs of the whole
+training of 170,000 videos; memory: MiB for each clip of a device's batch in float32 (counted as described in
+configs/recipes.py):
 
 | variant    | accuracy | source                                       | a view | training | memory |
 |------------|----------|----------------------------------------------|--------|----------|--------|
@@ -19,7 +19,7 @@ counted):
 | space_only | 36.6     | paper, Table 1                               |    141 |  2.0e18  |   1849 |
 | modern     | unknown  | not measured                                 |    196 |  1.1e19  |   2355 |
 
-`local_global` and `axial` (paper, Table 1: 56.3 and 56.2) are `--config.model.attention_type` away. `large` has 64 frames, as
+For `local_global` and `axial` (paper, Table 1: 56.3 and 56.2), set `--config.model.attention_type`. `large` has 64 frames, like
 the released model and its configuration; the paper says 96.
 """
 
@@ -29,9 +29,9 @@ from configs.recipes import HR, MODERN, OFFICIAL, Table, merge, recipe, videos
 
 SOMETHING: Table = {
     "clips": {"sampling": "segments", "jitter": "inverse_uniform"},
-    # The official frames are read by OpenCV and stay in its order: the configurations' REVERSE_INPUT_CHANNEL is not looked at
-    # for this model. The published figures were trained and tested so, and the released weights want it; a model that is
-    # trained here remembers it. Image weights have seen RGB, so give "rgb" for a start of your own: `modern` does.
+    # The official code reads frames with OpenCV and keeps its BGR order, since it ignores REVERSE_INPUT_CHANNEL of the
+    # configurations for this model. The published models were trained and evaluated that way, the released weights expect it,
+    # and models trained here store it. Image weights were trained on RGB, so set "rgb" for new models, as `modern` does.
     "pixels": {"channel_order": "bgr"},
 }
 
@@ -43,9 +43,9 @@ VARIANTS: dict[str, Table] = {
     "space_only": {"model": {"attention_type": "space_only"}},
     "modern": merge(MODERN, {"pixels": {"channel_order": "rgb"}}),
 }
-"""Name -> what it changes of the official recipe. Several can be named, with commas between: the later one wins."""
+"""Maps a variant to its changes of the official recipe. Names can be combined with commas; later ones take precedence."""
 
 
 def get_config(variant: str = "base") -> ConfigDict:
-    """`variant`: keys of `VARIANTS`, with commas between."""
+    """Make the config; `variant` is one or more keys of `VARIANTS`, separated by commas."""
     return recipe("ssv2", VARIANTS, variant, OFFICIAL, SOMETHING, {"data": videos("something_something_v2")})

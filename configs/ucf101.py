@@ -3,22 +3,22 @@
     python main.py --config=configs/ucf101.py --config.data.root=FOLDER --workdir=runs/ucf101
     python main.py --config=configs/ucf101.py:head --config.data.root=FOLDER --workdir=runs/ucf101_head
 
-FOLDER has the videos and the official lists (docs/data.md); `--config.data.fold=2` takes another of the three splits. It
-begins with the released model of Kinetics-400, from the Hugging Face Hub; `--config.init_from=SOURCE` begins with any other
-weights, a run's workdir for one, and the model follows them (configs/folder.py says how). Batches are as in configs/k400.py.
+FOLDER has the videos and the official lists (docs/data.md); `--config.data.fold=2` selects another of the three splits.
+Fine-tuning starts from the released Kinetics-400 model on the Hugging Face Hub; `--config.init_from=SOURCE` starts from other
+weights, such as a run's workdir, and the model follows them (see configs/folder.py). For batches, see configs/k400.py.
 
-Expected accuracy: unknown. Neither the paper nor the official code has this data set, and this recipe was not measured: the
-source of its schedule is the official one, at a tenth of the rate. A user of the official code got 42.9 % from ImageNet
-alone, at 0.05 (its issue 19).
+Expected accuracy: unknown. Neither the paper nor the official code covers this data set, and this recipe was not measured.
+Source of the schedule: the official one, at a tenth of the rate. A user of the official code reached 42.9 % from ImageNet
+alone, at a rate of 0.05 (its issue 19).
 
-The cost: 10^9 multiply-adds a view, FLOPs of the whole training of 9,537 videos; memory: MiB for each clip of a device's batch
-in float32 (configs/recipes.py says how these are counted):
+Cost: 10^9 multiply-adds per view, FLOPs of the whole training of 9,537 videos; memory: MiB for each clip of a device's batch
+in float32 (counted as described in configs/recipes.py):
 
 | variant | what is trained               | a view | training | memory |
 |---------|-------------------------------|--------|----------|--------|
-| base    | all of it                     |    196 |  1.6e17  |   2324 |
-| head    | the classifier alone          |    196 |  5.3e16  |     41 |
-| modern  | all of it, lower layers less  |    196 |  6.4e17  |   2355 |
+| base    | all parameters                |    196 |  1.6e17  |   2324 |
+| head    | only the classifier           |    196 |  5.3e16  |     41 |
+| modern  | all, lower layers more slowly |    196 |  6.4e17  |   2355 |
 """
 
 from ml_collections import ConfigDict
@@ -26,16 +26,16 @@ from ml_collections import ConfigDict
 from configs.recipes import FINETUNED, FINETUNED_VARIANTS, OFFICIAL, Table, recipe, videos
 
 UCF: Table = {
-    # Videos take 7 seconds, where Kinetics' take 10: in its span of 256 frames the last one would be repeated.
+    # Videos last 7 seconds, Kinetics' 10: the span of 256 frames would repeat the last frame.
     "clips": {"span": 192.0},
 }
 
 VARIANTS = FINETUNED_VARIANTS
-"""Several can be named, with commas between: the later one wins."""
+"""Names can be combined with commas; later ones take precedence."""
 
 
 def get_config(variant: str = "base") -> ConfigDict:
-    """`variant`: keys of `VARIANTS`, with commas between."""
+    """Make the config; `variant` is one or more keys of `VARIANTS`, separated by commas."""
     return recipe(
         "ucf101",
         VARIANTS,

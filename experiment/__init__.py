@@ -1,1 +1,1 @@
-"""The jobs that `main.py` runs over data sets: each composes the input pipeline and the library."""
+"""Jobs of `main.py` over data sets, composed of the input pipeline and the library."""

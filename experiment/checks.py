@@ -1,4 +1,4 @@
-"""Whatever can fail is checked before the data are prepared, which can take hours."""
+"""Check everything that can fail before the data are prepared, which can take hours."""
 
 import math
 import tempfile
@@ -17,11 +17,11 @@ CHECKPOINTS = ("latest", "best")
 
 
 def check_config(config: Any, trains: bool) -> None:
-    """Raises `InputError` for fields that nothing else checks: positive numbers, a known split, an existing dtype."""
+    """Raise `InputError` for invalid fields that nothing else checks, such as numbers, splits and dtypes."""
     if trains and config.model.dtype == "float16":
         raise tsf.InputError(
-            "model.dtype=float16 is for testing: in training small gradients would vanish in it, and the loss isn't scaled "
-            "against that. Use bfloat16, which has float32's range."
+            "model.dtype=float16 is for testing: in training, small gradients would underflow, since the loss isn't "
+            "scaled. Use bfloat16, which has float32's range."
         )
     for section, fields in {
         "train": (
@@ -55,7 +55,7 @@ def check_config(config: Any, trains: bool) -> None:
 
 
 def check_workdir(workdir: str) -> None:
-    """Raises `InputError` if nothing can be written to the workdir, as far as it exists; a bucket isn't tried."""
+    """Raise `InputError` if the workdir exists and isn't writable; buckets aren't tried."""
     folder = folder_at(workdir)
     if "://" in workdir or not folder.is_dir():
         return
@@ -67,7 +67,7 @@ def check_workdir(workdir: str) -> None:
 
 
 def make_workdir(workdir: str) -> None:
-    """Make the workdir, if it isn't there; raises `InputError` if it can't be made."""
+    """Create the workdir if it doesn't exist; raises `InputError` if that fails."""
     try:
         folder_at(workdir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,9 +75,9 @@ def make_workdir(workdir: str) -> None:
 
 
 def check_checkpoint(workdir: str, description: dict[str, dict[str, Any]], *, needed: bool) -> None:
-    """Raises `InputError` if the workdir's newest checkpoint differs from `description`, or is needed and isn't there.
+    """Raise `InputError` if the workdir's newest checkpoint differs from `description`, or is needed and missing.
 
-    The number of classes isn't compared: it depends on the data.
+    The number of classes isn't compared, since it depends on the data.
     """
     model = {name: value for name, value in description["model"].items() if name != "num_classes"}
     folder = folder_at(workdir) / "checkpoints"
@@ -89,11 +89,11 @@ def check_checkpoint(workdir: str, description: dict[str, dict[str, Any]], *, ne
 
 
 OBJECTIVES = {False: "softmax", True: "sigmoid"}
-"""Whether a video may have several labels -> the objective."""
+"""Maps whether videos are multi-label to the objective."""
 
 
 def check_labels(workdir: str, label_names: Sequence[str], several: bool) -> None:
-    """Raises `InputError` if the workdir's checkpoint was trained for other labels or the other objective; needs no data."""
+    """Raise `InputError` if the workdir's checkpoint was trained for other labels or the other objective; needs no data."""
     check_objective(workdir, OBJECTIVES[several])
     folder = folder_at(workdir) / "checkpoints"
     checkpoint = find_checkpoint(folder)
@@ -103,11 +103,11 @@ def check_labels(workdir: str, label_names: Sequence[str], several: bool) -> Non
 
 
 LABELS = {"softmax": "one label per video", "sigmoid": "any number of labels per video"}
-"""Objective -> what the data set has."""
+"""Maps an objective to the labels of its data sets."""
 
 
 def check_objective(workdir: str, objective: str) -> None:
-    """Raises `InputError` if the workdir's checkpoint was trained for the other objective; an old one may not say."""
+    """Raise `InputError` if the workdir's checkpoint was trained for the other objective, which old ones don't record."""
     checkpoint = find_checkpoint(folder_at(workdir) / "checkpoints")
     trained = None if checkpoint is None else read_notes(checkpoint).get("objective")
     if trained not in (None, objective):

@@ -1,4 +1,4 @@
-"""main.py's command line: usage, flags and configs refused in one line, log lines above the progress bar."""
+"""Command line of main.py: usage, one-line errors for flags and configs, and log lines above the progress bar."""
 
 import atexit
 import contextlib
@@ -41,22 +41,22 @@ example, which fine-tunes a published model on a folder of videos, LABEL/*.mp4:
 modes:
 {modes}
 
-`python main.py --help` describes the flags, configs/ has the configs, and the first lines of each say what it is for.
-Jobs over single files, such as `timesformer predict`: `timesformer --help`.
+`python main.py --help` describes the flags. The configs are in configs/; the first lines of each describe its purpose.
+For jobs over single files, such as `timesformer predict`, see `timesformer --help`.
 """
 
 REQUIRED = {"config": "FILE", "workdir": "FOLDER"}
-"""Flag -> what it takes."""
+"""Maps a required flag to the name of its value."""
 
 OF_LAUNCHERS = "mode|distributed|exit_code_if_stopped"
-"""Flags of a job that are not for the next one: its mode, and what a launcher adds."""
+"""Flags that are not repeated for the next job: the mode, and flags added by launchers."""
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+"""Exit code after Ctrl-C, as in shells: 128 + SIGINT."""
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the flags by absl; usage errors exit with 2 and unusable config files with 1, each with one line."""
+    """Parse the flags with absl; usage errors exit with 2 and unusable config files with 1, each with a one-line error."""
     escape_unencodable()
     if len(argv) == 1:
         sys.stderr.write(USAGE.format(modes="\n".join(f"  {name:<9} {mode.summary}" for name, mode in MODES.items())))
@@ -64,7 +64,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     if "--version" in argv:
         print(f"timesformer_jax {timesformer_jax.__version__}")
         sys.exit(0)
-    if "--help" in argv:  # which absl ends with 1
+    if "--help" in argv:  # absl would exit with 1
         app.usage(shorthelp=True, writeto_stdout=True)
         sys.exit(0)
     for kind in (str, int, float):
@@ -72,7 +72,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except OSError:
-        # Only if a field of it is given, too: otherwise the file is looked for later.
+        # Raised only if a field of the config is given as well; otherwise the file is looked up later.
         found = re.search(r"--?config[= ]([^\s:]+)", " ".join(argv))
         if found is None or Path(found[1]).is_file():
             raise
@@ -80,7 +80,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         _stop(_unknown_flag(error.flagname))
     except flags.Error as error:
-        inner = error.__context__  # of a config that has failed: ml_collections puts the whole traceback into its message
+        inner = error.__context__  # of a failing config: ml_collections puts the whole traceback into its message
         _refuse(str(inner.args[0]) if isinstance(inner, InputError) else str(error))
     except (AttributeError, KeyError) as error:
         if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
@@ -95,7 +95,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 class _OrNone(flags.ArgumentParser):
-    """Parser of a config's field, by which "None" unsets it; `_check_unset` refuses that for a field that needs a value."""
+    """Parser of a config field in which "None" unsets the field; `_check_unset` refuses that if the field needs a value."""
 
     def __init__(self, kind: type):
         self.kind = kind
@@ -103,16 +103,16 @@ class _OrNone(flags.ArgumentParser):
         self.syntactic_help = self._parser.syntactic_help
 
     def parse(self, argument: Any) -> Any:
-        """A value of the field's type, or None."""
+        """Parse a value of the field's type, or None."""
         return None if argument == "None" else self._parser.parse(argument)
 
     def flag_type(self) -> str:
-        """The type's name in absl's help."""
+        """Name of the type in absl's help."""
         return self._parser.flag_type()
 
 
 def _check_unset(config_flag: Any) -> None:
-    """End with an error if the command line unsets a field that needs a value; texts keep "None" as a value."""
+    """Exit with an error if the command line unsets a field that needs a value; for strings, "None" is a value."""
     config = config_flag.value
     for path, value in config_flags.get_override_values(config_flag).items():
         *sections, field = path.split(".")
@@ -128,7 +128,7 @@ def _check_unset(config_flag: Any) -> None:
 
 
 def _unknown_flag(given: str) -> str:
-    """What is said of a flag that doesn't exist."""
+    """Message about an unknown flag."""
     name, dot, field = given.partition(".")
     if name == "config":
         return "--config=FILE must be given, before any of its fields; `python main.py` shows an example."
@@ -138,9 +138,9 @@ def _unknown_flag(given: str) -> str:
 
 
 def _unknown_field(argv: Sequence[str]) -> str:
-    """What is said of a config without a field that the command line names."""
+    """Message about a config field on the command line that doesn't exist."""
     given = re.findall(r"(?<=^--config[= ])\S+|(?<=^-config[= ])\S+", "\n".join(argv), re.MULTILINE)
-    known = _field_paths(flags.FLAGS["config"].parser.parse(given[-1]))  # anew: the failed parse kept none
+    known = _field_paths(flags.FLAGS["config"].parser.parse(given[-1]))  # parse again: the failed parse kept nothing
     for argument in argv:
         path = re.sub(r"^--?(no)?config\.", "", argument.partition("=")[0])
         if path != argument.partition("=")[0] and path not in known:
@@ -150,7 +150,7 @@ def _unknown_field(argv: Sequence[str]) -> str:
 
 
 def _field_paths(section: Any, above: str = "") -> list[str]:
-    """The dotted paths of a config's fields and sections."""
+    """Dotted paths of a config's fields and sections."""
     found = []
     for name, value in section.items():
         found += [above + name, *(_field_paths(value, f"{above}{name}.") if isinstance(value, ConfigDict) else ())]
@@ -158,7 +158,7 @@ def _field_paths(section: Any, above: str = "") -> list[str]:
 
 
 def name_flags(message: str, config: Any) -> str:
-    """The message with the config's fields spelled as flags: `train.batch_size` becomes `--config.train.batch_size`."""
+    """Spell the config fields in a message as flags: `train.batch_size` becomes `--config.train.batch_size`."""
     paths = _field_paths(config)
     dotted = "|".join(re.escape(path) for path in sorted(paths, key=len, reverse=True) if "." in path)
     others = "|".join(path for path in paths if "." not in path and not isinstance(config[path], ConfigDict))
@@ -167,8 +167,8 @@ def name_flags(message: str, config: Any) -> str:
 
 
 def _refuse(reason: str) -> NoReturn:
-    """End with what absl says; a config file that has failed itself is an unusable input, no wrong usage."""
-    last_line = reason.strip().splitlines()[-1].strip()  # of a traceback, if the config has failed
+    """Exit with absl's message; a failing config file is bad input rather than a usage error."""
+    last_line = reason.strip().splitlines()[-1].strip()  # of a traceback, if the config fails
     message = re.sub(r"^[\w.]+Error: ", "", last_line)
     if message != last_line:
         sys.exit(f"Error: {message}")
@@ -176,20 +176,20 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _stop(message: str) -> NoReturn:
-    """End with a line on stderr and the exit code of a usage error."""
+    """Exit with a line on stderr and the exit code of a usage error."""
     print(f"Error: {printable(message)}", file=sys.stderr)
     sys.exit(2)
 
 
 def no_config_file(path: str) -> str:
-    """What is said where it isn't there."""
-    return f"Error: there is no config file {printable(path)}. Those of this project are in configs/."
+    """Message about a missing config file."""
+    return f"Error: there is no config file {printable(path)}. This project's configs are in configs/."
 
 
 class _Lines(logging.Handler):
-    """Log lines on stderr, above a progress bar if there is one: this project's, the metrics, and everyone's warnings.
+    """Log lines on stderr, above the progress bar: this project's log, the metrics, and all warnings.
 
-    Of several processes the first one talks; warnings come from all.
+    If there are several processes, only the first one logs; warnings come from all.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -199,7 +199,7 @@ class _Lines(logging.Handler):
 
 
 class _Format(logging.Formatter):
-    """The time, and in each line of several processes the number of this one."""
+    """Formatter with the time and, if there are several processes, the rank in each line."""
 
     def format(self, record: logging.LogRecord) -> str:
         first, *more = super().format(record).split("\n")
@@ -210,20 +210,20 @@ class _Format(logging.Formatter):
 def log_to_stderr() -> None:
     """Set up the log, once, before the processes join."""
     handler = _Lines()
-    logging.getLogger().handlers = [handler]  # before JAX looks for devices, and tells what it hasn't found
+    logging.getLogger().handlers = [handler]  # before JAX looks for devices and logs what it hasn't found
     logging.getLogger().setLevel(logging.INFO)
     absl_logging.set_verbosity(absl_logging.INFO)
     handler.setFormatter(_Format())
 
 
 def next_commands(mode: str, typed: Sequence[str], config: Any, workdir: str) -> list[str]:
-    """Commands that may follow a job that has ended, as they can be copied to the shell that it was started in.
+    """Commands that may follow a finished job, ready to be copied to the shell that started it.
 
     Args:
-        mode: That of the job.
-        typed: The job's own command, as in `sys.orig_argv`.
-        config: Its config.
-        workdir: Its folder, as it was given.
+        mode: Mode of the job.
+        typed: Command line of the job, as in `sys.orig_argv`.
+        config: Config of the job.
+        workdir: Folder of the job, as given.
     """
     workdir = os.path.expanduser(workdir)
 
@@ -261,13 +261,13 @@ def next_commands(mode: str, typed: Sequence[str], config: Any, workdir: str) ->
 
 
 def _some_video(config: Any, workdir: str) -> str:
-    """A video that the test in the workdir has scored, if it is a file here; a placeholder else."""
+    """Path of a video that the workdir's evaluation has scored, if it is a local file; else a placeholder."""
     file, root = epath.Path(workdir) / "predictions.jsonl", config.data.get("root")
     if root and file.exists():
         try:
             with file.open("rb") as lines:
                 name = parse_json(next(iter(lines), b"{}"), file, remedy="evaluate again").get("video", "")
-        except InputError:  # it is only an example
+        except InputError:  # the video is only an example
             return "VIDEO"
         path = Path(root).expanduser() / name
         if name and path.is_file():
@@ -276,10 +276,10 @@ def _some_video(config: Any, workdir: str) -> str:
 
 
 def second_interrupt_exits(message: str) -> None:
-    """From now on the second Ctrl-C prints `message` and ends the process at once, with the exit code `INTERRUPTED`.
+    """Make the second Ctrl-C print `message` and end the process at once, with the exit code `INTERRUPTED`.
 
-    Also while it compiles, waits for a batch or writes a checkpoint, where no Python handler would run: a thread reads the
-    signals that the interpreter's own handler has noted.
+    This works even during compilation, while waiting for a batch or while writing a checkpoint, when no Python handler runs: a
+    thread reads the signals recorded by the interpreter's C handler.
     """
     reads, writes = os.pipe()
     os.set_blocking(writes, False)
@@ -301,12 +301,12 @@ def second_interrupt_exits(message: str) -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """Run the exit handlers and end the process, without the shutdown of the interpreter.
+    """Run the exit handlers and end the process without the interpreter's shutdown.
 
-    That would take seconds to free every module and array, and would wait forever for a data pipeline that still lives.
+    The shutdown would take seconds to free all modules and arrays, and wait forever for a running data pipeline.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # its reader has gone
+        with contextlib.suppress(OSError):  # the reader of the pipe is gone
             stream.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""What training wrote for TensorBoard, read back."""
+"""Read back the curves that training wrote for TensorBoard."""
 
 import logging
 import struct
@@ -19,14 +19,17 @@ PANELS: dict[str, dict[str, str]] = {
     "clips a second": {"training": "train/clips_per_second"},
     "share of time waiting for data": {"training": "train/waiting_for_data"},
 }
-"""Panel -> line -> the tag that training writes it under."""
+"""Maps a panel's title to its lines, by name, and their TensorBoard tags."""
 
 
 def read_curves(workdir: str) -> dict[str, dict[str, Curve]]:
-    """Panel -> line -> (steps, values), of what there is; empty where the workdir has no training.
+    """Read the available curves of a workdir; empty if nothing was trained there.
 
-    A step that was trained twice, since a run went on from an earlier checkpoint, counts once: as it was the last time. Of a
-    damaged file, which a warning names, the figures before the damage count.
+    If a step was trained twice, because the run resumed from an earlier checkpoint, the last time counts. Damaged files are
+    reported by a warning and read up to the damage.
+
+    Returns:
+        Steps and values by panel and line, as in `PANELS`.
     """
     from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
     from tensorboard.util import tensor_util
@@ -34,7 +37,7 @@ def read_curves(workdir: str) -> dict[str, dict[str, Curve]]:
     for path in sorted(epath.Path(workdir).glob("*tfevents*")):
         if (place := find_damage(path.read_bytes())) is not None:
             log.warning("%s is damaged at byte %d: the curves lack its figures from there on.", path, place)
-    events: Any = EventAccumulator(workdir, size_guidance={TENSORS: 0})  # 0: all of them
+    events: Any = EventAccumulator(workdir, size_guidance={TENSORS: 0})  # 0: keep all
     events.Reload()
     there = set(events.Tags()[TENSORS])
 
@@ -47,9 +50,9 @@ def read_curves(workdir: str) -> dict[str, dict[str, Curve]]:
 
 
 def find_damage(content: bytes) -> int | None:
-    """Where the first damaged record of an event file begins; None if there is none.
+    """Offset of the first damaged record of an event file; None if there is none.
 
-    A record that isn't finished is no damage: a run that was killed leaves it.
+    An unfinished record is not damage: a killed run leaves one.
     """
     place = 0
     while place + HEADER_BYTES <= len(content):

@@ -1,4 +1,4 @@
-"""A run's videos: the prepared data set, and this process's batches of it."""
+"""Data of a run: the prepared data set, and this process's batches of it."""
 
 import dataclasses
 import logging
@@ -18,11 +18,11 @@ log = logging.getLogger("timesformer_jax")
 
 
 class RunData:
-    """The data set as a run uses it, and this process's batches.
+    """Data set of a run, and this process's batches.
 
     Attributes:
-        dataset: The prepared data set, cut down to the config's share.
-        clips: How clips are cut out of its videos.
+        dataset: The prepared data set, reduced to the config's share.
+        clips: Options for sampling clips from videos.
         views: Views of each video in evaluation.
         share: This process's share of every global batch.
     """
@@ -43,21 +43,21 @@ class RunData:
         return self.dataset.label_names
 
     def num_videos(self, split: str) -> int:
-        """Number of readable videos of a split that the run uses."""
+        """Number of a split's readable videos that the run uses."""
         return self.dataset.num_videos(split)
 
     @property
     def local_batch_size(self) -> int:
-        """This process's clips of a training batch."""
+        """Number of clips of a training batch that this process provides."""
         return self._config.train.batch_size // self.share.count
 
     @property
     def eval_batch_size(self) -> int:
-        """Clips of a batch in evaluation, over all processes: `eval.batch_size`, rounded up to the devices."""
+        """Clips per evaluation batch over all processes: `eval.batch_size`, rounded up to a multiple of the devices."""
         return -(-self._config.eval.batch_size // self._shards) * self._shards
 
     def training_batches(self, batch_size: int, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
-        """This process's `batch_size` clips of every training batch, from the clip `first_clip` of the run on."""
+        """Yield this process's `batch_size` clips of every training batch, starting at the run's clip `first_clip`."""
         return training_batches(
             self.dataset,
             "train",
@@ -69,12 +69,12 @@ class RunData:
         )
 
     def eval_batches(self, split: str, views: EvalViews, shard: tuple[int, int] | None = None) -> SplitBatches:
-        """This process's batches of every video of a split.
+        """Batches with this process's videos of a split.
 
         Args:
             split: "train" or "val".
             views: Views of each video.
-            shard: (first, step): the videos `first`, `first + step`, ... instead of this process's.
+            shard: (first, step), to read the videos `first`, `first + step`, ... instead of this process's.
         """
         return eval_batches(
             self.dataset,
@@ -87,7 +87,7 @@ class RunData:
 
 
 def clip_options(config: Any) -> ClipOptions:
-    """How the config cuts clips; raises `InputError` for what can't be."""
+    """Make the clip options of a config; raises `InputError` if a value is invalid."""
     image_size = config.model.image_size
     if not isinstance(image_size, int):
         raise tsf.InputError(f"model.image_size must be one number here, since crops are square; got {image_size}.")
@@ -95,7 +95,7 @@ def clip_options(config: Any) -> ClipOptions:
 
 
 def describe_preprocess(config: Any) -> Preprocess:
-    """How evaluation with this config prepares videos."""
+    """Preprocessing of videos in evaluation with this config."""
     clips = clip_options(config)
     return Preprocess(
         num_frames=clips.num_frames,
@@ -111,7 +111,7 @@ def describe_preprocess(config: Any) -> Preprocess:
 
 
 def _drawn(num_videos: int, config: Any) -> tuple[int, ...]:
-    """Numbers of the training videos that count; those of a smaller share are among those of a larger one."""
+    """Indices of the training videos in use; a smaller share is a subset of a larger one."""
     count = max(round(config.train.data_share * num_videos), 1)
     return tuple(sorted(np.random.default_rng([config.seed, num_videos]).permutation(num_videos)[:count].tolist()))
 

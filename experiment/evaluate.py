@@ -1,4 +1,4 @@
-"""`--mode=eval`, and the end of training: every video's scores, the metrics, the files."""
+"""`--mode=eval`, and the end of training: score every video, compute the metrics, write the files."""
 
 import dataclasses
 import logging
@@ -21,13 +21,13 @@ from timesformer_jax.video import nearest_clips
 log = logging.getLogger("timesformer_jax")
 
 PARTIAL = "test.part"
-"""The folder in the workdir where a test that was stopped finds what it had."""
+"""Folder in the workdir with the progress of an interrupted evaluation."""
 
 
 def evaluate(run: Run, params: Any, step: int) -> None:
-    """Scores every video of `eval.split` with all its views; writes results.json, predictions.jsonl and confusion.csv.
+    """Score every video of `eval.split` with all its views, and write results.json, predictions.jsonl and confusion.csv.
 
-    Resumes the same test if that was stopped. Raises `Preempted` after SIGTERM or Ctrl-C.
+    An interrupted evaluation is resumed if it was the same. Raises `Preempted` after SIGTERM or Ctrl-C.
     """
     run.files.lock("eval")
     if jax.process_index() == 0:
@@ -57,8 +57,8 @@ def evaluate(run: Run, params: Any, step: int) -> None:
         partial.delete()
     low, high = results["intervals"]["top1"]
     log.info(
-        "Test on %d videos of '%s' (%d more can't be read), %d clip(s) x %d crop(s): top-1 %.2f %% (95 %% interval %.2f to "
-        "%.2f), top-5 %.2f %%. See %s/results.json.",
+        "Evaluation on %d videos of '%s' (%d more can't be read), %d clip(s) x %d crop(s): top-1 %.2f %% (95 %% interval %.2f "
+        "to %.2f), top-5 %.2f %%. See %s/results.json.",
         results["num_videos"],
         options.split,
         len(unreadable),
@@ -73,7 +73,7 @@ def evaluate(run: Run, params: Any, step: int) -> None:
 
 
 def _score(run: Run, params: Any, step: int) -> tuple[ClipScores, PartialEvaluation]:
-    """Every clip's scores, those of a test that was stopped among them; and what to delete when the results are written."""
+    """Score every clip, resuming an interrupted evaluation; also returns the progress to delete once results are written."""
     split = run.config.eval.split
     batches = run.data.eval_batches(split, run.data.views)
     description = {
@@ -96,7 +96,7 @@ def _score(run: Run, params: Any, step: int) -> tuple[ClipScores, PartialEvaluat
             batches.skip(partial.num_done)
             for done in range(partial.num_done, len(batches)):
                 if stops():
-                    raise stops.preempted(f"{done} of {len(batches)} batches of the test are done")
+                    raise stops.preempted(f"{done} of {len(batches)} batches are evaluated")
                 yield next(batches)
                 progress.update()
 
@@ -111,7 +111,15 @@ def _score(run: Run, params: Any, step: int) -> tuple[ClipScores, PartialEvaluat
 def score_split(
     run: Run, params: Any, split: str, views: EvalViews, *, between: Callable[[], None] | None = None
 ) -> ClipScores:
-    """Scores of every clip of a split, on every process; `between` is called before every batch, and may raise."""
+    """Score every clip of a split; the scores are complete in every process.
+
+    Args:
+        run: The run.
+        params: Parameters of its model.
+        split: "train" or "val".
+        views: Views of each video.
+        between: Called before every batch; may raise.
+    """
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for batch in run.data.eval_batches(split, views):
@@ -124,7 +132,7 @@ def score_split(
 
 
 def _subsets(run: Run, scores: ClipScores) -> dict[int, list[int]]:
-    """Number of clips -> which clips of each video a test with so many would have, where every video has all of them."""
+    """Map smaller clip counts to the evaluated clips nearest to their sampling positions; empty if not applicable."""
     total, placement = run.config.eval.num_clips, run.data.clips.placement
     if total == 1 or placement == "tiled" or scores.clips_per_video != total:
         return {}

@@ -1,4 +1,4 @@
-"""`--mode=features`: what the frozen model says of every video of some splits, in shards on disk."""
+"""`--mode=features`: write the frozen model's features of every video of some splits, in shards."""
 
 import dataclasses
 import logging
@@ -39,11 +39,11 @@ from timesformer_jax.training.mesh import Share
 log = logging.getLogger("timesformer_jax")
 
 FOLDER = "features"
-"""In the workdir; each split has its folder in it."""
+"""Folder in the workdir, with a subfolder per split."""
 
 
 def check_features(config: Any, workdir: str) -> None:
-    """Raises `InputError` for what can't work, before the data are prepared, which can take long."""
+    """Raise `InputError` for invalid options, before the data are prepared, which can take long."""
     options = config.features
     check_options(options.kind, options.dtype, options.videos_per_shard)
     splits = options.splits
@@ -63,7 +63,7 @@ def check_features(config: Any, workdir: str) -> None:
 
 
 def write_features(run: Run) -> None:
-    """Writes WORKDIR/features/SPLIT of each of `features.splits`; shards that are there already stay as they are."""
+    """Write WORKDIR/features/SPLIT for each of `features.splits`; existing shards are kept."""
     params, source = frozen(run)
     for split in run.config.features.splits:
         _write_split(run, split, params, source)
@@ -93,10 +93,10 @@ def _write_split(run: Run, split: str, params: Any, source: dict[str, Any]) -> N
         videos={"data_set": run.data.dataset.builder.info.full_name, "split": split, "listed": num_videos},
     )
     writer = FeatureWriter(folder_at(run.workdir) / FOLDER / split, description, num_shards=num_shards)
-    wait_for_all("every process to look at the features so far")
+    wait_for_all("every process to read the existing features")
     if jax.process_index() == 0:
         writer.begin()
-    wait_for_all("the folder of features to be there")
+    wait_for_all("the folder of features to be created")
     missing = _agreed(writer.missing(), num_shards)
     log.info(
         "Features (%s) of %d videos of '%s' in %d shard(s)%s.",
@@ -104,7 +104,7 @@ def _write_split(run: Run, split: str, params: Any, source: dict[str, Any]) -> N
         num_videos,
         split,
         num_shards,
-        "" if len(missing) == num_shards else f", {num_shards - len(missing)} of which are there already",
+        "" if len(missing) == num_shards else f", {num_shards - len(missing)} of which already exist",
     )
     compute = make_feature_fn(run, options.kind)
     progress = Progress(len(missing), split, unit="shard", quiet=jax.process_index() > 0)
@@ -132,7 +132,7 @@ def _write_split(run: Run, split: str, params: Any, source: dict[str, Any]) -> N
 
 
 def make_feature_fn(run: Run, kind: str) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
-    """A jitted function (params, batch of `B` clips) -> their features, `[B, crops, ...]`, split as the batch is."""
+    """Make a jitted function (params, batch of `B` clips) -> features `[B, crops, ...]`, sharded like the batch."""
     mesh, prepare = run.model.mesh, run.model.prepare_eval
 
     def compute(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
@@ -145,10 +145,10 @@ def make_feature_fn(run: Run, kind: str) -> Callable[[Any, dict[str, jax.Array]]
 
 
 def turns(missing: list[int], share: Share) -> Iterator[tuple[int, bool]]:
-    """Which shard this process makes in each round, and whether it writes it.
+    """Yield the feature shard that this process computes in each round, and whether it writes that shard.
 
-    Processes that hold the same clips make the same shard, and one writes it. In the last round some may have none left: they
-    go through the last one's videos too, since every process has to bring equally many batches.
+    Processes that hold the same clips compute the same shard, and one of them writes it. In the last round there may be fewer
+    shards than processes: the others compute the last shard as well, since all processes must provide equally many batches.
     """
     for first in range(0, len(missing), share.count):
         these = missing[first : first + share.count]
@@ -156,7 +156,7 @@ def turns(missing: list[int], share: Share) -> Iterator[tuple[int, bool]]:
 
 
 def _agreed(missing: list[int], num_shards: int) -> list[int]:
-    """What the first process has found: a file may show up later elsewhere."""
+    """Missing shards that the first process finds; files may become visible later elsewhere."""
     if jax.process_count() == 1:
         return missing
     found = multihost_utils.broadcast_one_to_all(np.isin(np.arange(num_shards), missing))
@@ -166,7 +166,16 @@ def _agreed(missing: list[int], num_shards: int) -> list[int]:
 def _rows(
     run: Run, params: Any, compute: Callable[..., jax.Array], split: str, views: EvalViews, shard: tuple[int, int]
 ) -> ShardRows:
-    """The features of a shard's videos: shard k of N has the videos k, k + N, k + 2 N, ... of the split."""
+    """Compute the features of a shard's videos.
+
+    Args:
+        run: The run.
+        params: Parameters of its model.
+        compute: Result of `make_feature_fn`.
+        split: "train" or "val".
+        views: Views of each video.
+        part: (k, N): shard k of N has the videos k, k + N, k + 2 N, ... of the split.
+    """
     rows = ShardRows(run.config.features.dtype)
     spec = training.batch_sharding(run.model.mesh).spec
     waiting: list[tuple[dict[str, np.ndarray], jax.Array]] = []
@@ -181,7 +190,7 @@ def _rows(
     for batch in run.data.eval_batches(split, views, shard):
         given = {name: batch[name] for name in batch.keys() - NOT_FOR_DEVICES}
         waiting.append((batch, compute(params, training.to_devices(given, run.model.mesh))))
-        if len(waiting) > 1:  # one stays in flight, while its successor's videos are decoded
+        if len(waiting) > 1:  # keep one in flight while the videos of the next are decoded
             take()
     while waiting:
         take()

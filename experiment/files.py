@@ -1,4 +1,4 @@
-"""A run's files in its workdir: checkpoints, what they say of the run, and locks."""
+"""Files of a run in its workdir: checkpoints, their description of the run, and locks."""
 
 import logging
 from typing import Any
@@ -22,11 +22,11 @@ log = logging.getLogger("timesformer_jax")
 
 
 class RunFiles:
-    """The workdir's checkpoints, and what every checkpoint says of its run.
+    """Checkpoints of a workdir, and their description of the run.
 
     Attributes:
         workdir: The folder, local or in a bucket.
-        checkpoints: Its checkpoints; not to be written if the mode needs one.
+        checkpoints: Its checkpoints, read-only if the mode needs one.
     """
 
     def __init__(self, config: Any, workdir: str, mode: Mode, model: RunModel, label_names: list[str], num_videos: int):
@@ -43,18 +43,18 @@ class RunFiles:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What `timesformer_jax.load` and `follow_weights` need besides the model and the label names, as JSON."""
+        """JSON that `timesformer_jax.load` and `follow_weights` need besides the model and the label names."""
         short_sides = list(self._config.clips.short_side)  # training draws from these
         return {"preprocess": {**self.preprocess.as_dict(), "short_sides": short_sides}, "objective": self._objective}
 
     @property
     def preprocess(self) -> Preprocess:
-        """What `timesformer_jax.load` needs to prepare videos as evaluation does here."""
+        """Preprocessing with which `timesformer_jax.load` prepares videos as this run's evaluation does."""
         return describe_preprocess(self._config)
 
     @property
     def note(self) -> str | None:
-        """The config's `note`, unless the run begins with weights of its own choice."""
+        """The config's `note`; None if `init_from` is set."""
         return None if self._config.init_from else self._config.note
 
     def lock(self, mode: str) -> None:
@@ -62,7 +62,7 @@ class RunFiles:
         lock_workdir(self.workdir, mode)
 
     def restore_params(self, model: RunModel) -> tuple[Any, int]:
-        """The parameters of the checkpoint that `eval.checkpoint` names, on the model's mesh, and its step."""
+        """Restore the parameters of the checkpoint that `eval.checkpoint` selects, on the model's mesh, and its step."""
         best = self._config.eval.checkpoint == "best"
         step = self.checkpoints.best_step if best else None
         params, step = self.checkpoints.restore_params(model.module, model.mesh, step)
@@ -71,22 +71,22 @@ class RunFiles:
 
 
 def describe_run(config: Any, module: tsf.TimeSformer) -> dict[str, dict[str, Any]]:
-    """What a checkpoint says of its run, as far as it doesn't depend on the data."""
+    """Describe a run for its checkpoints, as far as it doesn't depend on the data."""
     return {
         "model": describe_model(module),
-        # What decides which arrays an optimizer's state has, and what the random keys are made of.
+        # Everything that determines the arrays of the optimizer's state.
         "optimizer": {
             "name": config.optimizer.name,
             "frozen": training.frozen_paths(config.optimizer.rates, parameter_shapes(module)),
             "ema": config.train.ema_decay > 0,
         },
-        # Steps and the schedule count batches.
+        # The seed determines all random keys; steps and the schedule count batches.
         "run": {"seed": config.seed, "batch_size": config.train.batch_size},
     }
 
 
 def lock_of(workdir: str, mode: str) -> tuple[Any, str]:
-    """Arguments of `take_lock` for a workdir's lock of `mode`, a key of `MODES`."""
+    """Return the arguments of `take_lock` for a workdir's lock of `mode`, a key of `MODES`."""
     return epath.Path(workdir) / f".{mode}.lock", f"{MODES[mode].locks} in {workdir}"
 
 
@@ -96,7 +96,7 @@ def lock_workdir(workdir: str, mode: str) -> None:
 
 
 def _report_not_finite(params: Any, step: int) -> None:
-    """A warning about parameters that are NaN or infinite."""
+    """Warn about parameters that are NaN or infinite."""
     counts = jax.jit(lambda tree: jax.tree.map(lambda array: jnp.sum(~jnp.isfinite(array)), tree))(params)
     not_finite = {path: int(count) for path, count in flatten_params(counts).items() if count}
     if not_finite and not jax.process_index():

@@ -1,4 +1,4 @@
-"""Fields of the config that follow the weights: filled in before a job begins, with a table of what differs."""
+"""Fill in the config fields that follow the weights before a job begins, and log the differences."""
 
 import contextlib
 import dataclasses
@@ -23,31 +23,31 @@ DRAWN = (
     "model.image_size",
     *(f"{part}.{name}" for part in ("clips", "pixels") for name in FOLLOWING[part]),
 )
-"""The fields of `FOLLOWING` that `--mode=show` depends on."""
+"""Fields of `FOLLOWING` that `--mode=show` depends on."""
 SPAN = 256.0
-"""Frames at 30 fps that a clip covers if nothing decides on its rate: the released models' 8 x 32 and 16 x 16."""
+"""Default span of a clip in frames at 30 fps, if nothing sets its rate: 8 x 32 and 16 x 16 in the released models."""
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(tsf.TimeSformer)}
 NO_WEIGHTS = Architecture({}, Preprocess(num_frames=DEFAULTS["num_frames"], crop_size=DEFAULTS["image_size"]))
-"""What unset fields follow without any weights."""
+"""Architecture that unset fields follow without any weights."""
 
 
 def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> Any:
-    """A copy of the config in which every field of `FOLLOWING` is set.
+    """Return a copy of the config in which every field of `FOLLOWING` is set.
 
-    What is known comes from the workdir's newest checkpoint, else from `init_from`; of either only names, shapes and notes are
-    read. A field that isn't set takes what is known, else its default. A field that is set stays as it is, unless a checkpoint
-    knows better: how a run samples and normalises clips is decided by its checkpoint, not by the config file. A different value
-    on the command line is an error in training; in the other modes it is used. One table in the log has every difference.
+    Values come from the workdir's newest checkpoint, else from `init_from`; only names, shapes and notes are read. Unset fields
+    take the value of the weights, else their default. Fields that are set are kept, with one exception: a checkpoint's sampling
+    and normalisation of clips take precedence over the config file. If the command line sets them differently, that is an error
+    in training; the other modes use the command line's values. All differences are logged in one table.
 
     Args:
-      config: the config, which is left as it is.
-      workdir: the run's folder, local or in a bucket.
-      mode: the job, a key of `MODES`.
-      typed: dotted paths of the fields that the command line sets, such as "pixels.mean".
+        config: The config, which is not changed.
+        workdir: The run's folder, local or in a bucket.
+        mode: The job, a key of `MODES`.
+        typed: Dotted paths of the fields that the command line sets, such as "pixels.mean".
 
     Raises:
-      InputError: for fields that contradict the checkpoint or the weights, and for weights that can't be read or don't fit.
+        InputError: If fields contradict the checkpoint or the weights, or the weights can't be read or don't fit.
     """
     checkpoint = find_checkpoint(folder_at(workdir) / "checkpoints")
     if checkpoint is None and MODES[mode].needs_checkpoint:
@@ -61,7 +61,7 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
     if source and checkpoint is None:
         _check_fixed(config, weights, source, typed)
     span_decides = "clips.span" in typed and "clips.sampling_rate" not in typed
-    if span_decides:  # it precedes a recipe's rate
+    if span_decides:  # it takes precedence over a recipe's rate
         config.clips.sampling_rate, typed = None, (*typed, "clips.sampling_rate")
     choices = _Choices(
         "checkpoint" if checkpoint else "weights",
@@ -74,36 +74,36 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
         _fill(config, weights if source else None, choices)
     if choices.refused:
         raise tsf.InputError(
-            f"{workdir} holds the checkpoint of a run with other settings: {'; '.join(choices.refused)}. Leave the "
-            f"flag{'s'[: len(choices.refused) > 1]} out to go on with that run, or choose another --workdir."
+            f"{workdir} holds the checkpoint of a run with other settings: {'; '.join(choices.refused)}. Drop the "
+            f"flag{'s'[: len(choices.refused) > 1]} to resume that run, or choose another --workdir."
         )
     if checkpoint is None and source and MODES[mode].loads_init_from:
         weights.check(source, make_model(config), allowed_of_init_from(config))
     if source:
         log.info("The model follows the weights in %s: %s.", source, _in_words(config.model))
     if choices.rows:
-        log.info("What the %s in %s has otherwise than this run's config:\n%s", choices.owner, source, choices.table())
+        log.info("Differences between the %s in %s and this run's config:\n%s", choices.owner, source, choices.table())
     for path, why in choices.guessed.items():
-        log.info("%s=%s is guessed %s. --config.%s decides.", path, _shown(_value(config, path)), why, path)
+        log.info("%s=%s is guessed %s. Set --config.%s to override it.", path, _shown(_value(config, path)), why, path)
     return config
 
 
 def _read(config: Any, source: str, choice: dict[str, Any]) -> Architecture:
-    """What the weights say, for the heads, frames and size that are set."""
+    """Read the architecture of the weights, given the heads, frames and image size that are set."""
     given = {name: config.model[name] for name in ("num_heads", "image_size", "num_frames")}
     with _naming_flags(config):
         return read_architecture(source, allow=tuple(config.init_from_allow), **choice, **given)
 
 
 def make_model(config: Any) -> tsf.TimeSformer:
-    """The config's model, for one class; raises `InputError`, with the flag, for a field that can't be."""
+    """Make the config's model for one class; raises `InputError`, naming the flag, if a field is invalid."""
     with _naming_flags(config):
         return tsf.TimeSformer(num_classes=1, **config.model)
 
 
 @contextlib.contextmanager
 def _naming_flags(config: Any) -> Iterator[None]:
-    """What the model says of its fields becomes what is said of the flags."""
+    """Turn the model's errors about its fields into errors about the flags."""
     try:
         yield
     except tsf.InputError as error:
@@ -113,15 +113,15 @@ def _naming_flags(config: Any) -> Iterator[None]:
 
 
 REMEDIES = {
-    True: "leave --config.model.{name} out, or choose other weights by --config.init_from",
+    True: "drop --config.model.{name}, or choose other weights with --config.init_from",
     False: "set --config.model.{name}={value}, or use a recipe whose model follows the weights, such as "
     "--config=configs/folder.py:video_folder,finetune",
 }
-"""Whether the command line sets a field that the weights fix otherwise -> what to do."""
+"""Maps whether the command line sets a field that contradicts the weights to the remedy."""
 
 
 def _check_fixed(config: Any, weights: Architecture, source: str, typed: Collection[str]) -> None:
-    """Raises `InputError` if fields of the model that are set contradict what the weights fix."""
+    """Raise `InputError` if model fields that are set contradict the weights."""
     for name, value in weights.fixed.items():
         given = config.model.get(name)
         if given is not None and not _same(given, value):
@@ -132,13 +132,20 @@ def _check_fixed(config: Any, weights: Architecture, source: str, typed: Collect
 
 
 def _guesses(weights: Architecture) -> dict[str, str]:
-    """Field -> why its value is a guess: neither the tensors nor anything next to them states it."""
+    """Map fields whose value neither the tensors nor anything next to them states to the reason for the guess."""
     paths = {"pixels": ("pixels.mean", "pixels.std")}
     return {path: why for name, why in weights.guesses.items() for path in paths.get(name, (f"model.{name}",))}
 
 
 class Row(NamedTuple):
-    """A difference, as the log's table shows it."""
+    """Row of the log's table of differences.
+
+    Attributes:
+        field: Dotted path of the field.
+        known: Value of the checkpoint or the weights.
+        run: Value of this run, with its origin.
+        used: Which of the two is used.
+    """
 
     field: str
     known: str
@@ -148,31 +155,42 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass
 class _Choices:
-    """Decides on each field, and keeps what the log and an error have to say of it."""
+    """Choose the value of each field, and collect differences for the log and conflicts for the error."""
 
     owner: str
-    """"checkpoint" or "weights"."""
+    """Source of the known values: "checkpoint" or "weights"."""
     training: bool
+    """True if the job trains."""
     typed: frozenset[str]
+    """Dotted paths of the fields that the command line sets."""
     span_decides: bool = False
-    """Whether the sampling rate is typed as `clips.span`."""
+    """True if the command line sets the sampling rate by `clips.span`."""
     rows: list[Row] = dataclasses.field(default_factory=list)
+    """Differences, for the log."""
     refused: list[str] = dataclasses.field(default_factory=list)
+    """Conflicts with the checkpoint, for the error."""
     guesses: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Field -> why what is known is a guess."""
+    """Maps fields whose known value is a guess to the reason."""
     guessed: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Those of `guesses` that are used."""
+    """Guesses that are used."""
 
     def choose(self, path: str, given: Any, known: Any, default: Any) -> Any:
-        """The value to use of what the config has, what is known (either may be None), and the default."""
+        """Choose the value of a field, and record a difference.
+
+        Args:
+            path: Dotted path of the field.
+            given: The config's value, or None.
+            known: Value of the checkpoint or the weights, or None.
+            default: Value if there is neither.
+        """
         ours = default if given is None else given
         if given is None and known is not None and path in self.guesses:
             self.guessed[path] = self.guesses[path]
-        # A value of another kind is left to what it is for, which refuses it.
+        # Values of the wrong type are passed on to the code that uses and refuses them.
         if known is None or _same(ours, known) or isinstance(ours, tuple | list) != isinstance(known, tuple | list):
             return ours
         origin = "default" if given is None else "command line" if path in self.typed else "config"
-        # A checkpoint's model is compared as a whole, later, and must agree.
+        # A checkpoint's model is compared as a whole later, and must be equal.
         decides = self.owner == "checkpoint" and not path.startswith("model.")
         if decides and self.training and origin == "command line":
             by_span = self.span_decides and path == "clips.sampling_rate"
@@ -185,7 +203,7 @@ class _Choices:
         return known if takes_known else given
 
     def table(self) -> str:
-        """The rows in columns, below their titles."""
+        """Format the rows as a table with column titles."""
         rows = [Row("field", self.owner, "this run", "used"), *self.rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
@@ -193,7 +211,7 @@ class _Choices:
 
 
 def _fill(config: Any, weights: Architecture | None, choices: _Choices) -> None:
-    """Sets every field of `FOLLOWING`, and the stored frames' short side; `weights`: None without any."""
+    """Set every field of `FOLLOWING`, and the short side of stored frames; `weights` is None if there are none."""
     for name, default in FOLLOWING["model"].items():
         known = weights.fields.get(name) if weights else None
         config.model[name] = choices.choose(f"model.{name}", config.model[name], known, default)
@@ -209,13 +227,13 @@ def _fill(config: Any, weights: Architecture | None, choices: _Choices) -> None:
             path, given = f"{section}.{name}", config[section][name]
             if path == "clips.sampling_rate":
                 given = _given_rate(config)
-                if config.clips.sampling == "segments":  # which has no rate
+                if config.clips.sampling == "segments":  # it has no rate
                     config.clips.sampling_rate = given or known.get(path) or defaults[path]
                     continue
                 if known.get("clips.sampling") == "segments":
-                    known.pop(path, None)  # neither has theirs
+                    known.pop(path, None)  # nor do the weights
             if path == "clips.placement" and config.clips.sampling == "segments" and known.get(path) == "tiled":
-                del known[path]  # a clip of segments is the whole video already
+                del known[path]  # a clip of segments already covers the whole video
             config[section][name] = choices.choose(path, given, known.get(path), defaults[path])
     short_side = config.clips.short_side
     if "short_side" in config.data and config.data.short_side is None and isinstance(short_side, tuple):
@@ -223,13 +241,13 @@ def _fill(config: Any, weights: Architecture | None, choices: _Choices) -> None:
 
 
 def _given_rate(config: Any) -> float | None:
-    """The rate that the config sets, itself or by the span of a clip."""
+    """Sampling rate that the config sets, directly or by the span of a clip."""
     rate, span = config.clips.sampling_rate, config.clips.span
     return span / config.model.num_frames if rate is None and span is not None else rate
 
 
 def _known_settings(weights: Architecture, model: Any) -> dict[str, Any]:
-    """Field -> what weights know of the clips and pixels of a model of this size."""
+    """Clip and pixel settings of the weights, by dotted path, for a model of this size."""
     said, prepared = weights.said, weights.preprocess
     known = {f"pixels.{name}": getattr(prepared, name) for name in FOLLOWING["pixels"] if name in said}
     known |= {f"clips.{name}": getattr(prepared, name) for name in ("sampling", "placement") if name in said}
@@ -246,7 +264,11 @@ def _known_settings(weights: Architecture, model: Any) -> dict[str, Any]:
 
 
 def _default_short_sides(weights: Architecture | None, image_size: Any) -> Any:
-    """With weights the short side that `timesformer_jax.load` scales frames to, so that a test's clips are its clips."""
+    """Default range of short sides.
+
+    With weights, it starts at the short side to which `timesformer_jax.load` scales frames, so that evaluation uses the same
+    clips.
+    """
     if not isinstance(image_size, int):
         return None
     if weights is None or weights.preprocess.sampling == "segments":
@@ -255,13 +277,12 @@ def _default_short_sides(weights: Architecture | None, image_size: Any) -> Any:
 
 
 def short_sides(image_size: int) -> tuple[int, int]:
-    """Range of a frame's short side for crops of this size: that of the released models, 256 to 320 for 224 and 448 to 512
-    for 448."""
+    """Range of short sides for crops of this size, as in the released models: 256 to 320 for 224, and 448 to 512 for 448."""
     return _jittered(image_size if image_size >= 448 else round(image_size * 8 / 7), image_size)
 
 
 def _jittered(smallest: int, image_size: int) -> tuple[int, int]:
-    """The range of short sides that begins here."""
+    """Range of short sides that starts at `smallest`."""
     return smallest, round(smallest * (8 / 7 if image_size >= 448 else 5 / 4))
 
 

@@ -1,4 +1,4 @@
-"""The model that a job looks at and leaves as it is: the workdir's checkpoint, else `init_from`."""
+"""The frozen model of a job: the workdir's checkpoint, else `init_from`."""
 
 import logging
 from typing import Any
@@ -18,26 +18,26 @@ log = logging.getLogger("timesformer_jax")
 
 
 def check_frozen(config: Any, workdir: str, mode: str) -> None:
-    """Raises `InputError` if there is neither, or if the checkpoint is another model's; needs no data.
+    """Raise `InputError` if there are no weights, or if the checkpoint is of another model; needs no data.
 
-    Whether `init_from` fits the model has been checked by `follow_weights`.
+    `follow_weights` has already checked that `init_from` fits the model.
     """
     if find_checkpoint(folder_at(workdir) / "checkpoints") is None and not config.init_from:
         raise tsf.InputError(
-            f"--mode={mode} needs a model that has learned something: there is no checkpoint in {workdir}, and init_from isn't "
+            f"--mode={mode} needs a trained model: there is no checkpoint in {workdir}, and init_from isn't "
             "set. Give --config.init_from=... (a file, a name of the zoo, a run) or the --workdir of a run."
         )
     check_checkpoint(workdir, {"model": describe_model(make_model(config))}, needed=False)
 
 
 def frozen(run: Run) -> tuple[Any, dict[str, Any]]:
-    """The parameters of the workdir's checkpoint, else of `init_from`, on the devices; and which they are."""
+    """Load the parameters of the workdir's checkpoint, else of `init_from`, onto the devices, with notes on their source."""
     config, checkpoints = run.config, run.files.checkpoints
     if checkpoints.latest_step is not None:
         params, step = run.files.restore_params(run.model)
         log.info("Frozen: the checkpoint of step %d in %s.", step, run.workdir)
         if config.init_from:
-            log.info("init_from=%s is left aside: it is for a workdir without a checkpoint.", config.init_from)
+            log.info("init_from=%s is ignored: it only applies to a workdir without a checkpoint.", config.init_from)
         return params, {"backbone": run.workdir, "backbone_step": step}
     pretrained = run.model.load_init_from(run.config, run.data.label_names)
     log.info("Frozen: the weights of init_from=%s:\n%s", config.init_from, pretrained.report)

@@ -1,4 +1,4 @@
-"""What the config's `init_from_*` fields ask of `timesformer_jax.load`."""
+"""Arguments of `timesformer_jax.load` from the config's `init_from_*` fields."""
 
 import re
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from timesformer_jax.errors import InputError
 
 UNUSED_EMBEDDINGS = {"none": ("pos_embed", "time_embed"), "space": ("time_embed",), "space_time": ()}
-"""`position_embedding` -> the parameters that a model is without."""
+"""Maps `position_embedding` to the parameters that the model lacks."""
 
 
 def choice_of_init_from(config: Any) -> dict[str, Any]:
-    """Arguments of `load` that choose one of several models in `init_from`."""
+    """Return the arguments of `load` that select one of several models in `init_from`."""
     return {"entry": config.init_from_entry, "prefix": config.init_from_prefix}
 
 
@@ -20,16 +20,16 @@ def _patterns(config: Any) -> tuple[Any, ...]:
 
 
 def check_allow(config: Any) -> None:
-    """Raises `InputError` if `init_from_allow` isn't regular expressions."""
+    """Raise `InputError` unless `init_from_allow` holds regular expressions."""
     for pattern in _patterns(config):
         try:
             re.compile(pattern)
         except (re.error, TypeError) as error:
             raise InputError(
-                f"--config.init_from_allow takes regular expressions, and {pattern!r} is none: {error}."
+                f"--config.init_from_allow takes regular expressions, and {pattern!r} is not one: {error}."
             ) from error
 
 
 def allowed_of_init_from(config: Any) -> tuple[str, ...]:
-    """`allow` of `load` for `init_from`: the config's patterns, and the embeddings that it turns off."""
+    """Return `allow` of `load` for `init_from`: the config's patterns, and the embeddings that it disables."""
     return (*_patterns(config), *UNUSED_EMBEDDINGS[config.model.position_embedding])

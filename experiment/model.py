@@ -1,4 +1,4 @@
-"""A run's model on its mesh, with what prepares its clips."""
+"""Model of a run on its mesh, with the preparation of its clips."""
 
 import functools
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from timesformer_jax import evaluation, training
 
 
 class RunModel:
-    """The model that a run trains or evaluates, for its classes.
+    """Model that a run trains or evaluates, for its classes.
 
     Attributes:
         module: The Flax module.
-        mesh: The devices.
+        mesh: Mesh of the devices.
         objective: A key of `training.OBJECTIVES`.
-        pixels: How clips are changed in training and normalised.
-        mixing: How training clips are mixed.
-        score: `evaluation.make_score_fn` of the model.
+        pixels: Augmentation of training clips, and normalisation.
+        mixing: Mixing of training clips.
+        score: The model's `evaluation.make_score_fn`.
     """
 
     def __init__(self, module: tsf.TimeSformer, mesh: Mesh, objective: str, pixels: PixelOptions, mixing: MixingOptions):
@@ -31,19 +31,19 @@ class RunModel:
 
     @property
     def prepare_training(self) -> Callable[..., jax.Array]:
-        """Augmentation of a training batch on the devices: (key, batch) -> clips."""
+        """Function (key, batch) -> clips that augments a training batch on the devices."""
         sharding = training.batch_sharding(self.mesh) if self.mesh.size > 1 else None
         return functools.partial(prepare_training, options=self.pixels, split=sharding)
 
     @property
     def prepare_eval(self) -> Callable[[dict[str, jax.Array]], jax.Array]:
-        """Crop and normalisation of a batch in evaluation: batch -> clips."""
+        """Function batch -> clips that crops and normalises an evaluation batch."""
         return functools.partial(prepare_eval, options=self.pixels)
 
     def load_init_from(self, config: Any, label_names: list[str]) -> tsf.Pretrained:
-        """The weights that `init_from` names, in this model; classifier rows follow their labels.
+        """Load the weights that `init_from` names into this model; rows of the classifier are matched by label.
 
-        Embeddings that the config turns off are dropped, which the log says.
+        Embeddings that the config disables are dropped, as reported in the log.
         """
         return tsf.load(
             config.init_from,

@@ -1,6 +1,6 @@
-"""The modes of main.py, one table: what each does, needs and locks.
+"""Table of the modes of main.py.
 
-Nothing that loads TensorFlow is imported before a mode runs.
+No module that loads TensorFlow is imported before a mode runs.
 """
 
 import contextlib
@@ -17,22 +17,25 @@ class Mode(NamedTuple):
     """A mode of main.py."""
 
     summary: str
-    """For `--help`."""
+    """Summary for `--help`."""
     when_repeated: str
-    """What the same command does after Ctrl-C."""
+    """Effect of repeating the command after Ctrl-C, as a verb phrase."""
     run: Callable[["Run"], None]
+    """The job itself."""
     adjust: Callable[[Any, str], tuple[Any, str]] = lambda config, workdir: (config, workdir)
-    """Config and workdir that the mode works with, before anything of either is read."""
+    """Changes the config and the workdir before anything of either is read."""
     check: Callable[[Any, str], None] = lambda config, workdir: None
-    """Raises `InputError` for a config and a workdir that can't work, before the data are opened."""
+    """Raises `InputError` for an unusable config or workdir, before the data are opened."""
     locks: str | None = None
-    """What a process does that has the mode's lock, in the words of an error; None if it writes none of the shared files."""
+    """Activity of the process that holds the mode's lock, for errors; None if the mode writes no shared files."""
     needs_checkpoint: bool = False
-    """Evaluates the workdir's checkpoint, and writes none."""
+    """The mode evaluates the workdir's checkpoint and writes none."""
     loads_init_from: bool = False
-    """Starts from `init_from` if the workdir has no checkpoint."""
+    """The mode starts from `init_from` if the workdir has no checkpoint."""
     needs_training_batches: bool = True
+    """The mode reads training batches."""
     trains: bool = False
+    """The mode trains the model."""
 
 
 def _adjust_training(config: Any, workdir: str) -> tuple[Any, str]:
@@ -148,4 +151,4 @@ MODES = {
         needs_training_batches=False,
     ),
 }
-"""`--mode` -> mode."""
+"""Maps `--mode` to the mode."""

@@ -1,4 +1,4 @@
-"""`--mode=probe`: what the frozen features know, told by many heads that are trained on them at once."""
+"""`--mode=probe`: evaluate frozen features by training many heads on them at once."""
 
 import logging
 import math
@@ -30,13 +30,13 @@ from timesformer_jax.training.log_lines import epoch_text, rate_words
 log = logging.getLogger("timesformer_jax")
 
 FOLDER, FILE, TABLE = "probe", "probe.npz", "probe.json"
-"""In the workdir: the model with the best linear head, or the best attentive probe; and every head's accuracy."""
+"""Names in the workdir: the model with the best linear head, the best attentive probe, and the accuracy of every head."""
 
 Accuracies = dict[str, float | None]
 
 
 def check_probe(config: Any, workdir: str) -> None:
-    """Raises `InputError` for what can't become a probe, before the data are prepared, which can take long."""
+    """Raise `InputError` for invalid options, before the data are prepared, which can take long."""
     options = config.probe
     training.probe_rates(options.learning_rates, options.weight_decays)
     _make_probe(config, make_model(config))
@@ -47,14 +47,14 @@ def check_probe(config: Any, workdir: str) -> None:
     training.local_batch_size(*_batch_size(config), training.make_mesh(**config.mesh))
     folder = folder_at(workdir) / FOLDER
     if folder.exists() and find_checkpoint(folder) != folder:
-        raise tsf.InputError(f"{folder} is none of this project's checkpoints, and the probe goes there: move it away.")
+        raise tsf.InputError(f"{folder}, where the probe is saved, is not a checkpoint of this project: move it away.")
     check_frozen(config, workdir, "probe")
 
 
 def probe(run: Run) -> None:
-    """Trains all heads on the frozen model's features, tests them, writes probe.json and the best of them.
+    """Train all heads on the frozen model's features, evaluate them, and write probe.json and the best head.
 
-    Nothing is written before the end, and each file is whole or not there; stopped before, the same command begins again.
+    Nothing is written before the end, and no file is written partially; if interrupted, the same command starts over.
     """
     config, options = run.config, run.config.probe
     plan = _plan(run)
@@ -93,7 +93,7 @@ def probe(run: Run) -> None:
             state, metrics = step_fn(state, backbone, training.to_devices(next(incoming), run.model.mesh))
             clock.dispatched(metrics)
             bar.update()
-            if step == 1:  # compiling, filling the pipeline: no part of the rates
+            if step == 1:  # exclude compilation and filling the pipeline from the rates
                 clock.restart()
             if step % config.train.log_every_steps == 0 or step == total_steps:
                 figures = jax.device_get(metrics)
@@ -101,7 +101,7 @@ def probe(run: Run) -> None:
             if step % evaluate_every == 0 and step < total_steps:
                 found, _ = _evaluate(run, score, (backbone, state.params), len(rates))
                 log.info("After %d of %d steps the best head is %s.", step, total_steps, _named(found, rates))
-                clock.restart()  # the test is no part of the next line's figures
+                clock.restart()  # exclude the evaluation from the next log line
     finally:
         bar.close()
         clock.close()
@@ -118,13 +118,13 @@ def _make_probe(config: Any, model: tsf.TimeSformer) -> Any:
 
 
 def _batch_size(config: Any) -> tuple[str, int]:
-    """The field that says how many clips a batch has, and how many."""
+    """Batch size, and the name of the field that sets it."""
     given = config.probe.batch_size
     return ("train.batch_size", config.train.batch_size) if given is None else ("probe.batch_size", given)
 
 
 def _plan(run: Run) -> ProbePlan:
-    """How long this job's probe trains, and in which batches."""
+    """Plan the training of this job's probe."""
     config, per_video = run.config, run.data.clips.clips_per_video
     return plan_probe(
         run.data.num_videos("train") * per_video,
@@ -136,7 +136,7 @@ def _plan(run: Run) -> ProbePlan:
 
 
 def _further() -> bool:
-    """Whether this is another process than the first, which talks and writes."""
+    """Return True in all processes but the first, which logs and writes."""
     return jax.process_index() > 0
 
 
@@ -157,9 +157,10 @@ def _tell_step(metrics: Any, step: int, total_steps: int, epoch: float, timing: 
 
 
 def _evaluate(run: Run, score: Any, params: Any, num_heads: int) -> tuple[list[Accuracies], int]:
-    """Every head's accuracies on the validation videos, one clip and crop each, by one pass of the model; and their number.
+    """Evaluate all heads on the validation videos, one clip and crop each, with a single pass of the model.
 
-    Those of a head that has diverged are None.
+    Returns:
+        The accuracies of each head, None if it has diverged, and the number of videos.
     """
     predictions = evaluation.predict_videos(
         score,
@@ -181,9 +182,9 @@ def _evaluate(run: Run, score: Any, params: Any, num_heads: int) -> tuple[list[A
 
 
 def _best(found: Sequence[Accuracies]) -> int:
-    """The number of the best head: by mean average precision where there is one, else by top-1; of equal ones the first.
+    """Index of the best head, by mean average precision if available, else by top-1; ties go to the first.
 
-    Raises `InputError` where all have diverged.
+    Raises `InputError` if all heads have diverged.
     """
     name = _judged_by(found)
     rated = [-math.inf if (value := row[name]) is None else value for row in found]
@@ -193,7 +194,7 @@ def _best(found: Sequence[Accuracies]) -> int:
 
 
 def _judged_by(found: Sequence[Accuracies]) -> str:
-    """The accuracy that chooses the best head."""
+    """Name of the accuracy that selects the best head."""
     return "map" if "map" in found[0] else "top1"
 
 
@@ -225,13 +226,23 @@ def _write(
     found: Sequence[Accuracies],
     notes: dict[str, Any],
 ) -> None:
-    """The best head and the table, in place of those of an earlier probe."""
+    """Write the best head and the table, replacing those of an earlier probe.
+
+    Args:
+        run: The run.
+        module: Flax module of one head.
+        backbone: Parameters of the frozen model.
+        heads: Stacked parameters of all heads.
+        rates: Hyperparameters of each head.
+        found: Accuracies of each head.
+        notes: Further entries of the table; requires `num_videos`.
+    """
     options, best = run.config.probe, _best(found)
     log.info("Every head on %d videos of 'val', 1 clip x 1 crop:\n%s", notes["num_videos"], _table(found, rates))
     params = jax.jit(lambda heads: jax.tree.map(lambda x: x[best], heads))(heads)
     folder, file, table = (folder_at(run.workdir) / name for name in (FOLDER, FILE, TABLE))
     if not _further():
-        for old in (table, file):  # the table first: it never speaks of another probe than the one beside it
+        for old in (table, file):  # the table first, so that it always describes the probe next to it
             old.unlink(missing_ok=True)
         if folder.exists():
             epath.Path(folder).rmtree()
@@ -258,7 +269,7 @@ def _write(
     if options.kind == "linear":
         write_checkpoint(folder, {**backbone, **params}, {**model_notes, "probe": about})
     elif not _further():
-        # `Preprocess(**notes["preprocess"])` prepares clips for it: without the short sides that training draws from.
+        # For `Preprocess(**notes["preprocess"])`, so without the short sides that training draws from.
         notes_of_probe = {**model_notes, "preprocess": run.files.preprocess.as_dict(), **about}
         training.write_probe(file, module, jax.device_get(params), notes_of_probe)
     if not _further():

@@ -1,4 +1,4 @@
-"""How long a probe trains, and whether the best of its rates lies within its grid."""
+"""Plan a probe's training, and detect optima at the edge of its hyperparameter grid."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,21 +9,21 @@ from timesformer_jax import training
 
 EPOCHS = 20.0
 STEPS = 300
-"""Training of a probe whose `num_epochs` isn't given: `EPOCHS`, or on small sets as many as make `STEPS` steps."""
+"""Length of the training if `num_epochs` isn't given: `EPOCHS`, or on small sets the number that makes `STEPS` steps."""
 
 SMALLEST_BATCH = 8
-"""`train.batch_size` is halved down to this, as long as an epoch has fewer than four batches."""
+"""Lower limit to which `train.batch_size` is halved while an epoch has fewer than four batches."""
 
 
 class ProbePlan(NamedTuple):
-    """What a probe's training comes to.
+    """Length and batch size of a probe's training.
 
     Attributes:
-      batch_size: clips of all devices together.
-      num_epochs: how many epochs, as asked for.
-      steps_per_epoch: a fraction on small sets.
-      raised: the factor by which `num_epochs` is above `EPOCHS` to make `STEPS` steps, at least 1.
-      note: a sentence for the log on what follows from a small set, or nothing.
+        batch_size: Clips per batch over all devices.
+        num_epochs: Number of epochs.
+        steps_per_epoch: Steps per epoch, possibly below 1.
+        raised: Factor, at least 1, by which `num_epochs` exceeds `EPOCHS` to make `STEPS` steps.
+        note: Sentence for the log about adjustments for a small set, or an empty string.
     """
 
     batch_size: int
@@ -34,20 +34,21 @@ class ProbePlan(NamedTuple):
 
     @property
     def total_steps(self) -> int:
-        """The number of steps, at least one."""
+        """Number of steps, at least 1."""
         return max(round(self.num_epochs * self.steps_per_epoch), 1)
 
 
 def plan_probe(
     num_clips: int, *, num_epochs: float | None, batch_size: int | None, train_batch_size: int, multiple: int = 1
 ) -> ProbePlan:
-    """Training of a probe on `num_clips` clips per epoch; what is given stays as it is.
+    """Plan a probe's training; values that are given are kept.
 
     Args:
-      num_clips: training clips of an epoch.
-      num_epochs, batch_size: the config's `probe`, None if not given.
-      train_batch_size: what `batch_size` begins from if it isn't given.
-      multiple: what a batch must be a multiple of.
+        num_clips: Number of training clips per epoch.
+        num_epochs: The config's `probe.num_epochs`, or None.
+        batch_size: The config's `probe.batch_size`, or None.
+        train_batch_size: Starting point for `batch_size` if that isn't given.
+        multiple: Number that must divide a reduced batch size.
     """
     size, said = batch_size or train_batch_size, []
     if batch_size is None:
@@ -66,11 +67,11 @@ def plan_probe(
 
 
 def describe_edges(rates: Sequence[training.Rates], scores: Sequence[float | None]) -> list[str]:
-    """A warning for each of learning rate and weight decay whose best value is the first or last of several.
+    """Return a warning for each of learning rate and weight decay whose best value lies at the edge of its grid.
 
     Args:
-      rates: those of the heads.
-      scores: the heads' accuracies, None for one that has diverged. Heads that are equally good are all the best.
+        rates: Hyperparameters of the heads.
+        scores: Accuracies of the heads, None for diverged ones. All heads with the highest accuracy count as best.
     """
     rated = np.array([-np.inf if score is None else score for score in scores])
     best = [rate for rate, score in zip(rates, rated, strict=True) if score == rated.max()]
@@ -81,7 +82,7 @@ def describe_edges(rates: Sequence[training.Rates], scores: Sequence[float | Non
             continue
         (value,) = found
         edges = {grid[-1]: ("highest", (3 * value, 10 * value)), grid[0]: ("lowest", (value / 3, value / 10))}
-        if value not in edges or value == 0:  # below 0 there is nothing to add
+        if value not in edges or value == 0:  # there are no values below 0
             continue
         edge, more = edges[value]
         beyond = "higher" if edge == "highest" else "lower"

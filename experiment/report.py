@@ -1,4 +1,4 @@
-"""`--mode=report`: one page about the workdir's last test, WORKDIR/report.html."""
+"""`--mode=report`: draw the workdir's last evaluation as one page, WORKDIR/report.html."""
 
 import csv
 import dataclasses
@@ -30,15 +30,15 @@ log = logging.getLogger("timesformer_jax")
 
 FILE = "report.html"
 MOST_COLOURS = 20
-"""Of more labels, points have no colours."""
+"""Largest number of labels that are shown as colours of points."""
 FRAMES_PER_SECOND = 3.0
-"""Of the animations: slow enough to follow a map from frame to frame."""
+"""Frame rate of the animations, slow enough to follow a map from frame to frame."""
 
 
 def check_report(config: Any, workdir: str) -> None:
-    """Raises `InputError` for what can't become a report: nothing tested yet, or a checkpoint that is gone; needs no data."""
+    """Raise `InputError` if nothing has been evaluated, or the evaluated checkpoint is gone; needs no data."""
     if jax.process_count() > 1:
-        raise tsf.InputError(f"A report is made by one process, there are {jax.process_count()}: give --distributed=off.")
+        raise tsf.InputError(f"A report needs a single process, got {jax.process_count()}: use --distributed=off.")
     for field, least in (("num_videos", 0), ("num_points", 1)):
         if config.report[field] < least:
             raise tsf.InputError(f"--config.report.{field} must be at least {least}, got {config.report[field]}.")
@@ -48,14 +48,14 @@ def check_report(config: Any, workdir: str) -> None:
     if results["step"] not in steps:
         raise tsf.InputError(
             f"{workdir}/results.json is of step {results['step']}, whose checkpoint isn't kept any more (there are "
-            f"{', '.join(map(str, steps)) or 'none'}): test again with --mode=eval."
+            f"{', '.join(map(str, steps)) or 'none'}): evaluate again with --mode=eval."
         )
 
 
 def report(run: Run) -> None:
-    """Draws what the workdir's files say of its last test, and what the model looks at in some of its videos.
+    """Draw the workdir's last evaluation, with explanations of some videos.
 
-    That both are there has been checked by `check_report`.
+    `check_report` has already checked that the results and the checkpoint exist.
     """
     workdir = epath.Path(run.workdir)
     results, rows, confusion = _read_results(workdir)
@@ -77,7 +77,7 @@ def report(run: Run) -> None:
             confusion=_read_confusion(confusion, workdir, run.data.label_names),
             best=shown[: len(best)],
             worst=shown[len(best) :],
-            map_name="Over each frame: what the class token has gathered from it, by attention rollout through all blocks.",
+            map_name="Overlay on each frame: attention rollout of the class token through all blocks.",
             points=points,
             points_caption=caption,
             cost=_cost(run, results),
@@ -98,14 +98,14 @@ def _read_results(workdir: epath.Path) -> tuple[dict[str, Any], list[dict[str, A
 
 
 def _read_config(workdir: epath.Path) -> dict[str, Any]:
-    """What the workdir was last trained with; empty where that isn't known."""
+    """Config of the workdir's last training; empty if unknown."""
     path = workdir / CONFIG
     remedy = "delete it to make the report without it, or train again"
     return read_json(path, remedy=remedy) if path.exists() else {}
 
 
 def _read_confusion(content: bytes | None, workdir: epath.Path, names: Sequence[str]) -> np.ndarray | None:
-    """The counts of confusion.csv, which has printable names; None where a video may have several labels."""
+    """Counts of confusion.csv, which has printable names; None for multi-label videos."""
     path = workdir / "confusion.csv"
     if content is None:
         return None
@@ -114,15 +114,15 @@ def _read_confusion(content: bytes | None, workdir: epath.Path, names: Sequence[
         counts = np.array([row[1:] for row in rows], np.int64)
     except (ValueError, csv.Error) as error:
         refuse(path, first_line(error), "evaluate again with --mode=eval", error)
-    if head[1:] not in ([printable(name) for name in names], list(names)):  # older versions wrote names as they are
-        raise tsf.InputError(f"{path} is of other labels than the data set's: test again with --mode=eval.")
+    if head[1:] not in ([printable(name) for name in names], list(names)):  # older versions wrote unescaped names
+        raise tsf.InputError(f"{path} has other labels than the data set: evaluate again with --mode=eval.")
     if counts.shape != (len(names), len(names)):
         refuse(path, f"it has {len(rows)} rows for {len(names)} labels", "evaluate again with --mode=eval")
     return counts
 
 
 def pick_videos(rows: Sequence[Mapping[str, Any]], count: int) -> tuple[list[Any], list[Any]]:
-    """The rows of predictions.jsonl that the model is surest of: at most `count` where it is right, and where it is wrong."""
+    """Pick the most confident rows of predictions.jsonl: at most `count` correct and `count` wrong ones."""
     surest = sorted(rows, key=lambda row: -row["best"][0][1])
     right = [row for row in surest if row["best"][0][0] in _labels(row)]
     wrong = [row for row in surest if row["best"][0][0] not in _labels(row)]
@@ -134,13 +134,13 @@ def _labels(row: Mapping[str, Any]) -> list[str]:
 
 
 class _Videos:
-    """Single clips, one centre crop each, of any videos of a split."""
+    """Single clips, with one centre crop each, of selected videos of a split."""
 
     def __init__(self, run: Run, split: str):
         self._run, self._split = run, split
 
     def numbers_of(self, names: Sequence[str]) -> dict[str, int]:
-        """Where each name is first found in the split."""
+        """Index of the first video with each name in the split."""
         wanted, found = set(names), {}
         for number, name in enumerate(self._run.data.dataset.facts(self._split, "name")):
             if name in wanted:
@@ -149,10 +149,11 @@ class _Videos:
 
     @property
     def count(self) -> int:
+        """Number of videos in the split."""
         return self._run.data.num_videos(self._split)
 
     def clips(self, numbers: Sequence[int], at_once: int = 8) -> Iterator[tuple[jax.Array, np.ndarray, int]]:
-        """Prepared clips `[at_once, T, H, W, C]` of these videos, their labels, and how many are real: the rest fills up."""
+        """Yield prepared clips `[at_once, T, H, W, C]` of these videos, their labels, and the number that isn't padding."""
         run = self._run
         chosen: VideoDataset = dataclasses.replace(run.data.dataset, chosen=(self._split, tuple(numbers)))
         centre = dataclasses.replace(run.data.clips, placement="centre")
@@ -163,7 +164,7 @@ class _Videos:
 
 
 def _shown(run: Run, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any]]) -> list[evaluation.ShownVideo]:
-    """The videos of these rows, each with a GIF of its first clip with what the model looks at."""
+    """Return the videos of these rows, each with a GIF of its clip overlaid with attention rollout."""
     numbers = data.numbers_of([row["video"] for row in rows])
     animations = []
     for clips, _, real in data.clips([numbers[row["video"]] for row in rows]):
@@ -177,7 +178,7 @@ def _shown(run: Run, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any
 
 
 def _points(run: Run, params: Any, data: _Videos) -> tuple[bytes | None, str]:
-    """The CLS of some videos as points, and what is said of them; nothing where they are too few or all alike."""
+    """Plot the CLS tokens of some videos, with a caption; returns (None, "") if they are too few or all alike."""
     count = min(data.count, run.config.report.num_points)
     numbers = np.sort(np.random.default_rng(run.config.seed).permutation(data.count)[:count])
     features, labels = [], []
@@ -186,7 +187,7 @@ def _points(run: Run, params: Any, data: _Videos) -> tuple[bytes | None, str]:
         features.append(np.asarray(cls(params, clips), np.float32)[:real])
         labels.append(own[:real])
     values = np.concatenate(features)
-    # One of several labels is as good as any for a colour: the first.
+    # Multi-label videos are coloured by their first label.
     classes = np.concatenate(labels).argmax(axis=1) if run.data.dataset.several else np.concatenate(labels)
     try:
         points = embed_points(values)
@@ -198,7 +199,7 @@ def _points(run: Run, params: Any, data: _Videos) -> tuple[bytes | None, str]:
     shown, classes = (names, classes) if len(names) <= MOST_COLOURS else (None, None)
     picture = draw_points([[Panel(points, classes, "t-SNE of the class token")]], shown)
     near = (
-        "How many have neighbours of their label is n/a, since fewer than two labels have two videos"
+        "Accuracy by nearest neighbours: n/a, since fewer than two labels have two videos"
         if found is None
         else f"In the space of the features itself, their labels are named by the {found}"
     )
@@ -207,7 +208,7 @@ def _points(run: Run, params: Any, data: _Videos) -> tuple[bytes | None, str]:
 
 
 def _summary(run: Run, results: Mapping[str, Any]) -> str:
-    """What was trained on what, and how good it is."""
+    """Summarise the model, its training and its accuracy."""
     size = f"{run.model.module.num_frames} frames of {run.model.module.image_size} x {run.model.module.image_size} pixels"
     head = "map" if run.data.dataset.several else "top1"
     ends = results["intervals"][head]
@@ -220,7 +221,7 @@ def _summary(run: Run, results: Mapping[str, Any]) -> str:
 
 
 def compare_with_validation(results: Mapping[str, Any], curves: Mapping[str, Mapping[str, evaluation.Curve]]) -> str:
-    """Why top-1 in validation and in the test differ on the same split, with both numbers; empty if they don't."""
+    """Explain a difference of top-1 between validation and evaluation on the same split; empty if there is none."""
     steps, values = curves.get("top-1", {}).get("validation", ((), ()))
     if results["split"] != "val" or not steps:
         return ""
@@ -243,11 +244,11 @@ def compare_with_validation(results: Mapping[str, Any], curves: Mapping[str, Map
     if step in shown and best != step:
         validated += f" ({shown[best]} at its best)"
     because = " and ".join(why) or "the test was run with other settings, or rounds otherwise"
-    return f"In validation top-1 was {validated}, in the test it is {tested}: {because}."
+    return f"In validation, top-1 was {validated}, in the test it is {tested}: {because}."
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A config's fields by their names on the command line."""
+    """Flatten a config to its fields' dotted paths."""
     flat = {}
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: str(value)}

@@ -1,4 +1,4 @@
-"""A run, made of its config: its data, its model, its files. Everything is checked before the data are prepared."""
+"""Set up a run from its config: data, model and files. Everything is checked before the data are prepared."""
 
 import functools
 import logging
@@ -29,27 +29,31 @@ log = logging.getLogger("timesformer_jax")
 
 
 class Run(NamedTuple):
-    """A config come to life."""
+    """A run that is set up."""
 
     config: Any
-    """As `follow_weights` returns it, with every field set."""
+    """Config with every field set, as `follow_weights` returns it."""
     workdir: str
+    """Folder of the run, local or in a bucket."""
     data: RunData
+    """Data set and batches."""
     model: RunModel
+    """Model on its mesh."""
     files: RunFiles
+    """Checkpoints and locks."""
 
 
 def set_up(config: Any, workdir: str, mode: str, *, lock: bool = True) -> Run:
     """Check the config, open the data, make the model.
 
     Args:
-        config: As `follow_weights` returns it, with every field set.
-        workdir: The run's folder, local or in a bucket; made if it isn't there.
+        config: Config with every field set, as `follow_weights` returns it.
+        workdir: The run's folder, local or in a bucket; created if it doesn't exist.
         mode: A key of `MODES`.
         lock: Whether to take the mode's lock.
 
     Raises:
-        InputError: If anything can't work.
+        InputError: If the config, the data or the workdir can't be used.
     """
     needs = MODES[mode]
     check_config(config, needs.trains)
@@ -71,7 +75,7 @@ def set_up(config: Any, workdir: str, mode: str, *, lock: bool = True) -> Run:
         make_workdir(workdir)
     if lock and needs.locks:
         lock_workdir(workdir, mode)
-    # `--mode=show` alone shows any data.
+    # Only `--mode=show` accepts any data.
     check = functools.partial(check_labels, workdir) if needs.needs_checkpoint or needs.locks else None
     data = RunData(config, open_dataset(**config.data, check=check), clips, views, mesh)
     objective = OBJECTIVES[data.dataset.several]
@@ -82,23 +86,23 @@ def set_up(config: Any, workdir: str, mode: str, *, lock: bool = True) -> Run:
 
 
 def _check_batches(config: Any, mesh: Mesh, mixing: MixingOptions, clips: ClipOptions) -> None:
-    """Raises `InputError` if training batches can't be divided among devices, micro-batches, pairs and videos."""
+    """Raise `InputError` if training batches can't be divided among devices, micro-batches, pairs and videos."""
     micro_batches = config.train.accumulation
     local = training.local_batch_size("train.batch_size", config.train.batch_size, mesh, micro_batches)
     if mixing.mixes and config.train.batch_size < 2 * micro_batches:
         raise tsf.InputError(
-            f"mixing.mixup and mixing.cutmix mix the clips of a part of a batch, which has one clip alone "
+            f"mixing.mixup and mixing.cutmix mix the clips of a micro-batch, which has only one clip "
             f"(train.batch_size={config.train.batch_size}, train.accumulation={micro_batches}): give it two, or set both to 0."
         )
     check_clips_per_video(clips, local)
 
 
 def _check_files(config: Any, workdir: str, module: tsf.TimeSformer, mode: Mode) -> None:
-    """Raises `InputError` for a workdir, checkpoint or optimizer that can't be used, as far as the data don't decide."""
+    """Raise `InputError` if the workdir, the checkpoint or the optimizer can't be used; checks only what needs no data."""
     check_workdir(workdir)
     if not mode.trains:
         check_checkpoint(workdir, {"model": describe_model(module)}, needed=mode.needs_checkpoint)
         return
-    times = {"num_epochs": config.train.num_epochs, "steps_per_epoch": 1000.0}  # the true number needs the data
+    times = {"num_epochs": config.train.num_epochs, "steps_per_epoch": 1000.0}  # the actual number depends on the data
     training.make_optimizer(**config.optimizer, depth=module.depth, **times)
     check_checkpoint(workdir, describe_run(config, module), needed=False)

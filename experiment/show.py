@@ -1,4 +1,4 @@
-"""`--mode=show`: clips as the model gets them, drawn."""
+"""`--mode=show`: draw clips as the model receives them."""
 
 import logging
 from typing import Any
@@ -25,7 +25,7 @@ log = logging.getLogger("timesformer_jax")
 
 
 def show(run: Run, num_clips: int = 8) -> None:
-    """Draws the first clips that training and testing get, after all that happens to them: train.png, and one of the split."""
+    """Draw the first clips of training and of evaluation, fully prepared, as train.png and SPLIT.png."""
     key, mix_key = jax.random.split(jax.random.key(run.config.seed))
     num_clips = max(num_clips // run.data.clips.clips_per_video, 1) * run.data.clips.clips_per_video
     batch = next(
@@ -63,10 +63,10 @@ def _draw(run: Run, name: str, clips: jax.Array, titles: list[str]) -> None:
 
 
 def _name(label: Any, names: list[str]) -> str:
-    """A clip's label, or its labels."""
+    """Name of a clip's label, or of its labels."""
     return names[label] if np.ndim(label) == 0 else " + ".join(names[i] for i in np.flatnonzero(label)) or "none"
 
 
 def pictures(clips: jax.Array, pixels: PixelOptions) -> np.ndarray:
-    """uint8 RGB again, after all that happened to them."""
+    """Convert prepared clips back to uint8 RGB."""
     return denormalize(clips, pixels.mean, pixels.std, pixels.channel_order)

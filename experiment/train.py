@@ -1,4 +1,4 @@
-"""`--mode=train`: goes on from the workdir's newest checkpoint, or begins; trains to the end, then tests."""
+"""`--mode=train`: start, or resume from the workdir's newest checkpoint; train to the end, then evaluate."""
 
 import contextlib
 import functools
@@ -33,36 +33,36 @@ from timesformer_jax.training.damaged import set_damaged_aside
 log = logging.getLogger("timesformer_jax")
 
 CONFIG = "config.json"
-"""In the workdir: every field of the config that it was last trained with."""
+"""File in the workdir with every field of the config of its last training."""
 DEBUG_STEPS = 4
 OVERFIT_STEPS = 500
 OVERFIT_LOSS = 0.02
-"""Near enough to zero: the right label has 98 %, or of several labels all answers together."""
+"""Loss that counts as zero: the right label has a probability of 98 %, or for multi-label clips all classes jointly."""
 FEW_STEPS = 50
-"""Fine-tuning with fewer steps logs a hint at the recipe for few videos."""
+"""Number of steps below which fine-tuning logs a hint about the recipe for few videos."""
 
 
 def adjust(config: Any, workdir: str) -> tuple[Any, str]:
-    """Config and workdir of a training: changed for `debug` and `overfit_batch`, which work in their own folder.
+    """Adjust the config and the workdir for `debug` and `overfit_batch`, which work in their own folder.
 
-    No other process may train there; a damaged newest checkpoint is renamed before anything is read from it.
+    Checks that no other process trains there. A damaged newest checkpoint is renamed before anything is read from it.
     """
     if config.debug or config.overfit_batch:
         config, workdir = _rehearsal(config, workdir)
-    from_first(lambda: check_unlocked(*lock_of(workdir, "train")), "a look at the workdir's lock")
-    # Its arrays are compared when it is restored.
+    from_first(lambda: check_unlocked(*lock_of(workdir, "train")), "the workdir's lock to be checked")
+    # Arrays are compared when the checkpoint is restored.
     set_damaged_aside(str(folder_at(workdir) / "checkpoints"), wholly=False)
     return config, workdir
 
 
 def _rehearsal(config: Any, workdir: str) -> tuple[Any, str]:
-    """What `debug` and `overfit_batch` make of a config, and their emptied folder."""
+    """Apply `debug` and `overfit_batch` to a config, and empty their folder."""
     config = config.copy_and_resolve_references()
     folder = epath.Path(workdir) / ("overfit_batch" if config.overfit_batch else "debug")
     if jax.process_index() == 0 and folder.exists():
         check_unlocked(*lock_of(str(folder), "train"))
         folder.rmtree()
-    wait_for_all("what was there to be removed")
+    wait_for_all("the old folder to be removed")
     if config.overfit_batch:
         pixels = {name: getattr(config.pixels, name) for name in ("channel_order", "mean", "std")}
         config.pixels.update({name: type(value)() for name, value in config.pixels.items() if isinstance(value, float)})
@@ -75,7 +75,7 @@ def _rehearsal(config: Any, workdir: str) -> tuple[Any, str]:
 
 
 def train(run: Run) -> None:
-    """Trains to the end, then tests."""
+    """Train to the end, then evaluate."""
     config, data = run.config, run.data.dataset
     num_videos = data.num_videos("train")
     steps_per_epoch = num_videos * run.data.clips.clips_per_video / config.train.batch_size
@@ -84,7 +84,7 @@ def train(run: Run) -> None:
         total_steps = min(total_steps, DEBUG_STEPS)
     if config.overfit_batch:
         total_steps = OVERFIT_STEPS
-    overfit_loss = OVERFIT_LOSS / (len(data.label_names) if data.several else 1)  # of several labels it is a mean over classes
+    overfit_loss = OVERFIT_LOSS / (len(data.label_names) if data.several else 1)  # the multi-label loss is a mean over classes
     optimizer = training.make_optimizer(
         **config.optimizer,
         depth=run.model.module.depth,
@@ -93,7 +93,7 @@ def train(run: Run) -> None:
     )
     state = _begin(run, optimizer.transformation, total_steps)
     first_step = int(state.step)
-    # A checkpoint says how many clips were used up to it, and the run goes on with the next one.
+    # A checkpoint records the number of clips used so far; the run resumes with the next one.
     first_clip = run.files.checkpoints.pipeline.get("next_clip", first_step * config.train.batch_size)
     _tell(run, state, total_steps)
     step = _make_step(run, optimizer)
@@ -109,7 +109,7 @@ def train(run: Run) -> None:
         losses.extend([scalars["train/loss"]] if "train/loss" in scalars else [])
         writer.write_scalars(step, scalars)
 
-    with contextlib.closing(writer):  # written out also if training stops early
+    with contextlib.closing(writer):  # flushed even if training stops early
         state = training.train(
             state=state,
             train_step=step,
@@ -117,7 +117,7 @@ def train(run: Run) -> None:
             mesh=run.model.mesh,
             plan=plan,
             learning_rate=optimizer.learning_rate,
-            # The backward pass takes twice what the forward pass does.
+            # The backward pass takes twice as many operations as the forward pass.
             flops_per_clip=3 * 2 * count_multiply_adds(run.model.module, for_logits=True),
             write_scalars=write_scalars,
             checkpoints=run.files.checkpoints,
@@ -132,7 +132,7 @@ def train(run: Run) -> None:
 
 
 def _make_step(run: Run, optimizer: training.Optimizer) -> Any:
-    """The jitted training step, as the config asks for it."""
+    """Make the jitted training step of the config."""
     config, model = run.config, run.model
     return training.make_train_step(
         model=model.module,
@@ -151,7 +151,7 @@ def _make_step(run: Run, optimizer: training.Optimizer) -> Any:
 
 
 def _make_plan(config: Any, total_steps: int, steps_per_epoch: float, overfit_loss: float) -> training.Plan:
-    """When the loop logs, evaluates, saves and ends."""
+    """Plan when the loop logs, evaluates, saves and ends."""
 
     def every(epochs: float) -> int:
         return total_steps + 1 if config.overfit_batch else max(round(epochs * steps_per_epoch), 1)
@@ -170,35 +170,35 @@ def _make_plan(config: Any, total_steps: int, steps_per_epoch: float, overfit_lo
 
 
 def _begin(run: Run, optimizer: Any, total_steps: int) -> training.TrainState:
-    """The workdir's newest checkpoint, else the weights of `init_from`, else random numbers; the log says which."""
+    """Start from the workdir's newest checkpoint, else the weights of `init_from`, else random weights, and log which."""
     config, params, ema = run.config, None, run.config.train.ema_decay > 0
     if (step := run.files.checkpoints.latest_step) is not None:
         state = run.files.checkpoints.restore(training.state_shapes(run.model.module, optimizer, run.model.mesh, ema=ema))
         rest = f"{total_steps - step} steps to go" if step < total_steps else "nothing left to train"
-        log.info("Going on from the checkpoint of step %d in %s: %s.", step, run.workdir, rest)
+        log.info("Resuming from the checkpoint of step %d in %s: %s.", step, run.workdir, rest)
         if config.init_from:
-            log.info("init_from=%s is left aside: it is for a workdir without a checkpoint.", config.init_from)
+            log.info("init_from=%s is ignored: it only applies to a workdir without a checkpoint.", config.init_from)
         return state
     if config.init_from:
         pretrained = run.model.load_init_from(run.config, run.data.label_names)
         params = pretrained.params
-        log.info("Beginning with the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
+        log.info("Starting from the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
     else:
-        log.info("Beginning with random weights (seed %d): neither a checkpoint nor init_from.", config.seed)
+        log.info("Starting from random weights (seed %d): neither a checkpoint nor init_from.", config.seed)
     return training.init_state(run.model.module, optimizer, config.seed, run.model.mesh, params=params, ema=ema)
 
 
 def _tell(run: Run, state: training.TrainState, total_steps: int) -> None:
-    """What is about to happen, in the log."""
+    """Log the data, the model and the length of the training."""
     config, data = run.config, run.data.dataset
     names = data.label_names
     log.info("Labels: %s.", ", ".join(names[:20]) + (", ..." if len(names) > 20 else ""))
-    log.info("Where the parameters are:\n%s", training.sharding_table(state.params, state.opt_state, run.model.mesh))
+    log.info("Sharding of the parameters:\n%s", training.sharding_table(state.params, state.opt_state, run.model.mesh))
     shards = training.batch_shards(run.model.mesh)
     parts = config.train.accumulation
     log.info(
         "%d training and %d validation videos, %d labels; %s parameters; %d device(s) (%s); batches of %d clips: %d shard(s) x "
-        "%d part(s) x %d; %d steps of %.4g epochs.",
+        "%d micro-batch(es) x %d; %d steps in %.4g epochs.",
         data.num_videos("train"),
         data.num_videos("val"),
         len(names),
@@ -216,7 +216,7 @@ def _tell(run: Run, state: training.TrainState, total_steps: int) -> None:
     if config.optimizer.schedule == "steps" and late:
         log.warning(
             "optimizer.steps begin at epoch %s, which this run of %.4g epochs does not reach: the learning rate stays higher "
-            'than they say. Give other epochs, or fractions of the run, such as ("11/15", 0.1).',
+            'than intended. Use other epochs, or fractions of the run, such as ("11/15", 0.1).',
             ", ".join(f"{begin:g}" for begin in late),
             config.train.num_epochs,
         )
@@ -234,9 +234,9 @@ def hint_at_small(config: Any, num_videos: int, total_steps: int) -> str | None:
     """Suggest `finetune,small` if fine-tuning has fewer than `FEW_STEPS` steps and that variant would make more.
 
     Args:
-      config: the run's config; no hint without `init_from`.
-      num_videos: size of the training split.
-      total_steps: optimizer steps of the whole run.
+        config: The run's config; no hint without `init_from`.
+        num_videos: Size of the training split.
+        total_steps: Optimizer steps of the whole run.
     """
     if not config.init_from or config.debug or config.overfit_batch or config.data.name not in FIELDS:
         return None
@@ -244,7 +244,7 @@ def hint_at_small(config: Any, num_videos: int, total_steps: int) -> str | None:
     if total_steps >= min(FEW_STEPS, small):
         return None
     return (
-        f"{total_steps} steps in all, which is few to learn from; --config=configs/folder.py:{config.data.name},finetune,small "
+        f"{total_steps} steps in all are few to learn from; --config=configs/folder.py:{config.data.name},finetune,small "
         f"would make {small} (docs/small_data.md)."
     )
 
@@ -255,12 +255,12 @@ def _batches(run: Run, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
         return batches
     first = next(batches)
     described = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in first.items())
-    log.info("A process's part of a batch: %s.", described)
+    log.info("This process's share of a batch: %s.", described)
     return itertools.repeat(first) if run.config.overfit_batch else itertools.chain([first], batches)
 
 
 def _validate(run: Run, state: training.TrainState, check: Callable[[], None]) -> tuple[dict[str, float], float]:
-    """One clip and crop of every validation video; `check` is called between batches."""
+    """Evaluate one clip and crop of every validation video; `check` is called between batches."""
     scores = score_split(run, state.best_params, "val", EvalViews(), between=check)
     found = evaluation.accuracies(scores.predictions(run.config.eval.average))
     figures = {"loss": evaluation.mean_loss(scores), **found}
@@ -271,14 +271,14 @@ def _judge(loss: float | None, low_enough: float, steps: int) -> None:
     if loss is None or not loss < low_enough:
         raise tsf.InputError(
             f"overfit_batch: the loss of a single batch is still {loss} after {steps} steps, not below {low_enough:.2g}. Try "
-            "another optimizer.learning_rate; where that doesn't help, look at the clips and labels with --mode=show."
+            "another optimizer.learning_rate; if that doesn't help, look at the clips and labels with --mode=show."
         )
     log.info("overfit_batch: the loss of the first batch is %.4f after %d steps, as it should be.", loss, steps)
 
 
 def _metric_writer(workdir: str) -> Any:
-    """TensorBoard files and the log, from one process."""
-    from clu import metric_writers  # loads TensorFlow: only after input_pipeline has made it quiet
+    """Make a writer of TensorBoard files and the log in the first process."""
+    from clu import metric_writers  # loads TensorFlow, so only after input_pipeline has silenced it
 
     writers = [metric_writers.SummaryWriter(workdir), metric_writers.LoggingWriter()]
     return metric_writers.MultiWriter(writers if jax.process_index() == 0 else [])

@@ -1,35 +1,37 @@
 #!/usr/bin/env bash
-# A run on one or several nodes under Slurm. Submit it from the repository's root; everything behind the script goes to main.py:
+# A run on one or several nodes under Slurm. Submit it from the root of the repository; main.py receives all arguments after the
+# script:
 #
 #   sbatch --nodes=4 launch/slurm.sh --config=configs/k400.py:modern --config.data.root=/data/k400 --workdir=/runs/k400
 #
-# Each node is taken as a whole: one process a node, with all its GPUs, cores and memory, whether that is 1 GPU and 8 cores or 8
-# and 96. The workdir and the prepared data must be on a disk that all nodes see.
+# The run uses whole nodes: one process per node, with all its GPUs, cores and memory, whether that is 1 GPU and 8 cores or 8 GPUs
+# and 96 cores. The workdir and the prepared data must be on a disk shared by all nodes.
 #
 # Options of sbatch, before the script:
-#   --gpus-per-node=4 --cpus-per-task=32   a part of a node, together with --exclusive=user or --oversubscribe; --gres=gpu:4 means
-#                                          the same, --gpus-per-task is refused
-#   --ntasks-per-node=2                    two processes a node, which divide its GPUs
-#   --time=0:08:00 --signal=TERM@60        for limits below ten minutes: by default a run saves and stops 5 minutes before its end
-#   --dependency=afterok:JOB               after another job, such as one that only prepares the data on a CPU node:
+#   --gpus-per-node=4 --cpus-per-task=32   use a part of a node, together with --exclusive=user or --oversubscribe; --gres=gpu:4 has
+#                                          the same effect, --gpus-per-task is refused
+#   --ntasks-per-node=2                    two processes per node, which divide its GPUs
+#   --time=0:08:00 --signal=TERM@60        for limits below ten minutes: by default, a run saves and stops 5 minutes before its end
+#   --dependency=afterok:JOB               run after another job, such as one that only prepares the data on a CPU node:
 #                                          sbatch --nodes=1 --gpus-per-node=0 launch/slurm.sh --mode=show ...
-#   --output=logs/%j.log                   where the log goes; every line begins with the number of its process
-#   --array=1-4                            a job for each number, which takes the place of %a in the arguments:
+#   --output=logs/%j.log                   path of the log; every line begins with the number of its process
+#   --array=1-4                            one job per number, which replaces %a in the arguments:
 #                                          --config.seed=%a --workdir=/runs/seeds/%a (launch/sweep.sh runs a list of settings)
 #
-# Variables:
-#   PYTHON=PATH             the Python to run (.venv/bin/python)
-#   MAX_RESTARTS=20         how often an unfinished job is queued again
-#   SRUN_OUTPUT=logs/%j-%t  a log for each process (%t) instead
+# Environment variables:
+#   PYTHON=PATH             Python to run (default: .venv/bin/python)
+#   MAX_RESTARTS=20         maximum number of times that an unfinished job is requeued
+#   SRUN_OUTPUT=logs/%j-%t  write one log per process (%t) instead
 #
-# To read the data from each node's own disk, copy the prepared data there first, in a line before `exec` below, such as
+# To read the data from each node's local disk, copy the prepared data there first, in a line before `exec` below, such as
 #   mkdir -p /scratch/data && rsync -a /shared/data/ /scratch/data/
 # and give --config.data.data_dir=/scratch/data.
 #
-# The processes meet at a port of the first node that follows from the job's number; export JAX_COORDINATOR_PORT=PORT sets another.
+# The processes connect to a port of the first node that is derived from the job's number; export JAX_COORDINATOR_PORT=PORT to set
+# another.
 #
 # Slurm sends SIGTERM 5 minutes before the time limit and when it preempts the job; the run then saves its state. An unfinished job
-# is queued again and resumes, also after a process was killed or a node was lost. `scancel` cancels it for good.
+# is requeued and resumes, even after a process was killed or a node was lost. `scancel` cancels it for good.
 #SBATCH --job-name=timesformer
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -47,7 +49,7 @@ refuse() {
   exit 2
 }
 
-# Of a job array: the number instead of %a, and the line of launch/sweep.sh's file.
+# In a job array, replace %a by the number, and add the arguments of that line of launch/sweep.sh's file.
 set -- "${@//%a/${SLURM_ARRAY_TASK_ID:-%a}}"
 if [ -n "${SWEEP:-}" ]; then
   mapfile -d '' -t settings < <(sed -n "${SLURM_ARRAY_TASK_ID:?launch/sweep.sh sets it}p" "$SWEEP" | xargs printf '%s\0')
@@ -64,7 +66,7 @@ gpus=${SLURM_GPUS_ON_NODE:-0}
 export GPUS_PER_TASK=$((gpus / tasks))
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / tasks))}
 
-# JAX reads from Slurm who is there and where the first process is, but would take one GPU for each process.
+# JAX reads the processes and the address of the first one from Slurm, but would use only one GPU per process.
 # shellcheck disable=SC2016  # for the shells of the processes
 launch='
 if [ "$GPUS_PER_TASK" -gt 0 ]; then
@@ -73,14 +75,14 @@ if [ "$GPUS_PER_TASK" -gt 0 ]; then
 fi
 exec "$0" main.py --distributed=on --exit_code_if_stopped=75 "$@"
 '
-trap : TERM  # this script lives on to queue the job again; srun passes the signal to the processes
+trap : TERM  # stay alive to requeue the job; srun forwards the signal to the processes
 code=0
 srun --label --kill-on-bad-exit=1 ${SRUN_OUTPUT:+--output="$SRUN_OUTPUT"} bash -c "$launch" "$python" "$@" || code=$?
 
-# 75: stopped early, with everything saved. Above 128: killed by a signal. Everything else would fail again.
+# 75: stopped early, with everything saved. Above 128: killed by a signal. Any other failure would happen again.
 if [ "$code" = 75 ] || [ "$code" -gt 128 ]; then
   state=$(scontrol show job "$SLURM_JOB_ID" --oneliner | grep -o 'JobState=[A-Z_]*')
-  # A cancelled job is COMPLETING while this script lives on.
+  # A cancelled job is COMPLETING while this script is still running.
   if [ "$state" = JobState=RUNNING ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${MAX_RESTARTS:-20}" ]; then
     echo "The run has not finished (exit code $code): queueing the job again, restart $((${SLURM_RESTART_COUNT:-0} + 1))." >&2
     scontrol requeue "$SLURM_JOB_ID" && sleep 60  # Slurm ends this script meanwhile

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A sweep under Slurm: one job for each line of a file, with the arguments of that line and its own workdir. From the repository's
-# root:
+# A sweep under Slurm: one job per line of a file, with the arguments of that line and its own workdir. From the root of the
+# repository:
 #
 #   launch/sweep.sh FILE [OPTIONS OF SBATCH] -- --config=configs/k400.py --config.data.root=/data/k400 --workdir=/runs/rates
 #
 # A FILE of the two lines
 #   --config.optimizer.learning_rate=0.005
 #   --config.optimizer.learning_rate=0.01 --config.train.num_epochs=10
-# runs in /runs/rates/1 and /runs/rates/2. The data are best prepared before, by one job (launch/slurm.sh says how).
+# runs in /runs/rates/1 and /runs/rates/2. Prepare the data beforehand in a single job (see launch/slurm.sh).
 set -euo pipefail
 if [ $# -lt 3 ] || [ ! -f "$1" ]; then
   echo "Usage: launch/sweep.sh FILE [OPTIONS OF SBATCH] -- --config=... --workdir=FOLDER" >&2

@@ -2,14 +2,14 @@
 # A run on a TPU pod slice (Google Cloud), from your own machine:
 #
 #   launch/tpu_pod.sh NAME ZONE --config=configs/k400.py:large --config.data.data_dir=gs://BUCKET/data --workdir=gs://BUCKET/run
-#   launch/tpu_pod.sh NAME ZONE --logs [WORKER]     follow the log of a worker (0, which reports); Ctrl-C ends only the following
+#   launch/tpu_pod.sh NAME ZONE --logs [WORKER]     follow the log of a worker (default: 0, which reports); Ctrl-C stops only this
 #   launch/tpu_pod.sh NAME ZONE --stop              save and stop on all workers
 #
-# The slice exists already, for example by
+# The slice must exist already, created for example by
 #   gcloud compute tpus tpu-vm create NAME --zone=ZONE --accelerator-type=v5litepod-64 --version=v2-alpha-tpuv5-lite
-# The first command copies the repository's current commit to every worker and installs it, with JAX for TPUs; later ones do so only
-# for another commit. The run is detached: it survives a dropped connection. Prepare the data once, anywhere, into a bucket
-# (docs/data.md). Checkpoints go to the workdir, so the same command resumes, also on a slice created anew.
+# The first command copies the repository's current commit to every worker and installs it, with JAX for TPUs; later commands do so
+# only for another commit. The run is detached and survives a dropped connection. Prepare the data once, anywhere, in a bucket
+# (docs/data.md). Checkpoints are in the workdir, so the same command resumes, even on a newly created slice.
 set -euo pipefail
 usage() {
   echo "Usage: launch/tpu_pod.sh NAME ZONE --config=... --workdir=gs://... | --logs [WORKER] | --stop" >&2
@@ -38,7 +38,7 @@ case $1 in
   *) usage ;;
 esac
 
-# Only what git knows travels, and only if the workers have another commit.
+# Copy only files tracked by git, and only if the workers have another commit.
 commit=$(git rev-parse HEAD)
 if ! on_workers all "[ \"\$(cat timesformer_jax/.installed)\" = $commit ]" 2>/dev/null; then
   archive=$(mktemp --suffix=.tar.gz)
@@ -55,7 +55,7 @@ if ! on_workers all "[ \"\$(cat timesformer_jax/.installed)\" = $commit ]" 2>/de
   "
 fi
 
-# JAX finds the other workers by itself. Arguments are quoted once more, for the shell at the other end.
+# JAX finds the other workers by itself. Arguments are quoted again for the remote shell.
 on_workers all "
   if $running; then echo 'Error: a run is under way here: --logs follows it, --stop ends it.' >&2; exit 1; fi
   cd timesformer_jax

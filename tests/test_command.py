@@ -137,7 +137,7 @@ def test_the_readmes_command_names_what_it_cannot_read(tmp_path: Path, clips_wit
     assert done.returncode == 0, done.stderr
     for name in ("empty", "text", "truncated"):
         assert f"Left out {label}/broken_{name}.mp4 of '" in done.stderr
-    assert re.search(r"\d video\(s\) could not be read and were left out", done.stderr)
+    assert re.search(r"\d video\(s\) could not be read and were skipped", done.stderr)
     test, rows = results(tmp_path / "run"), predictions(tmp_path / "run")
     assert len(rows) == test["num_videos"] + test["unreadable"]
     assert sum("error" in row for row in rows.values()) == test["unreadable"]

@@ -71,7 +71,7 @@ def test_a_cpu_is_named_with_the_reason(machine: Machine, line: str):
         ),
         (
             {"smi": NEW, "packages": {**JAXLIB, "jax-cuda12-plugin": "0.9.1"}},
-            "jax-cuda12-plugin 0.9.1 doesn't fit jaxlib 0.10.2. Install matching versions: "
+            "jax-cuda12-plugin 0.9.1 doesn't match jaxlib 0.10.2. Install matching versions: "
             'pip install "timesformer_jax[cuda12]"',
         ),
         (
@@ -80,7 +80,7 @@ def test_a_cpu_is_named_with_the_reason(machine: Machine, line: str):
         ),
         (
             {"gpu_files": False},
-            "its device files (/dev/nvidia0) aren't here: only its driver is loaded. Start a container with --gpus=all, or ask "
+            "its device files (/dev/nvidia0) are missing: only its driver is loaded. Start a container with --gpus=all, or ask "
             "the scheduler for a GPU",
         ),
         (

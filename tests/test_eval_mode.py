@@ -172,7 +172,7 @@ def test_a_test_that_is_told_to_end(run: Path, made_clips: Path, data_dir: str, 
     assert "Traceback" not in errors
     code, how = {signal.SIGTERM: (0, "Stopped early"), signal.SIGINT: (130, "Interrupted")}[told]
     assert process.returncode == code
-    found = re.search(rf"{how}: (\d+) of 3600 batches of the test are done\. The same command resumes from there\.", errors)
+    found = re.search(rf"{how}: (\d+) of 3600 batches are evaluated\. The same command resumes from there\.", errors)
     assert found, errors
     done = found[1]
     done_again = subprocess.run(command, cwd=ROOT, env=on_devices(1), capture_output=True, text=True, check=True).stderr

@@ -183,7 +183,7 @@ def test_a_run_that_was_stopped_goes_on(
         main.run(config, str(tmp_path / "two"), "features")
         main.run(config, str(tmp_path / "two"), "features")  # there is nothing left to do
     assert asked == [(1, 3), (2, 3)]
-    assert "in 3 shard(s), 1 of which are there already" in caplog.text
+    assert "in 3 shard(s), 1 of which already exist" in caplog.text
     assert (folder / "00000-of-00003.npz").stat().st_mtime_ns == made
     assert sorted(path.name for path in folder.iterdir()) == [f"0000{i}-of-00003.npz" for i in range(3)] + ["features.json"]
     main.run(config, str(tmp_path / "one"), "features")
@@ -245,7 +245,7 @@ def test_two_processes_write_what_one_does(tmp_path: Path, made_clips: Path, dat
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({}, r"--mode=features needs a model .* no checkpoint in .*, and init_from isn't set"),
+        ({}, r"--mode=features needs a trained model: .* no checkpoint in .*, and init_from isn't set"),
         ({"features.kind": "deep"}, "features.kind must be one of cls, frames, patches, got 'deep'"),
         ({"features.dtype": "int8"}, "features.dtype must be one of float32, float16, got 'int8'"),
         ({"features.videos_per_shard": 0}, "features.videos_per_shard must be at least 1, got 0"),

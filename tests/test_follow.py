@@ -83,7 +83,7 @@ def test_follow_weights_keeps_what_is_given(tmp_path: Path):
     assert (config.clips.short_side, config.clips.sampling_rate, config.data.short_side) == ((50, 60), 3.0, 50)
     assert (config.pixels.channel_order, tuple(config.pixels.mean)) == ("rgb", (0.1, 0.2, 0.3))
     for name, value, theirs, typed, remedy in (
-        ("depth", 3, 2, ["model.depth"], "leave --config.model.depth out, or choose other weights by --config.init_from"),
+        ("depth", 3, 2, ["model.depth"], "drop --config.model.depth, or choose other weights with --config.init_from"),
         ("num_heads", 3, 2, [], "set --config.model.num_heads=2, or use a recipe whose model follows the weights"),
     ):
         words = rf"^model.{name}={value} contradicts the weights in .*weights, which have {name}={theirs}: {remedy}"
@@ -161,7 +161,9 @@ def test_a_guess_is_no_fact_and_says_what_decides(given: str | None, tmp_path: P
         config = follow_weights(config, str(tmp_path), "train", list(fields))
     assert config.model.activation == (given or "quick_gelu")
     assert re.search(r"^  model.activation +quick_gelu \(guess\) ", caplog.text, re.MULTILINE)
-    line = r"model.activation=quick_gelu is guessed because no tensor shows it: .* --config.model.activation decides\."
+    line = (
+        r"model.activation=quick_gelu is guessed because no tensor shows it: .* Set --config.model.activation to override it\."
+    )
     assert bool(re.search(line, caplog.text)) == (given is None)
     assert "num_heads=3 is guessed" not in caplog.text
 

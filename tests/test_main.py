@@ -243,19 +243,17 @@ def test_a_run_begins_with_another_runs_weights(tmp_path: Path, trained: Path, m
     options |= {"optimizer.schedule": "steps", "optimizer.steps": ((0, 1.0), ("1/2", 0.1), (2, 0.01))}
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
-        assert f"Beginning with the weights of init_from={trained}" in caplog.text
+        assert f"Starting from the weights of init_from={trained}" in caplog.text
         assert "rows kept by label, 0 fresh, 0 dropped" in caplog.text
         assert "optimizer.steps begin at epoch 2, which this run of 2 epochs does not reach" in caplog.text
-        assert (
-            "2 steps in all, which is few to learn from; --config=configs/folder.py:video_folder,finetune,small" in caplog.text
-        )
+        assert "2 steps in all are few to learn from; --config=configs/folder.py:video_folder,finetune,small" in caplog.text
         assert "A toy" not in caplog.text
         assert "note" not in results(tmp_path)
-        assert "init_from=" not in caplog.text.partition("Going on from the checkpoint")[2]
+        assert "init_from=" not in caplog.text.partition("Resuming from the checkpoint")[2]
         before, after = (read_checkpoint(path / "checkpoints" / "2")[0] for path in (trained, tmp_path))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), before, after)
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
-        assert f"init_from={trained} is left aside" in caplog.text
+        assert f"init_from={trained} is ignored" in caplog.text
     with pytest.raises(InputError, match=r"run.seed is 0 there and 1 here"):
         main.run(small_folder(made_clips, data_dir, **options, seed=1), str(tmp_path), "train")
     main.run(small_folder(made_clips, data_dir, **options, seed=1), str(tmp_path), "eval")  # which draws nothing
@@ -293,7 +291,7 @@ def test_one_batch_is_learned_by_heart(tmp_path: Path, made_clips: Path, data_di
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
     assert re.search(r"overfit_batch: the loss of the first batch is 0\.0\d+ after \d+ steps", caplog.text)
-    assert re.search(r"A process's part of a batch: video uint8 \[8, 8, \d+, \d+, 3\]", caplog.text)
+    assert re.search(r"This process's share of a batch: video uint8 \[8, 8, \d+, \d+, 3\]", caplog.text)
     assert [path.name for path in tmp_path.iterdir()] == ["overfit_batch"]  # the run itself is left as it was
 
 
@@ -351,7 +349,7 @@ def test_debugging_stops_where_a_number_is_lost(tmp_path: Path, made_clips: Path
         ({"model.embed_dim": 64}, "model.embed_dim is 32 there and 64 here"),
         ({"optimizer.name": "sgd"}, "optimizer.name is 'adamw' there and 'sgd' here"),
         ({"optimizer.rates": (("head/.*", 1.0), (".*", None))}, "optimizer.frozen is 0 long there and 27 here"),
-        ({"optimizer.rates": (("head/.*", 1.0),)}, r"rates has no line for the parameter blocks_0/attn/proj/bias"),
+        ({"optimizer.rates": (("head/.*", 1.0),)}, r"rates has no pattern for the parameter blocks_0/attn/proj/bias"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -371,10 +369,10 @@ def test_bad_input_is_one_sentence(trained: Path, made_clips: Path, data_dir: st
         ({"clips.short_side": ("a", "b")}, "clips.short_side must be .smallest, largest."),
         ({"train.num_epochs": math.inf}, "train.num_epochs must be above 0 and finite, got inf"),
         ({"optimizer.warmup_epochs": math.nan}, "optimizer.learning_rate must be positive and warmup_epochs not negative"),
-        ({"init_from_allow": ("(",)}, "--config.init_from_allow takes regular expressions, and '.' is none"),
+        ({"init_from_allow": ("(",)}, "--config.init_from_allow takes regular expressions, and '.' is not one"),
         ({"model.num_frames": 0}, "--config.model.num_frames must be a whole number of at least 1, got 0"),
         ({"optimizer.name": "adam"}, "optimizer.name must be one of sgd, adamw"),
-        ({"optimizer.rates": (("head/.*", 1.0),)}, "rates has no line for the parameter"),
+        ({"optimizer.rates": (("head/.*", 1.0),)}, "rates has no pattern for the parameter"),
         ({"init_from": "timesformer-base"}, "no published model of this name. Known: timesformer-base-k400"),
         ({"init_from": "/no/weights.pyth"}, "There is no file or folder /no/weights.pyth"),
         ({"model.dtype": "float16"}, "model.dtype=float16 is for testing: .* Use bfloat16"),
@@ -557,7 +555,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_alone(
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     config = small_folder(made_clips, data_dir)
-    with pytest.raises(InputError, match=r"checkpoints/2 is damaged: .* The one of step 1 before it is whole"):
+    with pytest.raises(InputError, match=r"checkpoints/2 is damaged: .* The one of step 1 before it is intact"):
         main.run(config, str(tmp_path / "run"), "eval")
     main.run(config, str(tmp_path / "run"), "train")
     assert "The run resumes from step 1 instead of step 2." in caplog.text

@@ -137,7 +137,7 @@ def test_an_attentive_probe_on_the_workdirs_own_checkpoint(run: Path, made_clips
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({}, r"--mode=probe needs a model .* no checkpoint in .*, and init_from isn't set"),
+        ({}, r"--mode=probe needs a trained model: .* no checkpoint in .*, and init_from isn't set"),
         ({"probe.kind": "deep"}, "probe.kind must be one of linear, attentive, got 'deep'"),
         ({"probe.weight_decays": ()}, "probe.weight_decays must be one or more numbers"),
         ({"probe.learning_rates": (-0.1,)}, "probe.learning_rates must be one or more numbers, each positive"),
@@ -159,6 +159,6 @@ def test_bad_input_is_one_sentence(tmp_path: Path, overrides: dict, words: str):
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe" / "mine.txt").write_text("")
-    with pytest.raises(InputError, match="is none of this project's checkpoints"):
+    with pytest.raises(InputError, match="is not a checkpoint of this project"):
         main.run(probe_config(Path("/no/such/folder"), ""), str(tmp_path), "probe")
     assert (tmp_path / "probe" / "mine.txt").exists()

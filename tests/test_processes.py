@@ -50,7 +50,7 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     step = int(told[0][0])
     assert (tmp_path / "two" / "checkpoints" / str(step)).is_dir()
     first, _ = finish(start(arguments, processes=2, devices=2))
-    assert f"Going on from the checkpoint of step {step} in" in first
+    assert f"Resuming from the checkpoint of step {step} in" in first
     one, two = (read_checkpoint(tmp_path / name / "checkpoints" / str(NUM_STEPS))[0] for name in ("one", "two"))
     # Eight times the five steps for which 1e-5 is promised, in whose rounding processors differ; a wrong batch moves by 1e-2.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * np.abs(a).max()), one, two)

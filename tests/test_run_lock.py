@@ -100,9 +100,9 @@ def test_a_lock_is_touched_and_never_stolen_back(tmp_path: Path, monkeypatch: py
         assert path.stat().st_mtime
         run_lock.take_lock(path, "trains")  # ours already
         held_by(1, path)
-        while "isn't this process's any more" not in caplog.text and time.monotonic() < until:
+        while "no longer belongs to this process" not in caplog.text and time.monotonic() < until:
             time.sleep(0.01)
-    assert "isn't this process's any more: process 1 on" in caplog.text
+    assert "no longer belongs to this process: process 1 on" in caplog.text
     assert path.exists()
 
 

@@ -28,7 +28,7 @@ JOBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job.
 
-    Returns the exit code: 0, 1 if something could not be done (stderr says what), 130 after Ctrl-C. Usage errors exit with 2.
+    Returns the exit code: 0, 1 after an error (reported on stderr), or 130 after Ctrl-C. Usage errors exit with 2.
     """
     escape_unencodable()
     given = list(sys.argv[1:] if argv is None else argv)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader of the pipe has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         said = job_failed(error, f"`{arguments.job}`")
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsers() -> tuple[Parser, dict[str, Parser]]:
-    """The command's parser, and each job's."""
+    """Make the command's parser and the parser of each job."""
     parser = Parser(prog="timesformer", description=__doc__, epilog="`timesformer JOB --help` describes a job's flags.")
     parser.add_argument("--version", action="version", version=f"timesformer_jax {__version__}", help="print the version")
     commands = parser.add_subparsers(required=True, metavar="JOB")

@@ -1,6 +1,6 @@
-"""Shape annotations, `Float[Array, "B T N D"]`: checked in the tests, free for users.
+"""Shape annotations such as `Float[Array, "B T N D"]`, checked in the tests and without cost for users.
 
-jaxtyping is a development dependency. Where it is missing, every annotation is plain `Any`.
+jaxtyping is a development dependency. Without it, every annotation is `Any`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, with the permissions that the user's umask asks for."""
+"""Write files and folders atomically, with the permissions of the user's umask."""
 
 import contextlib
 import tempfile
@@ -12,21 +12,23 @@ from timesformer_jax.os_errors import NAMES, WriteError
 
 @contextlib.contextmanager
 def replacing(path: Any, suffix: str = ".part") -> Iterator[Any]:
-    """Give a path next to `path` to write to, and rename it to `path` once the block has succeeded.
+    """Yield a path next to `path` to write to, and rename it to `path` if the block succeeds.
 
-    A block that fails leaves `path` as it was and removes the file it wrote. Raises `WriteError`, an `InputError` and an
-    `OSError`, if the disk is full, permission is denied and the like.
+    If the block fails, `path` stays as it was and the unfinished file is removed.
 
     Args:
-      path: a `pathlib.Path`, or an `epath.Path` (which may be in a bucket).
-      suffix: what the unfinished file's name adds to `path`'s; processes that write the same file need different ones.
+        path: A `pathlib.Path`, or an `epath.Path` (which may be in a bucket).
+        suffix: Suffix of the unfinished file; processes that write the same file need different ones.
+
+    Raises:
+        WriteError: An `InputError` and `OSError`, if the disk is full, permission is denied or the like.
     """
     part = path.with_name(path.name + suffix)
     try:
         yield part
         part.replace(path)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # of the same cause, which is told below
+        with contextlib.suppress(OSError):  # has the same cause, which is reported below
             part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in NAMES and not isinstance(error, WriteError):
             raise WriteError(path, error) from error
@@ -35,10 +37,10 @@ def replacing(path: Any, suffix: str = ".part") -> Iterator[Any]:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a place for a folder or a file, and rename it to `path`, which may be a folder, once the block has succeeded.
+    """Yield a path for a folder or a file, and rename it to `path`, which may be a folder, if the block succeeds.
 
-    What is written gets the permissions that the user's umask asks for. A block that fails leaves `path` as it was and removes
-    what it wrote. A rename doesn't replace a folder, so the old one is moved away first, and back if the rename fails.
+    The result gets the permissions of the user's umask. If the block fails, `path` stays as it was and the unfinished result is
+    removed. Since a rename can't replace a folder, the old one is moved away first, and back if the rename fails.
     """
     with tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}-", dir=path.parent) as beside:
         new, old = Path(beside) / "new", Path(beside) / "old"
@@ -61,9 +63,9 @@ def write_whole(path: Any, content: str | bytes) -> None:
 
 
 def apply_umask(path: Path) -> None:
-    """Give a file, or a folder and all that it holds, the permissions that new files and folders get here.
+    """Give a file, or a folder with its contents, the permissions of newly created files and folders.
 
-    Libraries that write by way of temporary files leave them readable by their owner alone.
+    Libraries that write through temporary files leave them readable only by their owner.
     """
     probe = path.with_name(f".{uuid.uuid4().hex}")  # os.umask can only be read by changing it, for all threads
     probe.touch()

@@ -1,4 +1,4 @@
-"""The devices that JAX computes on, in one line; for an NVIDIA GPU that it doesn't use, the reason and the remedy."""
+"""Describe the devices that JAX uses in one line, and explain why it doesn't use an NVIDIA GPU that is present."""
 
 import importlib.metadata
 import os
@@ -17,22 +17,22 @@ from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.extras import install_extras
 
 PLUGINS = {"jax-cuda12-plugin": 12, "jax-cuda13-plugin": 13}
-"""JAX's plugins for NVIDIA GPUs -> the major version of CUDA that each brings."""
+"""Maps JAX's plugins for NVIDIA GPUs to their major version of CUDA."""
 OLDEST_DRIVER = {12: "525", 13: "580"}
-"""Major version of CUDA -> the first driver for Linux that supports it."""
+"""Maps a major version of CUDA to the first Linux driver that supports it."""
 
 
 class Machine(NamedTuple):
-    """What explains a GPU that isn't used, as `look` finds it.
+    """Facts about the machine that explain why a GPU isn't used, as collected by `look`.
 
     Attributes:
-        cores: CPU cores that this process may use.
-        environment: JAX_PLATFORMS and CUDA_VISIBLE_DEVICES, those that are set.
-        driver_loaded: Whether the kernel has NVIDIA's driver.
-        gpu_files: Whether there is a device file of a GPU, so that this process may use it.
-        smi: What nvidia-smi prints, errors included; None if it isn't installed.
-        smi_failed: Whether it ended with an error.
-        packages: Versions of jaxlib and of the `PLUGINS` that are installed.
+        cores: Number of CPU cores that this process may use.
+        environment: JAX_PLATFORMS and CUDA_VISIBLE_DEVICES, if set.
+        driver_loaded: Whether NVIDIA's kernel driver is loaded.
+        gpu_files: Whether a GPU's device file exists, so that this process may use it.
+        smi: Output of nvidia-smi, errors included; None if it isn't installed.
+        smi_failed: Whether nvidia-smi exited with an error.
+        packages: Installed versions of jaxlib and the `PLUGINS`.
     """
 
     cores: int
@@ -45,9 +45,11 @@ class Machine(NamedTuple):
 
 
 def describe_devices() -> str:
-    """Such as "1 x NVIDIA H100 80GB HBM3, CUDA 12.9", "8 x TPU v5 lite" or "CPU, 2 cores: no GPU or TPU found".
+    """Describe the devices in one line.
 
-    Starts JAX's backend. Raises `InputError` if it can't be started on the platforms that JAX_PLATFORMS asks for.
+    Examples: "1 x NVIDIA H100 80GB HBM3, CUDA 12.9", "8 x TPU v5 lite", "CPU, 2 cores: no GPU or TPU found".
+
+    Starts JAX's backend. Raises `InputError` if it can't be started on the platforms of JAX_PLATFORMS.
     """
     try:
         devices = jax.devices()
@@ -62,17 +64,17 @@ def describe_devices() -> str:
 
 
 def print_devices() -> None:
-    """`describe_devices` on stderr, where a command line has its log."""
+    """Print `describe_devices` to stderr, the log of a command line."""
     print(describe_devices(), file=sys.stderr)
 
 
 def name_devices(devices: Sequence[tuple[str, str]], version: str, look: Any) -> str:
-    """The line for devices with these platforms and kinds.
+    """Describe devices with these platforms and kinds in one line.
 
     Args:
-        devices: Platform and kind of each, as `jax.Device` has them.
+        devices: `platform` and `device_kind` of each `jax.Device`.
         version: `platform_version` of their client.
-        look: Gives the `Machine`; called only if all devices are CPUs.
+        look: Returns the `Machine`; called only if all devices are CPUs.
     """
     if all(platform == "cpu" for platform, _ in devices):
         machine = look()
@@ -94,9 +96,11 @@ def _why_cpu(machine: Machine) -> str:
 
 
 def unused_gpu(machine: Machine, error: str) -> str | None:
-    """Why JAX doesn't use the NVIDIA GPU of this machine, and what to do; None if there is none.
+    """Explain why JAX doesn't use this machine's NVIDIA GPU, with the remedy; None if there is no GPU.
 
-    `error`: what JAX says when it is asked for the GPU.
+    Args:
+        machine: Facts about the machine.
+        error: JAX's error when it is asked for the GPU.
     """
     smi = machine.smi or ""
     works = machine.smi is not None and not machine.smi_failed
@@ -104,7 +108,7 @@ def unused_gpu(machine: Machine, error: str) -> str | None:
         return None
     if not machine.gpu_files and not works:
         return (
-            "its device files (/dev/nvidia0) aren't here: only its driver is loaded. Start a container with --gpus=all, or "
+            "its device files (/dev/nvidia0) are missing: only its driver is loaded. Start a container with --gpus=all, or "
             "ask the scheduler for a GPU"
         )
     if machine.smi_failed:
@@ -125,12 +129,12 @@ def unused_gpu(machine: Machine, error: str) -> str | None:
         return f"its driver supports CUDA {supported}, and {name} needs CUDA {PLUGINS[name]}. Install the other one: {install}"
     jaxlib = machine.packages.get("jaxlib", "none")
     if all(_release(plugin) != _release(jaxlib) for plugin in plugins.values()):
-        return f"{name} {version} doesn't fit jaxlib {jaxlib}. Install matching versions: {install}"
+        return f"{name} {version} doesn't match jaxlib {jaxlib}. Install matching versions: {install}"
     return f"JAX can't use it: {error}"
 
 
 def look() -> Machine:
-    """What there is on this machine."""
+    """Collect the facts about this machine."""
     smi, failed = None, False
     if (program := shutil.which("nvidia-smi")) is not None:
         try:
@@ -174,6 +178,6 @@ def _hides_all(visible: str) -> bool:
 
 
 def _release(version: str) -> str:
-    """0.10.2 of 0.10.2.post1: what JAX compares."""
+    """Release part of a version, which JAX compares: 0.10.2 of 0.10.2.post1."""
     found = re.match(r"\d+(?:\.\d+)*", version)
     return found[0] if found else version

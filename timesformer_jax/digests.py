@@ -1,7 +1,7 @@
-"""Digests of files: written with a checkpoint, compared when it is read.
+"""Digests of files, written with a checkpoint and compared when it is read.
 
-A checkpoint's folder holds `digests.json`, with the XXH3 of every file in it. Its metadata say so, so that a missing
-`digests.json` is damage, while checkpoints from before digests load with a warning.
+A checkpoint's folder contains `digests.json` with the XXH3 of every file. The checkpoint's metadata record its existence: a
+missing `digests.json` counts as damage, while checkpoints from before digests load with a warning.
 """
 
 import json
@@ -21,23 +21,23 @@ log = logging.getLogger("timesformer_jax")
 FILE = "digests.json"
 ALGORITHM = "xxh3_64"
 NOTE = {"digests": ALGORITHM}
-"""What a checkpoint's metadata say of its digests."""
+"""Entry of a checkpoint's metadata about its digests."""
 MARK = "_CHECKPOINT_METADATA"
-"""The file that every folder of Orbax has."""
+"""File that every Orbax folder has."""
 WRITTEN_LAST = "commit_success.txt"
-"""Orbax's file that only has to exist, written after the digests."""
+"""Orbax's empty marker file, written after the digests."""
 UNFINISHED = ".orbax-checkpoint-tmp"
-"""What Orbax adds to the names of folders that it is still writing."""
+"""Suffix that Orbax adds to the names of folders that it is still writing."""
 COMMIT_TIME = "commit_timestamp_nsecs"
-"""The one entry of `MARK` that Orbax changes after the digests; nothing reads it."""
+"""The only entry of `MARK` that Orbax changes after the digests; nothing reads it."""
 METADATA_SECONDS = 600.0
-"""For how long the metadata of a checkpoint, all else of which is written, are waited for."""
+"""Longest wait for the metadata of an otherwise written checkpoint, in seconds."""
 CHUNK = 1 << 18
-"""Bytes that are read at once: they stay in the processor's cache until they are digested."""
+"""Bytes per read: small enough to stay in the processor's cache until they are digested."""
 
 
 def new_digest() -> Any:
-    """An empty XXH3, to be fed by `update`."""
+    """Return an empty XXH3 hash object."""
     try:
         import xxhash
     except ImportError as error:
@@ -46,13 +46,14 @@ def new_digest() -> Any:
 
 
 def digest_bytes(content: bytes) -> str:
+    """XXH3 of bytes as hexadecimal digits."""
     digest = new_digest()
     digest.update(content)
     return digest.hexdigest()
 
 
 def digest_file(path: Any) -> str:
-    """XXH3 of a file as hexadecimal digits; of a checkpoint's metadata that of their values."""
+    """XXH3 of a file as hexadecimal digits; for a checkpoint's metadata, of their values."""
     if path.name == MARK:
         return _digest_metadata(path)
     digest = new_digest()
@@ -62,7 +63,7 @@ def digest_file(path: Any) -> str:
 
 
 def chunks(path: Any, start: int = 0) -> Iterator[memoryview]:
-    """A file's bytes from `start` on, in pieces that share one buffer."""
+    """Yield a file's bytes from `start` on, in chunks that share one buffer."""
     buffer = bytearray(CHUNK)
     view = memoryview(buffer)
     with open(path, "rb", buffering=0) if "://" not in str(path) else path.open("rb") as file:
@@ -72,24 +73,24 @@ def chunks(path: Any, start: int = 0) -> Iterator[memoryview]:
 
 
 def note_own_digests(folder: Any, process: int) -> None:
-    """Write the digests of the files that one of several processes wrote itself, for `write_digests`.
+    """Write the digests of the files that this process has written, for `write_digests`.
 
     Args:
-      folder: an `epath.Path` to a checkpoint that all processes have written to and that isn't committed yet.
-      process: which of them this is.
+        folder: An `epath.Path` to a checkpoint that all processes have written and that isn't committed yet.
+        process: Index of this process.
     """
     own = {name: path for name, path in _files(folder).items() if _writer(name) == process}
     (folder / _part(process)).write_text(json.dumps(_digests(own)))
 
 
 def write_digests(folder: Any) -> None:
-    """Write `digests.json` into a checkpoint's folder, before it is committed; one process does.
+    """Write `digests.json` into a checkpoint's folder before it is committed; only one process must call it.
 
-    What `note_own_digests` has noted is taken over, all other files are read.
+    Digests from `note_own_digests` are reused; all other files are read.
     """
     files, known = _files(folder), {}
     for part in [path for name, path in files.items() if name.startswith(f"{FILE}.")]:
-        # The folders of entries are renamed when all processes have written.
+        # Folders of entries are renamed once all processes have written.
         known |= {name.replace(UNFINISHED, "", 1): digest for name, digest in json.loads(part.read_text()).items()}
         part.unlink()
         del files[part.name]
@@ -99,9 +100,9 @@ def write_digests(folder: Any) -> None:
 
 
 def wait_for_metadata(folder: Any) -> None:
-    """Wait for the metadata with `NOTE`: Orbax writes them in a thread of its own, for which the commit doesn't wait.
+    """Wait for the metadata with `NOTE`, which Orbax writes in a separate thread that the commit doesn't wait for.
 
-    A digest of what was there before would call a whole checkpoint damaged.
+    A digest of the earlier contents would make an intact checkpoint look damaged.
     """
     path = folder / MARK
     until = time.monotonic() + METADATA_SECONDS
@@ -110,21 +111,24 @@ def wait_for_metadata(folder: Any) -> None:
             content = json.loads(path.read_bytes())
             if "digests" in content["custom_metadata"]:
                 return
-        except (FileNotFoundError, ValueError, KeyError, TypeError):  # not there, or half of it
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # missing or half-written
             pass
         time.sleep(0.01)
     raise InputError(f"{path} was not written within {METADATA_SECONDS:.0f} seconds.")
 
 
 def find_damage(folder: Any, entries: Iterable[str] | None = (), share: tuple[int, int] = (0, 1)) -> str | None:
-    """What is wrong with a checkpoint's files, as part of a sentence; None if they are what was written.
+    """Compare a checkpoint's files with their digests.
 
-    A checkpoint without digests, from before they were written, can't be compared: it is warned about once, and None.
+    Checkpoints from before digests can't be compared: they count as intact, with one warning.
 
     Args:
-      folder: a `pathlib.Path` or `epath.Path` to one checkpoint.
-      entries: names of its entries (folders) that are compared; None for all. Its metadata and metrics always are.
-      share: this process and the number of processes that divide the files among them. Each compares the small ones.
+        folder: A `pathlib.Path` or `epath.Path` to the checkpoint.
+        entries: Names of the entries (folders) to compare; None for all. Metadata and metrics are always compared.
+        share: Index of this process and number of processes that divide the files among them. Each compares all small files.
+
+    Returns:
+        The damage, as part of a sentence; None if the checkpoint is intact.
     """
     try:
         listed = _listed(folder)
@@ -142,26 +146,26 @@ def find_damage(folder: Any, entries: Iterable[str] | None = (), share: tuple[in
 
 
 def check_digests(folder: Any, entries: Iterable[str] | None = ()) -> None:
-    """Raise `InputError` for a damaged checkpoint, naming the file and the newest earlier checkpoint that is whole.
+    """Raise `InputError` if a checkpoint is damaged, naming the file and the newest earlier checkpoint that is intact.
 
     Args:
-      folder: as for `find_damage`.
-      entries: as for `find_damage`.
+        folder: As in `find_damage`.
+        entries: As in `find_damage`.
     """
     if damage := find_damage(folder, entries):
         raise damaged(folder, damage)
 
 
 def damaged(folder: Any, damage: str) -> InputError:
-    """The error about a damaged checkpoint, with the newest earlier one that is whole."""
+    """Make the error about a damaged checkpoint, which names the newest earlier checkpoint that is intact."""
     return InputError(f"The checkpoint {folder} is damaged: {damage}. {_remedy(folder)}")
 
 
 def steps_in(folder: Any) -> list[int]:
-    """The steps of the checkpoints in a folder, whole or damaged; without those that are still being written."""
+    """Steps of the checkpoints in a folder, intact or damaged, without those that are still being written."""
     if not folder.is_dir():
         return []
-    # In a bucket nothing is renamed, and a checkpoint without this file isn't complete.
+    # In a bucket nothing is renamed; a checkpoint is complete once this file exists.
     needed = (WRITTEN_LAST,) if "://" in str(folder) else (MARK, FILE)
     entries = [entry for entry in folder.iterdir() if entry.name.isdecimal()]
     return sorted(int(entry.name) for entry in entries if any((entry / name).exists() for name in needed))
@@ -169,12 +173,12 @@ def steps_in(folder: Any) -> list[int]:
 
 def _remedy(folder: Any) -> str:
     if not folder.name.isdecimal():
-        return "Use a copy of it, or write it anew."
+        return "Use a copy of it, or write it again."
     for step in reversed(steps_in(folder.parent)):
         earlier = folder.parent / str(step)
         if step < int(folder.name) and find_damage(earlier, None) is None:
-            return f"The one of step {step} before it is whole: to use that, move the folder {folder} away."
-    return "There is no whole one before it: use a copy of it, or train again in another --workdir."
+            return f"The one of step {step} before it is intact: to use that, move the folder {folder} away."
+    return "There is no intact one before it: use a copy of it, or train again in another --workdir."
 
 
 def _compare(path: Any, digest: str) -> str | None:
@@ -182,16 +186,12 @@ def _compare(path: Any, digest: str) -> str | None:
         return None if digest_file(path) == digest else "differs from its digest"
     except FileNotFoundError:
         return "is missing"
-    except ValueError:  # metadata that are no JSON any more
+    except ValueError:  # the metadata are not valid JSON
         return "differs from its digest"
 
 
 def _listed(folder: Any) -> dict[str, str] | None:
-    """A checkpoint's digests by file; None if it is from before digests.
-
-    Raises:
-      OSError: if they can't be read.
-    """
+    """Digests of a checkpoint by file; None if it is from before digests. Raises `OSError` if they can't be read."""
     path = folder / FILE
     if not path.exists():
         return _without_digests(folder)
@@ -201,7 +201,7 @@ def _listed(folder: Any) -> dict[str, str] | None:
         whole = whole and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in content["files"])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         whole = False
-    return content["files"] if whole else {FILE: ""}  # which no file has as its digest
+    return content["files"] if whole else {FILE: ""}  # a digest that no file has
 
 
 def _without_digests(folder: Any) -> dict[str, str] | None:
@@ -212,7 +212,7 @@ def _without_digests(folder: Any) -> dict[str, str] | None:
     except FileNotFoundError:
         return {MARK: ""}
     except (ValueError, TypeError, KeyError, RecursionError):
-        pass  # not of this project, or damaged: the reader says more than a digest could
+        pass  # another project's, or damaged: the reader's error says more than a digest could
     if str(folder.parent) not in _WARNED and (folder / MARK).exists():
         _WARNED.add(str(folder.parent))
         log.warning("The checkpoint %s has no digests, since an older version wrote it: damage would go unnoticed.", folder)
@@ -224,7 +224,7 @@ _WARNED: set[str] = set()
 
 
 def _files(folder: Any) -> dict[str, Any]:
-    """Path inside a checkpoint's folder -> file, without those that are written after the digests."""
+    """Map paths within a checkpoint's folder to files, without those written after the digests."""
     files = {}
     for place, _, names in os.walk(folder) if "://" not in str(folder) else _walk(folder):
         for name in names:
@@ -234,7 +234,7 @@ def _files(folder: Any) -> dict[str, Any]:
 
 
 def _walk(folder: Any) -> Iterator[tuple[Any, list[str], list[str]]]:
-    """`os.walk` for buckets."""
+    """Walk a folder in a bucket, as `os.walk` does."""
     entries = list(folder.iterdir())
     inner = [entry for entry in entries if entry.is_dir()]
     yield folder, [entry.name for entry in inner], [entry.name for entry in entries if entry not in inner]
@@ -247,7 +247,7 @@ def _digests(files: dict[str, Any]) -> dict[str, str]:
 
 
 def _writer(name: str) -> int | None:
-    """The process that wrote a file, by its path: Orbax names folders and array metadata after processes."""
+    """Index of the process that wrote a file, from its path: Orbax names folders and array metadata after processes."""
     for place in Path(name).parts[1:3]:
         head, _, number = place.rpartition("process_")
         if head in ("", "ocdbt.") and number.isdecimal():

@@ -1,4 +1,4 @@
-"""The one exception that means "what was given can't be used", and how those of others become part of its sentence."""
+"""The exception for bad input, and helpers for its message."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,10 +7,10 @@ from timesformer_jax.printable import as_utf8, printable
 
 
 class InputError(ValueError):
-    """Bad input: the message is one sentence with what was expected, what was got and what to do.
+    """Bad input: the message says what was wrong, the value and what to do.
 
-    The command-line jobs print it without a traceback and end with exit code 1. A traceback therefore always
-    means a defect of this project, never of the user's input. Control characters of names in it are escaped.
+    The command-line jobs print it without a traceback and exit with code 1, so a traceback always means a bug of this project,
+    never bad input. Control characters in the message are escaped.
     """
 
     def __str__(self) -> str:
@@ -18,13 +18,23 @@ class InputError(ValueError):
 
 
 def did_you_mean(given: str, known: Iterable[str], *, count: int = 1, cutoff: float = 0.6) -> str:
-    """The end of a message about an unknown name, " Did you mean 'x'?", with the nearest `count` names; "" if none is near."""
+    """Suggest the closest names for an unknown one.
+
+    Args:
+        given: The unknown name.
+        known: Known names.
+        count: Largest number of suggestions.
+        cutoff: Smallest similarity of a suggestion, from 0 to 1.
+
+    Returns:
+        The end of a message, " Did you mean 'x'?"; empty if no name is similar.
+    """
     near = difflib.get_close_matches(given, list(known), n=count, cutoff=cutoff)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, as part of a sentence: its first line without the full stop, or its type's name."""
+    """First line of an exception's message without the full stop, or its type's name, as part of a sentence."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."
 
@@ -33,12 +43,12 @@ _LONGEST_LINE = 400
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value as part of a sentence: its repr, shortened."""
+    """Shortened repr of a value, for messages."""
     text = repr(value[: 2 * most] if isinstance(value, str | bytes | list | tuple) else value)
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def check_utf8(name: str, path: str) -> None:
-    """Raises `InputError` for a folder of checkpoints or prepared data whose path isn't UTF-8; `name` is the argument's."""
+    """Raise `InputError` if the path of a checkpoint or data folder, given as argument `name`, isn't UTF-8."""
     if as_utf8(path) != path:
         raise InputError(f"{name}={path} isn't UTF-8, which TensorFlow and Orbax need: rename it or give another.")

@@ -1,4 +1,4 @@
-"""Optional packages: which extra brings them, which job needs them, and the one message for those that are missing."""
+"""Optional packages: the extras that install them, the jobs that need them, and the error if one is missing."""
 
 import importlib.util
 from typing import NamedTuple
@@ -19,7 +19,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         *("sklearn", "tensorboard", "tensorflow", "tensorflow_datasets", "xxhash"),
     ),
 }
-"""Extra -> the modules that it brings. A module that several bring is asked for by the first of them."""
+"""Maps an extra to the modules that it installs. For a module in several extras, messages name the first one."""
 
 TITLES = {
     "PIL": "Pillow",
@@ -34,16 +34,18 @@ TITLES = {
     "tensorflow_datasets": "tensorflow-datasets",
     "torch": "PyTorch",
 }
-"""Module -> the package's name, where it differs."""
+"""Maps a module to the name of its package, if that differs."""
 
 
 class Job(NamedTuple):
-    """Extras for everything that a job can do, and modules without which it can't do anything."""
+    """Requirements of a job."""
 
     extras: tuple[str, ...]
+    """Extras for everything that the job can do."""
     modules: tuple[str, ...] = ()
+    """Modules without which the job can't do anything."""
     package: str = "timesformer_jax"
-    """What to install: the package, or the clone that the job is run from."""
+    """Package to install, or "." for the clone that the job is run from."""
 
 
 JOBS = {
@@ -69,11 +71,11 @@ JOBS = {
 
 
 class MissingPackageError(InputError):
-    """Raised if a package of an extra is not installed: what for, and the command that installs it.
+    """Raised if an optional package is not installed; the message has the command that installs it.
 
     Args:
-        module: One of `EXTRAS`.
-        purpose: What needs it, as the subject of a sentence: "Reading videos".
+        module: A module of `EXTRAS`.
+        purpose: Task that needs it, as the subject of a sentence, such as "Reading videos".
         job: A key of `JOBS`; the command then installs everything that the job needs.
     """
 
@@ -86,12 +88,12 @@ class MissingPackageError(InputError):
         return f"{self.purpose} needs {name}, which is not installed: {install_command(self.module, job=self.job)}"
 
     def within(self, job: str) -> "MissingPackageError":
-        """The same error if a job has met it."""
+        """Return the same error with the install command for a job."""
         return MissingPackageError(self.module, self.purpose, job)
 
 
 def install_command(*modules: str, job: str | None = None) -> str:
-    """What to type for modules, and for all that a job needs; quoted, since square brackets are patterns to zsh."""
+    """Command that installs modules, and all requirements of a job; quoted, since zsh expands square brackets."""
     needs = JOBS[job] if job else Job(())
     extras = list(needs.extras)
     for module in modules:
@@ -101,12 +103,12 @@ def install_command(*modules: str, job: str | None = None) -> str:
 
 
 def install_extras(*extras: str, package: str = "timesformer_jax") -> str:
-    """What to type for these extras of pyproject.toml."""
+    """Command that installs these extras of pyproject.toml."""
     return f'pip install "{package}[{",".join(extras)}]"'
 
 
 def check_installed(job: str) -> None:
-    """Raise `MissingPackageError` if a module is missing without which a job can't do anything; imports none of them."""
+    """Raise `MissingPackageError` if a module that a job always needs is missing, without importing it."""
     for module in JOBS[job].modules:
         if importlib.util.find_spec(module) is None:
             raise MissingPackageError(module, f"`{job}`", job)

@@ -1,6 +1,6 @@
-"""One checkpoint folder, by Orbax: its notes, the shapes in it, and its arrays, on devices or on the host.
+"""Read and write the notes, shapes and arrays of a checkpoint folder with Orbax, on devices or on the host.
 
-Orbax's `v1` is still being renamed, so only this file and `training/checkpoints.py` call it.
+Only this module and `training/checkpoints.py` call Orbax's `v1`, whose names still change.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,22 +15,22 @@ from timesformer_jax.quiet_orbax import quiet_orbax
 
 
 class Metadata(NamedTuple):
-    """What a checkpoint says of itself."""
+    """Metadata of a checkpoint."""
 
     notes: Any
-    """The JSON that was written with the arrays; None if there is none."""
+    """JSON that was written with the arrays; None if there is none."""
     entries: Mapping[str, Any]
-    """Name of each entry, such as "params" -> its tree, whose leaves have `shape` and `dtype`."""
+    """Maps the name of each entry, such as "params", to its tree, whose leaves have `shape` and `dtype`."""
 
 
 def read_metadata(folder: Any) -> Metadata:
-    """Read what a checkpoint says of itself, and none of its arrays.
+    """Read a checkpoint's metadata without its arrays.
 
     Args:
-      folder: a path, also in a bucket.
+        folder: Path of the checkpoint, local or in a bucket.
 
     Raises:
-      InputError: if the checkpoint is damaged.
+        InputError: If the checkpoint is damaged.
     """
     ocp = _import_orbax("Reading")
     found: Any = _call(folder, lambda: ocp.checkpointables_metadata(_whole_path(folder)))
@@ -38,39 +38,39 @@ def read_metadata(folder: Any) -> Metadata:
 
 
 def read_arrays(folder: Any, entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Read entries onto devices; all processes call it.
+    """Read entries onto devices; all processes must call it.
 
     Args:
-      folder: as for `read_metadata`.
-      entries: name -> tree of `jax.ShapeDtypeStruct`s with shardings, which are those of the result.
+        folder: Path of the checkpoint, local or in a bucket.
+        entries: Maps names to trees of `jax.ShapeDtypeStruct`, with the shardings of the result.
 
     Raises:
-      InputError: if the checkpoint is damaged, or holds other shapes.
+        InputError: If the checkpoint is damaged or has other shapes.
     """
     ocp = _import_orbax("Reading")
     return _call(folder, lambda: ocp.load_checkpointables(_whole_path(folder), dict(entries)))
 
 
 def read_host_arrays(folder: Any, entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Read entries as NumPy arrays, whole in every process and on no device.
+    """Read entries as complete NumPy arrays in every process, without using devices.
 
     Args:
-      folder: as for `read_metadata`.
-      entries: name -> tree whose leaves have `shape` and `dtype`.
+        folder: Path of the checkpoint, local or in a bucket.
+        entries: Maps names to trees whose leaves have `shape` and `dtype`.
 
     Raises:
-      InputError: if the checkpoint is damaged, or holds other shapes.
+        InputError: If the checkpoint is damaged or has other shapes.
     """
     stored = read_metadata(folder).entries
-    for name, tree in entries.items():  # Orbax compares those of arrays for devices only
+    for name, tree in entries.items():  # Orbax compares shapes only for arrays on devices
         _check_shapes(folder, name, stored.get(name), tree)
-    # Orbax restores leaves of NumPy's type as such; these take no memory.
+    # For NumPy leaves, Orbax restores NumPy arrays; these leaves take no memory.
     targets = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), dict(entries))
     return read_arrays(folder, targets)
 
 
 def write_arrays(folder: Any, entries: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
-    """Write trees of arrays with notes (JSON) as a new checkpoint; all processes call it."""
+    """Write trees of arrays with notes (JSON) as a new checkpoint; all processes must call it."""
     ocp = _import_orbax("Writing")
     ocp.save_checkpointables(_whole_path(folder), dict(entries), custom_metadata=dict(notes))
 
@@ -81,7 +81,7 @@ def _check_shapes(folder: Any, entry: str, stored: Any, expected: Any) -> None:
     if differing:
         theirs, ours = (shapes.get(differing[0], "missing") for shapes in flat)
         where = shown(f"{entry}/{differing[0]}")
-        raise InputError(f"The checkpoint {folder} is damaged or not whole: {where} is {theirs}, expected {ours}.")
+        raise InputError(f"The checkpoint {folder} is damaged or incomplete: {where} is {theirs}, expected {ours}.")
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -99,13 +99,13 @@ def _import_orbax(doing: str) -> Any:
 
 
 def _whole_path(folder: Any) -> str:
-    """Orbax takes no relative paths."""
+    """Absolute path of a folder, since Orbax takes no relative ones."""
     return str(folder) if "://" in str(folder) else str(folder.absolute())
 
 
 def _call(folder: Any, read: Callable[[], Any]) -> Any:
-    """`read()`, with Orbax's and TensorStore's exceptions, of many types, as one sentence."""
+    """Call `read`, turning Orbax's and TensorStore's exceptions, which have many types, into one `InputError`."""
     try:
         return read()
     except Exception as error:
-        raise InputError(f"The checkpoint {folder} is damaged or not whole: {first_line(error)}.") from error
+        raise InputError(f"The checkpoint {folder} is damaged or incomplete: {first_line(error)}.") from error

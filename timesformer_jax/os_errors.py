@@ -1,4 +1,4 @@
-"""The system's errors, as they come out of this and other libraries, named for what they are."""
+"""Readable messages for errors of the operating system, even if other libraries have wrapped them."""
 
 import errno
 import os
@@ -9,26 +9,26 @@ from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.printable import printable
 
 MORE_SPACE = "free some space and start the same command again"
-"""After these the same command goes on."""
+"""Remedy for a full disk, after which the same command resumes."""
 
 NAMES: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("the disk is full", MORE_SPACE),
     errno.EDQUOT: ("the quota on this disk is used up", MORE_SPACE),
     errno.EFBIG: ("the file would be larger than files may be here", "raise the limit (ulimit -f), or use another disk"),
     errno.EMFILE: (
-        "this process has as many files open as it may",
+        "this process has reached its limit of open files",
         "raise the limit (ulimit -n) and start the same command again",
     ),
-    errno.ENFILE: ("the system has as many files open as it can", "end other programs and start the same command again"),
+    errno.ENFILE: ("the system has reached its limit of open files", "end other programs and start the same command again"),
     errno.EACCES: ("permission is denied", "change the permissions, or choose another folder"),
     errno.EPERM: ("the operation is not permitted", "change the permissions, or choose another folder"),
     errno.EROFS: ("the file system is read-only", "choose another folder"),
     errno.EIO: ("the disk reports an input/output error", "check the disk and its connection"),
     errno.ESTALE: ("the network file system lost the file", "check that it is mounted, and start the same command again"),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
-    errno.ENOTDIR: ("a part of the path is a file", "choose another folder"),
+    errno.ENOTDIR: ("a component of the path is a file", "choose another folder"),
 }
-"""Number of a system's error -> what it is, and what to do about it."""
+"""Maps an `errno` to its description and its remedy."""
 
 LOST_PEER = (
     "another process is gone or hangs",
@@ -36,29 +36,29 @@ LOST_PEER = (
 )
 PEER_ERRORS = ("JaxRuntimeError", "TimeoutError")
 PEER_WORDS = ("DEADLINE_EXCEEDED", "barrier", "heartbeat", "coordination service", "Connection closed by peer", "Gloo")
-"""Types of JAX's and Orbax's errors about processes that don't answer, and words in their messages."""
+"""Type names of JAX's and Orbax's errors about processes that don't respond, and words in their messages."""
 
 
 class Named(NamedTuple):
-    """An error in words."""
+    """Readable form of an error."""
 
     what: str
-    """What it is, as part of a sentence."""
+    """Description, as part of a sentence."""
     remedy: str
-    """What to do about it, as part of a sentence."""
+    """Remedy, as part of a sentence."""
 
 
 def name_os_error(error: BaseException) -> Named | None:
-    """The system's error that an exception, or one that it was raised from, is about; None if there is none.
+    """Identify the system error behind an exception or its causes; None if there is none.
 
-    TensorStore and Orbax pass the system's error on as text inside exceptions of other types.
+    TensorStore and Orbax pass system errors on as text within exceptions of other types.
     """
     chain = list(_chain(error))
     for one in chain:
         if isinstance(one, OSError) and one.errno in NAMES:
             return Named(*NAMES[one.errno])
     texts = [str(one) for one in chain]
-    for number in sorted(NAMES, key=lambda number: -len(os.strerror(number))):  # one text begins with another
+    for number in sorted(NAMES, key=lambda number: -len(os.strerror(number))):  # some are prefixes of others
         if any(os.strerror(number) in text for text in texts):
             return Named(*NAMES[number])
     if any(type(one).__name__ in PEER_ERRORS and any(word in str(one) for word in PEER_WORDS) for one in chain):
@@ -67,7 +67,7 @@ def name_os_error(error: BaseException) -> Named | None:
 
 
 def job_failed(error: BaseException, job: str) -> str | None:
-    """The sentence with which a job ends after a system's error; None for all other exceptions."""
+    """Message of a job that fails with a system error; None for all other exceptions."""
     if not isinstance(error, OSError):
         return None
     if isinstance(error, ReadError):
@@ -76,7 +76,7 @@ def job_failed(error: BaseException, job: str) -> str | None:
 
 
 def sentence(error: BaseException, doing: str) -> str:
-    """What went wrong while `doing` something ("Can't write FILE"), and what to do about it."""
+    """Describe an error as one sentence with its remedy; `doing` is its beginning, such as "Can't write FILE"."""
     named = name_os_error(error)
     if named is None:
         return f"{doing}: {getattr(error, 'strerror', None) or first_line(error)}."
@@ -84,9 +84,9 @@ def sentence(error: BaseException, doing: str) -> str:
 
 
 class ReadError(OSError):
-    """A failed read that says nothing about the file.
+    """A failed read that is not the fault of the file.
 
-    No `InputError`, since jobs over many files would skip this one and continue.
+    This is not an `InputError`, since jobs over many files would then skip this one and continue.
     """
 
     def __str__(self) -> str:
@@ -97,22 +97,24 @@ NOT_THE_FILES = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO}
     | {errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ETIMEDOUT}
 )
-"""Numbers of errors by which the process, the machine or the disk can't read any file now."""
+"""Values of `errno` that mean that the process, the machine or the disk currently can't read any file."""
 
 
 def raise_if_not_the_files(error: BaseException, path: Any) -> None:
-    """Raise a `ReadError` for an exception about `path` whose `errno` is in `NOT_THE_FILES`."""
+    """Raise `ReadError` if the `errno` of an exception about `path` is in `NOT_THE_FILES`."""
     number = getattr(error, "errno", None)
     if number in NOT_THE_FILES:
         raise ReadError(number, os.strerror(number), os.fspath(path)) from error
 
 
 class WriteError(InputError, OSError):
-    """Raised if a file can't be written: one sentence that says why; an `OSError` for callers that can do without the file.
+    """Raised if a file can't be written.
+
+    It is also an `OSError`, for callers that can do without the file.
 
     Args:
         path: The file.
-        error: The system's error.
+        error: The system error.
     """
 
     def __init__(self, path: Any, error: OSError):
@@ -124,7 +126,7 @@ class WriteError(InputError, OSError):
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception, those in a group, and those that they were raised from."""
+    """Yield an exception, the members of exception groups, and their causes and contexts."""
     seen: set[int] = set()
     rest: list[BaseException | None] = [error]
     while rest:

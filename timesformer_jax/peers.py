@@ -1,4 +1,4 @@
-"""The other processes of a job: noticing that one is lost, and one error for all of them."""
+"""Detect lost processes of a job, and report one error for all processes."""
 
 import contextlib
 import itertools
@@ -20,15 +20,15 @@ from timesformer_jax.processes import ROOT, coordination_service, joining_state,
 log = logging.getLogger("timesformer_jax")
 
 BEAT = 5.0
-"""Seconds between two signs of life of a process."""
+"""Seconds between two heartbeats of a process."""
 LOST = 40.0
-"""Seconds without a sign of life after which a process counts as lost; a busy machine can delay one by many seconds."""
+"""Seconds without a heartbeat after which a process counts as lost; a busy machine can delay heartbeats by many seconds."""
 GRACE = 10.0
 """Seconds that this process has to end by itself once another one is lost."""
 FAREWELL = BEAT + 3.0
-"""Seconds that the first process, which relays signs of life, lives on after an error, so that the others learn of it."""
+"""Seconds that the first process, which relays heartbeats, stays alive after an error, so that the others learn of it."""
 ENDED = "ended"
-"""The last sign of life of a process that ends by itself."""
+"""Last heartbeat of a process that ends by itself."""
 
 LOST_PROCESS = (
     "{name} was lost: it was killed, or its machine or network failed; its own log may say more. "
@@ -36,7 +36,7 @@ LOST_PROCESS = (
 )
 ENDED_WITH_ERROR = "{name} has ended with an error."
 OF_PEERS = ("gloo", "nccl", "coordination", "barrier", "heartbeat", "unavailable", "deadline_exceeded", "closed by peer")
-"""Words in the exceptions of JAX and Orbax, which have many types, when another process doesn't answer."""
+"""Words in the exceptions of JAX and Orbax, which have many types, if another process doesn't respond."""
 
 LAST_WORDS = """
 import os, socket, sys
@@ -49,10 +49,10 @@ if not os.read(0, 1):  # the process has ended without a word, as JAX ends it if
 
 
 class Peers:
-    """Signs of life of all processes of a job, which a thread exchanges through JAX's coordination service.
+    """Heartbeats of all processes of a job, exchanged by a thread through JAX's coordination service.
 
     Attributes:
-        hosts: Number of a process -> name of its host, of those heard of so far.
+        hosts: Maps the index of each process heard of so far to the name of its host.
     """
 
     def __init__(self, index: int):
@@ -67,11 +67,11 @@ class Peers:
         self._thread = threading.Thread(target=self._exchange, daemon=True, name="peers")
 
     def start(self) -> None:
-        """Begin to exchange signs of life."""
+        """Start exchanging heartbeats."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop it; the other processes won't take this one for lost."""
+        """Stop exchanging heartbeats; the other processes won't consider this one lost."""
         self._ended.set()
         self._thread.join(BEAT)
         with contextlib.suppress(Exception):  # the service is gone if the first process has ended
@@ -79,9 +79,9 @@ class Peers:
         self._say_nothing()
 
     def explain(self, error: BaseException) -> str | None:
-        """The sentence for an exception that is the consequence of another process's end; None for any other one.
+        """Message for an exception caused by the end of another process; None for any other exception.
 
-        Waits, if need be, until the lost process is known.
+        Waits until the lost process is known.
         """
         if not any(word in str(error).lower() for word in OF_PEERS):
             return None
@@ -94,12 +94,12 @@ class Peers:
         return None
 
     def end(self, message: str | None, code: int) -> NoReturn:
-        """End this process at once with an error, which only the first process that fails prints.
+        """End this process at once with an error, which only the first process to fail prints.
 
-        JAX's own way out would wait for processes that are lost.
+        JAX's own shutdown would wait for lost processes.
         """
         with self._ending:
-            is_first = self._is_first_to_fail()  # also of a traceback: the others then end
+            is_first = self._is_first_to_fail()  # needed even after a traceback, to end the others
             if message is not None:
                 if is_first:
                     print(with_rank(f"Error: {printable(message)}"), file=sys.stderr)
@@ -121,7 +121,7 @@ class Peers:
         return True
 
     def _failed_elsewhere(self) -> str | None:
-        """Name of the process that was the first to fail, if it is another one."""
+        """Name of the first process to fail, if it is another one."""
         with contextlib.suppress(Exception):  # the service is gone if the first process has ended
             for _, failed in coordination_service().key_value_dir_get(f"{ROOT}/error"):
                 if failed != self._name(self._index):
@@ -140,7 +140,7 @@ class Peers:
                 service.key_value_set(f"{ROOT}/beat/{self._index}", f"{beat} {self.hosts[self._index]}", allow_overwrite=True)
                 said = {int(key.rpartition("/")[2]): value for key, value in service.key_value_dir_get(f"{ROOT}/beat")}
                 unheard_since = None
-            except Exception:  # of types that JAX doesn't export: no service, so no first process
+            except Exception:  # of types that JAX doesn't export: the service, and thus the first process, is gone
                 said, unheard_since = {}, now if unheard_since is None else unheard_since
                 if now - unheard_since > LOST:
                     self._notice(0)
@@ -171,7 +171,7 @@ class Peers:
 
 @contextlib.contextmanager
 def watch_peers() -> Iterator[Peers | None]:
-    """Notice lost processes within a minute while the block runs; gives None to the only process of a job."""
+    """Detect lost processes within a minute while the block runs; yields None if there is a single process."""
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         yield None
         return
@@ -184,12 +184,12 @@ def watch_peers() -> Iterator[Peers | None]:
 
 
 def _leave_last_words(index: int) -> "subprocess.Popen[bytes] | None":
-    """A small process that names the first process, if that is lost: JAX then aborts this one, and Python with it."""
+    """Start a small process that reports the loss of the first process, in which case JAX aborts this process."""
     host, _, port = (joining_state().coordinator_address or "").rpartition(":")
     if index == 0 or not host or os.name != "posix":
         return None
     message = LOST_PROCESS.format(name=f"process 0 on {host}")
     message = with_rank(f"{'Error' if index == 1 else 'Stopped'}: {message}")
     command = [sys.executable, "-I", "-S", "-c", LAST_WORDS, host.strip("[]"), port, message]
-    # Of its own session, since what ends this process often ends its group.
+    # In a separate session, since signals that end this process are often sent to its whole group.
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)

@@ -1,4 +1,4 @@
-"""Stopping early with everything saved: after SIGTERM (a machine goes away) or Ctrl-C."""
+"""Stop early with everything saved, after SIGTERM (preemption) or Ctrl-C."""
 
 import contextlib
 import itertools
@@ -16,11 +16,11 @@ from jax.experimental import multihost_utils
 log = logging.getLogger("timesformer_jax")
 
 SAME_INTERRUPT = 0.5
-"""Seconds. Launchers that forward Ctrl-C send it twice, together with the terminal: within this time it counts once."""
+"""Seconds within which repeated SIGINTs count as one: launchers that forward Ctrl-C send it in addition to the terminal."""
 
 
-class Preempted(Exception):  # noqa: N818 (it's no error)
-    """A job has stopped early, after SIGTERM or Ctrl-C, and has saved what it had.
+class Preempted(Exception):  # noqa: N818 (not an error)
+    """Raised when a job has stopped early, after SIGTERM or Ctrl-C, with its progress saved.
 
     Attributes:
         interrupted: Whether this process received Ctrl-C.
@@ -32,7 +32,7 @@ class Preempted(Exception):  # noqa: N818 (it's no error)
 
 
 class Watch:
-    """Yielded by `watch_preemption`. Call it to learn whether to save and stop; once True, it stays True.
+    """Yielded by `watch_preemption`. Call it to check whether to save and stop; once True, it stays True.
 
     Attributes:
         interrupted: Whether this process received Ctrl-C.
@@ -51,14 +51,16 @@ class Watch:
         return self._told.is_set()
 
     def preempted(self, saved: str) -> Preempted:
-        """The exception to raise when everything is saved; `saved` says what is."""
+        """Make the exception to raise once everything is saved; `saved` describes the progress."""
         how = "Interrupted" if self.interrupted else "Stopped early"
         return Preempted(f"{how}: {saved}. The same command resumes from there.", interrupted=self.interrupted)
 
     def on_sigterm(self, number: int, frame: Any) -> None:
+        """Handle SIGTERM."""
         self._told.set()
 
     def on_sigint(self, number: int, frame: Any) -> None:
+        """Handle Ctrl-C; the second one raises `KeyboardInterrupt`."""
         if self.interrupted and time.monotonic() - self._interrupted_at > SAME_INTERRUPT:
             raise KeyboardInterrupt
         if self.interrupted:
@@ -68,21 +70,21 @@ class Watch:
         # From another thread: this handler may have interrupted the log itself.
         threading.Thread(target=log.warning, args=(text, self._saves)).start()
         if self._several:
-            os.kill(os.getpid(), signal.SIGTERM)  # JAX watches it, and tells the other processes
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX handles it and notifies the other processes
         else:
             self._told.set()
 
 
 @contextlib.contextmanager
 def watch_preemption(saves: str = "the next step") -> Iterator[Watch]:
-    """Watch for SIGTERM and Ctrl-C, which then ask for an early stop instead of ending the process.
+    """Watch for SIGTERM and Ctrl-C, which then request an early stop instead of ending the process.
 
-    A second Ctrl-C raises `KeyboardInterrupt`. If several processes run, each must call the watch equally often, wherever it
-    may stop: JAX tells all of them when one received a signal, and at which call all stop. Outside the main thread, which
-    alone receives signals, a single process watches nothing.
+    A second Ctrl-C raises `KeyboardInterrupt`. If there are several processes, each must call the watch equally often, wherever
+    it may stop: when one receives a signal, JAX notifies all of them and agrees on the call at which all stop. Outside the main
+    thread, which alone receives signals, a single process watches nothing.
 
     Args:
-        saves: What is still finished and saved, for the log at the first Ctrl-C.
+        saves: Work that is still finished and saved, for the log at the first Ctrl-C.
     """
     watch = Watch(saves)
     handlers = {signal.SIGINT: watch.on_sigint}
@@ -90,7 +92,7 @@ def watch_preemption(saves: str = "the next step") -> Iterator[Watch]:
         handlers[signal.SIGTERM] = watch.on_sigterm
     if threading.current_thread() is not threading.main_thread():
         handlers = {}
-    # The background processes of a script are started with SIGINT ignored.
+    # Shells start the background processes of a script with SIGINT ignored.
     before = {number: signal.getsignal(number) for number in handlers if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         for number in before:
@@ -103,7 +105,7 @@ def watch_preemption(saves: str = "the next step") -> Iterator[Watch]:
 
 @contextlib.contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Ctrl-C takes effect at the end. Inside `watch_preemption`, which defers it anyway, nothing changes."""
+    """Defer Ctrl-C to the end of the block. Has no effect inside `watch_preemption`, which defers it anyway."""
     if (
         threading.current_thread() is not threading.main_thread()  # signals reach the main thread alone
         or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
@@ -121,4 +123,4 @@ def interrupts_wait() -> Iterator[None]:
 
 
 _QUESTIONS = itertools.count()
-"""Of the whole process: JAX compares numbers, and a process may be training yet when another one is testing already."""
+"""Counter shared by the whole process: JAX compares the numbers, and one process may still train while another evaluates."""

@@ -1,7 +1,7 @@
-"""Text of others on its way out: names of files and labels for terminals, logs, csv, HTML and JSON.
+"""Escape untrusted text, such as names of files and labels, for terminals, logs, CSV, HTML and JSON.
 
-A name may hold anything: bytes that aren't UTF-8 (which Python has as lone surrogates), line breaks, escape sequences of
-terminals, marks that reverse the text behind them. Names are kept as they are and escaped where they are shown.
+Names may contain bytes that aren't UTF-8 (lone surrogates in Python), line breaks, terminal escape sequences, or marks that
+reverse the text after them. They are stored unchanged and escaped on output.
 """
 
 import codecs
@@ -14,22 +14,22 @@ import sys
 from typing import Any
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-# Control characters of ASCII and Latin-1, separators of lines and paragraphs, everything that changes the direction of text.
+# Control characters of ASCII and Latin-1, line and paragraph separators, and marks that change the direction of text.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_BUT_NEWLINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
 _SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
 def printable(text: Any, *, newlines: bool = False) -> str:
-    r"""`str(text)` without control characters: `\n`, `\x1b`, `\u202e`, and `\xe9` for a byte that isn't UTF-8.
+    r"""Escape control characters of `str(text)`: `\n`, `\x1b`, `\u202e`, and `\xe9` for a byte that isn't UTF-8.
 
-    What is printable already stays the same, backslashes included. `newlines`: line feeds stay, for text of several lines.
+    Printable text stays the same, backslashes included. With `newlines`, line feeds are kept, for text of several lines.
     """
     return (_UNSAFE_BUT_NEWLINES if newlines else _UNSAFE).sub(_escaped, str(text))
 
 
 def as_utf8(name: Any) -> str:
-    r"""`str(name)` as text that UTF-8 can store: a byte that isn't UTF-8 becomes `\xe9`; everything else stays."""
+    r"""Make `str(name)` encodable as UTF-8: a byte that isn't UTF-8 becomes `\xe9`; everything else stays the same."""
     return _SURROGATES.sub(_escaped, str(name))
 
 
@@ -42,9 +42,9 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def to_json(value: Any, *, encoding: str = "utf-8", indent: int | None = None) -> str:
-    r"""JSON that is safe to print: letters of all scripts stay readable, control characters are escaped as `\u202e`.
+    r"""Encode as JSON that is safe to print: letters of all scripts stay readable, control characters become `\u202e`.
 
-    Loading it gives the same text back. For a stream whose `encoding` isn't UTF-8 all but ASCII is escaped.
+    Loading the JSON restores the same text. If `encoding` isn't UTF-8, everything but ASCII is escaped.
     """
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
     text = json.dumps(value, ensure_ascii=not is_utf8, indent=indent)
@@ -52,7 +52,7 @@ def to_json(value: Any, *, encoding: str = "utf-8", indent: int | None = None) -
 
 
 def escape_unencodable() -> None:
-    """From now on stdout and stderr escape characters that their encoding lacks, instead of raising an error."""
+    """Make stdout and stderr escape characters that their encoding lacks, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -64,9 +64,9 @@ def stdout_encoding() -> str:
 
 
 class PrintableArguments(logging.Filter):
-    """Makes the texts, paths and exceptions that a log record is formatted with printable.
+    """Logging filter that makes strings, paths and exceptions among a record's arguments printable.
 
-    Tables keep their lines: an argument of several lines belongs at the end of the format, on a line of its own ("...:\\n%s").
+    A multi-line argument, such as a table, keeps its lines if it ends the format on a separate line ("...:\\n%s").
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Work that one process of a job does while the others wait, for hours if need be."""
+"""Let one process of a job work while the others wait, for hours if necessary."""
 
 import itertools
 import json
@@ -17,21 +17,21 @@ log = logging.getLogger("timesformer_jax")
 PATIENCE = 7 * 24 * 3600.0
 """Seconds that a process waits for the work of another one, such as preparing a data set."""
 REMINDER = 60.0
-"""Seconds between two log lines of a process that waits."""
+"""Seconds between two log lines of a waiting process."""
 ROOT = "timesformer_jax"
-"""Prefix of our keys and barriers in JAX's coordination service."""
+"""Prefix of this library's keys and barriers in JAX's coordination service."""
 
 _BARRIERS, _RESULTS = itertools.count(), itertools.count()
 
 
 def wait_for_all(task: str) -> None:
-    """Wait until every process gets here; once a minute the log says that this one waits for `task`.
+    """Wait until every process calls this, with a log line every minute.
 
-    In contrast to `multihost_utils.sync_global_devices` this is no computation on the devices, whose time limits are those of
-    computations: Gloo's is 30 seconds.
+    Unlike `multihost_utils.sync_global_devices`, this is not a computation on the devices, which would time out (with Gloo,
+    after 30 seconds).
 
     Args:
-        task: What the other processes may still be doing, such as "the data set to be prepared"; the same in every process.
+        task: Event to wait for, such as "the data set to be prepared"; the same in every process.
     """
     if jax.process_count() == 1:
         return
@@ -46,7 +46,7 @@ def wait_for_all(task: str) -> None:
             failed.append(error)
         done.set()
 
-    # In another thread, so that a signal reaches this one.
+    # In another thread, so that signals reach this one.
     threading.Thread(target=wait, daemon=True).start()
     started = time.monotonic()
     while not done.wait(REMINDER):
@@ -56,14 +56,14 @@ def wait_for_all(task: str) -> None:
 
 
 def from_first(make: Callable[[], Any], task: str) -> Any:
-    """`make()`, called in the first process alone while the others wait; every process receives its result, as JSON.
+    """Call `make` in the first process only, while the others wait, and return its result in every process.
 
     Args:
-        make: What to call; it may take hours.
-        task: What the others wait for meanwhile, such as "the data set to be prepared".
+        make: Function without arguments, which may take hours; its result must be JSON.
+        task: Event that the others wait for, such as "the data set to be prepared".
 
     Raises:
-        InputError: in every process if `make` raises it in the first.
+        InputError: In every process, if `make` raises it in the first.
     """
     if jax.process_count() == 1:
         return make()
@@ -73,7 +73,7 @@ def from_first(make: Callable[[], Any], task: str) -> Any:
             found = {"value": make()}
         except InputError as error:
             found = {"error": str(error)}
-    # By the coordination service, too: a broadcast is compiled, for longer on a busy machine than Gloo waits.
+    # Through the coordination service as well: a broadcast must be compiled, which on a busy machine exceeds Gloo's time limit.
     key = f"{ROOT}/found/{next(_RESULTS)}"
     if jax.process_index() == 0:
         coordination_service().key_value_set(key, json.dumps(found))
@@ -85,12 +85,12 @@ def from_first(make: Callable[[], Any], task: str) -> Any:
 
 
 def rank() -> int:
-    """Number of this process; in contrast to `jax.process_index` it may be asked before the processes have joined."""
+    """Index of this process; unlike `jax.process_index`, it is available before the processes have joined."""
     return joining_state().process_id or 0
 
 
 def with_rank(text: str) -> str:
-    """The text with "[2] " before each line in process 2 of several, and unchanged in a single process."""
+    """Prefix each line with the rank, such as "[2] ", if there are several processes."""
     state = joining_state()
     is_joining = state.coordinator_address is not None and state.client is None
     if state.num_processes == 1 and not is_joining:
@@ -99,12 +99,12 @@ def with_rank(text: str) -> str:
 
 
 def coordination_service() -> Any:
-    """The client of JAX's coordination service, by which the processes found each other."""
+    """Client of JAX's coordination service, through which the processes joined."""
     return joining_state().client
 
 
 def joining_state() -> Any:
-    """Address, number and connections of this process, as far as it has joined the others; JAX has no public name for it."""
+    """JAX's state of joining the processes: address, index and connections; JAX has no public name for it."""
     from jax._src import distributed
 
     return distributed.global_state

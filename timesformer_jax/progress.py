@@ -1,4 +1,4 @@
-"""How far long work is: a bar in a terminal, and elsewhere a log line a minute."""
+"""Report the progress of long work: a bar in terminals, elsewhere one log line per minute."""
 
 import logging
 import sys
@@ -14,20 +14,20 @@ MINUTE = 60.0
 
 
 class Progress:
-    """The progress of work on `total` items, for a `with` block.
+    """Context manager that reports the progress of work on `total` items.
 
-    A line comes every minute even if nothing has been done in it: "train: 1,234 of 240,000 videos, 35.2 a second, 1 h 53 min
-    left, 3 unreadable so far".
+    Lines are logged every minute, even without progress: "train: 1,234 of 240,000 videos, 35.2 a second, 1 h 53 min left,
+    3 unreadable so far".
 
     Args:
-      total: how many items there are.
-      title: what the work is on, such as a split; may be empty.
-      unit: of what.
-      units: its plural, if that doesn't end in "s".
-      initial: how many are done already.
-      remark: what to add to a line, such as "3 unreadable so far"; may return "".
-      quiet: neither a bar nor lines.
-      say: what prints a line.
+        total: Number of items.
+        title: Subject of the work, such as a split; may be empty.
+        unit: Name of an item.
+        units: Plural of `unit`, if that isn't regular.
+        initial: Number of items that are already done.
+        remark: Returns text to append to a line, such as "3 unreadable so far", or "".
+        quiet: Show neither a bar nor lines.
+        say: Prints a line.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Progress:
         self.bar.close()
 
     def update(self, count: int = 1) -> None:
-        """`count` more items are done."""
+        """Count `count` more items as done."""
         self.done += count
         self.bar.update(count)
 
     def line(self) -> str:
-        """What a log line says."""
+        """Format a log line."""
         here = self.done - self._initial
         rate = here / max(time.monotonic() - self._began, 1e-9)
         words = [f"{self.done:,} of {self._total:,} {self._units}"]
@@ -82,12 +82,12 @@ class Progress:
 
 
 def number(value: float) -> str:
-    """Three digits, or the whole number: 0.0512, 1.87, 188, 12,345."""
+    """Format a number with three digits, or all digits of its integer part: 0.0512, 1.87, 188, 12,345."""
     return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def duration(seconds: float) -> str:
-    """`40 s`, `3 min`, `2 h 5 min`, `3 d 4 h`: rounded to its two largest units."""
+    """Format a duration, rounded to its two largest units: `40 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
     minutes = round(seconds / 60)
     if seconds < 59.5:
         return f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""Orbax's log and threads without their tracebacks."""
+"""Suppress the tracebacks of Orbax's log and threads."""
 
 import functools
 import logging
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _NoTracebacks(logging.Filter):
-    """Drops Orbax's own records with a traceback, and asyncio's of exceptions that passed through Orbax."""
+    """Logging filter that drops Orbax's records with a traceback, and asyncio's about exceptions that passed through Orbax."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.exc_info:
@@ -25,9 +25,9 @@ _FILTER = _NoTracebacks()
 
 
 def quiet_orbax() -> None:
-    """Drop what Orbax's threads log about exceptions, which reach the caller too; a second call changes nothing.
+    """Drop what Orbax's threads log about exceptions, which also reach the caller; repeated calls have no effect.
 
-    A full disk would otherwise fill the terminal with a dozen tracebacks before the one sentence about it.
+    Otherwise, a full disk would fill the terminal with a dozen tracebacks before the actual error.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_FILTER)
@@ -41,9 +41,9 @@ def _print_unless_noise(hook: Callable[[Any], Any], unraisable: Any) -> None:
 
 
 def _comes_late(unraisable: Any) -> bool:
-    """Whether TensorStore tells an event loop of a failed write that Orbax has closed after another failed write.
+    """Return True if TensorStore reports a failed write to an event loop that Orbax has closed after another failed write.
 
-    TensorStore calls asyncio from a thread of C++, so no frame of Python is before asyncio's.
+    TensorStore calls asyncio from a C++ thread, so asyncio's frame is the outermost one in Python.
     """
     trace = unraisable.exc_traceback
     return (
@@ -55,7 +55,7 @@ def _comes_late(unraisable: Any) -> bool:
 
 
 def _is_half_a_loop(unraisable: Any) -> bool:
-    """Whether asyncio deletes an event loop that it couldn't make, since the process has no file descriptor left."""
+    """Return True if asyncio deletes an event loop that it couldn't create, since no file descriptor was left."""
     error = unraisable.exc_value
     deletes = getattr(unraisable.object, "__qualname__", None) == "BaseEventLoop.__del__"
     return deletes and isinstance(error, AttributeError) and error.name == "_ssock"

@@ -7,12 +7,12 @@ from typing import Any
 
 
 def renamed(module: str, names: Mapping[str, str], otherwise: Callable[[str], Any] | None = None) -> Callable[[str], Any]:
-    """Make the `__getattr__` of a module whose names have changed.
+    """Make the `__getattr__` of a module with renamed attributes.
 
     Args:
-        module: The module's `__name__`.
-        names: Old name to new name; reading an old one warns with `DeprecationWarning`.
-        otherwise: The module's `__getattr__` for all other names; by default they raise `AttributeError`.
+        module: `__name__` of the module.
+        names: Maps old names to new ones; reading an old name issues a `DeprecationWarning`.
+        otherwise: `__getattr__` for all other names; by default they raise `AttributeError`.
     """
 
     def get(name: str) -> Any:

@@ -1,9 +1,10 @@
-"""One process writes a set of files: a lock file that says who, on this machine or another one that shares the disk.
+"""Lock files that let only one process write a set of files, across machines that share a disk.
 
-The lock is a file with the host, the process and the date, which appears whole by a hard link (on disks without them, by an
-exclusive open); `flock` isn't used, since it is local on some network disks. A daemon thread touches it every `BEAT` seconds.
-A lock is stale if its process is gone from this host, or, if it is of another host, if it wasn't touched for `STALE` seconds by
-the clock of the disk. Buckets have no exclusive creation: of two processes that begin in the same second both may get the lock.
+A lock file records the host, the process and the date. It is created atomically by a hard link (by an exclusive open on disks
+without hard links); `flock` isn't used, since it is local on some network disks. A daemon thread touches the file every `BEAT`
+seconds. A lock of this host is stale if its process is gone; a lock of another host is stale if it wasn't touched for `STALE`
+seconds, by the clock of the disk. Buckets lack exclusive creation: if two processes start within the same second, both may get
+the lock.
 """
 
 import atexit
@@ -30,19 +31,19 @@ from timesformer_jax.state_files import DamagedFileError, parse_json, sealed
 log = logging.getLogger("timesformer_jax")
 
 BEAT = 30.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 STALE = 300.0
-"""Seconds without a sign of life after which a lock of another host counts for nothing."""
+"""Seconds without a heartbeat after which a lock of another host is stale."""
 LEFTOVERS = (".part", ".now", ".stale")
-"""Ends of the names of files that exist next to a lock for a moment."""
+"""Suffixes of temporary files next to a lock."""
 
 _HELD: dict[str, "_Lock"] = {}
-"""Path -> lock of this process."""
+"""Maps paths to the locks that this process holds."""
 _GUARD = threading.RLock()
 
 
 class _Lock:
-    """A lock file of this process, kept alive by a thread."""
+    """Lock file of this process, kept alive by a thread."""
 
     def __init__(self, path: Any):
         self.path = path
@@ -50,6 +51,7 @@ class _Lock:
         self._released = threading.Event()
 
     def keep_alive(self) -> None:
+        """Start the thread that touches the file."""
         threading.Thread(target=self._beat, daemon=True, name=f"lock {self.path}").start()
 
     def _beat(self) -> None:
@@ -57,13 +59,14 @@ class _Lock:
             try:
                 holder = _read(self.path)
                 if holder is None or holder.get("token") != self.token:
-                    log.error("%s isn't this process's any more: %s.", self.path, _told(holder))
+                    log.error("%s no longer belongs to this process: %s.", self.path, _told(holder))
                     return
                 _touch(self.path, holder)
-            except Exception as error:  # a disk that doesn't answer must not end the job
+            except Exception as error:  # an unresponsive disk must not end the job
                 log.warning("The lock %s can't be touched (%s); trying again.", self.path, error)
 
     def release(self) -> None:
+        """Delete the file if it is still this process's."""
         self._released.set()
         with contextlib.suppress(OSError):
             holder = _read(self.path)
@@ -73,7 +76,7 @@ class _Lock:
 
 @contextlib.contextmanager
 def locks_released() -> Iterator[None]:
-    """Release at the end of the block, or of a function that this decorates, what `take_lock` has taken meanwhile."""
+    """Release the locks taken within the block, or within the decorated function, at its end."""
     before = set(_HELD)
     try:
         yield
@@ -83,21 +86,21 @@ def locks_released() -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Any, writes: str) -> Iterator[None]:
-    """`take_lock` for the time of the block."""
+    """Hold the lock of `take_lock` during the block."""
     with locks_released():
         take_lock(path, writes)
         yield
 
 
 def take_lock(path: Any, writes: str) -> None:
-    """Take the lock file `path`, until `locks_released` or the end of the process; a second time changes nothing.
+    """Take the lock file `path` until `locks_released` or the end of the process; no effect if it is already held.
 
     Args:
-      path: a `pathlib.Path`, or an `epath.Path`; its folder exists.
-      writes: what it protects, as the end of "another process": "trains in runs/mine".
+        path: A `pathlib.Path` or `epath.Path` in an existing folder.
+        writes: Activity that the lock protects, to complete "Another process ...": "trains in runs/mine".
 
     Raises:
-      InputError: if another process has it.
+        InputError: If another process holds the lock.
     """
     with _GUARD:
         if str(path) in _HELD:
@@ -113,14 +116,14 @@ def take_lock(path: Any, writes: str) -> None:
                 raise InputError(_refusal(path, writes, holder))
             _clear(path, holder)
         else:
-            raise InputError(f"The lock {path} can't be taken, since others take it at the same time: try again.")
+            raise InputError(f"The lock {path} can't be taken, since others are taking it at the same time: try again.")
         _HELD[str(path)] = lock
         lock.keep_alive()
         _on_sigterm()
 
 
 def check_unlocked(path: Any, writes: str) -> None:
-    """Raises `InputError` if another process has the lock file `path`."""
+    """Raise `InputError` if another process holds the lock file `path`."""
     if str(path) not in _HELD and path.exists():
         holder = _read(path)
         if holder is not None and not _is_stale(path, holder):
@@ -150,16 +153,16 @@ def _me() -> dict[str, Any]:
 
 @functools.cache
 def _machine() -> str:
-    """Text that processes have in common whose numbers mean the same: of one boot, and one container."""
+    """Text that is equal for processes with a common process table: the same host, boot and container."""
     parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):  # elsewhere than on Linux
+    with contextlib.suppress(OSError):  # not on Linux
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         parts.append(os.readlink("/proc/self/ns/pid"))
     return " ".join(parts)
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in clock ticks since the boot: another one may get its number later; None if that isn't known."""
+    """Start time of a process in clock ticks since boot, since its number may be reused; None if unknown."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return None
@@ -173,7 +176,7 @@ def _is_alive(holder: dict[str, Any]) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # someone else's
+    except PermissionError:  # another user's process
         pass
     return holder.get("started") in (None, _started(pid))
 
@@ -185,7 +188,7 @@ def _is_stale(path: Any, holder: dict[str, Any]) -> bool:
 
 
 def _age(path: Any) -> float:
-    """Seconds since the file was written or touched, by the clock that dates files in its folder; infinite if it is gone."""
+    """Seconds since the file was written or touched, by the clock of its disk; infinite if the file is gone."""
     probe = path.with_name(f"{path.name}.{uuid.uuid4().hex}.now")
     try:
         probe.write_text("")
@@ -201,12 +204,12 @@ def _mtime(path: Any) -> float:
 
 
 def _read(path: Any) -> dict[str, Any] | None:
-    """What a lock file says, {} if it says nothing that can be understood, None if it isn't there."""
+    """Read a lock file: {} if it is damaged, None if it doesn't exist."""
     try:
         return parse_json(path.read_bytes(), path, remedy="delete it")
     except FileNotFoundError:
         return None
-    except DamagedFileError:  # being written, or damaged: its age decides
+    except DamagedFileError:  # being written, or damaged: its age decides whether it is stale
         return {}
 
 
@@ -218,13 +221,13 @@ def _touch(path: Any, holder: dict[str, Any]) -> None:
 
 
 def _create(path: Any, content: dict[str, Any]) -> bool:
-    """Whether the file could be made; it appears with its whole content."""
+    """Create the file with its content atomically; returns False if it already exists."""
     text = json.dumps(sealed(content)) + "\n"
     if "://" in str(path):
         if path.exists():
             return False
         path.write_text(text)
-        return (_read(path) or {}).get("token") == content["token"]  # of several that wrote, the last one has it
+        return (_read(path) or {}).get("token") == content["token"]  # if several have written, the last one holds it
     part = path.with_name(f"{path.name}.{content['token']}.part")
     try:
         part.write_text(text)
@@ -252,7 +255,7 @@ def _create_exclusively(path: Any, text: str) -> bool:
 
 
 def _clear(path: Any, stale: dict[str, Any] | None) -> None:
-    """Remove a stale lock, and no other one that was taken since it was read."""
+    """Remove a stale lock, unless another process has taken it since it was read."""
     if stale is None:
         return
     log.warning("Taking over the lock %s: %s is gone.", path, _told(stale))
@@ -265,13 +268,13 @@ def _clear(path: Any, stale: dict[str, Any] | None) -> None:
     except FileNotFoundError:
         return
     if (_read(aside) or {}).get("token") != stale.get("token"):
-        with contextlib.suppress(OSError):  # someone else's, and new: it is put back
+        with contextlib.suppress(OSError):  # a new lock of another process: put it back
             os.link(aside, path)
     aside.unlink(missing_ok=True)
 
 
 def _delete_leftovers(path: Any) -> None:
-    """Delete the files of processes that were killed while they took this lock."""
+    """Delete temporary files of processes that were killed while taking this lock."""
     if "://" in str(path):
         return
     for left in path.parent.glob(f"{path.name}.*"):
@@ -293,8 +296,8 @@ def _release_all() -> None:
 
 
 def _on_sigterm() -> None:
-    """SIGTERM outside `watch_preemption`, where it ends the process at once, frees the locks first."""
-    if jax.distributed.is_initialized():  # it has a handler of its own, which Python doesn't know
+    """Make SIGTERM release the locks before it ends the process (outside `watch_preemption`)."""
+    if jax.distributed.is_initialized():  # JAX has its own handler, which Python can't see
         return
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _end)

@@ -1,7 +1,7 @@
-"""Small files of state, JSON and arrays: what is read is what was written, or an error that says what to do.
+"""Small state files, JSON and arrays, that are verified when they are read.
 
-JSON that this project writes has a `digest` of everything else in it. Files of older versions, which have none, can be read;
-damage to them is found only if it breaks the JSON or a field's type.
+JSON written by this project has a `digest` of all other entries. Files of older versions without a digest can be read; their
+damage is detected only if it breaks the JSON or a field's type.
 """
 
 import contextlib
@@ -31,22 +31,22 @@ HINTS = {
     errno.ENOTCONN: _LOST,
     errno.ENODEV: _LOST,
 }
-"""`errno` of a failed read -> what to do about it."""
+"""Maps the `errno` of a failed read to advice."""
 
 
 class DamagedFileError(InputError):
-    """A file whose content is not what was written."""
+    """Raised if the content of a file is not what was written."""
 
 
 def describe_os_error(error: OSError) -> str:
-    """What the operating system says about a failed read, with advice where there is some; without a full stop."""
+    """Describe a failed read, with advice if there is any; without a full stop."""
     hint = HINTS.get(error.errno or 0)
     return f"{error.strerror or first_line(error)}{f': {hint}' if hint else ''}"
 
 
 @contextlib.contextmanager
 def reading(path: Any) -> Iterator[None]:
-    """Turn an `OSError` of the block into an `InputError` that names it: a failed read is no damage."""
+    """Turn an `OSError` of the block into an `InputError` that names the file: a failed read is not damage."""
     try:
         yield
     except OSError as error:
@@ -54,12 +54,12 @@ def reading(path: Any) -> Iterator[None]:
 
 
 def digest_of(content: bytes) -> str:
-    """The digest that files of state are known by."""
+    """Digest of a state file's content."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON object `value`, with its digest as the last entry."""
+    """Add the digest of the JSON object `value` as its last entry."""
     plain = json.loads(json.dumps({name: each for name, each in value.items() if name != DIGEST}))
     return {**plain, DIGEST: digest_of(_canonical(plain))}
 
@@ -69,27 +69,27 @@ def _canonical(value: Any) -> bytes:
 
 
 def _is_digest_of_rest(value: Mapping[str, Any]) -> bool:
-    """Whether the last entry is the digest of the others, under a name that was damaged."""
+    """Return True if the last entry is the digest of the others, under a damaged name."""
     *names, last = value or [DIGEST]
     return bool(names) and value[last] == digest_of(_canonical({name: value[name] for name in names}))
 
 
 def write_json(path: Any, value: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    """Write a JSON object with its digest, whole or not at all."""
+    """Write a JSON object with its digest atomically."""
     write_whole(path, to_json(sealed(value), indent=indent) + "\n")
 
 
 def read_json(path: Any, *, remedy: str, fields: Mapping[str, type] | None = None) -> dict[str, Any]:
-    """The JSON object in a file, without its digest.
+    """Read the JSON object in a file and verify its digest, which is removed.
 
     Args:
-      path: a `pathlib.Path`, or an `epath.Path`.
-      remedy: what to do about a damaged file, as the end of a sentence: "evaluate again with --mode=eval".
-      fields: keys that must be there -> the type of their values.
+        path: A `pathlib.Path` or `epath.Path`.
+        remedy: Remedy for a damaged file, as the end of a sentence: "evaluate again with --mode=eval".
+        fields: Maps required keys to the types of their values.
 
     Raises:
-      DamagedFileError: if the content is not what was written: no JSON object, another digest, or without these fields.
-      InputError: if the file can't be read.
+        DamagedFileError: If the content is not a JSON object, doesn't match its digest, or lacks a field.
+        InputError: If the file can't be read.
     """
     with reading(path):
         content = path.read_bytes()
@@ -99,7 +99,18 @@ def read_json(path: Any, *, remedy: str, fields: Mapping[str, type] | None = Non
 def parse_json(
     content: bytes, path: Any, *, remedy: str, fields: Mapping[str, type] | None = None, digest: bool = True
 ) -> dict[str, Any]:
-    """`read_json` of a file's bytes; `digest=False`: the file's digest is kept elsewhere, and `digest` is an entry."""
+    """Parse the bytes of a file as `read_json` does.
+
+    Args:
+        content: Bytes of the file.
+        path: Path of the file, for errors.
+        remedy: As in `read_json`.
+        fields: As in `read_json`.
+        digest: False if the digest is stored elsewhere, and an entry named `digest` is ordinary content.
+
+    Raises:
+        DamagedFileError: As in `read_json`.
+    """
     try:
         value = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
@@ -118,19 +129,24 @@ def parse_json(
 
 
 def read_arrays(path: Any, *, remedy: str, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an .npz, or those of `names`; each is compared with the checksum that it was stored with.
+    """Read all arrays of an .npz, or those of `names`, and verify their checksums.
+
+    Args:
+        path: A `pathlib.Path` or `epath.Path`.
+        remedy: Remedy for a damaged file, as in `read_json`.
+        names: Names of the arrays to read; all by default.
 
     Raises:
-      DamagedFileError: if the content is not what was written, or lacks an array of `names`.
-      InputError: if the file can't be read.
+        DamagedFileError: If the content is not what was written, or an array of `names` is missing.
+        InputError: If the file can't be read.
     """
     with reading(path), path.open("rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 stored = [name.removesuffix(".npy") for name in archive.namelist()]
                 return {name: _read_array(archive, name) for name in (names or stored)}
-        except Exception as error:  # of many types: zipfile's, NumPy's, struct's
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: an offset below zero
+        except Exception as error:  # of many types: from zipfile, NumPy and struct
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a negative offset
                 raise
             refuse(path, first_line(error), remedy, error)
 
@@ -138,11 +154,18 @@ def read_arrays(path: Any, *, remedy: str, names: Sequence[str] | None = None) -
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(f"{name}.npy") as member:
         array = np.lib.format.read_array(member, allow_pickle=False)
-        if member.read(1):  # the checksum is compared at the end, which a smaller shape wouldn't reach
+        if member.read(1):  # the checksum is compared at the end of the file, which too small a shape wouldn't reach
             raise ValueError(f"{name} is longer than its shape says")
     return array
 
 
 def refuse(path: Any, reason: str, remedy: str, cause: BaseException | None = None) -> NoReturn:
-    """Raise the `DamagedFileError` for a file; `remedy` as in `read_json`."""
+    """Raise `DamagedFileError` for a file.
+
+    Args:
+        path: The file.
+        reason: Damage, as part of a sentence.
+        remedy: As in `read_json`.
+        cause: Exception that revealed the damage.
+    """
     raise DamagedFileError(f"{path} is damaged ({reason}): {remedy}.") from cause

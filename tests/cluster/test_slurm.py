@@ -164,7 +164,7 @@ def requeue(job: SlurmJob) -> None:
         (kill(0), r"Error: process 0 on \S+ was lost|Killed"),
         (kill(1), r"Error: process 1 on \S+ was lost|Killed"),
         (preempt, r"Stopped early: saved step \d+ of 900"),
-        (requeue, r"Going on from the checkpoint of step"),
+        (requeue, r"Resuming from the checkpoint of step"),
     ],
     ids=["kill 0", "kill 1", "preempt", "requeue"],
 )
@@ -190,7 +190,7 @@ def test_job_at_its_time_limit_is_queued_again(undisturbed: Path, tmp_path: Path
     wait_until(lambda: job.shows(r"queueing the job again, restart 1") and job.state == "PENDING", job)
     subprocess.run(["scontrol", "update", f"job={job.number}", "TimeLimit=20"], check=True)  # enough for a busy machine
     job.finish()
-    assert job.shows(r"Going on from the checkpoint of step"), job.text
+    assert job.shows(r"Resuming from the checkpoint of step"), job.text
     same(job.folder / "run", undisturbed)
 
 

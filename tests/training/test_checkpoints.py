@@ -156,7 +156,7 @@ os._exit(0)
 """,
     )
     assert re.match(
-        r"InputError: .*checkpoint.* could not be written to .*: .*\. The earlier ones are whole; raise the limit", done.stdout
+        r"InputError: .*checkpoint.* could not be written to .*: .*\. The earlier ones are intact; raise the limit", done.stdout
     ), done
     assert "Traceback" not in done.stderr, done.stderr
     checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))

@@ -86,7 +86,7 @@ def test_every_reader_names_the_damage_and_the_step_before(folder: Path, name: s
     (path,) = (folder / "5").glob(name)
     flip(path, 1)
     before = files(folder / "5")
-    words = rf"{folder}/5 is damaged: {name.rstrip('*')}\S* .*step 2 before it is whole.* move the folder {folder}/5 away"
+    words = rf"{folder}/5 is damaged: {name.rstrip('*')}\S* .*step 2 before it is intact.* move the folder {folder}/5 away"
     with pytest.raises(tsf.InputError, match=words):
         loaded(folder)
     with pytest.raises(tsf.InputError, match=words):
@@ -148,7 +148,7 @@ def test_no_whole_checkpoint_is_an_error(folder: Path):
     with pytest.raises(tsf.InputError, match=r"Every checkpoint in .* is damaged \(step 5: digests.json is missing; step 2"):
         training.Checkpoints(str(folder), describe(MODEL))
     assert kept(folder) == [1, 2, 5]
-    with pytest.raises(tsf.InputError, match="There is no whole one before it"):
+    with pytest.raises(tsf.InputError, match="There is no intact one before it"):
         loaded(folder)
 
 

@@ -39,7 +39,7 @@ def test_sizes(sizes: dict, shape: tuple):
     [
         ({"data": 3}, r"must multiply to the number of devices, 8; got mesh.data=3"),
         ({"tensor": 3}, r"must multiply to the number of devices, 8, or divide it; got .*mesh.tensor=3"),
-        ({"fsdp": -1}, r"one of them -1 for what is left; got mesh.data=-1, mesh.fsdp=-1"),
+        ({"fsdp": -1}, r"one of them -1 for the remaining devices; got mesh.data=-1, mesh.fsdp=-1"),
         ({"tensor": 0}, r"at least 1.*mesh.tensor=0"),
     ],
 )
@@ -75,7 +75,7 @@ def test_shares(monkeypatch: pytest.MonkeyPatch, processes: int, sizes: tuple, s
 def test_shares_that_overlap(monkeypatch: pytest.MonkeyPatch):
     share = getattr(training.batch_share, "__wrapped__", training.batch_share)
     monkeypatch.setattr("timesformer_jax.training.mesh.batch_shards", lambda mesh: 2)
-    with pytest.raises(tsf.InputError, match=r"overlapping parts of a batch: let mesh.tensor x mesh.context divide"):
+    with pytest.raises(tsf.InputError, match=r"overlapping shares of a batch: let mesh.tensor x mesh.context divide"):
         share(fake_mesh(3, 2, 1, 1, 3), 0)
 
 
@@ -106,7 +106,7 @@ def test_every_parameter_has_its_place(attention_type: str, scan_layers: bool):
 
 def test_a_parameter_without_a_place():
     tree = {"blocks_0": {"gate": {"weights": jax.ShapeDtypeStruct((4,), np.float32)}}}
-    with pytest.raises(tsf.InputError, match=r"SHARDING_RULES says where the parameter blocks_0/gate/weights is to live"):
+    with pytest.raises(tsf.InputError, match=r"SHARDING_RULES matches the parameter blocks_0/gate/weights"):
         training.sharding_of(tree, tree, training.make_mesh())
 
 
@@ -155,7 +155,7 @@ def test_the_table_adds_up():
     ("changes", "sizes", "words"),
     [
         ({"num_heads": 2}, {"tensor": 4}, r"mesh.tensor=4 must divide the model's 2 heads and the MLP's 256 hidden"),
-        ({"attention_type": "joint_space_time"}, {"context": 2}, r"only divided_space_time, space_only, axial can do"),
+        ({"attention_type": "joint_space_time"}, {"context": 2}, r"only divided_space_time, space_only, axial support"),
         ({"num_frames": 6}, {"context": 4}, r"mesh.context=4 must divide the 6 frames and the 4 x 4 = 16 patches"),
     ],
 )

@@ -166,7 +166,7 @@ def test_rates_multiply_the_update_and_none_freezes():
 
 
 def test_every_parameter_must_be_matched():
-    with pytest.raises(tsf.InputError, match=r"rates has no line for the parameter head/bias: end it with \('\.\*', 1\.0\)"):
+    with pytest.raises(tsf.InputError, match=r"rates has no pattern for the parameter head/bias: end it with \('\.\*', 1\.0\)"):
         make(rates=(("head/kernel", 1.0),)).transformation.init(as_float32(draw(0)))
 
 
@@ -208,14 +208,14 @@ def test_steps_at_fractions_of_the_run_move_with_its_epochs(epochs: float):
     [
         ({"name": "adam"}, "optimizer.name must be one of sgd, adamw, lion, lamb, got 'adam'"),
         ({"schedule": "step"}, "optimizer.schedule must be one of constant, linear, cosine, steps"),
-        ({"decay_pattern": "*kernel"}, r"optimizer.decay_pattern has '\*kernel', which is no regular expression"),
+        ({"decay_pattern": "*kernel"}, r"optimizer.decay_pattern has '\*kernel', which is not a regular expression"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"layer_decay": 0.0}, "layer_decay must be above 0 and at most 1, got 0.0"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
         ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
         ({"rates": (".*",)}, r"rates must be \(pattern, factor of at least 0 or None\) pairs"),
         ({"rates": ((".*", -1.0),)}, r"rates must be .* got \(\('\.\*', -1\.0\),\)"),
-        ({"rates": (("(", 1.0),)}, r"optimizer.rates has '\(', which is no regular expression"),
+        ({"rates": (("(", 1.0),)}, r"optimizer.rates has '\(', which is not a regular expression"),
         ({"schedule": "steps"}, r"optimizer.steps must be \(epoch, share of learning_rate\) pairs"),
         ({"schedule": "steps", "steps": ((0, 1.0), (11, 0.1), (10, 0.1))}, "each later than the one before"),
         ({"schedule": "steps", "steps": ((0, 1.0), ("11/15", 0.1), (10, 0.1))}, "each later than the one before"),

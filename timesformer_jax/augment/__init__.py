@@ -1,4 +1,4 @@
-"""Augmentation of clips on the device, by JAX and dm-pix: usable behind any input pipeline."""
+"""Augment clips on the device with JAX and dm-pix, behind any input pipeline."""
 
 from timesformer_jax.augment.mixing import MixingOptions, mix_clips
 from timesformer_jax.augment.prepare import WINDOW_AXES, PixelOptions, prepare_eval, prepare_training

@@ -1,4 +1,4 @@
-"""Boxes in a picture, as masks."""
+"""Boxes in a frame, as masks."""
 
 import jax.numpy as jnp
 
@@ -6,7 +6,15 @@ from timesformer_jax._typing import Array, Bool
 
 
 def inside_box(shape: tuple[int, int], top: Array, left: Array, height: Array, width: Array) -> Bool[Array, "H W"]:
-    """Which pixels of a picture of `shape` have their centre in the box; it may reach over the border."""
+    """Mask of the pixels whose centre lies in the box.
+
+    Args:
+        shape: (height, width) of the frame in pixels.
+        top: Upper edge of the box in pixels. The box may extend beyond the frame.
+        left: Left edge of the box.
+        height: Height of the box.
+        width: Width of the box.
+    """
 
     def inside(length: int, first: Array, extent: Array) -> Array:
         places = jnp.arange(length, dtype=jnp.float32) + 0.5

@@ -1,4 +1,4 @@
-"""Two clips in one: mixup, and VideoMix (CutMix for videos), on the device."""
+"""Mix pairs of clips on the device: mixup, and VideoMix (CutMix for videos)."""
 
 import dataclasses
 import math
@@ -13,9 +13,16 @@ from timesformer_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixingOptions:
-    """How clips of a batch are mixed; 0 leaves a way out, and where both are given each clip gets one of them by chance.
+    """Mixup and CutMix settings; 0 disables a method.
 
-    `mixup`, `cutmix`: the alpha of the Beta(alpha, alpha) that the share of the first clip is drawn from (usual: 0.8 and 1.0).
+    If both are enabled, each clip uses one of them, chosen at random with equal probability.
+
+    Attributes:
+        mixup: Alpha of the Beta(alpha, alpha) distribution from which mixup draws the share of the clip itself. Usual: 0.8.
+        cutmix: The same for CutMix. Usual: 1.0.
+
+    Raises:
+        InputError: If a value is negative or not finite.
 
     Sources: Zhang et al. 2018 (mixup), Yun et al. 2019 and 2020 (CutMix, VideoMix).
     """
@@ -30,17 +37,27 @@ class MixingOptions:
 
     @property
     def mixes(self) -> bool:
+        """True if either method is enabled."""
         return self.mixup > 0 or self.cutmix > 0
 
 
 def mix_clips(
     key: PRNGKeyArray, video: Float[Array, "B T H W C"], labels: Shaped[Array, "B *classes"], *, options: MixingOptions
 ) -> tuple[Float[Array, "B T H W C"], Shaped[Array, "B *classes"], Float[Array, "B"]]:
-    """The mixed clips, the other label of each (its number, or one entry per class), and the share of its own.
+    """Mix each clip with another clip of the batch.
 
-    Every clip is mixed with its mirror image in the batch (the first with the last), by a share of its own. VideoMix puts a
-    box of the other clip into all frames at the same place in height and width, and the share is what the box really leaves.
-    (Two well-known implementations cut time and height instead, or count another area.)
+    Clip i is paired with clip B - 1 - i, and each clip draws its own share. VideoMix pastes the same box of the other clip into
+    every frame, and the share is the area that the box actually leaves. (Two well-known implementations cut time and height
+    instead, or count a different area.)
+
+    Args:
+        key: Random key.
+        video: Prepared clips.
+        labels: Class indices, or one entry per class.
+        options: Methods to use.
+
+    Returns:
+        The mixed clips, the labels of the clips mixed in, and the share of each clip's own label.
     """
     batch, _, height, width, _ = video.shape
     way_key, mixup_key, cutmix_key, box_key = jax.random.split(key, 4)
@@ -69,7 +86,10 @@ def mix_clips(
 
 
 def _box(key: PRNGKeyArray, share: Float[Array, ""], height: int, width: int) -> Array:
-    """bool `[H, W]`: a box of the picture's proportions that covers 1 - share of it, but for what hangs over the border."""
+    """Mask `[H, W]` of a box with the frame's aspect ratio.
+
+    It covers 1 - `share` of the frame, less what extends beyond the border.
+    """
     row_key, column_key = jax.random.split(key)
     box_height, box_width = jnp.sqrt(1 - share) * height, jnp.sqrt(1 - share) * width
     top = jax.random.uniform(row_key) * height - box_height / 2

@@ -1,6 +1,6 @@
-"""What the device does to a batch of uint8 windows before the model: crops, flips, colours, normalisation, erasing.
+"""Crop, augment and normalise batches of uint8 windows on the device.
 
-Every random number is drawn once a clip, so that all frames of a clip change alike.
+Random numbers are drawn once per clip, so all frames of a clip change alike.
 """
 
 import dataclasses
@@ -25,17 +25,27 @@ from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelOptions:
-    """How training clips are changed on the device; 0 leaves a change out.
+    """Augmentation of training clips on the device, and normalisation of all clips.
 
-    `flip`: mirrored left to right with probability 1/2: "on", "off", or "auto", which is "off" where `sides_matter`.
-    `brightness` in [0, 1] is added or taken away at most; `contrast` and `saturation` in [0, 1) are the largest shares by
-    which they grow or shrink; `hue` in [0, 0.5] is the largest turn of the colour circle. `grey`, `blur` and `erase` are
-    probabilities: of a clip without colours, of one blurred by a Gaussian of 0.1 to 2 pixels, and of one with a box of
-    noise, 2 to 33 % of the picture, the same in all frames. `rand_augment` is (number of operations, magnitude from 0 to 10),
-    usual (4, 7.0) or (2, 9.0); it comes first. `mean` and `std` are the model's, in its `channel_order`: "rgb" or "bgr" (the
-    official Something-Something models).
+    Every change applies to all frames of a clip alike. 0 disables a change. RandAugment comes first, then the flip and the
+    colour changes, then normalisation and erasing.
 
-    Raises `InputError` for values out of range.
+    Attributes:
+        flip: Mirror left to right with probability 1/2: "on", "off", or "auto", which is "off" if any label names a side.
+        mean: The model's mean per channel, in `channel_order`, for values in [0, 1].
+        std: The model's standard deviation per channel, in `channel_order`.
+        channel_order: Channel order of the model's input, "rgb" or "bgr" (the official Something-Something models).
+        brightness: Largest amount added or subtracted, in [0, 1].
+        contrast: Largest relative change of contrast, in [0, 1].
+        saturation: Largest relative change of saturation, in [0, 1].
+        hue: Largest shift around the colour circle, in [0, 0.5].
+        grey: Probability of converting a clip to greyscale.
+        blur: Probability of a Gaussian blur with a standard deviation of 0.1 to 2 pixels.
+        erase: Probability of replacing a box, 2 to 33 % of the frame, by noise.
+        rand_augment: RandAugment's (number of operations, magnitude from 0 to 10). Usual: (4, 7.0) or (2, 9.0).
+
+    Raises:
+        InputError: If a value is out of range.
     """
 
     flip: str = "auto"
@@ -69,7 +79,7 @@ class PixelOptions:
             raise InputError(f"pixels.std must be above 0, since pixels are divided by it; got {self.std}.")
 
     def for_labels(self, label_names: Sequence[str]) -> "PixelOptions":
-        """The same with "auto" decided."""
+        """Resolve `flip="auto"` for these labels."""
         decided = "off" if sides_matter(label_names) else "on"
         return dataclasses.replace(self, flip=decided) if self.flip == "auto" else self
 
@@ -88,7 +98,7 @@ _SHARES = ("brightness", "contrast", "saturation", "grey", "blur", "erase")
 
 
 def prepare_eval(batch: Mapping[str, Array | ndarray], *, options: PixelOptions) -> Float[Array, "B T R S 3"]:
-    """The crops of a batch, unchanged, normalised; axes between the batch and time, such as views, are merged into it."""
+    """Crop and normalise a batch for evaluation; axes between batch and time, such as views, are merged into the batch axis."""
     return _normalize(_crops(batch), options)
 
 
@@ -98,23 +108,27 @@ def _crops(batch: Mapping[str, Array | ndarray]) -> Float[Array, "B T R S 3"]:
 
 
 def _normalize(clips: Float[Array, "B T R S 3"], options: PixelOptions) -> Float[Array, "B T R S 3"]:
-    """As the model wants them."""
+    """Convert RGB clips in [0, 1] to the model's channel order, mean and standard deviation."""
     ordered = clips[..., ::-1] if options.channel_order == "bgr" else clips
     return standardize(ordered, options.mean, options.std)
 
 
 WINDOW_AXES = {"video": 4, "rows": 1, "columns": 1}
-"""What clips on their way to the device consist of -> how many axes each of them has for one clip."""
+"""Maps the arrays of a batch of windows to their number of axes for a single clip."""
 
 
 def prepare_training(
     key: PRNGKeyArray, batch: Mapping[str, Array | ndarray], *, options: PixelOptions, split: NamedSharding | None = None
 ) -> Float[Array, "B T R S 3"]:
-    """Crops each clip out of its window, changes it by `options` (whose `flip` is decided) and normalises it.
+    """Crop each clip from its window, augment it and normalise it.
 
-    Axes between the batch and time, such as several clips of a video, are merged into it.
+    Axes between batch and time, such as several clips of a video, are merged into the batch axis.
 
-    `split`: how the batch is split over devices, for what goes from clip to clip (RandAugment).
+    Args:
+        key: Random key.
+        batch: The arrays of `WINDOW_AXES`.
+        options: Augmentation and normalisation; `flip` must be resolved (see `PixelOptions.for_labels`).
+        split: Sharding of the batch over devices, for RandAugment, which works clip by clip.
     """
     change_key, erase_key = jax.random.split(key)
     clips = _crops(batch)
@@ -141,7 +155,7 @@ def prepare_training(
 
 
 def _contrast(key: PRNGKeyArray, clip: Array, share: float) -> Array:
-    """Around the clip's mean, not each frame's: frames of a clip must not drift apart."""
+    """Scale around the mean of the clip rather than of each frame, so that frames stay consistent."""
     factor = jax.random.uniform(key, (), minval=1 - share, maxval=1 + share)
     mean = clip.mean()
     return (clip - mean) * factor + mean
@@ -155,7 +169,7 @@ def _grey(key: PRNGKeyArray, clip: Array, probability: float) -> Array:
 def _blur(key: PRNGKeyArray, clip: Array, probability: float) -> Array:
     whether, sigma_key = jax.random.split(key)
     sigma = jax.random.uniform(sigma_key, (), minval=0.1, maxval=2.0)
-    border = ((0, 0), (4, 4), (4, 4), (0, 0))  # repeated, where dm-pix would take black
+    border = ((0, 0), (4, 4), (4, 4), (0, 0))  # repeat the edge; dm-pix would pad with black
     blurred = pix.gaussian_blur(jnp.pad(clip, border, mode="edge"), sigma, kernel_size=9, padding="VALID")
     return jnp.where(jax.random.bernoulli(whether, probability), jnp.asarray(blurred), clip)
 
@@ -169,11 +183,14 @@ CHANGES: dict[str, Callable[..., Any]] = {
     "grey": _grey,
     "blur": _blur,
 }
-"""Field of `PixelOptions` -> (key, clip `[T, H, W, 3]` in [0, 1], its value) -> changed clip; they happen in this order."""
+"""Maps a field of `PixelOptions` to a function (key, clip `[T, H, W, 3]` in [0, 1], value) -> clip, in order of application."""
 
 
 def _erase(key: PRNGKeyArray, clip: Float[Array, "T H W 3"], probability: float) -> Float[Array, "T H W 3"]:
-    """A box of normal noise through all frames, with `probability`; 2 to 33 % of the picture, sides 1 : 3.3 to 3.3 : 1."""
+    """Replace a box by normal noise in all frames, with `probability`.
+
+    The box covers 2 to 33 % of the frame, with an aspect ratio from 1 : 3.3 to 3.3 : 1.
+    """
     _, height, width, _ = clip.shape
     whether, area_key, ratio_key, top_key, left_key, noise_key = jax.random.split(key, 6)
     area = jax.random.uniform(area_key, (), minval=0.02, maxval=1 / 3)

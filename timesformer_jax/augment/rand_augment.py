@@ -1,9 +1,10 @@
-"""RandAugment for clips on the device: a few operations, drawn by chance, each the same in all frames of a clip.
+"""RandAugment for clips on the device: a few random operations, each the same in all frames of a clip.
 
-Every table and mean is taken over the whole clip, never over a frame, so that nothing flickers.
+Every histogram and mean is computed over the whole clip, never per frame, so that nothing flickers.
 
-Source: Cubuk et al. 2020, with the operations of AutoAugment (Cubuk et al. 2019). As is usual for videos, and written
-"rand-m7-n4-mstd0.5-inc1" elsewhere, every operation grows with its magnitude and is left out with probability 1/2.
+Source: Cubuk et al. 2020, with the operations of AutoAugment (Cubuk et al. 2019). As is usual for videos
+("rand-m7-n4-mstd0.5-inc1" in timm's notation), every operation gets stronger with its magnitude and is skipped with
+probability 1/2.
 """
 
 import functools
@@ -24,12 +25,18 @@ GREY = 0.5
 def rand_augment(
     key: PRNGKeyArray, clip: Float[Array, "T H W 3"], *, num_ops: int, magnitude: float, magnitude_std: float = 0.5
 ) -> Float[Array, "T H W 3"]:
-    """Changes a clip in [0, 1] by `num_ops` of `OPERATIONS`, drawn one by one: some may come twice.
+    """Apply `num_ops` operations of `OPERATIONS` to a clip in [0, 1], drawn with replacement.
 
-    Each of them happens with probability 1/2, by a magnitude of its own: normal around `magnitude`, cut off at 0 and 10.
-    Under `jax.vmap` all operations are computed for every clip: see `rand_augment_batch`.
+    Under `jax.vmap`, all operations are computed for every clip; use `rand_augment_batch` for batches.
+
+    Args:
+        key: Random key.
+        clip: Clip with values in [0, 1].
+        num_ops: Number of operations drawn. Each is applied with probability 1/2.
+        magnitude: Mean of the magnitude, from 0 to 10.
+        magnitude_std: Standard deviation of the magnitude, which is normal and clipped to [0, 10].
     """
-    # Not happening is a branch of its own, so that it costs nothing.
+    # Skipping is a branch, so that it costs nothing.
     branches = [*OPERATIONS.values(), lambda clip, level, sign: clip]
 
     def change(clip: Array, key: PRNGKeyArray) -> tuple[Array, None]:
@@ -53,10 +60,16 @@ def rand_augment_batch(
     magnitude_std: float = 0.5,
     split: NamedSharding | None = None,
 ) -> Float[Array, "B T H W 3"]:
-    """`rand_augment` for one clip after the other, so that only the operations that were drawn are computed.
+    """Apply `rand_augment` to one clip after another, so that only the operations drawn are computed.
 
-    `split`: how the batch is split over devices. Each goes over its own clips then; otherwise all go over all of them.
-    The result is the same.
+    Args:
+        key: Random key.
+        clips: Clips with values in [0, 1].
+        num_ops: As in `rand_augment`.
+        magnitude: As in `rand_augment`.
+        magnitude_std: As in `rand_augment`.
+        split: Sharding of the batch. Each device then processes only its own clips; otherwise every device processes all
+            clips. The result is the same.
     """
     change = functools.partial(rand_augment, num_ops=num_ops, magnitude=magnitude, magnitude_std=magnitude_std)
 
@@ -69,17 +82,17 @@ def rand_augment_batch(
 
 
 def _levels(clip: Array) -> Array:
-    """0 to 255, int32."""
+    """Convert values in [0, 1] to int32 levels from 0 to 255."""
     return jnp.round(clip * 255).astype(jnp.int32)
 
 
 def _blend(factor: Array, clip: Array, other: Array) -> Array:
-    """From `other` at 0 over the clip at 1 to the opposite."""
+    """Interpolate from `other` (`factor` 0) to the clip (1), and extrapolate beyond."""
     return factor * clip + (1 - factor) * other
 
 
 def _grey(clip: Array) -> Array:
-    """`[T, H, W, 1]`"""
+    """Luminance of a clip, `[T, H, W, 1]`."""
     return jnp.asarray(pix.rgb_to_grayscale(clip))
 
 
@@ -93,7 +106,7 @@ def _auto_contrast(clip: Array) -> Array:
 
 
 def _equalize(clip: Array) -> Array:
-    """Spreads the levels of each channel so that about as many pixels have each; the highest doesn't count, as in Pillow."""
+    """Equalise the histogram of each channel; the highest level doesn't count, as in Pillow."""
     channels = jnp.arange(3)[None, None, None, :]
     levels = _levels(clip)
     counts = jnp.bincount((levels + 256 * channels).reshape(-1), length=3 * 256).reshape(3, 256)
@@ -105,7 +118,7 @@ def _equalize(clip: Array) -> Array:
 
 
 def _posterize(clip: Array, level: Array) -> Array:
-    """Keeps 4 bits of each colour at first, and none, which is black, at last."""
+    """Keep 4 bits of each colour at level 0, down to none (black) at level 1."""
     dropped = 4 + jnp.floor(4 * level).astype(jnp.int32)
     return (_levels(clip) >> dropped << dropped).astype(jnp.float32) / 255
 
@@ -115,7 +128,7 @@ def _contrast(clip: Array, factor: Array) -> Array:
 
 
 def _sharpness(clip: Array, factor: Array) -> Array:
-    """The smooth clip is a mean of 3 x 3 pixels, the middle one counting five times; the outermost pixels stay."""
+    """Blend with a smoothed clip: a 3 x 3 mean with weight 5 at the centre. Border pixels stay as they are."""
     rows = clip[:, :-2] + clip[:, 1:-1] + clip[:, 2:]
     around = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     inner = clip[:, 1:-1, 1:-1]
@@ -123,17 +136,17 @@ def _sharpness(clip: Array, factor: Array) -> Array:
 
 
 def _moved(clip: Array, places: Callable[[Array, Array], tuple[Array, Array]]) -> Array:
-    """The clip with each pixel taken from elsewhere, bilinearly; what lies outside is grey.
+    """Resample a clip bilinearly at other positions; positions outside the frame become grey.
 
-    `places`: (y, x) of the pixels' centres -> (y, x) in the clip, where pixel i reaches from i to i + 1.
+    `places` maps the (y, x) of pixel centres to (y, x) in the clip, where pixel i extends from i to i + 1.
     """
     _, height, width, _ = clip.shape
     y, x = places(*(jnp.mgrid[:height, :width].astype(jnp.float32) + 0.5))
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    # XLA may compute a place twice and round it differently: a whole number must be beyond doubt the same pixel's both times.
+    # XLA may compute a position twice and round it differently: a whole number must give the same pixel both times.
     top, left = jnp.floor(y - 0.5 + 2e-4), jnp.floor(x - 0.5 + 2e-4)
     down, right = y - 0.5 - top, x - 0.5 - left
-    # Indexing all frames at once takes half the time of map_coordinates and a tenth of pix.affine_transform's.
+    # Indexing all frames at once takes half the time of map_coordinates and a tenth of that of pix.affine_transform.
     taps = (
         clip[:, _index(top + row, height), _index(left + column, width)] * (row_share * column_share)[None, :, :, None]
         for row, row_share in ((0, 1 - down), (1, down))
@@ -147,7 +160,7 @@ def _index(place: Array, length: int) -> Array:
 
 
 def _rotate(clip: Array, degrees: Array) -> Array:
-    """Counter-clockwise, around the middle."""
+    """Rotate counter-clockwise around the centre."""
     middle_y, middle_x = clip.shape[1] / 2, clip.shape[2] / 2
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
 
@@ -175,7 +188,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "translate_x": lambda clip, level, sign: _moved(clip, lambda y, x: (y, x + 0.45 * sign * level * clip.shape[2])),
     "translate_y": lambda clip, level, sign: _moved(clip, lambda y, x: (y + 0.45 * sign * level * clip.shape[1], x)),
 }
-"""Name -> (clip in [0, 1], level from 0 to 1, sign -1 or 1) -> changed clip, not yet cut off at 0 and 1.
+"""Maps a name to a function (clip in [0, 1], level from 0 to 1, sign -1 or 1) -> clip, not yet clipped to [0, 1].
 
-"posterize" and "solarize" are what others call increasing; all of "color" to "sharpness" are neutral at level 0.
+"posterize" and "solarize" are the increasing variants of other libraries. "color" to "sharpness" are neutral at level 0.
 """

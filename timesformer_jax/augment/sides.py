@@ -1,4 +1,4 @@
-"""Labels that a mirrored clip would no longer fit."""
+"""Detect labels that a mirrored clip would no longer match."""
 
 import re
 from collections.abc import Sequence
@@ -8,23 +8,26 @@ UNRELATED = re.compile(
     r"|cleft|leftover|leftist|lefty",
     re.IGNORECASE,
 )
-"""Words that only contain "left" or "right". Any other word that does counts: a label that is mirrored wrongly teaches its
-opposite, and one that is left unmirrored costs a little augmentation."""
+"""Words that contain "left" or "right" but name no side.
+
+Every other word that contains them counts: wrongly mirroring a clip teaches the opposite label, while not mirroring it only
+costs a little augmentation.
+"""
 ANYWHERE = re.compile(r"left|right|clockwise|左|右", re.IGNORECASE)
-"""Parts of words: turnleft, lefthanded, counterclockwise."""
+"""Substrings that match within words: turnleft, lefthanded, counterclockwise."""
 WORDS = re.compile(
     r"\b(c?cw|acw|links|rechts|gauche|droite|izquierd[ao]|derech[ao]|sinistr[ao]|destr[ao]|esquerd[ao]|direit[ao])\b",
     re.IGNORECASE,
 )
-"""Whole words: abbreviations, and left and right in some other languages."""
+"""Words that match as a whole: abbreviations, and left and right in some other languages."""
 NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_")
-"""Where a word begins within a name: Turn|Left, LEFT|Turn, rotate|cw."""
+"""Word boundaries within a name: Turn|Left, LEFT|Turn, rotate|cw."""
 
 
 def sides_matter(label_names: Sequence[str]) -> bool:
-    """Whether a label names a side or a sense of rotation, so that a mirrored clip would have another label.
+    """Return True if any label names a side or a sense of rotation, so that a mirrored clip would have another label.
 
-    "Pushing something from left to right", "TurnLeft", "lefthand" and "rotate_ccw" do, "bright" and "leftovers" don't.
+    "Pushing something from left to right", "TurnLeft", "lefthand" and "rotate_ccw" do; "bright" and "leftovers" don't.
     """
     for name in label_names:
         words = NEW_WORD.sub(" ", name)

@@ -1,4 +1,4 @@
-"""Training on batches that someone else provides: mesh, optimizer, step, loop, checkpoints."""
+"""Training on batches from any input pipeline: mesh, optimizer, step, loop, checkpoints."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from timesformer_jax.training.loop import Plan, train
 
 LAZY = {"Checkpoints": "checkpoints", "check_description": "checkpoints", "Plan": "loop", "train": "loop"}
-"""Name -> the module that defines it, imported on first use: these need Orbax, etils and tqdm, the rest JAX, Flax and Optax."""
+"""Maps a name to the module that defines it, imported on first use.
+
+These modules need Orbax, etils and tqdm; the others only JAX, Flax and Optax.
+"""
 
 __all__ = [
     "OBJECTIVES",

@@ -1,9 +1,9 @@
-"""Where a model's arrays live while it computes, told from outside: the modules hold no word of it.
+"""Sharding of activations on the mesh, applied from outside the modules.
 
-Divided attention needs little talk between devices that hold different frames of the same clips: attention in space and
-the MLPs stay within a frame, attention in time stays within a place. So tokens are split by frame everywhere but in temporal
-attention, where they are split by place, and each change is one all-to-all. In both, what is split is axis 1 of the tokens,
-which counts frames in the block and groups in `Attention`.
+Divided attention needs little communication between devices that hold different frames of the same clips: spatial attention
+and the MLPs stay within a frame, temporal attention stays within a patch position. Tokens are therefore sharded by frame
+everywhere except in temporal attention, where they are sharded by position; each change of sharding is one all-to-all. In both
+cases the sharded axis is axis 1 of the tokens, which counts frames in the block and groups in `Attention`.
 """
 
 import contextlib
@@ -21,36 +21,36 @@ from timesformer_jax.training.mesh import BATCH_AXES
 Axes = tuple[Any, ...]
 
 TOKENS: Axes = (BATCH_AXES, "context")
-"""`[B, T or G, ...]`"""
+"""Sharding of tokens `[B, T or G, ...]` by frame or group."""
 FRAMES: Axes = (BATCH_AXES, None, "context")
-"""`[B, places, T, D]`: as temporal attention has its tokens, still split by frame."""
+"""Sharding of temporal attention's tokens `[B, positions, T, D]` by frame."""
 
 ACTIVATIONS: tuple[tuple[str, tuple[Axes, ...], tuple[Axes, ...]], ...] = (
     (r"patch_embed", (TOKENS,), (TOKENS,)),
     (r"blocks(_\d+)?", (TOKENS,), (TOKENS,)),
-    # The two changes of place are said on both sides: left to itself, the compiler splits rows and columns where the number
-    # of places divides and theirs don't (14 x 14 on 4 devices), and then gathers everything.
+    # Both changes of sharding are constrained on either side. Otherwise the compiler shards rows and columns if only their
+    # product is divisible by the number of devices (14 x 14 on 4 devices), and then gathers everything.
     (r"blocks(_\d+)?/temporal_norm1", (FRAMES,), (FRAMES, TOKENS)),
     (r"blocks(_\d+)?/temporal_fc", (TOKENS,), (TOKENS, FRAMES)),
     (r"blocks(_\d+)?/(.*_)?norm1", (TOKENS,), (TOKENS,)),
     (r"blocks(_\d+)?/.*_fc", (TOKENS,), (TOKENS,)),
     (r"blocks(_\d+)?/(.*_)?attn", (TOKENS,), (TOKENS,)),
 )
-"""Pattern of a module's path -> how the arrays that it takes are split, and those that it gives, one way after the other.
+"""(pattern of a module's path, shardings of its inputs, shardings of its outputs); constraints are applied in order.
 
-The first match counts. An axis with one entry (the CLS's frames) isn't split.
+The first match applies. An axis of size 1 (the frames of the CLS token) isn't sharded.
 """
 
 
 def split_clips(x: jax.Array, mesh: Mesh, axes: Axes = TOKENS) -> jax.Array:
-    """The same array, its first axes split over these axes of the mesh; those of size 1 stay whole."""
+    """Constrain an array's first axes to these axes of the mesh; axes of size 1 are not sharded."""
     named = tuple(None if size == 1 else axis for axis, size in zip(axes, x.shape, strict=False))
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*named)))
 
 
 @contextlib.contextmanager
 def split_activations(mesh: Mesh) -> Iterator[None]:
-    """Within, a model that is traced has its arrays split as `ACTIVATIONS` says."""
+    """Shard the activations of models traced within the context as in `ACTIVATIONS`."""
 
     def split(values: Any, ways: tuple[Axes, ...]) -> Any:
         def one(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Checkpoints in a workdir, by Orbax: the only file of training that calls it."""
+"""Orbax checkpoints in a workdir; the only module of training that calls Orbax."""
 
 import contextlib
 import dataclasses
@@ -25,20 +25,28 @@ from timesformer_jax.training.sharding import sharding_of
 from timesformer_jax.training.step import TrainState
 
 METRIC = "best"
-"""Under which name Orbax keeps the number that the best checkpoint has most of."""
+"""Metric key that selects the best checkpoint."""
 
 
 class Checkpoints:
-    """The checkpoints of one run: saved in the background, the newest `keep` and the best one kept, each with a description.
+    """Checkpoints of one run, saved in the background, each with a description of the run.
 
-    `description` is JSON, groups of entries; a checkpoint whose own differs in any entry is refused with the difference. Its
-    `model` is what `describe_model` gives, and with `data` all that those who only want parameters ask for. `notes`, JSON too,
-    are written beside it and never compared. A run that only reads passes `read_only=True`: `InputError` where there is no
-    checkpoint. `clears_up`: half-written checkpoints of a run that was killed are deleted, and damaged ones set aside, with a
-    warning; not so where another run may be writing them now.
+    The newest `keep` checkpoints and the best one are kept. Digests of a checkpoint's files are written before it counts as
+    complete, and compared before it is read: a damaged checkpoint raises `InputError` (see `set_damaged_aside` for runs that
+    resume).
 
-    With each checkpoint the digests of its files are written, before it counts as complete, and compared before it is read:
-    `InputError` if it is damaged (see `set_damaged_aside` for a run that resumes).
+    Args:
+        directory: Folder of the checkpoints, local or in a bucket.
+        description: JSON, groups of entries. A checkpoint whose description differs in any entry is refused, with the
+            difference. The group `model` is the result of `describe_model`; `restore_params` compares only `model` and `data`.
+        notes: JSON that is written next to the description and never compared.
+        keep: Number of newest checkpoints to keep.
+        read_only: Only read: a missing folder is an error instead of being created.
+        clears_up: Delete half-written checkpoints of a killed run and set damaged ones aside, with a warning. False if another
+            run may be writing checkpoints now.
+
+    Raises:
+        InputError: If the folder is missing with `read_only`, can't be written to, or has damage that can't be set aside.
     """
 
     def __init__(
@@ -52,7 +60,7 @@ class Checkpoints:
         clears_up: bool = True,
     ):
         self._directory = directory
-        if read_only and not epath.Path(directory).exists():  # Orbax would make the folder
+        if read_only and not epath.Path(directory).exists():  # Orbax would create the folder
             raise self._no_checkpoint()
         if clears_up and not read_only and jax.process_index() == 0:
             for left in epath.Path(directory).glob("*.orbax-checkpoint-tmp*"):  # of a run that was killed while it saved
@@ -67,7 +75,7 @@ class Checkpoints:
         self._description = description
         self._notes = dict(notes or {})
         policies: Any = ocp.training.preservation_policies
-        # `best_fn` with `max_to_keep` would delete the newest ones where the best are older.
+        # `best_fn` with `max_to_keep` would delete the newest checkpoints if the best are older.
         kept = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(keep),
@@ -82,18 +90,19 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
+        """Step of the newest checkpoint, or None."""
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
     @property
     def steps(self) -> list[int]:
-        """Those of all checkpoints that are kept."""
+        """Steps of all checkpoints, in ascending order."""
         checkpoints: Any = self._checkpointer.checkpoints
         return sorted(checkpoint.step for checkpoint in checkpoints)
 
     @property
     def best_step(self) -> int | None:
-        """The step with the highest metric; the newest where none has one."""
+        """Step of the checkpoint with the highest metric; the newest if none has a metric."""
         checkpoints: Any = self._checkpointer.checkpoints
         rated = [(checkpoint.metrics[METRIC], checkpoint.step) for checkpoint in checkpoints if checkpoint.metrics]
         return max(rated)[1] if rated else self.latest_step
@@ -101,11 +110,16 @@ class Checkpoints:
     def save(
         self, state: TrainState, step: int, pipeline: Mapping[str, Any] | None = None, metric: float | None = None
     ) -> None:
-        """Saves in the background; does nothing where this step is saved already.
+        """Save in the background; do nothing if this step is already saved.
 
-        `pipeline`, JSON: what the data pipeline needs to go on behind this step. `metric`: how good it is, higher is better.
+        Args:
+            state: State to save.
+            step: Its step.
+            pipeline: JSON that the data pipeline needs to resume after this step.
+            metric: Quality of the checkpoint, higher is better.
 
-        Raises `InputError` where this checkpoint, or the one before it, can't be written.
+        Raises:
+            InputError: If this checkpoint, or the one before it, can't be written.
         """
         if self.latest_step == step:
             return
@@ -123,13 +137,13 @@ class Checkpoints:
 
     @property
     def pipeline(self) -> dict[str, Any]:
-        """What the newest checkpoint was given as `pipeline`; empty where there is none."""
+        """`pipeline` of the newest checkpoint; empty if there is none."""
         return {} if self.latest_step is None else self._metadata(self.latest_step).get("pipeline", {})
 
     def restore(self, state: TrainState) -> TrainState:
-        """The newest checkpoint, placed as `state` is; `state` itself if there is none.
+        """Restore the newest checkpoint with the shardings of `state`; return `state` itself if there is no checkpoint.
 
-        `state` may be shapes: that of `state_shapes` needs no memory beside the restored one.
+        `state` may consist of shapes, as from `state_shapes`, which needs no memory besides the restored state.
         """
         step = self.latest_step
         if step is None:
@@ -148,8 +162,19 @@ class Checkpoints:
         )
 
     def restore_params(self, model: TimeSformer, mesh: Mesh, step: int | None = None) -> tuple[Any, int]:
-        """The parameters to evaluate (their average where one was kept) of the newest checkpoint, or that of `step`, and its
-        step; raises `InputError` where there is none."""
+        """Restore the parameters to evaluate: their moving average if the run kept one.
+
+        Args:
+            model: Model that the parameters must fit.
+            mesh: Mesh on which to place them.
+            step: Step of the checkpoint; the newest by default.
+
+        Returns:
+            The parameters and the step.
+
+        Raises:
+            InputError: If there is no checkpoint, or it is damaged or of another model.
+        """
         step = self.latest_step if step is None else step
         if step is None:
             raise self._no_checkpoint()
@@ -171,12 +196,12 @@ class Checkpoints:
         return InputError(f"There is no checkpoint in {self._directory}: train first with --mode=train.")
 
     def wait(self) -> None:
-        """Waits until everything is on disk; raises `InputError` where it can't be."""
+        """Wait until everything is on disk; raises `InputError` if it can't be written."""
         with interrupts_wait(), self._writing(None):
             self._finish()
 
     def close(self) -> None:
-        """The same, and ends Orbax's threads."""
+        """Wait until everything is on disk, then end Orbax's threads."""
         with interrupts_wait(), self._writing(None):
             try:
                 self._finish()
@@ -184,7 +209,7 @@ class Checkpoints:
                 self._checkpointer.close()
 
     def _finish(self) -> None:
-        """Wait for the last save, and close the thread and event loop that Orbax waits for it with: three descriptors."""
+        """Wait for the last save, and close Orbax's thread and event loop for it, which hold three file descriptors."""
         response, self._response = self._response, None
         try:
             if response is not None:
@@ -193,8 +218,8 @@ class Checkpoints:
             self._checkpointer.wait()
 
     def _unfinished(self) -> Any:
-        """The folder of the checkpoint that is being saved, until it is committed."""
-        # Renamed at the end on a file system, committed where it is in a bucket.
+        """Folder of the checkpoint that is being saved, until it is committed."""
+        # On a file system the folder is renamed at the end; in a bucket it is committed in place.
         final = epath.Path(self._directory) / str(self._saving)
         renamed = sorted(final.parent.glob(f"{final.name}.orbax-checkpoint-tmp*"))
         return renamed[0] if renamed else final
@@ -207,13 +232,13 @@ class Checkpoints:
         write_digests(self._unfinished())
 
     def _check_digests(self, step: int, entries: tuple[str, ...] | None = None) -> None:
-        """Raise `InputError` if the checkpoint is damaged, of which `entries` are about to be read (None: all)."""
+        """Raise `InputError` if the `entries` of a checkpoint that are about to be read (None: all) are damaged."""
         if step != self._verified:
             check_together(self._folder(step), entries)
 
     @contextlib.contextmanager
     def _writing(self, step: int | None) -> Iterator[None]:
-        """What can't be written becomes one sentence."""
+        """Turn exceptions of a write into one `InputError` with the reason and the remedy."""
         try:
             yield
         except Exception as error:  # of many types: Orbax's, TensorStore's, the system's
@@ -224,7 +249,7 @@ class Checkpoints:
             reason = named.what if named else first_line(error)[:300]
             remedy = named.remedy if named else "start the same command again"
             raise InputError(
-                f"{which} could not be written to {self._directory}: {reason}. The earlier ones are whole; {remedy}."
+                f"{which} could not be written to {self._directory}: {reason}. The earlier ones are intact; {remedy}."
             ) from error
 
     def _metadata(self, step: int) -> dict[str, Any]:
@@ -236,15 +261,15 @@ class Checkpoints:
 
 
 def _context(before_barrier: Callable[[], None], before_commit: Callable[[], None]) -> Any:
-    """Orbax's options with what happens in its own thread when a checkpoint is written and not yet committed.
+    """Orbax options with callbacks for when a checkpoint is written but not yet committed; Orbax's thread calls them.
 
     Args:
-      before_barrier: called on every process, if there are several, when its files are written.
-      before_commit: called on the first process when those of all are.
+        before_barrier: Called in every process, if there are several, once its files are written.
+        before_commit: Called in the first process once the files of all processes are written.
     """
     context = ocp.Context()
     options = context.asynchronous
-    # Orbax copies the options deeply, which leaves functions alone, and not bound methods.
+    # Orbax deep-copies the options, which keeps functions but copies bound methods.
     options.post_finalization_callback = lambda: before_commit()
     if jax.process_count() == 1:
         return context
@@ -256,17 +281,26 @@ def _context(before_barrier: Callable[[], None], before_commit: Callable[[], Non
         wait(key=key, timeout_ms=timeout_ms)
 
     plain = type(options).v0
-    # Orbax v0 takes a barrier as an option, v1 hands on a class of options without it.
+    # Orbax v0 takes a barrier as an option; v1 passes on options that lack it.
     options.v0 = types.MethodType(lambda own: dataclasses.replace(plain(own), barrier_sync_fn=barrier), options)
     return context
 
 
 WRITTEN = "async_write_complete"
-"""In the name of Orbax's barrier between writing and committing."""
+"""Part of the name of Orbax's barrier between writing and committing."""
 
 
 def check_description(directory: str, metadata: Mapping[str, Any], description: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises `InputError` if a checkpoint's metadata differ from any entry of a description, which may be a part of one."""
+    """Compare a checkpoint's metadata with a full or partial description.
+
+    Args:
+        directory: Folder of the checkpoints, for the message.
+        metadata: The checkpoint's metadata.
+        description: Expected entries by group.
+
+    Raises:
+        InputError: If any entry differs.
+    """
     saved = {**metadata, "model": complete_description(metadata.get("model", {}))}
     differences = [
         f"{group}.{name} is {_difference(theirs, ours)}"
@@ -277,19 +311,19 @@ def check_description(directory: str, metadata: Mapping[str, Any], description: 
     if differences:
         raise InputError(
             f"{directory} holds the checkpoint of another run ({'; '.join(differences)}): choose another --workdir, "
-            "or go on with the settings it was made with."
+            "or resume it with its own settings."
         )
 
 
 def _contents(state: TrainState) -> dict[str, Any]:
-    """What is saved, by its name in the checkpoint's folder."""
+    """Trees to save, by their names in the checkpoint's folder."""
     contents = {"params": state.params, "opt_state": state.opt_state, "ema": state.ema}
     counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
     return {name: tree for name, tree in contents.items() if tree is not None} | {"counters": counters}
 
 
 def _difference(theirs: Any, ours: Any) -> str:
-    """What the two are; of two lists only the first place where they differ."""
+    """Describe two different values; for lists, only the first difference."""
     if isinstance(theirs, list) and isinstance(ours, list):
         place = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), None)
         if place is None:

@@ -1,10 +1,10 @@
-"""What chips can do, and what a step made of it."""
+"""Peak throughput and memory of the devices."""
 
 import jax
 
 PEAKS: dict[str, float] = {
-    # NVIDIA, dense bfloat16 tensor cores (data sheets); the part of `device_kind` that tells them.
-    "V100": 125.0,  # float16: it has no bfloat16
+    # NVIDIA, dense bfloat16 on tensor cores (data sheets).
+    "V100": 125.0,  # float16: no bfloat16
     "T4": 65.0,  # float16
     "A10": 125.0,
     "A100": 312.0,
@@ -18,7 +18,7 @@ PEAKS: dict[str, float] = {
     "H200": 989.0,
     "GH200": 989.0,
     "B200": 2250.0,
-    # TPU, bfloat16, a chip with one device; v2 and v3 have two devices a chip.
+    # TPU, bfloat16, one device per chip; v2 and v3 have two devices per chip.
     "TPU v2": 22.5,
     "TPU v3": 61.5,
     "TPU v4": 275.0,
@@ -30,17 +30,17 @@ PEAKS: dict[str, float] = {
     "TPU v6e": 918.0,
     "TPU7x": 1153.5,  # half a chip of 2307
 }
-"""Part of `jax.Device.device_kind` -> peak TFLOP/s of one device in half precision; the longest that fits counts."""
+"""Maps a substring of `jax.Device.device_kind` to one device's peak TFLOP/s in half precision; the longest match counts."""
 
 
 def peak_teraflops(kind: str) -> float | None:
-    """The peak of a device of this kind; None for one that isn't in `PEAKS`, such as a CPU."""
+    """Peak TFLOP/s of a device of this kind; None if it isn't in `PEAKS`, such as a CPU."""
     fitting = [name for name in PEAKS if name.lower() in kind.lower()]
     return PEAKS[max(fitting, key=len)] if fitting else None
 
 
 def device_memory() -> tuple[float, float] | None:
-    """GiB in use at most so far, and GiB there are, on this process's first device; None where it doesn't tell (CPUs)."""
+    """Peak and total memory of this process's first device in GiB; None if the device doesn't report it (CPUs)."""
     stats = jax.local_devices()[0].memory_stats()
     if not stats or "peak_bytes_in_use" not in stats:
         return None

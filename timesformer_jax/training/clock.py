@@ -1,4 +1,4 @@
-"""Timing of steps on the device: how fast they end, and how long the device waited for data."""
+"""Measure steps on the device: their rate, and how long the device waited for data."""
 
 import queue
 import threading
@@ -11,16 +11,16 @@ import jax
 T = TypeVar("T")
 
 SHORTEST = 0.01
-"""Seconds. A thread notes the ends of steps, to within a few milliseconds: shorter stretches aren't timed."""
+"""Shortest interval that is timed, in seconds: a thread records the ends of steps to within a few milliseconds."""
 
 
 class Timing(NamedTuple):
-    """Steps that ended within a stretch of time.
+    """Steps that ended within an interval.
 
     Attributes:
-        steps: Their number.
-        seconds: From the end of the step before the first (or from `DeviceClock.restart`) to the end of the last.
-        waited: Seconds of these in which the device was idle because the next batch wasn't there.
+        steps: Number of steps.
+        seconds: Time from the end of the preceding step (or from `DeviceClock.restart`) to the end of the last step.
+        waited: The part of `seconds` in which the device was idle because the next batch wasn't ready.
     """
 
     steps: int
@@ -29,11 +29,13 @@ class Timing(NamedTuple):
 
 
 class DeviceClock:
-    """Watches the dispatched steps from a thread, so that the loop itself never waits for the device.
+    """Time dispatched steps from a thread, so that the loop itself never waits for the device.
 
-    Steps are dispatched before the device has begun them, so only their ends tell how fast they are. And the time spent in
-    `next(batches)` says little: the device may be busy all the while. Only the part of it after the last dispatched step has
-    ended is time lost to data.
+    Steps are dispatched before the device starts them, so their rate can only be measured at their ends. The time spent in
+    `next(batches)` is not lost while the device is busy; only the part after the end of the last dispatched step is.
+
+    Args:
+        most_in_flight: Number of dispatched steps after which `dispatched` blocks.
     """
 
     def __init__(self, most_in_flight: int = 2):
@@ -41,16 +43,16 @@ class DeviceClock:
         self._changed = threading.Condition()
         self._num_dispatched = self._num_ended = 0
         self._ends: dict[int, float] = {}
-        """Number of a step that isn't timed yet -> when it ended."""
+        """Maps the number of a step that isn't timed yet to the time of its end."""
         self._waits: list[tuple[float, float]] = []
         self._idle_since = time.perf_counter()
         self._timed, self._since = 0, self._idle_since
-        """The steps that were timed, and when the last of them ended."""
+        """Number of timed steps, and the time when the last of them ended."""
         self._error: BaseException | None = None
         threading.Thread(target=self._watch, daemon=True, name="device clock").start()
 
     def batches(self, iterator: Iterator[T]) -> Iterator[T]:
-        """The same batches; measures how long the device waited for each."""
+        """Yield the same batches, measuring how long the device waits for each."""
         while True:
             begin = time.perf_counter()
             try:
@@ -64,9 +66,9 @@ class DeviceClock:
             yield batch
 
     def dispatched(self, output: Any) -> None:
-        """Tells that a step with this output (arrays that are not donated) has been dispatched.
+        """Register a dispatched step by its output (arrays that are not donated).
 
-        Waits while too many steps are in flight; raises what the device raised.
+        Blocks while too many steps are in flight, and re-raises exceptions of the device.
         """
         with self._changed:
             self._num_dispatched += 1
@@ -75,7 +77,7 @@ class DeviceClock:
             raise self._error
 
     def restart(self) -> None:
-        """Waits for all dispatched steps; nothing up to now, steps included, is part of a later timing."""
+        """Wait for all dispatched steps and exclude everything up to now from later timings."""
         self._wait_for(self._num_dispatched)
         with self._changed:
             self._ends.clear()
@@ -83,9 +85,10 @@ class DeviceClock:
             self._timed, self._since = self._num_dispatched, time.perf_counter()
 
     def take(self, num_steps: int) -> Timing | None:
-        """Timing of the steps since the last one, up to the `num_steps`th that was dispatched, for which it waits.
+        """Wait for the `num_steps`th dispatched step and return the timing of the steps since the last call.
 
-        None if there is no such step, or if they took less than `SHORTEST` seconds; then they are part of the next timing.
+        Returns None if there are no such steps, or if they took less than `SHORTEST` seconds; they then count towards the next
+        timing.
         """
         self._wait_for(num_steps)
         with self._changed:
@@ -99,7 +102,7 @@ class DeviceClock:
         return Timing(steps, end - begin, waited)
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._dispatched.put(None)
 
     def _wait_for(self, num_steps: int) -> None:
@@ -112,7 +115,7 @@ class DeviceClock:
         while (output := self._dispatched.get()) is not None:
             try:
                 jax.block_until_ready(output)
-            except BaseException as error:  # the loop raises it in its own thread
+            except BaseException as error:  # re-raised in the loop's thread
                 self._error = error
             with self._changed:
                 self._num_ended += 1

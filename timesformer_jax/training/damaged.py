@@ -1,4 +1,4 @@
-"""Damaged checkpoints of a run that resumes: found before anything is read from them, and set aside."""
+"""Find damaged checkpoints before anything is read from them, and set them aside when a run resumes."""
 
 import logging
 import time
@@ -17,27 +17,27 @@ from timesformer_jax.processes import wait_for_all
 log = logging.getLogger("timesformer_jax")
 
 ASIDE = "damaged-"
-"""What the folder of a checkpoint that was set aside begins with."""
+"""Prefix of the folder of a checkpoint that was set aside."""
 DELETING = 1.0
-"""Seconds in which a checkpoint whose deletion has begun is gone."""
+"""Seconds within which a checkpoint whose deletion has begun is gone."""
 ELSEWHERE = "another process found one of its files to differ"
 
 
 def set_damaged_aside(directory: str, *, wholly: bool = True) -> int | None:
-    """Move damaged checkpoints of a run that resumes to `damaged-STEP`, with a warning, so that the one before counts.
+    """Rename damaged checkpoints to `damaged-STEP`, with a warning, so that the run resumes from the newest intact one.
 
-    All processes call it, and agree. Only the newest checkpoint that is left is read as a whole; of the others the metadata
-    and metrics, which decide which ones are kept.
+    All processes must call it, and all reach the same result. Only the newest intact checkpoint is read as a whole; for the
+    others, only metadata and metrics, which decide what is kept.
 
     Args:
-      directory: the folder of the run's checkpoints.
-      wholly: False compares metadata and metrics alone.
+        directory: Folder of the run's checkpoints.
+        wholly: Whether to read the newest checkpoint as a whole; otherwise, only metadata and metrics are compared.
 
     Returns:
-      The newest step that is left; None if there are no checkpoints.
+        The newest remaining step; None if there are no checkpoints.
 
     Raises:
-      InputError: if no checkpoint is whole: training would begin anew in silence.
+        InputError: If no checkpoint is intact; training would otherwise silently start from scratch.
     """
     folder = epath.Path(directory)
     steps = _agree_on_steps(folder)
@@ -68,9 +68,9 @@ def set_damaged_aside(directory: str, *, wholly: bool = True) -> int | None:
 
 
 def check_metadata(directory: str) -> None:
-    """Raise `InputError` if metadata or metrics of any checkpoint are damaged: the best one is chosen by those of all.
+    """Raise `InputError` if the metadata or metrics of any checkpoint are damaged, since they select the best one.
 
-    All processes call it. A checkpoint that a run in progress deletes meanwhile is none any more.
+    All processes must call it. Checkpoints that a run in progress deletes meanwhile are ignored.
     """
     folder = epath.Path(directory)
     for step in _agree_on_steps(folder):
@@ -86,15 +86,15 @@ def check_together(folder: Any, entries: Iterable[str] | None = ()) -> None:
     """Raise `InputError` on every process if a checkpoint is damaged; each process reads its share of the files.
 
     Args:
-      folder: the checkpoint's.
-      entries: as for `find_damage`.
+        folder: Folder of the checkpoint.
+        entries: As in `find_damage`.
     """
     if damage := find_damage_together(folder, entries):
         raise damaged(folder, damage)
 
 
 def find_damage_together(folder: Any, entries: Iterable[str] | None = ()) -> str | None:
-    """`find_damage` by all processes, each of which reads its share of the files; None on all or on none."""
+    """Call `find_damage` in all processes, each reading its share of the files; the result is None in all or in none."""
     count = jax.process_count()
     damage = find_damage(folder, entries, (jax.process_index(), count))
     if count == 1:
@@ -109,7 +109,7 @@ def _any_process(true_here: bool) -> bool:
 
 
 def _agree_on_steps(folder: Any) -> list[int]:
-    """The steps that the first process sees."""
+    """Steps that the first process finds, in every process."""
     steps = steps_in(folder)
     if jax.process_count() == 1:
         return steps

@@ -1,4 +1,4 @@
-"""One program on many processes: finding the others, before anything else is done with JAX."""
+"""Join the processes of a job, before any other use of JAX."""
 
 import contextlib
 import errno
@@ -16,24 +16,27 @@ from timesformer_jax.processes import joining_state, rank, with_rank
 MODES = ("auto", "on", "off")
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"
-"""Environment variables: where the first process listens (host:port), how many there are, which one this is."""
+"""Environment variables: address of the first process (host:port), number of processes, and number of this one."""
 PORT = "JAX_COORDINATOR_PORT"
-"""Environment variable of JAX: the port alone, where a scheduler gives the host."""
+"""JAX's environment variable for the port alone, if a scheduler provides the host."""
 
 PATIENCE = 300.0
-"""Seconds that a process waits for the others to join, which may be booting."""
+"""Seconds to wait for the other processes, whose machines may still be booting."""
 
 
 def start_distributed(mode: str = "auto") -> None:
-    """Joins the processes of this job, where it has several.
+    """Join the processes of this job, if it has several.
 
-    "auto": if JAX recognises where it runs (Slurm, Open MPI, Kubernetes, TPU virtual machines), or if
-    JAX_COORDINATOR_ADDRESS (host:port), NUM_PROCESSES and PROCESS_ID are set; a single process otherwise. "on": the same,
-    and an error where it can't. "off": a single process in any case. Slurm and Open MPI get one device a process, as JAX
-    has it; where JAX_LOCAL_DEVICE_IDS is set ("0,1,2,3,4,5,6,7"), these.
+    Must run before any other call of JAX. Under Slurm and Open MPI, JAX assigns one device to each process; set
+    JAX_LOCAL_DEVICE_IDS ("0,1,2,3,4,5,6,7") to assign others.
 
-    Must run before any other call of JAX. Raises `InputError` for variables of which some are missing or make no sense, and if
-    the others can't be found.
+    Args:
+        mode: "auto" joins the others if JAX recognises its environment (Slurm, Open MPI, Kubernetes, TPU virtual machines), or
+            if JAX_COORDINATOR_ADDRESS (host:port), NUM_PROCESSES and PROCESS_ID are set, and otherwise runs a single process.
+            "on" does the same, but fails instead of running a single process. "off" always runs a single process.
+
+    Raises:
+        InputError: If some of the variables are missing or invalid, or the other processes can't be found.
     """
     if mode not in MODES:
         raise InputError(f"--distributed must be one of {', '.join(MODES)}, got {mode!r}.")
@@ -59,7 +62,7 @@ def start_distributed(mode: str = "auto") -> None:
 
 @contextlib.contextmanager
 def _patience() -> Iterator[None]:
-    """End the process if the others don't join during the block, before JAX does: by an abort with a stack trace."""
+    """End the process with a clear error if the others don't join during the block, before JAX aborts with a stack trace."""
     timer = threading.Timer(PATIENCE, _give_up)
     timer.daemon = True
     timer.start()
@@ -73,20 +76,20 @@ def _give_up() -> None:
     address = joining_state().coordinator_address
     if rank() == 0:
         message = (
-            f"Error: the other processes haven't joined at {address} within {PATIENCE / 60:.0f} minutes. See that each was "
+            f"Error: the other processes haven't joined at {address} within {PATIENCE / 60:.0f} minutes. Check that each was "
             "started and can reach this address, and that all have the same number of processes."
         )
-    else:  # no error of its own: the first process reports what is wrong, if it runs
+    else:  # not an error here: the first process reports what is wrong, if it runs
         message = (
             f"Stopped: process 0 hasn't answered at {address} within {PATIENCE / 60:.0f} minutes. If it runs, its log says "
-            "why; else start it or see that this address is right and not blocked."
+            "why; otherwise start it, or check that this address is right and not blocked."
         )
     os.write(2, f"{with_rank(message)}\n".encode())
     os._exit(1)
 
 
 def _detected(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Address, number of processes and number of this one: given by variables, or by the scheduler as JAX recognises it."""
+    """Coordinator address, number of processes and index of this one, from variables or from the scheduler that JAX detects."""
     from jax._src import clusters
 
     given = _given(environment)
@@ -99,7 +102,7 @@ def _detected(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _check_port(environment: Mapping[str, str], found: Mapping[str, Any]) -> None:
-    """Raises `InputError` if the first process can't listen on the port where the others look for it; JAX would crash."""
+    """Raise `InputError` if the first process can't listen on the port where the others expect it; JAX would crash."""
     host, _, port = (found["coordinator_address"] or "").rpartition(":")
     if found["process_id"] != 0 or found["num_processes"] == 1 or not port.isdecimal():
         return
@@ -109,18 +112,18 @@ def _check_port(environment: Mapping[str, str], found: Mapping[str, Any]) -> Non
     for family, everywhere in ((socket.AF_INET6, "::"), (socket.AF_INET, "")):
         try:
             with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as JAX: a run that has just ended is no obstacle
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # like JAX: ignore runs that have just ended
                 probe.bind((everywhere, int(port)))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise InputError(
-                    f"Port {port} of {host}, where the processes meet, is in use by another program or by a run that hasn't "
+                    f"Port {port} of {host}, where the processes join, is in use by another program or by a run that hasn't "
                     f"ended: set {other} to a free one, the same for every process."
                 ) from None
 
 
 def _given(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The number of processes and this one's, if the variables give them; a part of the three is an error."""
+    """Number of processes and index of this one, if the variables are set; an incomplete set is an error."""
     address = environment.get(ADDRESS)
     numbers = {name: _number(name, environment[name]) for name in (COUNT, NUMBER) if name in environment}
     if numbers and not address:
@@ -130,7 +133,7 @@ def _given(environment: Mapping[str, str]) -> dict[str, Any]:
         )
     if len(numbers) == 1:
         (there,), (missing,) = numbers, {COUNT, NUMBER} - set(numbers)
-        raise InputError(f"{there}={numbers[there]} without {missing}: set both, or neither where a scheduler says them.")
+        raise InputError(f"{there}={numbers[there]} without {missing}: set both, or neither if a scheduler sets them.")
     if numbers and numbers[COUNT] < 1:
         raise InputError(f"{COUNT} must be at least 1, got {numbers[COUNT]}.")
     if numbers and numbers[NUMBER] >= numbers[COUNT]:

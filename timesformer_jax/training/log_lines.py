@@ -1,4 +1,4 @@
-"""Log lines for people: one per window of steps, one per validation."""
+"""Human-readable log lines: one per window of steps, one per validation."""
 
 import re
 from collections.abc import Mapping
@@ -14,14 +14,15 @@ def step_line(
     steps_per_epoch: float | None = None,
     seconds_left: float | None = None,
 ) -> str:
-    """`step 50/750 (epoch 1.3) loss 1.87 top1 41.2 % lr 5.0e-3 188 clips/s 2 % waiting for data ETA 3 min`.
+    """Format a step: `step 50/750 (epoch 1.3) loss 1.87 top1 41.2 % lr 5.0e-3 188 clips/s 2 % waiting for data ETA 3 min`.
 
-    What isn't in `figures`, or isn't known, is omitted.
+    Unknown values are omitted.
 
     Args:
-        step: The step that was reached, of `total_steps`.
-        figures: Those of `Window.take`, and `learning_rate`.
-        steps_per_epoch: For the number of epochs.
+        step: Current step.
+        total_steps: Number of steps of the run.
+        figures: Result of `Window.take`, with `learning_rate`.
+        steps_per_epoch: Steps per epoch, to show the epoch.
         seconds_left: Estimated time to the end.
     """
     words = [f"step {step}/{total_steps}"]
@@ -34,7 +35,7 @@ def step_line(
 
 
 def rate_words(figures: Mapping[str, float], seconds_left: float | None) -> list[str]:
-    """`188 clips/s`, `2 % waiting for data`, `ETA 3 min`: those that are known."""
+    """Format the known ones of `188 clips/s`, `2 % waiting for data` and `ETA 3 min`."""
     words = []
     if "clips_per_second" in figures:
         words.append(f"{number(figures['clips_per_second'])} clips/s")
@@ -46,17 +47,17 @@ def rate_words(figures: Mapping[str, float], seconds_left: float | None) -> list
 
 
 def accuracy_text(figures: Mapping[str, float]) -> str:
-    """`loss 1.87 top1 41.2 %`; every figure but `loss` is a share."""
+    """Format `loss 1.87 top1 41.2 %`; every figure except `loss` is a fraction."""
     return " ".join(
         f"{name} {number(value)}" if name == "loss" else f"{name} {100 * value:.1f} %" for name, value in figures.items()
     )
 
 
 def epoch_text(epoch: float) -> str:
-    """1.3; of the first epoch two digits, 0.013."""
+    """Format an epoch with one decimal, `1.3`, or below 1 with two digits, `0.013`."""
     return f"{epoch:.1f}" if epoch >= 1 else f"{epoch:.2g}"
 
 
 def _short(value: float) -> str:
-    """5.0e-3."""
+    """Format a number as `5.0e-3`."""
     return re.sub(r"e([+-])0*(\d+)", r"e\1\2", f"{value:.1e}").replace("+", "") if value else "0"

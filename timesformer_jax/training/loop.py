@@ -28,20 +28,27 @@ TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metri
 
 
 class Plan(NamedTuple):
-    """What happens at which step. `batch_size` counts the clips of all processes."""
+    """Length of the training and intervals of its logs, validations and checkpoints, in steps."""
 
     total_steps: int
+    """Number of steps of the whole training, including earlier runs that it resumes."""
     batch_size: int
+    """Clips per step, over all processes."""
     log_every: int
+    """Steps between two logs."""
     evaluate_every: int
+    """Steps between two validations."""
     checkpoint_every: int
+    """Steps between two checkpoints."""
     most_skipped: int = 10
+    """Stop after this many consecutive non-finite steps; isolated ones are skipped."""
     stop_below: float = -math.inf
-    """Training ends early where the mean loss between two logs is below this."""
+    """Stop early once the mean loss between two logs is below this."""
     compiled_ahead: bool = True
-    """False lets JAX take the step apart where it has been told to look for NaN (which needs a step that donates nothing)."""
+    """Compile the step ahead of time. False lets `jax.debug_nans` run it operation by operation, which needs a step without
+    donation."""
     steps_per_epoch: float | None = None
-    """For the epochs in the log."""
+    """Steps per epoch, to show the epoch in the log."""
 
 
 def train(
@@ -59,19 +66,35 @@ def train(
     evaluate: Callable[[TrainState, Callable[[], None]], tuple[Mapping[str, float], float]],
     profile: str | None = None,
 ) -> TrainState:
-    """Trains from `state.step` to the end of `plan` and returns the last state, saved.
+    """Train from `state.step` to the end of `plan`.
 
-    `batches` yields this process's part of each batch. Every `log_every` steps the figures of `Window.take` and the learning
-    rate are written, under `train/`, and logged as one line. `pipeline_state(step)`, saved with each checkpoint, is what
-    `batches` would need to go on behind that step. `evaluate(state, check)` returns scalars, which are written too, and the
-    number that tells the best checkpoint; it comes at the end too, and a checkpoint is saved whenever it has come. It may take
-    longer than a machine that goes away waits: it calls `check()` every now and then, every process equally often, and lets
-    through what that raises. `profile`: a folder for a trace of a few steps.
+    The step is compiled once, for the first batch; batches of another shape are an error. A checkpoint is saved after every
+    validation, at the intervals of `plan`, and at the end.
 
-    The step is compiled once, for the first batch; a batch of another shape is an error.
+    Args:
+        state: Initial or restored state.
+        train_step: Result of `make_train_step`.
+        batches: Yields this process's share of each batch.
+        mesh: Mesh of the devices.
+        plan: Number of steps and intervals.
+        learning_rate: Maps a step to its learning rate, for the logs.
+        flops_per_clip: Operations of a clip's forward and backward pass (a multiply-add counts as two), for utilisation.
+        write_scalars: Called with a step and its scalars: every `plan.log_every` steps the result of `Window.take` and the
+            learning rate, under `train/`, which are also logged as one line; and the scalars of each validation.
+        checkpoints: Where to save.
+        pipeline_state: Maps a step to the JSON that `batches` needs to resume after it, which is saved with each checkpoint.
+        evaluate: Called with the state and `check`, every `plan.evaluate_every` steps and at the end; returns scalars and the
+            metric that selects the best checkpoint. Since it may take longer than the grace period of a preempted machine, it
+            must call `check()` regularly, equally often in every process, and let its exceptions propagate.
+        profile: Folder for a trace of a few steps.
 
-    Raises `Preempted`, with everything saved, after SIGTERM or Ctrl-C (see `watch_preemption`); `InputError` where too many
-    steps in a row were not finite, a checkpoint can't be written, or the device has too little memory.
+    Returns:
+        The last state, which has been saved.
+
+    Raises:
+        Preempted: After SIGTERM or Ctrl-C, with everything saved (see `watch_preemption`).
+        InputError: If too many consecutive steps were not finite, a checkpoint can't be written, or the device has too little
+            memory.
     """
     first_step = int(state.step)
     clock = DeviceClock()
@@ -81,7 +104,7 @@ def train(
     loss = math.inf
 
     def report(step: int) -> None:
-        """Writes what happened in the window that ended with `step`."""
+        """Write and log the window that ended with `step`."""
         nonlocal loss
         figures = {**window.take(step), "learning_rate": float(learning_rate(step - 1))}
         loss = figures["loss"]
@@ -95,7 +118,7 @@ def train(
         bar.set_postfix_str("loss " + line.partition(" loss ")[2])
 
     def evaluated(step: int, state: TrainState) -> float | None:
-        """The number that tells the best checkpoint, None if training has to stop meanwhile."""
+        """Evaluate and return the metric that selects the best checkpoint; None if preempted meanwhile."""
         try:
             scalars, metric = evaluate(state, check)
         except Preempted:
@@ -105,7 +128,7 @@ def train(
         log.info("step %d/%d validation: %s", step, plan.total_steps, accuracy_text(figures))
         return metric
 
-    # For a terminal; the log has the same figures.
+    # For terminals; the log shows the same figures.
     bar = tqdm(
         total=plan.total_steps,
         initial=first_step,
@@ -131,18 +154,18 @@ def train(
                 state, metrics = compiled(state, batch)
                 clock.dispatched(metrics)
                 profiler.after(step, metrics)
-                # The window that ended with the step before is reported now: fetching its metrics waits for the device, which
-                # has this step to work on meanwhile.
+                # The window that ended with the previous step is reported now: fetching its metrics blocks until the device has
+                # them, and this step keeps the device busy meanwhile.
                 if len(window) == plan.log_every:
                     report(step - 1)
                 window.add(metrics)
-                if step == first_step + 1:  # compiling, filling the pipeline: no part of the rates
+                if step == first_step + 1:  # exclude compilation and filling the pipeline from the rates
                     clock.restart()
                 bar.update()
                 last = step == plan.total_steps or loss < plan.stop_below
                 ends = stops()
                 evaluates = not ends and (step % plan.evaluate_every == 0 or (last and plan.evaluate_every <= step))
-                # What has been judged is kept: else the best one could be one that wasn't saved.
+                # Every evaluated state is saved: otherwise the best one might not be.
                 saves = evaluates or last or ends or step % plan.checkpoint_every == 0
                 if saves:
                     report(step)
@@ -166,7 +189,7 @@ def train(
 
 
 def compile_step(train_step: TrainStep, state: TrainState, batch: dict[str, jax.Array]) -> Any:
-    """The step compiled for these shapes and no others."""
+    """Compile the step for these shapes only, and log the time and memory."""
     jitted: Any = train_step
     began = time.perf_counter()
     compiled = jitted.lower(state, batch).compile()
@@ -174,7 +197,7 @@ def compile_step(train_step: TrainStep, state: TrainState, batch: dict[str, jax.
     memory = compiled.memory_analysis()
     needed = (
         f"; on each device {memory.argument_size_in_bytes / 2**20:.0f} MiB of state and batch, and "
-        f"{memory.temp_size_in_bytes / 2**20:.0f} MiB while it runs"
+        f"{memory.temp_size_in_bytes / 2**20:.0f} MiB of temporary memory"
         if memory is not None
         else ""
     )
@@ -183,23 +206,23 @@ def compile_step(train_step: TrainStep, state: TrainState, batch: dict[str, jax.
 
 
 class _Remaining:
-    """Estimates the time to the end from this run's steps, validations and checkpoints so far."""
+    """Estimate the remaining time from this run's steps, validations and checkpoints so far."""
 
     def __init__(self, window: Window, total_steps: int, first_step: int):
         self._window, self._total_steps, self._first_step = window, total_steps, first_step
         self._told = False
         self.between = 0.0
-        """Seconds of the validations and checkpoints so far."""
+        """Seconds spent on validations and checkpoints so far."""
 
     def seconds(self, step: int) -> float | None:
-        """To the end from `step`; None if nothing is left, or nothing has been timed yet."""
+        """Estimated seconds from `step` to the end; None if no steps remain or none have been timed."""
         left, timed = self._total_steps - step, self._window.timed
         if left <= 0 or not timed.steps:
             return None
         return left * (timed.seconds / timed.steps + self.between / (step - self._first_step))
 
     def tell_once(self, step: int) -> None:
-        """Logs the estimate for all steps, as soon as there is one."""
+        """Log the estimate for all steps once it is available."""
         if self._told or self.seconds(step) is None:
             return
         self._told = True
@@ -214,7 +237,7 @@ class _Remaining:
 
 
 class _Profiler:
-    """Traces the steps from the tenth of this run on (or what there is), where a folder is given."""
+    """Trace `NUM_STEPS` steps, from the tenth of this run on (earlier in short runs), if a folder is given."""
 
     NUM_STEPS = 5
 
@@ -237,4 +260,4 @@ class _Profiler:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
-            log.info("A trace of steps from %d on is in %s: see it with TensorBoard or xprof.", self._from, self._folder)
+            log.info("Wrote a trace of the steps from %d on to %s; open it in TensorBoard or xprof.", self._from, self._folder)

@@ -1,4 +1,4 @@
-"""Where the device has too little memory: the numbers, and what to change."""
+"""Explain out-of-memory errors: required and available memory, and what to change."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,7 +12,10 @@ from timesformer_jax.training.chips import device_memory
 
 @contextlib.contextmanager
 def out_of_memory_told(compiled: Callable[[], Any]) -> Iterator[None]:
-    """XLA's pages about exhausted memory become one sentence; `compiled()` is the step, or None where it isn't compiled yet."""
+    """Turn XLA's out-of-memory errors into one `InputError`.
+
+    `compiled()` returns the compiled step, or None if it isn't compiled yet.
+    """
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
@@ -28,6 +31,6 @@ def out_of_memory_told(compiled: Callable[[], Any]) -> Iterator[None]:
         )
         has = f", which has {memory[1]:.1f} GiB" if memory else ""
         raise InputError(
-            f"{needs}{has}: too much. Lower train.batch_size, or set train.accumulation=2, 4, ... (the same batch in parts) or "
+            f"{needs}{has}: too much. Lower train.batch_size, or set train.accumulation=2, 4, ... (micro-batches) or "
             "model.remat=full (about 1.3 times the time); model.dtype=bfloat16 and mesh.fsdp=-1 with mesh.data=1 help too."
         ) from error

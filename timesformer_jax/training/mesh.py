@@ -1,4 +1,4 @@
-"""The devices as one mesh of four axes, and the batch on it."""
+"""The device mesh with its four axes, and the sharding of batches on it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,28 +11,41 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from timesformer_jax.errors import InputError
 
 AXES = ("data", "fsdp", "tensor", "context")
-"""`data`: clips, every device with all parameters. `fsdp`: clips too, and the parameters are split (gathered layer by layer).
-`tensor`: heads and the MLP's hidden units. `context`: a clip's frames. Neighbouring devices lie along the last axes."""
+"""Axes of the mesh. Neighbouring devices lie along the last ones.
+
+- `data`: shards clips and replicates parameters.
+- `fsdp`: shards clips and parameters, which are gathered layer by layer.
+- `tensor`: shards attention heads and the MLP's hidden units.
+- `context`: shards the frames of a clip.
+"""
 
 BATCH_AXES = ("data", "fsdp")
-"""The axes that a batch's clips are split over."""
+"""Axes over which the clips of a batch are sharded."""
 
 
 def make_mesh(
     devices: Sequence[Any] | None = None, *, data: int = -1, fsdp: int = 1, tensor: int = 1, context: int = 1
 ) -> Mesh:
-    """A mesh over `devices` (all there are by default); one size may be -1: what the others leave.
+    """Make a mesh with the axes `AXES`.
 
-    Devices in several slices (TPU pods joined by the data centre's network) are laid out so that `data` goes over the slices.
+    Devices in several slices (TPU pods connected by the data centre's network) are laid out with `data` across the slices.
 
-    Raises `InputError` where the sizes don't multiply to the number of devices.
+    Args:
+        devices: Devices of the mesh; all devices by default.
+        data: Size of the axis `data`. One of the four sizes may be -1, to use the devices that the others leave.
+        fsdp: Size of the axis `fsdp`.
+        tensor: Size of the axis `tensor`.
+        context: Size of the axis `context`.
+
+    Raises:
+        InputError: If the product of the sizes is not the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes: dict[str, int] = {"data": data, "fsdp": fsdp, "tensor": tensor, "context": context}
     given = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise InputError(f"Each size of the mesh must be at least 1, or one of them -1 for what is left; got {given}.")
+        raise InputError(f"Each size of the mesh must be at least 1, or one of them -1 for the remaining devices; got {given}.")
     taken = int(np.prod([size for size in sizes.values() if size != -1]))
     if len(devices) % taken or (not free and taken != len(devices)):
         raise InputError(
@@ -41,7 +54,7 @@ def make_mesh(
         )
     for axis in free:
         sizes[axis] = len(devices) // taken
-    # Auto: the compiler places what isn't annotated. jax.make_mesh's own default, Explicit, rejects the model's reshapes.
+    # Auto: the compiler shards what isn't annotated. The default of jax.make_mesh, Explicit, rejects the model's reshapes.
     types, shape = (AxisType.Auto,) * len(AXES), tuple(sizes.values())
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:
@@ -53,25 +66,29 @@ def make_mesh(
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Sharding with the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis split over the axes of the batch."""
+    """Sharding of the first axis over `BATCH_AXES`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts a batch is split."""
+    """Number of shards of a batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 class Share(NamedTuple):
-    """This process's part of every global batch: the `index`th of `count` equal ones.
+    """Share of every global batch that a process provides.
 
-    Processes that hold other parts of the same clips (`tensor` or `context` going over processes) have the same share, and
-    `leads` is True for one of them.
+    Processes that hold different shards of the same clips (if `tensor` or `context` spans processes) have the same share.
+
+    Attributes:
+        index: Index of the share, from 0.
+        count: Number of shares, which are equal.
+        leads: True for exactly one process per share.
     """
 
     index: int
@@ -80,9 +97,9 @@ class Share(NamedTuple):
 
 
 def batch_share(mesh: Mesh, process: int | None = None) -> Share:
-    """Which clips process number `process` (this one by default) has to bring.
+    """Share of every batch that `process` (this one by default) provides.
 
-    Raises `InputError` where processes share some of their clips and not all.
+    Raises `InputError` if two processes would have some, but not all, of their clips in common.
     """
     process = jax.process_index() if process is None else process
     rows = mesh.devices.reshape(batch_shards(mesh), -1)
@@ -93,8 +110,8 @@ def batch_share(mesh: Mesh, process: int | None = None) -> Share:
     parts = sorted({tuple(shards) for shards in held.values()})
     if sum(map(len, parts)) != len(rows) or len({len(part) for part in parts}) > 1:
         raise InputError(
-            "The mesh would give some processes overlapping parts of a batch: let mesh.tensor x mesh.context divide the number "
-            f"of devices of a process, or be a multiple of it; got {dict(mesh.shape)} over {len(held)} processes."
+            "The mesh would give some processes overlapping shares of a batch: let mesh.tensor x mesh.context divide the "
+            f"number of devices of a process, or be a multiple of it; got {dict(mesh.shape)} over {len(held)} processes."
         )
     mine = tuple(held[process])
     leader = min(owner for owner, shards in held.items() if tuple(shards) == mine)
@@ -102,7 +119,17 @@ def batch_share(mesh: Mesh, process: int | None = None) -> Share:
 
 
 def local_batch_size(name: str, batch_size: int, mesh: Mesh, accumulation: int = 1) -> int:
-    """This process's part of a global batch; raises `InputError` where the devices, or the micro-batches, don't divide it."""
+    """Number of clips that this process provides to each global batch.
+
+    Args:
+        name: Name of the batch size, for the error.
+        batch_size: Global batch size.
+        mesh: Mesh over which batches are sharded.
+        accumulation: Number of micro-batches.
+
+    Raises:
+        InputError: If `batch_size` is not divisible by the number of shards times `accumulation`.
+    """
     parts = batch_shards(mesh) * accumulation
     if batch_size < 1 or batch_size % parts:
         nearest = max(round(batch_size / parts), 1) * parts
@@ -115,6 +142,6 @@ def local_batch_size(name: str, batch_size: int, mesh: Mesh, accumulation: int =
 
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays from every process's part of the batch (NumPy, first axis)."""
+    """Make global arrays from this process's share of a batch (NumPy arrays, batch axis first)."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}

@@ -1,4 +1,4 @@
-"""What training minimises, for one label a clip or several, mixed clips included."""
+"""Training objectives for single-label and multi-label clips, mixed clips included."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,11 +19,15 @@ def make_targets(
     others: Shaped[Array, "B ..."] | None = None,
     share: Float[Array, "B"] | None = None,
 ) -> Float[Array, "B classes"]:
-    """How much of each class a clip is.
+    """Make dense target probabilities.
 
-    `labels`: numbers `[B]`, or for several labels a clip zeros and ones `[B, classes]`. `others`: those of the clip that is
-    mixed in, of which the clip holds 1 - `share`. `smoothing` moves that share of everything to all classes alike (Szegedy et
-    al. 2016); of several labels, halfway to 1/2.
+    Args:
+        labels: Class indices `[B]`, or for multi-label clips zeros and ones `[B, classes]`.
+        num_classes: Number of classes.
+        smoothing: Label smoothing (Szegedy et al. 2016): the share of the targets that is replaced by 1 / `num_classes`, or by
+            1/2 for multi-label clips.
+        others: Labels of the clips mixed in.
+        share: Share of each clip's own labels; `others` have 1 - `share`.
     """
 
     def dense(labels: Array) -> Array:
@@ -37,21 +41,23 @@ def make_targets(
 
 
 class Objective(NamedTuple):
-    """A loss of each clip, (logits, targets) `[B, classes]` -> `[B]`, and how logits become scores."""
+    """Loss function and the activation that belongs to it."""
 
     loss: Callable[[Array, Array], Array]
+    """Maps logits and targets, both `[B, classes]`, to the loss of each clip `[B]`."""
     scores: Callable[[Array], Array]
+    """Maps logits to scores."""
 
 
 OBJECTIVES: dict[str, Objective] = {
-    # One label a clip: cross-entropy.
+    # One label per clip: cross-entropy.
     "softmax": Objective(optax.losses.softmax_cross_entropy, SCORES["softmax"]),
-    # Any number of labels: a yes or no for each class, averaged over the classes.
+    # Any number of labels per clip: binary cross-entropy, averaged over the classes.
     "sigmoid": Objective(
         lambda logits, targets: optax.losses.sigmoid_binary_cross_entropy(logits, targets).mean(axis=-1), SCORES["sigmoid"]
     ),
 }
-"""What the labels are -> the objective: "softmax" where each clip has one, "sigmoid" where it has any number."""
+"""Maps a name to its objective: "softmax" for one label per clip, "sigmoid" for any number of labels."""
 
 
 def hits(
@@ -60,7 +66,14 @@ def hits(
     others: Shaped[Array, "B ..."] | None = None,
     share: Float[Array, "B"] | None = None,
 ) -> Float[Array, "B"]:
-    """1 where the best class is a label of the clip, 0 where it isn't; of a mixed clip either by its share."""
+    """Top-1 accuracy per clip: 1 if the highest-scoring class is a label of the clip, else 0.
+
+    Args:
+        logits: Logits of the clips.
+        labels: Class indices `[B]`, or for multi-label clips zeros and ones `[B, classes]`.
+        others: Labels of the clips mixed in; either label counts by its share.
+        share: Share of each clip's own labels.
+    """
     best = logits.argmax(axis=-1)
 
     def hit(labels: Array) -> Array:

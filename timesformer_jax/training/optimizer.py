@@ -1,4 +1,4 @@
-"""Optimizers by name, from optax, and which parameter they move how far."""
+"""Optax optimizers by name, with learning rates per parameter and layer."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -17,7 +17,14 @@ Mask = Callable[[Any], Any]
 
 
 class Settings(NamedTuple):
-    """What an optimizer is made of besides its name."""
+    """Settings of an optimizer.
+
+    Attributes:
+        weight_decay: Weight decay.
+        mask: Maps parameters to True for each that decays.
+        momentum: Momentum of SGD, or the first beta.
+        b2: The second beta.
+    """
 
     weight_decay: float
     mask: Mask
@@ -30,7 +37,7 @@ def _decay(given: Settings) -> optax.GradientTransformation:
 
 
 OPTIMIZERS: dict[str, Callable[[Settings], list[optax.GradientTransformation]]] = {
-    # As in PyTorch, decay joins the gradient before the momentum. Source: official `models/optimizer.py`.
+    # As in PyTorch, the decay is added to the gradient before the momentum. Source: official `models/optimizer.py`.
     "sgd": lambda given: [_decay(given), optax.trace(given.momentum, nesterov=True)],
     "adamw": lambda given: [optax.scale_by_adam(b1=given.momentum, b2=given.b2), _decay(given)],
     "lion": lambda given: [optax.scale_by_lion(b1=given.momentum, b2=given.b2), _decay(given)],
@@ -40,17 +47,18 @@ OPTIMIZERS: dict[str, Callable[[Settings], list[optax.GradientTransformation]]] 
         optax.stateless(_times_trust_ratio),
     ],
 }
-"""Name -> what happens to a clipped gradient, before the learning rate."""
+"""Maps a name to the transformations of clipped gradients, before the learning rate."""
 
 
 class Optimizer(NamedTuple):
-    """What `make_optimizer` makes."""
+    """Optimizer made by `make_optimizer`."""
 
     transformation: optax.GradientTransformation
+    """The complete optax transformation, learning rate included."""
     learning_rate: optax.Schedule
-    """Step -> learning rate, before the factors of single parameters."""
+    """Maps a step to the learning rate, before the factors of individual parameters."""
     trained: Callable[[Any], Any]
-    """Parameters -> True for each that moves at all."""
+    """Maps parameters to a tree of booleans: False for frozen parameters."""
 
 
 def make_optimizer(
@@ -71,18 +79,36 @@ def make_optimizer(
     num_epochs: float,
     steps_per_epoch: float,
 ) -> Optimizer:
-    """The optimizer `name` of `OPTIMIZERS` with a learning rate of `SCHEDULES`.
+    """Make an optimizer with a learning-rate schedule, weight decay, clipping and per-parameter learning rates.
 
-    Gradients longer than `clip_norm`, all parameters together, are shortened to it first; 0 leaves them. Parameters whose path
-    (such as `blocks/attn/qkv/kernel`) matches `decay_pattern` whole decay by `weight_decay`. `momentum` is SGD's, or the first
-    beta; `b2` the second. `depth`: the model's blocks.
+    Patterns are regular expressions that must match a parameter's whole path, such as `blocks/attn/qkv/kernel`.
 
-    `rates`: (pattern, factor) pairs; the first pattern that matches a path whole gives the factor of its learning rate, None
-    keeps the parameter as it is. Every parameter must be matched. `layer_decay`: a factor more for each layer below the
-    classifier, 1.0 for none (Bao et al. 2022: the classifier and the last LayerNorm have 1, the last block `layer_decay`, the
-    embeddings `layer_decay`^(depth + 1)).
+    Args:
+        name: Optimizer, a key of `OPTIMIZERS`.
+        learning_rate: Peak learning rate.
+        schedule: Learning-rate schedule, a key of `SCHEDULES`.
+        steps: Steps of the schedule "steps": (epoch, share of the peak) pairs, the first at epoch 0, such as
+            `((0, 1.0), (11, 0.1))`. A fraction of the run as text, such as `"11/15"`, may replace an epoch.
+        warmup_epochs: Epochs in which the learning rate rises linearly from 0 to its peak.
+        weight_decay: Weight decay of the parameters that match `decay_pattern`.
+        decay_pattern: Pattern of the parameters that decay.
+        clip_norm: Maximum global norm of the gradient; 0 disables clipping. Frozen parameters don't count.
+        momentum: Momentum of SGD, or the first beta of the other optimizers, in [0, 1).
+        b2: Second beta, in [0, 1). SGD ignores it.
+        layer_decay: Factor of the learning rate per layer below the classifier, in (0, 1]; 1.0 disables it. The classifier and
+            the last LayerNorm have the factor 1, the last block `layer_decay`, and the embeddings
+            `layer_decay ** (depth + 1)` (Bao et al. 2022).
+        rates: (pattern, factor) pairs. The first pattern that matches a parameter sets the factor of its learning rate, at
+            least 0; None or 0 freezes the parameter. Every parameter must match a pattern.
+        depth: Number of the model's blocks.
+        num_epochs: Length of the run in epochs.
+        steps_per_epoch: Optimizer steps per epoch.
 
-    Raises `InputError` for a name that isn't in the tables, patterns that are none, and numbers that can't be.
+    Returns:
+        The optimizer, its learning rate over time and the parameters that it trains.
+
+    Raises:
+        InputError: If a name is unknown, a pattern is not a regular expression, or a number is out of range.
     """
     if name not in OPTIMIZERS:
         raise InputError(f"optimizer.name must be one of {', '.join(OPTIMIZERS)}, got {name!r}.")
@@ -117,27 +143,27 @@ def make_optimizer(
         steps_per_epoch=steps_per_epoch,
     )
     moving = optax.chain(
-        # Always in the chain, so that a checkpoint fits whether gradients are clipped or not.
+        # Always in the chain, so that checkpoints are compatible with and without clipping.
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         *OPTIMIZERS[name](given),
         optax.stateless(lambda updates, params: _times(updates, layer_factors(updates, layer_decay, depth, rate))),
         optax.scale_by_learning_rate(learning_rate_at),
     )
     labels = by_path(lambda path, _: "frozen" if rate(path) is None else "moving")
-    # What is frozen has no moments, and no say in the gradient's length.
+    # Frozen parameters have no moments and are excluded from the gradient's norm.
     transformation = optax.partition({"moving": moving, "frozen": optax.set_to_zero()}, labels)
     return Optimizer(transformation, learning_rate_at, trained)
 
 
 def frozen_paths(rates: Sequence[Any], params: Any) -> list[str]:
-    """The parameters that `rates` keeps as they are: what decides which arrays an optimizer's state has."""
+    """Paths of the parameters that `rates` freezes; the optimizer's state has no arrays for them."""
     rate = _rate_of_path(rates)
     paths = (path_of(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(params)[0])
     return [path for path in paths if rate(path) is None]
 
 
 def _rate_of_path(rates: Sequence[Any]) -> Callable[[str], float | None]:
-    """A parameter's factor, None where it is frozen."""
+    """Compile `rates` to a function from a parameter's path to its factor, or None if the parameter is frozen."""
     if not all(
         isinstance(rate, tuple | list) and len(rate) == 2 and isinstance(rate[0], str) and _is_factor(rate[1]) for rate in rates
     ):
@@ -151,17 +177,24 @@ def _rate_of_path(rates: Sequence[Any]) -> Callable[[str], float | None]:
         for pattern, factor in table:
             if pattern.fullmatch(path):
                 return factor or None
-        raise InputError(f"optimizer.rates has no line for the parameter {path}: end it with ('.*', 1.0), or ('.*', None).")
+        raise InputError(f"optimizer.rates has no pattern for the parameter {path}: end it with ('.*', 1.0), or ('.*', None).")
 
     return rate
 
 
 def layer_factors(params: Any, layer_decay: float, depth: int, rate: Callable[[str], float | None]) -> Any:
-    """Each parameter's factor of the learning rate, a number or (for stacked blocks) `[depth, 1, ...]`."""
+    """Factor of each parameter's learning rate: a scalar, or `[depth, 1, ...]` for stacked blocks.
+
+    Args:
+        params: Parameters, or updates of them.
+        layer_decay: As in `make_optimizer`.
+        depth: Number of the model's blocks.
+        rate: Maps a parameter's path to its factor, None if it is frozen.
+    """
 
     def factor(keys: Any, leaf: Any) -> Any:
         path = path_of(keys)
-        below: Any = 0  # how many layers below the classifier
+        below: Any = 0  # number of layers below the classifier
         if block := re.match(r"blocks_(\d+)/", path):
             below = depth - int(block[1])
         elif path.startswith("blocks/"):
@@ -178,7 +211,7 @@ def _times(updates: Any, factors: Any) -> Any:
 
 
 def _times_trust_ratio(updates: Any, params: Any) -> Any:
-    """As by optax's `scale_by_trust_ratio`, but that each of several stacked blocks has a ratio of its own."""
+    """Like optax's `scale_by_trust_ratio`, but with a separate ratio for each stacked block."""
 
     def scale(keys: Any, update: Array, param: Array) -> Array:
         axes = tuple(range(int(path_of(keys).startswith("blocks/")), update.ndim))
@@ -197,4 +230,4 @@ def _compile(field: str, pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise InputError(f"optimizer.{field} has {pattern!r}, which is no regular expression: {error}.") from error
+        raise InputError(f"optimizer.{field} has {pattern!r}, which is not a regular expression: {error}.") from error

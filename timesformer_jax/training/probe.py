@@ -1,4 +1,4 @@
-"""Probes: many heads, each with a learning rate and a weight decay of its own, trained at once on one frozen forward pass."""
+"""Train many probe heads at once on one frozen forward pass, each with its own learning rate and weight decay."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -22,18 +22,23 @@ from timesformer_jax.training.sharding import path_of, sharding_of
 from timesformer_jax.training.step import Metrics, Prepare
 
 WARM_UP = 0.05
-"""The share of the epochs in which the learning rates rise from 0."""
+"""Fraction of the epochs in which the learning rates rise from 0."""
 
 
 class Rates(NamedTuple):
-    """What one head is trained with."""
+    """Hyperparameters of one head.
+
+    Attributes:
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay.
+    """
 
     learning_rate: float
     weight_decay: float
 
 
 def probe_rates(learning_rates: Sequence[float], weight_decays: Sequence[float]) -> list[Rates]:
-    """Every combination, a head each; raises `InputError` for an empty list, and for numbers that can't be."""
+    """Return all combinations, one per head; raises `InputError` for empty lists and numbers out of range."""
     for name, values, valid in (
         ("learning_rates", learning_rates, lambda value: 0 < value < float("inf")),
         ("weight_decays", weight_decays, lambda value: 0 <= value < float("inf")),
@@ -48,10 +53,20 @@ def probe_rates(learning_rates: Sequence[float], weight_decays: Sequence[float])
 def make_probe_optimizer(
     *, rates: Sequence[Rates], num_epochs: float, steps_per_epoch: float, b1: float = 0.9, b2: float = 0.999
 ) -> optax.GradientTransformation:
-    """AdamW for stacked heads: parameters `[heads, ...]`, of which every head has its learning rate and its decay.
+    """Make AdamW for stacked heads, parameters `[heads, ...]`, each with its own learning rate and weight decay.
 
-    The rates rise from 0 within `WARM_UP` of the epochs and fall to 0 by a cosine. Kernels decay, by rate x decay; biases, the
-    scales of LayerNorms and a learned query don't. No head has a say in what another one gets.
+    The learning rates rise from 0 during the fraction `WARM_UP` of the epochs, then fall to 0 along a cosine. Kernels decay by
+    rate x decay; biases, LayerNorm scales and a learned query don't. Heads don't influence each other.
+
+    Args:
+        rates: Hyperparameters of each head.
+        num_epochs: Length of the training in epochs.
+        steps_per_epoch: Optimizer steps per epoch.
+        b1: First beta.
+        b2: Second beta.
+
+    Raises:
+        InputError: If `num_epochs` is not positive.
     """
     if num_epochs <= 0:
         raise InputError(f"probe.num_epochs must be above 0, got {num_epochs}.")
@@ -79,7 +94,13 @@ def make_probe_optimizer(
 
 @struct.dataclass
 class ProbeState:
-    """All that training a probe changes; parameters and moments have the heads as their first axis."""
+    """Training state of a probe; the first axis of parameters and moments counts heads.
+
+    Attributes:
+        step: Number of completed steps.
+        params: Stacked parameters of the heads.
+        opt_state: State of the optimizer.
+    """
 
     step: Int[Array, ""]
     params: Any
@@ -87,7 +108,7 @@ class ProbeState:
 
 
 def _reader(model: TimeSformer, kind: str, mesh: Mesh) -> Callable[[Any, Array], Array]:
-    """(the model's parameters, clips) -> the features that the probe reads, without a gradient, split as the batch is."""
+    """Make a function (model parameters, clips) -> features for the probe, without gradient and sharded like the batch."""
 
     def read(params: Any, video: Array) -> Array:
         with split_activations(mesh):
@@ -99,7 +120,7 @@ def _reader(model: TimeSformer, kind: str, mesh: Mesh) -> Callable[[Any, Array],
 
 
 def _each_head(function: Callable[[Any], Any], params: Any, at_once: int) -> Any:
-    """`function` of every head's parameters, stacked; so many heads at a time, 0 for all."""
+    """Apply `function` to each head's parameters and stack the results, `at_once` heads at a time (0: all)."""
     num_heads = len(jax.tree.leaves(params)[0])
     if at_once in (0, num_heads) or at_once > num_heads:
         return jax.vmap(function)(params)
@@ -109,7 +130,17 @@ def _each_head(function: Callable[[Any], Any], params: Any, at_once: int) -> Any
 def init_probe_state(
     *, model: TimeSformer, probe: Any, kind: str, optimizer: optax.GradientTransformation, num_heads: int, seed: int, mesh: Mesh
 ) -> ProbeState:
-    """A fresh state, whole on every device. All heads begin with the same numbers: what differs between them is their rates."""
+    """Initialise a replicated probe state, in which all heads have the same parameters.
+
+    Args:
+        model: The frozen model.
+        probe: Flax module of one head.
+        kind: Kind of probe, a key of `PROBES`.
+        optimizer: Result of `make_probe_optimizer`.
+        num_heads: Number of heads.
+        seed: Seed of the parameters.
+        mesh: Mesh of the devices.
+    """
     height, width = (size * model.patch_size for size in model.grid)
     video = jax.ShapeDtypeStruct((1, model.num_frames, height, width, model.num_channels), jnp.float32)
 
@@ -139,13 +170,24 @@ def make_probe_step(
     objective: str = "softmax",
     heads_at_once: int = 0,
 ) -> Callable[[ProbeState, Any, dict[str, Array]], tuple[ProbeState, Metrics]]:
-    """A function (state, the model's parameters, batch) -> (state, metrics); the old state's memory is reused.
+    """Make a jitted training step (state, model parameters, batch) -> (state, metrics); the old state is donated.
 
-    The model is frozen and runs forward once a batch, without dropout; its features are what every head is trained on. Each
-    head trains as it would alone. `batch`, `prepare` and `objective` as in `make_train_step`; nothing is mixed or smoothed.
-    With `heads_at_once` the heads have their turn in groups of that size, in the memory that a group needs; 0 for all at once.
+    The frozen model runs forward once per batch, without dropout, and every head trains on its features as it would alone.
+    Labels are neither mixed nor smoothed.
 
-    Metrics, of each head `[heads]` over the whole batch: `loss`, `top1`.
+    Args:
+        model: The frozen model.
+        probe: Flax module of one head.
+        kind: Kind of probe, a key of `PROBES`.
+        optimizer: Result of `make_probe_optimizer`.
+        prepare: Augmentation, as in `make_train_step`.
+        seed: Seed of the augmentation.
+        mesh: Mesh of the devices.
+        objective: A key of `OBJECTIVES`.
+        heads_at_once: Train heads in groups of this size, which needs only one group's memory; 0 for all at once.
+
+    Returns:
+        The step. Its metrics `loss` and `top1` are `[heads]`, over the whole batch.
     """
     read, loss_of = _reader(model, kind, mesh), OBJECTIVES[objective].loss
 
@@ -183,10 +225,19 @@ def make_probe_score_fn(
     objective: str = "softmax",
     heads_at_once: int = 0,
 ) -> Callable[[tuple[Any, Any], dict[str, Array]], Array]:
-    """A jitted function ((the model's parameters, the heads'), batch of `B` clips) -> scores `[B, heads * classes]`.
+    """Make a jitted function ((model parameters, head parameters), batch of `B` clips) -> scores `[B, heads * classes]`.
 
-    One forward pass of the model serves all heads. `predict_videos` takes it (with `averages=("probabilities",)`, which
-    treats every number alike), where each clip has one crop.
+    One forward pass of the model serves all heads. With one crop per clip, the function can be passed to `predict_videos`, with
+    `averages=("probabilities",)`, which treats all numbers alike.
+
+    Args:
+        model: The frozen model.
+        probe: Flax module of one head.
+        kind: Kind of probe, a key of `PROBES`.
+        prepare: Crop and normalise a batch.
+        mesh: Mesh of the devices.
+        objective: A key of `OBJECTIVES`.
+        heads_at_once: Number of heads per group; 0 for all at once.
     """
     read, scores_of = _reader(model, kind, mesh), OBJECTIVES[objective].scores
 

@@ -1,4 +1,4 @@
-"""What a probe puts on frozen features: one linear layer, or attentive pooling; and the latter's file."""
+"""Probe heads on frozen features: a linear layer or attentive pooling, and the file format of the latter."""
 
 import io
 import json
@@ -21,14 +21,17 @@ from timesformer_jax.modeling.layers import LayerNorm, Mlp, mlp_width
 from timesformer_jax.state_files import read_arrays
 
 KERNEL_INIT = INITIALIZATIONS["official"].linear
-"""Of every linear layer here, and of the learned query: a normal with a standard deviation of 0.02."""
+"""Initializer of all linear layers here and of the learned query: normal with a standard deviation of 0.02."""
 
 
 class LinearProbe(nn.Module):
-    """One linear layer on the clip's CLS: `[B, D]` to float32 logits `[B, num_classes]`.
+    """Linear layer on the CLS token of a clip: `[B, D]` to float32 logits `[B, num_classes]`.
 
-    The CLS comes out of the model's last LayerNorm, and the layer has the name and the shapes of the model's own classifier,
-    whose place it can take.
+    The CLS token is the output of the model's last LayerNorm, and the layer has the name and shapes of the model's classifier,
+    so it can replace that classifier.
+
+    Attributes:
+        num_classes: Number of classes.
     """
 
     num_classes: int
@@ -39,12 +42,19 @@ class LinearProbe(nn.Module):
 
 
 class AttentiveProbe(nn.Module):
-    """Attentive pooling: a learned query asks all patches of the clip, and a linear layer reads the answer.
+    """Attentive pooling: a learned query attends to all patches of a clip, followed by a linear layer.
 
-    Shapes: patches `[B, T, h, w, D]` to float32 logits `[B, num_classes]`. `depth` counts blocks: `depth` - 1 of self-attention
-    over all patches of all frames, then the one of cross-attention; each with an MLP, LayerNorm first. `num_heads` divides D.
-    `implementation`: a key of `IMPLEMENTATIONS` for self-attention, whose whole matrix of weights, T x h x w squared, is too
-    large to be kept for every head that is trained.
+    Maps patches `[B, T, h, w, D]` to float32 logits `[B, num_classes]`.
+
+    Attributes:
+        num_classes: Number of classes.
+        depth: Number of pre-norm blocks with an MLP each: `depth - 1` blocks of self-attention over all patches of all frames,
+            then one of cross-attention.
+        num_heads: Number of attention heads; must divide D.
+        mlp_ratio: Hidden width of the MLPs, as a multiple of D.
+        implementation: Implementation of self-attention, a key of `IMPLEMENTATIONS`. The full matrix of weights, T x h x w
+            squared, is too large to keep for every head that is trained.
+        dtype: Dtype of the computation.
 
     Source: V-JEPA (Bardes et al. 2024, attentive probe), V-JEPA 2 (Assran et al. 2025: four blocks, 16 heads).
     """
@@ -74,7 +84,7 @@ class AttentiveProbe(nn.Module):
                 implementation=self.implementation,
                 name=f"{name}_attn",
             )
-            mixed, _ = attention(LayerNorm(name=f"{name}_norm1")(tokens)[:, None])  # all tokens are one group
+            mixed, _ = attention(LayerNorm(name=f"{name}_norm1")(tokens)[:, None])  # one group with all tokens
             tokens = tokens + mixed[:, 0]
             tokens = tokens + mlp(f"{name}_mlp")(LayerNorm(name=f"{name}_norm2")(tokens))
         query = jnp.asarray(self.param("query", KERNEL_INIT, (1, 1, dim), jnp.float32), self.dtype)
@@ -85,7 +95,12 @@ class AttentiveProbe(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of the same queries `[1, Q, D]` to every clip's tokens `[B, N, D]`: `[B, Q, D]`."""
+    """Multi-head attention of shared queries `[1, Q, D]` to each clip's tokens `[B, N, D]`; returns `[B, Q, D]`.
+
+    Attributes:
+        num_heads: Number of attention heads; must divide D.
+        dtype: Dtype of the computation.
+    """
 
     num_heads: int
     dtype: Dtype
@@ -100,7 +115,7 @@ class CrossAttention(nn.Module):
             layer = nn.DenseGeneral(shape, kernel_init=KERNEL_INIT, use_bias=use_bias, dtype=self.dtype, name=name)
             return layer(x)[:, None].swapaxes(2, 3)
 
-        # A key's bias would add the same to all of a query's scores, and the softmax would take it away again.
+        # A key bias would shift all scores of a query equally, which the softmax cancels.
         key, value = project(tokens, "key", use_bias=False), project(tokens, "value")
         asked = project(query, "query") * head_dim**-0.5
         asked = jnp.broadcast_to(asked, (len(tokens), *asked.shape[1:]))
@@ -113,11 +128,12 @@ def _classifier(num_classes: int) -> nn.Dense:
 
 
 class ProbeKind(NamedTuple):
-    """How a kind of probe is made, and what it reads."""
+    """Constructor and input of a kind of probe."""
 
     make: Callable[[TimeSformer, int, int], Any]
-    """(model, depth, num_heads) -> the module."""
+    """Maps (model, depth, num_heads) to the module."""
     read: Callable[[Features], Array]
+    """Selects the features that the probe reads."""
 
 
 PROBES: dict[str, ProbeKind] = {
@@ -127,13 +143,20 @@ PROBES: dict[str, ProbeKind] = {
         lambda features: features.patches,
     ),
 }
-"""`probe.kind` -> how."""
+"""Maps `probe.kind` to its definition."""
 
 
 def make_probe(*, kind: str, model: TimeSformer, depth: int, num_heads: int) -> Any:
-    """The probe `kind` of `PROBES` for this model's classes and features; a linear one has neither depth nor heads.
+    """Make a probe for a model's classes and features.
 
-    Raises `InputError` for a kind that isn't in the table, and numbers that can't be.
+    Args:
+        kind: Kind of probe, a key of `PROBES`.
+        model: The frozen model.
+        depth: Number of blocks; ignored by a linear probe.
+        num_heads: Number of attention heads; ignored by a linear probe.
+
+    Raises:
+        InputError: If the kind is unknown or a number is out of range.
     """
     if kind not in PROBES:
         raise InputError(f"probe.kind must be one of {', '.join(PROBES)}, got {kind!r}.")
@@ -145,13 +168,19 @@ def make_probe(*, kind: str, model: TimeSformer, depth: int, num_heads: int) -> 
 
 
 FIELDS = ("num_classes", "depth", "num_heads", "mlp_ratio")
-"""Of an `AttentiveProbe`: what decides the shapes of its parameters and what they mean."""
+"""Fields of an `AttentiveProbe` that determine the shapes and the meaning of its parameters."""
 
 
 def write_probe(path: Any, probe: AttentiveProbe, params: Any, notes: Mapping[str, Any]) -> None:
-    """Writes an attentive probe as an .npz, whole or not at all: its parameters under their paths, float32, and as JSON `notes`
-    with the probe's fields."""
-    from etils import epath  # for paths in buckets; what builds and trains a probe does without
+    """Write an attentive probe as an .npz, whole or not at all.
+
+    Args:
+        path: File to write, local or in a bucket.
+        probe: The probe; its `FIELDS` are stored with the notes.
+        params: Its parameters, stored as float32 under their paths.
+        notes: JSON to store.
+    """
+    from etils import epath  # for paths in buckets; building and training a probe doesn't need it
 
     path = epath.Path(path)
     content = io.BytesIO()
@@ -162,11 +191,13 @@ def write_probe(path: Any, probe: AttentiveProbe, params: Any, notes: Mapping[st
 
 
 def read_probe(path: Any) -> tuple[AttentiveProbe, Any, dict[str, Any]]:
-    """The attentive probe in a file of `write_probe`, its parameters, and the notes.
+    """Read a file of `write_probe`.
 
-    Its logits are `probe.apply({"params": params}, features.patches)`.
+    Returns:
+        The probe, its parameters and the notes. The logits are `probe.apply({"params": params}, features.patches)`.
 
-    Raises `InputError` for a file that isn't there, or is none of these.
+    Raises:
+        InputError: If the file doesn't exist, is damaged, or is not a probe.
     """
     from etils import epath
 
@@ -180,5 +211,5 @@ def read_probe(path: Any) -> tuple[AttentiveProbe, Any, dict[str, Any]]:
     except InputError:
         raise
     except Exception as error:  # of zip files, arrays, JSON, fields
-        raise InputError(f"{path} is no probe that this project has written.") from error
+        raise InputError(f"{path} is not a probe written by this project.") from error
     return probe, unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()}), notes

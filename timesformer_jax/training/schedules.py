@@ -1,4 +1,4 @@
-"""Learning rates over time, as functions of the epoch; the paper's and the usual ones."""
+"""Learning-rate schedules as functions of the epoch: the paper's and the common ones."""
 
 import itertools
 import math
@@ -12,11 +12,11 @@ import optax
 from timesformer_jax.errors import InputError
 
 Factor = Callable[[Any], Any]
-"""Epochs since the beginning (a fraction) -> the learning rate's share of its peak."""
+"""Maps the (fractional) epoch to the learning rate's share of its peak."""
 
 
 Steps = Sequence[tuple[float | str, float]]
-"""(epoch, or fraction of the run as text, share of the peak) pairs."""
+"""(epoch, share of the peak) pairs; a fraction of the run as text, such as "11/15", may replace the epoch."""
 
 
 def _constant(warmup: float, epochs: float, steps: Steps) -> Factor:
@@ -32,12 +32,15 @@ def _cosine(warmup: float, epochs: float, steps: Steps) -> Factor:
 
 
 def _progress(epoch: Any, warmup: float, epochs: float) -> Any:
-    """From 0 at the end of the warm-up to 1 at the end."""
+    """Progress from 0 at the end of the warm-up to 1 at the end of the run."""
     return jnp.clip((epoch - warmup) / max(epochs - warmup, 1e-9), 0.0, 1.0)
 
 
 def _steps(warmup: float, epochs: float, steps: Steps) -> Factor:
-    """The official `steps_with_relative_lrs`: `(0, 1), (11, 0.1), (14, 0.01)`; or `("11/15", 0.1)` of any number of epochs."""
+    """Piecewise constant, as the official `steps_with_relative_lrs`.
+
+    Example steps: `(0, 1), (11, 0.1), (14, 0.01)`, or `("11/15", 0.1)` for any number of epochs.
+    """
     begins = [_begin(step, epochs) for step in steps]
     if None in begins or not begins or begins[0] != 0 or any(a >= b for a, b in itertools.pairwise(begins)):
         raise InputError(
@@ -56,7 +59,7 @@ def _steps(warmup: float, epochs: float, steps: Steps) -> Factor:
 
 
 def _begin(step: Any, epochs: float) -> Any:
-    """The epoch at which a step begins; None for what isn't a step."""
+    """Epoch at which a step begins; None if `step` is malformed."""
     if not isinstance(step, Sequence) or len(step) != 2:
         return None
     if not isinstance(step[0], str):
@@ -74,7 +77,7 @@ SCHEDULES: dict[str, Callable[[float, float, Steps], Factor]] = {
     "cosine": _cosine,
     "steps": _steps,
 }
-"""Name -> (epochs of warm-up, epochs in all, `optimizer.steps`) -> the factor. Source: official `utils/lr_policy.py`."""
+"""Maps a name to a function (warm-up epochs, epochs, `optimizer.steps`) -> factor. Source: official `utils/lr_policy.py`."""
 
 
 def make_schedule(
@@ -86,14 +89,24 @@ def make_schedule(
     num_epochs: float,
     steps_per_epoch: float,
 ) -> optax.Schedule:
-    """The learning rate at each step: its peak `learning_rate`, reached after `warmup_epochs` of linear rise from 0, times
-    the factor of `SCHEDULES[name]`.
+    """Make a schedule that maps a step to its learning rate.
 
-    Raises `InputError` for another name, or numbers that can't be.
+    The learning rate is the peak times the factor of `SCHEDULES[name]`, with a linear warm-up from 0.
+
+    Args:
+        name: A key of `SCHEDULES`.
+        learning_rate: Peak learning rate.
+        warmup_epochs: Epochs of warm-up.
+        steps: Steps of the schedule "steps".
+        num_epochs: Length of the run in epochs.
+        steps_per_epoch: Optimizer steps per epoch.
+
+    Raises:
+        InputError: If the name is unknown or a value is out of range.
     """
     if name not in SCHEDULES:
         raise InputError(f"optimizer.schedule must be one of {', '.join(SCHEDULES)}, got {name!r}.")
-    if not warmup_epochs >= 0 or not learning_rate > 0:  # nor NaN
+    if not warmup_epochs >= 0 or not learning_rate > 0:  # also true of NaN
         raise InputError(
             f"optimizer.learning_rate must be positive and warmup_epochs not negative, got {learning_rate} and {warmup_epochs}."
         )

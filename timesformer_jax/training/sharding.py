@@ -1,4 +1,4 @@
-"""Where parameters and optimizer state live: one table of patterns over paths; the modules know nothing of it."""
+"""Sharding of parameters and optimizer state, by a table of path patterns applied from outside the modules."""
 
 import logging
 import re
@@ -20,36 +20,42 @@ SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r".*attn/qkv/kernel", ("fsdp", None, "tensor", None)),
     (r".*attn/qkv/bias", (None, "tensor", None)),
     (r".*attn/proj/kernel", ("tensor", None, "fsdp")),  # [heads, head_dim, D]
-    # The extra steps' last layer; folded ones have [heads, head_dim, D].
+    # The last layer of the additional attention steps; folded ones have [heads, head_dim, D].
     (r".*_fc/kernel", (None, "fsdp")),
     # The MLP: hidden units over `tensor`.
     (r".*mlp/fc1/kernel", ("fsdp", "tensor")),
     (r".*mlp/fc1/bias", ("tensor",)),
     (r".*mlp/fc2/kernel", ("tensor", "fsdp")),
-    # Once a model.
+    # Once per model.
     (r"patch_embed/proj/kernel", (None, None, None, "fsdp")),  # [P, P, C, D]
     (r"head/kernel", ("fsdp", None)),
-    # Small: on every device.
+    # Small arrays: replicated.
     (r".*/(bias|scale)", ()),
     (r"cls_token|pos_embed|time_embed", ()),
 )
-"""Pattern of a parameter's path -> the mesh axis of each of its last axes; the first that matches whole counts.
+"""(pattern of a parameter's path, mesh axis of each of its last axes); the first pattern that matches the whole path applies.
 
-The optimizer's arrays that belong to a parameter have its path at the end of theirs, and its shape, so they lie as it does.
+Optimizer arrays that belong to a parameter have its path as a suffix of theirs, and its shape, so they are sharded alike.
 """
 
 
 def path_of(keys: Any) -> str:
-    """`blocks/attn/qkv/kernel` for the keys of a leaf, whatever they are keys of."""
+    """Join the keys of a leaf to a path such as `blocks/attn/qkv/kernel`, whatever the containers."""
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def sharding_of(tree: Any, params: Any, mesh: Mesh) -> Any:
-    """The sharding of every array of `tree`: parameters, or a state that holds them and more, as arrays or as shapes.
+    """Sharding of each array of `tree` on the mesh.
 
-    `params` is the tree of parameters that the paths are taken from. An axis that `fsdp` doesn't divide stays whole.
+    Array axes that a mesh axis doesn't divide are not sharded.
 
-    Raises `InputError` for a parameter that no pattern matches.
+    Args:
+        tree: Parameters, or a state that contains them, as arrays or shapes.
+        params: Parameters that provide the paths.
+        mesh: Mesh of the devices.
+
+    Raises:
+        InputError: If no pattern matches a parameter.
     """
     specs: dict[str, tuple[str | None, ...]] = {}
     for keys, _ in jax.tree_util.tree_flatten_with_path(params)[0]:
@@ -71,11 +77,11 @@ def _spec(path: str) -> tuple[str | None, ...]:
     for pattern, axes in SHARDING_RULES:
         if re.fullmatch(pattern, path):
             return axes
-    raise InputError(f"No line of timesformer_jax.training.sharding.SHARDING_RULES says where the parameter {path} is to live.")
+    raise InputError(f"No pattern of timesformer_jax.training.sharding.SHARDING_RULES matches the parameter {path}: add one.")
 
 
 def _fitting(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The axes put to the last axes of the shape, those that don't divide left out."""
+    """Assign mesh axes to the last axes of a shape, except those that don't divide it."""
     whole = (None,) * (len(shape) - len(axes)) + axes[max(len(axes) - len(shape), 0) :]
     return PartitionSpec(
         *(None if axis is None or size % mesh.shape[axis] else axis for axis, size in zip(whole, shape, strict=True))
@@ -83,7 +89,7 @@ def _fitting(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -
 
 
 def check_mesh(model: TimeSformer, mesh: Mesh) -> None:
-    """Raises `InputError` where the mesh can't split this model: heads, hidden units, frames."""
+    """Raise `InputError` if the mesh can't shard the model's heads, hidden units, frames or patches."""
     tensor, context = mesh.shape["tensor"], mesh.shape["context"]
     hidden = mlp_width(model.embed_dim, model.mlp_ratio)
     if model.num_heads % tensor or hidden % tensor:
@@ -94,8 +100,8 @@ def check_mesh(model: TimeSformer, mesh: Mesh) -> None:
         return
     if model.attention_type not in CONTEXT_SCHEMES:
         raise InputError(
-            f"mesh.context={context} splits a clip's frames, which only {', '.join(CONTEXT_SCHEMES)} can do: in "
-            f"{model.attention_type} every patch sees other frames' other places. Use mesh.context=1."
+            f"mesh.context={context} splits a clip's frames, which only {', '.join(CONTEXT_SCHEMES)} support: in "
+            f"{model.attention_type} every patch attends to other positions in other frames. Use mesh.context=1."
         )
     rows, columns = model.grid
     if model.num_frames % context or (rows * columns) % context:
@@ -106,11 +112,11 @@ def check_mesh(model: TimeSformer, mesh: Mesh) -> None:
 
 
 CONTEXT_SCHEMES = ("divided_space_time", "space_only", "axial")
-"""`attention_type`s whose steps stay within a frame, or within a place."""
+"""Values of `attention_type` whose attention steps stay within a frame or within a patch position."""
 
 
 def sharding_table(params: Any, optimizer_state: Any, mesh: Mesh) -> str:
-    """What lies where, a line for each pattern that is in use: the axes, how many arrays, MiB in all and on one device."""
+    """Table of the shardings in use, a line per pattern: mesh axes, number of arrays, MiB in total and per device."""
     lines: dict[str, list[float]] = {}
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     shardings = jax.tree.leaves(sharding_of(params, params, mesh))
@@ -144,6 +150,6 @@ def _figures(line: list[float]) -> tuple[str, str, str]:
 
 
 def describe_mesh(mesh: Mesh) -> str:
-    """`data 4 x context 2`, for a log."""
+    """Describe a mesh for the log, such as `data 4 x context 2`."""
     sizes: Mapping[str, int] = dict(mesh.shape)
     return " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "one device"

@@ -1,4 +1,4 @@
-"""The training state and one step of training, as a single jitted function."""
+"""The training state, and the training step as a single jitted function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,33 +17,37 @@ from timesformer_jax.training.objective import OBJECTIVES, hits, make_targets
 from timesformer_jax.training.sharding import sharding_of
 
 Prepare = Callable[[Array, dict[str, Array]], Array]
-"""(random key, batch) -> clips `[B, T, H, W, C]` as the model gets them, on the device."""
+"""Maps (random key, batch) to the model's input `[B, T, H, W, C]`, on the device."""
 
 Mix = Callable[[Array, Array, Array], tuple[Array, Array, Array]]
-"""(random key, prepared video, labels `[B, ...]`) -> mixed video, each clip's other labels, the share of its own `[B]`."""
+"""Maps (random key, prepared clips, labels `[B, ...]`) to mixed clips, the labels mixed in, and the share of the own `[B]`."""
 
 Metrics = dict[str, Array]
 
 
 @struct.dataclass
 class TrainState:
-    """All that training changes. Random keys are no part of it: they follow from the seed and `step`.
+    """Everything that training changes; random keys are derived from the seed and `step`.
 
-    `ema`: the moving average of the parameters, None where none is kept. `skipped`: how many of the steps up to `step` were
-    skipped, since the loss or the gradient wasn't finite; `skipped_in_a_row`: those since the last one that wasn't. These and
-    `step` are int32 scalars. (As a tree it may also hold the arrays' shapes, or their shardings.)
+    As a tree, it may also hold the shapes or shardings of its arrays.
     """
 
     step: Any
+    """Number of completed steps, an int32 scalar."""
     params: Any
+    """Parameters of the model."""
     opt_state: Any
+    """State of the optimizer."""
     ema: Any
+    """Exponential moving average of the parameters; None if it isn't kept."""
     skipped: Any
+    """Number of steps so far that were skipped because the loss or the gradient wasn't finite, an int32 scalar."""
     skipped_in_a_row: Any
+    """Number of consecutive skipped steps up to now, an int32 scalar."""
 
     @property
     def best_params(self) -> Any:
-        """What is evaluated: the average where there is one."""
+        """Parameters to evaluate: the moving average if it is kept."""
         return self.params if self.ema is None else self.ema
 
 
@@ -56,10 +60,17 @@ def init_state(
     params: Any = None,
     ema: bool = False,
 ) -> TrainState:
-    """A fresh state, made on the devices where `SHARDING_RULES` wants it.
+    """Initialise a state on the devices, sharded by `SHARDING_RULES`.
 
-    `params`: what to begin with (NumPy or JAX arrays); drawn from `seed` by default. `ema`: keep a moving average too.
-    To resume from a checkpoint use `state_shapes`: nothing is allocated there.
+    To resume from a checkpoint, use `state_shapes`, which allocates nothing.
+
+    Args:
+        model: The model.
+        optimizer: Its optimizer.
+        seed: Seed of random parameters.
+        mesh: Mesh of the devices.
+        params: Initial parameters (NumPy or JAX arrays); random by default.
+        ema: Whether to keep a moving average of the parameters.
     """
 
     def init(params: Any) -> TrainState:
@@ -80,9 +91,15 @@ def init_state(
 
 
 def state_shapes(model: TimeSformer, optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False) -> TrainState:
-    """The state of `init_state` as shapes, dtypes and shardings (`jax.ShapeDtypeStruct`), for `Checkpoints.restore`.
+    """Shapes, dtypes and shardings of the state of `init_state` (`jax.ShapeDtypeStruct`), for `Checkpoints.restore`.
 
-    Nothing is computed or allocated, so that resuming needs memory for one state, the restored one.
+    Nothing is computed or allocated, so resuming needs memory for the restored state only.
+
+    Args:
+        model: The model.
+        optimizer: Its optimizer.
+        mesh: Mesh of the devices.
+        ema: Whether the state has a moving average.
     """
     shapes, counter = parameter_shapes(model), jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(counter, shapes, jax.eval_shape(optimizer.init, shapes), shapes if ema else None, counter, counter)
@@ -97,9 +114,15 @@ def _placed(params: Any, mesh: Mesh) -> tuple[Any, Any]:
 
 
 def update_average(average: Any, params: Any, step: Int[Array, ""], decay: float) -> Any:
-    """The moving average after one more step, the `step`th (from 0).
+    """Update the moving average after a step.
 
-    Its decay rises to `decay` as (1 + step) / (10 + step), so that the first parameters are soon forgotten.
+    The decay rises to `decay` as (1 + step) / (10 + step), so that the initial parameters are soon forgotten.
+
+    Args:
+        average: Moving average before the step.
+        params: Parameters after the step.
+        step: Index of the step, from 0.
+        decay: Final decay.
     """
     counted = step.astype(jnp.float32)
     decay_now = jnp.minimum(decay, (1 + counted) / (10 + counted))
@@ -121,16 +144,29 @@ def make_train_step(
     trained: Callable[[Any], Any] | None = None,
     donate: bool = True,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
-    """A function (state, batch) -> (state, metrics); the old state's memory is reused, but where `donate` is False.
+    """Make a jitted training step (state, batch) -> (state, metrics).
 
-    The batch has what `prepare` makes clips of, and `label` (int32 `[B]`, or for several labels `[B, classes]`), split over
-    the mesh. `objective`: a key of `OBJECTIVES`. With `accumulation` the batch goes through the model in so many parts, one
-    after the other, for the gradient of the whole: a part has every `accumulation`th clip, and draws of its own. `trained`:
-    parameters -> True or False for each; no gradient is computed for the others. A step whose loss or gradient isn't finite
-    changes nothing but the counters.
+    The batch is sharded over the mesh. It contains the input of `prepare`, and `label`: int32 `[B]`, or `[B, classes]` for
+    multi-label clips. A step whose loss or gradient isn't finite changes only the counters.
 
-    Metrics are replicated scalars over the whole batch: `loss`, `top1` (of mixed clips either label by its share), `grad_norm`,
-    `update_norm`, `skipped`, `skipped_in_a_row`.
+    Args:
+        model: The model.
+        optimizer: Its optimizer.
+        prepare: Crops, augments and normalises a batch on the device.
+        mix: Mixes prepared clips and their labels; None for no mixing.
+        seed: Seed of augmentation, mixing and dropout.
+        mesh: Mesh of the devices.
+        objective: Loss, a key of `OBJECTIVES`.
+        label_smoothing: Label smoothing, as in `make_targets`.
+        accumulation: Number of micro-batches over which the gradient of the batch is accumulated. Each has every
+            `accumulation`th clip and its own random numbers.
+        ema_decay: Decay of the moving average of the parameters, if the state has one.
+        trained: Maps parameters to a tree of booleans; no gradient is computed where False. All are trained by default.
+        donate: Whether to reuse the memory of the old state.
+
+    Returns:
+        The step. Its metrics are replicated scalars over the whole batch: `loss`, `top1` (mixed clips count either label by its
+        share), `grad_norm`, `update_norm`, `skipped` and `skipped_in_a_row`.
     """
     loss_of = OBJECTIVES[objective].loss
     shapes = parameter_shapes(model)
@@ -154,13 +190,13 @@ def make_train_step(
 
     def gradient(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Any, Metrics]:
         grads, metrics = differentiate(params, key, batch)
-        # Each device adds up only what it will update (a reduce-scatter, where parameters are split).
+        # Each device sums only the gradients that it applies (a reduce-scatter if parameters are sharded).
         return jax.lax.with_sharding_constraint(grads, sharding_of(grads, shapes, mesh)), metrics
 
     def accumulated(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Any, Metrics]:
-        """The mean over the parts, one part at a time."""
+        """Average gradients and metrics over the micro-batches, one at a time."""
 
-        def part(x: Array) -> Array:  # [B, ...] -> [parts, B / parts, ...], every device's clips staying where they are
+        def part(x: Array) -> Array:  # [B, ...] -> [accumulation, B / accumulation, ...], without communication
             x = x.reshape(x.shape[0] // accumulation, accumulation, *x.shape[1:]).swapaxes(0, 1)
             return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)))
 
@@ -178,7 +214,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         grads, metrics = (gradient if accumulation == 1 else accumulated)(state.params, key, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)  # clipping is part of it
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)  # includes clipping
         params = optax.apply_updates(state.params, updates)
         ema = None if state.ema is None else update_average(state.ema, params, state.step, ema_decay)
         metrics |= {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}

@@ -1,4 +1,4 @@
-"""The steps since the last report: their means, and how fast they went."""
+"""Means and rates of the steps since the last report."""
 
 from typing import Any
 
@@ -11,16 +11,17 @@ from timesformer_jax.training.clock import DeviceClock, Timing
 from timesformer_jax.training.step import Metrics
 
 SUMS = ("skipped",)
-"""Metrics that are added up; of the others the mean is reported."""
+"""Metrics that are summed; the others are averaged."""
 
 
 class Window:
-    """Collects the metrics of steps, as they are on the devices, and reports them with rates.
+    """Collect the metrics of steps, on the devices, and report them with rates.
 
-    `clock` is told of every step, and each one is added here.
-
-    `batch_size` counts the clips of a step, `flops_per_clip` what a clip's forward and backward pass takes (operations, a
-    multiply-add being two). `most_skipped`: so many skipped steps in a row end training.
+    Args:
+        clock: Clock with which every step is registered as well.
+        batch_size: Number of clips per step.
+        flops_per_clip: Operations of a clip's forward and backward pass (a multiply-add counts as two).
+        most_skipped: Number of consecutive skipped steps that end training.
     """
 
     def __init__(self, clock: DeviceClock, *, batch_size: int, flops_per_clip: float, most_skipped: int):
@@ -32,22 +33,22 @@ class Window:
         self._metrics: list[Metrics] = []
         self._num_steps = 0
         self.timed = Timing(0, 0.0, 0.0)
-        """All steps so far whose time is known."""
+        """Timing of all steps so far that could be timed."""
 
     def __len__(self) -> int:
         return len(self._metrics)
 
     def add(self, metrics: Metrics) -> None:
-        """One more step, as it was dispatched."""
+        """Add the metrics of a dispatched step."""
         self._metrics.append(metrics)
         self._num_steps += 1
 
     def take(self, step: int) -> dict[str, float]:
-        """The report of the window that ended with `step`; the next one begins.
+        """Report the window that ended with `step`, and begin the next one.
 
-        Steps that were skipped have no part in the means. Rates are missing where the steps were too few or too fast to time.
+        Means exclude skipped steps. Rates are missing if the steps were too few or too fast to time.
 
-        Raises `InputError` where too many in a row were skipped.
+        Raises `InputError` if too many consecutive steps were skipped.
         """
         values: list[dict[str, Any]] = jax.device_get(self._metrics)
         in_a_row = max(int(value.get("skipped_in_a_row", 0)) for value in values)
@@ -55,7 +56,7 @@ class Window:
             raise InputError(
                 f"The loss or the gradient was not finite in {in_a_row} steps in a row, up to step {step} or shortly before; "
                 "they were skipped, and the parameters are those from before. Lower optimizer.learning_rate, lengthen its "
-                "warm-up or clip gradients (optimizer.clip_norm); --config.debug=True shows where the first such number arises."
+                "warm-up or clip gradients (optimizer.clip_norm); --config.debug=True shows where it first happens."
             )
         good = [value for value in values if not value.get("skipped", 0)] or values
         report = {
