@@ -83,6 +83,14 @@ beam: .venv-beam/installed  ## makes .venv-beam, for `tfds build` and Apache Bea
 cluster: install  ## launch/ on a pretended Slurm (Debian: apt-get install slurm-wlm munge)
 	$(BIN)/python -m pytest -m cluster $(ARGS)
 
+$(VENV)/notebooks-installed: $(VENV)/installed examples/requirements.txt
+	$(BIN)/$(PIP_INSTALL) -r examples/requirements.txt
+	@touch $@
+
+.PHONY: notebooks
+notebooks: $(VENV)/notebooks-installed  ## executes the notebooks of examples/ (ARGS=--write keeps the new outputs)
+	$(BIN)/python examples/execute.py $(ARGS)
+
 # An environment for building alone; the wheel is installed into a temporary one.
 RELEASE := .venv-release
 $(RELEASE)/installed: .ci/release_requirements.txt
