@@ -12,7 +12,7 @@ CHECK_PYTHON := $(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 i
 
 .PHONY: help
 help:  ## these lines
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 # A stamp inside the environment: made again when what it was made from changes.
 $(VENV)/installed: requirements.txt pyproject.toml
@@ -82,6 +82,26 @@ beam: .venv-beam/installed  ## makes .venv-beam, for `tfds build` and Apache Bea
 .PHONY: cluster
 cluster: install  ## launch/ on a pretended Slurm (Debian: apt-get install slurm-wlm munge)
 	$(BIN)/python -m pytest -m cluster $(ARGS)
+
+$(VENV)/notebooks-installed: $(VENV)/installed examples/requirements.txt
+	$(BIN)/$(PIP_INSTALL) -r examples/requirements.txt
+	@touch $@
+
+.PHONY: notebooks
+notebooks: $(VENV)/notebooks-installed  ## executes the notebooks of examples/ (ARGS=--write keeps the new outputs)
+	$(BIN)/python examples/execute.py $(ARGS)
+
+# An environment for building alone; the wheel is installed into a temporary one.
+RELEASE := .venv-release
+$(RELEASE)/installed: .ci/release_requirements.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/$(PIP_INSTALL) -r .ci/release_requirements.txt
+	@touch $@
+
+.PHONY: release-check
+release-check: $(RELEASE)/installed  ## builds sdist and wheel, checks them, and predicts with the wheel in an empty environment
+	$(RELEASE)/bin/python .ci/release_check.py
 
 .PHONY: bench
 bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares with PyTorch)

@@ -94,7 +94,7 @@ def canonical(name: str) -> str:
 def test_what_is_imported_is_pinned():
     pinned = {
         canonical(line.partition("==")[0])
-        for file in ("requirements.txt", "tests/parity/requirements.txt")
+        for file in ("requirements.txt", "examples/requirements.txt", "tests/parity/requirements.txt")
         for line in (ROOT / file).read_text().splitlines()
     }
     packages = {
