@@ -70,7 +70,7 @@ def test_shuffled_epochs_have_every_clip_once(made_clips: Path):
         number = [entry.name for entry in source.entries].index(names[7])
         assert same(shuffled[12 * epoch + 7], source.epoch(epoch)[number])
     assert same(source.shuffled(1, first_epoch=2)[7], shuffled[31])
-    with pytest.raises(InputError, match="at least one: got 0 from epoch 0 on"):
+    with pytest.raises(InputError, match="at least one: got 0 starting at epoch 0"):
         source.shuffled(0)
 
 
@@ -122,11 +122,11 @@ def test_lists_may_have_names_numbers_or_several_labels(made_clips: Path):
         ("missing", {}, "missing doesn't exist: give a folder with a subfolder per label"),
         ([], {}, "The list of videos is empty"),
         ([("a.mp4", "x"), ("a.mp4", "y")], {}, "a.mp4 is listed twice"),
-        ([("a.mp4", "x"), ("b.mp4", 1)], {}, "Some labels are numbers, as 1, and others are names, as 'x'"),
+        ([("a.mp4", "x"), ("b.mp4", 1)], {}, "Labels mix numbers such as 1 with names such as 'x'"),
         ([("a.mp4", 1.5)], {}, "a.mp4: expected a label's name or its number"),
         (["a.mp4"], {}, "Expected an Entry or a pair of a path and its label, got 'a.mp4'"),
-        ([("a.mp4", ("x", "y"))], {}, "a.mp4 must have one label, it has 2: pass multi_label=True"),
-        ([("a.mp4", "x")], {"label_names": ["y"]}, "a.mp4 has the label 'x', which label_names lacks"),
+        ([("a.mp4", ("x", "y"))], {}, "a.mp4 has 2 labels instead of one: pass multi_label=True"),
+        ([("a.mp4", "x")], {"label_names": ["y"]}, "a.mp4 has the label 'x', which is not in label_names"),
         ([("a.mp4", 2)], {"label_names": ["x", "y"]}, "a.mp4 has the label 2, but there are 2 label_names"),
         ([("a.mp4", "x")], {"seed": -1}, "seed must be a whole number, at least 0, got -1"),
         ([("a.mp4", "x")], {"short_side": 0}, "short_side must be a whole number, at least 1, got 0"),
@@ -161,7 +161,7 @@ def test_unreadable_videos_are_named_and_skipped_only_if_asked(made_clips: Path,
     assert list(found) == ["b"]
     rest = source.without(found).shuffled(2)
     assert [clip["name"] for clip in rest] == ["0", "0"]
-    with pytest.raises(InputError, match="There is no video named 'c' to leave out"):
+    with pytest.raises(InputError, match="There is no video named 'c' to exclude"):
         source.without(["c"])
     with pytest.raises(InputError, match="No video is left without the 2 given"):
         source.without(["0", "b"])

@@ -207,7 +207,7 @@ def test_the_cover_of_a_song_is_no_video(tmp_path: Path):
     song.write_bytes(b"ID3\x03\0\0" + size + tag + song.read_bytes())
     with av.open(str(song)) as container:
         assert len(container.streams.video) == 1
-    with pytest.raises(UnreadableVideoError, match="only picture is a cover"), open_video(song):
+    with pytest.raises(UnreadableVideoError, match="only image is cover art"), open_video(song):
         pass
 
 
