@@ -136,7 +136,7 @@ def test_the_readmes_command_names_what_it_cannot_read(tmp_path: Path, clips_wit
     done = command(*flags, f"--workdir={tmp_path}/run", devices=2)
     assert done.returncode == 0, done.stderr
     for name in ("empty", "text", "truncated"):
-        assert f"Left out {label}/broken_{name}.mp4 of '" in done.stderr
+        assert f"Skipped {label}/broken_{name}.mp4 of '" in done.stderr
     assert re.search(r"\d video\(s\) could not be read and were left out", done.stderr)
     test, rows = results(tmp_path / "run"), predictions(tmp_path / "run")
     assert len(rows) == test["num_videos"] + test["unreadable"]

@@ -71,9 +71,9 @@ def test_long_lists_of_what_is_left_out_are_told_by_the_first_and_a_count(tmp_pa
     data = open_dataset(name="kinetics400", root=str(tmp_path / "videos"), **OPTIONS, data_dir=str(tmp_path / "prepared"))
     lines = data.describe_left_out()
     assert len(lines) == 11
-    assert lines[0] == "Left out gone_000000_000010 of 'train': there is no such file."
+    assert lines[0] == "Skipped gone_000000_000010 of 'train': there is no such file."
     path = Path(data.builder.data_path) / left_out.FILE
-    assert lines[-1] == f"991 more of 'train' are left out; all are listed in {path}."
+    assert lines[-1] == f"991 more of 'train' are skipped; all are listed in {path}."
     assert data.num_left_out == {"train": 1001, "val": 0}
     assert len(json.loads((path.parent / "metadata.json").read_text())["left_out"]["train"]) == 10
     assert len(data.left_out["train"]) == 1001

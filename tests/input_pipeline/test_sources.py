@@ -98,11 +98,11 @@ def test_other_videos_than_those_prepared_are_refused(kinetics: Path, tmp_path: 
         reopen(kinetics, tmp_path / "changed")
     for named in (tmp_path / "changed", kinetics / "videos", kinetics / "prepared/kinetics400/h264_16/2.0.0"):
         assert str(named) in str(error.value)
-    assert "leave data.root away" in str(error.value)
+    assert "omit data.root" in str(error.value)
 
 
 def test_a_root_that_is_not_there_is_refused(kinetics: Path):
-    with pytest.raises(InputError, match=f"no folder /nowhere.* or leave data.root away .*3 videos of {kinetics}/videos"):
+    with pytest.raises(InputError, match=f"no folder /nowhere.* or omit data.root .*3 videos of {kinetics}/videos"):
         reopen(kinetics, Path("/nowhere"))
 
 
@@ -147,7 +147,7 @@ def test_files_modified_in_place_at_the_same_size_are_a_warning(tmp_path: Path, 
     os.utime(tmp_path / "videos/ü/1.mp4")
     assert folder(tmp_path / "videos", tmp_path / "prepared").builder.data_path == first
     assert "1 of 4 files of" in caplog.text
-    assert "(ü/1.mp4): they are taken for the same" in caplog.text
+    assert "(ü/1.mp4): they are assumed to be unchanged" in caplog.text
 
 
 def test_the_same_folder_elsewhere_is_not_prepared_again(tmp_path: Path):

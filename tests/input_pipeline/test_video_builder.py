@@ -200,7 +200,7 @@ def test_a_split_of_which_no_video_is_there_is_left_away(tmp_path: Path, caplog:
     csv(tmp_path / "videos/test.csv", "label,youtube_id,time_start,time_end,split", "walking,nowhere,0,10,test")
     data = open_dataset(name="kinetics400", root=str(tmp_path / "videos"), **OPTIONS, data_dir=str(tmp_path / "prepared"))
     assert data.builder.info.splits.keys() == {"train", "val"}
-    assert "Not one video of the split 'test' is there" in caplog.text
+    assert "No video of the split 'test' was found" in caplog.text
     assert data.left_out["test"] == {"nowhere_000000_000010": "there is no such file"}
 
 
