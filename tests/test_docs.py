@@ -1,4 +1,4 @@
-"""The snippets of the documentation run as they stand, each alone."""
+"""The documentation's snippets run unchanged, each on its own."""
 
 import json
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def snippets(text: str) -> dict[str, str]:
-    """Section -> its Python code."""
+    """Return the Python code of each section."""
     return {
         section.partition("\n")[0]: code
         for section in text.split("\n## ")[1:]
@@ -45,7 +45,7 @@ def test_snippet(title: str, made_clips: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def commands(section: str) -> list[str]:
-    """The commands in a section of the README, one line each, without comments."""
+    """Return the commands in a section of the README, one line each, without comments."""
     text = re.search(rf"^## {section}\n(.*?)(?=^## )", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     assert text is not None, section
     blocks = re.findall(r"```\n(.*?)```", text[1], flags=re.DOTALL)
@@ -60,12 +60,12 @@ SMALLER = {
     "eval.batch_size": "8",
     "report.num_videos": "1",
 }
-"""What makes the README's trainings short; the plain config has a model to shrink, too."""
+"""Overrides that shorten the README's trainings; the plain config also has a model to shrink."""
 
 
 @pytest.mark.slow
 def test_readme_commands_run_from_first_to_last(tmp_path: Path, made_clips: Path, data_dir: str):
-    """As they are printed, but for the names of files and a smaller training: predict, fine-tune, evaluate, report."""
+    """Predict, fine-tune, evaluate and report run as printed, with other file names and a smaller training."""
     model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=1, num_heads=2)
     preprocess = tsf.Preprocess(num_frames=4, crop_size=32)
     published = tsf.Pretrained(model, random_variables(model)["params"], preprocess, ("across", "down", "back"))
@@ -108,7 +108,7 @@ def test_every_section_has_its_snippet_and_its_link():
 
 
 def test_the_table_of_limits_is_the_writers():
-    """docs/weights.md shows for each format which values of a field its reader computes."""
+    """docs/weights.md lists for each format the values of a field that its reader supports."""
     fields = dict.fromkeys(field for target in TARGETS.values() for field in target.values)
     rows = [f"| field | {' | '.join(f'`{name}`' for name in WRITERS)} |", f"|---|{'---|' * len(WRITERS)}"]
     for field in fields:
@@ -121,7 +121,7 @@ def test_the_table_of_limits_is_the_writers():
 
 
 def test_the_tables_of_weights_are_complete():
-    """Every format that can be read or written, and every published checkpoint with its figures."""
+    """They have every format that can be read or written, and every published checkpoint with its figures."""
     for name in {*FORMATS, *WRITERS}:
         assert name in WEIGHTS, name
     assert families_table() in WEIGHTS, f"the table of families should be\n{families_table()}"

@@ -1,4 +1,4 @@
-"""What is known of records without reading them, and the lists of videos that were left out."""
+"""Facts of records without reading them, and the lists of skipped videos."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ def refuse_to_read(*arguments):
 
 @pytest.mark.parametrize("older", ["", "no file", "damaged", "of other records"])
 def test_facts_are_those_of_the_records(prepared: VideoDataset, monkeypatch: pytest.MonkeyPatch, older: str):
-    """Data of older versions lack them: they are made from the records, once."""
+    """Data of older versions lack facts, which are then made once from the records."""
     path = facts_path(prepared.builder.data_path, "train")
     whole = path.read_bytes()
     if older == "no file":
@@ -64,7 +64,7 @@ def test_tiled_views_read_no_records(prepared: VideoDataset, monkeypatch: pytest
 
 
 def test_long_lists_of_what_is_left_out_are_told_by_the_first_and_a_count(tmp_path: Path):
-    """And the whole list is read only when it is asked for."""
+    """The full list is read only on demand."""
     make_kinetics(tmp_path / "videos")
     with open(tmp_path / "videos/train.csv", "a") as file:
         file.writelines(f"walking,absent{number:04d},0,10,train\n" for number in range(1000))

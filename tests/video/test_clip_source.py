@@ -1,4 +1,4 @@
-"""Clips by their numbers: a function of (seed, epoch, name), whatever asks for them."""
+"""Random access to clips: a function of (seed, epoch, name), whatever the access order."""
 
 import concurrent.futures
 import dataclasses
@@ -91,7 +91,7 @@ def test_equal_sources_print_the_same(made_clips: Path):
 
 
 def test_batches_are_prepared_on_the_device(made_clips: Path):
-    """Windows, or crops of the host, which are rounded; several clips and views of a video go along the batch."""
+    """From windows, or from rounded host crops; several clips and views of a video extend the batch."""
     options = dataclasses.replace(OPTIONS, clips_per_video=2)
     windows, crops = (batch_of(list(ClipSource(made_clips, options, cropped=cropped))[:3]) for cropped in (False, True))
     assert crops["video"].shape == (3, 2, 4, 24, 24, 3)
