@@ -1,4 +1,4 @@
-"""The type checker that the import hook puts on every function of the library, in the tests alone."""
+"""Run-time type checking of every library function through an import hook, in the tests only."""
 
 from beartype import BeartypeConf, beartype
 

@@ -1,4 +1,4 @@
-"""The cost model against the paper's figures and against what XLA counts; its command."""
+"""The cost model against the paper's figures and XLA's counts, and its command."""
 
 import csv
 import io
@@ -64,7 +64,7 @@ def test_xla_counts_the_same(attention_type: str, cls_key: bool):
     ],
 )
 def test_multiply_adds_for_logits_are_what_xla_counts(attention_type: str, fields: dict):
-    """At depth 1, where leaving anything out of the last block, or counting what it leaves out, changes most."""
+    """At depth 1 the savings in the last block, and errors in counting them, have the largest effect."""
     model = tsf.create("timesformer-base", num_classes=400, attention_type=attention_type, **{"depth": 1, **fields})
     size = model.grid[0] * model.patch_size
     video = jax.ShapeDtypeStruct((1, 8, size, size, 3), jnp.float32)

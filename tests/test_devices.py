@@ -1,4 +1,4 @@
-"""The line that names the devices, on machines that the tests don't have."""
+"""The line that names the devices, on simulated machines."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What importing the library loads, and which part may import which."""
+"""Packages that importing the library loads, and the import rules between rooms."""
 
 import ast
 import itertools
@@ -31,7 +31,7 @@ def test_the_library_loads_nothing_heavy():
     ],
 )
 def test_a_training_step_needs_few_packages(statement: str, needs: set[str]):
-    """Other projects build steps of their own on these, with neither Orbax nor tqdm installed."""
+    """Other projects build their own steps on these modules, without Orbax or tqdm."""
     packages = {*HEAVY, "etils"} - needs
     code = f"import sys; sys.modules.update(dict.fromkeys({sorted(packages)})); {statement}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -116,7 +116,7 @@ def test_what_is_imported_is_pinned():
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, also inside its functions."""
+    """Return every module that a file imports, including inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

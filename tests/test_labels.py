@@ -1,4 +1,4 @@
-"""Names of classes, from the files that people have."""
+"""Class names from the file formats that people use."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How long probes train on small and large sets, and what is said of a best rate at the edge of its grid."""
+"""Training lengths of probes on small and large sets, and the note on a best rate at the edge of its grid."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""benchmarks/endurance.py: what it calls wrong, its table, its page."""
+"""benchmarks/endurance.py: detection of failures, the table, the page."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""The data sets with one published form, in miniature."""
+"""Small copies of the data sets that are published in a single form."""
 
 import json
 import re

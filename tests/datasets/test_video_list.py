@@ -1,4 +1,4 @@
-"""Anyone's own lists."""
+"""Users' own lists of videos."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Features as points: what they show, how well labels separate, and the picture."""
+"""Features as points: the projection, the separation of labels, and the image."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_nearest_neighbours(most: int):
 
 @pytest.mark.parametrize("sizes", [(2,) * 8, (2, 20, 7), (3, 3), (12, 12, 12)])
 def test_labels_that_are_apart_score_100_percent(sizes: tuple[int, ...]):
-    """However few videos a label has: it isn't outvoted by the others."""
+    """A label with few videos isn't outvoted by the others."""
     labels = np.repeat(np.arange(len(sizes)), sizes)
     values = 8 * np.eye(len(sizes), 16)[labels] + np.random.default_rng(0).normal(size=(len(labels), 16))
     found = nearest_neighbours(values, labels)

@@ -1,4 +1,4 @@
-"""What the jobs over videos share: decoding ahead, and scores of clips as they come."""
+"""Code shared by the jobs over videos: decoding ahead, and scoring clips as they come."""
 
 import shutil
 import threading

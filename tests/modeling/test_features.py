@@ -1,4 +1,4 @@
-"""Named outputs: what they are called, how they are laid out, and that they belong together."""
+"""Named outputs: their names, their layout, and their consistency."""
 
 import jax
 import jax.numpy as jnp

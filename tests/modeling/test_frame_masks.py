@@ -1,4 +1,4 @@
-"""Clips of different lengths in one batch: frames that are filled up influence nothing."""
+"""Clips of different lengths in one batch: padding frames influence nothing."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def made(**fields: Any) -> tuple[tsf.TimeSformer, Any, jax.Array]:
     ("attention_type", "cls_key"), [("divided_space_time", True), *((attention_type, False) for attention_type in tsf.SCHEMES)]
 )
 def test_a_masked_frame_influences_nothing(attention_type: str, cls_key: bool):
-    """Not even NaN in it; and a short clip gets the logits that it has on its own."""
+    """Not even if it holds NaN; and a short clip has the same logits as on its own."""
     model, variables, video = made(attention_type=attention_type, temporal_cls_key=cls_key)
     apply = jax.jit(model.apply)
     logits = apply(variables, video, MASK)
@@ -61,7 +61,7 @@ def test_features_of_real_frames_are_those_of_the_short_clip(scan_layers: bool, 
     ],
 )
 def test_a_clip_without_any_frame_spoils_no_other(attention_type: str):
-    """As in a batch that is filled up: numbers, not NaN, in its logits and in everyone's gradients."""
+    """As in a padded batch: its logits and all gradients are finite."""
     model, variables, video = made(attention_type=attention_type)
     mask = MASK.at[0].set(False)
 

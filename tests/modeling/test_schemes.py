@@ -1,4 +1,4 @@
-"""Every scheme against a slow, obvious block: explicit sets of neighbours, one full attention matrix, no groups."""
+"""Every scheme against a slow, explicit block: sets of neighbours, one full attention matrix, no groups."""
 
 import functools
 import itertools
@@ -65,7 +65,7 @@ def norm(p: Any, x: np.ndarray) -> np.ndarray:
 
 
 def attend(p: Any, tokens: np.ndarray, sees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Attention of all tokens `[n, D]` to those that they see, `[n, n]`; and its weights `[heads, n, n]`."""
+    """Attention of all tokens `[n, D]` under a mask `[n, n]` of visible tokens, and its weights `[heads, n, n]`."""
     q, k, v = np.einsum("nd,dchk->chnk", tokens, p["qkv"]["kernel"]) + p["qkv"]["bias"][:, :, None]
     scores = np.where(sees, np.einsum("hnk,hmk->hnm", q, k) / np.sqrt(q.shape[-1]), -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -96,7 +96,7 @@ def slow_block(
     cls_key: bool = False,
     real_frames: int | None = None,
 ) -> Slow:
-    """The block on one clip: cls `[F, D]`, patches `[T, h, w, D]`; from frame `real_frames` on nobody is seen."""
+    """The block on one clip: cls `[F, D]`, patches `[T, h, w, D]`; frames from `real_frames` on are masked."""
     steps, last = NEIGHBOURS[attention_type]
     size = x.shape[:3]
     real = size[0] if real_frames is None else real_frames
@@ -161,7 +161,7 @@ def test_every_scheme_has_its_reference():
 def compare(
     attention_type: str, size: Place, *, order: str = "time_then_space", cls_key: bool = False, real_frames: int | None = None
 ) -> None:
-    """The block and the slow one, on two clips: tokens, each frame's CLS and attention maps. `real_frames` of the second."""
+    """Compare tokens, CLS tokens and attention maps of both blocks on two clips; the second has `real_frames` frames."""
     model = tsf.TimeSformer(
         num_classes=1,
         attention_type=attention_type,
@@ -228,7 +228,7 @@ SIZES = [(3, 4, 3), *(pytest.param(size, marks=slow) for size in ((4, 4, 4), (3,
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("attention_type", NEIGHBOURS)
 def test_block_is_the_slow_one(attention_type: str, size: Place):
-    """Sizes that don't divide among them: so padding changes nothing, and groups of padding alone have no say."""
+    """Includes sizes that don't divide, so padding must change nothing and groups of padding alone must be ignored."""
     compare(attention_type, size)
 
 
@@ -254,7 +254,7 @@ def test_cls_as_a_key_in_time(attention_type: str, order: str):
 @pytest.mark.slow_cases("local_global")
 @pytest.mark.parametrize("attention_type", ["local_global", "axial"])
 def test_gradients_are_finite_where_groups_are_empty(attention_type: str):
-    """One frame of one row: half of the windows and most residue classes hold nothing but padding."""
+    """With one frame of one row, half of the windows and most residue classes hold only padding."""
     model = tsf.TimeSformer(
         num_classes=3,
         image_size=(8, 24),

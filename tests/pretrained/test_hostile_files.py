@@ -1,4 +1,4 @@
-"""Files that claim, contain or are what no weights are: one sentence each, before anything is opened or allocated."""
+"""Malicious files: a clear error for each, before anything is opened or allocated."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The mesh, each process's share of a batch, and where parameters live."""
+"""The mesh, each process's shard of a batch, and the sharding of parameters."""
 
 import re
 from types import SimpleNamespace
@@ -49,7 +49,7 @@ def test_sizes_that_cannot_be(sizes: dict, words: str):
 
 
 def fake_mesh(processes: int, *sizes: int) -> Any:
-    """As many devices as the sizes make, dealt out to the processes one after the other."""
+    """Make a mesh of these sizes from fake devices, dealt out to the processes in turn."""
     count = int(np.prod(sizes))
     owners = np.arange(count) // (count // processes)
     devices = np.array([SimpleNamespace(process_index=int(owner)) for owner in owners], object).reshape(sizes)

@@ -1,4 +1,4 @@
-"""Video files of several codecs, damaged ones and such as are none."""
+"""Video files of several codecs, damaged ones, and files that aren't videos."""
 
 import errno
 import os
@@ -87,7 +87,7 @@ def test_frames_keep_the_first_size_where_the_stream_changes_its_own(tmp_path: P
     ],
 )
 def test_videos_of_phones_held_sideways_stand_upright(matrix: tuple[int, ...], shown: Any, tmp_path: Path):
-    """The turn, and that a camera at the front mirrors, stands in the header, not in the pixels."""
+    """Rotation, and mirroring by front cameras, are recorded in the header instead of the pixels."""
     upright = write_video(tmp_path / "a.mp4", moving_square(0, 0, num_frames=3))
     with open_video(upright) as video:
         expected = shown(next(video.frames()))
@@ -140,7 +140,7 @@ def test_what_is_no_video_is_refused_with_the_reason(broken_clips: Path, name: s
 
 
 def failing(number: int) -> Any:
-    """A function that fails as FFmpeg does."""
+    """Make a function that fails as FFmpeg does."""
     import av.error
 
     return lambda *arguments, **options: av.error.err_check(-number)
@@ -151,7 +151,7 @@ def failing_open(*arguments: Any, **options: Any) -> None:
 
 
 def test_errors_of_the_disk_are_not_the_videos(made_clips: Path, monkeypatch: pytest.MonkeyPatch):
-    """FFmpeg's EIO is damage as long as the file can be read; for want of descriptors no file is damaged."""
+    """FFmpeg's EIO is damage as long as the file can be read; lack of descriptors never is."""
     path = made_clips / "down" / "0.mp4"
     with monkeypatch.context() as patch:
         patch.setattr(decoding, "open_container", failing(errno.EMFILE))

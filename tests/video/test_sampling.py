@@ -1,4 +1,4 @@
-"""The frame samplers against the official ones, index by index."""
+"""Frame samplers against the official ones, index by index."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def test_a_short_video_repeats_its_last_frame():
     ],
 )
 def test_where_test_clips_begin(placement: str, num_clips: int, first_frames: list[int]):
-    """A video of 100 frames, clips that span 40 of them."""
+    """The video has 100 frames, and clips span 40 of them."""
     span = {"num_frames": 4, "sampling": "uniform", "sampling_rate": 10.0}
     clips = eval_clips(100, 30.0, num_clips=num_clips, placement=placement, **span)
     assert clips[:, 0].tolist() == first_frames

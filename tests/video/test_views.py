@@ -1,4 +1,4 @@
-"""Plans of clips: the official crops to the digit, the whole range of what is drawn, windows that hold what they must."""
+"""Plans of clips: official crops to the last digit, the full range of random draws, and sufficient windows."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def preprocess() -> dict[str, np.ndarray]:
 
 
 def on_device(video: np.ndarray, view: View, window: int) -> np.ndarray:
-    """The clip of a view, through a window, as the device makes it."""
+    """Clip of a view, cropped from a window as on the device."""
     plan = plan_windows([view], Video(len(video), 30.0, *video.shape[1:3]), window)
     top, left, height, width = plan.box.tolist()
     boxes = video[plan.frames][:, top : top + height, left : left + width][plan.which[0]]
@@ -52,7 +52,7 @@ def test_test_crops_are_the_official_ones(preprocess, name: str, short_side: int
 @pytest.mark.parametrize("size", [(30, 60), (61, 33), (24, 24), (8, 11)])
 @pytest.mark.parametrize("jitter", ["uniform", "inverse_uniform", "resized_crop"])
 def test_windows_hold_every_crop(size: tuple[int, int], jitter: str):
-    """The clip out of its window is the clip out of the whole frames, also where those are smaller than the window."""
+    """A clip cropped from its window equals one cropped from full frames, even if these are smaller than the window."""
     video = np.random.default_rng(0).integers(0, 256, (6, *size, 3), dtype=np.uint8)
     options = dataclasses.replace(OPTIONS, jitter=jitter)
     window = options.training_window(min(size))
@@ -102,7 +102,7 @@ def test_tiled_clips_are_as_many_as_the_video_is_long():
 
 
 def short_side_of(view: View) -> int:
-    """What the short side was scaled to: the crop's pixels lie so far apart."""
+    """Short side that a view was scaled to, from the distance between the crop's pixels."""
     return round(30 * 23 / float(view.rows[-2] - view.rows[1]) * 21 / 23)
 
 
