@@ -2,4 +2,4 @@
 
 from beartype import BeartypeConf, beartype
 
-typechecked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float, as in any type checker
+typechecked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # ints are accepted as floats, as by any type checker

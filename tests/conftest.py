@@ -11,8 +11,8 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of what the tests do
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # and of what the commands do that they start
+jax.config.update("jax_disable_most_optimizations", True)  # most of the tests' time is compilation
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # as is that of the commands that they start
 # XLA's older way of writing loops for CPUs compiles in 60 % of the time; `make test-all` tests the newer. jaxlib 0.11.1 has the
 # newer alone, and aborts on a flag that it doesn't know.
 if jax.__version_info__ < (0, 11):
@@ -21,7 +21,7 @@ if jax.__version_info__ < (0, 11):
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script has started the tests in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if a script has started the tests in the background
 
 from tests.support import Golden, load_golden, moving_square, write_video  # noqa: E402  (after the strict settings)
 

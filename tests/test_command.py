@@ -43,7 +43,7 @@ def test_the_command_ends_in_one_line_and_not_with_0(tmp_path: Path, arguments: 
     assert "Traceback" not in done.stderr
     *before, last = done.stderr.strip().splitlines()
     assert re.search(words, last)
-    assert len(before) == int("data.root" in str(arguments) or "eval" in str(arguments))  # the devices, before all else
+    assert len(before) == int("data.root" in str(arguments) or "eval" in str(arguments))  # the line about devices comes first
 
 
 def test_the_command_alone_shows_an_example_and_the_modes():
@@ -107,7 +107,7 @@ def test_the_second_interrupt_ends_the_process_at_once():
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             process.send_signal(signal.SIGINT)
-            process.send_signal(signal.SIGINT)  # a launcher's, of the same key
+            process.send_signal(signal.SIGINT)  # forwarded by a launcher for the same key press
             time.sleep(SAME_INTERRUPT + 0.2)
             assert process.poll() is None
             process.send_signal(signal.SIGINT)
@@ -122,7 +122,7 @@ def clips_with_broken_ones(tmp_path_factory: pytest.TempPathFactory, clips: Path
     """Videos of several sizes and rates, with broken ones under one of their labels."""
     root = tmp_path_factory.mktemp("mixed") / "clips"
     shutil.copytree(clips, root)
-    label = "walking" if "TIMESFORMER_CLIPS" in os.environ else "across"  # what the damaged ones were made from
+    label = "walking" if "TIMESFORMER_CLIPS" in os.environ else "across"  # the source of the damaged videos
     for path in broken_clips.iterdir():
         shutil.copy(path, root / label / f"broken_{path.name}")
     return root, label

@@ -70,7 +70,7 @@ def test_the_issues_recipes_are_there():
     assert all("modern" in module(file).VARIANTS for file in FILES if file != "moving_digits")
 
 
-# What the files say.
+# The files' claims.
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -103,7 +103,7 @@ def test_the_table_has_every_variant_with_its_cost(file: str):
         assert int(memory) > 0
 
 
-# That everything is accepted.
+# Every field is accepted.
 
 
 @pytest.mark.parametrize(("file", "variant"), EVERY)
@@ -114,7 +114,7 @@ def test_every_variant_builds(file: str, variant: str):
     PixelOptions(**config.pixels)
     MixingOptions(**config.mixing)
     optimizer_of(config, model.depth)
-    assert config.data.get("short_side", 32) >= clips.short_side[0]  # as the jobs demand
+    assert config.data.get("short_side", 32) >= clips.short_side[0]  # as the jobs require
     assert config.train.batch_size % clips.clips_per_video == 0
     assert config.init_from is None or config.init_from.startswith("hf:") or config.init_from in ZOO
     assert (config.init_from is None) == (config.model.initialization == "from_scratch")
@@ -183,7 +183,7 @@ def test_the_later_variant_wins():
 def test_the_official_hyper_parameters(file: str):
     for variant in module(file).VARIANTS.keys() - {"modern", "scratch"}:
         config = config_of(file, variant)
-        assert config.train.batch_size == 64  # of all devices and parts together
+        assert config.train.batch_size == 64  # over all devices and micro-batches
         steps = 1000
         rate = optimizer_of(config, 12, steps).learning_rate
         expected = {0: 5e-3, 10.9: 5e-3, 10.999: 5e-3, 11: 5e-4, 13.999: 5e-4, 14: 5e-5, 14.999: 5e-5}
@@ -261,7 +261,7 @@ def test_a_small_copy_takes_two_steps(file: str, variant: str):
     options = PixelOptions(**config.pixels).for_labels(["up", "down"])
     optimizer = optimizer_of(config, model.depth, steps_per_epoch=1.0)
     ema = config.train.ema_decay
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes steps and rates
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of steps and rates
         state = training.init_state(model, optimizer.transformation, config.seed, mesh, ema=ema > 0)
         before = jax.device_get(state.params)
         step = training.make_train_step(
@@ -326,7 +326,7 @@ def test_a_recipe_from_videos_to_results(tmp_path: Path, data_dir: str):
     }
     whole, head = tmp_path / "whole", tmp_path / "head"
     with jax.numpy_dtype_promotion("standard"):
-        # No network here, so the released weights are left out.
+        # The released weights are dropped, since there is no network.
         main.run(config_of("ucf101", init_from=None, **small), str(whole), "train")
         main.run(config_of("ucf101", "head", init_from=str(whole), **small), str(head), "train")
     for workdir in (whole, head):
@@ -346,7 +346,7 @@ def test_a_sections_defaults_are_those_of_its_class(section: str):
     assert {*exceptions, *absent} <= fields.keys()
     assert all(fields[name] != value for name, value in exceptions.items())
     values = common.new_config()[section].to_dict()
-    values.pop("span", None)  # of `ClipOptions`, no field
+    values.pop("span", None)  # an argument of `ClipOptions` that isn't a field
     assert values.keys() == fields.keys() - {*absent}
     unset = common.FOLLOWING.get(section, {})
     assert {name: unset.get(name, value) for name, value in values.items()} == {

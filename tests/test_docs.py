@@ -30,7 +30,7 @@ def snippets(text: str) -> dict[str, str]:
 GUIDE, WEIGHTS = ((ROOT / "docs" / name).read_text() for name in ("use_in_your_project.md", "weights.md"))
 OF_THE_GUIDE = snippets(GUIDE)
 SNIPPETS = {**OF_THE_GUIDE, **snippets(WEIGHTS)}
-WITH_TORCH = "Clips through PyTorch loaders"  # which tests/parity runs
+WITH_TORCH = "Clips through PyTorch loaders"  # tests/parity runs it
 
 
 @pytest.mark.slow_cases("(Serving|In an NNX project|Clips for your own training loop)")
@@ -40,7 +40,7 @@ def test_snippet(title: str, made_clips: Path, tmp_path: Path, monkeypatch: pyte
     Path("videos").symlink_to(made_clips)
     names: dict[str, Any] = {}
     exec(compile(SNIPPETS[title], f"{title} (docs)", "exec"), names)
-    if "losses" in names:  # it trains: then it learns
+    if "losses" in names:  # training snippets must also learn
         assert names["losses"][-1] < 0.8 * names["losses"][0]
 
 

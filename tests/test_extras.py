@@ -87,7 +87,7 @@ def test_job_names_one_command_for_all_it_needs(
     uninstall(monkeypatch, *missing)
     assert main(command.split()) == 1
     *before, line = capsys.readouterr().err.splitlines()
-    assert len(before) <= 1  # the devices, of a job that computes
+    assert len(before) <= 1  # the line about devices, if the job computes
     asked = re.fullmatch(r'Error: .* needs [\w-]+, which is not installed: pip install "timesformer_jax\[(.*)\]"', line)
     assert asked is not None, line
     assert asked[1] == extras

@@ -44,7 +44,7 @@ def features_config(clips: Path, data_dir: str, **overrides: Any) -> ConfigDict:
         "model.depth": 1,
         "clips.short_side": (32, 40),
         "clips.sampling_rate": 4.0,
-        "train.batch_size": 1,  # no devices could share it, and nothing is trained
+        "train.batch_size": 1,  # not divisible by the devices, which only training requires
     }
     return config_of("folder", **{**small, **overrides})
 
@@ -137,7 +137,7 @@ def test_an_image_model_is_asked_about_every_frame(tmp_path: Path, made_clips: P
     given = {
         "init_from": str(tmp_path / "vit.npz"),
         "model.attention_type": "space_only",
-        "model.activation": "gelu_tanh",  # JAX's own, which the log asks for
+        "model.activation": "gelu_tanh",  # JAX's own name for it, which the log uses
         "features.kind": "frames",
         "eval.num_clips": 1,
         "eval.num_crops": 1,

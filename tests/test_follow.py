@@ -49,7 +49,7 @@ GOLDEN = {"image_size": 16, "patch_size": 4, "num_frames": 4, "embed_dim": 24, "
     [
         ("timesformer_jax", {}, SAVED, ((0.1, 0.2, 0.3), "bgr")),
         ("huggingface", {}, SAVED, ((0.1, 0.2, 0.3), "bgr")),
-        # Their width is nobody's custom, so the number of heads must be given.
+        # The width is unusual, so the number of heads must be given.
         ("official", {"model.num_heads": 3}, {**GOLDEN, "attention_type": "divided_space_time"}, ((0.45,) * 3, "rgb")),
         ("timm", {"model.num_heads": 3}, {**GOLDEN, "num_frames": 8}, ((0.45,) * 3, "rgb")),
     ],

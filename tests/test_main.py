@@ -161,12 +161,12 @@ def test_clips_can_be_looked_at(tmp_path: Path, made_clips: Path, data_dir: str,
     assert clips.shape == (8, 8, 32, 32, 3)
     assert all(re.fullmatch(r"(across|back|down): \d+%, (across|back|down): \d+%", title) for title in titles)
     clips, titles = drawn["val.png"]
-    assert len(clips) == len(titles) == 3  # three videos, and nothing that fills the batch up
+    assert len(clips) == len(titles) == 3  # three videos, without padding
     name = titles[0].partition(": ")[2]
     crop = tsf.Preprocess(num_frames=8, crop_size=32, sampling_rate=8.0, mean=(0, 0, 0), std=(1, 1, 1))(
         made_clips / name, num_crops=1
     )
-    assert np.abs(crop[0] * 255 - clips[0]).mean() < 6  # but for JPEG
+    assert np.abs(crop[0] * 255 - clips[0]).mean() < 6  # up to JPEG's loss
     assert (tmp_path / "val.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -208,7 +208,7 @@ def test_a_second_run_goes_on_and_ends_where_one_run_ends(
     """Two epochs and two more equal four in one run, bit by bit; with another mesh, also over frames, to 1e-5."""
     options = {
         "optimizer.schedule": "constant",
-        "optimizer.name": "sgd",  # Adam makes steps of full size out of rounding noise
+        "optimizer.name": "sgd",  # Adam turns rounding noise into steps of full size
         "train.ema_decay": 0.9,
         "train.evaluate_every_epochs": 2.0,
         **ONE_VIEW,
@@ -220,7 +220,7 @@ def test_a_second_run_goes_on_and_ends_where_one_run_ends(
     main.run(small_folder(made_clips, data_dir, **options), str(tmp_path / "parts"), "train")
     assert results(tmp_path / "parts")["step"] == 2
     shutil.copytree(tmp_path / "parts", tmp_path / "other")
-    monkeypatch.setattr(training, "init_state", None)  # resuming makes no second state
+    monkeypatch.setattr(training, "init_state", None)  # resuming allocates no second state
     main.run(small_folder(made_clips, data_dir, **longer), str(tmp_path / "parts"), "train")
     main.run(small_folder(made_clips, data_dir, **other), str(tmp_path / "other"), "train")
     assert results(tmp_path / "parts")["step"] == results(tmp_path / "whole")["step"] == 4
@@ -292,7 +292,7 @@ def test_one_batch_is_learned_by_heart(tmp_path: Path, made_clips: Path, data_di
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
     assert re.search(r"overfit_batch: the loss of the first batch is 0\.0\d+ after \d+ steps", caplog.text)
     assert re.search(r"This process's share of a batch: video uint8 \[8, 8, \d+, \d+, 3\]", caplog.text)
-    assert [path.name for path in tmp_path.iterdir()] == ["overfit_batch"]  # the run itself is left as it was
+    assert [path.name for path in tmp_path.iterdir()] == ["overfit_batch"]  # the run itself is unchanged
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_linear_heads_on_a_run(run: Path, tmp_path: Path, made_clips: Path, data
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert np.mean([Path(row["video"]).parent.name == row["best"][0][0] for row in rows]) > 0.6
 
-    # A second probe takes the first one's place.
+    # A second probe replaces the first one.
     main.run(probe_config(made_clips, data_dir, init_from=str(run), **{"probe.num_epochs": 1.0}), str(tmp_path), "probe")
     assert table_of(tmp_path)["steps"] == 1
     assert not np.array_equal(tsf.load(tmp_path / "probe").params["head"]["kernel"], probed.params["head"]["kernel"])
@@ -116,7 +116,7 @@ def test_an_attentive_probe_on_the_workdirs_own_checkpoint(run: Path, made_clips
     main.run(config, str(run), "probe")
     table = table_of(run)
     assert (table["kind"], table["backbone"], table["backbone_step"]) == ("attentive", str(run), 9)
-    assert [row["top1"] is None for row in table["heads"]] == [False, True, False, True]  # what diverges does so alone
+    assert [row["top1"] is None for row in table["heads"]] == [False, True, False, True]  # diverging heads don't affect others
     assert table["best"]["top1"] > 0.6
     assert table["saved"] == "probe.npz"
     assert not (run / "probe").exists()

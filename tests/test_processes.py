@@ -34,13 +34,13 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     """Both save the same step and exit with 0; the same command resumes and ends like an undisturbed run on one process."""
     make_mesh = training.make_mesh
     config = config_of("folder", **fields(made_clips, data_dir))
-    with monkeypatch.context() as patch, jax.numpy_dtype_promotion("standard"):  # optax mixes steps and rates
+    with monkeypatch.context() as patch, jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of steps and rates
         patch.setattr(training, "make_mesh", lambda **sizes: make_mesh(jax.devices()[:4], **sizes))
         main.run(config, str(tmp_path / "one"), "train")
     arguments = flags(made_clips, data_dir, tmp_path / "two")
     both = start(arguments, processes=2, devices=2)
     deadline = time.monotonic() + 180
-    # Not before the first checkpoint: by then both have met.
+    # Not before the first checkpoint, by which both have connected.
     while not list((tmp_path / "two").glob("checkpoints/[0-9]")) and time.monotonic() < deadline:
         time.sleep(0.05)
     both[1].send_signal(signal.SIGTERM)
@@ -52,7 +52,7 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     first, _ = finish(start(arguments, processes=2, devices=2))
     assert f"Resuming from the checkpoint of step {step} in" in first
     one, two = (read_checkpoint(tmp_path / name / "checkpoints" / str(NUM_STEPS))[0] for name in ("one", "two"))
-    # Eight times the five steps for which 1e-5 is promised, in whose rounding processors differ; a wrong batch moves by 1e-2.
+    # 1e-5 is promised for five steps; this is eight times as many. Processors differ in rounding. A wrong batch moves by 1e-2.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * np.abs(a).max()), one, two)
     (step, loss), (step_of_two, loss_of_two) = (first_loss(tmp_path / name) for name in ("one", "two"))
     assert (step, loss_of_two) == (step_of_two, pytest.approx(loss, rel=1e-5))
@@ -60,9 +60,9 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     of_two, rows = figures(tmp_path / "two"), predictions(tmp_path / "two")
     assert not (tmp_path / "two" / "test.part").exists()
     main.run(config, str(tmp_path / "two"), "eval")
-    assert figures(tmp_path / "two") == of_two  # what two processes said of a checkpoint, one with other devices says too
+    assert figures(tmp_path / "two") == of_two  # one process with other devices confirms the results of two
     for name, row in rows.items():
-        # The same checkpoint's scores, and those of forty steps apart.
+        # Scores of the same checkpoint, and of checkpoints forty steps apart.
         for other, apart in (("two", 1e-5), ("one", 1e-3)):
             assert dict(row["best"]) == pytest.approx(dict(predictions(tmp_path / other)[name]["best"]), abs=apart)
 

@@ -98,7 +98,7 @@ def test_a_lock_is_touched_and_never_stolen_back(tmp_path: Path, monkeypatch: py
         while not path.stat().st_mtime and time.monotonic() < until:
             time.sleep(0.01)
         assert path.stat().st_mtime
-        run_lock.take_lock(path, "trains")  # ours already
+        run_lock.take_lock(path, "trains")  # already held by this process
         held_by(1, path)
         while "no longer belongs to this process" not in caplog.text and time.monotonic() < until:
             time.sleep(0.01)

@@ -84,7 +84,7 @@ def test_every_job_sees_the_clips_of_load(tmp_path: Path, made_clips: Path, data
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), loaded.params[name], saved.params[name])
     trained = tsf.load(tmp_path / "train")
     assert results(tmp_path / "train")["preprocess"] == trained.preprocess.as_dict()
-    for name, row in predictions(tmp_path / "train").items():  # of training's own test, and `--mode=eval` after it
+    for name, row in predictions(tmp_path / "train").items():  # of the evaluation after training, and of `--mode=eval`
         frames, fps = videos[name]
         clip = jnp.asarray(trained.preprocess(frames, fps=fps, num_crops=1))
         scores = np.asarray(jax.nn.softmax(apply({"params": trained.params}, clip)))[0]

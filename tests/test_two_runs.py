@@ -96,7 +96,7 @@ def test_few_descriptors_are_enough_for_many_shards(
         whole = write_video(tmp_path / "clips" / str(label) / "0.mp4", moving_square(label, 0, num_frames=8))
         for number in range(1, 300):
             os.link(whole, whole.with_stem(str(number)))
-    monkeypatch.setattr(preparation, "PART_BYTES", 1)  # a file for each video
+    monkeypatch.setattr(preparation, "PART_BYTES", 1)  # a file per video
     made = {"data_dir": str(tmp_path / "data"), "val_fraction": 0.5, "short_side": 48, "num_workers": 2}
     data = folder(tmp_path / "clips", **{**made, "data_dir": tmp_path / "data"})
     assert min(split.num_shards for split in data.builder.info.splits.values()) > FEW_DESCRIPTORS

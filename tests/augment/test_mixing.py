@@ -55,7 +55,7 @@ def test_videomix_cuts_one_box_through_all_frames():
 
 def test_each_clip_gets_one_of_the_two():
     got, _, share = mixed(mixup=1.0, cutmix=1.0)
-    whole = (got.std(axis=(2, 3, 4)) < 1e-5).all(axis=1)  # mixed up, or hardly cut at all
+    whole = (got.std(axis=(2, 3, 4)) < 1e-5).all(axis=1)  # mixup, or a tiny cut
     assert 4 < whole.sum() < 28
     assert ((share >= 0) & (share <= 1)).all()
 

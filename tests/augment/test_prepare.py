@@ -104,7 +104,7 @@ def test_the_same_box_is_erased_in_all_frames():
     assert 0.01 < shares.min() < 0.1 < 0.25 < shares.max() < 0.36
     for box in boxes[:, 0]:
         rows, columns = box.any(axis=1), box.any(axis=0)
-        np.testing.assert_array_equal(box, rows[:, None] & columns[None])  # a box indeed
+        np.testing.assert_array_equal(box, rows[:, None] & columns[None])  # really a box
         assert np.diff(np.flatnonzero(rows)).max(initial=1) == np.diff(np.flatnonzero(columns)).max(initial=1) == 1
     centres = np.array([np.argwhere(box).mean(axis=0) for box in boxes[:, 0]])
     assert (centres.std(axis=0) > 3).all()  # anywhere

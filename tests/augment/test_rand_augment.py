@@ -222,4 +222,4 @@ def test_a_batch_computes_only_what_was_drawn():
     clips = jax.ShapeDtypeStruct((2, *SHAPE, 3), jnp.float32)
     augment = functools.partial(rand_augment_batch, num_ops=1, magnitude=7.0)
     jaxpr = str(jax.make_jaxpr(augment)(jax.random.key(0), clips))
-    assert jaxpr.count("cond[") == 1  # a vmap would make a selection of it
+    assert jaxpr.count("cond[") == 1  # vmap would turn it into a select

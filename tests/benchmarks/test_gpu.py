@@ -208,7 +208,7 @@ def test_every_section(tmp_path: Path):
     failures = {entry["failure"] for entry in content["entries"] if "failure" in entry}
     assert failures <= set(FAILURES)
     for entry in content["entries"]:
-        if "failure" in entry:  # what needs an NVIDIA GPU
+        if "failure" in entry:  # needs an NVIDIA GPU
             assert "cuDNN" in entry["message"] or "NVIDIA" in entry["message"], entry
         else:
             assert entry["result"].get("agrees", True)

@@ -25,7 +25,7 @@ NUM_STEPS = 900
 LIMIT = 400.0
 """Seconds that a job may take, disturbances included."""
 
-# Prepares the data a minute late, on purpose.
+# Deliberately prepares the data a minute late.
 SLOW_PREPARATION = """
 import os, runpy, sys, time
 import input_pipeline.prepared as prepared

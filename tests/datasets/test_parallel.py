@@ -57,7 +57,7 @@ def test_an_item_that_takes_long_does_not_hold_up_the_others(tmp_path: Path):
     assert found == [(tmp_path / str(number), True) for number in range(41)]
 
 
-@pytest.mark.slow  # three processes import the package
+@pytest.mark.slow  # time for three processes to import the package
 @pytest.mark.parametrize("thread", [False, True], ids=["Linux's signal", "a look for the parent"])
 def test_workers_end_with_a_killed_parent(thread: bool):
     """Linux's signal follows the thread that started the worker, so work must run in the main thread."""

@@ -45,7 +45,7 @@ def test_every_frame_is_kept(file: Path, codec: str):
     assert len(video.frames) == 40
     got = pixels(video, codec)
     assert np.abs(got.astype(float) - FRAMES).mean() < 6
-    for number in (3, 20, 39):  # each is its own frame, not a neighbour
+    for number in (3, 20, 39):  # each is the right frame, not a neighbour
         errors = [np.abs(got[number].astype(float) - frame).mean() for frame in FRAMES]
         assert np.argmin(errors) == number
 
@@ -149,7 +149,7 @@ def test_frames_are_found_in_h264_without_the_others(file: Path):
         np.testing.assert_array_equal(got, whole[indices])
     with pytest.raises(ValueError, match=r"Invalid data|can't be decoded"):
         decode_h264([b"nothing"], [0], [0])
-    np.testing.assert_array_equal(decode_h264(video.frames[:1], [0], [0])[0], whole[0])  # and the decoder goes on
+    np.testing.assert_array_equal(decode_h264(video.frames[:1], [0], [0])[0], whole[0])  # and the decoder still works
 
 
 @pytest.mark.parametrize(

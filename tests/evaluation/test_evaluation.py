@@ -214,7 +214,7 @@ def test_files(tmp_path: Path, params):
     assert [row[0] for row in table] == header[1:]
     np.testing.assert_array_equal([list(map(int, row[1:])) for row in table], confusion)
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "predictions.jsonl", "confusion.csv"}
-    evaluation.write_results(str(tmp_path), {"top1": 0.5}, rows)  # of several labels there is none, and no old one stays
+    evaluation.write_results(str(tmp_path), {"top1": 0.5}, rows)  # multi-label results have none, and no old one remains
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "predictions.jsonl"}
 
 

@@ -78,7 +78,7 @@ def test_metrics(predictions: Predictions):
     names = METRICS.keys() - ({"map"} if predictions.labels.ndim == 1 else {"mean_class_accuracy", "calibration_error"})
     assert found.keys() == names
     for name in names:
-        with warnings.catch_warnings():  # scikit-learn: a class that is said and never true
+        with warnings.catch_warnings():  # scikit-learn warns about a class that is predicted but never true
             warnings.simplefilter("ignore", UserWarning)
             assert found[name] == pytest.approx(EXPECTED[name](predictions), abs=1e-6), name
     accuracies = evaluation.accuracies(predictions)
@@ -101,7 +101,7 @@ def test_intervals_are_those_of_videos_drawn_again(predictions: Predictions):
     assert got.keys() == values.keys()
     for name, found in values.items():
         if name in ("top1", "top5"):
-            continue  # proportions, whose intervals need no draws
+            continue  # intervals of proportions need no draws
         assert got[name] == pytest.approx(tuple(np.percentile(found, (2.5, 97.5))), abs=2e-6), name
     assert got == evaluation.intervals(predictions, resamples=40)
     assert got != evaluation.intervals(predictions, resamples=40, seed=1)

@@ -72,7 +72,7 @@ def test_a_test_that_is_stopped_goes_on(tmp_path: Path, caplog, error: BaseExcep
         score(tmp_path / "part", taken, stop=stop_at(101, error))
     with caplog.at_level("INFO", logger="timesformer_jax"):
         scores, partial = score(tmp_path / "part", taken)
-    assert taken == list(range(BATCHES))  # none twice, though 101 is no multiple of what a file holds
+    assert taken == list(range(BATCHES))  # none twice, though 101 isn't a multiple of a file's batches
     assert "Resuming the evaluation: 101 of 250 batches are done." in caplog.text
     check(scores)
     assert 100 < len(list((tmp_path / "part").glob("*.npz"))) < 130

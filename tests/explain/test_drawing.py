@@ -19,7 +19,7 @@ def test_a_map_colours_where_it_is_high_and_leaves_the_rest():
     maps = np.full((10, 2, 3), 0.1)
     maps[0, 0, 0], maps[1, 0, 0] = 0.9, 0.5
     drawn = overlay(FRAMES, maps).astype(int)
-    assert (drawn[2:] == FRAMES[2:]).all()  # nothing higher than the lowest
+    assert (drawn[2:] == FRAMES[2:]).all()  # unchanged where the map is lowest
     assert (drawn[0, 23:] == FRAMES[0, 23:]).all()  # rows beyond the middle of the second row of patches
     changes = np.abs(drawn - FRAMES.astype(int)).sum(axis=-1)
     assert changes[0, :7, :7].min() > 60

@@ -85,7 +85,7 @@ def test_labels_that_are_apart_score_100_percent(sizes: tuple[int, ...]):
 
 def test_a_label_with_one_video_is_not_counted():
     labels = np.array([0, 0, 0, 1, 1, 1, 2])
-    values = np.concatenate([GROUPS[:3], GROUPS[12:15], GROUPS[:1]])  # it would be the nearest of the first
+    values = np.concatenate([GROUPS[:3], GROUPS[12:15], GROUPS[:1]])  # it would be nearest to the first
     found = nearest_neighbours(values, labels)
     assert found == (1.0, 2, 6, 2, pytest.approx(12 / 30))
     assert str(found) == "2 nearest neighbours: 100.0% of 6 videos of 2 labels (chance 40.0%)"

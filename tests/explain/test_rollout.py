@@ -75,7 +75,7 @@ def dense(model: tsf.TimeSformer, step: str, maps: np.ndarray, counts: np.ndarra
     for i, (group, query) in enumerate(where):
         if cls_key:
             matrix[num_cls + i, PLACES[i][0] if scheme.cls_per_frame else 0] = maps[group, query + own, 0]
-    if own:  # the CLS is the mean of its copies, of the groups where a patch counts
+    if own:  # the CLS averages its copies over groups with a valid patch
         filled = {group for (group, _), place in zip(where, PLACES, strict=True) if counts[place[0]]}
         for group in range(len(maps)) if scheme.cls_per_frame else filled:
             row, share = (group, 1.0) if scheme.cls_per_frame else (0, 1 / len(filled))
@@ -97,7 +97,7 @@ def rolled_out(model: tsf.TimeSformer, maps: dict[str, np.ndarray], counts: np.n
         matrices = {step: dense(model, step, maps[step][block], counts) for step in steps}
         if model.attention_order == "parallel":
             together = one + sum(matrices.values())
-            if normalized:  # the CLS has one such step, patches have all
+            if normalized:  # the CLS has one such step, patches have all of them
                 together[:num_cls] /= 2
                 together[num_cls:] /= 1 + len(steps)
             product = together @ product
@@ -139,7 +139,7 @@ def test_rollout_is_the_product_of_all_matrices(name: str):
             maps = {step: weights[:, clip].astype(np.float64).mean(axis=2) for step, weights in found.items()}
             expected = rolled_out(model, maps, counts, normalized=True)
             np.testing.assert_allclose(got[clip], expected, atol=1e-6)
-            assert expected.std() > 0.1 * expected.mean()  # else anything might pass
+            assert expected.std() > 0.1 * expected.mean()  # otherwise anything might pass
             assert (got[clip][~counts] == 0).all()
 
 
@@ -165,7 +165,7 @@ def test_relevance_is_that_of_gradients_taken_one_by_one(name: str, monkeypatch:
             found: Any = model.apply({"params": params}, CLIPS, method="features", attention=True)
         return (found.cls @ params["head"]["kernel"] + params["head"]["bias"][None])[np.arange(2), labels].sum()
 
-    # In the order in which a block asks for them: extra steps first, but where space comes first.
+    # In a block's order: extra steps first, unless space comes first.
     steps = list(SCHEMES[model.attention_type].steps)
     order = [steps[-1], *steps[:-1]] if model.attention_order == "space_then_time" else steps
     additions = [jnp.zeros(flat[step].shape[1:]) for _ in range(model.depth) for step in order]

@@ -120,7 +120,7 @@ def test_views_of_real_videos(folder: VideoDataset, made_clips: Path):
     for row, (name, clips) in enumerate(zip(batch["name"], clips_of(batch), strict=True)):
         first = (0, 18)[row % 2]  # 40 frames of 48 x 64: two clips of four, at 0 and at the middle of what is left
         frames = whole[name][first : first + 4].astype(float)
-        half = frames.reshape(4, 24, 2, 32, 2, 3).mean(axis=(2, 4))  # scaling to the half is an average of four pixels
+        half = frames.reshape(4, 24, 2, 32, 2, 3).mean(axis=(2, 4))  # halving averages four pixels
         for clip, left in zip(clips, (0, 4, 8), strict=True):
             assert np.abs(clip - half[:, :, left : left + 24]).mean() < 4
             others = [other for other in (0, 4, 8) if other != left]

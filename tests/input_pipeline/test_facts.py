@@ -23,7 +23,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, made_clips: Path) -> Vide
 
 
 def again(data: VideoDataset) -> VideoDataset:
-    return dataclasses.replace(data)  # without what was read before
+    return dataclasses.replace(data)  # without cached facts
 
 
 def refuse_to_read(*arguments):

@@ -89,7 +89,7 @@ def test_built_data_set(digits):
     assert example["name"] == b"train-00000"
     assert example["digit"] == digit
     assert digits.label_names[example["motion"]] == motion
-    assert np.abs(example["video"].astype(float) - frames).mean() < 5  # as good as JPEG keeps it
+    assert np.abs(example["video"].astype(float) - frames).mean() < 5  # up to JPEG's loss
 
 
 @pytest.mark.parametrize("num_frames", [2, 4])

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent.parent
 def test_an_interrupted_preparation_goes_on(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
     """Complete record files are kept whatever happens to the next one, and the result is that of an uninterrupted run."""
     whole = folder(made_clips, tmp_path / "whole")
-    monkeypatch.setattr(preparation, "PART_BYTES", 1)  # a part for each video
+    monkeypatch.setattr(preparation, "PART_BYTES", 1)  # a record file per video
     read = []
 
     def stop_after_five(entries, **options):
@@ -53,7 +53,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path, made_clips: Path, mo
             yield entry, result
 
     (third,) = (tmp_path / "parts").rglob("00002.tfrecord")
-    third.write_bytes(third.read_bytes()[:-1])  # the disk lost something
+    third.write_bytes(third.read_bytes()[:-1])  # as after a failure of the disk
     del read[2:]
     monkeypatch.setattr(preparation, "_prepared", note)
     parts = folder(made_clips, tmp_path / "parts")

@@ -33,7 +33,7 @@ def reopen(place: Path, root: Path | None) -> VideoDataset:
 
 
 def test_the_same_videos_below_another_root_pass(kinetics: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    shutil.copytree(kinetics / "videos", tmp_path / "copy", copy_function=shutil.copy)  # with times of their own
+    shutil.copytree(kinetics / "videos", tmp_path / "copy", copy_function=shutil.copy)  # with different times
     caplog.set_level("INFO")
     data = reopen(kinetics, tmp_path / "copy")
     assert f"{data.builder.data_path}, with 3 videos of {kinetics}/videos, prepared on " in caplog.text
@@ -123,9 +123,9 @@ def test_records_that_are_missing_or_damaged(kinetics: Path, tmp_path: Path, cap
     with pytest.raises(InputError, match=r"dataset_info.json is damaged \(it is missing\): delete"):
         reopen(place, None)
     info.with_name("elsewhere").rename(info)
-    digests.unlink()  # older versions had none either
+    digests.unlink()  # older versions wrote none either
     record.with_name(VIDEOS).write_bytes(b"no gzip")
-    reopen(place, place / "videos")  # which isn't read where nothing differs
+    reopen(place, place / "videos")  # not read if nothing differs
     replace(place / "videos")
     for content in (b"no gzip", b""):  # the latter is a valid archive
         record.with_name(VIDEOS).write_bytes(content)

@@ -81,7 +81,7 @@ def test_a_data_set_by_its_name(tmp_path: Path, name: str, num_train: int, label
     assert f"{name} has 2 labels here" in caplog.text
     found = {record.features.feature["name"].bytes_list.value[0].decode() for record in data.records("train")}
     assert example in found
-    shutil.rmtree(tmp_path / "videos")  # a machine that has the prepared data alone
+    shutil.rmtree(tmp_path / "videos")  # a machine that has only the prepared data
     again = open_dataset(name=name, root=None, **options)
     assert again.label_names == label_names
     if name == "kinetics400":
@@ -130,7 +130,7 @@ def test_other_rates_and_frames_are_another_data_set_and_another_place_is_not(tm
         picture.parent.mkdir(parents=True)
         picture.write_bytes(b"same")
     video(tmp_path / "one" / "b.mp4")
-    shutil.copy2(tmp_path / "one" / "b.mp4", tmp_path / "two" / "b.mp4")  # encoders aren't the same to the last byte
+    shutil.copy2(tmp_path / "one" / "b.mp4", tmp_path / "two" / "b.mp4")  # encoders differ in their bytes
 
     def name(root: str = "one", fps: int = 12) -> str:
         for split in ("train", "val"):
@@ -146,7 +146,7 @@ def test_other_rates_and_frames_are_another_data_set_and_another_place_is_not(tm
     assert pictures[0].parent.stat().st_mtime_ns == before
     assert name() != first
     (tmp_path / "one/b.mp4").unlink()
-    gone = Entry(name="b.mp4", path=tmp_path / "one/b.mp4", labels=("y",))  # since it was listed: preparing is to name it
+    gone = Entry(name="b.mp4", path=tmp_path / "one/b.mp4", labels=("y",))  # deleted after it was listed; to be named
     assert own_config(base, "mine", Listing(label_names=("x", "y"), splits={"train": [gone]}), tmp_path / "one").name
 
 
@@ -180,7 +180,7 @@ def test_broken_files_are_left_out_by_name(tmp_path: Path, made_clips: Path, bro
         assert min(example["video"].shape[1:3]) <= 32
         assert example["video"].shape[1:3] == (example["height"], example["width"])
         assert example["name"].decode() not in unreadable
-    # A second run takes what is there, and still knows what was left out.
+    # A second run reuses the prepared data and still knows the skipped videos.
     assert folder(tmp_path / "clips", tmp_path / "data").left_out == data.left_out
 
 

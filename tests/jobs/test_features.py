@@ -276,8 +276,8 @@ def test_many_labels_and_several_a_video(sets: list[str], tmp_path: Path, capsys
     values = np.random.default_rng(0).normal(size=(60, 24)).astype(np.float32)
     rows = {name: np.resize(arrays[name], 60) for name in ("clip", "crop", "seconds")}
     labels = np.zeros((60, 30), np.float32)
-    labels[np.arange(50), [*range(25)] * 2] = 1  # each of 25 labels twice; ten videos have none
-    labels[:10, 29] = 1  # these have two labels: the first ten labels are left with one video
+    labels[np.arange(50), [*range(25)] * 2] = 1  # 25 labels with two videos each; ten videos have none
+    labels[:10, 29] = 1  # with two labels here, the first ten labels keep one video each
     arrays.update(rows, names=np.array([f"{i:02d}" for i in range(60)]), video=np.arange(60), values=values, labels=labels)
     np.savez(path, **arrays)
     assert main(["embed", str(tmp_path / "many"), f"--output={tmp_path / 'plot.svg'}", "--method=pca"]) == 0

@@ -71,7 +71,7 @@ def test_explaining_a_video(checkpoint: Path, made_clips: Path, tmp_path: Path, 
     rows = picture.reshape(3, 246, 912, 3)[:, 22:]
     changes = [np.abs(row.astype(int) - rows[0]).mean() for row in rows[1:]]
     assert min(changes) > 1
-    assert np.abs(rows[1].astype(int) - rows[2]).mean() > 1  # each label has a map of its own
+    assert np.abs(rows[1].astype(int) - rows[2]).mean() > 1  # each label has its own map
     assert main([*asked, "--method=rollout"]) == 0
     assert np.asarray(Image.open(output)).shape == (2 * (224 + 22), 4 * (224 + 4), 3)
     assert [path.name for path in tmp_path.iterdir()] == ["x.PNG"]

@@ -112,7 +112,7 @@ def test_an_implementation_for_each_step(monkeypatch: pytest.MonkeyPatch):
     video = jnp.zeros((1, 3, 16, 16, 3))
     jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0), video), video)
     used = used[len(used) // 2 :]  # after those of init, which is always "xla"
-    # Three frames in time; CLS and four patches in space. In the last block there is but one query.
+    # Three frames in time; CLS and four patches in space. The last block has a single query.
     assert [entry for entry in used if entry[0] == "chunked"] == [("chunked", 5)]
     assert used[:2] == [("xla", 3), ("chunked", 5)]
 
@@ -161,7 +161,7 @@ def test_a_gpu_s_implementations_are_xla(name: str):
     [
         (jnp.bfloat16, 8, False, "fused"),
         (jnp.float16, 256, False, "fused"),
-        (jnp.bfloat16, 257, False, "xla"),  # cudnn, where this process has a card
+        (jnp.bfloat16, 257, False, "xla"),  # cudnn, if this process has a GPU
         (jnp.bfloat16, 8, True, "xla"),
         (jnp.float32, 8, False, "xla"),
         (jnp.float32, 2049, False, "chunked"),
@@ -228,7 +228,7 @@ def test_attention_dropout_drops_weights_and_keeps_the_mean():
     drawn = many(lambda *args, **kwargs: attend.apply(*args, **kwargs)[0], params, x)
     assert float(drawn.std(axis=0).min()) > 1e-3
     np.testing.assert_allclose(drawn.mean(axis=0), plain, atol=0.1)
-    # All four weights of both heads are dropped in one of 256 draws; only the projection's bias, zero, is left then.
+    # One of 256 draws drops all four weights of both heads, which leaves only the projection's zero bias.
     assert float((drawn == 0).all(axis=-1).mean()) == pytest.approx(1 / 256, abs=0.002)
 
 
@@ -245,7 +245,7 @@ def test_dropout_drops_the_outputs_of_projection_and_mlp():
     assert float((drawn == 0).mean()) == pytest.approx(0.25, abs=0.01)
     np.testing.assert_allclose(drawn.mean(axis=0), mlp.apply(params, x), atol=0.1)
     kept = [np.unique(np.asarray(drawn[:, 0, 0, 0, 0]).round(5))]
-    assert len(kept[0]) > 2  # the hidden layer is dropped too, or there were but two values
+    assert len(kept[0]) > 2  # more than two values, so the hidden layer is dropped too
 
 
 def test_dropout_drops_tokens():

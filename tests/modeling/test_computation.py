@@ -175,7 +175,7 @@ def test_without_extra_steps_there_is_nothing_to_fold():
 @pytest.mark.parametrize(
     ("layers", "error"),
     [
-        (("temporal_attn", "proj"), ScopeParamShapeError),  # not a folded one: `temporal_fc` is as it was
+        (("temporal_attn", "proj"), ScopeParamShapeError),  # not folded: `temporal_fc` is unchanged
         (("temporal_fc",), ScopeParamNotFoundError),
         (("attn", "proj"), ScopeParamNotFoundError),
     ],
@@ -265,7 +265,7 @@ def test_export_for_every_platform_with_any_batch(attention_type: str, scan_laye
     exported = export.export(jax.jit(model.apply), platforms=("cpu", "cuda", "tpu"))(*arguments)
     again = export.deserialize(exported.serialize())
     assert again.platforms == ("cpu", "cuda", "tpu")
-    if attention_type == "divided_space_time":  # the others are lowered, which is what differs
+    if attention_type == "divided_space_time":  # the others are lowered, which is the difference
         for size in (1, 2):
             mask = jnp.ones((size, 4), bool).at[0, 2:].set(False)
             close(again.call(variables, video[:size], mask), jax.jit(model.apply)(variables, video[:size], mask))

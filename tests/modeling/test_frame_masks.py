@@ -35,7 +35,7 @@ def test_a_masked_frame_influences_nothing(attention_type: str, cls_key: bool):
     assert not grads[0, 4:].any()
     assert float(jnp.abs(grads[0, :4]).max(axis=(1, 2, 3)).min()) > 0
     alone = {"params": dict(variables["params"])}
-    if "time_embed" in alone["params"]:  # a time embedding for 4 frames would otherwise be resized from the one for 6
+    if "time_embed" in alone["params"]:  # otherwise the time embedding for 4 frames would be resized from that for 6
         alone["params"]["time_embed"] = alone["params"]["time_embed"][:, :4]
     short = jax.jit(model.clone(num_frames=4).apply)(alone, video[:1, :4])
     np.testing.assert_allclose(logits[:1], short, atol=1e-5)
@@ -84,5 +84,5 @@ def test_a_clip_without_any_frame_spoils_no_other(attention_type: str):
 )
 def test_masks_that_cannot_work_are_refused(mask: Any, words: str):
     model = tsf.TimeSformer(**TINY)
-    with pytest.raises(tsf.InputError, match=words):  # asked directly: in the tests, jaxtyping would be the first to object
+    with pytest.raises(tsf.InputError, match=words):  # called directly, since jaxtyping would raise first in tests
         model._check((2, 6, 16, 16, 3), jnp.float32, mask)

@@ -83,7 +83,7 @@ class Slow(NamedTuple):
     cls: np.ndarray
     patches: np.ndarray
     frame_cls: np.ndarray
-    attention: dict[str, np.ndarray]  # step -> [heads, queries, keys] over all places, the CLS behind them
+    attention: dict[str, np.ndarray]  # maps a step to [heads, queries, keys] over all places, with the CLS last
 
 
 def slow_block(
@@ -108,7 +108,7 @@ def slow_block(
         return np.array([[rule(q, k, size) and (k[0] < real or k == q) for k in places] for q in places])
 
     def extra(name: str, rule: Sees, cls: np.ndarray, patches: np.ndarray) -> np.ndarray:
-        tokens, sees = np.concatenate([patches, cls]), who_sees_whom(rule)  # one CLS, behind the patches
+        tokens, sees = np.concatenate([patches, cls]), who_sees_whom(rule)  # one CLS, after the patches
         sees = np.pad(sees, ((0, 1), (0, 1)), constant_values=cls_key and name == "temporal")
         sees[-1, -1] = True
         attention, maps[name] = attend(p[f"{name}_attn"], norm(p[f"{name}_norm1"], tokens), sees)
@@ -119,7 +119,7 @@ def slow_block(
         maps["own"] = np.zeros((2, len(places) + 1, len(places) + 1))
         sees = np.array([[last(q, k, size) for k in places] for q in places])
         for group in sorted({tuple(np.flatnonzero(line)) for line in sees}):
-            # Where frames have a CLS each, the groups are the frames, in order.
+            # If each frame has its own CLS, the groups are the frames, in order.
             frame = places[group[0]][0]
             members = [number for number in group if places[number][0] < real]
             if not members:
@@ -146,7 +146,7 @@ def slow_block(
                 patches = patches + extra(name, rule, cls, patches)
         cls_residual, frame_residuals, residual = own(patches)
         patches = patches + residual
-        if order == "space_then_time":  # of the CLS, too, it is the one after the spatial step
+        if order == "space_then_time":  # for the CLS, too, it is the output of the spatial step
             for name, rule in steps.items():
                 patches = patches + extra(name, rule, cls + cls_residual, patches)
     out = [cls[:real] + cls_residual, patches, cls[:real] + frame_residuals]
@@ -201,7 +201,7 @@ def compare(
         if got.frame_cls is not None:
             close(got.frame_cls[clip, :real], expected.frame_cls)
         for step, grouping in scheme.steps.items():
-            # Which patch (from 1, 0 is padding or masked) stands at which place of which group.
+            # Patch number (from 1; 0 is padding or masked) at each place of each group.
             numbers = np.arange(1, 1 + math.prod(size)).reshape(1, *size, 1)
             numbers[:, real:] = 0
             for group, weights in zip(

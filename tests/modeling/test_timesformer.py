@@ -118,7 +118,7 @@ def plain_and_dropped(block: Block, params: Any, tokens: tuple[jax.Array, jax.Ar
 
 @pytest.mark.parametrize(
     ("attention_type", "patch_rows", "cls_rows"),
-    # What is dropped as one by the block's spatial (or joint) attention: a clip's frame, or the clip.
+    # Unit that the block's spatial (or joint) attention drops: a frame of a clip, or the clip.
     [("divided_space_time", "frame", "clip"), ("joint_space_time", "clip", "clip"), ("space_only", "frame", "frame")],
 )
 def test_stochastic_depth_drops_official_rows(attention_type: str, patch_rows: str, cls_rows: str):
@@ -135,7 +135,7 @@ def test_stochastic_depth_drops_official_rows(attention_type: str, patch_rows: s
     np.testing.assert_array_equal(factor, np.broadcast_to(rows[:, :, None, None, None], factor.shape))
     assert set(rows.flat) == {0, 2}
     assert (rows == rows[:, :1]).all() == (patch_rows == "clip")
-    # CLS: the mean of what its frames' copies got, where frames share one.
+    # If frames share a CLS, its update is the mean over the frames' copies.
     cls_factor = np.asarray((dropped_cls - tokens[0]) / (cls - tokens[0]))
     if attention_type == "divided_space_time":
         assert len({*np.rint(cls_factor.reshape(-1) * 10)}) > 2  # mixtures of kept and dropped frames
@@ -207,7 +207,7 @@ def test_blocks_do_not_drop_alike(scan_layers: bool):
     params = tsf.stack_blocks(random_variables(model.clone(scan_layers=False))["params"])
     silent = {"temporal_fc": {"kernel", "bias"}, "attn": {"proj"}}
     blocks = dict(params["blocks"])
-    for name, parts in silent.items():  # only the MLP is left, whose rows are the clips
+    for name, parts in silent.items():  # only the MLP remains, whose rows are the clips
         blocks[name] = {k: jax.tree.map(jnp.zeros_like, v) if k in parts else v for k, v in blocks[name].items()}
     params = {**params, "blocks": blocks}
     variables = {"params": params if scan_layers else tsf.unstack_blocks(params)}
@@ -216,7 +216,7 @@ def test_blocks_do_not_drop_alike(scan_layers: bool):
             variables, video, train=True, rngs={"dropout": jax.random.key(seed)}, method="features", blocks=True
         )
     )
-    steps = jnp.diff(features(0).blocks.patches, axis=0)  # what blocks 1, 2 and 3 add
+    steps = jnp.diff(features(0).blocks.patches, axis=0)  # updates of blocks 1, 2 and 3
     dropped = np.asarray(jnp.all(steps == 0, axis=(2, 3, 4, 5)))  # [3, B]
     assert len({tuple(row) for row in dropped}) == 3
     assert dropped.any()
@@ -231,7 +231,7 @@ def test_bfloat16_softmax_is_float32():
     assert weights.dtype == jnp.float32
     np.testing.assert_allclose(weights, exact, atol=0.05)
     rounded = jax.nn.softmax(jnp.matmul(query / 100, key.swapaxes(-1, -2)), axis=-1)
-    assert float(jnp.abs(rounded.astype(jnp.float32) - exact).max()) > 0.05  # what this would be otherwise
+    assert float(jnp.abs(rounded.astype(jnp.float32) - exact).max()) > 0.05  # the error of a bfloat16 softmax
 
 
 @pytest.mark.slow_cases("(local_global|axial)")
@@ -313,7 +313,7 @@ def test_videos_that_cannot_work_are_refused(shape: tuple[int, ...], words: str)
     model = tsf.TimeSformer(**TINY)
     with pytest.raises(tsf.InputError, match=words):
         model._check(shape, jnp.float32, None)
-    if len(shape) == 5:  # in the tests, jaxtyping is the first to object to another rank
+    if len(shape) == 5:  # in tests, jaxtyping raises first for another rank
         variables = jax.eval_shape(model.init, jax.random.key(0), random_video(1, 4, 16, 16, 3))
         with pytest.raises(tsf.InputError, match=words):
             jax.eval_shape(model.apply, variables, jnp.zeros(shape))

@@ -69,7 +69,7 @@ def test_every_form_of_their_files(form: str, attention_type: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("config_size", "height", "width"),
-    # Their layers only take sizes whose number of patches the configured row divides; the embedding is resized on the way.
+    # Their layers only accept sizes whose number of patches the configured row divides; the embedding is resized on the way.
     [(224, 224, 224), (256, 256, 320)],
     ids=["224", "256x320"],
 )

@@ -276,7 +276,7 @@ def test_mmaction2_both_ways(attention_type: str, tmp_path: Path):
     save_mmaction2(pretrained, tmp_path / "b.pth")
     again = torch.load(tmp_path / "b.pth", weights_only=True)
     assert again["meta"]["dataset_meta"] == meta["dataset_meta"]
-    model.load_state_dict(again["state_dict"])  # strict: neither more nor less
+    model.load_state_dict(again["state_dict"])  # strict: exactly these keys
     with torch.no_grad():
         np.testing.assert_array_equal(model(pixels).numpy(), expected)
 

@@ -26,7 +26,7 @@ def test_the_official_inflation(attention_type: str, tmp_path: Path):
     golden = golden_arrays(f"inflate_{attention_type}")
     source = write_safetensors(tmp_path / "vit", golden_tensors(f"inflate_{attention_type}", "vit/"))
     options: dict[str, Any] = {"num_heads": 3, "num_classes": 5, "num_frames": 4, "attention_type": attention_type}
-    options["initialization"] = "from_scratch"  # for models without weights: it has no say here
+    options["initialization"] = "from_scratch"  # for models without weights; unused here
     pretrained = tsf.load(source, **options)
     assert pretrained.report.format == "a timm or DeiT image transformer"
     expected = golden_tensors(f"inflate_{attention_type}", "expected/")
@@ -111,7 +111,7 @@ def flax_vit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     image = jnp.zeros((1, 16, 16, 3))
     with jax.numpy_rank_promotion("allow"):
         shapes = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
-        # Nothing may be zero or one, so that a tensor in the wrong place is seen.
+        # Nothing may be zero or one, so that a misplaced tensor is noticed.
         params = jax.tree.map(lambda leaf: jnp.asarray(DRAW.normal(size=leaf.shape) * 0.4, jnp.float32), shapes)
     path = tmp_path_factory.mktemp("npz") / "vit.npz"
     prefix = "params/" if request.param else ""
@@ -145,7 +145,7 @@ def test_a_still_video_is_the_image(flax_vit, attention_type: str):
     images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
     features, logits = image_outputs(model, params, images)
     pretrained = tsf.load(path, num_frames=3, attention_type=attention_type)
-    assert pretrained.model.num_heads == 3  # told by the kernels' shapes
+    assert pretrained.model.num_heads == 3  # from the kernels' shapes
     assert pretrained.model.num_classes == 6
     own_logits, own = both(pretrained, jnp.repeat(images[:, None], 3, axis=1))
     np.testing.assert_allclose(own.cls, features, atol=2e-5)
@@ -252,7 +252,7 @@ def test_openai_s_names_and_hugging_face_s_are_the_same_model(tmp_path: Path):
     theirs = clip_tensors()
     folder = write_folder(tmp_path / "hf", theirs, CLIP_CONFIG)
     openai: dict[str, np.ndarray] = {"visual.proj": np.zeros((24, 8), np.float32), "logit_scale": np.zeros((), np.float32)}
-    openai["transformer.resblocks.0.ln_1.weight"] = np.ones(8, np.float32)  # the text tower's
+    openai["transformer.resblocks.0.ln_1.weight"] = np.ones(8, np.float32)  # belongs to the text tower
     renamed = {
         "embeddings.class_embedding": "class_embedding",
         "embeddings.position_embedding.weight": "positional_embedding",

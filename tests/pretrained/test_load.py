@@ -78,7 +78,7 @@ def test_official_to_our_own_checkpoint(attention_type: str, scan_layers: bool, 
 def test_official_to_hugging_face(attention_type: str, tmp_path: Path):
     source = official_file(tmp_path / "a.safetensors", attention_type)
     tsf.convert(source, tmp_path / "folder", num_heads=3)
-    assert_golden(tsf.load(tmp_path / "folder"), attention_type)  # which knows its heads
+    assert_golden(tsf.load(tmp_path / "folder"), attention_type)  # with known heads
     assert_golden(tsf.load(tmp_path / "folder" / "model.safetensors"), attention_type)
 
 
@@ -100,7 +100,7 @@ def test_hugging_face_folder(tmp_path: Path):
     for block in range(depth):
         maps = attention["spatial"].weights[block]  # [B, T, h, 1 + N, 1 + N]
         np.testing.assert_allclose(maps.reshape(-1, *maps.shape[2:]), golden[f"spatial_attention/{block}"], atol=1e-5)
-    assert pretrained.labels is None  # LABEL_0, ... are no names
+    assert pretrained.labels is None  # LABEL_0, ... aren't names
 
 
 def test_hugging_face_model_without_a_classifier(tmp_path: Path):
@@ -138,7 +138,7 @@ def test_other_frames_and_sizes(tmp_path: Path):
     np.testing.assert_allclose(resized.params["pos_embed"], expected, atol=1e-6)
     expected = resize_time_embedding(plain.params["time_embed"], 6, "linear")
     np.testing.assert_allclose(resized.params["time_embed"], expected, atol=1e-6)
-    # By nearest neighbours the model at its new size is the old one, resized as it runs.
+    # With nearest neighbours, the model at its new size equals the old one resized at run time.
     nearest = tsf.load(path, num_heads=3, num_frames=6, image_size=(24, 16), resize="nearest")
     golden = load_golden("divided_space_time")
     np.testing.assert_allclose(nearest(golden.video("resized/")), golden.arrays["resized/logits"], atol=1e-5)
@@ -337,7 +337,7 @@ def test_conclusions_are_noted(tmp_path: Path):
     model = tsf.TimeSformer(3, image_size=8, patch_size=4, num_frames=2, embed_dim=192, depth=1, num_heads=12)
     mine = tsf.Pretrained(model, random_variables(model)["params"], tsf.Preprocess(num_frames=2, crop_size=8))
     save_official(mine, tmp_path / "a.safetensors")
-    assert tsf.load(tmp_path / "a.safetensors").model == model  # it stands beside the tensors
+    assert tsf.load(tmp_path / "a.safetensors").model == model  # from the file's metadata
     from safetensors.numpy import load_file
 
     bare = write_safetensors(tmp_path / "b.safetensors", load_file(tmp_path / "a.safetensors"))
@@ -348,7 +348,7 @@ def test_conclusions_are_noted(tmp_path: Path):
     assert str(guessed.report).count("guessed") == 1
     assert tsf.load(bare, num_heads=12).model == model
     other = tsf.load(bare, model=model.clone(activation="quick_gelu"))
-    assert not any("activation" in note for note in other.report.notes)  # the tensors say nothing of it
+    assert not any("activation" in note for note in other.report.notes)  # the tensors don't determine it
     folder = golden_huggingface(tmp_path / "folder")
     other = tsf.load(folder, model=tsf.load(folder).model.clone(activation="quick_gelu", layer_norm_epsilon=1e-5))
     assert [note.partition(" is ")[0] for note in other.report.notes[:2]] == ["activation", "layer_norm_epsilon"]

@@ -95,7 +95,7 @@ def test_multi_label_models_stay_multi_label(target: str, pretrained: tsf.Pretra
     expected = 1 / (1 + np.exp(-logits))
     np.testing.assert_allclose([predicted[label] for label in again.labels or ()], expected, rtol=1e-5)
     assert ("apply a sigmoid there" in str(several.report)) == (target == "a.safetensors")
-    # A fresh classifier is of whatever the caller trains it for.
+    # A fresh classifier's objective is the caller's.
     assert tsf.load(tmp_path / target, num_heads=3, num_classes=3).objective == "softmax"
 
 

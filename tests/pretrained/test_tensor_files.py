@@ -159,7 +159,7 @@ def test_a_checkpoint_of_the_future(tmp_path: Path):
     write_digests(tmp_path / "own")
     with pytest.raises(tsf.InputError, match=r"newer version of timesformer_jax: its field\(s\) rotary"):
         tsf.load(tmp_path / "own")
-    # One from before a field existed has its default.
+    # A file older than a field has the field's default.
     del metadata["custom_metadata"]["model"]["rotary"], metadata["custom_metadata"]["model"]["activation"]
     path.write_text(json.dumps(metadata))
     write_digests(tmp_path / "own")
@@ -303,7 +303,7 @@ def test_archives_are_read_by_many_threads_at_once(tmp_path: Path):
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        for _ in range(30):  # reading alone, which is where it failed
+        for _ in range(30):  # only reading, which used to fail
             tensors = open_tensors(tmp_path / "a.npz")
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(tensors.take, tensors.shapes))

@@ -16,7 +16,7 @@ from timesformer_jax.pretrained.weight_rows import Layout
 SMALL = {"num_classes": 2, "image_size": 8, "patch_size": 4, "num_frames": 2, "embed_dim": 24, "depth": 1, "num_heads": 3}
 LAYOUTS = {name: value for name, value in vars(weight_rows).items() if isinstance(value, Layout)}
 
-FIELDS = {  # format -> fields of a model that has every parameter which the format has
+FIELDS = {  # maps a format to fields of a model with all parameters of the format
     "official": {"attention_type": "divided_space_time"},
     "huggingface": {"attention_type": "divided_space_time"},
     "mmaction2_divided": {"attention_type": "divided_space_time"},

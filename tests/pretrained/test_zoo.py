@@ -81,10 +81,10 @@ def test_a_file_of_the_same_shape_is_prepared_the_same_way(name: str):
 
     assert chosen("official", {}) == ZOO[name].preprocess
     assert f"prepared as for {name}" in report.notes[0]
-    # mmaction2's have the same shapes and other pixels.
+    # mmaction2's files have the same shapes and other pixel statistics.
     other = chosen("mmaction2_divided", {})
     assert (other.mean, other.std) == ((0.5,) * 3, (0.5,) * 3)
-    # What a Hugging Face folder says of the pixels doesn't hide what it doesn't say: frames and channels.
+    # A Hugging Face folder states the pixel statistics, but not the sampling of frames or the channel order.
     folder = chosen("huggingface", {"mean": [0.4] * 3})
     assert (folder.mean[0], folder.channel_order, folder.sampling) == (
         0.4,
@@ -122,7 +122,7 @@ def test_an_official_configuration_decides():
     model = model_of("timesformer-base-k400")
     report = Report("", "", model)
     preprocess = choose_preprocess(FORMATS["official"], said, describe_model(model), model, "file", report)
-    assert preprocess.short_side == 256  # which it doesn't say
+    assert preprocess.short_side == 256  # which the folder doesn't state
     assert not report.notes
     assert preprocess.mean == (0.4, 0.5, 0.6)
     assert preprocess.std == (0.2, 0.2, 0.25)
@@ -167,7 +167,7 @@ def test_a_name_of_the_zoo_from_the_cache(offline: Path):
     (snapshot / "config.json").write_text(json.dumps(config))
     (snapshot / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.45] * 3, "image_std": [0.225] * 3}))
     pretrained = tsf.load("timesformer-base-ssv2")
-    assert pretrained.preprocess == ZOO["timesformer-base-ssv2"].preprocess  # BGR, which the folder doesn't say
+    assert pretrained.preprocess == ZOO["timesformer-base-ssv2"].preprocess  # BGR, which the folder doesn't state
     assert pretrained.labels is not None
     assert pretrained.labels[173] == "label 173"
     assert {leaf.shape for leaf in flatten_params(pretrained.params).values()} == {

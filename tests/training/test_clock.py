@@ -71,7 +71,7 @@ def test_a_step_is_timed_by_its_end_and_not_when_it_is_dispatched(monkeypatch: p
     assert rest is not None
     assert (first.steps, rest.steps) == (1, 2)
     assert first.seconds >= 0.19
-    assert 0.59 <= first.seconds + rest.seconds <= ended - began  # a busy machine may note the end of a step late
+    assert 0.59 <= first.seconds + rest.seconds <= ended - began  # a busy machine may register the end of a step late
     assert ended - restarted >= 0.59
     clock.close()
 

@@ -91,7 +91,7 @@ def test_every_reader_names_the_damage_and_the_step_before(folder: Path, name: s
         loaded(folder)
     with pytest.raises(tsf.InputError, match=words):
         evaluated(folder)
-    assert files(folder / "5") == before  # nothing is moved by a job that only reads
+    assert files(folder / "5") == before  # a job that only reads moves nothing
 
 
 def test_damage_to_the_optimizer_leaves_the_parameters_readable(folder: Path):

@@ -125,8 +125,8 @@ def test_rates_leave_the_first_step_out(log_every: int):
     """Batches take 0.1 s and nothing else takes time: 40 clips per second, all of it waiting, in every window."""
     _, written, _, _ = run([1.0] * 8, seconds=0.1, log_every=log_every)
     timed = [values for _, values in written if "train/clips_per_second" in values]
-    assert len(timed) == (2 if log_every == 4 else 7)  # the first step of all has no rate
-    # On a busy machine the end of a step is noted late, at the cost of the next window: only their sum is reliable.
+    assert len(timed) == (2 if log_every == 4 else 7)  # the very first step has no rate
+    # A busy machine may register the end of a step late, which shortens the next window: only their sum is reliable.
     steps = [3, 4] if log_every == 4 else [1] * 7
     seconds = [4 * n / values["train/clips_per_second"] for n, values in zip(steps, timed, strict=True)]
     waited = sum(each * values["train/waiting_for_data"] for each, values in zip(seconds, timed, strict=True))

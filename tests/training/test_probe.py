@@ -80,7 +80,7 @@ def test_a_head_trains_as_it_would_alone(kind: str):
         for at_once, single in zip(metrics, alone, strict=True):
             np.testing.assert_allclose(at_once["loss"][i], single["loss"][0], atol=1e-6)
         _compare(jax.tree.map(lambda x, i=i: x[i], params), jax.tree.map(lambda x: x[0], own), 1e-6)
-    assert len({float(loss) for loss in metrics[-1]["loss"]}) == len(RATES)  # and each otherwise than the others
+    assert len({float(loss) for loss in metrics[-1]["loss"]}) == len(RATES)  # and each differs from the others
 
 
 @pytest.mark.parametrize("kind", training.PROBES)
@@ -100,7 +100,7 @@ def test_groups_of_heads_give_what_all_at_once_give():
 def _compare(ours: Any, theirs: Any, tolerance: float) -> None:
     def one(keys: Any, a: np.ndarray, b: np.ndarray) -> None:
         if "qkv" in jax.tree_util.keystr(keys) and "bias" in jax.tree_util.keystr(keys):
-            # The gradient of a key's bias is zero but for rounding, and Adam makes steps of that.
+            # The gradient of a key's bias is pure rounding noise, which Adam turns into steps.
             a, b = (np.delete(x, 1, axis=x.ndim - 3) for x in (a, b))
         np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
 

@@ -92,7 +92,7 @@ def five_steps(mesh_name: str = "one"):
     devices, sizes = MESHES.get(mesh_name, (1, {}))
     mesh = training.make_mesh(jax.devices()[:devices], **sizes)
     training.check_mesh(MODEL, mesh)
-    # Not Adam: it makes steps of full size out of the rounding noise in the key's bias, whose gradient is 0.
+    # Not Adam, which turns the rounding noise in the zero gradient of the key's bias into steps of full size.
     sgd = optimizer(name="sgd").transformation
     state = training.init_state(MODEL, sgd, 0, mesh, **PIECES["state"])
     step = training.make_train_step(model=MODEL, optimizer=sgd, prepare=prepare, seed=0, mesh=mesh, **PIECES["step"])
@@ -301,7 +301,7 @@ def test_frozen_parameters_have_no_gradient_and_no_moments():
     )
     batch = training.to_devices(batches(1)[0], mesh)
     compiled = step.lower(state, batch).compile()
-    # Nothing goes back through the blocks.
+    # No gradient passes through the blocks.
     assert compiled.cost_analysis()["flops"] < 0.5 * five_steps()[2].cost_analysis()["flops"]
     before = jax.device_get(state.params)
     for values in batches(3):

@@ -26,7 +26,7 @@ def test_frames_of_any_codec(tmp_path: Path, suffix: str, codec: str):
     assert video.fps == 25
     assert video.num_damaged == 0
     assert len(decoded) == 12
-    assert np.abs(np.stack(decoded).astype(float) - frames).mean() < 12  # red, green and blue in their places
+    assert np.abs(np.stack(decoded).astype(float) - frames).mean() < 12  # red, green and blue in the right order
     assert decoded[0].dtype == np.uint8
 
 
@@ -92,7 +92,7 @@ def test_videos_of_phones_held_sideways_stand_upright(matrix: tuple[int, ...], s
     with open_video(upright) as video:
         expected = shown(next(video.frames()))
     data = bytearray(upright.read_bytes())
-    place = data.index(b"tkhd") + 44  # behind version, times, id, length, layer and volume
+    place = data.index(b"tkhd") + 44  # after version, times, id, length, layer and volume
     data[place : place + 36] = struct.pack(">9i", *(65536 * value for value in matrix), 0, 0, 1 << 30)
     upright.write_bytes(data)
     with open_video(upright) as video:
@@ -136,7 +136,7 @@ def test_what_is_no_video_is_refused_with_the_reason(broken_clips: Path, name: s
     with pytest.raises(UnreadableVideoError, match=reason) as caught, open_video(broken_clips / f"{name}.mp4"):
         pass
     assert f"{name}.mp4" in str(caught.value)
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # it may cross processes
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # it can be pickled
 
 
 def failing(number: int) -> Any:

@@ -98,7 +98,7 @@ def test_a_video_that_is_longer_than_it_says_ends_at_its_limits(tmp_path: Path):
 
 def test_pictures_of_a_folder_have_limits_too(tmp_path: Path):
     for number, picture in enumerate(encode_jpeg(FRAMES[:3], quality=90)):
-        (tmp_path / f"{number}%d.jpg").write_bytes(picture)  # no pattern of many files
+        (tmp_path / f"{number}%d.jpg").write_bytes(picture)  # not expanded to many files
     with open_video(tmp_path) as video:
         assert len(list(video.frames())) == 3
     for limits in (Limits(max_bytes=500), Limits(max_seconds=0.05)):

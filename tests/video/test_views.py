@@ -79,7 +79,7 @@ def test_one_crop_is_the_centre_of_the_smallest_training_size():
     (view,) = OPTIONS.eval_views(video, EvalViews())
     np.testing.assert_array_equal(view.rows, sample_positions(30, 26, 1, 24))
     np.testing.assert_array_equal(view.columns, sample_positions(60, 52, 14, 24))
-    segments = dataclasses.replace(OPTIONS, sampling="segments")  # Something-Something's test scales to the crop
+    segments = dataclasses.replace(OPTIONS, sampling="segments")  # Something-Something's evaluation scales to the crop
     (view,) = segments.eval_views(video, EvalViews())
     np.testing.assert_array_equal(view.rows, sample_positions(30, 24, 0, 24))
     np.testing.assert_array_equal(view.columns, sample_positions(60, 48, 12, 24))
@@ -132,7 +132,7 @@ def test_resized_crops_are_boxes_of_the_area_and_aspect():
     views = [options.training_views(random, video, 9999)[0] for _ in range(500)]
     sides = np.array([[float(at[-1] - at[0]) * 8 / 7 for at in (view.rows, view.columns)] for view in views])
     areas, aspects = sides.prod(axis=1) / (300 * 600), sides[:, 1] / sides[:, 0]
-    whole = sides[:, 0] < 299  # where the box would be higher than the frame, it is as high as the frame
+    whole = sides[:, 0] < 299  # a box higher than the frame is clipped to its height
     assert 0.195 < areas.min() < 0.22 < 0.45 < areas.max() < 0.505
     assert 0.74 < aspects[whole].min() < 0.8 < 1.25 < aspects[whole].max() < 1.35
     assert {float(view.rows[0]) < 15 for view in views} == {True, False}

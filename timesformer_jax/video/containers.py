@@ -9,17 +9,17 @@ from typing import Any
 from timesformer_jax.video.limits import Limits, OverLimitError, UnreadableVideoError
 
 CONTAINERS = (
-    # Containers of audio and video, and discs' and broadcasters' streams.
+    # Containers of audio and video, and the streams of discs and broadcasters.
     *("3dostr", "apv", "asf", "asf_o", "avi", "dv", "dvd", "f4v", "flv", "gxf", "ifv", "ismv", "ivr", "kux", "live_flv", "lxf"),
     *("matroska", "mov", "mp4", "mpeg", "mpegts", "mpegtsraw", "mxf", "nsv", "nut", "nuv", "obu", "ogg", "ogv", "pva", "rm"),
     *("swf", "ty", "viv", "vivo", "vividas", "vob", "webm", "wtv"),
-    # Streams of one codec.
+    # Raw streams of a single codec.
     *("av1", "avs2", "avs3", "cavsvideo", "dirac", "dnxhd", "evc", "h261", "h263", "h264", "hevc", "ivf", "m4v", "mjpeg"),
     *("mjpeg_2000", "mpegvideo", "obu", "vc1", "vc1test", "vvc", "yuv4mpegpipe"),
     # Animations, cameras and recorders.
     *("apng", "avif", "amv", "cine", "dhav", "flic", "gif", "jpegxl_anim", "lmlm4", "mlv", "mtv", "pmp", "r3d", "ser", "webp"),
     *("gif_pipe", "ingenient", "iv8", "moflex", "smjpeg", "webp_pipe"),
-    # Games and discs of the nineties.
+    # Games and discs of the 1990s.
     *("4xm", "anm", "argo_brp", "avs", "bethsoftvid", "bfi", "bink", "bmv", "c93", "cdg", "cdxl", "dfa", "dsicin", "dxa", "ea"),
     *("film_cpk", "filmstrip", "frm", "gdv", "hnm", "idcin", "iff", "ipmovie", "ipu", "iss", "jv", "luodat", "mm", "mv", "mvi"),
     *(

@@ -90,7 +90,7 @@ def stream_clips(
 def join_clips(indices: Int[ndarray, "K T"], fps: float, frames: Iterator[tuple[int, Any]]) -> Iterator[Clip]:
     """Assemble clips from frames, given as (index, crops) with ascending indices; stops when the frames end."""
     kept: dict[int, Any] = {}
-    first_needed = np.minimum.accumulate(indices.min(axis=1)[::-1])[::-1].tolist()  # by each clip or a later one
+    first_needed = np.minimum.accumulate(indices.min(axis=1)[::-1])[::-1].tolist()  # by this clip or a later one
     for number, (clip, needed_from) in enumerate(zip(indices.tolist(), [*first_needed[1:], math.inf], strict=True)):
         while any(index not in kept for index in clip):
             if (frame := next(frames, None)) is None:
