@@ -134,6 +134,6 @@ def test_a_second_training_touches_no_checkpoint(
     from tests.runs import config_of
 
     held_by(other.pid, tmp_path / ".train.lock")
-    monkeypatch.setattr("timesformer_jax.training.damaged.set_damaged_aside", lambda *_, **__: pytest.fail("touched"))
+    monkeypatch.setattr("experiment.train.set_damaged_aside", lambda *_, **__: pytest.fail("touched"))
     with pytest.raises(InputError, match="Another process trains in"):
         main.run(config_of("moving_digits"), str(tmp_path), "train")
