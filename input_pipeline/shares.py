@@ -67,7 +67,7 @@ def alone(data_path: Any, share: Share | None = None) -> Iterator[None]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} can't be made: {error.strerror}.") from error
+        raise InputError(f"{folder} can't be created: {error.strerror}.") from error
     whole = folder.parent / f".{folder.name}.lock"
     stem = f".{folder.name}.share_"
     name = whole if share.is_all else folder.parent / f"{stem}{share.number}_of_{share.count}.lock"

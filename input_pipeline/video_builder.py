@@ -112,7 +112,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("2.0.0")
-    RELEASE_NOTES: ClassVar = {"2.0.0": "Sizes and rates are features, files left out are listed by split."}
+    RELEASE_NOTES: ClassVar = {"2.0.0": "Sizes and rates are features, skipped files are listed by split."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The folder of the videos and their lists; see docs/data.md."
     builder_config: VideoConfig
     _left_out: LeftOut

@@ -153,7 +153,7 @@ def precedence(what: What, *, mode: str, checkpoint: bool) -> str:
                 order += [] if source in refused else [source]
                 break
         else:
-            raise AssertionError(f"Of {left} nothing decides on {what.field}.")
+            raise AssertionError(f"None of {left} decides {what.field}.")
     default = used(what, {}, **options)
     expected = FOLLOWING[what.field.split(".")[0]][what.field.split(".")[1]]
     assert default == expected or what.field == "clips.short_side", (what.field, default)

@@ -46,7 +46,7 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     both[1].send_signal(signal.SIGTERM)
     told = [re.findall(r"Stopped early: saved step (\d+) of 40", error) for error in finish(both)]
     assert told[0] == told[1], told
-    assert len(told[0]) == 1, "the run was over before it was told to end"
+    assert len(told[0]) == 1, "the run was over before SIGTERM"
     step = int(told[0][0])
     assert (tmp_path / "two" / "checkpoints" / str(step)).is_dir()
     first, _ = finish(start(arguments, processes=2, devices=2))

@@ -208,7 +208,7 @@ def test_less_work_at_8_frames_of_224():
 
 
 def test_what_isnt_asked_for_costs_nothing():
-    """Under scan no compiler could remove unused outputs afterwards, so nothing of the blocks may be kept."""
+    """Under scan no compiler could remove unused outputs afterwards, so the outputs of the blocks must not be kept."""
     model = tsf.TimeSformer(**{**TINY, "depth": 8}, scan_layers=True)  # 7 scanned, and the last one
     variables, video = shapes(model)
 

@@ -163,5 +163,5 @@ def test_unreadable_videos_are_named_and_skipped_only_if_asked(made_clips: Path,
     assert [clip["name"] for clip in rest] == ["0", "0"]
     with pytest.raises(InputError, match="There is no video named 'c' to exclude"):
         source.without(["c"])
-    with pytest.raises(InputError, match="No video is left without the 2 given"):
+    with pytest.raises(InputError, match="Excluding the 2 given videos leaves none"):
         source.without(["0", "b"])

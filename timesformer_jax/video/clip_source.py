@@ -195,7 +195,7 @@ class ClipSource:
             raise InputError(f"There is no video named {sorted(unknown)[0]!r} to exclude.")
         kept = [number for number, entry in enumerate(self.entries) if entry.name not in names]
         if not kept:
-            raise InputError(f"No video is left without the {len(names)} given.")
+            raise InputError(f"Excluding the {len(names)} given videos leaves none.")
         other = copy.copy(self)
         other.entries, other._labels = [self.entries[number] for number in kept], [self._labels[number] for number in kept]
         return other
@@ -268,7 +268,7 @@ def _numbers(entries: Sequence[Entry], label_names: Sequence[str], *, multi_labe
     """Convert each video's labels to class numbers."""
     numbers = {name: number for number, name in enumerate(label_names)}
     if len(numbers) < len(label_names):
-        raise InputError(f"label_names must differ from each other, got {', '.join(label_names)}.")
+        raise InputError(f"label_names must be unique, got {', '.join(label_names)}.")
     for entry in entries:
         if unknown := [label for label in entry.labels if label not in numbers]:
             raise InputError(f"{entry.name} has the label {unknown[0]!r}, which is not in label_names.")

@@ -105,7 +105,11 @@ class Preprocess:
         num_crops: int = 3,
         limits: Limits = DEFAULT_LIMITS,
     ) -> tuple[Float[ndarray, "views T S S 3"], Float[ndarray, "clips"]]:
-        """Prepare the views as `__call__` does, and also return the second at which each clip begins."""
+        """Prepare the views of a video and the times of its clips, with the arguments of `__call__`.
+
+        Returns:
+            The views, and the second at which each clip begins.
+        """
         found: list[Clip] = []
         for clip in self.clips(video, fps=fps, num_clips=num_clips, num_crops=num_crops, limits=limits):
             if not clip.number:
@@ -122,9 +126,10 @@ class Preprocess:
         num_crops: int = 3,
         limits: Limits = DEFAULT_LIMITS,
     ) -> Iterator[Clip]:
-        """Prepare the views of `__call__` clip by clip, in memory that doesn't grow with the video.
+        """Prepare the views of a video clip by clip, with the arguments of `__call__`, in memory independent of the duration.
 
-        The clips may start over; see `Clip.number`.
+        Yields:
+            The clips in order. They may start over; see `Clip.number`.
         """
         if num_clips < 1 or num_crops not in (1, 3):
             raise InputError(f"num_clips must be at least 1 and num_crops 1 or 3, got {num_clips} and {num_crops}.")
