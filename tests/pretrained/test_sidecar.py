@@ -183,7 +183,7 @@ def test_the_configuration_of_another_model_is_left_alone(
         ({"pretrained_cfg__input_size": 224}, "config.json's input_size should be channels, height and width"),
         ({"global_pool": ["avg"]}, "config.json's global_pool should be text"),
         ({"label_names": "n01"}, "config.json's label_names should be a list of names"),
-        ({"num_features": 384}, "embed_dim is 384 by what stands beside the tensors, but 192 by the tensors"),
+        ({"num_features": 384}, "embed_dim is 384 by the description, but 192 by the tensors"),
         ({"architecture": "vit_base_patch16_rope_ape_224"}, "which has rotary positions"),
         ({"model_cfg": [1]}, "open_clip_config.json's model_cfg should be an object"),
         ({"model_cfg__quick_gelu": "yes"}, "open_clip_config.json's quick_gelu should be true or false, got 'yes'"),
