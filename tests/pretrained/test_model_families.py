@@ -238,7 +238,7 @@ def test_layer_scale_of_another_size(tmp_path: Path):
 def test_a_bias_that_one_block_lacks(tmp_path: Path):
     with pytest.raises(tsf.InputError, match=r"blocks_1/attn/qkv/bias .*: not in the file"):
         load(tmp_path / "a", without(P, r"blocks\.1\.attn\.qkv\.bias"))
-    with pytest.raises(tsf.InputError, match="query, key and value don't belong together"):
+    with pytest.raises(tsf.InputError, match="query, key and value don't match"):
         load(tmp_path / "b", without(vit(BARE), r".*\.1\..*key\.bias"), num_classes=2)
 
 

@@ -247,7 +247,11 @@ def test_the_formats_that_cannot_hold_a_model_are_named_as_they_refuse_it(pretra
 @pytest.mark.parametrize(
     ("changed", "said", "unsaid"),
     [
-        ({}, ["frame_sampling_rate=7)", "has 28 frames", "as `timesformer predict` does", "short side scaled to 20"], []),
+        (
+            {},
+            ["frame_sampling_rate=7)", "at least 28 frames", "as `timesformer predict` does", "short side scaled to 20"],
+            [],
+        ),
         ({"sampling_rate": 2.5, "placement": "centre"}, ["frame_sampling_rate=2.5)", "predict` takes the middle"], []),
         ({"placement": "tiled"}, ["`timesformer predict` covers all"], []),
         ({"channel_order": "bgr"}, ["can't prepare videos", "order BGR:"], ["pipeline(", "pipeline_tag"]),

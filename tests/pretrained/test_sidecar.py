@@ -102,7 +102,9 @@ def test_open_clip_config_has_a_say_where_no_config_json_is(tmp_path: Path):
     write(tmp_path, "model.safetensors", tensors, config=config)
     contents = read_contents(file, numbers=False)
     assert contents.fields["activation"] == "quick_gelu"
-    assert contents.notes == ["activation is 'quick_gelu' by config.json, which counts, and 'gelu' by open_clip_config.json"]
+    assert contents.notes == [
+        "activation is 'quick_gelu' by config.json, which takes precedence, and 'gelu' by open_clip_config.json"
+    ]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.fp16.safetensors", "vit.safetensors"])
@@ -114,7 +116,7 @@ def test_timm_config(name: str, tmp_path: Path):
     preprocess = pretrained.preprocess
     assert (preprocess.mean, preprocess.std, preprocess.short_side) == ((0.5,) * 3, (0.25,) * 3, 35)
     assert not pretrained.report.guesses
-    assert pretrained.report.notes[-1:] == ["images were resized by bicubic interpolation, frames are by bilinear"]
+    assert pretrained.report.notes[-1:] == ["images were resized by bicubic interpolation, but frames are by bilinear"]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,14 @@ def check_names(shapes: Iterable[str], path: Path) -> None:
 
 
 def check_numbers(claimed: Iterable[tuple[int, ...]], size: int, path: Path, expansion: int = EXPANSION) -> None:
-    """Raise `InputError` if a file of `size` bytes can't hold arrays of these shapes."""
+    """Raise `InputError` if a file can't hold arrays of these shapes.
+
+    Args:
+        claimed: Shapes of the arrays.
+        size: Size of the file in bytes.
+        path: The file, for errors.
+        expansion: Largest number of values per byte.
+    """
     numbers = 0
     for shape in claimed:
         if any(side < 0 for side in shape):

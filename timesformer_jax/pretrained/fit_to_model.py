@@ -148,10 +148,10 @@ def plan_fit(
         elif path in zeros:
             steps.zero.append(path)
             there.add(path)  # an extra attention step may copy it
-            report.initialised[path] = "zero, this kind of model has none"
+            report.initialised[path] = "zero, since models of this kind have none"
         elif inflate and re.fullmatch(BEGIN_AT_ZERO, path):
             steps.drawn.append(path)
-            report.initialised[path] = "zero, so that the extra attention changes nothing at first"
+            report.initialised[path] = "zero, so that the extra attention has no effect at first"
         elif why := allowed(path):
             steps.drawn.append(path)
             report.initialised[path] = why
@@ -252,7 +252,15 @@ def _expected(model: TimeSformer) -> dict[str, tuple[int, ...]]:
 def _is_other_size(
     path: str, given: tuple[int, ...], shape: tuple[int, ...], grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> bool:
-    """Return True if the array is an embedding of another size that can be resized to the model's."""
+    """Return True if the array is an embedding of another size that can be resized to the model's.
+
+    Args:
+        path: Path of the parameter.
+        given: Shape of the array.
+        shape: Shape of the model's parameter.
+        grid: Rows and columns of patches of the given position embedding.
+        new_grid: Rows and columns of patches of the model.
+    """
     if len(given) != 3 or (given[0], given[2]) != (shape[0], shape[2]):
         return False
     if path == "time_embed":
@@ -263,7 +271,16 @@ def _is_other_size(
 def _resize(
     path: str, array: np.ndarray, shape: tuple[int, ...], grid: tuple[int, int], new_grid: tuple[int, int], resize: str
 ) -> np.ndarray:
-    """Resize an embedding to the model's size."""
+    """Resize an embedding to the model's size.
+
+    Args:
+        path: Path of the parameter.
+        array: The embedding.
+        shape: Shape of the model's parameter.
+        grid: Rows and columns of patches of the given position embedding.
+        new_grid: Rows and columns of patches of the model.
+        resize: Interpolation, a key of `POSITION_RESIZES`.
+    """
     if path == "time_embed":
         with _on_cpu():
             resized = resize_time_embedding(jnp.asarray(array), shape[1], "nearest" if resize == "official" else resize)

@@ -126,7 +126,14 @@ CLIP = rows(
 
 
 def flax(norm1: str, attention: str, norm2: str, mlp: str) -> tuple[Row, ...]:
-    """Return the rows of a JAX image transformer, whose layouts are ours; only the numbers in module names differ."""
+    """Return the rows of a JAX image transformer, whose layouts are ours.
+
+    Args:
+        norm1: Name of the LayerNorm before the attention.
+        attention: Name of the attention.
+        norm2: Name of the LayerNorm before the MLP.
+        mlp: Name of the MLP.
+    """
     block = "Transformer/encoderblock_{i}"
     return rows(
         Row("cls", "cls_token"),

@@ -114,7 +114,7 @@ def choose_preprocess(
     """
     sides = pair(target.image_size)
     if sides[0] != sides[1]:
-        report.notes.append(f"videos are cut square: predict uses {min(sides)} x {min(sides)} pixels")
+        report.notes.append(f"videos are cropped to squares: predict uses {min(sides)} x {min(sides)} pixels")
     own = {"num_frames": target.num_frames, "crop_size": min(sides)}
     values: dict[str, Any] = {"mean": format.mean, "std": format.std}
     named, name = name_of(source), published_name(format, fields, source)
@@ -126,11 +126,11 @@ def choose_preprocess(
                 "frames, size and classes: give preprocess= if that is wrong"
             )
     if format.image and "mean" not in said and (format.config or format.mean == OFFICIAL_MEAN):
-        why = "as the official video models have it, whatever the image model was trained with"
+        why = "from the official video models, whatever the image model was trained with"
         pixels = f"with mean {_short(format.mean)} and std {_short(format.std)}"
-        report.guess("pixels", pixels, "as most such models have it" if format.config else why)
+        report.guess("pixels", pixels, "from most models of this kind" if format.config else why)
     if format.image and said.get("interpolation", "bilinear") != "bilinear":
-        report.notes.append(f"images were resized by {said['interpolation']} interpolation, frames are by bilinear")
+        report.notes.append(f"images were resized by {said['interpolation']} interpolation, but frames are by bilinear")
     check_fields({name: value for name, value in said.items() if value is not None}, "The description of the weights")
     values |= said
     if values.get("crop_size", own["crop_size"]) != own["crop_size"]:

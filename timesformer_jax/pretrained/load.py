@@ -151,7 +151,19 @@ def _take_classifier(
     allowed: dict[str, str],
     key: jax.Array | None,
 ) -> bool:
-    """Keep the classifier's rows that match the target's classes; if none does, drop the classifier and return True."""
+    """Keep the classifier's rows that match the target's classes; drop the classifier if none does.
+
+    Args:
+        contents: Contents of the file; the classifier is changed in place.
+        target: The model to fill.
+        labels: Names of the target's classes; None if unknown.
+        report: Receives the counts of rows.
+        allowed: Pattern -> reason, as for `fit`; receives the classifier if it is dropped.
+        key: Random key of the fresh rows.
+
+    Returns:
+        True if the classifier was dropped.
+    """
     rows = take_rows(contents, target, labels, source=report.source, allow=allowed, key=key)
     classes = target.num_classes
     report.classifier = rows.account if classes else None
@@ -165,13 +177,20 @@ def _take_classifier(
 
 
 def _choose_objective(wanted: str | None, contents: Contents, report: Report, *, fresh_head: bool) -> str:
-    """Return the caller's objective, else the file's unless its classifier is dropped, else "softmax"."""
+    """Return the caller's objective, else the file's unless its classifier is dropped, else "softmax".
+
+    Args:
+        wanted: The caller's objective; None if not given.
+        contents: Contents of the file.
+        report: Receives a note if the two differ.
+        fresh_head: Whether the file's classifier is dropped.
+    """
     said = None if fresh_head else contents.objective
     if wanted is None:
         check_fields({} if contents.objective is None else {"objective": contents.objective}, report.source)
         return "softmax" if said is None else check_objective(said)
     if said is not None and said != wanted:
-        report.notes.append(f"objective is {shown(said)} where the classifier comes from and {wanted!r} here")
+        report.notes.append(f"the classifier was trained with objective {shown(said)}, but {wanted!r} is used here")
     return wanted
 
 
@@ -180,7 +199,7 @@ def _report_differences(contents: Contents, target: TimeSformer, report: Report)
     for name in ("activation", "layer_norm_epsilon"):
         theirs, ours = contents.fields.get(name, getattr(target, name)), getattr(target, name)
         if name not in contents.guesses and theirs != ours:
-            report.notes.append(f"{name} is {theirs!r} where the weights come from and {ours!r} in this model: outputs differ")
+            report.notes.append(f"the weights were trained with {name} {theirs!r}, but this model has {ours!r}: outputs differ")
 
 
 def fit_options(contents: Contents, target: TimeSformer) -> dict[str, Any]:
@@ -265,14 +284,20 @@ def _report_guesses(contents: Contents, wanted: Mapping[str, Any], model: TimeSf
     """Record fields that neither the weights nor the caller state.
 
     A given model's field counts as a guess too if it equals the guessed value, since the model may have been built from it.
+
+    Args:
+        contents: Contents of the file.
+        wanted: Fields of the model that the caller set.
+        model: The caller's model; None if it was built from the weights.
+        report: Receives the guesses.
     """
     for name, (value, why) in contents.guesses.items():
         if model is None and name not in wanted:
             report.guess(name, value, why)
         elif model is not None and getattr(model, name) == value:
-            report.guess(name, value, f"{why}, or as the given model has it")
+            report.guess(name, value, f"{why}, or taken from the given model")
         elif model is not None:
-            report.notes.append(f"{name} is {getattr(model, name)!r} by the given model, and the weights don't state it")
+            report.notes.append(f"{name} is {getattr(model, name)!r} in the given model, and the weights don't state it")
 
 
 def _no_classifier(contents: Contents, source: str) -> InputError:
@@ -315,6 +340,6 @@ def _labels(
     if given is not None:
         return given
     if contents.labels is None or fresh_head:
-        report.notes.append("no names of the classes: give labels=FILE")
+        report.notes.append("the names of the classes are unknown: give labels=FILE")
         return None
     return check_labels(contents.labels, target.num_classes, report.source)

@@ -112,7 +112,7 @@ def recognise(
 
 
 SAME_TENSORS = (
-    "an official space-only TimeSformer has the very tensors of an image transformer: give format='official' if this is one "
+    "an official space-only TimeSformer has the same tensors as an image transformer: give format='official' if this is one "
     "(on the command line --checkpoint-format=official)"
 )
 
@@ -129,7 +129,14 @@ _SURE = 8
 
 
 def _check_features(tensors: Tensors, source: str, found: Recognised, allow: Sequence[str]) -> None:
-    """Raise `InputError` for models that TimeSformer doesn't compute; note features that the caller allowed."""
+    """Raise `InputError` for models that TimeSformer doesn't compute; note features that the caller allowed.
+
+    Args:
+        tensors: Tensors of the file.
+        source: The weights, for errors.
+        found: Tensor names, matched to the rows of the format; receives the notes.
+        allow: Patterns of tensor names that opt in to features which are refused otherwise.
+    """
     shapes = {found.short[name]: tensors.shapes[name] for name in (*found.places, *found.unknown)}
     paths = {path for _, path in found.places.values()}
     sure = found.format.image and len(paths) >= _SURE and any(path.startswith("blocks_") for path in paths)
@@ -197,7 +204,7 @@ def _only_one_model(source: str, tried: list[Recognised], best: Recognised) -> R
         other = next((prefix for prefix in by_prefix if prefix != chosen and name.startswith(prefix)), None)
         if other is not None:
             del found.unknown[name]
-            found.ignored[name] = f"of another model in the file, which prefix={other!r} chooses"
+            found.ignored[name] = f"part of another model in the file; prefix={other!r} chooses that one"
     return found
 
 
@@ -219,7 +226,7 @@ def _sort_out(tensors: Tensors, names: dict[str, str], format: Format, prefix: s
         if row is not None and (unwrapped.startswith(prefix) or row.ours.startswith("head/")):
             found.places[name] = row, row.ours.replace("{i}", block)
         elif re.fullmatch(format.ignored, normalised) or re.fullmatch(BOOKKEEPING, unwrapped):
-            found.ignored[name] = "no part of the model"
+            found.ignored[name] = "not part of the model"
         else:
             found.unknown[name] = tensors.shapes[name]
     return found
@@ -255,7 +262,7 @@ def translate(tensors: Tensors, found: Recognised, num_heads: int) -> tuple[dict
         shape = tensors.shapes[name]
         expected = row.layout.ranks or (ranks[row.ours] - (row.slot is not None),)
         if 0 in shape or len(shape) not in expected:
-            return f"{name}: expected {' or '.join(map(str, expected))} axes with something in them, got {shape}"
+            return f"{name}: expected {' or '.join(map(str, expected))} non-empty axes, got {shape}"
         try:
             return np.ascontiguousarray(row.layout.read(tensors.take(name), num_heads))
         except InputError:
@@ -282,7 +289,7 @@ def translate(tensors: Tensors, found: Recognised, num_heads: int) -> tuple[dict
     for path, some in slots.items():
         if len(some) < 3 or len({array.shape for array in some.values()}) > 1:
             shapes = ", ".join(str(some[slot].shape) if slot in some else "missing" for slot in range(3))
-            problems.append(f"{path}: query, key and value don't belong together ({shapes})")
+            problems.append(f"{path}: query, key and value don't match ({shapes})")
         else:
             given[path] = np.stack([some.pop(slot) for slot in range(3)], axis=-3)
     return given, problems

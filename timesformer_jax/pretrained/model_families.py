@@ -218,7 +218,7 @@ def refuse(source: str, found: Sequence[Found], allowed: Sequence[str]) -> list[
                 f"{source} is only loaded on request: it has {refused.feature}{shown}. With allow={pattern!r} (on the command "
                 f"line --allow, in a config init_from_allow) {refused.asked}. The nearest that is exact: {refused.nearest}."
             )
-        notes.append(f"not certain to be exact{shown}: {refused.asked}")
+        notes.append(f"possibly not exact{shown}: {refused.asked}")
     return notes
 
 

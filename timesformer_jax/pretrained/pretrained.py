@@ -75,7 +75,15 @@ class Pretrained:
     ) -> Float[np.ndarray, "classes"]:
         """Compute the probabilities of a video, averaged over its views.
 
-        Arguments are those of `predict`.
+        Args:
+            video: A video file, or its frames as uint8 `[frames, H, W, 3]`.
+            num_clips: Number of clips spread over the video.
+            num_crops: Crops per clip: 3 along the long side, or 1 in the centre.
+            fps: Frame rate of a video given as frames.
+            limits: Largest video to accept.
+
+        Returns:
+            One probability per class.
         """
         views = {"num_clips": num_clips, "num_crops": num_crops, "fps": fps, "limits": limits}
         return self.clip_scores(self.preprocess.clips(video, **views))[0]

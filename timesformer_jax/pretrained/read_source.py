@@ -178,13 +178,20 @@ def read_contents(
 
 
 def _guesses(format: Format, said: Mapping[str, Any], size: int, shown_heads: int | None) -> dict[str, Guess]:
-    """Return the fields that neither the tensors nor the notes state."""
+    """Return the fields that neither the tensors nor the notes state.
+
+    Args:
+        format: Format of the weights.
+        said: Fields stated in or next to the file.
+        size: Token width.
+        shown_heads: Number of attention heads stated or shown by the tensors; None if unknown.
+    """
     usual = {"activation": "gelu", "layer_norm_epsilon": 1e-6, **format.fields, "num_heads": HEADS.get(size)}
     why = {} if shown_heads else {"num_heads": f"from width {size}"}
     if format.image and "pre_norm" in format.fields:
         why["activation"] = CLIP_ACTIVATIONS  # the epsilon is the same for all CLIP models
     elif format.image and format.config:
-        why |= dict.fromkeys(("activation", "layer_norm_epsilon"), "as transformers has it by default")
+        why |= dict.fromkeys(("activation", "layer_norm_epsilon"), "from the defaults of transformers")
     return {name: Guess(usual[name], reason) for name, reason in why.items() if name not in said}
 
 

@@ -19,7 +19,7 @@ GAMMA = r"(blocks_\d+/(?:attn/proj|mlp/fc2))/gamma"
 """Path that `translate` gives a LayerScale, which scales the output of the layer that precedes it in the path."""
 
 
-POOLED_NORM = "fc_norm, which normalises the mean of the patches, is the last LayerNorm here: up to it the tokens are exact"
+POOLED_NORM = "fc_norm, which normalises the mean of the patches, becomes the last LayerNorm: tokens are exact up to it"
 
 
 class Rewritten(NamedTuple):
@@ -81,7 +81,7 @@ def fold_scales(given: dict[str, np.ndarray], *, numbers: bool) -> tuple[dict[st
     blocks = sorted({path.partition("/")[0] for path in given if path.startswith("blocks_")})
     expected = [f"{block}/{layer}" for block in blocks for layer in ("attn/proj", "mlp/fc2")]
     problems = [
-        f"{path}/gamma: no LayerScale in the file, and other layers have one" for path in expected if path not in scales
+        f"{path}/gamma: no LayerScale in the file, but other layers have one" for path in expected if path not in scales
     ]
     folded = {}
     for layer, scale in scales.items():
@@ -148,7 +148,7 @@ def place_positions(
         if wanted is not None and wanted != reading:
             raise InputError(_ambiguous(source, rows, image_size // patch, pair(wanted_size), patch, reading))
         if wanted is not None and pair(wanted_size) != (image_size, image_size):
-            notes.append(f"the positions are taken for those of {image_size} x {image_size} pixels, and resized")
+            notes.append(f"the positions are assumed to be those of {image_size} x {image_size} pixels, and are resized")
     elif wanted is not None:
         image_size, reading = wanted_size, wanted
     else:
@@ -156,11 +156,18 @@ def place_positions(
     if reading == "with":
         return image_size, notes
     given["pos_embed"] = np.pad(given["pos_embed"], ((0, 0), (1, 0), (0, 0)))
-    return image_size, [*notes, "the CLS has no position in the file, which is a position of zero"]
+    return image_size, [*notes, "the file has no position for the CLS, which gets a position of zero"]
 
 
 def _fits(image_size: Any, patch: int, rows: int, *, certain: bool) -> str | None:
-    """Return "with" or "without" if `rows` positions fit an image of that size with or without the CLS's, else None."""
+    """Return "with" or "without" if the positions fit an image with or without the CLS's, else None.
+
+    Args:
+        image_size: Size of the image in pixels; None if unknown.
+        patch: Side of a patch in pixels.
+        rows: Number of positions.
+        certain: Whether the first position is known to be the CLS's.
+    """
     if image_size is None:
         return None
     height, width = pair(image_size)
@@ -191,7 +198,7 @@ def _drop_classifier(given: dict[str, np.ndarray], found: Recognised) -> str | N
             found.ignored[name] = f"it classifies by {pooled}"
     for name in spoiled:
         if found.unknown.pop(name, None) is not None:
-            found.ignored[name] = "of a classifier that can't be kept"
+            found.ignored[name] = "part of a classifier that can't be kept"
     return pooled
 
 

@@ -202,7 +202,7 @@ def _check_params(pretrained: Pretrained) -> None:
         first = next(path for path in sorted(shapes.keys() | own.keys()) if shapes.get(path) != own.get(path))
         raise InputError(
             f"These parameters aren't the model's: {first} is {own.get(first, 'missing')} instead of "
-            f"{shapes.get(first, 'missing')}. If they were folded for inference, save those that they were made from."
+            f"{shapes.get(first, 'missing')}. If they were folded for inference, save the original parameters."
         )
 
 

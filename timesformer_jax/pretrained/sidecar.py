@@ -83,7 +83,7 @@ def _merged(found: list[tuple[str, Stated]], notes: list[str]) -> Stated:
         for name in CONSTANTS:
             first, value = constants.setdefault(name, (source, agreed[name])) if name in agreed else (source, None)
             if first != source and value != agreed.get(name):
-                notes.append(f"{name} is {value!r} by {first}, which counts, and {agreed.pop(name)!r} by {source}")
+                notes.append(f"{name} is {value!r} by {first}, which takes precedence, and {agreed.pop(name)!r} by {source}")
         fields.append((source, agreed))
     reverse = [stated for _, stated in reversed(found)]
     return Stated(
