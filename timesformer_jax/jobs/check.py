@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _Check:
-    """Read videos, print problems as they are found, and record every finding in the journal.
+    """Reader of videos that prints problems as they are found, and records every finding in the journal.
 
     Args:
         inspect: Function that reads a video and returns its facts.

@@ -138,7 +138,14 @@ def _choose_labels(sets: Sequence[FeatureSet], given: str | None) -> list[str] |
 
 
 def _choose_points(features: FeatureSet, names: Sequence[str] | None, most: int, seed: int) -> _Points:
-    """Choose at most `most` videos of the labels to draw; sets of the same videos get the same choice."""
+    """Choose videos to draw. Sets of the same videos get the same choice.
+
+    Args:
+        features: The feature set.
+        names: Names of the labels to draw; None for all videos, without labels.
+        most: Maximum number of videos.
+        seed: Seed of the random choice.
+    """
     labels = None
     chosen = np.arange(len(features.names))
     if names is not None:

@@ -171,7 +171,16 @@ def _clips(
     rows: ShardRows,
     progress: Progress,
 ) -> Iterator[_Clip]:
-    """Yield every clip of the videos, and record in `rows` why a video can't be read."""
+    """Yield every clip of the videos.
+
+    Args:
+        pretrained: The model, for its preprocessing.
+        paths: Video files.
+        labels: Names of the labels; None without labels.
+        arguments: Arguments of the job.
+        rows: Receives the reasons why videos can't be read.
+        progress: Updated after every video.
+    """
     views_of = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops, "limits": limits_of(arguments)}
     for path, clips in prepared(pretrained.preprocess, paths, **views_of):
         name = as_utf8(path)
@@ -192,7 +201,15 @@ def _extract(model: TimeSformer, kind: str, params: Any, video: jax.Array) -> ja
 
 
 def _compute(model: TimeSformer, kind: str, params: Any, group: list[_Clip], size: int) -> np.ndarray:
-    """Compute the clips' features `[size, crops, ...]`; the last batch is padded with zeros to avoid another compilation."""
+    """Compute the features of clips, `[size, crops, ...]`.
+
+    Args:
+        model: The model.
+        kind: Kind of the features, a key of `KINDS`.
+        params: Parameters of the model.
+        group: The clips, at most `size`.
+        size: Number of clips to compute. Missing ones are padded with zeros, to avoid another compilation.
+    """
     crops, *shape = group[0].clip.views.shape
     video = np.zeros((size * crops, *shape), np.float32)
     video[: len(group) * crops] = np.concatenate([each.clip.views for each in group])

@@ -44,7 +44,7 @@ class Journal:
             self._file = open(self.path, "wb" if anew else "ab")  # noqa: SIM115 (closed by `close`)
             self._file.write(b"" if anew else b"\n")  # ends a line that was cut off
         except OSError as error:
-            print(f"Note: an interrupted check will start over, for lack of {self.path}: {first_line(error)}.", file=sys.stderr)
+            print(f"Note: can't write {self.path} to resume after an interruption: {first_line(error)}.", file=sys.stderr)
 
     def add(self, key: str, finding: Any) -> None:
         """Add a finding, which must have JSON types."""
