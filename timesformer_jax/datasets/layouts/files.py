@@ -15,7 +15,7 @@ DEPTH = 3
 def check_root(root: Path) -> None:
     """Raise `InputError` if the folder doesn't exist."""
     if not root.is_dir():
-        raise InputError(f"There is no folder {root}: root must be the folder of the videos (in a config data.root).")
+        raise InputError(f"There is no folder {root}: give the folder of the videos as root (data.root in a config).")
 
 
 def find_lists(root: Path, wanted: Mapping[str, Sequence[str]], optional: Collection[str] = ()) -> dict[str, Path]:

@@ -152,7 +152,7 @@ def _read_jsonl(file: Path) -> tuple[str, list[Row]]:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) or type(value) is int  # numbers of classes
+    return isinstance(value, str) or type(value) is int  # class numbers are accepted
 
 
 def _as_text(value: Any) -> str:
