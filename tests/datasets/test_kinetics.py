@@ -207,7 +207,7 @@ def test_a_folder_of_pictures_is_told_apart(tmp_path: Path):
         ('1.mp4,0\n"2.mp4,0\n', r"train.csv, line 2: expected a path and a label"),
         ("1.mp4,run\n2.mp4,sit\n", r"all lists in .* numbers as labels, or all to have names"),
         ("1.mp4 0\n1.mp4 1\n", r"lists 1.mp4 twice, as run and as sit"),
-        ("1.mp4 0\n2.mp4 2\n", r"train.csv, line 2: expected a label below 2.*labels.txt has, got 2"),
+        ("1.mp4 0\n2.mp4 2\n", r"train.csv, line 2: expected a label below 2.*labels.txt, got 2"),
         ("\n\n", r"train.csv: expected a path and a label in each line, got an empty file"),
     ],
 )

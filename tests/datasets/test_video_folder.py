@@ -82,7 +82,7 @@ def test_names_that_are_no_text_become_some(tmp_path: Path):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (None, r"There is no folder .*missing.*--config.data.root=FOLDER"),
+        (None, r"There is no folder .*missing.*data.root in a config"),
         ((), r"No video file for the split 'train'"),
         (("train/a/1.mp4", "train/b/1.mp4"), r"No video file for the split 'val'"),
         (("val/a/1.mp4", "val/b/1.mp4"), r"No video file for the split 'train'"),

@@ -96,8 +96,12 @@ GOOD = "path,label\na b.mp4,run\nframes,sit\n"
     [
         ("", GOOD, r"train.csv, line 1: expected a header with path, got nothing"),
         ("a b.mp4,run\n", GOOD, r"train.csv, line 1: expected a header with path, got a b.mp4, run"),
-        ("path,class\na b.mp4,run\n", GOOD, r"train.csv, line 1: expected either label or labels beside path, got path, class"),
-        ("path,label,labels\na b.mp4,run,\n", GOOD, r"line 1: expected either label or labels beside path, got both"),
+        (
+            "path,class\na b.mp4,run\n",
+            GOOD,
+            r"train.csv, line 1: expected either label or labels in addition to path, got path, class",
+        ),
+        ("path,label,labels\na b.mp4,run,\n", GOOD, r"line 1: expected either label or labels in addition to path, got both"),
         ("path,label\n", GOOD, r"train.csv: expected videos below the header"),
         (GOOD + "frames,\n", GOOD, r"train.csv, line 4: expected a label, got none"),
         (GOOD + "\n,run\n", GOOD, r"train.csv, line 5: expected the path of a video"),
@@ -109,7 +113,7 @@ GOOD = "path,label\na b.mp4,run\nframes,sit\n"
         (GOOD, GOOD + "frames,fly\n", r"val.csv, line 4: the label 'fly' isn't in .*train.csv"),
         (GOOD, "path,labels\nframes,run;sit\n", r"train.csv has label for each video, but .*val.csv has labels"),
         (GOOD + "frames,run\n", GOOD, r"lists frames twice, as sit and as run"),
-        (GOOD, "path,label\ngone.mp4,run\n", r"None of the 1 videos .*'val' is there \(gone.mp4: there is no such file\)"),
+        (GOOD, "path,label\ngone.mp4,run\n", r"None of the 1 videos .*'val' exists \(gone.mp4: there is no such file\)"),
     ],
 )
 def test_csv_that_is_wrong(tmp_path: Path, train: str, val: str, words: str):
@@ -122,7 +126,7 @@ def test_csv_that_is_wrong(tmp_path: Path, train: str, val: str, words: str):
     [
         ('\n{"path": "frames"\n', r"train.jsonl, line 2: expected JSON"),
         ('["frames", "run"]\n', r"train.jsonl, line 1: expected an object with path and label"),
-        ('{"path": "frames"}\n', r"train.jsonl, line 1: expected either label or labels beside path, got path"),
+        ('{"path": "frames"}\n', r"train.jsonl, line 1: expected either label or labels in addition to path, got path"),
         ('{"path": "frames", "label": null}\n', r"train.jsonl, line 1: expected text as label, got None"),
         ('{"path": "frames", "label": " "}\n', r"train.jsonl, line 1: expected a label, got none"),
         ('{"label": "run"}\n', r"train.jsonl, line 1: expected the path of a video"),
@@ -138,7 +142,7 @@ def test_jsonl_that_is_wrong(tmp_path: Path, train: str, words: str):
 
 def test_lists_that_are_none(tmp_path: Path):
     write(tmp_path, {"train.csv": GOOD, "val.xlsx": GOOD})
-    with pytest.raises(InputError, match=r"val.xlsx: expected a list that ends in .csv or .jsonl"):
+    with pytest.raises(InputError, match=r"val.xlsx: expected a list with the suffix .csv or .jsonl"):
         read_video_list(tmp_path / "train.csv", tmp_path / "val.xlsx")
     with pytest.raises(InputError, match=r"Can't read .*val.csv: No such file"):
         read_video_list(tmp_path / "train.csv", tmp_path / "val.csv")

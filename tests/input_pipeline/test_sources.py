@@ -88,7 +88,7 @@ def empty(root: Path) -> None:
         (repair, r"1 new \(gone_000000_000010\)"),
         (renumber, "the classes, or their order"),
         (remove, r"1 missing \(xyz_000000_000010\)"),
-        (empty, r"None of the 3 videos listed for the split 'train' is there"),
+        (empty, r"None of the 3 videos listed for the split 'train' exists"),
     ],
 )
 def test_other_videos_than_those_prepared_are_refused(kinetics: Path, tmp_path: Path, change: Any, words: str):

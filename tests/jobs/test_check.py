@@ -67,8 +67,8 @@ def test_lists_and_what_they_name_in_vain(tmp_path: Path, made_clips: Path, caps
     ("arguments", "told"),
     [
         (["/no/such"], "There is no folder /no/such: give the one that holds the videos."),
-        ([], "No folder is given."),
-        (["--dataset=video_list"], "The lists are not given: --train=FILE.csv --val=FILE.csv."),
+        ([], "No FOLDER was given."),
+        (["--dataset=video_list"], "--dataset=video_list needs two lists: --train=FILE.csv --val=FILE.csv."),
     ],
 )
 def test_arguments_that_cannot_work(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]):
@@ -91,7 +91,7 @@ def test_every_file_of_a_folder_is_accounted_for(tmp_path: Path, made_clips: Pat
     out, err = capsys.readouterr()
     report = json.loads(out)["all"]
     assert sorted(report["videos"]) == ["1.mp4", "2.mxf", "3.dat", "Test/4.MP4"]
-    assert report["unreadable"] == {"6.mp4": "it is a link that leads nowhere"}
+    assert report["unreadable"] == {"6.mp4": "it is a broken link"}
     notes = [r"Skipped files that aren't videos: 1 (\x1b[31m7.txt).", "Skipped hidden files or folders: 1 (.5.mp4)."]
     assert err.splitlines() == notes
     assert main(["check", str(tmp_path)]) == 1
@@ -134,7 +134,7 @@ def test_a_check_that_was_stopped_continues(
     assert main(["check", str(clips)]) == 130
     out, err = capsys.readouterr()
     assert out == "can't be read: across/0.mp4: the file is empty\n"
-    assert "The check has stopped; the same command continues it." in err
+    assert "The check was stopped; run the same command to continue it." in err
     (journal,) = own_cache.rglob("*.jsonl")
     journal.write_bytes(journal.read_bytes() + b'["cut')
     (clips / read[1]).touch()
@@ -147,7 +147,7 @@ def test_a_check_that_was_stopped_continues(
     monkeypatch.setattr(check, "map_in_processes", note)
     assert main(["check", str(clips)]) == 1
     out, err = capsys.readouterr()
-    assert "4 of 12 videos were checked before." in err
+    assert "4 of 12 videos were already checked." in err
     assert out.splitlines()[:2] == ["can't be read: across/0.mp4: the file is empty", "all: 11 of 12 videos can be read."]
     assert sorted(read[5:]) == sorted({*read[5:]}) == sorted([read[1], *({*read} - {*read[:5]})])
     assert not list(own_cache.rglob("*.jsonl"))
@@ -162,6 +162,6 @@ def test_of_a_million_absent_videos_ten_are_named(tmp_path: Path, made_clips: Pa
     assert main(["check", str(made_clips), "--dataset=video_list", *lists]) == 1
     out = capsys.readouterr().out
     assert out.count("absent/") == 20
-    assert out.count("and 290 more that are listed and aren't there; --json names all of them") == 2
+    assert out.count("and 290 more listed videos that are missing; --json names all of them") == 2
     assert main(["check", str(made_clips), "--dataset=video_list", *lists, "--json"]) == 1
     assert len(json.loads(capsys.readouterr().out)["train"]["unreadable"]) == 300

@@ -102,7 +102,10 @@ def test_weights_with_a_classifier_keep_it(checkpoint: Path):
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (["predict"], "has no classifier to predict with; `timesformer features` needs none. Train one: main.py --mode=train,"),
+        (
+            ["predict"],
+            "has no classifier to predict with; `timesformer features` needs none. Train one with main.py (mode train,",
+        ),
         (["explain", "--output={folder}/out.png"], "has no classifier to explain a label of; --method=rollout needs none."),
     ],
 )
@@ -161,7 +164,7 @@ def test_a_job_that_was_stopped_goes_on(
         assert main([*command, f"--output={tmp_path / output}"]) == 1
         told = capsys.readouterr().err.splitlines()
         assert told[-1] == "1 of 5 video(s) could not be read."
-        assert ("2 of 5 video(s) are there already." in told) == (output == "two")
+        assert ("2 of 5 video(s) were already extracted." in told) == (output == "two")
     assert [path.name for path in decoded[:3]] == ["1.mp4", "2.mp4", "3.mp4"]
     assert len(decoded) == 8
     one, two = (read_features(tmp_path / name) for name in ("one", "two"))
@@ -244,7 +247,7 @@ def test_some_labels_and_some_points(sets: list[str], tmp_path: Path, capsys: An
         (["--max-points=0"], "--max-points must be at least 1, got 0."),
         (["--max-points=4"], "{folder}: Embedding needs at least 5 videos, got 4."),
         (["--labels=up"], "No video has the label 'up'; there are across, back, down."),
-        (["--labels=,"], "--labels takes 1 to 20 labels with commas between, got 0."),
+        (["--labels=,"], "--labels takes 1 to 20 labels separated by commas, got 0."),
         (["--seed=-1"], "--seed must be at least 0, got -1."),
         (["--output=/no/such/folder/plot.png"], "Can't write /no/such/folder/plot.png: "),
     ],
@@ -282,7 +285,7 @@ def test_many_labels_and_several_a_video(sets: list[str], tmp_path: Path, capsys
     np.savez(path, **arrays)
     assert main(["embed", str(tmp_path / "many"), f"--output={tmp_path / 'plot.svg'}", "--method=pca"]) == 0
     out = capsys.readouterr().out
-    assert "Of 25 labels the 20 most frequent are drawn" in out
+    assert "Of 25 labels, the 20 most frequent are drawn" in out
     assert ": 35 videos, 1 nearest neighbour: " in out  # 15 labels with two, 5 of the others with one
     assert "% of 30 videos of 15 labels (chance 3.4%)" in out
     picture = (tmp_path / "plot.svg").read_text()

@@ -161,7 +161,7 @@ def test_kept_rows_keep_their_objective(tmp_path: Path):
     assert tsf.load(folder, **more).objective == "sigmoid"
     assert tsf.load(folder, num_classes=2, labels=["x", "y"]).objective == "softmax"
     other = tsf.load(folder, **more, objective="softmax")
-    assert "objective is 'sigmoid' where the classifier comes from and 'softmax' here" in other.report.notes
+    assert "the classifier was trained with objective 'sigmoid', but 'softmax' is used here" in other.report.notes
 
 
 def test_a_classifier_that_is_not_whole_gives_no_rows(tmp_path: Path):

@@ -82,4 +82,4 @@ def test_an_edited_config_is_warned_about(pretrained: tsf.Pretrained, tmp_path: 
     path.write_text(json.dumps({**config, "id2label": {"0": "x", **{str(n): str(n) for n in range(1, 5)}}}))
     with caplog.at_level(logging.WARNING, "timesformer_jax"):
         assert tsf.load(tmp_path / "folder").labels[0] == "x"
-    assert "config.json isn't as it was written: it was edited, or is damaged." in caplog.text
+    assert "config.json has changed since it was written: it was edited, or is damaged." in caplog.text

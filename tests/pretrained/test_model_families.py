@@ -238,7 +238,7 @@ def test_layer_scale_of_another_size(tmp_path: Path):
 def test_a_bias_that_one_block_lacks(tmp_path: Path):
     with pytest.raises(tsf.InputError, match=r"blocks_1/attn/qkv/bias .*: not in the file"):
         load(tmp_path / "a", without(P, r"blocks\.1\.attn\.qkv\.bias"))
-    with pytest.raises(tsf.InputError, match="query, key and value don't belong together"):
+    with pytest.raises(tsf.InputError, match="query, key and value don't match"):
         load(tmp_path / "b", without(vit(BARE), r".*\.1\..*key\.bias"), num_classes=2)
 
 
@@ -269,9 +269,9 @@ def test_positions_that_could_be_of_two_grids(tmp_path: Path):
 def test_positions_that_are_no_square(rows: int, tmp_path: Path):
     """Read by the given size, with or without the CLS's position."""
     tensors = plain(rows - 1)
-    with pytest.raises(tsf.InputError, match="no square: give image_size="):
+    with pytest.raises(tsf.InputError, match="don't form a square: give image_size="):
         load(tmp_path / "a", tensors)
-    with pytest.raises(tsf.InputError, match=r"no square: .* of which image_size=\(8, 16\) isn't the size"):
+    with pytest.raises(tsf.InputError, match=r"don't form a square: .* image_size=\(8, 16\) doesn't fit them"):
         load(tmp_path / "a", tensors, image_size=(8, 16))
     loaded = load(tmp_path / "a", tensors, image_size=(8, 12))
     expected = np.pad(tensors["pos_embed"], ((0, 0), (7 - rows, 0), (0, 0)))

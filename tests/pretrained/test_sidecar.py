@@ -102,7 +102,9 @@ def test_open_clip_config_has_a_say_where_no_config_json_is(tmp_path: Path):
     write(tmp_path, "model.safetensors", tensors, config=config)
     contents = read_contents(file, numbers=False)
     assert contents.fields["activation"] == "quick_gelu"
-    assert contents.notes == ["activation is 'quick_gelu' by config.json, which counts, and 'gelu' by open_clip_config.json"]
+    assert contents.notes == [
+        "activation is 'quick_gelu' by config.json, which takes precedence, and 'gelu' by open_clip_config.json"
+    ]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.fp16.safetensors", "vit.safetensors"])
@@ -114,7 +116,7 @@ def test_timm_config(name: str, tmp_path: Path):
     preprocess = pretrained.preprocess
     assert (preprocess.mean, preprocess.std, preprocess.short_side) == ((0.5,) * 3, (0.25,) * 3, 35)
     assert not pretrained.report.guesses
-    assert pretrained.report.notes[-1:] == ["images were resized by bicubic interpolation, frames are by bilinear"]
+    assert pretrained.report.notes[-1:] == ["images were resized by bicubic interpolation, but frames are by bilinear"]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_the_configuration_of_another_model_is_left_alone(
         ({"pretrained_cfg__input_size": 224}, "config.json's input_size should be channels, height and width"),
         ({"global_pool": ["avg"]}, "config.json's global_pool should be text"),
         ({"label_names": "n01"}, "config.json's label_names should be a list of names"),
-        ({"num_features": 384}, "embed_dim is 384 by what stands beside the tensors, but 192 by the tensors"),
+        ({"num_features": 384}, "embed_dim is 384 by the description, but 192 by the tensors"),
         ({"architecture": "vit_base_patch16_rope_ape_224"}, "which has rotary positions"),
         ({"model_cfg": [1]}, "open_clip_config.json's model_cfg should be an object"),
         ({"model_cfg__quick_gelu": "yes"}, "open_clip_config.json's quick_gelu should be true or false, got 'yes'"),

@@ -64,7 +64,7 @@ def test_a_moving_average_in_the_names_is_left_aside(tmp_path: Path):
     path = write_safetensors(tmp_path / "a", both)
     pretrained = tsf.load(path, num_heads=3)
     assert_divided(pretrained)
-    assert "which prefix='ema_model.' chooses" in str(pretrained.report)
+    assert "prefix='ema_model.' chooses that one" in str(pretrained.report)
     average = tsf.load(path, num_heads=3, prefix="ema_model.")
     np.testing.assert_array_equal(average.params["norm"]["scale"], tensors["norm.weight"] + 1)
     assert "not under the prefix ema_model." in str(average.report)

@@ -1,4 +1,4 @@
-"""Data sets as people have them on disk: who lists what, and reading it by many processes. Knows no TensorFlow."""
+"""Data sets on disk: reading their lists, and processing their videos in parallel. Independent of TensorFlow."""
 
 from timesformer_jax.datasets.duplicates import describe_duplicates
 from timesformer_jax.datasets.entries import Entry, Listing

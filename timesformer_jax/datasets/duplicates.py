@@ -1,4 +1,4 @@
-"""The same file twice in a data set: in two splits, with two labels, or twice in one split."""
+"""Find files that occur more than once in a data set: in several splits, with different labels, or twice in one split."""
 
 import math
 import os
@@ -14,9 +14,10 @@ IN_ONE_SPLIT = "listed more than once in a split"
 
 
 def describe_duplicates(listing: Listing) -> list[str]:
-    """A line for each kind of duplicate, with the number of files and a few examples.
+    """Return a line per kind of duplicate, with the number of files and a few examples.
 
-    Files are the same if their paths are, once links are resolved; pieces of one file are if they overlap. No file is opened.
+    Entries are duplicates if they have the same path after resolving links and, for pieces of a video, if the pieces overlap.
+    No file is opened.
     """
     found: dict[str, dict[str, str]] = {IN_SPLITS: {}, WITH_LABELS: {}, IN_ONE_SPLIT: {}}
     for real, uses in _uses(listing).items():
@@ -30,7 +31,7 @@ def describe_duplicates(listing: Listing) -> list[str]:
 
 
 def _uses(listing: Listing) -> dict[str, list[tuple[str, Entry]]]:
-    """Resolved path -> the entries of that file, of those that have several."""
+    """Map the resolved path of every file with several entries to those entries."""
     first: dict[str, tuple[str, Entry]] = {}
     several: dict[str, list[tuple[str, Entry]]] = {}
     folders: dict[str, str] = {}
@@ -45,7 +46,7 @@ def _uses(listing: Listing) -> dict[str, list[tuple[str, Entry]]]:
 
 
 def _resolved(path: Path, folders: dict[str, str]) -> str:
-    """The real path; `folders` remembers those of folders, which most of the work goes into."""
+    """Return the real path; `folders` caches the real paths of folders, which take most of the time."""
     folder, name = os.path.split(os.path.abspath(path))
     if folder not in folders:
         folders[folder] = os.path.realpath(folder)
@@ -54,10 +55,10 @@ def _resolved(path: Path, folders: dict[str, str]) -> str:
 
 
 def _compare(uses: list[tuple[str, Entry]]) -> Iterator[tuple[str, str]]:
-    """Kinds of duplicates among the entries of one file, each with its example.
+    """Yield (kind of duplicate, example) for the entries of one file.
 
-    By their starts, so that the many pieces of a long video are compared with those alone that haven't ended; of these only the
-    last to end of each split and labels is kept.
+    Entries are visited in the order of their starts. Each is compared only with earlier entries that haven't ended, of which
+    one per split and labels is kept, the last to end. This keeps files with many pieces fast.
     """
     running: dict[tuple[str, frozenset[str]], Entry] = {}
     for split, entry in sorted(uses, key=lambda use: use[1].start or 0.0):

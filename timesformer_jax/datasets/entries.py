@@ -1,4 +1,4 @@
-"""What a data set's own files say: which videos there are, with which labels, in which split."""
+"""Listing of a data set: its videos, with their labels and splits."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,21 @@ __all__ = ["Entry", "Listing"]
 class Listing:
     """A data set as its files describe it.
 
-    `label_names` in the order of the classes; `splits`: name -> entries; `missing`: split -> video that is listed and isn't
-    there -> why. `several`: whether a video may have any number of labels, instead of exactly one. `notes`: a line for each
-    kind of file that was found next to the videos and is skipped, with the number of such files.
-
-    Raises `InputError` for names that occur twice in a split, labels that `label_names` lacks, fewer than two classes, and
-    a `train` or `val` without a video.
+    Raises:
+        InputError: If a name occurs twice in a split, a label is not in `label_names`, there are fewer than two classes, or
+            `train` or `val` has no video.
     """
 
     label_names: tuple[str, ...]
+    """Names of the labels, in the order of the classes."""
     splits: Mapping[str, Sequence[Entry]]
+    """Split -> videos."""
     missing: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """Split -> listed video that can't be used -> reason, such as a missing file."""
     several: bool = False
+    """True for multi-label data, in which a video may have any number of labels instead of exactly one."""
     notes: Sequence[str] = ()
+    """One line per kind of skipped file, with the number of such files."""
 
     def __post_init__(self) -> None:
         known = set(self.label_names)
@@ -36,7 +38,7 @@ class Listing:
                 missing = self.missing.get(split, {})
                 example = next(iter(missing.items()), None)
                 raise InputError(
-                    f"None of the {len(missing)} videos listed for the split '{split}' is there ({example[0]}: {example[1]})."
+                    f"None of the {len(missing)} videos listed for the split '{split}' exists ({example[0]}: {example[1]})."
                     if example
                     else f"No video is listed for the split '{split}'."
                 )
@@ -51,4 +53,4 @@ class Listing:
                 if unknown := set(entry.labels) - known:
                     raise InputError(f"{entry.name} of the split '{split}' has the unknown label {sorted(unknown)[0]!r}.")
                 if not self.several and len(entry.labels) != 1:
-                    raise InputError(f"{entry.name} of the split '{split}' must have one label, it has {len(entry.labels)}.")
+                    raise InputError(f"{entry.name} of the split '{split}' must have one label, but has {len(entry.labels)}.")

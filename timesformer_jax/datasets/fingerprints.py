@@ -1,4 +1,4 @@
-"""By what a video's file is known again, without reading it: where it is, how large, since when."""
+"""Fingerprints that identify a video's file without reading it: its path, size and modification time."""
 
 import contextlib
 import hashlib
@@ -13,13 +13,13 @@ from timesformer_jax.datasets.entries import Entry
 from timesformer_jax.video import PICTURE_SUFFIXES
 
 THREADS, PATHS_AT_ONCE = 16, 512
-"""Looks at files of a network's disk wait for the network, so many go on at once."""
+"""Number of threads, and of paths per task. On a network file system, stat calls wait for the network."""
 
 
 def measure_all(paths: Sequence[Path]) -> list[tuple[int | str, int | str]]:
-    """The size and the time of last change (in nanoseconds) of each file, without reading it.
+    """Return the size and the modification time (in nanoseconds) of each file, without reading it.
 
-    Of a folder of pictures, digests of those of every picture. A file that is gone has neither, ("", "").
+    A folder of pictures has digests of the sizes and of the times of all pictures instead. A deleted file has ("", "").
     """
     return _in_threads(_measure, paths)
 
@@ -31,7 +31,7 @@ def _in_threads(look: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
 
 
 def _measure(path: Path) -> tuple[int | str, int | str]:
-    with contextlib.suppress(OSError):  # gone since it was listed: reading it will say so
+    with contextlib.suppress(OSError):  # deleted since it was listed: reading it will raise the error
         stat = path.stat()
         if not S_ISDIR(stat.st_mode):
             return stat.st_size, stat.st_mtime_ns
@@ -41,7 +41,7 @@ def _measure(path: Path) -> tuple[int | str, int | str]:
 
 
 def _pictures(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of every picture in a folder, by name."""
+    """Return the name, size and time of every picture in a folder, sorted by name."""
     pictures = []
     with os.scandir(path) as inside:
         for file in inside:
@@ -56,23 +56,23 @@ def _digest(facts: object) -> str:
 
 
 def facts_of_all(entries: Sequence[Entry]) -> list[str]:
-    """`facts_of` each."""
+    """Return `facts_of` every entry, in order."""
     return _in_threads(facts_of, entries)
 
 
 def facts_of(entry: Entry) -> str:
-    """All that a prepared video follows from but the storage, as one line of ASCII.
+    """Return everything that determines a prepared video, except for `Storage`, as one line of ASCII.
 
-    It costs one look at the file's size and time, and of a folder of pictures one at each of them: a folder's own time says
-    nothing of a picture that was written over.
+    This takes one stat call per file, and one per picture in a folder of pictures, because a folder's own modification time
+    doesn't change if a picture is overwritten.
     """
     piece = entry.labels, entry.start, entry.end, entry.fps, entry.perhaps_cut
     return ascii((entry.name, os.path.abspath(entry.path), *piece, _state(entry.path)))
 
 
 def _state(path: Path) -> tuple[object, ...]:
-    """Size and time; of a folder how many pictures there are, and a digest of theirs."""
-    with contextlib.suppress(OSError):  # gone since it was listed: reading it will say so
+    """Return the size and time of a file, or the number of pictures in a folder and a digest of their sizes and times."""
+    with contextlib.suppress(OSError):  # deleted since it was listed: reading it will raise the error
         if not path.is_dir():
             stat = path.stat()
             return stat.st_size, stat.st_mtime_ns

@@ -1,4 +1,4 @@
-"""The same work on many videos, by several processes, which end with the one that started them."""
+"""Map a function over many videos in several processes, which exit together with their parent."""
 
 import contextlib
 import ctypes
@@ -18,21 +18,21 @@ Item = TypeVar("Item")
 
 PR_SET_PDEATHSIG = 1
 WINDOW = 32
-"""Items per worker that are under way, or done and waiting for an earlier one."""
+"""Maximum number of items per worker that are in progress, or finished and waiting for an earlier one."""
 _NONE: Any = object()
 LOOK = 1.0
-"""Seconds between two looks of a worker for its parent."""
+"""Seconds between a worker's checks that its parent still exists."""
 
 
 class CrashError(InputError):
-    """A process died over an item: the decoder itself has crashed, or memory ran out."""
+    """Error of an item whose process died, because the decoder crashed or memory ran out."""
 
     def __init__(self) -> None:
         super().__init__("the process that read it died")
 
 
 class _Task:
-    """An item, with the future of its outcome, or with the outcome."""
+    """An item with its outcome, or with the future of the outcome."""
 
     def __init__(self, item: Any):
         self.item = item
@@ -40,7 +40,7 @@ class _Task:
         self.outcome: Any = _NONE
 
     def is_lost(self) -> bool:
-        """Whether it was under way, or about to be, when a process died."""
+        """Return True if the item was in progress, or waiting for a worker, when a process died."""
         from loky.process_executor import TerminatedWorkerError
 
         if self.outcome is not _NONE:
@@ -51,18 +51,20 @@ class _Task:
 def map_in_processes(
     function: Callable[[Item], Any], items: Iterable[Item], *, num_workers: int = 0
 ) -> Iterator[tuple[Item, Any]]:
-    """(item, `function(item)`) for every item, in order; the `InputError` that it raised, or a `CrashError`, instead of a
-    result.
+    """Yield (item, `function(item)`) for every item, in order.
 
-    `num_workers`: 0 for one a core. Up to `WINDOW` items per worker are under way or wait for an earlier one, so that an item
-    that takes long doesn't hold up the others; results should be small. An item over which a process dies costs itself alone.
+    If the function raises an `InputError` for an item, the error is yielded instead of a result. If a process dies while
+    working on an item, a `CrashError` is, and the other items aren't affected. Up to `WINDOW` items per worker are in progress
+    or wait for an earlier one, so that a slow item doesn't block the others. Results should be small.
+
+    `num_workers` is the number of processes; 0 means one per core.
     """
     from loky import cpu_count, get_reusable_executor
     from loky.process_executor import TerminatedWorkerError
 
     num_workers = num_workers or cpu_count()
     remaining, pending = iter(items), deque[_Task]()
-    # The signal comes when the thread that started the worker ends, so it is of use if that is the main thread.
+    # The kernel sends the signal when the thread that started the worker exits, so it is only useful from the main thread.
     signalled = threading.current_thread() is threading.main_thread()
     options: dict[str, Any] = {"timeout": 60, "initializer": end_with_parent, "initargs": (os.getpid(), signalled)}
     executor = get_reusable_executor(num_workers, **options)
@@ -87,7 +89,7 @@ def map_in_processes(
                 task = pending[0]
                 outcome = task.future.result() if task.outcome is _NONE and task.future else task.outcome
             except TerminatedWorkerError:
-                # Workers take items in order, so whose fault it was is found out by taking the first lost ones alone.
+                # Workers take items in order, so the culprit is among the first lost items. Each of them is retried alone.
                 lost = [task for task in pending if task.is_lost()]
                 for task in lost[: 2 * num_workers]:
                     take_alone(task)
@@ -103,18 +105,18 @@ def map_in_processes(
 
 
 def end_with_parent(parent: int, signalled: bool) -> None:
-    """End this process when its parent ends, however that ends: called in a worker before its first item.
+    """Make this worker process exit when its parent does, for whatever reason; called before its first item.
 
-    A killed parent would otherwise leave its workers waiting for items, with all their memory.
+    A killed parent would otherwise leave its workers waiting for items, holding on to their memory.
 
     Args:
-      parent: the parent's number, since it may be gone already.
-      signalled: whether Linux's own signal for this may be used; a look for the parent every second does elsewhere.
+        parent: Process ID of the parent, which may already have exited.
+        signalled: Whether to use Linux's parent-death signal in addition to checking for the parent every second.
     """
-    if os.name == "nt":  # there the parent's number stays the same; workers end after their timeout
+    if os.name == "nt":  # the parent's process ID doesn't change on Windows; workers exit after their timeout
         return
     if signalled and sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # a C library without it
+        with contextlib.suppress(OSError, AttributeError):  # the C library lacks prctl
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -128,7 +130,7 @@ def end_with_parent(parent: int, signalled: bool) -> None:
 
 
 def _outcome(function: Callable[[Any], Any], item: Any) -> Any:
-    """Errors travel as results: an exception with arguments of its own might not survive pickling."""
+    """Return the result, or the `InputError`: raised exceptions with their own constructors may not survive pickling."""
     try:
         return function(item)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""How a prepared video is kept: one list of bytes, an entry for each frame."""
+"""Storage of prepared videos: a list of encoded frames per video."""
 
 import dataclasses
 import math
@@ -15,27 +15,32 @@ from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, UnreadableVideo
 from timesformer_jax.video.opening import open_video
 
 KEY_FRAME_EVERY = 2
-"""H.264: the second frame refers to the first. Alone, at equal bytes, frames lose 4 dB; longer chains are slower to enter."""
+"""Distance between H.264 key frames, in frames: every second frame refers to the one before it.
+
+At equal size, independent frames would lose 4 dB; with longer chains, random access would be slower.
+"""
 
 CODECS: dict[str, Callable[[Iterable[np.ndarray]], list[bytes]]] = {
     "jpeg": lambda frames: encode_jpeg(frames, quality=90),
     "h264": lambda frames: encode_h264(frames, key_frame_every=KEY_FRAME_EVERY, crf=23),
 }
-"""`storage` -> RGB frames to bytes. JPEG is the fastest to read, H.264 a third of its size or less."""
+"""Maps `storage` to a function from RGB frames to bytes. JPEG reads fastest; H.264 has a third of its size or less."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Storage:
-    """`codec`: a key of `CODECS`. Frames with a short side above `short_side` pixels are shrunk to it; of videos with more
-    than `max_fps` frames a second only as many are kept. `part_seconds`: longer videos become several examples. `limits`: what
-    a video may have at most.
-    """
+    """Settings for storing prepared videos."""
 
     codec: str
+    """A key of `CODECS`."""
     short_side: int
+    """Short side in pixels to which larger frames are scaled down."""
     max_fps: float = math.inf
+    """Maximum number of frames per second; further frames are dropped, evenly spread."""
     part_seconds: float = math.inf
+    """Maximum length of an example in seconds; longer videos become several examples."""
     limits: Limits = DEFAULT_LIMITS
+    """Largest video to accept."""
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -49,20 +54,26 @@ class Storage:
 
 
 class StoredVideo(NamedTuple):
-    """A prepared video, or a part of one: its encoded frames, `fps` as kept and as it was, and where it is damaged."""
+    """A prepared video, or a part of a long one."""
 
     frames: list[bytes]
+    """Encoded frames."""
     fps: float
+    """Frame rate of the stored frames."""
     source_fps: float
+    """Frame rate of the original video."""
     height: int
+    """Height of the stored frames in pixels."""
     width: int
+    """Width of the stored frames in pixels."""
     num_damaged: int
+    """Number of damaged places in the whole original video."""
 
 
 def store_video(entry: Entry, storage: Storage) -> list[StoredVideo]:
-    """Reads a video and encodes it; one part, but for videos longer than `storage.part_seconds`.
+    """Read and encode a video; the result has one part unless the video is longer than `storage.part_seconds`.
 
-    Raises `UnreadableVideoError` where not one frame can be had.
+    Raises `UnreadableVideoError` if no frame can be read.
     """
     parts = []
     with open_video(entry.path, fps=entry.fps, limits=storage.limits) as video:
@@ -80,7 +91,7 @@ def store_video(entry: Entry, storage: Storage) -> list[StoredVideo]:
                 encoded = CODECS[storage.codec](_noting_size(part, sizes))
             except (InputError, ReadError):
                 raise
-            except Exception as error:  # such as sides that the encoder can't have; other videos are still to be read
+            except Exception as error:  # such as sizes that the encoder rejects; it must not stop the other videos
                 reason = f"its frames can't be kept as {storage.codec}: {type(error).__name__}: {error}"
                 raise UnreadableVideoError(entry.path, reason) from error
             parts.append(StoredVideo(encoded, video.fps * share, video.fps, *sizes[0], 0))
@@ -90,17 +101,25 @@ def store_video(entry: Entry, storage: Storage) -> list[StoredVideo]:
 
 
 class VideoFacts(NamedTuple):
-    """What reading a video from start to end has shown."""
+    """Properties of a video, found by decoding all of it."""
 
     num_frames: int
+    """Number of frames."""
     fps: float
+    """Frames per second."""
     height: int
+    """Height of the last frame in pixels."""
     width: int
+    """Width of the last frame in pixels."""
     num_damaged: int
+    """Number of damaged places."""
 
 
 def inspect_video(entry: Entry, limits: Limits = DEFAULT_LIMITS) -> VideoFacts:
-    """Decodes all of a video and keeps nothing; raises `UnreadableVideoError` where not one frame can be had."""
+    """Decode all of a video without storing it, and return its properties.
+
+    Raises `UnreadableVideoError` if no frame can be read.
+    """
     with open_video(entry.path, fps=entry.fps, limits=limits) as video:
         count, height, width = 0, 0, 0
         for frame in video.frames(span=entry.span(video.seconds)):
@@ -111,7 +130,7 @@ def inspect_video(entry: Entry, limits: Limits = DEFAULT_LIMITS) -> VideoFacts:
 
 
 def _parts(frames: Iterator[np.ndarray], length: float) -> Iterator[Iterator[np.ndarray]]:
-    """The frames in runs of `length`, each to be used up before the next is asked for."""
+    """Split the frames into runs of `length`. Each run must be consumed before the next is requested."""
 
     def run(first: np.ndarray) -> Iterator[np.ndarray]:
         yield first

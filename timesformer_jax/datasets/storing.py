@@ -1,4 +1,4 @@
-"""From a listed video to its records in a file: what the worker processes of a preparation do."""
+"""Write the records of a listed video to a file, in a worker process of the preparation."""
 
 import hashlib
 import os
@@ -11,37 +11,53 @@ from timesformer_jax.datasets.storage import Storage, StoredVideo, store_video
 from timesformer_jax.datasets.tfrecords import Features, encode_example, write_record
 
 FRAMES = "video"
-"""The feature that holds the encoded frames; all others are small."""
+"""Feature that holds the encoded frames; all other features are small."""
 NUM_FRAMES = "num_frames"
-"""What the facts of a record have instead."""
+"""Entry of a record's facts that replaces the frames."""
 
 Facts = dict[str, list[Any]]
-"""The small features of a record, name -> values, and its `NUM_FRAMES`; as JSON has them, so text instead of bytes."""
+"""The small features of a record, name -> values, and `NUM_FRAMES`, in JSON types: text instead of bytes."""
 
 
 class Labelled(NamedTuple):
-    """A video to store, with the numbers of its labels."""
+    """A video to store."""
 
     entry: Entry
+    """The video."""
     labels: tuple[int, ...]
+    """Indices of its labels."""
 
 
 class Written(NamedTuple):
-    """The records of a video, one after the other in a file: how long the data of each are, its facts, and where the video is
-    damaged."""
+    """Records of a video, one after the other in a file."""
 
     path: str
+    """The file."""
     lengths: list[int]
+    """Length of the data of each record in bytes."""
     facts: list[Facts]
+    """Facts of each record."""
     num_damaged: int
+    """Number of damaged places in the video."""
 
 
 def write_records(video: Labelled, storage: Storage, *, several: bool, folder: str) -> Written:
-    """Read and encode a video and write its records, a part of it each, to a file in `folder`.
+    """Read and encode a video, and write one record per part to a file in `folder`.
 
-    The process that collects them copies that file: passing megabytes between processes costs it ten times as much.
+    The parent process copies the file, because passing megabytes between processes would cost ten times as much.
 
-    Raises `UnreadableVideoError` if not one frame can be had, and an `OSError` if the file can't be written.
+    Args:
+        video: The video to store.
+        storage: Settings of the storage.
+        several: Whether the data are multi-label.
+        folder: Folder for the file.
+
+    Returns:
+        The location and facts of the records.
+
+    Raises:
+        UnreadableVideoError: If no frame can be read.
+        OSError: If the file can't be written.
     """
     parts = store_video(video.entry, storage)
     path = Path(folder) / hashlib.sha256(os.fsencode(video.entry.name)).hexdigest()[:32]
@@ -55,7 +71,14 @@ def write_records(video: Labelled, storage: Storage, *, several: bool, folder: s
 
 
 def features_of(video: Labelled, part: int, stored: StoredVideo, *, several: bool) -> Features:
-    """The features of a record, as the TFDS builders of `input_pipeline` declare them."""
+    """Return the features of a record, as declared by the TFDS builders of `input_pipeline`.
+
+    Args:
+        video: The video.
+        part: Number of the part.
+        stored: The encoded part.
+        several: Whether the data are multi-label.
+    """
     return {
         FRAMES: (bytes, stored.frames),
         "labels" if several else "label": (int, video.labels),
@@ -69,7 +92,7 @@ def features_of(video: Labelled, part: int, stored: StoredVideo, *, several: boo
 
 
 def facts_of_features(features: Mapping[str, tuple[type, Any]]) -> Facts:
-    """Everything but the frames, whose number is kept."""
+    """Return all features except for the frames, which are replaced by their number."""
     facts = {
         name: [value.decode() for value in values] if kind is bytes else list(values)
         for name, (kind, values) in features.items()

@@ -1,7 +1,8 @@
-"""`tf.train.Example`s in TFRecord files, written without TensorFlow, so that the processes that encode videos needn't load it.
+"""Write `tf.train.Example`s to TFRecord files without TensorFlow, which the processes that encode videos needn't load.
 
-A record is 8 bytes of length, 4 of its checksum, the data, 4 of their checksum. An example is a protocol buffer: a map from
-names to lists of bytes, floats or integers (tensorflow/core/example/example.proto).
+A record consists of the length of its data (8 bytes), the checksum of the length (4 bytes), the data, and the checksum of the
+data (4 bytes). An example is a protocol buffer: a map from names to lists of bytes, floats or integers
+(tensorflow/core/example/example.proto).
 """
 
 import struct
@@ -13,16 +14,16 @@ import google_crc32c
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 
 Features = Mapping[str, tuple[type, Sequence[Any]]]
-"""Name -> `bytes`, `float` (32 bits) or `int` (64 bits), and the values."""
+"""Maps names to (type, values); types are `bytes`, `float` (32 bits) or `int` (64 bits)."""
 
 LENGTH_DELIMITED = 2
-"""Protocol buffers' wire type of everything here."""
+"""Protocol buffer wire type of all fields used here."""
 KINDS = {bytes: 1, float: 2, int: 3}
-"""Type of the values -> number of the list's field in `tf.train.Feature`."""
+"""Maps the type of the values to the number of the list's field in `tf.train.Feature`."""
 
 
 def encode_example(features: Features) -> list[bytes]:
-    """The serialized example in pieces, with its features by name, as TensorFlow's deterministic serialization has them."""
+    """Serialize an example, in pieces, with its features sorted by name as in TensorFlow's deterministic serialization."""
     entries: list[bytes] = []
     for name, (kind, values) in sorted(features.items()):
         listed = _field(KINDS[kind], _LISTS[kind](values))
@@ -31,7 +32,7 @@ def encode_example(features: Features) -> list[bytes]:
 
 
 def write_record(file: Any, data: Sequence[bytes]) -> int:
-    """Write a record, given in pieces, with its checksums; returns the length of its data."""
+    """Write a record, given in pieces, with its checksums; return the length of its data in bytes."""
     length = sum(map(len, data))
     crc = 0
     for piece in data:
@@ -41,13 +42,13 @@ def write_record(file: Any, data: Sequence[bytes]) -> int:
 
 
 def header_of(length: int) -> bytes:
-    """The bytes before a record's data: their length and its checksum."""
+    """Return the bytes that precede a record's data: the length and its checksum."""
     begin = struct.pack("<Q", length)
     return begin + struct.pack("<I", masked_crc(begin))
 
 
 def masked_crc(data: bytes) -> int:
-    """The checksum of TFRecord files: CRC-32C, rotated by 15 bits and moved by a constant."""
+    """Return the checksum used in TFRecord files: CRC-32C, rotated by 15 bits, plus a constant."""
     return _mask(google_crc32c.value(data))
 
 
@@ -61,7 +62,7 @@ def _field(number: int, pieces: Iterable[bytes]) -> list[bytes]:
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; negative integers as 64 bits in two's complement."""
+    """Encode an integer with seven bits per byte, lowest first; negative ones as 64-bit two's complement."""
     value &= (1 << 64) - 1
     encoded = bytearray()
     while value > 0x7F:

@@ -1,1 +1,1 @@
-"""The jobs of the command `timesformer`, one a file: each adds its arguments to a parser and runs with what was parsed."""
+"""Jobs of the command `timesformer`, one per file: each adds its arguments to a parser and runs with the parsed arguments."""

@@ -34,31 +34,34 @@ from timesformer_jax.video import FolderContents
 from timesformer_jax.video.finding import BROKEN_LINKS
 
 EXAMPLES = 10
-"""Videos that are listed and aren't there, of which so many are named in a split."""
-NOWHERE = "it is a link that leads nowhere"
+"""Number of missing videos to name per split."""
+NOWHERE = "it is a broken link"
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
-    """The job's arguments."""
-    job.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the videos and their lists")
+    """Add the job's arguments."""
+    job.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="folder of the videos and their lists")
     names = ", ".join(LAYOUTS)
     job.add_argument(
-        "--dataset", choices=LAYOUTS, metavar="NAME", help=f"read the lists of {names} (default: every video of the folder)"
+        "--dataset",
+        choices=LAYOUTS,
+        metavar="NAME",
+        help=f"check the videos in the lists of a data set: {names} (default: check every video of the folder)",
     )
     job.add_argument("--train", type=Path, metavar="FILE", help="video_list: the training list")
     job.add_argument("--val", type=Path, metavar="FILE", help="video_list: the validation list")
     job.add_argument("--fold", type=int, help="ucf101 and hmdb51: number of the official split (default: 1)")
-    job.add_argument("--num-workers", type=int, default=0, help="processes that read videos (default: one per core)")
+    job.add_argument("--num-workers", type=int, default=0, help="number of processes that read videos (default: one per core)")
     add_limit_arguments(job)
-    job.add_argument("--restart", action="store_true", help="don't continue a check that was stopped, begin again")
-    job.add_argument("--json", action="store_true", help="print the report as JSON, with the figures of every video")
+    job.add_argument("--restart", action="store_true", help="start over instead of continuing an interrupted check")
+    job.add_argument("--json", action="store_true", help="print the report as JSON, with the properties of every video")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints each video that can't be read when it is found, and then what is there and each kind of file that was skipped.
+    """Print each unreadable video as soon as it is found, then a summary of the videos and of skipped files.
 
-    With --json, all but the report goes to stderr. The same command continues a check that was stopped. Returns 1 if a video
-    can't be read or a link leads nowhere, else 0.
+    With --json, everything but the report goes to stderr. Running the same command again continues an interrupted check.
+    Returns 1 if a video can't be read or a link is broken, else 0.
     """
     listing, splits, missing, notes = _entries(arguments)
     limits = limits_of(arguments)
@@ -76,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             report[split] = {"videos": facts, "unreadable": {**absent, **unreadable}, "labels": labels, "absent": absent}
     except BaseException:
         journal.close(complete=False)
-        print("The check has stopped; the same command continues it.", file=sys.stderr)
+        print("The check was stopped; run the same command to continue it.", file=sys.stderr)
         raise
     journal.close(complete=True)
     if arguments.json:
@@ -90,13 +93,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _Check:
-    """Reads videos, tells what is wrong with them as it goes, and keeps it in the journal.
+    """Reader of videos that prints problems as they are found, and records every finding in the journal.
 
     Args:
-      inspect: reads a video.
-      journal: gets every finding.
-      known: those of the run that was stopped.
-      arguments: the job's.
+        inspect: Function that reads a video and returns its facts.
+        journal: Receives every finding.
+        known: Findings of an interrupted check, by key.
+        arguments: Arguments of the job.
     """
 
     def __init__(
@@ -107,13 +110,13 @@ class _Check:
         self._unreadable: dict[str, str] = {}
 
     def look(self, split: str, entries: Sequence[Entry]) -> tuple[dict[str, VideoFacts], dict[str, str]]:
-        """The facts of the videos that can be read, and why the others can't, in the entries' order."""
+        """Return the facts of readable videos, and the reasons why the others can't be read, in the order of the entries."""
         self._facts, self._unreadable = {}, {}
         keys = dict(zip((entry.name for entry in entries), keys_of(facts_of_all(entries)), strict=True))
         known = [entry for entry in entries if keys[entry.name] in self._known]
         rest = [entry for entry in entries if keys[entry.name] not in self._known]
         if known:
-            print(f"{len(known):,} of {len(entries):,} videos were checked before.", file=sys.stderr)
+            print(f"{len(known):,} of {len(entries):,} videos were already checked.", file=sys.stderr)
         with Progress(len(entries), split, initial=len(known), remark=self._remark, say=_say) as progress:
             for entry in known:
                 self._take(split, entry.name, self._known[keys[entry.name]])
@@ -129,14 +132,14 @@ class _Check:
         }
 
     def _take(self, split: str, name: str, finding: str | list[Any]) -> None:
-        """Count a finding, the reason why a video can't be read or its facts, and tell it if something is wrong."""
+        """Record a finding, which is a video's facts or the reason why it can't be read, and print any problem."""
         if isinstance(finding, str):
             self._unreadable[name] = finding
             self._tell(f"{split and split + ': '}can't be read: {printable(name)}: {printable(finding)}")
             return
         self._facts[name] = facts = VideoFacts(*finding)
         if facts.num_damaged:
-            where = f"damaged in {facts.num_damaged} place(s), to be used all the same"
+            where = f"damaged in {facts.num_damaged} place(s), but usable"
             self._tell(f"{split and split + ': '}{where}: {printable(name)}")
 
     def _tell(self, line: str) -> None:
@@ -160,23 +163,27 @@ def _say(line: str) -> None:
 
 
 class _Found(NamedTuple):
-    """The videos to check: those of a listing, or, without lists, every video of the folder."""
+    """Videos to check: those of a listing, or every video of a folder without lists."""
 
     listing: Listing | None
+    """The listing; None without lists."""
     splits: Mapping[str, Sequence[Entry]]
+    """Split -> videos."""
     missing: Mapping[str, Mapping[str, str]]
+    """Split -> missing video -> reason."""
     notes: Sequence[str]
+    """Lines about skipped files and duplicates."""
 
 
 def _entries(arguments: argparse.Namespace) -> _Found:
     name, folder = arguments.dataset, arguments.folder
     if name == "video_list":
         if arguments.train is None or arguments.val is None:
-            raise InputError("The lists are not given: --train=FILE.csv --val=FILE.csv.")
+            raise InputError("--dataset=video_list needs two lists: --train=FILE.csv --val=FILE.csv.")
         return _of(LAYOUTS[name](arguments.train, arguments.val, root=folder))
     if folder is None or not folder.is_dir():
         raise InputError(
-            f"There is no folder {folder}: give the one that holds the videos." if folder else "No folder is given."
+            f"There is no folder {folder}: give the one that holds the videos." if folder else "No FOLDER was given."
         )
     if name is None:
         contents = FolderContents(folder)
@@ -194,7 +201,7 @@ def _of(listing: Listing) -> _Found:
 
 
 def _labels(entries: Sequence[Entry], unreadable: Mapping[str, str]) -> Counter[str]:
-    """How many readable videos each label has."""
+    """Count the readable videos of each label."""
     return Counter(label for entry in entries if entry.name not in unreadable for label in entry.labels)
 
 
@@ -220,11 +227,11 @@ def _print(report: Mapping[str, Any], listing: Listing | None, name: str | None)
         for video, reason in list(found["absent"].items())[:EXAMPLES]:
             print(f"  can't be read: {printable(video)}: {printable(reason)}")
         if len(found["absent"]) > EXAMPLES:
-            print(f"  and {len(found['absent']) - EXAMPLES:,} more that are listed and aren't there; --json names all of them")
+            print(f"  and {len(found['absent']) - EXAMPLES:,} more listed videos that are missing; --json names all of them")
         if listing is not None:
             lacking = [label for label in listing.label_names if not found["labels"][label]]
             if lacking:
                 more = f" and {len(lacking) - 10} more" if len(lacking) > 10 else ""
                 print(f"  labels without a video: {printable(', '.join(lacking[:10]))}{more}")
     if listing is not None and name is not None and EXPECTED_CLASSES[name] not in (None, len(listing.label_names)):
-        print(f"{len(listing.label_names)} labels; the whole data set has {EXPECTED_CLASSES[name]}.")
+        print(f"{len(listing.label_names)} labels; the complete data set has {EXPECTED_CLASSES[name]}.")

@@ -1,7 +1,7 @@
 """Convert weights between formats.
 
-timesformer convert TimeSformer_divST_8x32_224_K400.pyth FOLDER      a Hugging Face folder, to publish
-timesformer convert runs/mine model.pyth                             a file for the official code
+timesformer convert TimeSformer_divST_8x32_224_K400.pyth FOLDER      # to a Hugging Face folder
+timesformer convert runs/mine model.pyth                             # to a file for the official code
 """
 
 import argparse
@@ -14,13 +14,13 @@ from timesformer_jax.printable import printable
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
-    """The job's arguments."""
+    """Add the job's arguments."""
     job.add_argument(
-        "source", metavar="SOURCE", help="weights: a file, folder, workdir of a run, or name listed by `timesformer zoo`"
+        "source",
+        metavar="SOURCE",
+        help="weights: a file, folder, workdir of a run, name listed by `timesformer zoo`, or hf:ORGANISATION/MODEL",
     )
-    job.add_argument(
-        "target", metavar="TARGET", help="file or folder to write; its suffix chooses the format, unless --to does"
-    )
+    job.add_argument("target", metavar="TARGET", help="file or folder to write; without --to, its suffix selects the format")
     job.add_argument(
         "--to",
         choices=list(WRITERS),
@@ -31,7 +31,7 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Converts, and prints what became of every tensor."""
+    """Convert the weights, and print the report of every tensor."""
     options = load_options(arguments)
     pretrained = convert(arguments.source, arguments.target, to=arguments.to, overwrite=arguments.overwrite, **options)
     print(printable(pretrained.report, newlines=True))
@@ -40,35 +40,45 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def add_load_arguments(job: argparse.ArgumentParser, *, former: str = "--kind") -> None:
-    """Those of `load` that files may need; `former`: the earlier name of `--checkpoint-format`, which still works."""
+    """Add the arguments of `load` that files may need; `former` is a former name of `--checkpoint-format` that still works."""
     job.add_argument(
         "--labels",
         metavar="FILE",
-        help="names of the classes: .json, .csv, or text with one per line (default: the checkpoint's)",
+        help="names of the classes: .json, .csv, or text with one name per line (default: from the weights)",
     )
     for name, text in SIZES.items():
         job.add_argument(name, type=int, help=text)
     job.add_argument(
-        "--image-size", type=int, nargs="+", metavar="N", help="pixels, one number or height and width (default: the weights')"
+        "--image-size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="size in pixels, one number or height and width; the position embedding is resized (default: from the weights)",
     )
-    job.add_argument("--num-heads", type=int, help="attention heads (default: as the file says, else as usual for its width)")
+    job.add_argument(
+        "--num-heads",
+        type=int,
+        help="number of attention heads (default: from the weights, else the usual number for their width)",
+    )
     formats = {"choices": list(FORMATS), "dest": "checkpoint_format"}
     text = f"format of the weights: {', '.join(FORMATS)} (default: detected from their content)"
     job.add_argument("--checkpoint-format", **formats, metavar="FORMAT", help=text)
     job.add_argument(former, **formats, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    text = "how scores become probabilities; sigmoid is for multi-label models (default: as the file says, else softmax)"
+    text = "conversion of logits to probabilities; sigmoid for multi-label models (default: from the weights, else softmax)"
     job.add_argument("--objective", choices=list(SCORES), help=text)
-    job.add_argument("--entry", help="entry of the file to load, such as model_ema (default: the model's)")
-    job.add_argument("--prefix", help="load the tensors whose names begin with this (default: detected from their names)")
+    job.add_argument("--entry", help="entry of the file to load, such as model_ema (default: the model)")
+    job.add_argument("--prefix", help="load only tensors whose names have this prefix (default: detected from the names)")
     job.add_argument(
-        "--activation", choices=list(ACTIVATIONS), help="activation of the MLPs (default: as usual for the format)"
+        "--activation",
+        choices=list(ACTIVATIONS),
+        help="activation of the MLPs (default: from the weights, else as usual for their format)",
     )
     job.add_argument(
         "--allow",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="regular expression of parameters that may be missing or superfluous; may be repeated (default: none)",
+        help="regular expression of parameters that may be missing, or of tensors to ignore; may be repeated (default: none)",
     )
 
 
@@ -83,16 +93,18 @@ LOAD_OPTIONS = (
     "objective",
     "allow",
 )
+"""Arguments that have the same name and type in `load`."""
 
 SIZES = {
-    "--num-classes": "classes (default: the weights'); rows of the classifier whose labels the weights name are kept, others "
-    "are fresh and untrained",
-    "--num-frames": "frames of a clip; the time embedding is resized (default: the weights')",
+    "--num-classes": "number of classes (default: from the weights); with --labels, classifier rows are matched by name and "
+    "new labels get untrained rows",
+    "--num-frames": "number of frames per clip; the time embedding is resized (default: from the weights)",
 }
+"""Maps flags of sizes to their help."""
 
 
 def load_options(arguments: argparse.Namespace) -> dict:
-    """The arguments of `add_load_arguments` as `load` takes them."""
+    """Return the arguments of `add_load_arguments` as keyword arguments of `load`."""
     options = {name: getattr(arguments, name) for name in LOAD_OPTIONS}
     options["format"] = arguments.checkpoint_format
     if arguments.image_size is not None:

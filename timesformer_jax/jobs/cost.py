@@ -14,17 +14,17 @@ from timesformer_jax.modeling import SCHEMES, VARIANTS, create
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
-    """The job's arguments."""
-    job.add_argument("--variant", default="timesformer-base", metavar="NAME", help=f"one of {', '.join(VARIANTS)}")
-    job.add_argument("--num-classes", type=int, default=400, help="classes of the classifier")
-    job.add_argument("--frames", type=int, nargs="+", default=[8, 16, 32, 64, 96], help="numbers of frames")
-    job.add_argument("--sizes", type=int, nargs="+", default=[224, 448], help="sides in pixels")
+    """Add the job's arguments."""
+    job.add_argument("--variant", default="timesformer-base", metavar="NAME", help=f"model: one of {', '.join(VARIANTS)}")
+    job.add_argument("--num-classes", type=int, default=400, help="number of classes")
+    job.add_argument("--frames", type=int, nargs="+", default=[8, 16, 32, 64, 96], help="numbers of frames per clip")
+    job.add_argument("--sizes", type=int, nargs="+", default=[224, 448], help="sides of the square frames, in pixels")
     job.add_argument("--csv", action="store_true", help="print CSV instead of a table")
-    job.add_argument("--plot", metavar="FILE", help="also draw the table: .png, .svg or .pdf")
+    job.add_argument("--plot", metavar="FILE", help="also plot the costs to a .png, .svg or .pdf file")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what every scheme costs over frames and sizes, as a table or as CSV; draws it where asked."""
+    """Print the cost of every scheme over frames and sizes, as a table or as CSV, and plot it if requested."""
     model = create(arguments.variant, num_classes=arguments.num_classes)
     lines = cost_table(model, arguments.frames, arguments.sizes)
     if arguments.csv:
@@ -61,11 +61,11 @@ def _plot(lines: list[Cost], path: str) -> None:
         axis.set(xlabel="frames", title=f"{size} x {size} pixels", xscale="log", yscale="log")
         axis.set_xticks([line.num_frames for line in part], [str(line.num_frames) for line in part])
         axis.minorticks_off()
-    axes[0].set_ylabel("10^12 multiply-adds a clip")
+    axes[0].set_ylabel("10^12 multiply-adds per clip")
     axes[0].legend(fontsize=7)
     drawn = io.BytesIO()
     try:
         figure.savefig(drawn, dpi=120, format=Path(path).suffix.removeprefix(".") or None)
         write_whole(Path(path), drawn.getvalue())
-    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib can't write
+    except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib doesn't support
         raise InputError(f"Can't write {path}: {first_line(error)}.") from error

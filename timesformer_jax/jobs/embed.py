@@ -3,12 +3,13 @@
 timesformer embed runs/divided runs/space_only runs/vit --output=embedding.png
 timesformer embed features --output=embedding.svg --method=both --labels=surfing,skiing
 
-FEATURES are folders that `timesformer features` or `main.py --mode=features` wrote (or a run's workdir with one split of them).
-A point is a video: the mean over its clips and crops, and over frames and places where the features have them. Beside each
-plot stands how well labels separate: the share of its videos whose label most of the nearest others have, by cosine similarity
-of the features themselves (not of the points), and what a random other video would reach. 5 neighbours vote, or fewer if a
-label has fewer than 6 videos; labels with one video are drawn but not counted. Where videos have several labels, those with one
-are drawn.
+FEATURES are folders written by `timesformer features` or by main.py in mode "features", or the workdir of a run with features
+of one split. Each point is a video: the mean of its features over clips and crops, and over frames or patches if there are any.
+
+The title of each plot shows how well the features separate the labels: the share of videos whose label wins the vote of their 5
+nearest neighbours, by cosine similarity of the features (not of the points), and the share expected by chance. Fewer neighbours
+vote if a label has fewer than 6 videos. Labels with one video are drawn but not counted. In multi-label data, only videos with
+exactly one label are drawn.
 """
 
 import argparse
@@ -33,32 +34,34 @@ from timesformer_jax.os_errors import sentence
 from timesformer_jax.printable import printable
 
 MOST_LABELS = 20
-"""More colours can't be told apart."""
+"""Maximum number of labels to draw; more colours would be indistinguishable."""
 
 FORMATS = ("png", "svg")
 
 
 class _Points(NamedTuple):
-    """What is drawn of a set: one vector a video, and the number of its label's name."""
+    """Videos of a feature set to draw."""
 
     values: np.ndarray
+    """One feature vector per video."""
     labels: np.ndarray | None
+    """Index of each video's label among the drawn ones; None without labels."""
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
-    """The job's arguments."""
-    job.add_argument("features", nargs="+", metavar="FEATURES", help="folders of features, one column each")
-    job.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to draw to: .png or .svg")
+    """Add the job's arguments."""
+    job.add_argument("features", nargs="+", metavar="FEATURES", help="folders of features, one per column of the plot")
+    job.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to write: .png or .svg")
     job.add_argument("--method", choices=[*METHODS, "both"], default="tsne", help="projection to two dimensions")
     job.add_argument("--labels", metavar="A,B,...", help=f"draw only these labels (default: the {MOST_LABELS} most frequent)")
     job.add_argument(
-        "--max-points", type=int, default=2000, metavar="N", help="draw at most this many videos, chosen at random"
+        "--max-points", type=int, default=2000, metavar="N", help="maximum number of videos to draw, chosen at random"
     )
     job.add_argument("--seed", type=int, default=0, help="seed of the random choice and of t-SNE")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draws the picture, and prints how well the labels separate in each column."""
+    """Draw the plots, and print the nearest-neighbour accuracy of each column."""
     ending = arguments.output.suffix.removeprefix(".").lower()
     if ending not in FORMATS:
         raise InputError(f"--output must end in .png or .svg, got {arguments.output.name}.")
@@ -94,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def title_of(features: FeatureSet) -> str:
-    """What the features are of, in two lines: the scheme, and whose weights."""
+    """Return a title of two lines: the attention scheme and kind of features, and the weights."""
     weights = features.about["weights"]
     source = Path(str(weights["source"])).name or str(weights["source"])
     step = "" if weights.get("step") is None else f", step {weights['step']}"
@@ -102,7 +105,7 @@ def title_of(features: FeatureSet) -> str:
 
 
 def _single_labels(features: FeatureSet) -> np.ndarray | None:
-    """Each video's label, -1 where it has none or several; None where no labels are known."""
+    """Return the label of each video, -1 if it has none or several; None if the set has no labels."""
     if features.labels is None or features.label_names is None:
         return None
     labels = features.labels
@@ -110,12 +113,12 @@ def _single_labels(features: FeatureSet) -> np.ndarray | None:
 
 
 def _choose_labels(sets: Sequence[FeatureSet], given: str | None) -> list[str] | None:
-    """The names of the labels that are drawn, in alphabetical order; None where not every set has labels."""
+    """Return the names of the labels to draw, in alphabetical order; None unless every set has labels."""
     counts: dict[str, int] = {}
     known = [_single_labels(features) for features in sets]
     if any(labels is None for labels in known):
         if given:
-            raise InputError("--labels needs features with labels: write them with --label-by-folder, or of a data set.")
+            raise InputError("--labels needs features with labels: extract them with --label-by-folder, or from a data set.")
         return None
     for features, labels in zip(sets, known, strict=True):
         for number, count in zip(*np.unique(labels[labels >= 0], return_counts=True), strict=True):  # pyright: ignore
@@ -124,25 +127,32 @@ def _choose_labels(sets: Sequence[FeatureSet], given: str | None) -> list[str] |
     if given is None:
         most = sorted(counts, key=lambda name: (-counts[name], name))[:MOST_LABELS]
         if len(most) < len(counts):
-            print(f"Of {len(counts)} labels the {MOST_LABELS} most frequent are drawn; --labels=A,B,... chooses others.")
+            print(f"Of {len(counts)} labels, the {MOST_LABELS} most frequent are drawn; --labels=A,B,... chooses others.")
         return sorted(most)
     wanted = [name.strip() for name in given.split(",") if name.strip()]
     if unknown := sorted(set(wanted) - counts.keys()):
         raise InputError(f"No video has the label {unknown[0]!r}; there are {', '.join(sorted(counts)[:20])}.")
     if not 0 < len(set(wanted)) <= MOST_LABELS:
-        raise InputError(f"--labels takes 1 to {MOST_LABELS} labels with commas between, got {len(set(wanted))}.")
+        raise InputError(f"--labels takes 1 to {MOST_LABELS} labels separated by commas, got {len(set(wanted))}.")
     return sorted(set(wanted))
 
 
 def _choose_points(features: FeatureSet, names: Sequence[str] | None, most: int, seed: int) -> _Points:
-    """The videos of the labels that are drawn, at most so many; the same ones of sets of the same videos."""
+    """Choose videos to draw. Sets of the same videos get the same choice.
+
+    Args:
+        features: The feature set.
+        names: Names of the labels to draw; None for all videos, without labels.
+        most: Maximum number of videos.
+        seed: Seed of the random choice.
+    """
     labels = None
     chosen = np.arange(len(features.names))
     if names is not None:
         own = features.label_names or []
         number = np.array([*(names.index(name) if name in names else -1 for name in own), -1])
         single = _single_labels(features)
-        labels = number[single]  # -1 is the last entry
+        labels = number[single]  # index -1 selects the appended -1
         chosen = chosen[labels >= 0]
     if len(chosen) > most:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, most, replace=False))

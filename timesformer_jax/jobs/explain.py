@@ -1,4 +1,4 @@
-"""Draw what a model looks at in a video, for its best label or any other.
+"""Explain a prediction: draw the parts of a video that matter for its best label, or for any other.
 
 timesformer explain clip.mp4 --checkpoint=timesformer-base-k400 --output=clip.gif
 timesformer explain clip.mp4 --checkpoint=runs/mine --label=running --label=walking --output=clip.png
@@ -37,15 +37,15 @@ from timesformer_jax.video import PLACEMENT_NAMES, Clip
 
 METHODS = ("relevance", "rollout")
 MOST_DRAWN = 32
-"""Clips of a video that are drawn, and therefore held in memory."""
+"""Maximum number of clips to draw, and therefore to hold in memory."""
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
-    """The job's arguments."""
-    job.add_argument("video", metavar="VIDEO", help="a video file")
+    """Add the job's arguments."""
+    job.add_argument("video", metavar="VIDEO", help="video file")
     job.add_argument("--checkpoint", required=True, metavar="PATH", help=CHECKPOINT)
     job.add_argument(
-        "--output", required=True, metavar="FILE", help=f"file to draw to: {', '.join(WRITERS)} (a sheet of 8 frames at most)"
+        "--output", required=True, metavar="FILE", help=f"file to write: {', '.join(WRITERS)} (a sheet of at most 8 frames)"
     )
     job.add_argument(
         "--method",
@@ -54,11 +54,14 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
         help="relevance of the patches for a label, or the paper's attention rollout",
     )
     job.add_argument(
-        "--label", action="append", default=[], help="name or number of a label; may be repeated (default: the best label)"
+        "--label",
+        action="append",
+        default=[],
+        help="name or number of a label to explain; may be repeated (default: the best label)",
     )
-    job.add_argument("--num-clips", type=int, default=1, help="clips spread over the video")
+    job.add_argument("--num-clips", type=int, default=1, help="number of clips spread over the video")
     job.add_argument(
-        "--placement", choices=PLACEMENT_NAMES, help="where the clips begin (default: as the checkpoint was evaluated)"
+        "--placement", choices=PLACEMENT_NAMES, help="where the clips start (default: as in the checkpoint's evaluation)"
     )
     job.add_argument("--fps", type=float, default=4.0, help="frames per second of an animation")
     job.add_argument("--top-k", type=int, default=5, help="number of labels to print")
@@ -67,7 +70,7 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the best labels of the clips (one centre crop each), and draws them, or 32 of many."""
+    """Print the best labels of the video (one centre crop per clip), and draw at most `MOST_DRAWN` of its clips."""
     output = Path(arguments.output)
     _check(arguments, output)
     limits = limits_of(arguments)
@@ -82,7 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
     drawn: list[Clip] = []
     scores, num_clips = pretrained.clip_scores(_keep(pretrained.preprocess.clips(arguments.video, **views), drawn))
     if len(drawn) < num_clips:
-        print(f"Note: {len(drawn)} of {num_clips} clips are drawn, evenly spread; the scores are of all.", file=sys.stderr)
+        print(
+            f"Note: {len(drawn)} of {num_clips} clips are drawn, evenly spread; the scores are the mean of all.",
+            file=sys.stderr,
+        )
     clips = np.concatenate([clip.views for clip in drawn])
     best = pretrained.best(scores, arguments.top_k)
     print(printable(arguments.video) + "".join(f"\n  {p:7.2%}  {printable(label)}" for label, p in best))
@@ -96,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _keep(clips: Iterable[Clip], kept: list[Clip]) -> Iterator[Clip]:
-    """The clips, of which `kept` gets `MOST_DRAWN` at most, evenly spread."""
+    """Yield the clips, and collect at most `MOST_DRAWN` of them, evenly spread, in `kept`."""
     for clip in clips:
         if not clip.number:
             kept.clear()
@@ -109,7 +115,16 @@ def _keep(clips: Iterable[Clip], kept: list[Clip]) -> Iterator[Clip]:
 def explain(
     pretrained: Pretrained, clips: np.ndarray, scores: np.ndarray, labels: Sequence[int], *, title: str, method: str
 ) -> list[Panel]:
-    """The frames of all clips `[clips, T, H, W, 3]`, plain and with the map of each label (of the best one by default)."""
+    """Return panels of the clips' frames: plain, and overlaid with the map of each label.
+
+    Args:
+        pretrained: The model.
+        clips: Normalised clips `[clips, T, H, W, 3]`.
+        scores: Probabilities of the video.
+        labels: Classes to explain; the best one by default.
+        title: Title of the plain panel.
+        method: An element of `METHODS`.
+    """
     frames = np.concatenate([pretrained.preprocess.pictures(clip) for clip in clips])
     model, params = pretrained.model, pretrained.variables["params"]
 
@@ -135,7 +150,7 @@ def _relevance(pretrained: Pretrained, label: int, clip: jax.Array) -> jax.Array
 
 
 def _check(arguments: argparse.Namespace, output: Path) -> None:
-    """Raises `InputError` for what can't work, before anything is loaded."""
+    """Raise `InputError` for invalid arguments, before anything is loaded."""
     check_at_least_1(arguments, "num_clips", "top_k")
     if not 0 < arguments.fps < math.inf:
         raise InputError(f"--fps must be above 0, got {arguments.fps}.")
@@ -144,11 +159,11 @@ def _check(arguments: argparse.Namespace, output: Path) -> None:
     if not output.parent.is_dir():
         raise InputError(f"There is no folder {output.parent} to write {output.name} to.")
     if arguments.method == "rollout" and arguments.label:
-        raise InputError("Rollout is the same for all labels: leave --label out, or use --method=relevance.")
+        raise InputError("Rollout is the same for all labels: omit --label, or use --method=relevance.")
 
 
 def _number(label: str, pretrained: Pretrained) -> int:
-    """A class's number, by its name or number."""
+    """Return the index of a class given by its name or number."""
     names = list(pretrained.labels or [])
     if label in names:
         return names.index(label)

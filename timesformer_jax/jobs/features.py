@@ -1,15 +1,16 @@
-"""Extract features of videos to a folder, for `timesformer embed` and `read_features`.
+"""Extract features of videos to a folder.
 
 timesformer features FOLDER --checkpoint=timesformer-base-k400 --output=features
 timesformer features FOLDER --checkpoint=runs/mine --output=features --kind=frames --label-by-folder
 timesformer features film.mp4 --checkpoint=runs/mine --output=features --placement=tiled --num-crops=1
 
-The weights need no classifier: an image model without one is a video model of `num_classes` 0 in `features.json`.
+`timesformer embed` plots the features, and `timesformer_jax.features.read_features` reads them in Python. The folder holds
+`features.json`, which describes the weights, the model and the videos, and shards of whole videos. If the job is interrupted,
+run the same command again to resume after the last complete shard.
 
-One row a view: a crop of a clip, with the video's name, the clip's number and the second at which it begins; with
---placement=tiled clips side by side cover each video, however long. Names are paths as they were given. The folder has
-`features.json`, which says of what the features are, and shards of whole videos. Stopped before the end, the same command goes
-on behind the last shard that is whole.
+There is one row per view, which is a crop of a clip, with the name of the video (its path as given), the number of the clip and
+the second at which the clip starts. With --placement=tiled, adjacent clips cover each video, however long. The weights don't
+need a classifier; `num_classes` in `features.json` is then 0.
 """
 
 import argparse
@@ -57,28 +58,33 @@ from timesformer_jax.video import VIDEO_SUFFIXES, Clip
 
 
 class _Clip(NamedTuple):
-    """A clip on its way to the model, all its crops."""
+    """A clip with all its crops, ready for the model."""
 
     name: str
+    """Name of the video."""
     label: int | None
+    """Index of the video's label; None without labels."""
     clip: Clip
+    """The clip."""
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
-    """The job's arguments."""
+    """Add the job's arguments."""
     add_view_arguments(job)
-    job.add_argument("--output", required=True, metavar="FOLDER", help="folder to write to")
+    job.add_argument("--output", required=True, metavar="FOLDER", help="folder to write")
     job.add_argument("--kind", choices=list(KINDS), default="cls", help="one vector per clip, frame or patch")
     job.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the features on disk")
     job.add_argument("--label-by-folder", action="store_true", help="label each video with the name of its folder")
-    job.add_argument("--batch-size", type=int, default=12, help="views per batch")
-    job.add_argument("--videos-per-shard", type=int, metavar="N", help="videos per file (default: enough for about 256 MiB)")
+    job.add_argument("--batch-size", type=int, default=12, help="number of views per batch")
+    job.add_argument(
+        "--videos-per-shard", type=int, metavar="N", help="number of videos per shard (default: enough for about 256 MiB)"
+    )
     add_load_arguments(job, former="--checkpoint-kind")
 
 
 @locks_released()
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the features; a video that can't be read is a line on stderr, and makes the exit code 1."""
+    """Extract the features. Unreadable videos are reported on stderr, and make the exit code 1."""
     check_at_least_1(arguments, "num_clips", "batch_size", "videos_per_shard")
     check_options(arguments.kind, arguments.dtype, arguments.videos_per_shard)
     limits_of(arguments)
@@ -98,10 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
     missing = writer.missing()
     left = sum(len(shards[shard]) for shard in missing)
     if left < len(paths):
-        print(f"{len(paths) - left} of {len(paths)} video(s) are there already.", file=sys.stderr)
+        print(f"{len(paths) - left} of {len(paths)} video(s) were already extracted.", file=sys.stderr)
     compute = functools.partial(_compute, pretrained.model, arguments.kind, pretrained.variables["params"])
     progress = Progress(left, quiet=left < 2, say=lambda line: print(line, file=sys.stderr, flush=True))
-    with progress, watch_preemption("the shard under way") as stops:
+    with progress, watch_preemption("the current shard") as stops:
         for shard in missing:
             if stops():
                 raise stops.preempted(f"{writer.num_shards - len(writer.missing())} of {writer.num_shards} shards are written")
@@ -111,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
             while group := list(itertools.islice(clips, size)):
                 for (name, label, clip), values in zip(group, compute(group, size), strict=False):
                     if not clip.number:
-                        rows.drop_video(name)  # where its clips begin again
+                        rows.drop_video(name)  # decoding starts over after an error
                     if name not in rows.unreadable:
                         rows.add_clip(name, values, seconds=clip.seconds, label=label)
             writer.write(shard, rows)
@@ -165,7 +171,16 @@ def _clips(
     rows: ShardRows,
     progress: Progress,
 ) -> Iterator[_Clip]:
-    """Every clip of the videos; of those that can't be read, `rows` gets the reason."""
+    """Yield every clip of the videos.
+
+    Args:
+        pretrained: The model, for its preprocessing.
+        paths: Video files.
+        labels: Names of the labels; None without labels.
+        arguments: Arguments of the job.
+        rows: Receives the reasons why videos can't be read.
+        progress: Updated after every video.
+    """
     views_of = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops, "limits": limits_of(arguments)}
     for path, clips in prepared(pretrained.preprocess, paths, **views_of):
         name = as_utf8(path)
@@ -186,7 +201,15 @@ def _extract(model: TimeSformer, kind: str, params: Any, video: jax.Array) -> ja
 
 
 def _compute(model: TimeSformer, kind: str, params: Any, group: list[_Clip], size: int) -> np.ndarray:
-    """The clips' features `[size, crops, ...]`; zeros fill the last batch up, so that one program serves all."""
+    """Compute the features of clips, `[size, crops, ...]`.
+
+    Args:
+        model: The model.
+        kind: Kind of the features, a key of `KINDS`.
+        params: Parameters of the model.
+        group: The clips, at most `size`.
+        size: Number of clips to compute. Missing ones are padded with zeros, to avoid another compilation.
+    """
     crops, *shape = group[0].clip.views.shape
     video = np.zeros((size * crops, *shape), np.float32)
     video[: len(group) * crops] = np.concatenate([each.clip.views for each in group])

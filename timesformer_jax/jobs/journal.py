@@ -1,4 +1,4 @@
-"""What a long job over files has found so far, so that the same command continues where it was stopped."""
+"""Journal of a long job's findings, from which the same command resumes after an interruption."""
 
 import contextlib
 import hashlib
@@ -13,13 +13,13 @@ from timesformer_jax.errors import first_line
 
 
 class Journal:
-    """A file of JSON lines below the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`).
+    """A file of JSON lines in the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`).
 
-    The job works without it if it can't be written, with a note on stderr.
+    If the file can't be written, the job runs without it and prints a note to stderr.
 
     Args:
-      job: the job's name.
-      arguments: everything that its findings depend on; other arguments have another file.
+        job: Name of the job.
+        arguments: Everything that the findings depend on; different arguments use different files.
     """
 
     def __init__(self, job: str, arguments: Any):
@@ -28,7 +28,7 @@ class Journal:
         self._file: Any = None
 
     def read(self) -> dict[str, Any]:
-        """Key -> finding of the run that was stopped. A line that was cut is skipped: its item is looked at again."""
+        """Read the findings of an interrupted run by key, skipping lines that were cut off."""
         found = {}
         with contextlib.suppress(OSError):
             for line in self.path.read_bytes().splitlines():
@@ -38,22 +38,22 @@ class Journal:
         return found
 
     def begin(self, *, anew: bool = False) -> None:
-        """Open the file to add findings."""
+        """Open the file for new findings; with `anew`, discard the old ones."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "wb" if anew else "ab")  # noqa: SIM115 (closed by `close`)
-            self._file.write(b"" if anew else b"\n")  # after a line that was cut
+            self._file.write(b"" if anew else b"\n")  # ends a line that was cut off
         except OSError as error:
-            print(f"Note: an interruption will lose what was found: {self.path}: {first_line(error)}.", file=sys.stderr)
+            print(f"Note: can't write {self.path} to resume after an interruption: {first_line(error)}.", file=sys.stderr)
 
     def add(self, key: str, finding: Any) -> None:
-        """Add a finding, in JSON's types."""
+        """Add a finding, which must have JSON types."""
         if self._file is not None:
             self._file.write(json.dumps([key, finding]).encode() + b"\n")
             self._file.flush()
 
     def close(self, *, complete: bool) -> None:
-        """Close the file, and delete it once the job is complete."""
+        """Close the file, and delete it if the job is complete."""
         if self._file is not None:
             self._file.close()
         if complete:
@@ -62,7 +62,7 @@ class Journal:
 
 
 def keys_of(facts: Iterable[str]) -> list[str]:
-    """A short key per item: of the text of everything that its finding depends on."""
+    """Return a short key per item, derived from a text of everything that its finding depends on."""
     return [_digest(fact) for fact in facts]
 
 

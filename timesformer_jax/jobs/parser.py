@@ -1,4 +1,4 @@
-"""The parser of the command `timesformer`: errors are one line, unknown names are suggested, defaults are in the help."""
+"""Parser of the command `timesformer`, with one-line errors, suggestions for misspelled names, and defaults in the help."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from timesformer_jax.printable import printable
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose usage errors end in one line and exit code 2.
+    """An `ArgumentParser` that reports usage errors in one line, with exit code 2.
 
-    Flags are never abbreviated, so that a new one can't change what a command means.
+    Flags can't be abbreviated, so that new flags never change the meaning of a command.
     """
 
     def __init__(self, **options: Any):
         self.known: list[str] = []
-        """The flags, without hidden ones."""
+        """Visible flags, for suggestions."""
         self._accepted: set[str] = set()
         super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """As the method that it overrides; a default that isn't in `help` is added there."""
+        """Add an argument as `ArgumentParser` does, and append its default to `help` unless `help` mentions it."""
         if options.get("type") in (int, float) and "choices" not in options:
             options.setdefault("metavar", "N")
         default, text = options.get("default"), options.get("help")
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         return super().add_argument(*names, **options)
 
     def check_spelling(self, arguments: Sequence[str]) -> None:
-        """End with an error for a flag that doesn't exist; argparse would first ask for the required ones."""
+        """Exit with an error if a flag doesn't exist; argparse would first complain about missing required flags."""
         for argument in arguments:
             name = argument.partition("=")[0]
             if name == "--":
@@ -44,6 +44,6 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"there is no flag {name}.{did_you_mean(name, self.known).replace(chr(39), '')}")
 
     def error(self, message: str) -> NoReturn:
-        """End with the message as one line, and exit code 2."""
+        """Print the message as one line, and exit with code 2."""
         ending = "" if message.endswith((".", "?")) else "."
         self.exit(2, f"Error: {printable(message)}{ending} See `{self.prog} --help`.\n")

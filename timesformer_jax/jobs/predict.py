@@ -24,7 +24,7 @@ from timesformer_jax.printable import as_utf8, printable, stdout_encoding, to_js
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
-    """The job's arguments."""
+    """Add the job's arguments."""
     add_view_arguments(job)
     job.add_argument("--top-k", type=int, default=5, help="number of labels to print")
     job.add_argument("--json", action="store_true", help="print one JSON object per video instead of tables")
@@ -32,7 +32,7 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the labels of every video; one that can't be read is a line on stderr, and makes the exit code 1."""
+    """Print the labels of every video. Unreadable videos are reported on stderr, and make the exit code 1."""
     from tqdm import tqdm
 
     check_at_least_1(arguments, "top_k", "num_clips")

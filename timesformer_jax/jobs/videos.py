@@ -1,4 +1,4 @@
-"""What the jobs over videos have in common: which files, which views of them, and decoding ahead."""
+"""Shared parts of the jobs over videos: arguments, finding files, and decoding ahead."""
 
 import argparse
 import contextlib
@@ -18,35 +18,35 @@ CHECKPOINT = "weights: a file, folder, workdir of a run, name listed by `timesfo
 
 
 CLIPS_AHEAD = 2
-"""Clips that are decoded while others are looked at: their memory is all that a video takes, however long it is."""
+"""Number of clips decoded ahead of the model. Only these are in memory, however long a video is."""
 
 Item = TypeVar("Item")
 
 
 def add_view_arguments(job: argparse.ArgumentParser) -> None:
-    """Which videos, and which clips of them."""
-    job.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or folders to search for them")
+    """Add arguments that select videos, weights and views."""
+    job.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or folders to search for videos")
     job.add_argument("--checkpoint", required=True, metavar="PATH", help=CHECKPOINT)
-    job.add_argument("--num-clips", type=int, default=1, help="clips spread over each video")
+    job.add_argument("--num-clips", type=int, default=1, help="number of clips spread over each video")
     job.add_argument(
-        "--num-crops", type=int, default=3, choices=(1, 3), help="crops of each clip: three along the long side, or the centre"
+        "--num-crops", type=int, default=3, choices=(1, 3), help="crops per clip: 3 along the long side, or 1 in the centre"
     )
     job.add_argument(
-        "--placement", choices=PLACEMENT_NAMES, help="where the clips begin (default: as the checkpoint was evaluated)"
+        "--placement", choices=PLACEMENT_NAMES, help="where the clips start (default: as in the checkpoint's evaluation)"
     )
     add_limit_arguments(job)
 
 
 def add_limit_arguments(job: argparse.ArgumentParser) -> None:
-    """How much a video may ask for."""
+    """Add arguments that limit the size of videos."""
     usual = Limits()
-    job.add_argument("--max-pixels", type=int, default=usual.max_pixels, help="pixels that a video's frame may have")
-    job.add_argument("--max-seconds", type=float, default=usual.max_seconds, help="seconds that a video may last")
-    job.add_argument("--max-bytes", type=int, default=usual.max_bytes, help="bytes that a video file may have")
+    job.add_argument("--max-pixels", type=int, default=usual.max_pixels, help="reject videos with more pixels per frame")
+    job.add_argument("--max-seconds", type=float, default=usual.max_seconds, help="reject longer videos")
+    job.add_argument("--max-bytes", type=int, default=usual.max_bytes, help="reject larger video files")
 
 
 def limits_of(arguments: argparse.Namespace) -> Limits:
-    """The arguments of `add_limit_arguments`; raises `InputError` for one that can't be."""
+    """Return the limits given by the arguments of `add_limit_arguments`; raises `InputError` if one isn't positive."""
     values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Limits)}
     for name, value in values.items():
         if not value > 0:
@@ -55,7 +55,7 @@ def limits_of(arguments: argparse.Namespace) -> Limits:
 
 
 def check_at_least_1(arguments: argparse.Namespace, *names: str) -> None:
-    """Raises `InputError` for a number below 1; one that isn't given is none."""
+    """Raise `InputError` if one of the named arguments is given and below 1."""
     for name in names:
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -63,23 +63,23 @@ def check_at_least_1(arguments: argparse.Namespace, *names: str) -> None:
 
 
 def find_files(names: Iterable[str]) -> Iterator[Path]:
-    """The files themselves, and every video in the folders, in order; a folder without any stands for itself."""
+    """Yield the given files, and every video in the given folders; a folder without videos is yielded itself."""
     for name in names:
         path = Path(name)
         yield from (find_videos(path) or [path]) if path.is_dir() else [path]
 
 
 def check_classifier(pretrained: Pretrained, source: str, purpose: str) -> None:
-    """Raise `InputError` for weights without a classifier; `purpose`: what it is needed for, and what works without."""
+    """Raise `InputError` for weights without a classifier; `purpose` says what needs it, and what works without it."""
     if not pretrained.model.num_classes:
         raise InputError(
-            f"{source} has no classifier {purpose}. Train one: main.py --mode=train, or --mode=probe for the classifier alone, "
-            f"with --config.init_from={source}."
+            f"{source} has no classifier {purpose}. Train one with main.py (mode train, or mode probe for the classifier "
+            f"alone), starting from init_from={source}."
         )
 
 
 def place_clips(pretrained: Pretrained, placement: str | None) -> Pretrained:
-    """With clips that begin where the user wants them, if anywhere."""
+    """Return the model with another placement of clips; unchanged if `placement` is None."""
     if not placement:
         return pretrained
     return dataclasses.replace(pretrained, preprocess=dataclasses.replace(pretrained.preprocess, placement=placement))
@@ -88,7 +88,17 @@ def place_clips(pretrained: Pretrained, placement: str | None) -> Pretrained:
 def prepared(
     preprocess: Preprocess, paths: Iterable[Path], *, num_clips: int, num_crops: int, limits: Limits
 ) -> Iterator[tuple[Path, Iterator[Clip]]]:
-    """Every video with its clips, which raise `InputError` where it can't be read; meanwhile the next ones are decoded."""
+    """Yield every video with an iterator of its clips, while a thread decodes the next clips.
+
+    The clips raise `InputError` if the video can't be read.
+
+    Args:
+        preprocess: Preprocessing of the model.
+        paths: Video files. A folder raises the error that it holds no video.
+        num_clips: Number of clips spread over each video.
+        num_crops: Number of crops per clip.
+        limits: Largest video to accept.
+    """
 
     def events() -> Iterator[Clip | InputError | None]:
         for path in paths:
@@ -112,12 +122,12 @@ def prepared(
         for path in paths:
             clips = clips_of_one()
             yield path, clips
-            for _ in clips:  # where they aren't all asked for
+            for _ in clips:  # the caller may not have used all
                 pass
 
 
 def ahead(items: Iterator[Item], count: int = CLIPS_AHEAD) -> Generator[Item]:
-    """The items of an iterator; a thread keeps the next `count` of them ready."""
+    """Yield the items of an iterator, while a thread prepares the next `count` of them."""
     end: Any = object()
     pool = ThreadPoolExecutor(1)
     coming = deque(pool.submit(next, items, end) for _ in range(count))

@@ -1,4 +1,4 @@
-"""Weights of every published format, in and out."""
+"""Loading, saving and converting weights in every published format."""
 
 from timesformer_jax.labels import read_labels
 from timesformer_jax.pretrained.architecture import Architecture, check_weights, read_architecture

@@ -1,4 +1,4 @@
-"""The model and the preprocessing of weights from names, shapes and notes alone; no number is read."""
+"""Determine the model and preprocessing of weights from names, shapes and notes alone, without reading tensor values."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,27 +18,28 @@ from timesformer_jax.video import Preprocess
 
 
 class Architecture(NamedTuple):
-    """What weights say of the model that they are for."""
+    """Model, preprocessing and objective that weights determine."""
 
     fields: dict[str, Any]
-    """`TimeSformer`'s fields, as far as the weights fix or suggest them; `num_classes` is their classifier's."""
+    """Fields of `TimeSformer`, as far as the weights fix or suggest them; `num_classes` is that of their classifier."""
     preprocess: Preprocess
+    """Preprocessing of the videos."""
     said: Mapping[str, Any] = MappingProxyType({})
-    """Entries of `preprocess` that are the weights' own and no default, and other entries that a checkpoint has with them."""
+    """Entries of `preprocess` that the weights state, as opposed to defaults, and other entries that a checkpoint adds."""
     objective: str | None = None
-    """None if the weights don't say."""
+    """The objective; None if the weights don't state it."""
     contents: Contents | None = None
-    """The names and shapes that all this is from, for `check`."""
+    """Names and shapes that everything else is derived from, for `check`."""
     guesses: Mapping[str, str] = MappingProxyType({})
-    """What nothing states, a field of the model or "pixels" -> the end of "guessed ..."."""
+    """Guessed value, a field of the model or "pixels" -> basis of the guess, phrased to follow "guessed"."""
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """The fields that a model with these weights can't have otherwise."""
+        """Fields that every model with these weights must have."""
         return {name: value for name, value in self.fields.items() if name not in (*CHANGEABLE, "resize")}
 
     def check(self, source: str | Path, model: TimeSformer, allow: Sequence[str] = ()) -> None:
-        """Raise what `load(source, model=model, num_classes=...)` would, for any number of classes; reads nothing."""
+        """Raise what `load(source, model=model, num_classes=...)` would raise for any number of classes; reads no file."""
         if self.contents is not None:
             _check_contents(self.contents, source, model, allow)
 
@@ -46,17 +47,20 @@ class Architecture(NamedTuple):
 def read_architecture(
     source: str | Path, *, entry: str | None = None, prefix: str | None = None, allow: Sequence[str] = (), **given: Any
 ) -> Architecture:
-    """The model and the preprocessing of what `load(source)` reads, from shapes and notes alone.
+    """Determine the model and the preprocessing of weights without reading the tensors' values.
 
     Args:
-      source: File, folder or name of the weights, as for `load`.
-      entry: Entry of a PyTorch file or checkpoint to read, as for `load`.
-      prefix: Beginning of the tensors' names, as for `load`.
-      allow: Patterns of parameters that may be missing or left over, as for `load`.
-      **given: `num_heads` and `image_size`, for weights that don't show them; `num_frames`. None means not given.
+        source: Weights, as for `load`.
+        entry: Entry of a file to read, as for `load`.
+        prefix: Prefix of the tensors to read, as for `load`.
+        allow: Patterns of tensors that may be missing or unknown, as for `load`.
+        **given: `num_heads` and `image_size`, for weights that don't show them, and `num_frames`. None means not given.
+
+    Returns:
+        The architecture that `load(source)` would build.
 
     Raises:
-      InputError: If the files hold no weights, or the weights leave `num_heads` or `image_size` open.
+        InputError: If the file holds no weights, or if they leave `num_heads` or `image_size` open.
     """
     given = {name: value for name, value in given.items() if value is not None}
     heads = given.pop("num_heads", None)
@@ -74,9 +78,9 @@ def read_architecture(
 
 
 def _said(contents: Contents, preprocess: Preprocess, source: str | Path) -> dict[str, Any]:
-    """`Architecture.said`: everything of a published model; else the format's pixels and what accompanies the weights.
+    """Return `Architecture.said`: all entries for a published model, else the format's pixels and the entries in the file.
 
-    Pixels of a checkpoint of this project that has none, as the older ones, are unknown.
+    The pixels of older checkpoints of this project, which don't store them, are unknown.
     """
     prepared = preprocess.as_dict()
     if published_name(contents.format, contents.fields, str(source)) is not None:
@@ -93,10 +97,20 @@ def check_weights(
     entry: str | None = None,
     prefix: str | None = None,
 ) -> None:
-    """Raise what `load(source, model=model, num_classes=...)` would, for any number of classes.
+    """Raise what `load(source, model=model, num_classes=...)` would raise for any number of classes.
 
-    Names and shapes are read, numbers are not, so it is quick for files of any size but PyTorch's. What has to be fetched from
-    the Hugging Face Hub is fetched, and is then in the cache.
+    Only names and shapes are read, which is fast for files of any size, except for PyTorch's. Weights on the Hugging Face Hub
+    are downloaded to the cache.
+
+    Args:
+        source: Weights, as for `load`.
+        model: The model to fill.
+        allow: Patterns of tensors that may be missing or unknown, as for `load`.
+        entry: Entry of a file to read, as for `load`.
+        prefix: Prefix of the tensors to read, as for `load`.
+
+    Raises:
+        InputError: If the weights can't be read or don't fit the model.
     """
     check_patterns(allow)
     choice = {"entry": entry, "prefix": prefix, "allow": allow, "image_size": model.image_size}

@@ -1,4 +1,4 @@
-"""Rows of a classifier (kernel columns and biases) for other labels than the weights': matched by name, the rest fresh."""
+"""Transfer of classifier rows (kernel columns and biases) to a new set of labels: matched by name, the others drawn."""
 
 import re
 from collections import Counter
@@ -15,15 +15,15 @@ from timesformer_jax.pretrained.fit_to_model import HEAD, initialise
 from timesformer_jax.pretrained.read_source import Contents
 
 SHOWN = 5
-"""Names listed per group in a report."""
+"""Number of names listed per group in a report."""
 
 
 class Rows(NamedTuple):
     """Origin of every row of a classifier.
 
     Attributes:
-        origins: per class the number of the weights' row that it takes over, -1 for a fresh one.
-        account: the counts, for the report.
+        origins: Index of the weights' row that each class takes over; -1 for a fresh row.
+        account: Counts of kept, fresh and dropped rows, for the report.
     """
 
     origins: np.ndarray
@@ -31,30 +31,32 @@ class Rows(NamedTuple):
 
     @property
     def kept(self) -> bool:
-        """Whether any row of the weights is taken over."""
+        """True if any row of the weights is taken over."""
         return bool((self.origins >= 0).any())
 
     @property
     def unchanged(self) -> bool:
-        """Whether the rows are as they are in the weights, given that there are as many."""
+        """True if the rows are in the weights' order, given an equal number of classes."""
         return np.array_equal(self.origins, np.arange(len(self.origins)))
 
     def fill(self, fresh: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        """The parameter `fresh` with the rows, its last axis, that `theirs` has."""
+        """Return `fresh` with the kept rows of `theirs`; rows are the last axis of both."""
         return np.where(self.origins >= 0, theirs[..., self.origins], fresh)
 
 
 def match_rows(num_classes: int, labels: Sequence[str] | None, theirs: int | None, names: Sequence[str] | None) -> Rows:
     """Match the classes of a model to the rows of a classifier that was trained on other data.
 
+    Names that several classes share match no row.
+
     Args:
-      num_classes: the model's number of classes.
-      labels: their names, if they are known.
-      theirs: the number of classes of the weights' classifier, None if they have none.
-      names: the names of those classes, if they are known. A name that several classes have matches none.
+        num_classes: Number of classes of the model.
+        labels: Names of the model's classes; None if unknown.
+        theirs: Number of classes of the weights' classifier; None if there is no usable one.
+        names: Names of those classes; None if unknown.
 
     Returns:
-      Without names on either side, all rows if the numbers are equal, else none.
+        The rows matched by name. If either side has no names: all rows if the numbers of classes are equal, else none.
     """
     fresh, same = np.full(num_classes, -1), np.arange(num_classes)
     if theirs is None:
@@ -90,15 +92,18 @@ def take_rows(
     allow: Collection[str] = (),
     key: jax.Array | None = None,
 ) -> Rows:
-    """Replace the classifier in `contents` by the target's, as far as rows of it are kept.
+    """Replace the classifier in `contents` by one for the target's classes, unless no row is kept.
 
     Args:
-      contents: what was read; only its classifier is changed.
-      target: the model, of any number of classes.
-      labels: the names of the target's classes, if they are known.
-      source: the weights, for errors.
-      allow: patterns of tensors to ignore. Any other layer between the model and the classifier makes its rows useless.
-      key: draws the fresh rows.
+        contents: Contents of the file; only the classifier is changed, in place.
+        target: The model to fill, with any number of classes.
+        labels: Names of the target's classes; None if unknown.
+        source: The weights, for errors.
+        allow: Patterns of tensors to ignore. Any other layer between the model and the classifier makes all rows unusable.
+        key: Random key of the fresh rows.
+
+    Returns:
+        The origin of every row.
     """
     shapes = {path: leaf.shape for path, leaf in flatten_params(parameter_shapes(target)).items() if re.fullmatch(HEAD, path)}
     theirs = contents.fields.get("num_classes")
@@ -112,13 +117,13 @@ def take_rows(
         return rows
     fresh = initialise(target, list(shapes), key)
     for path, shape in shapes.items():
-        if contents.given[path].shape == (*shape[:-1], theirs):  # else `fit` names it
+        if contents.given[path].shape == (*shape[:-1], theirs):  # otherwise `fit` reports it
             contents.given[path] = rows.fill(fresh[path], contents.given[path])
     return rows
 
 
 def _examples(names: Sequence[str]) -> str:
-    """The first names in parentheses, with a space before; nothing for none."""
+    """Format the first names as " (a, b and 3 more)"; empty if there are none."""
     if not names:
         return ""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

@@ -1,4 +1,4 @@
-"""Contents of a configuration next to the weights, and its typed entries."""
+"""Typed entries of the configurations that accompany weights, and their contents in this library's terms."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,24 +7,35 @@ from timesformer_jax.errors import InputError, shown
 
 
 class Stated(NamedTuple):
-    """The contents of a configuration, in this library's terms."""
+    """Contents of a configuration, in this library's terms."""
 
     fields: Mapping[str, Any]
-    """Fields of the model; `num_classes` is the classifier's, where the weights have one."""
+    """Fields of the model; `num_classes` is that of the classifier, if the weights have one."""
     preprocess: Mapping[str, Any]
-    """Entries of `Preprocess`, and `interpolation`, the way images were resized."""
+    """Entries of `Preprocess`, and `interpolation`, the method by which images were resized."""
     labels: Sequence[str] | None = None
+    """Names of the classes; None if unknown."""
     pooled: str | None = None
-    """What the classifier reads, if that isn't the class token."""
+    """Input of the classifier, if it isn't the class token."""
     objective: Any = None
-    """As the configuration spells it."""
+    """The objective as the configuration spells it."""
 
 
 TYPES: dict[type, str] = {str: "text", bool: "true or false", dict: "an object"}
 
 
 def entry_of(config: Mapping[str, Any], name: str, wanted: type, source: str) -> Any:
-    """The entry, or None if it is missing or null; raises `InputError` for a value of another type, a key of `TYPES`."""
+    """Return an entry, or None if it is missing or null.
+
+    Args:
+        config: The configuration.
+        name: Name of the entry.
+        wanted: Its type, a key of `TYPES`.
+        source: Name of the configuration, for errors.
+
+    Raises:
+        InputError: If the value has another type.
+    """
     value = config.get(name)
     if value is not None and not isinstance(value, wanted):
         raise InputError(f"{source}'s {name} should be {TYPES[wanted]}, got {shown(value)}.")
@@ -32,13 +43,23 @@ def entry_of(config: Mapping[str, Any], name: str, wanted: type, source: str) ->
 
 
 def read_interpolation(config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The entry `interpolation`, if there is one."""
+    """Return the entry `interpolation`, if there is one."""
     name = entry_of(config, "interpolation", str, source)
     return {} if name is None else {"interpolation": name}
 
 
 def read_statistics(config: Mapping[str, Any], mean: str, std: str, source: str) -> dict[str, Any]:
-    """`mean` and `std` of `Preprocess`, by the names of the entries; raises `InputError` for other than three numbers."""
+    """Return `mean` and `std` of `Preprocess`, as far as the configuration has them.
+
+    Args:
+        config: The configuration.
+        mean: Name of the entry for the mean.
+        std: Name of the entry for the standard deviation.
+        source: Name of the configuration, for errors.
+
+    Raises:
+        InputError: If an entry isn't a list of three numbers.
+    """
     values: dict[str, Any] = {}
     for theirs, ours in ((mean, "mean"), (std, "std")):
         value = config.get(theirs)
@@ -55,13 +76,15 @@ def _is_number(value: Any) -> bool:
 
 
 LARGEST = 10**9
-"""No number of a configuration is larger."""
+"""Upper bound of every number in a configuration."""
 
 
 def read_entries(config: Mapping[str, Any], table: Mapping[str, tuple[str, type]], source: str) -> dict[str, Any]:
-    """The fields in a configuration by `table`, entry -> (field, type); raises `InputError` for values of another type.
+    """Read fields from a configuration by `table`, a mapping of entry -> (field, type).
 
-    A size in both directions, `[16, 16]`, is one number; the sides of `image_size` may differ.
+    A list of equal sides, such as `[16, 16]`, becomes one number. Only the two sides of `image_size` may differ.
+
+    Raises `InputError` for values of another type.
     """
     fields: dict[str, Any] = {}
     for theirs, (ours, wanted) in table.items():
@@ -87,7 +110,7 @@ def _is_a(value: Any, wanted: type) -> bool:
 
 
 def choose_activation(name: str, known: Mapping[str, str], source: str) -> str:
-    """Our name of an activation; raises `InputError` for one that the model doesn't have."""
+    """Return our name of an activation; raises `InputError` if the model doesn't have it."""
     if name not in known:
         raise InputError(f"{source} must be one of {', '.join(known)}, got {shown(name)}.")
     return known[name]

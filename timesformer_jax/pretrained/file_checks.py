@@ -1,4 +1,4 @@
-"""What files claim of themselves, checked before anything is opened, allocated or computed."""
+"""Plausibility checks of weight files, made before anything is opened, allocated or computed."""
 
 import contextlib
 import json
@@ -14,15 +14,15 @@ from timesformer_jax.errors import InputError, first_line, shown
 from timesformer_jax.modeling import TimeSformer, parameter_shapes
 
 LARGEST_TEXT = 8 << 20
-"""Bytes of JSON or of a header that are read: ten times those of the largest published models."""
+"""Largest JSON file or header to read, in bytes: ten times that of the largest published models."""
 LONGEST_NAME = 500
-"""Characters of a tensor's name."""
+"""Largest number of characters of a tensor's name."""
 EXPANSION = 16
-"""Numbers per byte of a file, for compressed archives; zeros are most of some files."""
+"""Largest number of values per byte of a file; allows for compressed archives and files that are mostly zeros."""
 OWN_EXPANSION = 1000
-"""The same for checkpoints of this project, which are compressed by Zstandard."""
+"""The same for checkpoints of this project, which Zstandard compresses."""
 SLACK = 1 << 24
-"""Numbers that any file may have, 64 MiB of float32."""
+"""Number of values allowed for any file in addition: 64 MiB of float32."""
 
 NOT_FILES: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
@@ -34,7 +34,7 @@ NOT_FILES: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 def check_regular(path: Path) -> int:
-    """The size of a regular file in bytes; raises `InputError` for anything else, which might block or never end."""
+    """Return the size of a regular file in bytes; raises `InputError` for anything else, which might block or never end."""
     try:
         status = path.stat()
     except OSError as error:
@@ -46,9 +46,9 @@ def check_regular(path: Path) -> int:
 
 
 def check_folder(path: Path, texts: Iterable[str]) -> int:
-    """The size of a local folder in bytes; raises `InputError` if anything in it is neither file nor folder.
+    """Return the size of a local folder in bytes; `texts` are names of files that are read as a whole.
 
-    `texts`: names of files that are read whole.
+    Raises `InputError` if the folder holds anything but regular files and folders, or if one of `texts` is too large.
     """
     size = 0
     for folder, _, names in os.walk(path):
@@ -61,21 +61,28 @@ def check_folder(path: Path, texts: Iterable[str]) -> int:
 
 
 def check_names(shapes: Iterable[str], path: Path) -> None:
-    """Raise `InputError` for a tensor whose name no program gives."""
+    """Raise `InputError` for a tensor name that is too long or not printable."""
     for name in shapes:
         if len(name) > LONGEST_NAME or not name.isprintable():
-            raise InputError(f"{path} has a tensor whose name can't be one, of {len(name):,} characters: {shown(name)}.")
+            raise InputError(f"{path} has a tensor with an invalid name of {len(name):,} characters: {shown(name)}.")
 
 
 def check_numbers(claimed: Iterable[tuple[int, ...]], size: int, path: Path, expansion: int = EXPANSION) -> None:
-    """Raise `InputError` if arrays of these shapes can't come from a file of `size` bytes."""
+    """Raise `InputError` if a file can't hold arrays of these shapes.
+
+    Args:
+        claimed: Shapes of the arrays.
+        size: Size of the file in bytes.
+        path: The file, for errors.
+        expansion: Largest number of values per byte.
+    """
     numbers = 0
     for shape in claimed:
         if any(side < 0 for side in shape):
             raise InputError(f"{path} has a tensor of the impossible shape {shape}.")
         numbers += math.prod(shape)
     if numbers > expansion * size + SLACK:
-        raise InputError(f"{path} claims to hold {numbers:,} numbers, which its {size:,} bytes can't: it is damaged.")
+        raise InputError(f"{path} claims to hold {numbers:,} numbers, too many for its {size:,} bytes: it is damaged.")
 
 
 FIELDS: dict[str, tuple[type, float, float]] = {
@@ -91,7 +98,7 @@ FIELDS: dict[str, tuple[type, float, float]] = {
     "layer_norm_epsilon": (Real, 0, 1),
     "short_side": (Integral, 1, 1e5),
 }
-"""Field of the model or of the preprocessing -> type, lower and upper bound of what files may say of it."""
+"""Maps numeric fields of the model or the preprocessing to (type, lower bound, upper bound) of the values accepted in files."""
 WORDS = (
     *("attention_type", "attention_order", "position_embedding", "resize", "activation", "objective"),
     *("sampling", "channel_order", "placement"),
@@ -100,7 +107,7 @@ SWITCHES = ("temporal_cls_key", "pre_norm", "scan_layers")
 
 
 def check_fields(fields: Mapping[str, Any], source: Any) -> None:
-    """Raise `InputError` for a field of another type than its own, or beyond any model."""
+    """Raise `InputError` for a field of the wrong type, or beyond the bounds of `FIELDS`."""
     for name, value in fields.items():
         if name in FIELDS:
             number, low, high = FIELDS[name]
@@ -126,7 +133,7 @@ def check_size_of_model(model: TimeSformer, size: int, path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text file, as far as such files are long."""
+    """Read a text file; raises `InputError` if it is larger than `LARGEST_TEXT` or not UTF-8."""
     check_regular(path)
     try:
         with path.open("rb") as file:
@@ -142,7 +149,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str, source: Any) -> Any:
-    """The value of a text in JSON; raises `InputError` if it is none, or nested too deeply."""
+    """Parse JSON; raises `InputError` if the text is malformed or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -152,7 +159,7 @@ def parse_json(text: str, source: Any) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a file of JSON holds."""
+    """Read a JSON file that holds an object."""
     value = parse_json(read_text(path), path)
     if not isinstance(value, dict):
         raise InputError(f"{path} should hold a JSON object, got {type(value).__name__}.")
@@ -161,7 +168,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def broken(path: Path, what: str) -> Iterator[None]:
-    """Whatever another library raises over a file, of any type, is one sentence about the file."""
+    """Turn any exception that another library raises while reading a file into an `InputError` that names the file."""
     try:
         yield
     except InputError:

@@ -1,4 +1,4 @@
-"""Notes inside files of weights: this project's own, mmaction2's `meta`, and the official trainer's YAML."""
+"""Notes inside weight files: this project's own, mmaction2's `meta`, and the official trainer's YAML."""
 
 import re
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.zoo import DATASETS
 
 KEY = "timesformer_jax"
-"""Where our notes are in the files of others, which leave them alone."""
+"""Key of our notes in files of other formats, whose readers ignore it."""
 
 
 def notes_for(pretrained: Pretrained) -> dict[str, Any]:
-    """What `load` needs and tensors don't tell, as JSON."""
+    """Return everything that `load` needs and the tensors don't show, in JSON types."""
     return {
         "model": describe_model(pretrained.model),
         "data": {"label_names": None if pretrained.labels is None else list(pretrained.labels)},
@@ -25,7 +25,7 @@ def notes_for(pretrained: Pretrained) -> dict[str, Any]:
 
 
 def notes_of_ours(notes: Mapping[str, Any]) -> dict[str, Any]:
-    """What `notes_for` gave when the file was written: in a safetensors file as text, in mmaction2's under `meta`."""
+    """Return the notes that `notes_for` wrote to the file: as text in a safetensors file, under `meta` in mmaction2's."""
     meta = notes.get("meta")
     own = notes.get(KEY) or (meta.get(KEY) if isinstance(meta, Mapping) else None)
     if isinstance(own, str):
@@ -36,18 +36,18 @@ def notes_of_ours(notes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fields_of_notes(own: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the model that its tensors don't show."""
+    """Return the model fields in our notes that the tensors don't show."""
     model = own.get("model", {})
     return {name: model[name] for name in ("num_heads", "num_frames", "layer_norm_epsilon", "activation") if name in model}
 
 
 def objective_of_notes(own: Mapping[str, Any]) -> Any:
-    """The objective; None if our notes don't say."""
+    """Return the objective; None if our notes don't state it."""
     return own.get("objective") or None
 
 
 def labels_of_notes(notes: Mapping[str, Any], own: Mapping[str, Any]) -> list[str] | None:
-    """The classes' names: ours or mmaction2's."""
+    """Return the names of the classes from our notes, else from mmaction2's."""
     names = (own.get("data") or {}).get("label_names")
     if isinstance(names, list) and names:
         return [str(name) for name in names]
@@ -60,14 +60,14 @@ def labels_of_notes(notes: Mapping[str, Any], own: Mapping[str, Any]) -> list[st
 
 
 def preprocess_of_notes(own: Mapping[str, Any], cfg: Any) -> dict[str, Any]:
-    """Entries of `Preprocess`: ours, and above them those of an official file's `cfg`."""
+    """Return entries of `Preprocess`: those of our notes, overridden by those of an official file's `cfg`."""
     values = own.get("preprocess")
     values = dict(values) if isinstance(values, Mapping) else {}
     return {**values, **_preprocess_of_official_config(cfg)} if isinstance(cfg, str) else values
 
 
 def fields_of_official_config(config: Any) -> dict[str, Any]:
-    """What the YAML says that the official trainer leaves in its files."""
+    """Return the model fields in the YAML that the official trainer stores in its files."""
     if not isinstance(config, str):
         return {}
     said = entries_of_yaml(config)
@@ -83,7 +83,7 @@ def fields_of_official_config(config: Any) -> dict[str, Any]:
 
 
 def _preprocess_of_official_config(config: str) -> dict[str, Any]:
-    """The few entries of the official YAML that decide how a video is prepared."""
+    """Return the entries of `Preprocess` in the official YAML."""
     said = entries_of_yaml(config)
     values: dict[str, Any] = {}
     if "SAMPLING_RATE" in said and re.fullmatch(NUMBER, said["SAMPLING_RATE"]):
@@ -102,13 +102,13 @@ NUMBER = r"\d+(?:\.\d+)?"
 
 
 def entries_of_yaml(text: str) -> dict[str, str]:
-    """Indented `NAME: value` lines as they stand, of each name the first; the items of a list are joined by spaces.
+    """Return the indented `NAME: value` lines as text: the first value of each name, with list items joined by spaces.
 
-    Line by line, so that the time is proportional to the text.
+    Reads line by line, so that the time is linear in the length of the text.
     """
     entries: dict[str, list[str]] = {}
     items: list[str] | None = None
-    """What the next lines may be further items of."""
+    """The list that following lines may extend."""
     for line in text[:LARGEST_TEXT].splitlines():
         entry = line.strip()
         if entry.startswith("-") and items is not None:

@@ -1,4 +1,4 @@
-"""Parameters by path -> a model's whole tree: resized, inflated from an image model, initialised, each with an account."""
+"""Complete a model's parameters from those of a file: resize, inflate from an image model, initialise, and report each."""
 
 import contextlib
 import re
@@ -18,10 +18,10 @@ from timesformer_jax.pretrained.tensor_names import list_problems
 
 
 def _nearest_in_a_row(embedding: np.ndarray, grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:
-    """The released loader's resizing: nearest along the flattened patches, as if they stood in one row.
+    """Resize as the released loader does: nearest neighbour along the flattened patches, ignoring rows and columns.
 
-    From 14 x 14 to 28 x 28 only 7 % of the places get their neighbour's embedding. All published 448-pixel models began
-    their training like this. Source: official `models/helpers.py`, `load_pretrained`.
+    From 14 x 14 to 28 x 28, only 7 % of the locations receive the embedding of their spatial neighbour. All published 448-pixel
+    models started their training like this. Source: official `models/helpers.py`, `load_pretrained`.
     """
     patches = nearest(embedding.shape[1] - 1, new_grid[0] * new_grid[1]) @ embedding[0, 1:]
     return np.concatenate([embedding[:, :1], patches[None]], axis=1).astype(np.float32)
@@ -39,7 +39,7 @@ def _by(resize: str) -> Callable[..., np.ndarray]:
 def _on_cpu() -> Iterator[None]:
     """Compute on the CPU, so that no accelerator holds parameters before they are sharded.
 
-    With a JAX_PLATFORMS that leaves the CPU out it is the default device after all.
+    If JAX_PLATFORMS excludes the CPU, the default device is used.
     """
     try:
         device = jax.local_devices(backend="cpu")[0]
@@ -53,40 +53,42 @@ POSITION_RESIZES: dict[str, Callable[..., np.ndarray]] = {
     **{name: _by(name) for name in RESIZES},
     "official": _nearest_in_a_row,
 }
-"""`resize` of `load` -> (embedding, grid, new grid) -> embedding. "official" reproduces how the released 448-pixel models
-were started, to the last digit; everyone else wants "bicubic"."""
+"""Maps `resize` of `load` to a function (embedding, grid, new grid) -> embedding.
+
+"official" reproduces the start of the released 448-pixel models bit for bit; use "bicubic" for everything else.
+"""
 
 INFLATED = (
     (r"(blocks_\d+)/\w+_attn/(.*)", r"\1/attn/\2"),
     (r"(blocks_\d+)/\w+_norm1/(.*)", r"\1/norm1/\2"),
 )
-"""Parameter of an extra attention step -> the image model's that it becomes a copy of.
+"""Maps parameters of an extra attention step to the image model's parameters that they copy.
 
-Its last layer (`temporal_fc`) and the time embedding start at zero, so that the video model's first output is the image
-model's. Source: official `models/helpers.py`, `load_pretrained`.
+The step's last layer (`temporal_fc`) and the time embedding start at zero, so that the video model's first outputs are the
+image model's. Source: official `models/helpers.py`, `load_pretrained`.
 """
 BEGIN_AT_ZERO = r"blocks_\d+/\w+_fc/.*|time_embed"
 
 HEAD = r"(.*/)?(head|pre_logits)/.*"
-"""What a classifier for other classes replaces."""
+"""Parameters that a classifier for other classes replaces."""
 
 
 NO_PLACE = "no place in the model"
 UNUSED = (
-    " What has no place is ignored if a pattern in allow=[...] matches its name (on the command line --allow, in a config "
-    "init_from_allow)."
+    " Tensors without a place are ignored if a pattern in allow=[...] matches their name (on the command line --allow, in a "
+    "config init_from_allow)."
 )
 
 
 class Steps(NamedTuple):
-    """How every parameter of a model comes about.
+    """Origin of every parameter of a model.
 
     Attributes:
-        taken: parameters that are in the file.
-        resized: of those the ones to resize, the embeddings of another size.
-        copied: parameter -> the one that it is a copy of.
-        zero: parameters that begin at zero.
-        drawn: parameters to initialise.
+        taken: Parameters that are in the file.
+        resized: Those of `taken` to resize: embeddings of another size.
+        copied: Parameter -> parameter that it copies.
+        zero: Parameters that start at zero.
+        drawn: Parameters to initialise.
     """
 
     taken: list[str]
@@ -108,7 +110,7 @@ def plan_fit(
     zeros: Sequence[str] = (),
     allow: Mapping[str, str] | None = None,
 ) -> Steps:
-    """How `model`'s parameters come about from arrays of the shapes in `given`, accounted for in `report`.
+    """Decide the origin of every parameter of `model` from the shapes in `given`, and record it in `report`.
 
     Arguments and errors are those of `fit`.
     """
@@ -145,11 +147,11 @@ def plan_fit(
             report.copied[path] = steps.copied[path] = origin
         elif path in zeros:
             steps.zero.append(path)
-            there.add(path)  # to be copied in turn
-            report.initialised[path] = "zero, this kind of model has none"
+            there.add(path)  # an extra attention step may copy it
+            report.initialised[path] = "zero, since models of this kind have none"
         elif inflate and re.fullmatch(BEGIN_AT_ZERO, path):
             steps.drawn.append(path)
-            report.initialised[path] = "zero, so that the extra attention changes nothing at first"
+            report.initialised[path] = "zero, so that the extra attention has no effect at first"
         elif why := allowed(path):
             steps.drawn.append(path)
             report.initialised[path] = why
@@ -167,7 +169,7 @@ def plan_fit(
 
 
 def raise_problems(source: str, problems: Sequence[str]) -> None:
-    """Raise `InputError` with all problems, if there are any; those that recur in each block are one."""
+    """Raise `InputError` with all problems, if there are any; problems that recur in every block are listed once."""
     if problems:
         hint = UNUSED if any(problem.endswith(NO_PLACE) for problem in problems) else ""
         raise InputError(f"{source} doesn't fit the model: {list_problems(problems)}.{hint}")
@@ -193,15 +195,28 @@ def fit(
     allow: Mapping[str, str] | None = None,
     key: jax.Array | None = None,
 ) -> Any:
-    """`model`'s parameters, read-only NumPy arrays, from `given` (path -> array; emptied), accounted for in `report`.
+    """Build the parameters of `model` from those of a file, and record the origin of each in `report`.
 
-    `unknown`: tensors of the file, name -> shape, that are none of its format's. `grid`: rows and columns of patches that the
-    given position embedding is for (None: the model's). `inflate`: fill extra attention steps from the spatial one. `zeros`:
-    parameters that may be missing and are zero. `allow`: pattern -> why: what it matches may be missing (it is initialised)
-    or left over (it is ignored). `key` draws what is initialised.
+    Args:
+        given: Parameter path -> array in our layout. Emptied, to release memory early.
+        model: The model to fill.
+        report: Receives the origin of every parameter.
+        problems: Errors found before, to be raised together with those found here.
+        unknown: Tensors of the file that don't belong to its format -> their shapes.
+        grid: Rows and columns of patches of the given position embedding; the model's by default.
+        resize: Interpolation of the embeddings, a key of `POSITION_RESIZES`.
+        inflate: Whether extra attention steps copy the spatial one.
+        zeros: Parameters that may be missing and are zero.
+        allow: Pattern -> reason. Matching parameters may be missing and are initialised; matching tensors without a place in
+            the model are ignored.
+        key: Random key of the parameters that are initialised.
 
-    Raises `InputError` that lists at once `problems`, every array with no place in the model, every parameter left unfilled
-    and every shape that differs.
+    Returns:
+        The parameters, a tree of read-only NumPy arrays.
+
+    Raises:
+        InputError: If anything doesn't fit. The message lists `problems`, every array without a place in the model, every
+            parameter that nothing fills and every shape that differs.
     """
     shapes = {path: array.shape for path, array in given.items()}
     steps = plan_fit(shapes, model, report, problems, unknown, grid=grid, inflate=inflate, zeros=zeros, allow=allow)
@@ -237,7 +252,15 @@ def _expected(model: TimeSformer) -> dict[str, tuple[int, ...]]:
 def _is_other_size(
     path: str, given: tuple[int, ...], shape: tuple[int, ...], grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> bool:
-    """Whether the array is an embedding that was made for another size and can be resized to the model's."""
+    """Return True if the array is an embedding of another size that can be resized to the model's.
+
+    Args:
+        path: Path of the parameter.
+        given: Shape of the array.
+        shape: Shape of the model's parameter.
+        grid: Rows and columns of patches of the given position embedding.
+        new_grid: Rows and columns of patches of the model.
+    """
     if len(given) != 3 or (given[0], given[2]) != (shape[0], shape[2]):
         return False
     if path == "time_embed":
@@ -248,7 +271,16 @@ def _is_other_size(
 def _resize(
     path: str, array: np.ndarray, shape: tuple[int, ...], grid: tuple[int, int], new_grid: tuple[int, int], resize: str
 ) -> np.ndarray:
-    """An embedding made for another size, at the model's."""
+    """Resize an embedding to the model's size.
+
+    Args:
+        path: Path of the parameter.
+        array: The embedding.
+        shape: Shape of the model's parameter.
+        grid: Rows and columns of patches of the given position embedding.
+        new_grid: Rows and columns of patches of the model.
+        resize: Interpolation, a key of `POSITION_RESIZES`.
+    """
     if path == "time_embed":
         with _on_cpu():
             resized = resize_time_embedding(jnp.asarray(array), shape[1], "nearest" if resize == "official" else resize)
@@ -257,7 +289,10 @@ def _resize(
 
 
 def initialise(model: TimeSformer, paths: list[str], key: jax.Array | None) -> dict[str, np.ndarray]:
-    """Some parameters of a fresh model, started as the official one; the others aren't computed. `key` is 0 by default."""
+    """Draw some parameters of a model with the official initialization, without computing the others.
+
+    `key` is `jax.random.key(0)` by default.
+    """
     model = model.clone(scan_layers=False, initialization="official")
 
     def wanted(key: jax.Array) -> dict[str, jax.Array]:

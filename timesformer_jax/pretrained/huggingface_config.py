@@ -21,7 +21,7 @@ HUGGINGFACE_FIELDS: dict[str, tuple[str, type]] = {
     "layer_norm_eps": ("layer_norm_epsilon", float),
     "hidden_act": ("activation", str),
 }
-"""Entry of a `config.json` -> field, and its type. `intermediate_size` and the number of labels are written otherwise there."""
+"""Maps entries of a `config.json` to (field, type). `intermediate_size` and the number of labels are handled separately."""
 
 MODEL_TYPES: dict[str, dict[str, Any]] = {
     "timesformer": {"activation": "gelu", "layer_norm_epsilon": 1e-6},
@@ -33,7 +33,7 @@ MODEL_TYPES: dict[str, dict[str, Any]] = {
     "clip": {"activation": "quick_gelu", "layer_norm_epsilon": 1e-5},
     "clip_vision_model": {"activation": "quick_gelu", "layer_norm_epsilon": 1e-5},
 }
-"""`model_type` of a `config.json` -> the values of entries that it leaves out, which are the defaults of transformers."""
+"""Maps `model_type` of a `config.json` to the defaults of transformers for entries that the file omits."""
 
 HUGGINGFACE_ACTIVATIONS = {
     "gelu": "gelu",
@@ -41,14 +41,14 @@ HUGGINGFACE_ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
 }
-"""Their names of activations -> ours."""
+"""Maps activation names of transformers to ours."""
 
 MULTI_LABEL = "multi_label_classification"
-"""`problem_type` of a Hugging Face configuration whose classes are independent of one another."""
+"""`problem_type` of a Hugging Face configuration for multi-label models."""
 
 
 def is_huggingface(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` is transformers' own, of a model that sees images."""
+    """Return True if a `config.json` describes a vision model of transformers."""
     tower = config.get("vision_config")
     return str(config.get("model_type")) in MODEL_TYPES or any(
         "patch_size" in each for each in (config, tower) if isinstance(each, Mapping)
@@ -56,7 +56,7 @@ def is_huggingface(config: Mapping[str, Any]) -> bool:
 
 
 def fields_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields in a Hugging Face `config.json`; for a whole CLIP model those in its `vision_config`.
+    """Return the model fields in a Hugging Face `config.json`; for a full CLIP model those in its `vision_config`.
 
     Raises `InputError` for entries of the wrong type.
     """
@@ -75,7 +75,7 @@ def fields_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def labels_of_config(config: Mapping[str, Any]) -> list[str] | None:
-    """The classes' names; None for the placeholders that transformers writes where there are none."""
+    """Return the names of the classes; None for the placeholders that transformers writes if there are no names."""
     if not isinstance(config.get("id2label"), Mapping):
         return None
     names = names_in_order(config["id2label"], "config.json's id2label")
@@ -83,12 +83,12 @@ def labels_of_config(config: Mapping[str, Any]) -> list[str] | None:
 
 
 def objective_of_config(config: Mapping[str, Any]) -> str | None:
-    """The objective; None if the configuration doesn't say."""
+    """Return the objective; None if the configuration doesn't state it."""
     return "sigmoid" if config.get("problem_type") == MULTI_LABEL else None
 
 
 def preprocess_of_preprocessor(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries of `Preprocess` in a `preprocessor_config.json`: its pixels, and what `save_huggingface` adds for `load`."""
+    """Return entries of `Preprocess` in a `preprocessor_config.json`: its pixels, and those that `save_huggingface` adds."""
     own = preprocessor.get(KEY)
     return {**_statistics(preprocessor), **(own if isinstance(own, Mapping) else {})}
 
@@ -97,7 +97,7 @@ PREPROCESSOR = "preprocessor_config.json"
 
 
 def _statistics(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean and standard deviation of pixels from 0 to 1."""
+    """Return the mean and standard deviation, for pixels from 0 to 1."""
     if entry_of(preprocessor, "do_normalize", bool, PREPROCESSOR) is False:
         return {"mean": [0.0] * 3, "std": [1.0] * 3}
     values = read_statistics(preprocessor, "image_mean", "image_std", PREPROCESSOR)
@@ -109,11 +109,11 @@ def _statistics(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
 
 
 RESAMPLINGS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""`resample` of a `preprocessor_config.json`, the number of Pillow's filter -> its name."""
+"""Names of Pillow's filters, indexed by `resample` of a `preprocessor_config.json`."""
 
 
 def scaling_of_images(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
-    """Size and interpolation in an image model's `preprocessor_config.json`, as entries of `Preprocess`."""
+    """Return the sizes and the interpolation in an image model's `preprocessor_config.json`, as entries of `Preprocess`."""
     values: dict[str, Any] = {}
     size, crop = (_side(preprocessor, name) for name in ("size", "crop_size"))
     crop = None if entry_of(preprocessor, "do_center_crop", bool, PREPROCESSOR) is False else crop
@@ -127,7 +127,7 @@ def scaling_of_images(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _side(preprocessor: Mapping[str, Any], name: str) -> int | None:
-    """The short side of `size` or `crop_size`: a number, or an object of `shortest_edge` or of `height` and `width`."""
+    """Return the short side of `size` or `crop_size`: a number, or an object with `shortest_edge` or `height` and `width`."""
     value = preprocessor.get(name)
     given = value if isinstance(value, Mapping) else {"shortest_edge": value}
     table = {entry: (entry, int) for entry in ("shortest_edge", "height", "width")}

@@ -1,4 +1,4 @@
-"""Rows of the published image transformers."""
+"""Rows of the published image transformers, for `FORMATS`."""
 
 from timesformer_jax.pretrained.weight_rows import (
     CONVOLUTION,
@@ -73,7 +73,7 @@ HF_DINOV2_5 = {
     )
     for name in ("weight", "bias")
 }
-"""Names that transformers 5 has in memory -> those of its files."""
+"""Maps the names that transformers 5 uses in memory to those in its files."""
 
 _TORCHVISION_LAYER = "encoder.layers.encoder_layer_{i}"
 TORCHVISION = rows(
@@ -94,7 +94,7 @@ TORCHVISION_1 = {
     for layer, index in ((1, 0), (2, 3))
     for name in ("weight", "bias")
 }
-"""Names of the MLP in torchvision's published files -> those of its present models."""
+"""Maps the MLP's names in torchvision's published files to those in its current models."""
 
 _HF_CLIP_LAYER = "encoder.layers.{i}"
 HF_CLIP = rows(
@@ -126,7 +126,14 @@ CLIP = rows(
 
 
 def flax(norm1: str, attention: str, norm2: str, mlp: str) -> tuple[Row, ...]:
-    """The JAX image transformers, whose parameters are laid out as ours; the modules' numbers differ."""
+    """Return the rows of a JAX image transformer, whose layouts are ours.
+
+    Args:
+        norm1: Name of the LayerNorm before the attention.
+        attention: Name of the attention.
+        norm2: Name of the LayerNorm before the MLP.
+        mlp: Name of the MLP.
+    """
     block = "Transformer/encoderblock_{i}"
     return rows(
         Row("cls", "cls_token"),
@@ -150,12 +157,12 @@ def flax(norm1: str, attention: str, norm2: str, mlp: str) -> tuple[Row, ...]:
 
 
 def layer_scale(first: str, second: str) -> tuple[Row, ...]:
-    """LayerScale: a factor per channel of what attention and MLP add, folded into the last layer of each."""
+    """Return the rows of LayerScale: a factor per channel of the attention and MLP residuals, folded into their last layers."""
     return Row(first, "blocks_{i}/attn/proj/gamma", SCALE), Row(second, "blocks_{i}/mlp/fc2/gamma", SCALE)
 
 
 LS = layer_scale("blocks.{i}.ls1.gamma", "blocks.{i}.ls2.gamma")
 GAMMA = layer_scale("blocks.{i}.gamma_1", "blocks.{i}.gamma_2")
-"""The official DeiT III's names, and those of timm's models with rotary positions."""
+"""Names in the official DeiT III, and in timm's models with rotary positions."""
 HF_LS = layer_scale(f"{_DINOV2_LAYER}.layer_scale1.lambda1", f"{_DINOV2_LAYER}.layer_scale2.lambda1")
 CLIP_LS = layer_scale(f"{_CLIP_LAYER}.ls_1.gamma", f"{_CLIP_LAYER}.ls_2.gamma")

@@ -1,4 +1,4 @@
-"""The model and the preprocessing that weights are for, from the shapes of their parameters and from configurations."""
+"""Infer the model and the preprocessing of weights from parameter shapes and configurations."""
 
 import math
 import re
@@ -21,20 +21,20 @@ HEADS = {
     **{192: 3, 256: 4, 384: 6, 512: 8, 640: 10, 768: 12, 896: 14},
     **{1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16},
 }
-"""Width -> attention heads of the published image transformers: the shapes of PyTorch's files don't tell them."""
+"""Maps the width of published image transformers to their number of attention heads, which PyTorch's files don't show."""
 
 
 def fields_of_parameters(given: Mapping[str, np.ndarray], format: Format) -> dict[str, Any]:
-    """What the shapes tell of the model: all but `num_heads`, and `image_size` (`place_positions`).
+    """Return the model fields that the shapes show: all but `num_heads`, and `image_size` (see `place_positions`).
 
-    `given`: our path -> array in our layout, at least `ESSENTIAL`.
+    `given` maps parameter paths to arrays in our layout, and has at least the parameters in `ESSENTIAL`.
     """
     kernel = given["patch_embed/proj/kernel"]
     dim = given["norm/scale"].shape[0]
     if kernel.shape[0] != kernel.shape[1]:
         raise InputError(f"Expected square patches, a kernel [P, P, channels, D]; got {kernel.shape}.")
     blocks = {int(match[1]) for path in given if (match := re.match(r"blocks_(\d+)/", path))}
-    if max(blocks, default=0) >= 2 * max(len(blocks), 1):  # a stray one, not some that are missing
+    if max(blocks, default=0) >= 2 * max(len(blocks), 1):  # a stray block, not a few missing ones
         raise InputError(f"The file has {len(blocks)} block(s), one of which is number {max(blocks)}.")
     fields: dict[str, Any] = {
         "embed_dim": dim,
@@ -57,7 +57,7 @@ def fields_of_parameters(given: Mapping[str, np.ndarray], format: Format) -> dic
 
 
 def merge_fields(*sources: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """All fields that the sources give, each a (name, fields); raises `InputError` with every contradiction."""
+    """Merge the fields of several sources, each (name, fields); raises `InputError` that lists every contradiction."""
     merged: dict[str, tuple[str, Any]] = {}
     problems = []
     for source, fields in sources:
@@ -66,7 +66,7 @@ def merge_fields(*sources: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
                 problems.append(f"{name} is {shown(merged[name][1])} by {merged[name][0]}, but {shown(value)} by {source}")
             merged.setdefault(name, (source, value))
     if problems:
-        raise InputError("These weights contradict what is said of them: " + "; ".join(problems) + ".")
+        raise InputError("Conflicting fields of the model: " + "; ".join(problems) + ".")
     return {name: value for name, (_, value) in merged.items()}
 
 
@@ -79,31 +79,42 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def known_heads(dim: int) -> int:
-    """The number of heads that models of this width have; raises `InputError` where there is no such custom."""
+    """Return the usual number of heads of models of this width; raises `InputError` if no published model has it."""
     if dim not in HEADS:
         raise InputError(
             f"The file doesn't say how many attention heads this model of width {dim} has: give num_heads=... (on the command "
-            "line --num-heads, or --config.model.num_heads)."
+            "line --num-heads, in a config model.num_heads)."
         )
     return HEADS[dim]
 
 
 def published_name(format: Format, fields: Mapping[str, Any], source: str) -> str | None:
-    """The published checkpoint that weights are prepared as: the one of this name, or of the same frames, size and classes."""
+    """Return the published checkpoint of this name, or else of the same frames, size and classes; None if there is none."""
     return name_of(source) or (published_as(fields) if format is not OWN and not format.image else None)
 
 
 def choose_preprocess(
     format: Format, said: Mapping[str, Any], fields: Mapping[str, Any], target: TimeSformer, source: str, report: Report
 ) -> Preprocess:
-    """The format's pixels, the published checkpoint's frames and channels (by name, or by the file's own `fields`), and above
-    both what stands beside the weights (`said`); frames and size are the target's.
+    """Choose the preprocessing, and note in the report whatever is a guess.
 
-    Raises `InputError` for values that can't be.
+    Pixels are the format's. Sampling and channel order are those of the published checkpoint of the same name, or of the same
+    frames, size and classes. The configurations next to the weights override both. Frames and size are the target's.
+
+    Args:
+        format: Format of the weights.
+        said: Entries of `Preprocess` stated in or next to the file.
+        fields: Model fields that the file determines.
+        target: The model to fill.
+        source: The weights, as given to `load`.
+        report: Receives guesses and notes.
+
+    Raises:
+        InputError: If a stated entry is invalid.
     """
     sides = pair(target.image_size)
     if sides[0] != sides[1]:
-        report.notes.append(f"videos are cut square: predict uses {min(sides)} x {min(sides)} pixels")
+        report.notes.append(f"videos are cropped to squares: predict uses {min(sides)} x {min(sides)} pixels")
     own = {"num_frames": target.num_frames, "crop_size": min(sides)}
     values: dict[str, Any] = {"mean": format.mean, "std": format.std}
     named, name = name_of(source), published_name(format, fields, source)
@@ -111,23 +122,23 @@ def choose_preprocess(
         values = {**ZOO[name].preprocess.as_dict(), **values}
         if named is None and not said.keys() >= {"sampling", "channel_order"}:
             report.notes.append(
-                f"videos are prepared as for {name} ({values['sampling']}, {values['channel_order']}), by the weights' frames, "
-                "size and classes: give preprocess= if they are others"
+                f"videos are prepared as for {name} ({values['sampling']}, {values['channel_order']}), which has the weights' "
+                "frames, size and classes: give preprocess= if that is wrong"
             )
     if format.image and "mean" not in said and (format.config or format.mean == OFFICIAL_MEAN):
-        why = "as the official video models have it, whatever the image model was trained with"
+        why = "from the official video models, whatever the image model was trained with"
         pixels = f"with mean {_short(format.mean)} and std {_short(format.std)}"
-        report.guess("pixels", pixels, "as most such models have it" if format.config else why)
+        report.guess("pixels", pixels, "from most models of this kind" if format.config else why)
     if format.image and said.get("interpolation", "bilinear") != "bilinear":
-        report.notes.append(f"images were resized by {said['interpolation']} interpolation, frames are by bilinear")
-    check_fields({name: value for name, value in said.items() if value is not None}, "What stands beside the weights")
+        report.notes.append(f"images were resized by {said['interpolation']} interpolation, but frames are by bilinear")
+    check_fields({name: value for name, value in said.items() if value is not None}, "The description of the weights")
     values |= said
     if values.get("crop_size", own["crop_size"]) != own["crop_size"]:
         values.pop("short_side", None)
     try:
         return Preprocess.from_dict({**values, **own})
     except (TypeError, ValueError) as error:
-        raise InputError(f"What stands beside the weights of how videos are prepared can't be used: {error}") from error
+        raise InputError(f"The preprocessing in the description of the weights can't be used: {error}") from error
 
 
 def _short(numbers: Sequence[float]) -> str:

@@ -1,7 +1,7 @@
-"""A digest in the header of the `.safetensors` files that this project writes, compared when one is read; CRCs of `.pyth`.
+"""Integrity of weight files: digests in the headers of this project's `.safetensors` files, and CRCs of PyTorch files.
 
-It covers the header and all tensors. The two JSON files of a Hugging Face folder, which people edit, have digests beside it: a
-difference there is a warning.
+A digest covers the header and all tensors, and is compared whenever the file is read. The two JSON files of a Hugging Face
+folder, which users may edit, have their own digests in the header; a difference there is only a warning.
 """
 
 import json
@@ -17,27 +17,27 @@ from timesformer_jax.errors import InputError
 log = logging.getLogger("timesformer_jax")
 
 KEY = f"timesformer_jax.{ALGORITHM}"
-"""Entry of a file's metadata with its digest."""
+"""Metadata entry that holds the digest."""
 FILES = f"{KEY}.files"
-"""Entry with the digests of further files in the folder, as JSON."""
+"""Metadata entry that holds the digests of other files in the folder, as JSON."""
 OURS = "timesformer_jax"
-"""Entry of a PyTorch file that this project wrote."""
+"""Entry that marks a PyTorch file as written by this project."""
 OPEN = "0" * 16
-"""What stands there until the digest is known."""
+"""Placeholder of the same length, until the digest is known."""
 
 
 def open_seal(files: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Entries of a file's metadata, for `seal` to complete.
+    """Return metadata entries that `seal` completes once the file is written.
 
     Args:
-      files: text of each further file in the folder, by name.
+        files: Name -> text of other files in the folder.
     """
     digests = {name: digest_bytes(text.encode()) for name, text in (files or {}).items()}
     return {KEY: OPEN, **({FILES: json.dumps(digests)} if digests else {})}
 
 
 def seal(path: Path) -> None:
-    """Enter the digest of a file that was written with `open_seal` in its metadata."""
+    """Write the digest of a file into its metadata, which must hold the entries of `open_seal`."""
     digest = _digest(path)
     with path.open("r+b") as file:
         header = file.read(int.from_bytes(file.read(8), "little"))
@@ -46,25 +46,25 @@ def seal(path: Path) -> None:
 
 
 def check_seal(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Raise `InputError` if a file has a digest and isn't what was written; warn of edited files in its folder."""
+    """Raise `InputError` if a file differs from its digest; warn if other files of its folder were edited."""
     if KEY not in metadata:
         return
     if metadata[KEY] != _digest(path):
-        raise InputError(f"{path} is damaged: it differs from the digest in it. Use a copy of it, or write it anew.")
+        raise InputError(f"{path} is damaged: it differs from the digest in it. Use another copy, or write it again.")
     for name, digest in json.loads(metadata.get(FILES, "{}")).items():
         other = path.parent / Path(name).name
         if other.is_file() and digest_bytes(other.read_bytes()) != digest:
-            log.warning("%s isn't as it was written: it was edited, or is damaged.", other)
+            log.warning("%s has changed since it was written: it was edited, or is damaged.", other)
 
 
 def check_crcs(path: Path, notes: Mapping[str, Any]) -> None:
-    """Raise `InputError` if an entry of a PyTorch file that this project wrote differs from its CRC; warn of others' files.
+    """Compare a PyTorch file with its CRCs: raise `InputError` if this project wrote the file, warn otherwise.
 
-    PyTorch writes these CRCs, unless it is told not to, and doesn't compare them.
+    PyTorch writes CRCs by default but never compares them.
 
     Args:
-      path: the file; one of PyTorch's format from before zip archives has no CRC.
-      notes: its entries besides the tensors.
+        path: A PyTorch file. Files in the format that preceded zip archives have no CRCs and pass.
+        notes: Entries of the file other than tensors.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -74,12 +74,12 @@ def check_crcs(path: Path, notes: Mapping[str, Any]) -> None:
         return
     meta = notes.get("meta")
     if OURS in notes or (isinstance(meta, Mapping) and OURS in meta):
-        raise InputError(f"{path} is damaged: {damaged} in it differs from its CRC. Use a copy of it, or write it anew.")
+        raise InputError(f"{path} is damaged: {damaged} in it differs from its CRC. Use another copy, or write it again.")
     log.warning("%s is damaged, or was written without CRCs: %s in it differs from its CRC.", path, damaged)
 
 
 def _digest(path: Path) -> str:
-    """Of a file's header, without the digest in it, and of all that follows."""
+    """Compute the digest of a file's header, excluding the digest itself, and of all tensors."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length)

@@ -1,4 +1,4 @@
-"""`tsf.load`: any published format of weights -> a model that computes the same numbers."""
+"""`tsf.load`: read weights of any published format into a model that computes the same outputs."""
 
 import dataclasses
 import logging
@@ -31,7 +31,7 @@ from timesformer_jax.video import Preprocess
 log = logging.getLogger("timesformer_jax")
 
 CHANGEABLE = ("num_classes", "num_frames", "image_size", "attention_type", "layer_norm_epsilon", "activation")
-"""Fields that a user may want otherwise than the file has them; the other ones must agree."""
+"""Fields that callers may set to other values than the file's. All other fields must agree with the file."""
 
 
 def load(
@@ -54,40 +54,52 @@ def load(
     kind: str | None = None,
     **fields: Any,
 ) -> Pretrained:
-    """Weights of any published format, with the model they are for.
+    """Load weights of any published format, with the model that they belong to.
 
-    `source`: a file or folder (official `.pyth`, Hugging Face, mmaction2 `.pth`, a run or checkpoint of this project; image
-    transformers of timm, DeiT, Hugging Face, CLIP, vision_transformer and big_vision: `FORMATS`), told by its content; a name
-    of     `ZOO`; or `hf:ORGANISATION/MODEL`. `format`: a key of `FORMATS`, where the content leaves it open.
+    The weights determine the model: its attention scheme, sizes, frames and classes. Image transformers become video models:
+    their attention is copied into the extra attention steps, whose last layer starts at zero, so that the video model's first
+    outputs are the image model's. `Pretrained.report` lists what was loaded, resized, copied, initialised, ignored and guessed.
 
-    The model follows from the weights: its scheme, sizes, frames and classes. `num_classes` with `labels` asks for a classifier
-    of these labels: rows are taken over by name, the other ones are fresh (drawn from `key`), and the report counts both. If
-    either side has no names, an equal `num_classes` keeps all rows and another one gives a fresh classifier. `num_frames` and
-    `image_size` resize the embeddings by `resize` (a key of `POSITION_RESIZES`). Further `fields` are `TimeSformer`'s: `dtype`,
-    `drop_path_rate`, ..., `attention_type` for an image transformer's video model, `num_heads` where neither file nor custom
-    tells it. An image transformer's attention is copied into the extra attention steps, whose last layer starts at zero. With
-    `model`, the weights go into that model instead, and whatever doesn't fit it is an error but for the embeddings' sizes (and
-    for the classifier where `num_classes` is given).
+    Args:
+        source: A file or folder, a name in `ZOO`, or `hf:ORGANISATION/MODEL`. The format of a file or folder is detected from
+            its content: official `.pyth`, Hugging Face, mmaction2 `.pth`, a run or checkpoint of this project, or an image
+            transformer of timm, DeiT, Hugging Face, CLIP, vision_transformer or big_vision (see `FORMATS`).
+        model: The model to fill, instead of one built from the weights. Anything that doesn't fit it is an error, except for
+            the sizes of its embeddings and, if `num_classes` is given, its classifier.
+        num_classes: Number of classes. If both `labels` and the weights name their classes, the classifier keeps the rows
+            whose names match and draws the others from `key`; the report counts both. If either has no names, an equal
+            number keeps all rows and any other number gives a fresh classifier.
+        num_frames: Number of frames to resize the time embedding to.
+        image_size: Size in pixels, an int or (height, width), to resize the position embedding to.
+        resize: Interpolation of the embeddings, a key of `POSITION_RESIZES`.
+        allow: Regular expressions. Parameters of the model that match may be missing from the file and are initialised.
+            Tensors of the file that match may be unknown to the model and are ignored. The report lists both.
+        labels: Names of the classes, or a file of names (see `read_labels`). Without `num_classes` they replace the file's.
+        preprocess: Preprocessing of the videos; by default the file's, or a guess that `report.notes` mentions.
+        format: A key of `FORMATS`, for files whose content leaves the format open.
+        entry: Entry of a PyTorch file or of a checkpoint of this project, such as "model_ema". By default the model rather
+            than its moving average, or the only entry; for checkpoints of this project the moving average, if there is one.
+        prefix: Prefix of the tensors to load, such as "student.", for files whose names leave a choice. Tensors without it
+            are ignored.
+        objective: "softmax" for one label per video, "sigmoid" for multi-label models; by default the file's, else "softmax".
+        key: Random key of parameters that are initialised; `jax.random.key(0)` by default.
+        headless: Load weights without a classifier as a model with `num_classes=0`, for its features.
+        kind: Former name of `format`.
+        **fields: Other fields of `TimeSformer`, such as `dtype` or `drop_path_rate`; `attention_type` for the video model of
+            an image transformer; `num_heads` if neither the file nor the width determines it.
 
-    `entry`: which entry of a PyTorch file or a checkpoint of this project to load, such as "model_ema"; by default the model
-    next to its moving average, or whichever is the only one (of our own checkpoints the average). `prefix`: what the names of
-    the tensors to load begin with, such as "student.", where they don't tell; the other tensors are ignored.
+    Returns:
+        The model, its parameters as read-only NumPy arrays, its preprocessing, labels and objective, and the report.
 
-    `labels`: names of the classes, or a file of them (`read_labels`); without `num_classes` they rename the file's.
-    `preprocess`: where the file doesn't say how a video must be prepared, and `report.notes` names a wrong guess. `objective`:
-    "softmax" for one label a video, "sigmoid" for any number; by default what the file says, else "softmax". `allow`: patterns
-    of our parameters that may be missing from the file (they are initialised), or of what the file has and the model has not
-    (it is ignored); both stand in the report.
-    `headless`: load weights without a classifier as a model with `num_classes=0`, whose features are the same as with any.
-    `kind`: the former name of `format`.
-
-    Raises `InputError` that lists at once everything that doesn't fit, and for files that hold no weights.
+    Raises:
+        InputError: If the file holds no weights, or if the weights don't fit the model. The message lists everything that
+            doesn't fit.
     """
     format = kind if format is None else format
     if resize not in POSITION_RESIZES:
         raise InputError(f"resize must be one of {', '.join(POSITION_RESIZES)}, got {resize!r}.")
     if format is not None and format not in FORMATS:
-        raise InputError(f"There is no format of weights {format!r}. Known ones: {', '.join(FORMATS)}.")
+        raise InputError(f"There is no weight format {format!r}; format must be one of {', '.join(FORMATS)}.")
     if objective is not None:
         check_objective(objective)
     allow = [allow] if isinstance(allow, str) else allow
@@ -139,7 +151,19 @@ def _take_classifier(
     allowed: dict[str, str],
     key: jax.Array | None,
 ) -> bool:
-    """Keep the rows of the classifier that match the target's classes; drop it and return True if none does."""
+    """Keep the classifier's rows that match the target's classes; drop the classifier if none does.
+
+    Args:
+        contents: Contents of the file; the classifier is changed in place.
+        target: The model to fill.
+        labels: Names of the target's classes; None if unknown.
+        report: Receives the counts of rows.
+        allowed: Pattern -> reason, as for `fit`; receives the classifier if it is dropped.
+        key: Random key of the fresh rows.
+
+    Returns:
+        True if the classifier was dropped.
+    """
     rows = take_rows(contents, target, labels, source=report.source, allow=allowed, key=key)
     classes = target.num_classes
     report.classifier = rows.account if classes else None
@@ -153,22 +177,29 @@ def _take_classifier(
 
 
 def _choose_objective(wanted: str | None, contents: Contents, report: Report, *, fresh_head: bool) -> str:
-    """The caller's objective, else the file's unless its classifier is dropped, else "softmax"."""
+    """Return the caller's objective, else the file's unless its classifier is dropped, else "softmax".
+
+    Args:
+        wanted: The caller's objective; None if not given.
+        contents: Contents of the file.
+        report: Receives a note if the two differ.
+        fresh_head: Whether the file's classifier is dropped.
+    """
     said = None if fresh_head else contents.objective
     if wanted is None:
         check_fields({} if contents.objective is None else {"objective": contents.objective}, report.source)
         return "softmax" if said is None else check_objective(said)
     if said is not None and said != wanted:
-        report.notes.append(f"objective is {shown(said)} where the classifier comes from and {wanted!r} here")
+        report.notes.append(f"the classifier was trained with objective {shown(said)}, but {wanted!r} is used here")
     return wanted
 
 
 def _report_differences(contents: Contents, target: TimeSformer, report: Report) -> None:
-    """Note constants of the model that the weights were trained with otherwise."""
+    """Note constants of the model whose values differ from those that the weights were trained with."""
     for name in ("activation", "layer_norm_epsilon"):
         theirs, ours = contents.fields.get(name, getattr(target, name)), getattr(target, name)
         if name not in contents.guesses and theirs != ours:
-            report.notes.append(f"{name} is {theirs!r} where the weights come from and {ours!r} in this model: outputs differ")
+            report.notes.append(f"the weights were trained with {name} {theirs!r}, but this model has {ours!r}: outputs differ")
 
 
 def fit_options(contents: Contents, target: TimeSformer) -> dict[str, Any]:
@@ -182,9 +213,9 @@ def fit_options(contents: Contents, target: TimeSformer) -> dict[str, Any]:
 
 
 def params_from_official(tensors: Mapping[str, np.ndarray], model: TimeSformer) -> dict[str, Any]:
-    """`model`'s parameters from an official state dict that is in memory (name -> array, PyTorch layouts).
+    """Convert an official state dict in memory (name -> array, in PyTorch's layouts) to parameters of `model`.
 
-    Raises `InputError` that lists at once everything that doesn't fit.
+    Raises `InputError` if the tensors don't fit the model, and lists everything that doesn't.
     """
     held = Tensors({name: np.shape(array) for name, array in tensors.items()}, lambda name: np.array(tensors[name], np.float32))
     found = recognise(held, "The state dict", "official")
@@ -193,31 +224,40 @@ def params_from_official(tensors: Mapping[str, np.ndarray], model: TimeSformer) 
 
 
 def allowed_patterns(patterns: Sequence[str], contents: Contents, why: str) -> dict[str, str]:
-    """`allow` of `fit`: the patterns, and the tensors that they match without their prefix."""
+    """Return `allow` for `fit`: the patterns, and every unknown tensor whose name without its prefix matches one."""
     short = [name for name in contents.unknown if any(re.fullmatch(p, contents.short.get(name, name)) for p in patterns)]
     return dict.fromkeys([*patterns, *map(re.escape, short)], why)
 
 
 def check_patterns(patterns: Sequence[str]) -> None:
+    """Raise `InputError` for a pattern that is not a regular expression."""
     for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise InputError(f"allow takes regular expressions, and {pattern!r} is none: {error}.") from error
+            raise InputError(f"allow takes regular expressions, and {pattern!r} isn't one: {error}.") from error
 
 
 def target_model(
     contents: Contents, wanted: Mapping[str, Any], model: TimeSformer | None, source: str, allowed: Mapping[str, str] = {}
 ) -> TimeSformer:
-    """The model that the weights go into; before anything is asked for, tensors without a place are named."""
+    """Return the model to fill.
+
+    Tensors that have no place in any model are reported before missing classes or sizes, whose absence they may explain.
+
+    Args:
+        contents: Contents of the file.
+        wanted: Fields of the model that the caller set.
+        model: The caller's model; None to build one from the weights.
+        source: The weights, for errors.
+        allowed: Pattern -> reason: unknown tensors that are ignored.
+    """
     read = dict(contents.fields)
     fixed = {name: value for name, value in read.items() if name not in CHANGEABLE}
     if model is not None:
         differing = [name for name, value in wanted.items() if getattr(model, name, None) != value]
         if differing:
-            raise InputError(
-                f"With model=, its fields decide: {', '.join(differing)} differ(s) from the model's; change the model instead."
-            )
+            raise InputError(f"{', '.join(differing)} differ(s) from the fields of the given model; change the model instead.")
         merge_fields((source, fixed), ("the model", {name: getattr(model, name) for name in fixed if name != "resize"}))
         return model
     merge_fields((source, fixed), ("your arguments", {name: value for name, value in wanted.items() if name in fixed}))
@@ -228,27 +268,36 @@ def target_model(
         raise _no_classifier(contents, source)
     if "image_size" not in read:
         positions = contents.given["pos_embed"].shape[1] - 1
-        other = f", of which image_size={fields['image_size']} isn't the size" if "image_size" in fields else ""
+        other = f"; image_size={fields['image_size']} doesn't fit them" if "image_size" in fields else ""
         raise InputError(
-            f"{source} has {positions} positions, which are no square: give image_size=(height, width) in pixels "
+            f"{source} has {positions} positions, which don't form a square: give image_size=(height, width) in pixels "
             f"(on the command line --image-size){other}."
         )
     unknown = fields.keys() - {field.name for field in dataclasses.fields(TimeSformer)}
     if unknown:
         hint = did_you_mean(min(unknown), [*CHANGEABLE, *(field.name for field in dataclasses.fields(TimeSformer))])
-        raise InputError(f"load has no argument {', '.join(sorted(unknown))}, and TimeSformer no such field.{hint}")
+        raise InputError(f"load has no argument {', '.join(sorted(unknown))}, and TimeSformer has no such field.{hint}")
     return TimeSformer(**fields)
 
 
 def _report_guesses(contents: Contents, wanted: Mapping[str, Any], model: TimeSformer | None, report: Report) -> None:
-    """Record what neither the weights nor the caller states; a model that has the guessed value may have it from a guess."""
+    """Record fields that neither the weights nor the caller state.
+
+    A given model's field counts as a guess too if it equals the guessed value, since the model may have been built from it.
+
+    Args:
+        contents: Contents of the file.
+        wanted: Fields of the model that the caller set.
+        model: The caller's model; None if it was built from the weights.
+        report: Receives the guesses.
+    """
     for name, (value, why) in contents.guesses.items():
         if model is None and name not in wanted:
             report.guess(name, value, why)
         elif model is not None and getattr(model, name) == value:
-            report.guess(name, value, f"{why}, or as the given model has it")
+            report.guess(name, value, f"{why}, or taken from the given model")
         elif model is not None:
-            report.notes.append(f"{name} is {getattr(model, name)!r} by the given model, and the weights don't state it")
+            report.notes.append(f"{name} is {getattr(model, name)!r} in the given model, and the weights don't state it")
 
 
 def _no_classifier(contents: Contents, source: str) -> InputError:
@@ -263,7 +312,7 @@ def _no_classifier(contents: Contents, source: str) -> InputError:
 
 
 def _grid(fields: Mapping[str, Any], target: TimeSformer) -> tuple[int, int]:
-    """Rows and columns of patches that the file's position embedding is for."""
+    """Return the rows and columns of patches of the file's position embedding."""
     if "image_size" not in fields:
         return target.grid
     height, width = pair(fields["image_size"])
@@ -273,7 +322,7 @@ def _grid(fields: Mapping[str, Any], target: TimeSformer) -> tuple[int, int]:
 def _given_labels(
     given: str | Path | Sequence[str] | None, target: TimeSformer, num_classes: int | None
 ) -> tuple[str, ...] | None:
-    """The caller's names of the target's classes."""
+    """Return the caller's names of the target's classes."""
     if given is None:
         return None
     source, names = (str(given), read_labels(given)) if isinstance(given, str | Path) else ("labels", given)
@@ -291,6 +340,6 @@ def _labels(
     if given is not None:
         return given
     if contents.labels is None or fresh_head:
-        report.notes.append("no names of the classes: give labels=FILE")
+        report.notes.append("the names of the classes are unknown: give labels=FILE")
         return None
     return check_labels(contents.labels, target.num_classes, report.source)

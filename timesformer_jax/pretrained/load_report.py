@@ -1,4 +1,4 @@
-"""What became of every tensor of a file and of every parameter of the model."""
+"""Report of a load: the fate of every tensor of the file and the origin of every parameter of the model."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,53 +14,56 @@ DECISIONS = {
     "to it",
     "pixels": "preprocess= decides, in a config pixels.mean and pixels.std, or the model's config next to it",
 }
-"""What can be guessed -> how to decide it."""
+"""Maps each value that may be guessed to the ways of setting it."""
 
 
 @dataclasses.dataclass
 class Report:
-    """The account of one load; printing it gives a short table.
+    """Report of one load; `print(report)` shows a short table.
 
-    Together `loaded`, `resized`, `copied` and `initialised` are all parameters of the model.
+    `loaded`, `resized`, `copied` and `initialised` together hold every parameter of the model.
     """
 
     source: str
+    """The weights, as given to `load`."""
     format: str
+    """Title of the format."""
     model: TimeSformer
+    """The model that was filled."""
     loaded: list[str] = dataclasses.field(default_factory=list)
-    """Parameters taken over as they are."""
+    """Parameters loaded unchanged."""
     resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = dataclasses.field(default_factory=dict)
-    """Parameter -> from what shape to what."""
+    """Parameter -> (shape in the file, shape in the model)."""
     copied: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Parameter of an extra attention step -> the spatial attention's that it is a copy of."""
+    """Parameter of an extra attention step -> parameter of the spatial attention that it copies."""
     folded: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Parameter -> what of the file was folded into it, which changes no output."""
+    """Parameter -> factor of the file that was folded into it, without changing any output."""
     initialised: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Parameter that the file didn't have -> why that is all right."""
+    """Parameter missing from the file -> reason why it may be."""
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Tensor of the file that the model has no use for -> why that is all right."""
+    """Tensor of the file that the model doesn't use -> reason why it may be ignored."""
     entry: str | None = None
     """The entry of the file that was loaded, such as "model" or "model_ema"; None for a file without entries."""
     other_entries: tuple[str, ...] = ()
-    """Entries next to it that hold tensors by name, such as a moving average."""
+    """Other entries of the file that hold tensors by name, such as a moving average."""
     not_finite: dict[str, int] = dataclasses.field(default_factory=dict)
-    """Parameter -> how many of its values, as loaded, are NaN or infinite."""
+    """Parameter -> number of its loaded values that are NaN or infinite."""
     classifier: str | None = None
-    """Rows of the classifier kept, fresh and dropped; None unless a number of classes was given."""
+    """Counts of classifier rows kept, fresh and dropped; None unless a number of classes was given."""
     notes: list[str] = dataclasses.field(default_factory=list)
-    """What was concluded and may be wrong, such as the preprocessing; guesses are among them."""
+    """Conclusions that may be wrong, such as the preprocessing, including all guesses."""
     guesses: list[str] = dataclasses.field(default_factory=list)
-    """Values that the weights don't state; the table begins with them."""
+    """Values that the weights don't state, shown at the top of the table."""
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
-    """What is guessed, a key of `DECISIONS` -> the end of "guessed ..."."""
+    """Guessed value, a key of `DECISIONS` -> basis of the guess, phrased to follow "guessed"."""
 
     @property
     def kind(self) -> str:
-        """The former name of `format`."""
+        """Former name of `format`."""
         return self.format
 
     def guess(self, name: str, value: Any, why: str) -> None:
-        """Record that nothing states a value; `name` is a key of `DECISIONS`, `why` the end of "guessed ..."."""
+        """Record a value that nothing states; `name` is a key of `DECISIONS`, and `why` is phrased to follow "guessed"."""
         self.reasons[name] = why
         self.guesses.append(f"{name} {value} (guessed {why}; {DECISIONS[name]})")
         self.notes.append(self.guesses[-1])
@@ -90,14 +93,14 @@ class Report:
 
 
 def describe_not_finite(counts: Mapping[str, int]) -> str:
-    """Parameter -> number of its values that are NaN or infinite, as part of a line."""
+    """Format the numbers of NaN or infinite values per parameter as part of a line."""
     shown = [f"{path} ({count:,})" for path, count in list(counts.items())[:5]]
     more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
     return f"{sum(counts.values()):,} value(s) are NaN or infinite, in {', '.join(shown)}{more}"
 
 
 def _grouped(what: str, entries: dict[str, str]) -> list[str]:
-    """One line for each reason, with the first names."""
+    """Format one line per reason, with the first names that have it."""
     lines = []
     for reason in dict.fromkeys(entries.values()):
         names = [name for name, why in entries.items() if why == reason]

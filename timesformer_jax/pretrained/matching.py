@@ -1,4 +1,4 @@
-"""From a file's tensors to our parameters by path: which format it is in, and each tensor to its place."""
+"""Detect the format of a file's tensors, and translate each tensor to a parameter of the model."""
 
 import functools
 import re
@@ -27,53 +27,63 @@ from timesformer_jax.pretrained.weight_formats import FORMATS, Format, normalise
 from timesformer_jax.pretrained.weight_rows import LINEAR, Row
 
 ESSENTIAL = ("cls_token", "norm/scale", "patch_embed/proj/kernel", "pos_embed")
-"""Parameters that every format has and that tell the model's size."""
+"""Parameters that every format has and that determine the model's size."""
 
 
 class Recognised(NamedTuple):
-    """A file's names, sorted out by one format's rows."""
+    """Tensor names of a file, matched to the rows of one format."""
 
     format: Format
+    """The format."""
     places: dict[str, tuple[Row, str]]
-    """Their name -> its row, and our path."""
+    """Name in the file -> (row, path of our parameter)."""
     ignored: dict[str, str]
-    """Names without a part in the model -> why."""
+    """Names that aren't part of the model -> the reason."""
     unknown: dict[str, tuple[int, ...]]
-    """Names that no row has, and their shapes."""
+    """Names that match no row -> their shapes."""
     short: dict[str, str]
-    """Name -> the name without its prefix and what wrappers add."""
+    """Name -> the name without its prefix and without wrapper components."""
     notes: list[str]
-    """What was concluded and may be wrong."""
+    """Conclusions that may be wrong."""
 
     @property
     def complete(self) -> bool:
-        """Whether the file has the tensors that every model has."""
+        """True if the file has the tensors that every model has."""
         return {path for _, path in self.places.values()} >= set(ESSENTIAL)
 
     @property
     def scales(self) -> list[str]:
-        """The names of LayerScale, those of all blocks as one."""
+        """The names of the LayerScale tensors, one for all blocks."""
         return collapse_blocks(self.short[name] for name, (row, _) in self.places.items() if row.ours.endswith("/gamma"))
 
     @property
     def token(self) -> str:
-        """The name of the CLS token, which tells one model of a file from another."""
+        """The name of the CLS token, which distinguishes the models of a file."""
         return next((name for name, (row, _) in self.places.items() if row.ours == "cls_token"), "")
 
 
 def recognise(
     tensors: Tensors, source: str, format_name: str | None = None, prefix: str | None = None, allow: Sequence[str] = ()
 ) -> Recognised:
-    """The format most of whose rows the file has, or the one that was asked for, a key of `FORMATS`.
+    """Detect the format: the one with the most rows in the file, unless a format is given.
 
-    `prefix`: what names must begin with; the others are ignored. By default it follows from the names, for each format.
-    `allow`: patterns of names, which ask for what isn't read otherwise (`REFUSED`).
+    An official space-only model has the same tensors as an image transformer of timm. They are distinguished by other contents
+    of the file: the key `model_state` or the configuration that the official trainer writes, or this project's notes. Prefixes
+    don't distinguish them.
 
-    An official space-only model has the same tensors as an image transformer of timm. What tells them apart is what the
-    official trainer leaves beside them (the key `model_state`, its configuration) or what this project does; a prefix doesn't.
+    Args:
+        tensors: Tensors of the file.
+        source: The weights, for errors.
+        format_name: A key of `FORMATS`, to skip the detection.
+        prefix: Prefix of the tensors to read; the others are ignored. By default detected from the names, per format.
+        allow: Patterns of tensor names that opt in to features which are refused otherwise (see `REFUSED`).
 
-    Raises `InputError` for models that TimeSformer doesn't compute, where no format has the tensors that every model has, and
-    for several models among which the names leave a choice.
+    Returns:
+        The names of the file, matched to the rows of the format.
+
+    Raises:
+        InputError: If TimeSformer doesn't compute the model, if no format matches all `ESSENTIAL` parameters, or if the file
+            holds several models and their names leave a choice.
     """
     names = {name: without_wrappers(name) for name in tensors.shapes}
     if prefix is not None:
@@ -84,8 +94,8 @@ def recognise(
         ]
         for each in ([format_name] if format_name else FORMATS)
     }
-    sorted_out = {each: max(some, key=_fitness) for each, some in tried.items()}  # of equal ones the shortest prefix
-    best = max(sorted_out, key=lambda each: _fitness(sorted_out[each]))  # of equal ones the first
+    sorted_out = {each: max(some, key=_fitness) for each, some in tried.items()}  # the shortest prefix wins ties
+    best = max(sorted_out, key=lambda each: _fitness(sorted_out[each]))  # the first format wins ties
     tie = best == "official" and format_name is None and _fitness(sorted_out[best]) == _fitness(sorted_out["timm"])
     if tie and not _is_video(tensors):
         best = "timm"
@@ -102,24 +112,31 @@ def recognise(
 
 
 SAME_TENSORS = (
-    "an official space-only TimeSformer has the very tensors of an image transformer: give format='official' if this is one "
+    "an official space-only TimeSformer has the same tensors as an image transformer: give format='official' if this is one "
     "(on the command line --checkpoint-format=official)"
 )
 
 
 def _is_video(tensors: Tensors) -> bool:
-    """Whether something next to the tensors of an image transformer says that they are a space-only TimeSformer's."""
+    """Return True if contents besides the tensors show that an image transformer's tensors are a space-only TimeSformer's."""
     cfg = tensors.notes.get("cfg")
     official = isinstance(cfg, str) and "TIMESFORMER" in cfg
     return tensors.wrapper == "model_state" or official or bool(notes_of_ours(tensors.notes))
 
 
 _SURE = 8
-"""Tensors in a format's places that show a file to be of that format, and not only to share some names."""
+"""Number of matching tensors from which a file is taken to be of a format, rather than to share a few names with it."""
 
 
 def _check_features(tensors: Tensors, source: str, found: Recognised, allow: Sequence[str]) -> None:
-    """Raise `InputError` for models that TimeSformer doesn't compute; note what was allowed."""
+    """Raise `InputError` for models that TimeSformer doesn't compute; note features that the caller allowed.
+
+    Args:
+        tensors: Tensors of the file.
+        source: The weights, for errors.
+        found: Tensor names, matched to the rows of the format; receives the notes.
+        allow: Patterns of tensor names that opt in to features which are refused otherwise.
+    """
     shapes = {found.short[name]: tensors.shapes[name] for name in (*found.places, *found.unknown)}
     paths = {path for _, path in found.places.values()}
     sure = found.format.image and len(paths) >= _SURE and any(path.startswith("blocks_") for path in paths)
@@ -154,9 +171,9 @@ def _fitness(found: Recognised) -> tuple[bool, int]:
 
 
 def _only(names: dict[str, str], prefix: str, source: str) -> tuple[dict[str, str], list[str]]:
-    """The names under a prefix that was given, without it, and the other ones."""
+    """Split the names into those under the prefix, with the prefix removed, and the others."""
     inside = {name: short[len(prefix) :].lstrip("./") for name, short in names.items() if short.startswith(prefix)}
-    if not inside:  # as the file has them, wrappers included
+    if not inside:  # the prefix may include components that wrappers added
         inside = {name: without_wrappers(name[len(prefix) :].lstrip("./")) for name in names if name.startswith(prefix)}
     if not inside:
         starts = list(dict.fromkeys(re.match(r"[^./]*[./]?", short)[0] for short in names.values()))  # pyright: ignore[reportOptionalSubscript]
@@ -168,7 +185,7 @@ def _only(names: dict[str, str], prefix: str, source: str) -> tuple[dict[str, st
 
 
 def _only_one_model(source: str, tried: list[Recognised], best: Recognised) -> Recognised:
-    """The model that the names single out where a file has several under prefixes of their own; the others are ignored."""
+    """Choose among several models under different prefixes by their names, and ignore the tensors of the others."""
     models: dict[str, Recognised] = {}
     for found in tried:
         if found.complete:
@@ -187,7 +204,7 @@ def _only_one_model(source: str, tried: list[Recognised], best: Recognised) -> R
         other = next((prefix for prefix in by_prefix if prefix != chosen and name.startswith(prefix)), None)
         if other is not None:
             del found.unknown[name]
-            found.ignored[name] = f"of another model in the file, which prefix={other!r} chooses"
+            found.ignored[name] = f"part of another model in the file; prefix={other!r} chooses that one"
     return found
 
 
@@ -209,20 +226,20 @@ def _sort_out(tensors: Tensors, names: dict[str, str], format: Format, prefix: s
         if row is not None and (unwrapped.startswith(prefix) or row.ours.startswith("head/")):
             found.places[name] = row, row.ours.replace("{i}", block)
         elif re.fullmatch(format.ignored, normalised) or re.fullmatch(BOOKKEEPING, unwrapped):
-            found.ignored[name] = "no part of the model"
+            found.ignored[name] = "not part of the model"
         else:
             found.unknown[name] = tensors.shapes[name]
     return found
 
 
 def _spell(format: Format, unwrapped: str, prefix: str) -> tuple[str, str]:
-    """A tensor's name without its prefix, and as the format's rows have it."""
+    """Return a tensor's name without its prefix, and in the spelling of the format's rows."""
     short = strip_prefix(unwrapped, prefix)
     return short, normalise(format, short)
 
 
 def count_heads(tensors: Tensors, found: Recognised) -> int | None:
-    """Attention heads, where a tensor's shape tells them: `[D, heads, head_dim]`, as the JAX files have it."""
+    """Return the number of attention heads if a tensor's shape shows it: `[D, heads, head_dim]`, as in JAX files."""
     for name, (row, _) in found.places.items():
         if row.ours.endswith("qkv/kernel") and len(tensors.shapes[name]) == 3:
             return tensors.shapes[name][1]
@@ -230,22 +247,22 @@ def count_heads(tensors: Tensors, found: Recognised) -> int | None:
 
 
 def width(tensors: Tensors, found: Recognised) -> int:
-    """The embedding's dimension; 0 if the tensor that tells it is broken, which is an error later."""
+    """Return the token width; 0 if the tensor that shows it is broken, which raises an error later."""
     (shape, *_) = (tensors.shapes[name] for name, (row, _) in found.places.items() if row.ours == "norm/scale")
     return shape[-1] if shape else 0
 
 
 def translate(tensors: Tensors, found: Recognised, num_heads: int) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Our path -> array in our layout, and what went wrong on the way. Takes the tensors out of the file one by one."""
+    """Read the tensors one by one, and return them as parameter path -> array in our layout, with a list of problems."""
     ranks = _ranks()
 
     def read(name: str) -> np.ndarray | str:
-        """The array, or why there is none."""
+        """Return the array, or the problem with it."""
         row, _ = found.places[name]
         shape = tensors.shapes[name]
         expected = row.layout.ranks or (ranks[row.ours] - (row.slot is not None),)
         if 0 in shape or len(shape) not in expected:
-            return f"{name}: expected {' or '.join(map(str, expected))} axes with something in them, got {shape}"
+            return f"{name}: expected {' or '.join(map(str, expected))} non-empty axes, got {shape}"
         try:
             return np.ascontiguousarray(row.layout.read(tensors.take(name), num_heads))
         except InputError:
@@ -256,7 +273,7 @@ def translate(tensors: Tensors, found: Recognised, num_heads: int) -> tuple[dict
     given: dict[str, np.ndarray] = {}
     slots: dict[str, dict[int, np.ndarray]] = {}
     problems, origins = [], {}
-    with ThreadPoolExecutor(3) as pool:  # most of the time goes into transposing, which needs no interpreter
+    with ThreadPoolExecutor(3) as pool:  # most of the time goes into transposing, which releases the GIL
         arrays = pool.map(read, found.places)
         for (name, (row, path)), array in zip(found.places.items(), arrays, strict=True):
             first = origins.setdefault((path, row.slot), name)
@@ -272,14 +289,14 @@ def translate(tensors: Tensors, found: Recognised, num_heads: int) -> tuple[dict
     for path, some in slots.items():
         if len(some) < 3 or len({array.shape for array in some.values()}) > 1:
             shapes = ", ".join(str(some[slot].shape) if slot in some else "missing" for slot in range(3))
-            problems.append(f"{path}: query, key and value don't belong together ({shapes})")
+            problems.append(f"{path}: query, key and value don't match ({shapes})")
         else:
             given[path] = np.stack([some.pop(slot) for slot in range(3)], axis=-3)
     return given, problems
 
 
 def _fill_key_biases(slots: dict[str, dict[int, np.ndarray]]) -> None:
-    """Put zeros for the keys' biases where no block has one: they change no softmax, and some models train without."""
+    """Fill in zero key biases if no block has one: a softmax is invariant to them, and some models omit them."""
     biases = [some for path, some in slots.items() if path.endswith("/bias")]
     if all(some.keys() == {0, 2} for some in biases):
         for some in biases:
@@ -288,7 +305,7 @@ def _fill_key_biases(slots: dict[str, dict[int, np.ndarray]]) -> None:
 
 @functools.cache
 def _ranks() -> dict[str, int]:
-    """Parameter, with `{i}` for its block's number -> how many axes it has."""
+    """Map each parameter, with `{i}` for the block number, to its number of axes."""
     model = TimeSformer(num_classes=1, embed_dim=2, depth=1, num_heads=1, pre_norm=True)
     ranks = {template(path)[0]: len(leaf.shape) for path, leaf in flatten_params(parameter_shapes(model)).items()}
     return ranks | dict.fromkeys(("blocks_{i}/attn/proj/gamma", "blocks_{i}/mlp/fc2/gamma"), 1)

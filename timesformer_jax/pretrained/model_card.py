@@ -1,4 +1,4 @@
-"""Model card of a Hugging Face folder: how its videos are prepared, and the calls that give equal probabilities."""
+"""Model card of a Hugging Face folder: its preprocessing, and the calls that give equal probabilities."""
 
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.video import Preprocess
@@ -6,7 +6,7 @@ from timesformer_jax.video.sampling import TARGET_FPS
 
 
 def beyond_pipeline(preprocess: Preprocess) -> list[str]:
-    """What transformers' video classification pipeline can't do of a model's preprocessing."""
+    """List the steps of a model's preprocessing that transformers' video classification pipeline doesn't support."""
     found = []
     if preprocess.channel_order != "rgb":
         found.append(f"channels in the order {preprocess.channel_order.upper()}")
@@ -16,13 +16,13 @@ def beyond_pipeline(preprocess: Preprocess) -> list[str]:
 
 
 def frames_in_config(preprocess: Preprocess) -> dict[str, object]:
-    """Entries of `config.json` about frames, which transformers keeps and doesn't use."""
+    """Return entries of `config.json` about frames, which transformers keeps but doesn't use."""
     rate = {"frame_sampling_rate": _number(preprocess.sampling_rate), "frame_rate": _number(TARGET_FPS)}
     return {"frame_sampling": preprocess.sampling, **(rate if preprocess.sampling == "uniform" else {})}
 
 
 def model_card(pretrained: Pretrained) -> str:
-    """The folder's README.md."""
+    """Return the text of the folder's README.md."""
     model, preprocess = pretrained.model, pretrained.preprocess
     beyond = beyond_pipeline(preprocess)
     size, side = preprocess.crop_size, preprocess.short_side or preprocess.crop_size
@@ -57,7 +57,7 @@ prints probabilities of the one-crop view; without `--num-crops=1` they are aver
 ## transformers
 
 {_pipeline(preprocess) if not beyond else _refusal(beyond)}
-The frames that `timesformer predict` takes, of any video:
+To compute the probabilities of the frames that `timesformer predict` takes from any video:
 
 ```python
 import timesformer_jax as tsf
@@ -82,7 +82,7 @@ def _sampling(preprocess: Preprocess) -> str:
 
 def _refusal(beyond: list[str]) -> str:
     return f"""`transformers.pipeline` can't prepare videos for this model, which takes {" and ".join(beyond)}:
-it would run, with wrong probabilities. Pass prepared frames to the model.
+it would run, but with wrong probabilities. Pass prepared frames to the model.
 """
 
 
@@ -102,12 +102,12 @@ classify.video_processor = None  # decode with PyAV: transformers' video process
 predictions = classify("clip.mp4", frame_sampling_rate={rate})
 ```
 
-The pipeline takes {place}. At another frame rate than {fps} fps give `frame_sampling_rate={rate} * fps / {fps}`.
-Probabilities agree with the one-crop view of the same frames, but for rounding of the pixels, if
+The pipeline takes {place}. For videos with another frame rate than {fps} fps, pass `frame_sampling_rate={rate} * fps / {fps}`.
+Probabilities agree with the one-crop view of the same frames, up to rounding of the pixels, if
 
-- the video has {span} frames (at {fps} fps) or more: of a shorter one the pipeline takes fewer, for which transformers computes
-  wrong logits, while `timesformer predict` repeats the last frame;
-- no frame is scaled down: transformers then antialiases, and `timesformer predict` doesn't;
+- the video has at least {span} frames (at {fps} fps): from a shorter one the pipeline takes fewer frames, for which
+  transformers computes wrong logits, while `timesformer predict` repeats the last frame;
+- no frame is scaled down: transformers would antialias it, and `timesformer predict` doesn't;
 - height and width of the scaled frame exceed the crop by even numbers of pixels: otherwise transformers' crop lies one pixel
   further up or left.
 """

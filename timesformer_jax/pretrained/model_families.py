@@ -1,4 +1,4 @@
-"""Families of published image models: computed exactly, with differences, or refused by what their tensors show."""
+"""Families of published image models that are computed exactly, computed with differences, or refused."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -9,26 +9,30 @@ from timesformer_jax.pretrained.tensor_names import collapse_blocks
 
 
 class Refused(NamedTuple):
-    """A feature of other models. It shows if everything from `tensors` to `packed` that is given holds."""
+    """A feature that TimeSformer doesn't compute.
+
+    A file has the feature if it meets all conditions from `tensors` to `packed` that are set. Patterns match whole names
+    without their prefix.
+    """
 
     models: str
-    """The models that have it, as the documentation lists them."""
+    """Models with this feature, as the documentation lists them."""
     feature: str
-    """What TimeSformer doesn't compute, as the end of "it has ..."."""
+    """The feature, phrased to follow "it has"."""
     nearest: str
-    """Models with weights that can be loaded."""
+    """Similar models whose weights can be loaded."""
     tensors: str | None = None
-    """Names, without their prefix, that this pattern matches whole."""
+    """Condition: some tensor's name matches this pattern."""
     axes: int | None = None
-    """Number of axes that those tensors have."""
+    """Number of axes of the tensors that `tensors` matches."""
     lacks: str | None = None
-    """Our parameter that no tensor of the file is."""
+    """Condition: no tensor of the file corresponds to this parameter of ours."""
     without: str | None = None
-    """Names that this pattern matches whole are in no such file."""
+    """Condition: no tensor's name matches this pattern."""
     packed: bool = False
-    """Whether it shows in the first layer of an MLP being twice as wide as the input of the second."""
+    """Condition: the first layer of an MLP is twice as wide as the input of the second."""
     asked: str | None = None
-    """What `allow` with a pattern of these names does; None if nothing can be done about them."""
+    """Effect of an `allow` pattern that matches these tensors; None if they are always refused."""
 
 
 DISTILLATION_TOKEN = r"(.*\.)?(dist_token|distillation_token)"
@@ -149,22 +153,27 @@ REFUSED = (
         asked="the token, its position and its classifier are dropped: close to the original, but not its outputs",
     ),
 )
-"""In order: of several features the first is named."""
+"""Features in order of precedence: errors name the first that a file has."""
 
 
 class Found(NamedTuple):
-    """A feature of a file, and the names of the tensors that show it."""
+    """A feature found in a file."""
 
     refused: Refused
+    """The feature."""
     names: tuple[str, ...]
+    """Tensors that show it."""
 
 
 def find_refused(
     shapes: Mapping[str, tuple[int, ...]], missing: Collection[str], mlp: tuple[tuple[int, ...], tuple[int, ...]] | None
 ) -> list[Found]:
-    """The features that show in tensors by name without prefix; `missing`: essential parameters of ours that none of them is.
+    """Find the features of a file that TimeSformer doesn't compute.
 
-    `mlp`: shapes of a block's first and second layer as PyTorch has them, `[out, in]`.
+    Args:
+        shapes: Tensor name without its prefix -> shape.
+        missing: Essential parameters of ours that no tensor of the file corresponds to.
+        mlp: Shapes of the first and second layer of a block's MLP in PyTorch's layout, `[out, in]`; None if unknown.
     """
     packed = mlp is not None and len(mlp[0]) == len(mlp[1]) == 2 and mlp[0][0] == 2 * mlp[1][1]
     found = []
@@ -188,23 +197,28 @@ def _named(pattern: str | None, shapes: Mapping[str, tuple[int, ...]], axes: int
 
 
 def refuse(source: str, found: Sequence[Found], allowed: Sequence[str]) -> list[str]:
-    """Notes of what was asked for by `allow`, which lets names in `allowed` pass; `InputError` for the first other feature."""
+    """Raise `InputError` for the first feature that the caller didn't allow; return notes on the allowed ones.
+
+    Args:
+        source: The weights, for errors.
+        found: Features of the file.
+        allowed: Names of tensors that match a pattern in `allow`.
+    """
     notes = []
     for refused, names in found:
         shown = f" ({', '.join(collapse_blocks(names)[:3])})" if names else ""
         if refused.asked is None:
             raise InputError(
-                f"{source} is no model that TimeSformer computes: it has {refused.feature}{shown}. The nearest that can be "
-                f"loaded: {refused.nearest}."
+                f"{source} holds a model that TimeSformer doesn't compute: it has {refused.feature}{shown}. The nearest that "
+                f"can be loaded: {refused.nearest}."
             )
         if not set(names) <= set(allowed):
             pattern = r".*gamma_[12]" if "gamma" in names[0] else f".*{names[0].rpartition('.')[2]}"
             raise InputError(
-                f"{source} isn't read without being asked for: it has {refused.feature}{shown}. With allow={pattern!r} (on the "
-                f"command line --allow, in a config init_from_allow) {refused.asked}. The nearest that is exact: "
-                f"{refused.nearest}."
+                f"{source} is only loaded on request: it has {refused.feature}{shown}. With allow={pattern!r} (on the command "
+                f"line --allow, in a config init_from_allow) {refused.asked}. The nearest that is exact: {refused.nearest}."
             )
-        notes.append(f"not certain to be exact{shown}: {refused.asked}")
+        notes.append(f"possibly not exact{shown}: {refused.asked}")
     return notes
 
 
@@ -213,21 +227,22 @@ OTHER_CLASSIFIERS = (
     (r"(.*\.)?fc_norm\..*", "the mean of the patches"),
     (r"(head|heads|classifier|linear_head|lm_head|fc|dino_head|ibot_head)[./].*", "another task, or of several layers"),
 )
-"""Names of tensors, without prefix, of a classifier that isn't a linear layer on the CLS -> what it reads, after "a classifier
-of"."""
+"""Maps tensor names, without prefix, of classifiers other than a linear layer on the CLS to the classifier's input, phrased to
+follow "a classifier of"."""
 
 DISTILLED_HEAD = r"(.*\.)?(head_dist|distillation_classifier)\..*"
-"""A classifier of the distillation token, next to that of the CLS."""
+"""Tensors of the distillation token's classifier, in addition to that of the CLS."""
 
 
 class Family(NamedTuple):
-    """Models whose weights can be loaded."""
+    """A family of models whose weights can be loaded."""
 
     models: str
+    """The models, as the documentation lists them."""
     formats: tuple[str, ...]
-    """Keys of `FORMATS`."""
+    """Formats of their files, keys of `FORMATS`."""
     outcome: str
-    """"exact", or what differs."""
+    """"exact", or the differences."""
 
 
 FRESH = "the classifier reads {}, and `num_classes=` gives a fresh one"
@@ -261,7 +276,7 @@ FAMILIES = (
 
 
 def families_table() -> str:
-    """The table of `docs/weights.md`."""
+    """Return the table of families in `docs/weights.md`."""
     lines = ["| family | format | what is computed |", "|---|---|---|"]
     for family in FAMILIES:
         lines.append(f"| {family.models} | {', '.join(f'`{format}`' for format in family.formats)} | {family.outcome} |")

@@ -1,4 +1,4 @@
-"""OpenCLIP's `open_clip_config.json`: the activation and sizes of the image tower, and the pixels."""
+"""OpenCLIP's `open_clip_config.json`: activation and sizes of the image tower, and pixel statistics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,17 +14,17 @@ FIELDS: dict[str, tuple[str, type]] = {
     "image_size": ("image_size", int),
     "head_width": ("head_width", int),
 }
-"""Entry of `vision_cfg` -> field, and its type."""
+"""Maps entries of `vision_cfg` to (field, type)."""
 
 
 def is_open_clip(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is OpenCLIP's."""
+    """Return True if a configuration is OpenCLIP's."""
     return "model_cfg" in config or "vision_cfg" in config
 
 
 def read_open_clip(config: Mapping[str, Any], width: int, source: str = "open_clip_config.json") -> Stated:
-    """What `open_clip_config.json` says of an image transformer of this width."""
-    model = entry_of(config, "model_cfg", dict, source) or config  # a file of the package open_clip has its entries at the top
+    """Read `open_clip_config.json` for an image transformer of this width."""
+    model = entry_of(config, "model_cfg", dict, source) or config  # files inside the package open_clip aren't nested
     vision = entry_of(model, "vision_cfg", dict, source) or {}
     pixels = entry_of(config, "preprocess_cfg", dict, source) or {}
     architecture = entry_of(vision, "timm_model_name", str, source)

@@ -1,4 +1,4 @@
-"""This project's own checkpoints, by Orbax: those of a training run, and those that hold parameters alone."""
+"""Orbax checkpoints of this project: those of training runs, and those that hold only parameters."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ from timesformer_jax.pretrained.file_checks import check_fields, check_folder, c
 
 
 def find_checkpoint(path: Path) -> Path | None:
-    """The checkpoint that `path` is, or the newest in it (a run's workdir or its `checkpoints`); None where there is none.
+    """Return `path` if it is a checkpoint, else the newest one in it (a run's workdir or its `checkpoints`), else None.
 
-    Raises `InputError` for a bucket that can't be read.
+    Raises `InputError` if a bucket can't be read.
     """
     try:
         if (path / MARK).exists() or (path / FILE).exists():
@@ -24,36 +24,36 @@ def find_checkpoint(path: Path) -> Path | None:
         for folder in (path / "checkpoints", path):
             if steps := steps_in(folder):
                 return folder / str(steps[-1])
-    except Exception as error:  # of whichever library reads the bucket
+    except Exception as error:  # its type depends on the library that reads the bucket
         raise InputError(f"Can't read {path}: {first_line(error)}.") from error
     return None
 
 
 def read_notes(path: Path) -> Mapping[str, Any]:
-    """What a checkpoint says of itself: `model` (all its fields), `data`, `preprocess`, `objective`; no parameter is read.
+    """Read a checkpoint's notes: `model` (all fields), `data`, `preprocess` and `objective`; no parameters are read.
 
-    Raises `InputError` for a checkpoint of another program, and for a damaged one.
+    Raises `InputError` if the checkpoint is another program's, or damaged.
     """
     size = _size(path)
     check_utf8("checkpoint", str(path))  # before Orbax logs tracebacks
     check_digests(path)
     notes = read_metadata(path).notes
     if not isinstance(notes, Mapping) or "model" not in notes:
-        raise InputError(f"{path} is a checkpoint of Orbax, but not one of this project: it doesn't say which model it is of.")
+        raise InputError(f"{path} is an Orbax checkpoint, but not one of this project: it doesn't describe its model.")
     for name in ("data", "preprocess", "optimizer"):
         if not isinstance(notes.get(name) or {}, Mapping):
             raise InputError(f"The checkpoint {path} says {name}={shown(notes[name])}, expected an object.")
     if not (path / _tree(notes)).is_dir():
-        raise InputError(f"The checkpoint {path} is not whole: it has no {_tree(notes)}.")
+        raise InputError(f"The checkpoint {path} is incomplete: it has no {_tree(notes)}.")
     if size is not None:
         check_size_of_model(TimeSformer(**checkpoint_fields(path, notes)), size, path)
     return notes
 
 
 def checkpoint_fields(path: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's fields by what `read_notes` gives; raises `InputError` for what can't be one."""
+    """Return the model's fields in a checkpoint's notes; raises `InputError` if they are invalid."""
     if not isinstance(notes["model"], Mapping):
-        raise InputError(f"The checkpoint {path} describes its model by {shown(notes['model'])}, expected an object.")
+        raise InputError(f"The checkpoint {path} says model={shown(notes['model'])}, expected an object.")
     fields = complete_description(notes["model"])
     check_fields(fields, f"The checkpoint {path}")
     if "num_classes" not in fields:
@@ -62,24 +62,24 @@ def checkpoint_fields(path: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a local checkpoint, all of whose files can be read."""
+    """Return the size of a local checkpoint in bytes, after checking its files; None for a bucket."""
     return None if "://" in str(path) else check_folder(path, texts=(MARK, "_METADATA", "_sharding"))
 
 
 TREES = ("params", "ema")
-"""Entries of a checkpoint that are a model's parameters: as they are trained, and their moving average."""
+"""Entries of a checkpoint that hold a model's parameters: the trained ones, and their moving average."""
 
 
 def _tree(notes: Mapping[str, Any]) -> str:
-    """The parameters' name in the checkpoint: that of their moving average where one was kept."""
+    """Return the entry to load by default: the moving average if the run kept one, else the parameters."""
     optimizer = notes.get("optimizer")
     return "ema" if isinstance(optimizer, Mapping) and optimizer.get("ema") else "params"
 
 
 def checkpoint_entries(path: Path, notes: Mapping[str, Any], entry: str | None = None) -> tuple[str, tuple[str, ...]]:
-    """The entry to read, by default the moving average where one was kept, and the other ones.
+    """Return the entry to read, by default the moving average if the run kept one, and the other entries.
 
-    Raises `InputError` for an entry that the checkpoint doesn't have.
+    Raises `InputError` if the checkpoint doesn't have the entry.
     """
     there = [name for name in TREES if (path / name).is_dir()]
     if entry is not None and entry not in there:
@@ -89,9 +89,11 @@ def checkpoint_entries(path: Path, notes: Mapping[str, Any], entry: str | None =
 
 
 def read_checkpoint(path: Path, entry: str | None = None) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Its parameters as NumPy arrays (`entry`, by default their moving average where one was kept), and its notes.
+    """Read a checkpoint's parameters, as NumPy arrays, and its notes.
 
-    Raises `InputError` for a checkpoint of another program, and for a damaged one.
+    `entry` is the entry to read, by default the moving average of the parameters if the run kept one.
+
+    Raises `InputError` if the checkpoint is another program's, or damaged.
     """
     notes = read_notes(path)
     name, _ = checkpoint_entries(path, notes, entry)
@@ -100,7 +102,7 @@ def read_checkpoint(path: Path, entry: str | None = None) -> tuple[dict[str, Any
 
 
 def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:
-    """Writes parameters and notes (JSON) as a checkpoint that `read_checkpoint` reads."""
+    """Write parameters and notes (JSON types) as a checkpoint for `read_checkpoint`."""
     check_utf8("checkpoint", str(path))
     write_arrays(path, {"params": params}, {**notes, **NOTE})
     if jax.process_index() == 0:

@@ -1,4 +1,4 @@
-"""A model with its weights and everything that goes with them."""
+"""`Pretrained`: a model with its weights, preprocessing, labels and load report."""
 
 import dataclasses
 import functools
@@ -18,10 +18,12 @@ from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 
 
 class Prediction(NamedTuple):
-    """One of a video's best labels."""
+    """A predicted label of a video."""
 
     label: str
+    """Name of the class, or `class 17` if names are unknown."""
     probability: float
+    """Probability, averaged over the video's views."""
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -32,33 +34,34 @@ def _logits(model: TimeSformer, variables: Any, video: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """`load`'s result: `pretrained(video)` gives logits, `pretrained.predict(path)` the best labels of a video file."""
+    """A loaded model: `pretrained(video)` returns logits, and `pretrained.predict(path)` the best labels of a video file."""
 
     model: TimeSformer
+    """The model, a Flax module."""
     params: Any
-    """The model's parameters. `load` gives NumPy arrays, which take no accelerator's memory; `variables` has them placed."""
+    """Parameters of the model. `load` returns NumPy arrays, which use no accelerator memory; `variables` are on the device."""
     preprocess: Preprocess
-    """Video file or frames -> what the model expects."""
+    """Converts a video file, or its frames, to the model's input."""
     labels: tuple[str, ...] | None = None
-    """The classes' names, if they are known."""
+    """Names of the classes; None if unknown."""
     report: Report | None = None
-    """What became of every tensor when it was loaded."""
+    """Report of the load; None for models that weren't loaded."""
     objective: str = "softmax"
-    """How logits become probabilities: "softmax" if a video has one label, "sigmoid" if it may have any number."""
+    """Conversion of logits to probabilities: "softmax" for one label per video, "sigmoid" for multi-label models."""
 
     def __post_init__(self) -> None:
         check_objective(self.objective)
 
     @functools.cached_property
     def variables(self) -> dict[str, Any]:
-        """`{"params": params}` for `model.apply(variables, video)`, on JAX's default device from the first use on.
+        """`{"params": params}` for `model.apply(variables, video)`, placed on JAX's default device on first use.
 
-        Parameters that are JAX arrays already stay where they are.
+        Parameters that are already JAX arrays stay where they are.
         """
         return {"params": jax.tree.map(jax.device_put, self.params)}
 
     def __call__(self, video: Float[Array | np.ndarray, "B T H W C"]) -> Float[Array, "B classes"]:
-        """Logits of normalised clips; compiled once for every shape."""
+        """Compute the logits of normalised clips; compiled once per shape."""
         return _logits(self.model, self.variables, jnp.asarray(video))
 
     def scores(
@@ -70,18 +73,29 @@ class Pretrained:
         fps: float = 30.0,
         limits: Limits = DEFAULT_LIMITS,
     ) -> Float[np.ndarray, "classes"]:
-        """A video's probabilities, averaged over its views (see `Preprocess` for what `video` may be)."""
+        """Compute the probabilities of a video, averaged over its views.
+
+        Args:
+            video: A video file, or its frames as uint8 `[frames, H, W, 3]`.
+            num_clips: Number of clips spread over the video.
+            num_crops: Crops per clip: 3 along the long side, or 1 in the centre.
+            fps: Frame rate of a video given as frames.
+            limits: Largest video to accept.
+
+        Returns:
+            One probability per class.
+        """
         views = {"num_clips": num_clips, "num_crops": num_crops, "fps": fps, "limits": limits}
         return self.clip_scores(self.preprocess.clips(video, **views))[0]
 
     def view_scores(self, views: Float[np.ndarray, "views T H W C"]) -> Float[np.ndarray, "classes"]:
-        """Probabilities averaged over views that are prepared already; a few at a time, to need no more memory than those."""
+        """Compute the probabilities averaged over prepared views, a few views at a time to limit memory."""
         return self.clip_scores(Clip(number, len(views), 0.0, view[None]) for number, view in enumerate(views))[0]
 
     def clip_scores(self, clips: Iterable[Clip]) -> tuple[Float[np.ndarray, "classes"], int]:
-        """Probabilities averaged over the views of a video's clips, and the number of views.
+        """Compute the probabilities averaged over the views of a video's clips, and return them with the number of views.
 
-        Four views at most are computed at a time, and clips taken from the iterator as they are needed.
+        At most four views are computed at a time, and clips are taken from the iterator as needed.
         """
         found: list[np.ndarray] = []
         waiting: list[np.ndarray] = []
@@ -113,18 +127,29 @@ class Pretrained:
         fps: float = 30.0,
         limits: Limits = DEFAULT_LIMITS,
     ) -> list[Prediction]:
-        """The `top_k` best labels of a video file (or of frames uint8 `[frames, H, W, 3]`), best first.
+        """Predict the best labels of a video, best first.
 
-        Decoded, sampled, scaled, cut and normalised as the model was tested; probabilities are averaged over the views, as in
-        the paper.
+        The video is decoded, sampled, scaled, cropped and normalised as in the model's evaluation. Probabilities are averaged
+        over the views, as in the paper.
+
+        Args:
+            video: A video file, or its frames as uint8 `[frames, H, W, 3]`.
+            top_k: Number of labels to return.
+            num_clips: Number of clips spread over the video.
+            num_crops: Crops per clip: 3 along the long side, or 1 in the centre.
+            fps: Frame rate of a video given as frames.
+            limits: Largest video to accept.
+
+        Returns:
+            The `top_k` labels with their probabilities.
         """
         return self.best(self.scores(video, num_clips=num_clips, num_crops=num_crops, fps=fps, limits=limits), top_k)
 
     def best(self, scores: Float[np.ndarray, "classes"], top_k: int = 5) -> list[Prediction]:
-        """The `top_k` highest scores with their labels (`class 17` where no names are known)."""
+        """Return the `top_k` highest scores with their labels (`class 17` if names are unknown)."""
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Prediction(self.label(int(i)), float(scores[i])) for i in order]
 
     def label(self, number: int) -> str:
-        """A class's name."""
+        """Return the name of a class."""
         return f"class {number}" if self.labels is None else self.labels[number]

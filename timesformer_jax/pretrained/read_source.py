@@ -1,4 +1,4 @@
-"""Everything that a file, folder or checkpoint gives, whatever its format: parameters, fields, labels, preprocessing."""
+"""Read a file, folder or checkpoint of any format: parameters, model fields, labels and preprocessing."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -31,42 +31,51 @@ from timesformer_jax.pretrained.weight_formats import OWN, Format
 
 
 class Guess(NamedTuple):
-    """A value that nothing states."""
+    """A field of the model that nothing states."""
 
     value: Any
+    """The guessed value."""
     why: str
-    """What it follows, as the end of "guessed ..."."""
+    """Basis of the guess, phrased to follow "guessed"."""
 
 
 class Contents(NamedTuple):
-    """What a file, folder or checkpoint gives, whatever its format."""
+    """Contents of a file, folder or checkpoint of any format, in this library's terms."""
 
     format: Format
+    """The format, with a title for the report."""
     given: dict[str, np.ndarray]
+    """Parameter path -> array in our layout."""
     fields: dict[str, Any]
+    """Fields of the model, as far as the file determines them."""
     problems: list[str]
+    """Errors of single tensors, reported together with everything that doesn't fit the model."""
     unknown: dict[str, tuple[int, ...]]
-    """Tensors that are none of its format's, and their shapes."""
+    """Tensors that don't belong to the format -> their shapes."""
     ignored: dict[str, str]
+    """Tensors that the model doesn't use -> the reason."""
     preprocess: Mapping[str, Any]
     """Entries of `Preprocess`, as far as they are known."""
     labels: Sequence[str] | None
+    """Names of the classes; None if unknown."""
     notes: list[str]
+    """Notes for the report."""
     objective: Any
-    """As the file spells it; None if it doesn't say."""
+    """The objective as the file spells it; None if the file doesn't state it."""
     short: Mapping[str, str] = MappingProxyType({})
     """Name of a tensor -> its name without a prefix."""
     entry: str | None = None
-    """The entry of the file that the tensors were under."""
+    """Entry of the file that holds the tensors."""
     other_entries: tuple[str, ...] = ()
+    """Other entries that hold tensors by name."""
     guesses: Mapping[str, Guess] = MappingProxyType({})
     """Fields of the model that nothing states."""
     zeros: tuple[str, ...] = ()
-    """Parameters that the file doesn't have and that are zero, besides the format's."""
+    """Parameters that the file lacks and that are zero, in addition to the format's."""
     folded: Mapping[str, str] = MappingProxyType({})
-    """Parameter -> what was folded into it."""
+    """Parameter -> factor that was folded into it."""
     pooled: str | None = None
-    """What the file's classifier reads, if that isn't the class token; the classifier is then ignored."""
+    """Input of the file's classifier, if it isn't the class token; such a classifier is ignored."""
 
 
 def read_contents(
@@ -80,17 +89,23 @@ def read_contents(
     image_size: Any = None,
     numbers: bool = True,
 ) -> Contents:
-    """The contents of a file, folder or checkpoint; with `numbers=False` arrays of the right shapes, of zeros.
+    """Read the contents of a file, folder or checkpoint.
 
     Args:
-      path: what exists.
-      format: a key of `FORMATS`; by default it follows from the names of the tensors.
-      num_heads: attention heads, for files that don't tell them.
-      entry: the one of a file's entries to read.
-      prefix: what the names of the tensors to read begin with.
-      allow: patterns of tensors' names, which ask for what isn't read otherwise.
-      image_size: what the caller wants, which tells the grid of positions that are no square.
-      numbers: whether the tensors are read.
+        path: An existing file or folder.
+        format: A key of `FORMATS`; by default detected from the names of the tensors.
+        num_heads: Number of attention heads, for files that don't state it.
+        entry: Entry of the file to read.
+        prefix: Prefix of the tensors to read.
+        allow: Patterns of tensor names that opt in to features which are refused otherwise.
+        image_size: Size that the caller wants; determines the grid of positions that don't form a square.
+        numbers: Whether to read the tensors' values; otherwise the arrays have the right shapes and are zero.
+
+    Returns:
+        The contents, with at least the parameters in `ESSENTIAL`.
+
+    Raises:
+        InputError: If the path holds no weights, or weights of a model that TimeSformer doesn't compute.
     """
     checkpoint = find_checkpoint(path)
     if checkpoint is not None:
@@ -105,9 +120,9 @@ def read_contents(
     stated, notes = read_sidecars(path, found.format, size)
     said = {**stated.fields, **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
     notes = [*found.notes, *notes]
-    check_fields(said, f"What stands beside the tensors of {path}")
+    check_fields(said, f"The description of {path}")
     shown_heads = count_heads(tensors, found) or said.get("num_heads")
-    heads = (num_heads or shown_heads) if numbers else (shown_heads or num_heads)  # what is only shown is compared later
+    heads = (num_heads or shown_heads) if numbers else (shown_heads or num_heads)  # `target_model` compares them
     if heads is None:
         heads = known_heads(size)
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
@@ -131,9 +146,7 @@ def read_contents(
         said.pop("num_classes", None)
     if labels is not None:
         said["num_classes"] = len(labels)
-    fields = merge_fields(
-        ("what stands beside the tensors", said), ("the tensors", shown), ("num_heads=", {"num_heads": heads})
-    )
+    fields = merge_fields(("the description", said), ("the tensors", shown), ("num_heads=", {"num_heads": heads}))
     preprocessor = read_json_next_to(path, PREPROCESSOR) if found.format.config else {}
     scaling = scaling_of_images(preprocessor) if found.format.image else {}
     prepared = {
@@ -165,13 +178,20 @@ def read_contents(
 
 
 def _guesses(format: Format, said: Mapping[str, Any], size: int, shown_heads: int | None) -> dict[str, Guess]:
-    """The fields that neither tensors nor notes give."""
+    """Return the fields that neither the tensors nor the notes state.
+
+    Args:
+        format: Format of the weights.
+        said: Fields stated in or next to the file.
+        size: Token width.
+        shown_heads: Number of attention heads stated or shown by the tensors; None if unknown.
+    """
     usual = {"activation": "gelu", "layer_norm_epsilon": 1e-6, **format.fields, "num_heads": HEADS.get(size)}
     why = {} if shown_heads else {"num_heads": f"from width {size}"}
     if format.image and "pre_norm" in format.fields:
-        why["activation"] = CLIP_ACTIVATIONS  # its epsilon is the same everywhere
+        why["activation"] = CLIP_ACTIVATIONS  # the epsilon is the same for all CLIP models
     elif format.image and format.config:
-        why |= dict.fromkeys(("activation", "layer_norm_epsilon"), "as transformers has it by default")
+        why |= dict.fromkeys(("activation", "layer_norm_epsilon"), "from the defaults of transformers")
     return {name: Guess(usual[name], reason) for name, reason in why.items() if name not in said}
 
 
@@ -179,7 +199,7 @@ CLIP_ACTIVATIONS = "because no tensor shows it: OpenAI's models have quick_gelu,
 
 
 def _drop_classifier(given: dict[str, np.ndarray], found: Recognised, pooled: str) -> None:
-    """Take the classifier out: its input is another vector than the class token."""
+    """Remove the classifier, whose input isn't the class token."""
     for name, (_, path) in found.places.items():
         if re.fullmatch(HEAD, path) and given.pop(path, None) is not None:
             found.ignored[name] = f"it classifies by {pooled}"

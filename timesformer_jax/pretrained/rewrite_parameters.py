@@ -1,4 +1,4 @@
-"""What other image models compute, rewritten as parameters that TimeSformer has: the outputs stay the same."""
+"""Rewrite features of other image models as parameters that TimeSformer has, without changing the outputs."""
 
 import math
 import re
@@ -16,34 +16,47 @@ from timesformer_jax.pretrained.weight_formats import Format
 from timesformer_jax.pretrained.weight_rows import PATCH_POSITIONS
 
 GAMMA = r"(blocks_\d+/(?:attn/proj|mlp/fc2))/gamma"
-"""What `translate` calls a LayerScale: it scales the output of the layer before the slash."""
+"""Path that `translate` gives a LayerScale, which scales the output of the layer that precedes it in the path."""
 
 
-POOLED_NORM = "fc_norm, which normalises the mean of the patches, is the last LayerNorm here: up to it the tokens are exact"
+POOLED_NORM = "fc_norm, which normalises the mean of the patches, becomes the last LayerNorm: tokens are exact up to it"
 
 
 class Rewritten(NamedTuple):
-    """What was rewritten."""
+    """Changes made by `rewrite`, and what it found."""
 
     folded: dict[str, str]
-    """Parameter -> what was folded into it."""
+    """Parameter -> factor that was folded into it."""
     zeros: tuple[str, ...]
-    """Parameters that the file doesn't have and that are zero."""
+    """Parameters that the file lacks and that are zero."""
     image_size: Any
-    """Pixels that the position embedding is for; None if it doesn't show."""
+    """Image size in pixels of the position embedding; None if unknown."""
     pooled: str | None
-    """What the file's classifier reads, if that isn't the class token; the classifier is then ignored."""
+    """Input of the file's classifier, if it isn't the class token; such a classifier is ignored."""
     problems: list[str]
+    """Errors, to be raised together with everything else that doesn't fit."""
     notes: list[str]
+    """Notes for the report."""
 
 
 def rewrite(
     given: dict[str, np.ndarray], found: Recognised, source: str, said_size: Any, wanted_size: Any, *, numbers: bool
 ) -> Rewritten:
-    """Rewrite `given` (our path -> array) and `found` in place.
+    """Rewrite `given` and `found` in place.
 
-    `said_size` and `wanted_size`: the image size that accompanies the tensors, and the one that the caller wants. With
-    `numbers=False` the arrays only have the right shapes.
+    Args:
+        given: Parameter path -> array in our layout.
+        found: Tensor names of the file.
+        source: The weights, for errors.
+        said_size: Image size stated in or next to the file; None if unknown.
+        wanted_size: Image size that the caller wants; None if not given.
+        numbers: False if the arrays only have the right shapes.
+
+    Returns:
+        The changes, problems and notes.
+
+    Raises:
+        InputError: If the grid of the position embedding is ambiguous.
     """
     folded, problems = fold_scales(given, numbers=numbers)
     zeros = _missing_biases(given, found.format)
@@ -60,7 +73,7 @@ def rewrite(
 def fold_scales(given: dict[str, np.ndarray], *, numbers: bool) -> tuple[dict[str, str], list[str]]:
     """Multiply every LayerScale into the layer before it: (x W + b) * g = x (W * g) + b * g.
 
-    Returns the parameters that changed, and what went wrong: a scale of another size, or one that some blocks lack.
+    Returns the changed parameters, and the problems: scales of the wrong size, and scales that only some blocks have.
     """
     scales = {match[1]: given.pop(path) for path in list(given) if (match := re.fullmatch(GAMMA, path))}
     if not scales:
@@ -68,13 +81,13 @@ def fold_scales(given: dict[str, np.ndarray], *, numbers: bool) -> tuple[dict[st
     blocks = sorted({path.partition("/")[0] for path in given if path.startswith("blocks_")})
     expected = [f"{block}/{layer}" for block in blocks for layer in ("attn/proj", "mlp/fc2")]
     problems = [
-        f"{path}/gamma: no LayerScale in the file, and other layers have one" for path in expected if path not in scales
+        f"{path}/gamma: no LayerScale in the file, but other layers have one" for path in expected if path not in scales
     ]
     folded = {}
     for layer, scale in scales.items():
         for path in (f"{layer}/kernel", f"{layer}/bias"):
             if path not in given:
-                continue  # an error in itself
+                continue  # `fit` reports the missing parameter
             if given[path].shape[-1:] != scale.shape:
                 problems.append(f"{layer}/gamma: expected {given[path].shape[-1:]}, got {scale.shape}")
                 break
@@ -85,13 +98,13 @@ def fold_scales(given: dict[str, np.ndarray], *, numbers: bool) -> tuple[dict[st
 
 
 def _missing_biases(given: Mapping[str, np.ndarray], format: Format) -> tuple[str, ...]:
-    """The biases of queries, keys and values, if an image model has none in any block: they are zero."""
+    """Return the paths of the biases of queries, keys and values if no block of an image model has any: they are zero."""
     biases = [path.removesuffix("kernel") + "bias" for path in given if path.endswith("/attn/qkv/kernel")]
     return tuple(biases) if format.image and not any(path in given for path in biases) else ()
 
 
 def _drop_distillation(given: dict[str, np.ndarray], found: Recognised) -> None:
-    """Drop the position of a distillation token, the second, and the token's classifier; the caller asked for it."""
+    """Drop the position of a distillation token (the second position) and its classifier, as the caller allowed."""
     token = any(re.fullmatch(DISTILLATION_TOKEN, found.short[name]) for name in found.unknown)
     if token and given["pos_embed"].shape[1] > 1:
         given["pos_embed"] = np.delete(given["pos_embed"], 1, axis=1)
@@ -103,16 +116,26 @@ def _drop_distillation(given: dict[str, np.ndarray], found: Recognised) -> None:
 def place_positions(
     given: dict[str, np.ndarray], format: Format, source: str, said_size: Any, wanted_size: Any
 ) -> tuple[Any, list[str]]:
-    """The image size that the position embedding is for, and notes; a CLS without a position gets one of zero.
+    """Determine the image size of the position embedding, and add a zero position for the CLS if the file has none.
 
-    `[1, 1 + h w, D]` has a position for the CLS, `[1, h w, D]` has none. A square number of either tells which, unless
-    `wanted_size` fits the other reading.
+    `[1, 1 + h w, D]` has a position for the CLS, `[1, h w, D]` has none. The reading in which the patches form a square is
+    chosen, unless `wanted_size` fits the other one.
+
+    Args:
+        given: Parameter path -> array in our layout; changed in place.
+        format: Format of the weights.
+        source: The weights, for errors.
+        said_size: Image size stated in or next to the file; None if unknown.
+        wanted_size: Image size that the caller wants; None if not given.
+
+    Returns:
+        The image size, None if neither reading gives one, and notes for the report.
 
     Raises:
-      InputError: if both readings fit, or none.
+        InputError: If `wanted_size` fits one reading and a square grid the other.
     """
     rows, patch = given["pos_embed"].shape[1], given["patch_embed/proj/kernel"].shape[0]
-    certain = not format.image or any(row.layout is PATCH_POSITIONS for row in format.rows)  # the CLS has the first row
+    certain = not format.image or any(row.layout is PATCH_POSITIONS for row in format.rows)  # the first row is the CLS's
     side, side_without = math.isqrt(max(rows - 1, 0)), math.isqrt(rows)
     placed = {"with": rows > 1 and side**2 == rows - 1, "without": rows > 1 and side_without**2 == rows and not certain}
     notes: list[str] = []
@@ -125,7 +148,7 @@ def place_positions(
         if wanted is not None and wanted != reading:
             raise InputError(_ambiguous(source, rows, image_size // patch, pair(wanted_size), patch, reading))
         if wanted is not None and pair(wanted_size) != (image_size, image_size):
-            notes.append(f"the positions are taken for those of {image_size} x {image_size} pixels, and resized")
+            notes.append(f"the positions are assumed to be those of {image_size} x {image_size} pixels, and are resized")
     elif wanted is not None:
         image_size, reading = wanted_size, wanted
     else:
@@ -133,11 +156,18 @@ def place_positions(
     if reading == "with":
         return image_size, notes
     given["pos_embed"] = np.pad(given["pos_embed"], ((0, 0), (1, 0), (0, 0)))
-    return image_size, [*notes, "the CLS has no position in the file, which is a position of zero"]
+    return image_size, [*notes, "the file has no position for the CLS, which gets a position of zero"]
 
 
 def _fits(image_size: Any, patch: int, rows: int, *, certain: bool) -> str | None:
-    """How so many rows are the positions of an image of that size: "with" the CLS's, "without", or not at all."""
+    """Return "with" or "without" if the positions fit an image with or without the CLS's, else None.
+
+    Args:
+        image_size: Size of the image in pixels; None if unknown.
+        patch: Side of a patch in pixels.
+        rows: Number of positions.
+        certain: Whether the first position is known to be the CLS's.
+    """
     if image_size is None:
         return None
     height, width = pair(image_size)
@@ -157,7 +187,7 @@ def _ambiguous(source: str, rows: int, side: int, wanted: tuple[int, int], patch
 
 
 def _drop_classifier(given: dict[str, np.ndarray], found: Recognised) -> str | None:
-    """What the file's classifier reads, if that isn't the CLS alone; it is then taken out, and a fresh one needed."""
+    """Remove a classifier whose input isn't the CLS alone, and return its input; None if the classifier can be kept."""
     spoiled = {name: reason for name in found.short for pattern, reason in OTHER_CLASSIFIERS if _is_head(found, name, pattern)}
     if not spoiled:
         return None
@@ -168,7 +198,7 @@ def _drop_classifier(given: dict[str, np.ndarray], found: Recognised) -> str | N
             found.ignored[name] = f"it classifies by {pooled}"
     for name in spoiled:
         if found.unknown.pop(name, None) is not None:
-            found.ignored[name] = "of a classifier that can't be kept"
+            found.ignored[name] = "part of a classifier that can't be kept"
     return pooled
 
 

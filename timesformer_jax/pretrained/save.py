@@ -1,4 +1,4 @@
-"""Out again: a Hugging Face folder that transformers loads, the official and mmaction2's files, a checkpoint of our own."""
+"""Save weights as a checkpoint of this project, a Hugging Face folder, an official file or a file of mmaction2."""
 
 import contextlib
 import json
@@ -30,9 +30,9 @@ log = logging.getLogger("timesformer_jax")
 
 
 def save(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False) -> None:
-    """A checkpoint of this project (Orbax): everything that `load` gives, whatever the model's fields are.
+    """Save a model as a checkpoint of this project (Orbax), which stores everything that `load` returns.
 
-    Raises `InputError` where `folder` exists and isn't to be overwritten.
+    Works for any model. Raises `InputError` if `folder` exists and `overwrite` isn't set.
     """
     _check_params(pretrained)
     with _new(folder, overwrite) as unfinished:
@@ -40,14 +40,15 @@ def save(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False)
 
 
 def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False) -> None:
-    """A folder that `transformers` loads as `TimesformerForVideoClassification`, with equal logits at the model's own size.
+    """Save a folder that `transformers` loads as `TimesformerForVideoClassification`, with equal logits at the model's size.
 
-    It holds `config.json` (with `id2label`, and how frames are sampled), `model.safetensors`, `preprocessor_config.json` of the
-    one-crop view, and a model card, README.md, with the calls that give equal probabilities. What transformers has no name for
-    (sampling, channel order) stands in `preprocessor_config.json` under `timesformer_jax`, for `load`. Models of BGR or of
-    segments, for which transformers' pipeline can't prepare videos, are written with a warning.
+    The folder holds `config.json` (with `id2label` and the frame sampling), `model.safetensors`, `preprocessor_config.json` of
+    the one-crop view, and a model card, README.md, with the calls that give equal probabilities. Entries that transformers has
+    no name for (sampling, channel order) are stored in `preprocessor_config.json` under `timesformer_jax`, for `load`.
 
-    Raises `InputError` for a model that transformers can't compute, naming the fields.
+    A warning is logged for models whose videos transformers' pipeline can't prepare: those of BGR channels or of segments.
+
+    Raises `InputError` if transformers can't compute the model, and names the fields.
     """
     model = pretrained.model
     tensors = _tensors(pretrained, FORMATS["huggingface"], "huggingface")
@@ -99,11 +100,11 @@ def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: b
 
 
 def save_official(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
-    """A file that the official code loads: `.safetensors` (no torch needed), else a `.pyth`.
+    """Save a file that the official code loads: `.safetensors`, which doesn't need torch, or for any other suffix `.pyth`.
 
-    What it has no name for (labels, preprocessing, the number of heads, the objective) stands in it too, for `load`.
+    The file also stores what the official code has no name for (labels, preprocessing, number of heads, objective), for `load`.
 
-    Raises `InputError` for a model that the official code can't compute, naming the fields.
+    Raises `InputError` if the official code can't compute the model, and names the fields.
     """
     tensors = {f"model.{name}": tensor for name, tensor in _tensors(pretrained, FORMATS["official"], "official").items()}
     with _new(file, overwrite) as unfinished:
@@ -115,9 +116,11 @@ def save_official(pretrained: Pretrained, file: str | Path, *, overwrite: bool =
 
 
 def save_mmaction2(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
-    """A `.pth` that mmaction2's TimeSformer loads, with the classes' names; what it has no name for is beside them.
+    """Save a `.pth` that mmaction2's TimeSformer loads, with the names of the classes.
 
-    Raises `InputError` for a model that mmaction2 can't compute, naming the fields.
+    The file also stores what mmaction2 has no name for, for `load`.
+
+    Raises `InputError` if mmaction2 can't compute the model, and names the fields.
     """
     divided = pretrained.model.attention_type == "divided_space_time"
     tensors = _tensors(pretrained, FORMATS["mmaction2_divided" if divided else "mmaction2"], "mmaction2")
@@ -133,23 +136,34 @@ WRITERS: dict[str, Callable[..., None]] = {
     "mmaction2": save_mmaction2,
     OWN_FORMAT: save,
 }
-"""What `convert` can write; `TARGETS` has the limits of each."""
+"""Maps each format that `convert` writes to its function; `TARGETS` has their limits."""
 
 SUFFIXES = {".pyth": "official", ".safetensors": "official", ".pth": "mmaction2", "": "huggingface"}
-"""A target's ending -> the format that is meant, unless told otherwise."""
+"""Maps the suffix of a target to its default format."""
 
 
 def convert(
     source: str | Path, target: str | Path, *, to: str | None = None, overwrite: bool = False, **options: Any
 ) -> Pretrained:
-    """Reads `source` with `load(source, **options)` and writes `target`; `to` is a key of `WRITERS`, else its ending decides.
+    """Convert weights to another format.
 
-    Raises `InputError` for an ending that means nothing, and for what can't be read or written; then nothing is left behind.
+    Args:
+        source: Weights of any format, read by `load(source, **options)`.
+        target: File or folder to write.
+        to: Format to write, a key of `WRITERS`; by default chosen by the suffix of `target` (see `SUFFIXES`).
+        overwrite: Whether to replace an existing target.
+        **options: Arguments of `load`.
+
+    Returns:
+        The loaded weights, with their report.
+
+    Raises:
+        InputError: If the suffix is unknown, or if the weights can't be read or written. Nothing is left behind.
     """
     suffix = Path(target).suffix
     if to is None and suffix not in SUFFIXES:
         endings = ", ".join(f"{ending or '(none)'} {format}" for ending, format in SUFFIXES.items())
-        raise InputError(f"What should {target} be? Its ending says nothing ({endings}): give one of {', '.join(WRITERS)}.")
+        raise InputError(f"The suffix of {target} is none of {endings}: give its format, to= one of {', '.join(WRITERS)}.")
     format = to or SUFFIXES[suffix]
     if format not in WRITERS:
         raise InputError(f"Can't write {format!r}, only {', '.join(WRITERS)}.")
@@ -160,7 +174,7 @@ def convert(
 
 
 def _tensors(pretrained: Pretrained, format: Format, target: str) -> dict[str, np.ndarray]:
-    """The parameters under their names and in their layout; `target` is a key of `TARGETS`."""
+    """Return the parameters under the names and in the layouts of a format; `target` is a key of `TARGETS`."""
     model, reader = pretrained.model, TARGETS[target].reader
     if problems := unsupported(model, target):
         raise InputError(f"{reader} can't compute a model with {', '.join(problems)}: save it with tsf.save instead.")
@@ -181,19 +195,19 @@ def _tensors(pretrained: Pretrained, format: Format, target: str) -> dict[str, n
 
 
 def _check_params(pretrained: Pretrained) -> None:
-    """The parameters are the model's: not folded, not of the other layout, not another model's."""
+    """Raise `InputError` unless the parameters are the model's: not folded, stacked as it expects, of the same shapes."""
     shapes = {path: leaf.shape for path, leaf in flatten_params(parameter_shapes(pretrained.model)).items()}
     own = {path: np.shape(array) for path, array in flatten_params(pretrained.params).items()}
     if own != shapes:
         first = next(path for path in sorted(shapes.keys() | own.keys()) if shapes.get(path) != own.get(path))
         raise InputError(
             f"These parameters aren't the model's: {first} is {own.get(first, 'missing')} instead of "
-            f"{shapes.get(first, 'missing')}. If they were folded for inference, save those that they were made from."
+            f"{shapes.get(first, 'missing')}. If they were folded for inference, save the original parameters."
         )
 
 
 def _note_objective(pretrained: Pretrained, target: str) -> None:
-    """Note in the report that the format's reader applies a softmax, if the model is multi-label."""
+    """If the model is multi-label, note in the report that the format's reader applies a softmax."""
     if pretrained.objective != "softmax" and pretrained.report is not None:
         pretrained.report.notes.append(
             f"{TARGETS[target].reader} applies a softmax to the logits, and this model is multi-label: apply a sigmoid there "
@@ -205,7 +219,7 @@ def _save_safetensors(
     tensors: dict[str, np.ndarray], path: Path, notes: dict[str, str] | None = None, files: dict[str, str] | None = None
 ) -> None:
     safetensors = import_safetensors("Writing")
-    # Without the format transformers refuses the file.
+    # transformers refuses files without the entry "format".
     metadata = {"format": "pt", **(notes or {}), **open_seal(files)}
     safetensors.numpy.save_file(tensors, path, metadata=metadata)
     seal(path)
@@ -218,7 +232,7 @@ def _save_torch(content: dict[str, Any], where: str, path: Path) -> None:
 
 
 def _check_free(target: Path, overwrite: bool) -> None:
-    """There is a folder to write into, and nothing that must not be lost."""
+    """Raise `InputError` if there is no folder to write into, or if something there must not be overwritten."""
     if not target.absolute().parent.is_dir():
         raise InputError(f"There is no folder {target.absolute().parent} to write {target.name} into.")
     if not target.exists():
@@ -227,12 +241,12 @@ def _check_free(target: Path, overwrite: bool) -> None:
         raise InputError(f"{target} exists: choose another name, or allow overwriting it (overwrite=True, --overwrite).")
     ours = find_checkpoint(target) == target or (target / "model.safetensors").exists()
     if target.is_dir() and not ours and any(target.iterdir()):
-        raise InputError(f"{target} is a folder of something else: only a folder of weights is overwritten.")
+        raise InputError(f"{target} is a folder of other files: only a folder of weights is overwritten.")
 
 
 @contextlib.contextmanager
 def _new(target: str | Path, overwrite: bool) -> Iterator[Path]:
-    """A place that becomes `target` when all is written: whole, or not at all."""
+    """Yield a temporary path that becomes `target` once everything is written: completely, or not at all."""
     target = Path(target).absolute()
     try:
         _check_free(target, overwrite)
@@ -240,7 +254,7 @@ def _new(target: str | Path, overwrite: bool) -> Iterator[Path]:
             yield unfinished
     except InputError:
         raise
-    except Exception as error:  # of many types: the system's, safetensors', PyTorch's
+    except Exception as error:  # of many types: the OS's, safetensors', PyTorch's
         if not isinstance(error, OSError | ValueError) and name_os_error(error) is None:
             raise
         raise InputError(sentence(error, f"Can't write {target}")) from error

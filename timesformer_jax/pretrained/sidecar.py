@@ -1,4 +1,4 @@
-"""The configurations next to weights: which of them a format reads, and what they state together."""
+"""Configurations next to weights: those that each format reads, and their merged contents."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -21,12 +21,14 @@ from timesformer_jax.pretrained.weight_formats import FORMATS, Format
 
 
 class Reader(NamedTuple):
-    """One library's configuration."""
+    """Reader of one library's configuration."""
 
     file: str
+    """Name of the file."""
     recognises: Callable[[Mapping[str, Any]], bool]
+    """Returns True for configurations of this library."""
     read: Callable[[Mapping[str, Any], int], Stated]
-    """(configuration, width of the model) -> its contents."""
+    """Maps (configuration, width of the model) to its contents."""
 
 
 def _read_huggingface(config: Mapping[str, Any], width: int) -> Stated:
@@ -45,16 +47,16 @@ READERS: tuple[tuple[str, tuple[Reader, ...]], ...] = (
     ("timm.*clip.*", (OPEN_CLIP, TIMM)),
     ("timm.*", (TIMM,)),
 )
-"""Key of `FORMATS` -> what is read next to such weights; if two configurations differ, the first one counts."""
+"""Maps patterns of keys of `FORMATS` to the configurations read next to such weights; the first takes precedence."""
 
 CONSTANTS = ("activation", "layer_norm_epsilon", "num_heads")
 """Fields that no tensor shows."""
 
 
 def read_sidecars(path: Path, format: Format, width: int) -> tuple[Stated, list[str]]:
-    """What the configurations in a folder, or next to a file, state of weights of a format, and notes for the report.
+    """Read the configurations in a folder of weights, or next to a file, and return their contents and notes for the report.
 
-    Raises `InputError` for entries of the wrong type, and for configurations that contradict one another.
+    Raises `InputError` for entries of the wrong type, and for configurations that contradict each other.
     """
     name = next((name for name, each in FORMATS.items() if each is format), "")
     readers = next((readers for pattern, readers in READERS if re.fullmatch(pattern, name)), ())
@@ -81,7 +83,7 @@ def _merged(found: list[tuple[str, Stated]], notes: list[str]) -> Stated:
         for name in CONSTANTS:
             first, value = constants.setdefault(name, (source, agreed[name])) if name in agreed else (source, None)
             if first != source and value != agreed.get(name):
-                notes.append(f"{name} is {value!r} by {first}, which counts, and {agreed.pop(name)!r} by {source}")
+                notes.append(f"{name} is {value!r} by {first}, which takes precedence, and {agreed.pop(name)!r} by {source}")
         fields.append((source, agreed))
     reverse = [stated for _, stated in reversed(found)]
     return Stated(
@@ -94,6 +96,6 @@ def _merged(found: list[tuple[str, Stated]], notes: list[str]) -> Stated:
 
 
 def read_json_next_to(path: Path, name: str) -> dict[str, Any]:
-    """The JSON file of this name in a folder, or next to a file of weights; empty if there is none."""
+    """Read the JSON file of this name in a folder, or next to a file of weights; empty if there is none."""
     file = (path if path.is_dir() else path.parent) / name
     return read_json(file) if file.exists() else {}

@@ -1,4 +1,4 @@
-"""Tensors of a file or Hugging Face folder, recognised by content: names and shapes at once, numbers when asked for."""
+"""Open a weight file, detected by its content, or a Hugging Face folder: names and shapes first, values on demand."""
 
 import contextlib
 import functools
@@ -30,28 +30,29 @@ from timesformer_jax.pretrained.torch_pickles import FEWEST, choose_entry, load_
 
 
 class Tensors(NamedTuple):
-    """What a file or folder holds."""
+    """Tensors of a file or folder."""
 
     shapes: dict[str, tuple[int, ...]]
+    """Name -> shape."""
     take: Callable[[str], np.ndarray]
-    """Reads one tensor as float32; each may be taken once, and its memory is then the caller's. Safe in several threads.
+    """Reads one tensor as float32. Each tensor may be taken once, and the caller owns its memory. Thread-safe.
 
-    Raises `InputError` for a damaged one, and for one that isn't of real numbers.
+    Raises `InputError` if the tensor is damaged, or if its values aren't floating-point numbers.
     """
     wrapper: str | None = None
-    """The key of a PyTorch file under which the tensors were, such as "model_state"."""
+    """Entry of a PyTorch file that holds the tensors, such as "model_state"."""
     notes: Mapping[str, Any] = MappingProxyType({})
-    """What else the file says: a PyTorch file's other entries, a safetensors file's metadata."""
+    """Other contents: the other entries of a PyTorch file, or the metadata of a safetensors file."""
     others: tuple[str, ...] = ()
-    """Further keys of a PyTorch file with tensors by name, such as "model_ema"."""
+    """Other entries of a PyTorch file that hold tensors by name, such as "model_ema"."""
 
 
 def open_tensors(path: Path, entry: str | None = None) -> Tensors:
-    """Opens a file by its content (the name doesn't matter), or a Hugging Face folder.
+    """Open a weight file, detected by its content regardless of its name, or a Hugging Face folder.
 
-    `entry`: the one of a PyTorch file's entries to take.
+    `entry` chooses among the entries of a PyTorch file.
 
-    Raises `InputError` with what it is instead.
+    Raises `InputError` if the path holds no weights, and says what it holds instead.
     """
     files = _folder_weights(path) if path.is_dir() else [path]
     size = sum(check_regular(file) for file in files)
@@ -62,10 +63,11 @@ def open_tensors(path: Path, entry: str | None = None) -> Tensors:
 
 
 Reader = Callable[[list[Path], str | None], Tensors]
+"""Function (files, entry) -> tensors."""
 
 
 def open_safetensors(paths: list[Path], entry: str | None = None) -> Tensors:
-    """One file, or the shards of one model."""
+    """Open one safetensors file, or the shards of one model."""
     _check_no_entry(paths[0], entry)
     safe_open = import_safetensors("Reading").safe_open
     where: dict[str, Path] = {}
@@ -80,7 +82,7 @@ def open_safetensors(paths: list[Path], entry: str | None = None) -> Tensors:
                 where[name], shapes[name] = path, tuple(file.get_slice(name).get_shape())
 
     def take(name: str) -> np.ndarray:
-        # Opened anew, so that the pages that a tensor was copied from don't stay in memory with those of the others.
+        # Reopened for every tensor, so that the mapped pages of the tensors read before don't stay in memory.
         with broken(where[name], "safetensors"), safe_open(where[name], framework="numpy") as file:
             return _as_float32(name, file.get_tensor(name))
 
@@ -88,7 +90,7 @@ def open_safetensors(paths: list[Path], entry: str | None = None) -> Tensors:
 
 
 def _check_header(path: Path) -> None:
-    """Raises `InputError` for a header that is longer than the file, or than any model's."""
+    """Raise `InputError` if the header is longer than the file, or than any model's."""
     size = check_regular(path)
     with broken(path, "safetensors"), path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -97,7 +99,7 @@ def _check_header(path: Path) -> None:
 
 
 def open_npz(paths: list[Path], entry: str | None = None) -> Tensors:
-    """NumPy's archive of arrays; none of them is unpickled."""
+    """Open an archive of NumPy arrays, without unpickling any."""
     _check_no_entry(paths[0], entry)
     (path,) = paths
     shapes = {}
@@ -107,12 +109,12 @@ def open_npz(paths: list[Path], entry: str | None = None) -> Tensors:
                 version = np.lib.format.read_magic(member)
                 header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shapes[name] = header(member)[0]
-    lock = threading.Lock()  # NumPy parses the headers by Python's parser, which fails when threads meet in it
+    lock = threading.Lock()  # NumPy parses headers with Python's parser, which isn't thread-safe
 
     def take(name: str) -> np.ndarray:
         with broken(path, ".npz"), lock, _npz(path) as archive:
             array = archive[name]
-            # NumPy knows bfloat16 as two bytes without meaning.
+            # NumPy reads bfloat16 as two opaque bytes.
             return _as_float32(name, array.view(jnp.bfloat16) if array.dtype == np.dtype("V2") else array)
 
     return Tensors(shapes, take)
@@ -120,7 +122,7 @@ def open_npz(paths: list[Path], entry: str | None = None) -> Tensors:
 
 @contextlib.contextmanager
 def _npz(path: Path) -> Iterator[Any]:
-    """The open archive. NumPy would leave a damaged file open that it opened itself."""
+    """Yield the open archive. The file is opened here because NumPy would leave a damaged one open."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         yield archive
 
@@ -128,13 +130,13 @@ def _npz(path: Path) -> Iterator[Any]:
 def _check_no_entry(path: Path, entry: str | None) -> None:
     if entry is not None:
         raise InputError(
-            f"{path} holds one list of tensors, without entries such as {entry!r}: prefix=... (on the command line "
-            "--prefix, in a config init_from_prefix) chooses by the names of the tensors."
+            f"{path} holds one list of tensors, without entries such as {entry!r}: choose by the names of the tensors with "
+            "prefix=... (on the command line --prefix, in a config init_from_prefix)."
         )
 
 
 def open_torch(paths: list[Path], entry: str | None = None) -> Tensors:
-    """PyTorch's pickled files, loaded as data: one that would run code is refused."""
+    """Open PyTorch's pickled files as data; a file that would run code is refused."""
     torch = import_torch(f"Reading {paths[0]}")
     found: dict[str, Any] = {}
     wrapper, notes, others = None, {}, ()
@@ -159,13 +161,13 @@ def open_torch(paths: list[Path], entry: str | None = None) -> Tensors:
 
 
 def open_zip(paths: list[Path], entry: str | None = None) -> Tensors:
-    """NumPy's and PyTorch's files are both zip archives."""
+    """Open a zip archive, which is either NumPy's or PyTorch's."""
     with broken(paths[0], "PyTorch or .npz"), zipfile.ZipFile(paths[0]) as archive:
         names = archive.namelist()
         unpacked = sum(member.file_size for member in archive.infolist())
     size = check_regular(paths[0])
     if unpacked > EXPANSION * size + SLACK:
-        raise InputError(f"{paths[0]} claims to unpack from {size:,} to {unpacked:,} bytes: that is no archive of weights.")
+        raise InputError(f"{paths[0]} claims to unpack from {size:,} to {unpacked:,} bytes: it isn't an archive of weights.")
     if names and all(name.endswith(".npy") for name in names):
         return open_npz(paths, entry)
     if any(Path(name).name == "constants.pkl" for name in names):
@@ -179,7 +181,7 @@ def open_zip(paths: list[Path], entry: str | None = None) -> Tensors:
 
 
 def import_safetensors(doing: str) -> Any:
-    """The package safetensors, or a sentence that says how to get it."""
+    """Import safetensors; raises `MissingPackageError`, which says how to install it."""
     try:
         import safetensors.numpy
     except ImportError as error:
@@ -188,7 +190,7 @@ def import_safetensors(doing: str) -> Any:
 
 
 def import_torch(what: str) -> Any:
-    """PyTorch, or a sentence that says how to get it."""
+    """Import PyTorch; raises `MissingPackageError`, which says how to install it."""
     try:
         import torch  # pyright: ignore[reportMissingImports]  (optional)
     except ImportError as error:
@@ -210,7 +212,7 @@ def _not_real(name: str, dtype: Any) -> InputError:
 
 
 def _reader(files: list[Path], path: Path) -> Reader:
-    """What reads the files: in a folder by their suffix, alone by their content."""
+    """Choose the reader of a folder's files by their suffix, or that of a single file by its content."""
     if path.is_dir():
         return open_safetensors if files[0].suffix == ".safetensors" else open_torch
     try:
@@ -232,7 +234,7 @@ READERS: tuple[tuple[Callable[[bytes], bool], Reader], ...] = (
     (lambda start: start.startswith(b"PK"), open_zip),
     (lambda start: start.startswith(b"\x80"), open_torch),  # PyTorch's files before 1.6, or any pickle
 )
-"""How a file begins -> how it is read."""
+"""Maps the first bytes of a file, by a predicate, to its reader."""
 
 
 def _looks_like(start: bytes) -> str:
@@ -246,11 +248,11 @@ def _looks_like(start: bytes) -> str:
 
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""Names of a folder's file of weights, the first that is there counts; the latter two are OpenCLIP's."""
+"""Names of a folder's weight file, in order of precedence; the last two are OpenCLIP's."""
 
 
 def _folder_weights(path: Path) -> list[Path]:
-    """A Hugging Face folder's files of weights."""
+    """Return the weight files of a Hugging Face folder."""
     for name in WEIGHTS:
         if (path / name).exists():
             return [path / name]
@@ -262,8 +264,8 @@ def _folder_weights(path: Path) -> list[Path]:
         return next(iter(variants.values()))()
     if variants:
         raise InputError(
-            f"The folder {path} holds the variants {', '.join(sorted(variants))} of its weights and no other: give the path "
-            "of one of the files."
+            f"The folder {path} only holds the variants {', '.join(sorted(variants))} of its weights: give the path of one of "
+            "the files."
         )
     inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
     raise InputError(f"The folder {path} holds no weights (expected model.safetensors, or a run's checkpoints), but {inside}.")
@@ -275,11 +277,11 @@ VARIANTS: tuple[tuple[str, Callable[[Path], list[Path]]], ...] = (
     (r"pytorch_model\.(\w+)\.bin", lambda file: [file]),
     (r"pytorch_model\.bin\.index\.(\w+)\.json", lambda index: _shards(index)),
 )
-"""Files that transformers writes with `variant="fp16"` -> the files of weights; of one variant the first counts."""
+"""Maps files that transformers writes with `variant="fp16"` to the weight files, in order of precedence for each variant."""
 
 
 def _variants(path: Path) -> dict[str, Callable[[], list[Path]]]:
-    """Variant, such as "fp16" -> what gives its files."""
+    """Map each variant in a folder, such as "fp16", to a function that returns its files."""
     found: dict[str, Callable[[], list[Path]]] = {}
     for pattern, files in VARIANTS:
         for entry in sorted(path.iterdir()):
@@ -289,11 +291,11 @@ def _variants(path: Path) -> dict[str, Callable[[], list[Path]]]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names, all in its folder."""
+    """Return the files that an index lists, all in the index's folder."""
     places = read_json(index).get("weight_map")
     names = sorted(set(places.values())) if isinstance(places, Mapping) and all(map(_is_name, places.values())) else []
     if not names:
-        raise InputError(f"{index} should have a weight_map from tensors to files beside it.")
+        raise InputError(f"{index} should have a weight_map from tensors to files in its folder.")
     missing = [name for name in names if not (index.parent / name).exists()]
     if missing:
         raise InputError(f"The folder {index.parent} lacks {', '.join(missing)}: download it again.")

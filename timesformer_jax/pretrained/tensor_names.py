@@ -1,4 +1,4 @@
-"""Names of tensors: prefixes and wrappers that training code adds, numbers of blocks, and lists of names in few words."""
+"""Tensor names: prefixes and wrapper components that training code adds, block numbers, and short listings."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,34 +6,34 @@ from collections.abc import Iterable, Sequence
 from timesformer_jax.pretrained.weight_formats import Format
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Components that PyTorch's wrappers add anywhere in a name (torch.compile, FSDP, activation checkpointing)."""
+"""Components that PyTorch's wrappers (torch.compile, FSDP, activation checkpointing) add anywhere in a name."""
 _WRAPPED = re.compile(rf"(?:(?<=\.)|^)(?:(?:{'|'.join(WRAPPERS)})\.)+")
 
 BOOKKEEPING = r"(.*\.)?n_averaged"
-"""Tensors that wrappers add to those of the model (PyTorch's `AveragedModel`)."""
+"""Tensors that wrappers add to the model's (PyTorch's `AveragedModel`)."""
 
 AVERAGE = re.compile(r"ema|averag|shadow|swa", re.IGNORECASE)
-"""Names of a moving average of a model."""
+"""Pattern in the names of moving averages of a model."""
 
 _MOST = 8
-"""Prefixes of one file that are tried."""
+"""Maximum number of prefixes to try per file."""
 
 
 def without_wrappers(name: str) -> str:
-    """A tensor's name as the wrapped model has it."""
+    """Remove wrapper components from a tensor's name."""
     return _WRAPPED.sub("", name)
 
 
 def _endings(format: Format, parameter: str = "cls_token") -> tuple[str, str]:
-    """The format's name of that parameter of ours (the CLS token), and its short form."""
+    """Return the format's name of one of our parameters, and the name's short form."""
     (token,) = (row.theirs for row in format.rows if row.ours == parameter)
     return token, token.removeprefix(format.prefix[1])
 
 
 def possible_prefixes(names: Iterable[str], format: Format) -> list[str]:
-    """Prefixes under which names may be the format's, shortest first: whatever precedes its CLS token, and none at all.
+    """Return prefixes under which the names may be the format's, shortest first: those of CLS tokens, and the empty one.
 
-    Models without a CLS, which are refused by name, have theirs before the first layer's kernel.
+    In models without a CLS, which are refused with an error that names the feature, the patch embedding's kernel is used.
     """
     names = set(names)
     for parameter in ("cls_token", "patch_embed/proj/kernel"):
@@ -47,15 +47,15 @@ def possible_prefixes(names: Iterable[str], format: Format) -> list[str]:
 
 
 def prefix_of(token: str, format: Format) -> str:
-    """What precedes the format's name in this name of a CLS token."""
+    """Return the prefix in the name of a CLS token: whatever precedes the format's name."""
     token = without_wrappers(token)
     return min((token.removesuffix(end) for end in _endings(format)), key=len)
 
 
 def strip_prefix(name: str, prefix: str) -> str:
-    """The name without the prefix, or without those of its leading components that the name shares.
+    """Remove a prefix, or as many of its leading components as the name shares.
 
-    With "model.backbone." a classifier next to the backbone, "model.head.weight", becomes "head.weight".
+    For example, the prefix "model.backbone." turns a classifier next to the backbone, "model.head.weight", into "head.weight".
     """
     for component in re.findall(r"[^./]*[./]", prefix):
         if not name.startswith(component):
@@ -65,23 +65,23 @@ def strip_prefix(name: str, prefix: str) -> str:
 
 
 def choose_one(names: Iterable[str]) -> str | None:
-    """The only name, or the only one that is no moving average's; None if that leaves a choice."""
+    """Return the only name, or the only one that isn't a moving average's; None if several remain."""
     names = list(names)
     plain = [name for name in names if not AVERAGE.search(name)]
     return plain[0] if len(plain) == 1 else names[0] if len(names) == 1 else None
 
 
 def template(name: str) -> tuple[str, str]:
-    """A tensor's or parameter's name with `{i}` for its block's number, and that number ("" where there is none).
+    """Replace the block number in the name of a tensor or parameter by `{i}`; return the result and the number ("" if none).
 
-    A name may have other numbers too: `layers.3.ffns.0.layers.1` is of block 3.
+    The first number of a layer or block counts: `layers.3.ffns.0.layers.1` belongs to block 3.
     """
     match = re.search(r"(?:blocks[._]|layers?\.|encoderblock_|encoder_layer_)(\d+)", name)
     return (name, "") if match is None else (name[: match.start(1)] + "{i}" + name[match.end(1) :], match[1])
 
 
 def collapse_blocks(names: Iterable[str]) -> list[str]:
-    """The names, with `{0..11}` for the numbers of blocks among those that differ in nothing else."""
+    """Merge names that differ only in their block number, which becomes a range such as `{0..11}`."""
     groups: dict[str, list[str]] = {}
     for name in names:
         general, block = template(name)
@@ -90,7 +90,7 @@ def collapse_blocks(names: Iterable[str]) -> list[str]:
 
 
 def _numbers(blocks: Sequence[str]) -> str:
-    """Numbers as the shell would expand them: `{0..3,7}`; one alone is itself."""
+    """Format block numbers in the style of brace expansion, `{0..3,7}`; a single number stays as it is."""
     found = sorted({int(block) for block in blocks if block})
     if len(found) < 2:
         return blocks[0]
@@ -104,7 +104,7 @@ def _numbers(blocks: Sequence[str]) -> str:
 
 
 def list_problems(problems: Iterable[str], limit: int = 20) -> str:
-    """The problems in one sentence: those that recur in each block once, and at most `limit` of them."""
+    """Join at most `limit` problems, listing those that recur in every block once."""
     distinct = collapse_blocks(problems)
     more = f"; and {len(distinct) - limit} more" if len(distinct) > limit else ""
     return "; ".join(distinct[:limit]) + more

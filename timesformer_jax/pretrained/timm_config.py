@@ -1,4 +1,4 @@
-"""timm's `config.json`: the architecture's constants, the pixels, the pooling before the classifier, and the labels."""
+"""timm's `config.json`: the architecture's constants, pixel statistics, the pooling before the classifier, and labels."""
 
 import math
 import re
@@ -27,36 +27,36 @@ FIELDS: dict[str, tuple[str, type]] = {
     "in_chans": ("num_channels", int),
     "act_layer": ("activation", str),
 }
-"""Entry of `model_args` -> field, and its type."""
+"""Maps entries of `model_args` to (field, type)."""
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "quickgelu": "quick_gelu"}
 
 REFUSED = ((r".*(rope|eva02|dinov3|naflex).*|(vit_)?pe_.*", "rotary positions"), (r".*_rpn_.*", "LayerNorms after each layer"))
-"""Architecture -> what it has that no tensor shows and this model lacks."""
+"""Maps patterns of architecture names to features that no tensor shows and that TimeSformer lacks."""
 
 ARCHITECTURES: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"vit_.*_clip_quickgelu_.*", {"activation": "quick_gelu", "layer_norm_epsilon": 1e-5}),
     (r"vit_.*_clip_.*", {"activation": "gelu", "layer_norm_epsilon": 1e-5}),
     (r"(vit|deit3?|flexivit|test_vit)(_.*)?", {"activation": "gelu", "layer_norm_epsilon": 1e-6}),
 )
-"""Architecture -> its constants, which no tensor shows; the first pattern that matches counts.
+"""Maps patterns of architecture names to constants that no tensor shows; the first match counts.
 
 Source: timm's `models/vision_transformer.py`; the parity tests compare with each of its models.
 """
 
 POOLS = {"avg": "the mean of the patches", "avgmax": "the mean and maximum of the patches", "max": "the maximum of the patches"}
-"""`global_pool` other than "token" -> what the classifier reads."""
+"""Maps `global_pool` other than "token" to the input of the classifier."""
 
 
 def is_timm(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` is timm's, or transformers' for a model of timm."""
+    """Return True if a `config.json` is timm's, or that of transformers for a timm model."""
     return isinstance(config.get("architecture"), str)
 
 
 def read_timm(config: Mapping[str, Any], width: int, source: str = "config.json") -> Stated:
-    """What timm's `config.json` says of an image transformer of this width."""
+    """Read timm's `config.json` for an image transformer of this width."""
     arguments = entry_of(config, "model_args", dict, source) or {}
-    pretrained = entry_of(config, "pretrained_cfg", dict, source) or config  # old files have its entries at the top
+    pretrained = entry_of(config, "pretrained_cfg", dict, source) or config  # old files have its entries at the top level
     fields = {**fields_of_architecture(config["architecture"], width, source), **_fields(config, arguments, source)}
     pool = entry_of(arguments, "global_pool", str, source)
     pool = entry_of(config, "global_pool", str, source) if pool is None else pool
@@ -72,9 +72,9 @@ def read_timm(config: Mapping[str, Any], width: int, source: str = "config.json"
 
 
 def fields_of_architecture(name: str, width: int, source: str) -> dict[str, Any]:
-    """The constants of timm's architecture `name`; none for an unknown one.
+    """Return the constants of timm's architecture `name`; empty for an unknown one.
 
-    Raises `InputError` for one that can't be loaded.
+    Raises `InputError` if the architecture can't be loaded.
     """
     for pattern, feature in REFUSED:
         if re.fullmatch(pattern, name):
@@ -86,7 +86,7 @@ def fields_of_architecture(name: str, width: int, source: str) -> dict[str, Any]
 
 
 def _fields(config: Mapping[str, Any], arguments: Mapping[str, Any], source: str) -> dict[str, Any]:
-    classes = {} if config.get("num_classes") == 0 else {"num_classes": ("num_classes", int)}  # 0: without a classifier
+    classes = {} if config.get("num_classes") == 0 else {"num_classes": ("num_classes", int)}  # 0 means no classifier
     fields = read_entries(config, {"num_features": ("embed_dim", int), **classes}, source)
     fields |= read_entries(arguments, FIELDS, f"{source}'s model_args")
     if "activation" in fields:
@@ -95,7 +95,7 @@ def _fields(config: Mapping[str, Any], arguments: Mapping[str, Any], source: str
 
 
 def _scaling(config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The crop and the short side that it is cut from."""
+    """Return the crop size, and the short side to which frames are scaled before cropping."""
     size = config.get("input_size")
     if size is None:
         return {}
@@ -109,7 +109,7 @@ def _scaling(config: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _labels(config: Mapping[str, Any], source: str) -> list[str] | None:
-    """Names of the classes: their descriptions, if each has its own."""
+    """Return the names of the classes: their descriptions, if all are different, else their identifiers."""
     names = config.get("label_names")
     if not names:
         return None

@@ -1,4 +1,4 @@
-"""PyTorch's pickled files as data: what may stand in them, and which of their entries holds the model."""
+"""Load PyTorch's pickled files as data, and find the entry that holds the model."""
 
 import argparse
 import functools
@@ -17,8 +17,10 @@ from timesformer_jax.pretrained.tensor_names import choose_one
 
 @functools.cache
 def plain_values() -> tuple[Any, ...]:
-    """Types besides tensors and Python's own that published files have and that run no code, as PyTorch's allow-list takes
-    them: argparse's `Namespace`, NumPy's numbers and arrays of numbers, paths (as such that touch no file)."""
+    """Return harmless types in published files other than tensors and Python's own, as entries of PyTorch's allow-list.
+
+    These are argparse's `Namespace`, NumPy's numbers and arrays of numbers, and paths, which become pure paths.
+    """
     from numpy._core.multiarray import _reconstruct, scalar  # pyright: ignore[reportAttributeAccessIssue]
 
     number_types = [np.dtype(code) for code in "?bhilqBHILQefdgFDSUmM"]
@@ -37,16 +39,16 @@ def plain_values() -> tuple[Any, ...]:
 
 
 def _no_bytes() -> bytes:
-    """What an empty array holds. `bytes` itself would take a number and fill as much memory."""
+    """Replace `bytes()` in pickles of empty arrays. `bytes` itself, called with a number, would allocate that much memory."""
     return b""
 
 
 PATH_MODULES = ("pathlib", "pathlib._local")
-"""Where Python's versions have their paths."""
+"""Modules in which different versions of Python define paths."""
 
 
 def _check_globals(path: Path) -> None:
-    """Raises `InputError` for what PyTorch's allow-list has and takes any amount of memory: `bytearray(10**12)`."""
+    """Raise `InputError` for `bytearray`, which PyTorch allows and which can allocate any amount: `bytearray(10**12)`."""
     check_regular(path)
     with broken(path, "PyTorch"), path.open("rb") as file:
         if zipfile.is_zipfile(file):
@@ -61,11 +63,11 @@ def _check_globals(path: Path) -> None:
 
 
 LARGEST_PICKLE = 64 << 20
-"""Bytes that are searched for globals: more than names and shapes of any model take."""
+"""Number of bytes searched for globals: more than the names and shapes of any model take."""
 
 
 def load_torch(torch: Any, path: Path) -> Any:
-    """What a file holds; `InputError` if it is broken, or if loading it could run code."""
+    """Load a PyTorch file; raises `InputError` if it is broken, or if loading it could run code."""
     _check_globals(path)
     with broken(path, "PyTorch"):
         try:
@@ -79,24 +81,25 @@ def load_torch(torch: Any, path: Path) -> Any:
                 and "weights_only" not in reason.lower()
             ):
                 raise
-            unsafe = reason.partition("GLOBAL ")[2].partition(" ")[0] or "an object that is no tensor"
+            unsafe = reason.partition("GLOBAL ")[2].partition(" ")[0] or "an object that isn't a tensor"
             raise InputError(
                 f"{path} is not loaded, because that could run code: it holds {unsafe}, where only tensors and plain values "
-                "are expected. If you trust it, save its state_dict anew with torch.save, or as .safetensors."
+                "are expected. If you trust it, save its state_dict again with torch.save, or as .safetensors."
             ) from error
 
 
 WRAPPERS = ("model_state", "state_dict", "model", "module")
-"""Where published PyTorch files keep their tensors, if not at the top."""
+"""Entries of published PyTorch files that hold the tensors, if the top level doesn't."""
 
 FEWEST = 4
-"""Tensors that an entry has if it may be a model: as many as every model has whatever its depth."""
+"""Minimum number of tensors of an entry that may be a model: the number that every model has, whatever its depth."""
 
 _DEEPEST = 3
+"""Maximum depth at which tensors are searched."""
 
 
 def tensors_by_entry(loaded: Any) -> dict[str, dict[str, Any]]:
-    """Keys that lead to tensors by name, joined with dots ("" for the file itself) -> those tensors."""
+    """Map each entry that holds tensors by name, a path of keys joined by dots ("" for the top level), to its tensors."""
     entries: dict[str, dict[str, Any]] = {}
     seen = set()
 
@@ -117,7 +120,17 @@ def tensors_by_entry(loaded: Any) -> dict[str, dict[str, Any]]:
 
 
 def choose_entry(path: Path, loaded: Any, entries: Mapping[str, Mapping[str, Any]], wanted: str | None) -> str:
-    """The entry that was asked for, or the model's; raises `InputError` if there is none, or no telling which."""
+    """Choose the requested entry, or else the model's.
+
+    Args:
+        path: The file, for errors.
+        loaded: Its contents.
+        entries: Entries that hold tensors by name.
+        wanted: The requested entry, or a parent that leads to only one; None to detect the model's.
+
+    Raises:
+        InputError: If there is no such entry, or if the choice is ambiguous.
+    """
     listed = ", ".join(name or "the file itself" for name in list(entries)[:8]) + (", ..." if len(entries) > 8 else "")
     if wanted is not None:
         inside = [name for name in entries if name == wanted or name.startswith(f"{wanted}.")]

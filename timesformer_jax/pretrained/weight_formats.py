@@ -1,4 +1,4 @@
-"""Every published format of weights: what its tensors are called, and which of our parameters they are."""
+"""Published weight formats: the names of their tensors, and the parameters that these correspond to."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -38,33 +38,36 @@ from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
 
 
 class Format(NamedTuple):
-    """A format of file or folder."""
+    """A format of weight files or folders."""
 
     title: str
+    """Title for reports and errors."""
     rows: tuple[Row, ...]
+    """One row per tensor."""
     prefix: tuple[str, str] = ("^$", "")
-    """(pattern, replacement) that gives every name the form that the rows have; files differ in their prefixes."""
+    """(pattern, replacement) that turns names with different prefixes into the spelling of the rows."""
     ignored: str = "$^"
-    """Tensors that have no part in the model (a text tower, buffers): names that this pattern matches whole."""
+    """Pattern of whole names that aren't part of the model, such as a text tower or buffers."""
     image: bool = False
-    """An image transformer: its attention becomes the spatial one, and a copy of it each extra one."""
+    """True for image transformers, whose attention becomes the spatial attention and is copied to each extra attention step."""
     fields: Mapping[str, Any] = MappingProxyType({})
-    """Fields of the model that the tensors don't show and that aren't `TimeSformer`'s defaults."""
+    """Fields of the model that the tensors don't show and that differ from `TimeSformer`'s defaults."""
     mean: tuple[float, ...] = OFFICIAL_MEAN
+    """Mean of the pixels that such models were trained with, unless a configuration states another."""
     std: tuple[float, ...] = OFFICIAL_STD
-    """The normalisation that such models were trained with, where nothing beside the file says another."""
+    """Standard deviation of those pixels."""
     config: bool = False
-    """Whether a `config.json` stands beside the weights."""
+    """True if a `config.json` accompanies the weights."""
     zeros: tuple[str, ...] = ()
-    """Our parameters that this format doesn't have and that are zero, so that they change nothing."""
+    """Our parameters that the format lacks and that are zero, so that they change nothing."""
     scales: tuple[Row, ...] = ()
-    """LayerScale, in all blocks or in none, folded into the layer before it."""
+    """Rows of LayerScale, present in all blocks or in none, and folded into the layer before it."""
     asked_scales: tuple[Row, ...] = ()
-    """LayerScale under names that other models have too: only for callers that ask for it by `allow`."""
+    """Rows of LayerScale under names that other models use too, read only if the caller opts in with `allow`."""
     pooled: str | None = None
-    """What its classifier reads, if that isn't the CLS alone."""
+    """Input of the classifier, if it isn't the CLS alone."""
     aliases: Mapping[str, str] = MappingProxyType({})
-    """Other spellings of the rows' names, valid if the file lacks the name that the row has."""
+    """Maps other spellings to names in the rows; used if the file lacks the latter."""
 
 
 _OFFICIAL = rows(
@@ -248,13 +251,13 @@ FORMATS: dict[str, Format] = {
         **_HALF,
     ),
 }
-"""Name -> format. Which one a file is in, follows from its names: `recognise`."""
+"""Maps names to formats. `recognise` detects the format of a file from its tensor names."""
 
 
 OWN = Format("a checkpoint of timesformer_jax", ())
-"""What is told by its folder and needs no rows."""
+"""Checkpoints of this project, which are detected from their folder and need no rows."""
 
 
 def normalise(format: Format, name: str) -> str:
-    """A file's name of a tensor as the rows have it."""
+    """Return a tensor's name in the spelling of the format's rows."""
     return re.sub(*format.prefix, name, count=1)

@@ -1,4 +1,4 @@
-"""Limits of the formats that can be written: which models their readers compute."""
+"""Limits of the formats that can be written: the models that their readers compute."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,16 +8,16 @@ from timesformer_jax.modeling import SCHEMES, TimeSformer
 from timesformer_jax.pretrained.huggingface_config import HUGGINGFACE_ACTIVATIONS
 
 OWN_FORMAT = "timesformer_jax"
-"""Checkpoints of this project, which hold any model."""
+"""Checkpoints of this project, which can hold any model."""
 
 
 class Target(NamedTuple):
-    """A format to write.
+    """Limits of a format to write.
 
     Attributes:
-        reader: the program that reads it.
-        values: field of `TimeSformer` -> the values that the reader computes; other fields may be anything.
-        square: whether `image_size` must be one number.
+        reader: The program that reads the format.
+        values: Field of `TimeSformer` -> values that the reader supports. Other fields may have any value.
+        square: Whether `image_size` must be one number.
     """
 
     reader: str
@@ -39,7 +39,7 @@ TARGETS: dict[str, Target] = {
         "Hugging Face transformers",
         {
             **_ALL,
-            "attention_type": ("divided_space_time", "joint_space_time"),  # of space_only it returns logits per frame
+            "attention_type": ("divided_space_time", "joint_space_time"),  # for space_only it returns logits per frame
             "activation": tuple(dict.fromkeys(HUGGINGFACE_ACTIVATIONS.values())),
         },
     ),
@@ -47,11 +47,11 @@ TARGETS: dict[str, Target] = {
     "mmaction2": Target("mmaction2", _FIXED),
     OWN_FORMAT: Target("timesformer_jax", square=False),
 }
-"""Key of `WRITERS` -> its limits."""
+"""Maps keys of `WRITERS` to their limits."""
 
 
 def unsupported(model: TimeSformer, target: str) -> list[str]:
-    """The fields, with their values, because of which the target's reader can't compute a model."""
+    """Return the fields, with their values, that the target's reader doesn't support; empty if it computes the model."""
     values, square = TARGETS[target].values, TARGETS[target].square
     problems = [
         f"{field}={getattr(model, field)!r}"
@@ -64,7 +64,7 @@ def unsupported(model: TimeSformer, target: str) -> list[str]:
 
 
 def describe_unsupported(model: TimeSformer) -> str | None:
-    """The formats that can't hold a model, as a line for a log; None if all can."""
+    """Return a log line that lists the formats that can't hold a model; None if all can."""
     found = {target: ", ".join(unsupported(model, target)) for target in TARGETS}
     reasons = dict.fromkeys(reason for reason in found.values() if reason)
     if not reasons:
@@ -77,5 +77,5 @@ def describe_unsupported(model: TimeSformer) -> str | None:
 
 
 def _without_meaning(attention_type: str, field: str) -> bool:
-    """Whether the scheme has no step that the field is about."""
+    """Return True if the scheme has no attention step that the field affects."""
     return field in ("attention_order", "temporal_cls_key") and not SCHEMES[attention_type].extra_steps

@@ -1,4 +1,4 @@
-"""The published checkpoints: where they are, what they reach, and what a video must look like for them."""
+"""Published checkpoints: their location, accuracy and preprocessing."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,18 +10,22 @@ from timesformer_jax.video import Preprocess
 
 
 class Dataset(NamedTuple):
-    """What the official data loaders do differently from one data set to the other."""
+    """A data set, and the settings in which the official data loaders differ between data sets."""
 
     title: str
+    """Name of the data set."""
     num_classes: int
+    """Number of classes of the models trained on it."""
     sampling: str = "uniform"
+    """Sampling of a clip's frames, as in `Preprocess`."""
     channel_order: str = "rgb"
+    """Order of the channels, as in `Preprocess`."""
 
 
 DATASETS: dict[str, Dataset] = {
     "k400": Dataset("Kinetics-400", 400),
     "k600": Dataset("Kinetics-600", 600),
-    # Its frames are read by OpenCV and never put into RGB order: the switch for that isn't honoured for this model.
+    # OpenCV reads its frames, and they stay BGR: the official switch to RGB has no effect for this model.
     "ssv2": Dataset("Something-Something v2", 174, sampling="segments", channel_order="bgr"),
     "howto100m": Dataset("HowTo100M", 1059),
 }
@@ -29,24 +33,30 @@ DATASETS: dict[str, Dataset] = {
 
 
 class Published(NamedTuple):
-    """One released checkpoint: all are divided space-time attention of base width, patches of 16."""
+    """A released checkpoint. All have divided space-time attention, base width and 16 x 16 patches."""
 
     dataset: str
+    """Data set, a key of `DATASETS`."""
     num_frames: int
+    """Number of frames of a clip."""
     image_size: int
+    """Side of the square frames in pixels."""
     sampling_rate: float
-    """Frames at 30 fps from one to the next; without meaning where the whole video is divided into parts."""
+    """Distance of two sampled frames, in frames at 30 fps; unused if frames are sampled from segments of the whole video."""
     top1: float
-    """Accuracy in %, three crops of one clip (HowTo100M: all clips), as published with the file."""
+    """Top-1 accuracy in %, with three crops of one clip (HowTo100M: all clips), as published with the file."""
     top5: float | None
+    """Top-5 accuracy in %; None if unpublished."""
     file: str
+    """Name of the file."""
     url: str
+    """Address of the file."""
     repository: str | None = None
-    """The same weights on the Hugging Face Hub."""
+    """Repository on the Hugging Face Hub with the same weights; None if there is none."""
 
     @property
     def preprocess(self) -> Preprocess:
-        """The official test transform: mean 0.45 and standard deviation 0.225 for all of them."""
+        """The official test transform, with mean 0.45 and standard deviation 0.225 for all checkpoints."""
         dataset = DATASETS[self.dataset]
         whole = self.image_size if self.image_size == 448 or dataset.sampling == "segments" else 256
         return Preprocess(
@@ -123,14 +133,17 @@ ZOO: dict[str, Published] = {
     ),
 }
 # fmt: on
-"""Name -> checkpoint. Source: the official README's model zoo, and the organisation `facebook` on the Hugging Face Hub.
+"""Maps names to published checkpoints, which are licensed under CC BY-NC 4.0.
 
-They may be used under CC BY-NC 4.0.
+Source: the official README's model zoo, and the organisation `facebook` on the Hugging Face Hub.
 """
 
 
 def locate(source: str | Path) -> Path:
-    """Where the weights are: a path that exists, or what a name stands for."""
+    """Return the path of weights: `source` itself if it exists or is in a bucket, else the download that it names.
+
+    Raises `InputError` if there are no such weights, or if they can't be downloaded.
+    """
     name = str(source)
     if name.startswith(("http://", "https://")):
         raise InputError(f"Download {source} and give the path of the file.")
@@ -153,10 +166,10 @@ def locate(source: str | Path) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """The folder of the zoo's `name`, or of `hf:ORGANISATION/MODEL`: from the cache, or from the Hugging Face Hub.
+    """Return the folder of a name in `ZOO`, or of `hf:ORGANISATION/MODEL`, from the cache or the Hugging Face Hub.
 
-    Raises `InputError` with the known names, with the address of what only exists as a file to download, or with what went
-    wrong on the way.
+    Raises `InputError` if the name is unknown, if the weights are only published as a file (the message has its address), or if
+    the download fails.
     """
     if name.startswith("hf:"):
         return _fetch_repository(name.removeprefix("hf:"))
@@ -172,14 +185,14 @@ def fetch(name: str) -> Path:
 
 
 SIDECARS = ("config.json", "preprocessor_config.json", "open_clip_config.json")
-"""Configurations that are fetched with the weights."""
+"""Configurations downloaded with the weights."""
 REPOSITORY_WEIGHTS = (
     ("model*.safetensors", "model*.safetensors.index*.json"),
     ("*.safetensors", "*.safetensors.index*.json"),
     ("pytorch_model*",),
     ("open_clip_pytorch_model.bin",),
 )
-"""Patterns of a repository's files of weights; the first ones that it has are fetched."""
+"""Patterns of a repository's weight files; the first group that it has is downloaded."""
 
 
 def _fetch_repository(repository: str) -> Path:
@@ -195,13 +208,13 @@ def _fetch_repository(repository: str) -> Path:
                 break
         else:
             raise InputError(
-                f"{repository} has no weights that can be read here, or its copy in the cache {folder} is not whole: connect, "
-                "and load it again."
+                f"{repository} has no weights in a readable format, or its copy in the cache {folder} is incomplete: connect "
+                "to the internet and load it again."
             )
     except errors.LocalEntryNotFoundError as error:
         raise InputError(
-            f"{repository} is not in the cache, and the Hugging Face Hub can't be reached: connect once, or give the path of a "
-            "copy."
+            f"{repository} is not in the cache, and the Hugging Face Hub can't be reached: connect to the internet once, or "
+            "give the path of a copy."
         ) from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise InputError(f"Can't fetch {repository} from the Hugging Face Hub: {first_line(error)}.") from error
@@ -209,13 +222,13 @@ def _fetch_repository(repository: str) -> Path:
 
 
 def name_of(source: str) -> str | None:
-    """The name in `ZOO` that a source stands for, also by its repository."""
+    """Return the name in `ZOO` of a source, which may also be given by its repository; None if it isn't in `ZOO`."""
     repositories = {f"hf:{row.repository}": name for name, row in ZOO.items() if row.repository}
     return source if source in ZOO else repositories.get(source)
 
 
 def published_as(fields: Mapping[str, Any]) -> str | None:
-    """The checkpoint of these frames, size and classes, if they are a model's of base width and divided attention."""
+    """Return the published checkpoint of the same frames, size, classes and architecture; None if there is none."""
     for name, published in ZOO.items():
         expected = {
             "num_frames": published.num_frames,

@@ -1,4 +1,4 @@
-"""Readers of the lists that data sets come with: each finds the videos on disk, and decodes none."""
+"""Readers of data sets as they are distributed: each reads the lists and finds the videos on disk, without decoding any."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ LAYOUTS: dict[str, Callable[..., Listing]] = {
     "video_folder": read_video_folder,
     "video_list": read_video_list,
 }
-"""Data set -> its reader. All take the data set's folder first, but for `read_video_list`, which takes two lists."""
+"""Maps data sets to their readers. The first argument is the data set's folder, except for `read_video_list`: two lists."""
 
 EXPECTED_CLASSES: dict[str, int | None] = {
     "kinetics400": 400,
@@ -38,7 +38,7 @@ EXPECTED_CLASSES: dict[str, int | None] = {
     "video_folder": None,
     "video_list": None,
 }
-"""Data set -> how many classes it has, where that's fixed."""
+"""Maps data sets to their number of classes; None if it isn't fixed."""
 
 __all__ = [
     "EXPECTED_CLASSES",

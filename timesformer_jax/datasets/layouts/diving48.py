@@ -1,4 +1,4 @@
-"""Diving-48, with the corrected labels of its second version."""
+"""Diving-48, with the corrected labels of version 2."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ LISTS = {"train": ("Diving48_V2_train.json",), "val": ("Diving48_V2_test.json",)
 
 
 def read_diving48(root: Path) -> Listing:
-    """Reads `Diving48_V2_train.json` and `Diving48_V2_test.json` (which becomes `val`), in the root or a folder below it.
+    """Read Diving-48 from `Diving48_V2_train.json` and `Diving48_V2_test.json`, which becomes `val`.
 
-    `Diving48_vocab.json` beside them names the classes: take-off, somersaults, twists and position. Without it the names are
-    "0" to "47". Videos are anywhere below the root; each is one dive from its first frame to its last.
+    The lists are in the root or a folder below it, and the videos anywhere below the root. Each video is one dive from the
+    first frame to the last. `Diving48_vocab.json` next to the lists names the classes: take-off, somersaults, twists and
+    position. Without it, the names are "0" to "47".
     """
     lists = find_lists(root, LISTS, optional=("names",))
     label_names = _read_names(lists.pop("names")) if "names" in lists else [str(number) for number in range(48)]

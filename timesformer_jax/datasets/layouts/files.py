@@ -1,4 +1,4 @@
-"""Finding the lists of a data set, and the videos that they name."""
+"""Find the lists of a data set, and the videos that they name."""
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,21 +9,28 @@ from timesformer_jax.os_errors import raise_if_not_the_files
 from timesformer_jax.video.finding import FolderContents
 
 DEPTH = 3
-"""How many folders below the root lists are looked for."""
+"""Number of levels of folders below the root that are searched for lists."""
 
 
 def check_root(root: Path) -> None:
-    """Raises `InputError` where there is no such folder."""
+    """Raise `InputError` if the folder doesn't exist."""
     if not root.is_dir():
-        raise InputError(f"There is no folder {root}: give the folder of your videos as --config.data.root=FOLDER.")
+        raise InputError(f"There is no folder {root}: give the folder of the videos as root (data.root in a config).")
 
 
 def find_lists(root: Path, wanted: Mapping[str, Sequence[str]], optional: Collection[str] = ()) -> dict[str, Path]:
-    """Key of `wanted` -> the first file that has one of its names (`*` stands for anything).
+    """Find the lists of a data set in the root, or in the nearest folder below it that has them all.
 
-    All are in one folder: the root, or the nearest below it that has them all; those of `optional` may be missing.
+    Args:
+        root: Folder of the data set.
+        wanted: Key -> possible file names, in which `*` matches anything; the first that exists is used.
+        optional: Keys that may be missing.
 
-    Raises `InputError` where there is no such folder, or two that are equally near.
+    Returns:
+        Key -> path of the list.
+
+    Raises:
+        InputError: If no folder has the lists, or if two equally near folders do.
     """
     check_root(root)
     level = [root]
@@ -58,7 +65,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 class FileIndex(dict[str, list[Path]]):
-    """Name without its ending -> the video files that have it; `contents` is the walk that they were found by."""
+    """Maps names without suffix to the video files that have them; `contents` is the folder walk that found them."""
 
     def __init__(self, contents: FolderContents):
         super().__init__()
@@ -70,22 +77,22 @@ class FileIndex(dict[str, list[Path]]):
 
 
 def index_files(root: Path, frame_folders: Collection[str] = frozenset()) -> FileIndex:
-    """The videos below a folder by their names, by one walk over what `find_videos` finds.
+    """Index the videos below a folder by name, in one walk that finds the same files as `find_videos`.
 
-    `frame_folders`: names of videos that may be folders of pictures; such folders come after files. They aren't listed to
-    the end, which for all frames of a data set would take hours.
+    `frame_folders` are names of videos that may be folders of pictures; such folders come after files. They aren't listed
+    completely, which would take hours for all frames of a data set.
     """
     check_root(root)
     return FileIndex(FolderContents(root, frame_folders=frame_folders))
 
 
 def choose(paths: Sequence[Path], folders: Sequence[str]) -> Path | None:
-    """Of files with one name the first in a folder of `folders`, earlier ones before later, else the first; or none."""
+    """Choose among files of the same name: the one whose folder comes first in `folders`, else the first; None if empty."""
     ranks = {folder: rank for rank, folder in enumerate(folders)}
     return min(paths, key=lambda path: min(ranks.get(part, len(ranks)) for part in path.parent.parts), default=None)
 
 
 def resolve(text: str, bases: Iterable[Path]) -> Path | None:
-    """What a list means by a path: the first that exists, if it is relative, below the folders of `bases`."""
+    """Resolve a listed path, relative to each folder of `bases` in turn; None if no such file exists."""
     candidates = (base / text for base in bases)
     return next((path for path in candidates if os.path.exists(path)), None)

@@ -1,4 +1,4 @@
-"""What a reader has found so far, and what is listed and isn't there."""
+"""Collect the videos that a reader finds, and those that are listed but missing."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,9 +14,9 @@ UNLISTED = "videos that the lists don't name for any split"
 
 
 class Gathered:
-    """Collects the videos of each split; a split is there as soon as one video of it is.
+    """Collector of the videos of each split. Splits other than `train` and `val` exist once they have a video.
 
-    Names and labels become text that UTF-8 can store, as prepared data keep them.
+    Names and labels are converted to text that UTF-8 can encode, as prepared data store them.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,18 @@ class Gathered:
         fps: float | None = None,
         perhaps_cut: bool = False,
     ) -> None:
-        """One more video, or one that isn't there, where `path` is None."""
+        """Add a video, or a missing one if `path` is None.
+
+        Args:
+            split: Name of the split.
+            name: Name of the video, unique in its split.
+            path: The file or folder of pictures; None if it doesn't exist.
+            *labels: Labels of the video.
+            start: Second at which a piece of the video starts; None for the whole video.
+            end: Second at which the piece ends.
+            fps: Frame rate of a folder of pictures.
+            perhaps_cut: Whether the file may be cut to the piece already (see `Entry`).
+        """
         if path is None:
             self.add_missing(split, name, NO_FILE)
         else:
@@ -44,7 +55,7 @@ class Gathered:
             )
 
     def add_missing(self, split: str, name: str, reason: str) -> None:
-        """A video that is listed and can't be used."""
+        """Add a listed video that can't be used."""
         self._splits.setdefault(split, [])
         self._missing.setdefault(split, {})[as_utf8(name)] = reason
 
@@ -56,16 +67,23 @@ class Gathered:
         notes: Sequence[str] = (),
         files: FileIndex | None = None,
     ) -> Listing:
-        """All of it; raises `InputError` where that makes no data set.
+        """Return the listing of all added videos.
 
-        `files`: the index that listed videos were looked up in; what of it is skipped is added to `notes`.
+        Args:
+            label_names: Names of the labels, in the order of the classes.
+            several: Whether the data are multi-label.
+            notes: Lines about skipped files.
+            files: Index in which listed videos were looked up; lines about its skipped files are added to `notes`.
+
+        Raises:
+            InputError: If the listing is invalid (see `Listing`).
         """
         if files is not None:
             listed = {entry.path for entries in self._splits.values() for entry in entries}
             for path in files.contents.videos:
                 if path not in listed:
                     files.contents.skipped.add(UNLISTED, files.contents.name(path))
-            notes = (*notes, *files.contents.skipped.notes(without=(NO_VIDEO,)))  # which the lists themselves are, too
+            notes = (*notes, *files.contents.skipped.notes(without=(NO_VIDEO,)))  # which include the lists themselves
         return Listing(
             label_names=tuple(map(as_utf8, label_names)),
             splits=self._splits,

@@ -1,4 +1,4 @@
-"""HMDB-51, by one of its three official splits."""
+"""HMDB-51, with one of its three official splits."""
 
 from pathlib import Path
 
@@ -9,12 +9,14 @@ from timesformer_jax.datasets.layouts.lists import read_lines
 from timesformer_jax.errors import InputError
 
 SPLITS = {"0": None, "1": "train", "2": "val"}
-"""The number behind a file -> its split, if it has one."""
+"""Maps the number that follows a file's name to its split; None if unused."""
 
 
 def read_hmdb51(root: Path, *, fold: int = 1) -> Listing:
-    """Reads `LABEL_test_split1.txt` of every label, in the root or a folder below it; `fold` 2 and 3 are the other splits.
-    What they call testing becomes `val`. Videos are anywhere below the root, of equal names that in the label's folder.
+    """Read HMDB-51 from `LABEL_test_split1.txt` of every label; `fold` 2 and 3 select the other official splits.
+
+    The lists are in the root or a folder below it, and their test videos become `val`. Videos are anywhere below the root; of
+    several with the same name, the one in the label's folder is used.
     """
     if fold not in (1, 2, 3):
         raise InputError(f"fold must be 1, 2 or 3, got {fold}.")

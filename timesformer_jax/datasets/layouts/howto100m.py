@@ -1,4 +1,4 @@
-"""HowTo100M, by task: which of its tasks a video of minutes is about."""
+"""HowTo100M for task classification, in which the label of a long video is its task."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,12 +14,13 @@ LISTS = {"videos": ("HowTo100M_v1.csv",), "tasks": ("task_ids.csv",)}
 
 
 def read_howto100m(root: Path, *, min_videos: int = 100, val_fraction: float = 0.29) -> Listing:
-    """Reads `HowTo100M_v1.csv` and `task_ids.csv`, in the root or a folder below it; videos are anywhere below the root.
+    """Read HowTo100M from `HowTo100M_v1.csv` and `task_ids.csv`.
 
-    A video of several tasks is one of the task in whose search results it was highest. Tasks with fewer than `min_videos`
-    videos in the list are left out, as in the TimeSformer paper, which kept 1,059 tasks and 120 thousand videos. Its split
-    was never published: here `val_fraction` of each task's listed videos are `val`, as many as in the paper and the same
-    whichever of them are there.
+    The lists are in the root or a folder below it, and the videos anywhere below the root. A video with several tasks is
+    labelled with the task in whose search results it ranked highest. Tasks with fewer than `min_videos` listed videos are
+    excluded, as in the TimeSformer paper, which kept 1,059 tasks and 120 thousand videos. The paper's split was never
+    published. Here, `val_fraction` of each task's listed videos become `val`, which by default is the paper's share. The split
+    doesn't depend on which videos exist on disk.
     """
     if min_videos < 1:
         raise InputError(f"min_videos must be at least 1, got {min_videos}.")
@@ -31,7 +32,7 @@ def read_howto100m(root: Path, *, min_videos: int = 100, val_fraction: float = 0
     if untitled := next((task for task in tasks if task not in titles), None):
         raise InputError(f"{lists['tasks']} has no title for task {untitled}: take both files from one download.")
     names = {task: titles[task] for task in sorted(tasks, key=lambda task: (len(task), task))}
-    uses = Counter(names.values())  # where a title doesn't tell its tasks apart, the number does
+    uses = Counter(names.values())  # tasks with the same title are distinguished by number
     names = {task: title if uses[title] == 1 else f"{title} ({task})" for task, title in names.items()}
     files = index_files(root)
     gathered = Gathered()
@@ -43,7 +44,7 @@ def read_howto100m(root: Path, *, min_videos: int = 100, val_fraction: float = 0
 
 
 def _read_videos(path: Path) -> dict[str, list[str]]:
-    """Task -> its videos."""
+    """Map each task to its videos."""
     best: dict[str, tuple[int, str]] = {}
     for line, row in read_table(path, ("video_id", "rank", "task_id")):
         video, task, rank = row["video_id"], row["task_id"], row["rank"]
@@ -59,7 +60,7 @@ def _read_videos(path: Path) -> dict[str, list[str]]:
 
 
 def _read_titles(path: Path) -> dict[str, str]:
-    """Task -> its title; a tab or the first comma separates them, and there may be a header."""
+    """Map each task to its title. The file separates them by a tab or the first comma, and may have a header."""
     titles = {}
     for number, line in read_lines(path):
         task, separator, title = line.partition("\t" if "\t" in line else ",")

@@ -1,4 +1,4 @@
-"""Kinetics-400, -600 and -700: the official lists of YouTube clips, or lists of paths as the official code reads them."""
+"""Kinetics-400, -600 and -700, from the official lists of YouTube clips, or from lists of paths as in the official code."""
 
 import functools
 import re
@@ -14,25 +14,27 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.labels import read_labels
 
 NAMES = {"train": ("train",), "val": ("val", "validate", "validation"), "test": ("test",)}
-"""Split -> what its list and the folder of its videos are called."""
+"""Maps each split to possible names of its list and of its folder of videos."""
 
 REPLACEMENTS = ("replacement", "replacement_for_corrupted_k400")
-"""Folders of videos that were published again because the first file is broken."""
+"""Folders of replacements for broken videos, which take precedence."""
 
 CLASSES = ("labels.txt", "classes.txt", "labels.json")
 
 
 def read_kinetics(root: Path) -> Listing:
-    """Reads `train.csv`, `val.csv` (or `validate.csv`, `validation.csv`) and, if it has labels, `test.csv`, which are in the
-    root or a folder below it. Two forms are known:
+    """Read Kinetics from `train.csv`, `val.csv` (or `validate.csv`, `validation.csv`) and, if it has labels, `test.csv`.
 
-    The official one has the columns `label`, `youtube_id`, `time_start`, `time_end`. Videos are found anywhere below the
-    root by their name: `ID_000012_000022`, or `ID` for the whole video, from which the piece is to be cut where it is
-    longer than the piece by more than a second.
+    The lists are in the root or a folder below it. Two formats are supported:
 
-    Lists without a header have a path and the number of its label in each line; or, separated by a comma or tab, its name.
-    Paths may start at the root or at the list's folder; a mere id is looked for as in the official form. The names of the
-    numbers are in `labels.txt`, `classes.txt` (one a line) or `labels.json` beside the lists, else the numbers are the names.
+    Official lists have the columns `label`, `youtube_id`, `time_start` and `time_end`. Videos are found by name anywhere below
+    the root: `ID_000012_000022`, or `ID`. In the latter case the piece is cut out of the video, unless the video is at most one
+    second longer than the piece, and therefore assumed to be cut already.
+
+    Lists without a header have a path and a label per line. After a space the label is a number; after a comma or tab it is a
+    number or a name. Paths are relative to the root or to the list's folder, and bare ids are found as with official lists.
+    Names for the numbers are read from `labels.txt`, `classes.txt` (one name per line) or `labels.json` next to the lists;
+    otherwise the numbers are the names.
     """
     wanted = {split: [f"{name}{ending}" for ending in (".csv", ".txt") for name in names] for split, names in NAMES.items()}
     lists = find_lists(root, wanted, optional=("test",))
@@ -43,7 +45,7 @@ def read_kinetics(root: Path) -> Listing:
             "youtube_id: use both as they were published, or neither."
         )
     if official["train"] != official.get("test", official["train"]):
-        del lists["test"]  # the official one beside lists that were made from the others
+        del lists["test"]  # an official test list next to path lists
     return _read_official(root, lists) if official["train"] else _read_path_lists(root, lists)
 
 
@@ -71,7 +73,7 @@ def _read_official(root: Path, lists: Mapping[str, Path]) -> Listing:
             name = f"{video}_{int(start):06d}_{int(end):06d}"
             if piece := _choose(files.get(name, []), split):
                 gathered.add(split, name, piece, row["label"])
-            else:  # many keep the piece alone under the id of the whole video
+            else:  # copies of the data set often store the piece under the id of the whole video
                 whole = _choose(files.get(video, []), split)
                 gathered.add(split, name, whole, row["label"], start=start, end=end, perhaps_cut=True)
         if split == "train":
@@ -97,15 +99,15 @@ def _read_path_lists(root: Path, lists: Mapping[str, Path]) -> Listing:
     else:
         label_names = sorted({row.label for row in rows["train"][0]})
     gathered = Gathered()
-    by_id = functools.cache(lambda: _index_by_id(root))  # a walk that lists of paths don't need
+    by_id = functools.cache(lambda: _index_by_id(root))  # lazy, because lists of paths don't need the walk
     for split, (videos, _) in rows.items():
         for row in videos:
             label = row.label
             if numbered[split]:
                 if int(label) >= len(label_names):
                     raise InputError(
-                        f"{lists[split]}, line {row.line}: expected a label below {len(label_names)}, which is how many names "
-                        f"{classes} has, got {label}."
+                        f"{lists[split]}, line {row.line}: expected a label below {len(label_names)}, the number of names in "
+                        f"{classes}, got {label}."
                     )
                 label = label_names[int(label)]
             path = resolve(row.path, (root, lists[split].parent))
@@ -119,7 +121,7 @@ def _read_path_lists(root: Path, lists: Mapping[str, Path]) -> Listing:
 
 
 def _index_by_id(root: Path) -> dict[str, list[Path]]:
-    """Files by their name, and those called `ID_000012_000022` by their id where there is one piece of it only."""
+    """Index files by name, and files called `ID_000012_000022` also by id if there is only one piece of that id."""
     files = index_files(root)
     pieces: dict[str, list[str]] = {}
     for name in files:

@@ -1,4 +1,4 @@
-"""Reading the files that list a data set: whatever is wrong with one becomes an `InputError` with its name and line."""
+"""Read the files that list a data set; any fault raises an `InputError` with the file and line."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from timesformer_jax.errors import InputError
 
 
 def read_text(path: Path) -> str:
-    """A file's text, UTF-8 with or without a byte order mark."""
+    """Read a text file in UTF-8, with or without a byte order mark."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -24,15 +24,15 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(number, line) of every line that isn't blank, whichever way lines end, without spaces at the end."""
-    lines = io.StringIO(read_text(path), newline=None)  # `str.splitlines` would break lines at rare letters too
+    """Return (number, line) of every line that isn't blank, for any line endings, without trailing whitespace."""
+    lines = io.StringIO(read_text(path), newline=None)  # `str.splitlines` would also split at rare separators
     return [(number, line.rstrip()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def read_table(path: Path, required: Collection[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, column -> cell) of every row of a csv file with a header; a cell that isn't there is empty.
+    """Yield (line number, column -> cell) for every row of a csv file with a header; missing cells are empty.
 
-    Raises `InputError` where a column of `required` is missing, or a row has more cells than the header.
+    Raises `InputError` if a column of `required` is missing, or a row has more cells than the header.
     """
     rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
     header: list[str] = []
@@ -65,17 +65,17 @@ def read_table(path: Path, required: Collection[str]) -> Iterator[tuple[int, dic
 
 
 def parse_json(text: str, path: Path, first_line: int = 1) -> Any:
-    """What a JSON text holds that begins on line `first_line` of a file."""
+    """Parse a JSON text that starts at line `first_line` of a file."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {first_line + error.lineno - 1}: expected JSON, but {error.msg}.") from error
     except RecursionError as error:
-        raise InputError(f"{path}: expected a list of videos as JSON, got something nested without end.") from error
+        raise InputError(f"{path}: expected a list of videos as JSON, but it is nested too deeply.") from error
 
 
 def read_records(path: Path, required: Collection[str]) -> list[dict[str, Any]]:
-    """A JSON file's list of objects, each with the keys of `required`."""
+    """Read a JSON file that holds a list of objects, each with the keys in `required`."""
     value = parse_json(read_text(path), path)
     if not isinstance(value, list):
         raise InputError(f"{path}: expected a list of objects, got {type(value).__name__}.")
@@ -88,7 +88,7 @@ def read_records(path: Path, required: Collection[str]) -> list[dict[str, Any]]:
 
 
 def parse_seconds(text: str, path: Path, line: int) -> float:
-    """A time in seconds that isn't negative."""
+    """Parse a non-negative time in seconds."""
     try:
         seconds = float(text)
     except ValueError:
@@ -99,7 +99,17 @@ def parse_seconds(text: str, path: Path, line: int) -> float:
 
 
 def parse_span(start: str, end: str, path: Path, line: int) -> tuple[float, float]:
-    """The seconds where a piece of a video starts and ends."""
+    """Parse the start and end of a piece of a video, in seconds.
+
+    Args:
+        start: Text of the start.
+        end: Text of the end.
+        path: The list, for errors.
+        line: Line number, for errors.
+
+    Raises:
+        InputError: If either isn't a time, or if the piece doesn't end after its start.
+    """
     span = parse_seconds(start, path, line), parse_seconds(end, path, line)
     if span[0] >= span[1]:
         raise InputError(f"{path}, line {line}: expected a piece that ends after its start, got {start} to {end} seconds.")

@@ -1,4 +1,4 @@
-"""Lists without a header, `path label` a line, as the official code and many others read them."""
+"""Lists without a header and with `path label` per line, as used by the official code and many others."""
 
 import csv
 from pathlib import Path
@@ -10,20 +10,23 @@ from timesformer_jax.video.files import VIDEO_SUFFIXES
 
 
 class ListedPath(NamedTuple):
-    """A line of such a list."""
+    """A line of a list."""
 
     line: int
+    """Line number."""
     path: str
+    """Path of the video as listed."""
     label: str
+    """Number or name of the label."""
 
 
 def read_path_list(file: Path) -> tuple[list[ListedPath], bool]:
-    """The videos of a list, and whether their labels are numbers.
+    """Return the videos of a list, and whether their labels are numbers.
 
-    The last space, comma or tab of a line separates path and label, so there may be further ones in the path. Where it's a
-    comma or tab, the label may be a name, and either may be quoted.
+    The last space, comma or tab of a line separates path and label, so the path may contain more of them. If the separator is
+    a comma or tab, the label may be a name, and both may be quoted.
 
-    Raises `InputError` for a line that isn't like this, or unlike the others.
+    Raises `InputError` for a line in another format, or in a different one than the first line.
     """
     lines = read_lines(file)
     if not lines:
@@ -40,11 +43,11 @@ def read_path_list(file: Path) -> tuple[list[ListedPath], bool]:
 
 
 def _separator(first: str) -> str:
-    """What stands between path and label, as the first line has it."""
+    """Detect the separator between path and label from the first line."""
     if "\t" in first:
         return "\t"
     head, _, tail = first.rpartition(",")
-    # Names of labels may hold spaces and numbers, and paths commas.
+    # Label names may contain spaces and numbers, and paths may contain commas.
     if _is_number(tail) or Path(head.strip('" ')).suffix.lower() in VIDEO_SUFFIXES:
         return ","
     return "," if head and not _is_number(first.rpartition(" ")[2]) else " "

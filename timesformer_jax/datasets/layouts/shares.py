@@ -1,4 +1,4 @@
-"""Which videos are for validation, where nobody has said so: the same on every machine."""
+"""Reproducible validation split for data sets without one, equal on every machine."""
 
 import hashlib
 import os
@@ -8,9 +8,9 @@ from timesformer_jax.errors import InputError
 
 
 def val_share(names: Collection[str], fraction: float) -> set[str]:
-    """About `fraction` of a label's videos, those with the smallest hash: a new video moves at most one other.
+    """Choose about `fraction` of a label's videos for validation: at least one of two or more, and never all.
 
-    At least one if there are two, and never all.
+    Videos with the smallest hashes are chosen, so that adding a video moves at most one other between the splits.
     """
     check_fraction(fraction)
     count = min(max(round(fraction * len(names)), 1), max(len(names) - 1, 0))
@@ -18,7 +18,7 @@ def val_share(names: Collection[str], fraction: float) -> set[str]:
 
 
 def check_fraction(fraction: float) -> None:
-    """Raises `InputError` where a share would be none or all."""
+    """Raise `InputError` unless the fraction is above 0 and below 1."""
     if not 0 < fraction < 1:
         raise InputError(f"val_fraction must be above 0 and below 1, got {fraction}.")
 

@@ -1,4 +1,4 @@
-"""Something-Something v2, as it is downloaded."""
+"""Something-Something v2, in its distributed form."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.labels import read_labels
 
 FPS = 30.0
-"""At which the official code has its frames extracted; the videos themselves have 12."""
+"""Frame rate at which the official code extracts frames; the videos themselves have 12 fps."""
 
 LISTS = {
     split: (f"something-something-v2-{name}.json", f"{name}.json")
@@ -19,10 +19,10 @@ LISTS = {
 
 
 def read_something_v2(root: Path) -> Listing:
-    """Reads `something-something-v2-labels.json`, `...-train.json` and `...-validation.json`, also by their short names such
-    as `labels.json`, in the root or a folder below it. Classes are in the order of their numbers.
+    """Read Something-Something v2 from `something-something-v2-labels.json`, `...-train.json` and `...-validation.json`.
 
-    Videos are `ID.webm` or another video file anywhere below the root, or folders of frames called ID.
+    Short names such as `labels.json` work too. The lists are in the root or a folder below it. Videos are anywhere below the
+    root: `ID.webm`, another video file, or a folder of frames called ID. Classes are in the order of their numbers.
     """
     lists = find_lists(root, LISTS)
     label_names = read_labels(lists.pop("labels"))
@@ -36,8 +36,8 @@ def read_something_v2(root: Path) -> Listing:
             template = str(record["template"]).replace("[", "").replace("]", "")
             if template not in known:
                 raise InputError(
-                    f"{lists[split]}, id {name}: expected a template of the file of labels, got {record['template']!r}: take "
-                    "both files from one download."
+                    f"{lists[split]}, id {name}: the template {record['template']!r} isn't in the file of labels: take both "
+                    "files from one download."
                 )
             path = next(iter(files.get(name, [])), None)
             gathered.add(split, name, path, template, fps=FPS if path and path.is_dir() else None)

@@ -1,4 +1,4 @@
-"""UCF-101, by one of its three official splits."""
+"""UCF-101, with one of its three official splits."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from timesformer_jax.errors import InputError
 
 
 def read_ucf101(root: Path, *, fold: int = 1) -> Listing:
-    """Reads `classInd.txt`, `trainlist01.txt` and `testlist01.txt` (which becomes `val`), in the root or a folder below it;
-    `fold` 2 and 3 are the other splits. Videos are anywhere below the root.
+    """Read UCF-101 from `classInd.txt`, `trainlist01.txt` and `testlist01.txt`, which becomes `val`.
 
-    Capital letters don't count: copies differ in HandstandPushups.
+    `fold` 2 and 3 select the other official splits. The lists are in the root or a folder below it, and the videos anywhere
+    below the root. Names are matched regardless of case, because copies differ in HandstandPushups.
     """
     if fold not in (1, 2, 3):
         raise InputError(f"fold must be 1, 2 or 3, got {fold}.")
@@ -34,7 +34,7 @@ def read_ucf101(root: Path, *, fold: int = 1) -> Listing:
             folder, _, file = video.strip().rpartition("/")
             number = numbers.get(folder.casefold())
             if number is None or (given and int(given) != number) or not file:
-                raise InputError(f"{path}, line {line}: expected CLASS/FILE, and the class's number or none, got {text!r}.")
+                raise InputError(f"{path}, line {line}: expected CLASS/FILE, optionally with the class's number, got {text!r}.")
             label = label_names[number - 1]
             found = next(iter(files.get(Path(file).stem.casefold(), [])), None)
             gathered.add(split, video.strip(), found, label)
@@ -42,7 +42,7 @@ def read_ucf101(root: Path, *, fold: int = 1) -> Listing:
 
 
 def _read_classes(path: Path) -> list[str]:
-    """`1 ApplyEyeMakeup` and so on, in order."""
+    """Read the names of the classes, numbered from 1: `1 ApplyEyeMakeup` and so on."""
     names: list[str] = []
     for line, text in read_lines(path):
         number, _, name = text.partition(" ")

@@ -1,6 +1,6 @@
-"""A folder of video files, one sub-folder a label.
+"""A folder of video files with one sub-folder per label, in one of two forms.
 
-ROOT/train/LABEL/*.mp4  and  ROOT/val/LABEL/*.mp4        (the splits as given)
+ROOT/train/LABEL/*.mp4  and  ROOT/val/LABEL/*.mp4        (given splits)
 ROOT/LABEL/*.mp4                                         (a fixed share of every label's files becomes `val`)
 """
 
@@ -24,13 +24,13 @@ Labelled = list[tuple[Path, str]]
 
 
 def read_video_folder(root: Path, *, val_fraction: float = 0.2) -> Listing:
-    """Every video file below a folder, labelled by the folder it is in; its name is the path below the root.
+    """Read every video file below a folder, labelled with its folder and named by its path below the root.
 
-    Without `train` and `val` folders, `val_fraction` of each label's files become `val` (at least one, if there are two).
-    A further split next to labels or next to `train` and `val`, and videos outside any label's folder, are skipped and counted
-    in the listing's `notes`.
+    Without `train` and `val` folders, `val_fraction` of each label's files become `val`, but at least one of two or more files.
+    Other splits next to labels or next to `train` and `val`, and videos outside any label's folder, are skipped and counted in
+    the listing's `notes`.
 
-    Raises `InputError` where the folder can't be trained on.
+    Raises `InputError` if the folder can't be trained on.
     """
     check_root(root)
     check_fraction(val_fraction)
@@ -46,7 +46,7 @@ def read_video_folder(root: Path, *, val_fraction: float = 0.2) -> Listing:
     labels = {label for _, label in files["train"]}
     if len(labels) < 2:
         raise InputError(
-            f"Only one label in {root}: {labels.pop()!r}. A classifier needs two or more, each a folder with videos of its own."
+            f"Only one label in {root}: {labels.pop()!r}. A classifier needs two or more, each a folder with its own videos."
         )
     if unknown := sorted({label for _, label in files["val"]} - labels):
         raise InputError(f"{root}/val has labels that {root}/train lacks: {', '.join(unknown)}. Add videos or remove them.")
@@ -58,7 +58,7 @@ def read_video_folder(root: Path, *, val_fraction: float = 0.2) -> Listing:
 
 
 def _given_splits(root: Path) -> tuple[dict[str, Labelled], tuple[str, ...]]:
-    """The labelled files of `train` and `val`, and what is skipped there and next to them."""
+    """Return the labelled files of the folders `train` and `val`, and notes on files skipped there and next to them."""
     files: dict[str, Labelled] = {}
     notes: list[str] = []
     for split in SPLITS:
@@ -74,7 +74,7 @@ def _given_splits(root: Path) -> tuple[dict[str, Labelled], tuple[str, ...]]:
 
 
 def _split(root: Path, val_fraction: float) -> tuple[dict[str, Labelled], tuple[str, ...]]:
-    """The labelled files of a folder of labels, divided into `train` and `val`, and what is skipped."""
+    """Split the labelled files of a folder of labels into `train` and `val`; also return notes on skipped files."""
     contents = FolderContents(root)
     everything = labelled_videos(contents, root)
     if everything and {label.lower() for _, label in everything} <= SPLIT_LIKE:
@@ -96,7 +96,7 @@ def _split(root: Path, val_fraction: float) -> tuple[dict[str, Labelled], tuple[
 
 
 def _without_other_splits(everything: Labelled, root: Path, skipped: Tally) -> Labelled:
-    """All but the videos of folders that look like a split next to labels."""
+    """Drop the videos of folders next to labels that look like a split."""
     labels = {label for _, label in everything if label.lower() not in SPLIT_LIKE}
     inside: dict[str, set[str]] = {}
     for path, label in everything:

@@ -1,4 +1,4 @@
-"""Anyone's own videos, by two lists: csv with a header, or one JSON object a line."""
+"""Custom data sets from two lists of videos: csv with a header, or one JSON object per line."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,28 +13,44 @@ from timesformer_jax.labels import read_labels
 from timesformer_jax.video.finding import is_frame_folder
 
 FPS = 30.0
-"""Of a folder of pictures, where the list doesn't tell."""
+"""Frame rate of folders of pictures for which the list has none."""
 
 
 class Row(NamedTuple):
-    """A video as a list has it; `fields` are text but for `labels`."""
+    """A video of a list."""
 
     line: int
+    """Line number."""
     fields: Mapping[str, str]
+    """Column or key -> text."""
     labels: tuple[str, ...]
+    """Labels of the video."""
 
 
 def read_video_list(
     train: str | Path, val: str | Path, *, root: str | Path | None = None, labels: str | Path | None = None
 ) -> Listing:
-    """Reads two lists of videos, `.csv` with a header or `.jsonl`.
+    """Read two lists of videos, `.csv` with a header or `.jsonl`.
 
-    Columns, or keys: `path` below `root` (by default the list's own folder), of a file or a folder of pictures, and `label`;
-    or instead `labels`, any number of them, in csv as `a;b`. Cells of a csv and labels in them are stripped of spaces around
-    them, labels in `.jsonl` stay as they are. Optional are `start` and `end` in seconds of a piece of the
-    video, `name` (by default the path, and the piece), and `fps` of a folder of pictures (30).
+    The columns, or keys, are:
 
-    The classes are those of `train`, sorted, numbers by their value; or those of the file `labels`, in its order.
+    - `path`: a file or a folder of pictures.
+    - `label`: the label; or `labels` for multi-label data: any number of labels, in csv as `a;b`.
+    - `start` and `end` (optional): seconds at which a piece of the video starts and ends.
+    - `name` (optional): by default the path, followed by the piece if there is one.
+    - `fps` (optional): frame rate of a folder of pictures, 30 by default.
+
+    Whitespace around cells of a csv, and around the labels in them, is removed; labels in `.jsonl` aren't changed.
+
+    Args:
+        train: The training list.
+        val: The validation list.
+        root: Folder to which paths are relative; by default the folder of each list.
+        labels: File with the names of the classes in order (see `read_labels`). By default the classes are the labels of
+            `train`, sorted; if all are numbers, by value.
+
+    Raises:
+        InputError: If a list is malformed, or if its listing is invalid (see `Listing`).
     """
     files = {"train": Path(train), "val": Path(val)}
     if root is not None:
@@ -81,10 +97,10 @@ def _sorted(labels: Iterable[str]) -> list[str]:
 
 
 def _read(file: Path) -> tuple[str, list[Row]]:
-    """Whether videos have a `label` or `labels`, and all of them."""
+    """Return "label" or "labels", whichever the videos have, and the videos."""
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
     if file.suffix.lower() not in readers:
-        raise InputError(f"{file}: expected a list that ends in .csv or .jsonl.")
+        raise InputError(f"{file}: expected a list with the suffix .csv or .jsonl.")
     kind, rows = readers[file.suffix.lower()](file)
     for row in rows:
         if not row.fields.get("path"):
@@ -98,7 +114,7 @@ def _kind(keys: Iterable[str], file: Path, line: int) -> str:
     kinds = [key for key in ("label", "labels") if key in keys]
     if len(kinds) != 1:
         got = "both" if kinds else f"{', '.join(keys) or 'nothing'}"
-        raise InputError(f"{file}, line {line}: expected either label or labels beside path, got {got}.")
+        raise InputError(f"{file}, line {line}: expected either label or labels in addition to path, got {got}.")
     return kinds[0]
 
 
@@ -136,7 +152,7 @@ def _read_jsonl(file: Path) -> tuple[str, list[Row]]:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) or type(value) is int  # numbers of classes
+    return isinstance(value, str) or type(value) is int  # class numbers are accepted
 
 
 def _as_text(value: Any) -> str:
