@@ -84,7 +84,7 @@ def read_json(path: Any, *, remedy: str, fields: Mapping[str, type] | None = Non
 
     Args:
         path: A `pathlib.Path` or `epath.Path`.
-        remedy: Remedy for a damaged file, as the end of a sentence: "evaluate again with --mode=eval".
+        remedy: Remedy for a damaged file, as the end of a sentence: "evaluate again".
         fields: Maps required keys to the types of their values.
 
     Raises:

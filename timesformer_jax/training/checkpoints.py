@@ -193,7 +193,7 @@ class Checkpoints:
         return epath.Path(self._directory) / str(step)
 
     def _no_checkpoint(self) -> InputError:
-        return InputError(f"There is no checkpoint in {self._directory}: train first with --mode=train.")
+        return InputError(f"There is no checkpoint in {self._directory}: train first.")
 
     def wait(self) -> None:
         """Wait until everything is on disk; raises `InputError` if it can't be written."""

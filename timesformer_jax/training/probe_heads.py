@@ -205,7 +205,7 @@ def read_probe(path: Any) -> tuple[AttentiveProbe, Any, dict[str, Any]]:
     if not path.exists():
         raise InputError(f"There is no file {path}.")
     try:
-        arrays = read_arrays(path, remedy="train the probe again with --mode=probe")
+        arrays = read_arrays(path, remedy="train the probe again")
         notes = json.loads(str(arrays.pop("notes")))
         probe = AttentiveProbe(**notes.pop("probe"))
     except InputError:

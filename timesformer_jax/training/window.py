@@ -56,7 +56,7 @@ class Window:
             raise InputError(
                 f"The loss or the gradient was not finite in {in_a_row} steps in a row, up to step {step} or shortly before; "
                 "they were skipped, and the parameters are those from before. Lower optimizer.learning_rate, lengthen its "
-                "warm-up or clip gradients (optimizer.clip_norm); --config.debug=True shows where it first happens."
+                "warm-up or clip gradients (optimizer.clip_norm); debug=True shows where it first happens."
             )
         good = [value for value in values if not value.get("skipped", 0)] or values
         report = {
