@@ -69,7 +69,7 @@ $(VENV)/parity-installed: $(VENV)/installed tests/parity/requirements.txt
 parity: $(VENV)/parity-installed  ## the tests beside PyTorch, torchvision, timm and transformers, which it installs (CPU builds)
 	$(BIN)/python -m pytest -m parity $(ARGS)
 
-# An environment of its own: Beam's pins conflict with the others.
+# A separate environment: Beam's pins conflict with the others.
 .venv-beam/installed: tests/beam/requirements.txt
 	$(PYTHON) -m venv .venv-beam
 	.venv-beam/bin/$(PIP_INSTALL) -r tests/beam/requirements.txt

@@ -99,9 +99,9 @@ def score_clips(
             fetch()
             in_flight.append(({name: batch[name] for name in batch.keys() & NOT_FOR_DEVICES}, sums))
         fetch()
-    except (Preempted, KeyboardInterrupt) as told:
+    except (Preempted, KeyboardInterrupt) as error:
         if partial is not None:
-            if isinstance(told, Preempted) or jax.process_count() == 1:  # else `fetch` may wait for processes that have ended
+            if isinstance(error, Preempted) or jax.process_count() == 1:  # else `fetch` may wait for processes that have ended
                 fetch()
             partial.write()
         raise

@@ -289,18 +289,18 @@ def _common(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Describe the differences between two descriptions."""
-    told = []
+    differences = []
     for name in sorted({*theirs, *ours}):
         one, other = theirs.get(name), ours.get(name)
         if name == "weights" and one and other:
             if one["digest"] != other["digest"]:
-                told.append(f"weights are from {_named(one)} there and from {_named(other)} here")
+                differences.append(f"weights are from {_named(one)} there and from {_named(other)} here")
         elif isinstance(one, Mapping) and isinstance(other, Mapping):
-            told += [f"{name}.{difference}" for difference in _differences(one, other)]
+            differences += [f"{name}.{difference}" for difference in _differences(one, other)]
         elif one != other:
             long = len(f"{one}{other}") > 100
-            told.append(f"{name} differ" if long else f"{name} is {one!r} there and {other!r} here")
-    return told
+            differences.append(f"{name} differ" if long else f"{name} is {one!r} there and {other!r} here")
+    return differences
 
 
 def _named(weights: Mapping[str, Any]) -> str:

@@ -76,17 +76,17 @@ def run(arguments: argparse.Namespace) -> int:
     for folder, features in zip(arguments.features, sets, strict=True):
         points = _choose_points(features, names, arguments.max_points, arguments.seed)
         title = title_of(features)
-        told = [f"{len(points.values)} videos"]
+        facts = [f"{len(points.values)} videos"]
         if points.labels is not None:
             found = nearest_neighbours(points.values, points.labels)
-            told.append(str(found or "nearest neighbours: n/a, since fewer than two labels have two videos"))
+            facts.append(str(found or "nearest neighbours: n/a, since fewer than two labels have two videos"))
         for row, method in zip(panels, methods, strict=True):
             try:
                 placed = embed_points(points.values, method, seed=arguments.seed)
             except InputError as error:
                 raise InputError(f"{folder}: {error}") from error
-            row.append(Panel(placed, points.labels, "\n".join([title, f"{METHOD_NAMES[method]}, {told[0]}", *told[1:]])))
-        print(printable(f"{folder}: {', '.join(title.splitlines())}: {', '.join(told)}"))
+            row.append(Panel(placed, points.labels, "\n".join([title, f"{METHOD_NAMES[method]}, {facts[0]}", *facts[1:]])))
+        print(printable(f"{folder}: {', '.join(title.splitlines())}: {', '.join(facts)}"))
     picture = draw_points(panels, names, format=ending)
     try:
         write_whole(arguments.output, picture)

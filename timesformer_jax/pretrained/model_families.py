@@ -63,7 +63,7 @@ REFUSED = (
         tensors=r"(.*\.)?(relative_position.*|(shared_)?rel_pos.*)",
     ),
     Refused(
-        "models with rotary positions that have tensors of their own",
+        "models with tensors for rotary positions",
         "rotary positions",
         CLS_MODELS,
         tensors=r"(.*\.)?(rope|rope_embed(dings)?|rotary.*|freqs.*)(\..*)?",

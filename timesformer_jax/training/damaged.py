@@ -51,9 +51,9 @@ def set_damaged_aside(directory: str, *, wholly: bool = True) -> int | None:
         elif newest is None:
             newest = step
     if found and newest is None:
-        told = "; ".join(f"step {step}: {damage}" for step, damage in found.items())
+        described = "; ".join(f"step {step}: {damage}" for step, damage in found.items())
         raise InputError(
-            f"Every checkpoint in {directory} is damaged ({told}): use copies of them, or train in another --workdir."
+            f"Every checkpoint in {directory} is damaged ({described}): use copies of them, or train in another --workdir."
         )
     for step, damage in found.items():
         aside = _free_name(folder, step)
