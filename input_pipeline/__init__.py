@@ -1,4 +1,4 @@
-"""Videos on disk -> batches of uint8 clips: TFDS builders, one tf.data pipeline, augmentation on the device."""
+"""Input pipeline from videos on disk to batches of uint8 clips: TFDS builders, tf.data, and augmentation on the device."""
 
 from input_pipeline.clips import SplitBatches, check_clips_per_video, eval_batches, training_batches
 from input_pipeline.contact_sheet import draw_clips

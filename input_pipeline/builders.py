@@ -1,6 +1,8 @@
-"""The TFDS builders of data sets that are files on someone's disk: `main.py` prepares them, and so does
+"""TFDS builders of data sets that consist of local video files.
 
-PYTHONPATH=. tfds build kinetics400/h264_256 --imports=input_pipeline.builders --manual_dir=FOLDER
+`main.py` prepares them. So does TFDS's own command:
+
+    PYTHONPATH=. tfds build kinetics400/h264_256 --imports=input_pipeline.builders --manual_dir=FOLDER
 """
 
 import dataclasses
@@ -16,14 +18,15 @@ from timesformer_jax.datasets.fingerprints import facts_of
 from timesformer_jax.errors import InputError
 
 PREPARED = [VideoConfig(storage=Storage(codec=codec, short_side=side)) for codec in ("h264", "jpeg") for side in (256, 320)]
-"""The configs that `tfds build` knows by name; `main.py` makes others from its own."""
+"""Configs that `tfds build` knows by name; `main.py` creates others from its config."""
 
 
 class ListedBuilder(VideoBuilder, skip_registration=True):
-    """A data set whose lists a reader of `LAYOUTS` understands: the one of the builder's name, or `layout_name`."""
+    """A data set whose lists are read by a function in `LAYOUTS`."""
 
     BUILDER_CONFIGS = PREPARED
     layout_name: ClassVar[str | None] = None
+    """Key in `LAYOUTS`; None for the builder's name."""
 
     def read(self, root: Path) -> Listing:
         return LAYOUTS[self.layout_name or self.name](root, **self.builder_config.layout)
@@ -48,21 +51,21 @@ class Kinetics700(ListedBuilder):
 
 
 class SomethingSomethingV2(ListedBuilder):
-    """Something-Something v2: 174 things that hands do to objects; the order of frames counts (Goyal et al. 2017)."""
+    """Something-Something v2: 174 interactions of hands with objects; the order of frames matters (Goyal et al. 2017)."""
 
     name = "something_something_v2"
 
 
 class Diving48(ListedBuilder):
-    """Diving-48: 48 dives, told apart by their turns (Li et al. 2018; labels of version 2)."""
+    """Diving-48: 48 kinds of dives that differ in their turns (Li et al. 2018; labels of version 2)."""
 
     name = "diving48"
 
 
 class HowTo100M(ListedBuilder):
-    """HowTo100M: videos of minutes that show how something is done, classified by task (Miech et al. 2019).
+    """HowTo100M: instructional videos of several minutes, classified by task (Miech et al. 2019).
 
-    Kept in parts of a minute each.
+    Videos are stored in segments of a minute each.
     """
 
     name = "howto100m"
@@ -72,23 +75,29 @@ class HowTo100M(ListedBuilder):
 
 
 class UCF101(ListedBuilder):
-    """UCF-101: 101 human actions (Soomro et al. 2012), by its official split files; `layout={"fold": 2}` takes another."""
+    """UCF-101: 101 human actions (Soomro et al. 2012) in its official splits; `layout={"fold": 2}` selects the second."""
 
-    name = "ucf101_files"  # TFDS has a ucf101 of its own, of squashed frames
+    name = "ucf101_files"  # TFDS has its own ucf101, with squashed frames
     layout_name = "ucf101"
 
 
 class HMDB51(ListedBuilder):
-    """HMDB-51: 51 human actions (Kuehne et al. 2011), by its official split files; `layout={"fold": 2}` takes another."""
+    """HMDB-51: 51 human actions (Kuehne et al. 2011) in its official splits; `layout={"fold": 2}` selects the second."""
 
     name = "hmdb51"
 
 
 def own_config(base: VideoConfig, title: str, listing: Listing, root: Path) -> VideoConfig:
-    """`base` for someone's own videos, whose paths are relative to `root` where they are below it.
+    """Complete a config for a user's own videos.
 
-    Its name ends in a digest of the storage and of every video's path below the root, size and labels: what has changed is
-    prepared anew, and the same videos below another root are found prepared.
+    The config's name ends in a digest of the storage and of every video's path below `root`, size and labels. So changed
+    videos are prepared again, while the same videos moved to another root are recognized.
+
+    Args:
+        base: Config to complete.
+        title: Beginning of the config's name.
+        listing: The videos.
+        root: Folder that the paths of videos below it are relative to.
     """
     contents = read_contents(listing, root)
     digest = hashlib.sha256(ascii((base.storage, listing.several, contents.digest)).encode()).hexdigest()[:12]
@@ -103,7 +112,7 @@ def own_config(base: VideoConfig, title: str, listing: Listing, root: Path) -> V
 
 
 def older_name(config: VideoConfig, title: str) -> str:
-    """The name that versions before `source.json` gave to the same videos: by absolute paths and times instead."""
+    """Return the name that versions before `source.json` gave to the same videos, from absolute paths and times."""
     listing = config.listing
     assert listing is not None
     facts = [ascii((config.storage, listing.label_names, listing.several))]
@@ -116,13 +125,13 @@ def _word(title: str) -> str:
 
 
 class VideoFolder(ListedBuilder):
-    """A folder of videos, one sub-folder a label."""
+    """A folder of videos with one subfolder per label."""
 
     name = "video_folder"
 
 
 class VideoList(ListedBuilder):
-    """Videos by lists: `train` and `val`, each a csv or jsonl, one label a video or (the configs "..._several") any number."""
+    """Videos listed in csv or jsonl files, `train` and `val`, with one label each or any number (configs "..._several")."""
 
     name = "video_list"
     BUILDER_CONFIGS: ClassVar = [
@@ -130,7 +139,7 @@ class VideoList(ListedBuilder):
     ]
 
     def read(self, root: Path) -> Listing:
-        """For `tfds build`: the lists are `train` and `val`, `.csv` or `.jsonl`, in the folder."""
+        """Read the lists `train` and `val`, `.csv` or `.jsonl`, in a folder; only `tfds build` uses this."""
         lists = [
             next((file for file in sorted(root.glob(f"{split}.*")) if file.suffix in (".csv", ".jsonl")), None)
             for split in ("train", "val")
@@ -152,4 +161,4 @@ BUILDERS: dict[str, type[VideoBuilder]] = {
     "video_folder": VideoFolder,
     "video_list": VideoList,
 }
-"""Name in `LAYOUTS` -> its builder."""
+"""Maps each name in `LAYOUTS` to its builder."""

@@ -1,7 +1,7 @@
-"""Batches for the device: random clips of a split for ever, or every video of a split once, as uint8 windows.
+"""Batches of uint8 windows for the device: endless random clips of a split, or every video of a split once.
 
-Which frames and which pixels is decided in NumPy, from (seed, epoch, example) alone. So the same example of the same epoch is
-the same clip whatever the number of workers, hosts or restarts; and the order of an epoch is one permutation for all hosts.
+Frames and crops are chosen in NumPy from (seed, epoch, example) alone. So an example of an epoch yields the same clip whatever
+the number of workers, hosts or restarts. The order of an epoch is one permutation that all hosts share.
 """
 
 import functools
@@ -20,10 +20,10 @@ from timesformer_jax.video.clip_seeds import clip_generator, epoch_order
 from timesformer_jax.video.views import ClipOptions, EvalViews, Video, View
 
 PREFETCHED_BATCHES = 2
-"""Training batches that are ready ahead of the device."""
+"""Training batches to prepare ahead of the device."""
 
 Shard = tuple[int, int]
-"""(index, count): the shard of every global batch that a host brings."""
+"""(index, count): the shard of every global batch that a host provides."""
 
 
 def _every_host() -> Shard:
@@ -31,14 +31,14 @@ def _every_host() -> Shard:
 
 
 class _Order:
-    """This host's examples in order: rows `index * rows` to `(index + 1) * rows` of each global batch."""
+    """This host's examples in order: rows `index * rows` up to `(index + 1) * rows` of each global batch."""
 
     def __init__(self, num_examples: int, seed: int, rows: int, first: int, shard: Shard):
         self._num_examples, self._seed, self._rows, self._first = num_examples, seed, rows, first
         self._index, self._count = shard
 
     def __getitem__(self, number: int) -> tuple[int, int]:
-        """(epoch, example) of this host's `number`th."""
+        """Return (epoch, example) of this host's example `number`."""
         batch, row = divmod(number, self._rows)
         position = self._first + (batch * self._count + self._index) * self._rows + row
         epoch, place = divmod(position, self._num_examples)
@@ -46,7 +46,7 @@ class _Order:
 
 
 def check_clips_per_video(options: ClipOptions, batch_size: int) -> None:
-    """Raises `InputError` where a host's batch can't consist of whole videos; needs no data, so it can be asked early."""
+    """Raise `InputError` if a host's batch can't hold whole videos; needs no data, so it can run early."""
     if batch_size % options.clips_per_video:
         raise InputError(
             f"clips.clips_per_video={options.clips_per_video} doesn't divide the {batch_size} clips of a host's batch."
@@ -63,15 +63,27 @@ def training_batches(
     first_clip: int = 0,
     shard: Shard | None = None,
 ) -> Iterator[Batch]:
-    """Endless batches: `video` uint8 `[batch_size, T, R, R, 3]`, `rows` and `columns` float32 `[batch_size, S]`, `label`.
+    """Yield endless training batches of random clips.
 
-    `video` holds windows of the stored frames; the crop is made of them on the device (`timesformer_jax.video.crop_and_scale`).
-    `batch_size` is this host's. `first_clip` starts in the middle: the number of clips that all hosts together have used
-    before, so a restarted run goes on with the very next one, whatever the number of hosts. Batches run across the ends of
-    epochs; no video is dropped. `shard`: this host's, one each by default; hosts that hold shards of the same clips have
-    the same.
+    Batches continue across the ends of epochs, and no video is dropped.
 
-    Raises `InputError` where `clips_per_video` doesn't divide the batch.
+    Args:
+        dataset: Prepared data set.
+        split: Name of the split.
+        options: Sampling and cropping of the clips.
+        batch_size: Clips per batch on this host.
+        seed: Seed of the clips and of the order of epochs.
+        first_clip: Number of clips that all hosts together have already used. A restarted run resumes with the next one,
+            whatever the number of hosts.
+        shard: This host's (index, count); one shard per host by default. Hosts that hold shards of the same clips pass the
+            same value.
+
+    Yields:
+        Dicts with `video` uint8 `[batch_size, T, R, R, 3]`, windows of the stored frames, from which the device crops the clips
+        (`timesformer_jax.video.crop_and_scale`); `rows` and `columns` float32 `[batch_size, S]`; and `label`.
+
+    Raises:
+        InputError: If `clips_per_video` doesn't divide the batch.
     """
     check_clips_per_video(options, batch_size)
     per_video = options.clips_per_video
@@ -104,19 +116,33 @@ def eval_batches(
     views: EvalViews,
     shard: Shard | None = None,
 ) -> "SplitBatches":
-    """Every clip of every video of a split once: `video` uint8 `[batch_size, crops, T, R, R, 3]`, `rows` and `columns` float32
-    `[batch_size, crops, S]`, `label`, `name`, `identity` (a number for the name), `clip` `[batch_size, 2]` (which part of the
-    video, 0 where it isn't cut up, and which clip of that), `seconds` `[batch_size, crops]` (where the clip begins in its
-    video) and `mask`.
+    """Return batches with every clip of every video of a split once.
 
-    A video's clips are one after the other and cost one decoding. `batch_size` is this host's; the last batches are filled up
-    with zeros whose `mask` is False, so that every host yields equally many. `shard`: as in `training_batches`.
+    Each batch is a dict with
+
+    * `video`: uint8 `[batch_size, crops, T, R, R, 3]`, windows of the stored frames;
+    * `rows`, `columns`: float32 `[batch_size, crops, S]`, positions of the crops' pixels in the windows;
+    * `label`, `name` and `identity` (a hash of the name);
+    * `clip`: int32 `[batch_size, 2]`, the segment of the video (0 if it isn't split) and the clip within the segment;
+    * `seconds`: float32 `[batch_size, crops]`, the time at which the clip begins in its video;
+    * `mask`: bool `[batch_size]`, False for padding.
+
+    The clips of a video are consecutive, and the video is decoded once. The last batches are padded with zeros, so that every
+    host yields the same number of batches.
+
+    Args:
+        dataset: Prepared data set.
+        split: Name of the split.
+        options: Sampling and cropping of the clips.
+        batch_size: Clips per batch on this host.
+        views: Views of each video.
+        shard: This host's (index, count), as in `training_batches`.
     """
     return SplitBatches(dataset, split, options, batch_size, views, shard or _every_host())
 
 
 class SplitBatches(Iterator[Batch]):
-    """The batches of `eval_batches`; `len` is how many there are in all, and `skip` leaves the first ones out."""
+    """Iterator over the batches of `eval_batches`; `len` is their total number, and `skip` drops the first ones."""
 
     def __init__(
         self,
@@ -133,7 +159,7 @@ class SplitBatches(Iterator[Batch]):
         total = dataset.num_videos(split)
         counts = np.full(total, views.num_clips) if options.placement != "tiled" else _tiles(dataset, split, options)
         self._counts = counts[self._host :: self._hosts]
-        """How many clips each of this host's videos has."""
+        """Number of clips of each of this host's videos."""
         most = max(int(counts[first :: self._hosts].sum()) for first in range(self._hosts))
         self._num_batches = -(-most // batch_size)
         self._next = 0
@@ -148,8 +174,8 @@ class SplitBatches(Iterator[Batch]):
         return next(self._batches)
 
     def skip(self, count: int) -> "SplitBatches":
-        """Begins after the first `count` batches, and decodes nothing of them; to be called before the first one is taken."""
-        assert self._batches is None, "the batches have begun"
+        """Skip the first `count` batches without decoding them; must be called before iteration begins."""
+        assert self._batches is None, "iteration has begun"
         self._next = count
         return self
 
@@ -158,8 +184,8 @@ class SplitBatches(Iterator[Batch]):
         window, size = options.eval_window(self._dataset.short_side, num_crops), options.crop_size
         ends = np.cumsum(self._counts)
         first_row = first_batch * self._batch_size
-        first_video = int(np.searchsorted(ends, first_row, side="right"))  # of this host's
-        # Of that video, the clips that were in the batches before.
+        first_video = int(np.searchsorted(ends, first_row, side="right"))  # among this host's videos
+        # Clips of that video that belong to skipped batches.
         done = first_row - int(ends[first_video - 1] if first_video else 0) if first_video < len(ends) else 0
         first_example = self._host + first_video * self._hosts
 
@@ -205,16 +231,16 @@ class SplitBatches(Iterator[Batch]):
         for _ in range(first_batch, self._num_batches):
             batch = list(itertools.islice(rows, self._batch_size))
             yield {name: np.array([row[name] for row in batch]) for name in nothing if name != "name"} | {
-                "name": np.array([row["name"] for row in batch], object)  # else NumPy would cut zeros off their ends
+                "name": np.array([row["name"] for row in batch], object)  # NumPy's bytes type would strip trailing zeros
             }
 
 
-@functools.lru_cache(maxsize=4)  # asked again for every part of a split
+@functools.lru_cache(maxsize=4)  # called for every shard of a split
 def _tiles(dataset: VideoDataset, split: str, options: ClipOptions) -> np.ndarray:
-    """How many tiled clips each video has."""
+    """Return the number of tiled clips of each video."""
     frames, rates = dataset.facts(split, "num_frames").tolist(), dataset.facts(split, "fps").tolist()
 
-    @functools.cache  # most videos have one of few lengths
+    @functools.cache  # most videos share one of a few lengths
     def count(num_frames: int, fps: float) -> int:
         return len(options.eval_views(Video(num_frames, fps, 1, 1), EvalViews()))
 

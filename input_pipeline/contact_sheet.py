@@ -1,4 +1,4 @@
-"""Clips as a picture to look at: one strip of frames each, with its label."""
+"""Contact sheet of clips: one strip of frames per clip, with its title."""
 
 import io
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ from timesformer_jax.printable import printable
 
 
 def draw_clips(path: epath.Path, clips: UInt8[ndarray, "B T H W 3"], titles: Sequence[str]) -> None:
-    """Writes a PNG with a row for each clip, its frames from left to right and its title above.
+    """Write a PNG with a row per clip: its frames from left to right, with its title above.
 
-    Raises `InputError` where matplotlib isn't installed, or `path` can't be written.
+    Raises:
+        InputError: If matplotlib isn't installed, or `path` can't be written.
     """
     try:
         from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ def draw_clips(path: epath.Path, clips: UInt8[ndarray, "B T H W 3"], titles: Seq
         axis.imshow(strip, interpolation="nearest")
         axis.set_title(printable(title), fontsize=9, loc="left", parse_math=False)
         axis.axis("off")
-    picture = io.BytesIO()  # matplotlib writes to no bucket
+    picture = io.BytesIO()  # matplotlib can't write to a bucket
     figure.savefig(picture, dpi=100, format="png")
     try:
         write_whole(path, picture.getvalue())

@@ -1,4 +1,4 @@
-"""The data sets that a config can name, prepared on first use."""
+"""Data sets that a config can name, prepared on first use."""
 
 import dataclasses
 import functools
@@ -73,7 +73,7 @@ def _videos(
     if name in OWN:
         builder = prepared(BUILDERS[name], base, data_dir, complete=OWN[name](base, folder, layout), check=check, share=share)
     else:
-        # What is as it would be anyway stays out of the name, so that `tfds build` and `main.py` find each other's data.
+        # Default values stay out of the config's name, so that `tfds build` and `main.py` find each other's data.
         layout = {field: value for field, value in layout.items() if value != parameters[field].default}
         builder = prepared(BUILDERS[name], dataclasses.replace(base, name="", layout=layout), data_dir, share=share)
     opened: Any = builder.builder_config
@@ -86,7 +86,7 @@ def _videos(
     )
     expected, found = EXPECTED_CLASSES[name], len(dataset.label_names)
     if expected not in (None, found):
-        log.warning("%s has %d labels here, and %d in all: published weights won't fit.", name, found, expected)
+        log.warning("%s has %d labels here instead of %d: published weights won't fit.", name, found, expected)
     return dataset
 
 
@@ -108,28 +108,29 @@ def _list_config(base: VideoConfig, root: Path | None, layout: dict[str, Any]) -
 
 
 OWN = {"video_folder": _folder_config, "video_list": _list_config}
-"""Data sets without a published list -> (config, root, other fields of `data`) to a function that lists the videos, which their
-config's name depends on."""
+"""Maps each data set without a published list to a function of (config, root, other fields of `data`), which returns a function
+that lists the videos and completes the config."""
 
 DATASETS: dict[str, Callable[..., VideoDataset]] = {
     "moving_digits": _moving_digits,
     **{name: functools.partial(_videos, name) for name in BUILDERS},
 }
-"""`data.name` -> a function whose keyword arguments are the other keys of the config's `data`."""
+"""Maps `data.name` to a function whose keyword arguments are the other fields of the config's `data`."""
 
 
 def open_dataset(*, name: str, check: CheckLabels | None = None, **options: Any) -> VideoDataset:
     """Open the data set `name`, prepared on first use.
 
     Args:
-      name: a key of `DATASETS`.
-      check: called before a user's own videos are prepared, which can take long, with the label names and whether a video may
-        have several; it may raise `InputError`.
-      options: the other fields of `data`; `data_dir`: where the data are prepared (None: TFDS's own folder, or $TFDS_DATA_DIR).
+        name: A key of `DATASETS`.
+        check: Called before a user's own videos are prepared, which can take long, with the label names and whether a video may
+            have several; may raise `InputError`.
+        options: The other fields of `data`. `data_dir` is the folder for prepared data; None for $TFDS_DATA_DIR or TFDS's
+            default.
 
     Raises:
-      InputError: for options or videos that can't work.
-      SharePrepared: with `shard`, once that share of the data is prepared.
+        InputError: If the options or the videos are invalid.
+        SharePrepared: Once a share of the data is prepared, if `shard` is given.
     """
     if name not in DATASETS:
         raise InputError(f"data.name must be one of {', '.join(DATASETS)}, got {name!r}.")

@@ -1,7 +1,7 @@
-"""What is known of every record of a prepared split without reading it: name, labels, number of frames, rate and sizes.
+"""Facts of a prepared split's records that are available without reading them: name, labels, number of frames, rate and sizes.
 
-The facts are in SPLIT.facts.npz next to the records. Data of older versions, and those that Beam prepared, lack it: it is made
-from the records when it is first asked for, which reads all of them once.
+They are stored in SPLIT.facts.npz next to the records. Data prepared by older versions or by Beam lack this file; it is created
+on first use, which reads all records once.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from timesformer_jax.progress import Progress
 from timesformer_jax.state_files import digest_of, reading
 
 RECORDS = "records"
-"""Array with the fingerprint of the records that the facts are of."""
+"""Name of the array with the fingerprint of the records that the facts describe."""
 DIGEST_LENGTH = len(digest_of(b""))
 
 
 class SplitFacts:
-    """The facts of a split's records as columns.
+    """Facts of a split's records as columns.
 
     Args:
-      columns: name -> the values of all records one after the other, and where those of each record end.
+        columns: Maps each name to the concatenated values of all records, and the end of each record's values among them.
     """
 
     def __init__(self, columns: Mapping[str, tuple[np.ndarray, np.ndarray]]):
@@ -36,22 +36,22 @@ class SplitFacts:
         return name in self._columns
 
     def lists(self, name: str) -> list[list[Any]]:
-        """The values of each record, such as those of `labels`."""
+        """Return the list of values of each record, for facts such as `labels`."""
         values, ends = self._columns[name]
         return [values[begin:end].tolist() for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)]
 
     def scalars(self, name: str) -> np.ndarray:
-        """The one value of each record: numbers, or text as objects."""
+        """Return the single value of each record: numbers, or text as objects."""
         return self._columns[name][0]
 
 
 def facts_path(folder: Any, split: str) -> epath.Path:
-    """Where the facts of a split are kept, next to the records."""
+    """Return the path of a split's facts, next to the records."""
     return epath.Path(folder) / f"{split}.facts.npz"
 
 
 def make_facts(rows: Iterable[Facts]) -> SplitFacts:
-    """Columns from the facts of each record."""
+    """Collect the facts of each record into columns."""
     values: dict[str, list[Any]] = {}
     counts: dict[str, list[int]] = {}
     for row in rows:
@@ -69,9 +69,15 @@ def _array(values: list[Any]) -> np.ndarray:
 
 
 def save_facts(folder: Any, split: str, facts: SplitFacts, fingerprint: str) -> None:
-    """Write the facts of the records with this fingerprint; text as UTF-8 in one array, with where each ends.
+    """Write the facts of a split.
 
-    A digest of everything follows the arrays.
+    Text is stored as one array of UTF-8 bytes and an array of ends. A digest of everything follows the arrays.
+
+    Args:
+        folder: Folder of the prepared data.
+        split: Name of the split.
+        facts: Facts of the split's records.
+        fingerprint: Fingerprint of these records.
     """
     arrays: dict[str, np.ndarray] = {RECORDS: np.frombuffer(fingerprint.encode(), np.uint8)}
     for name, (values, ends) in facts._columns.items():
@@ -88,7 +94,7 @@ def save_facts(folder: Any, split: str, facts: SplitFacts, fingerprint: str) -> 
 
 
 def read_facts(folder: Any, split: str, fingerprint: str) -> SplitFacts | None:
-    """The facts of the records with this fingerprint; None if they aren't there, are damaged or of other records."""
+    """Read the facts of a split; returns None if they are missing, damaged or of records with another fingerprint."""
     path = facts_path(folder, split)
     if not path.exists():
         return None
@@ -113,11 +119,11 @@ def _values(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def facts_of_split(folder: Any, split: str, records: Any) -> SplitFacts:
-    """The facts next to `records`, or made from them and kept for the next time."""
+    """Read the facts next to `records`, or make them from the records and save them."""
     found = read_facts(folder, split, records.fingerprint)
     if found is None:
-        found = make_facts(_read(records, f"Names and frame counts of '{split}', which is done once"))
-        with contextlib.suppress(OSError):  # someone else's folder: they are made again next time
+        found = make_facts(_read(records, f"Names and frame counts of '{split}', which are read once"))
+        with contextlib.suppress(OSError):  # a read-only folder: they are made again next time
             save_facts(folder, split, found, records.fingerprint)
     return found
 
@@ -130,7 +136,7 @@ def _read(records: Sequence[Any], title: str) -> Iterable[Facts]:
 
 
 def facts_of_example(example: Any) -> Facts:
-    """The facts of a parsed `tf.train.Example`."""
+    """Return the facts of a parsed `tf.train.Example`."""
     facts: Facts = {}
     for name, feature in example.features.feature.items():
         values = getattr(feature, feature.WhichOneof("kind") or "int64_list").value

@@ -1,4 +1,4 @@
-"""Stored frames -> uint8 windows: only the frames and the part of the picture that were asked for."""
+"""Decoding of stored frames into uint8 windows, limited to the requested frames and region."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from timesformer_jax.video.encoding import decode_h264, packets_needed
 
 
 def _jpeg_frames(pictures: tf.Tensor, numbers: tf.Tensor, frames: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """The pixels in `box` of JPEG pictures, decoded by TensorFlow; the rest of the picture isn't."""
+    """Decode only the pixels in `box` of JPEG images, with TensorFlow."""
     return tf.map_fn(
         lambda picture: tf.io.decode_and_crop_jpeg(picture, tf.cast(box, tf.int32), channels=3, dct_method="INTEGER_ACCURATE"),
         pictures,
@@ -20,7 +20,7 @@ def _jpeg_frames(pictures: tf.Tensor, numbers: tf.Tensor, frames: tf.Tensor, box
 
 
 def _h264_frames(packets: tf.Tensor, numbers: tf.Tensor, frames: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """The pixels in `box` of the frames that the packets hold, decoded by PyAV, which lets other threads run meanwhile."""
+    """Decode H.264 packets with PyAV, which releases the GIL, and return the pixels in `box` of the frames."""
 
     def decode(packets: Any, numbers: Any, frames: Any, box: Any) -> np.ndarray:
         top, left, height, width = box.tolist()
@@ -34,13 +34,22 @@ DECODERS: dict[str, tuple[Callable[[list[int]], list[int]], Callable[..., tf.Ten
     "jpeg": (lambda frames: frames, _jpeg_frames),
     "h264": (lambda frames: packets_needed(frames, KEY_FRAME_EVERY), _h264_frames),
 }
-"""Codec -> which entries of the stored list are needed for some frames (ascending, each once), and the function (entries,
-their numbers, frames, box (top, left, height, width)) -> uint8 `[frames, height, width, 3]`."""
+"""Maps each codec to two functions.
+
+The first returns the entries of the stored list that are needed for some frames (ascending, without duplicates). The second
+decodes them: (entries, their numbers, frames, box (top, left, height, width)) to uint8 `[frames, height, width, 3]`.
+"""
 
 
 def cut_windows(frames: tf.Tensor, which: tf.Tensor, corners: tf.Tensor, size: int) -> tf.Tensor:
-    """Windows uint8 `[views, T, size, size, 3]` out of frames `[frames, H, W, 3]`: view v takes the frames `which[v]` `[T]`,
-    and `size` x `size` pixels from the corner `corners[v]` (top, left) on; zeros where the picture ends before."""
+    """Cut windows uint8 `[views, T, size, size, 3]` out of frames, padded with zeros where a window extends past the frame.
+
+    Args:
+        frames: Frames uint8 `[frames, H, W, 3]`.
+        which: Positions in `frames` of each view's frames, `[views, T]`.
+        corners: (top, left) of each view's window, `[views, 2]`.
+        size: Side of the windows in pixels.
+    """
 
     def cut(view: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         chosen, corner = view

@@ -1,7 +1,7 @@
-"""Videos of a data set that couldn't be read or aren't there, and damaged ones that are used.
+"""Lists of a data set's missing and unreadable videos, which are skipped, and of damaged ones, which are used.
 
-TFDS's metadata have their numbers and the first of them; the whole lists, which can have a million names, are in
-`left_out.json.gz`, read when they are asked for. Older versions kept the whole lists in the metadata.
+TFDS's metadata hold the counts and a few examples. The full lists, which can have a million names, are in `left_out.json.gz`
+and read on demand. Older versions kept the full lists in the metadata.
 """
 
 import dataclasses
@@ -24,11 +24,11 @@ EXAMPLES = 10
 
 @dataclasses.dataclass
 class LeftOut:
-    """All of them.
+    """Full lists of skipped and damaged videos.
 
     Attributes:
-      videos: split -> name -> why it was left out.
-      damaged: name -> number of damaged places in a video that is used.
+        videos: Maps each split to a dict from the name of a skipped video to the reason.
+        damaged: Maps the name of each damaged video that is used to its number of damaged places.
     """
 
     videos: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
@@ -36,7 +36,7 @@ class LeftOut:
 
 
 def write_left_out(folder: Any, found: LeftOut) -> dict[str, Any]:
-    """Write the whole lists; returns what the metadata say of them."""
+    """Write the full lists; returns their summary for the metadata."""
     text = json.dumps(dataclasses.asdict(found), ensure_ascii=False)
     write_whole(epath.Path(folder) / FILE, gzip.compress(text.encode(), compresslevel=5, mtime=0))
     return {
@@ -52,8 +52,8 @@ def _first(videos: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_left_out(folder: Any, metadata: Mapping[str, Any]) -> LeftOut:
-    """The whole lists."""
-    if "num_left_out" not in metadata:  # of an older version
+    """Read the full lists."""
+    if "num_left_out" not in metadata:  # from an older version
         videos = {split: dict(names) for split, names in metadata.get("left_out", {}).items()}
         return LeftOut(videos, dict(metadata.get("damaged", {})))
     path = epath.Path(folder) / FILE

@@ -1,8 +1,8 @@
 """`moving_digits`: handwritten digits that move over textured backgrounds; nothing is downloaded.
 
-Each clip has two labels: which digit (any frame tells) and which of eight motions. A motion and its reversal are the same
-frames in opposite order, so no single frame tells the motion, nor does the set of all frames: whoever ignores their order
-can tell four axes apart but not the two directions along one, and is right half of the time at most.
+Each clip has two labels: the digit, which any frame shows, and one of eight motions. A motion and its reversal have the same
+frames in opposite order, so neither a single frame nor the unordered set of frames determines the motion. A model that ignores
+the order can distinguish the four axes but not the two directions along each, and is right at most half of the time.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from timesformer_jax.extras import MissingPackageError
 
 FRAME_SIZE, DIGIT_SIZE, NUM_FRAMES = 32, 16, 8
 VISIBLE = 0.2
-"""Of a pixel's opacity: from here on it belongs to the digit's box."""
+"""Opacity above which a pixel belongs to the digit's box."""
 NUM_VALIDATION_DIGITS = 360
-"""The last 360 of scikit-learn's 1,797 images are for validation clips alone."""
+"""Images reserved for validation clips: the last 360 of scikit-learn's 1,797."""
 
 MOTIONS: dict[str, tuple[tuple[int, int], bool]] = {
     "right": ((0, 1), False),
@@ -32,14 +32,14 @@ MOTIONS: dict[str, tuple[tuple[int, int], bool]] = {
     "down_left": ((1, -1), False),
     "up_right": ((1, -1), True),
 }
-"""Motion -> its axis as (rows, columns) and whether the clip is played backwards."""
+"""Maps each motion to its axis as (rows, columns), and whether the clip is played backwards."""
 
 _SEEDS = {"train": 0, "val": 1}
 
 
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits, enlarged to `[1797, DIGIT_SIZE, DIGIT_SIZE]` opacities in [0, 1], and their labels."""
+    """Load scikit-learn's digits, enlarged to `[1797, DIGIT_SIZE, DIGIT_SIZE]` opacities in [0, 1], and their labels."""
     from scipy.ndimage import zoom
 
     try:
@@ -55,7 +55,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _texture(random: np.random.Generator) -> np.ndarray:
-    """A coloured background `[FRAME_SIZE, FRAME_SIZE, 3]`, values 0 to about 0.6: three waves of random direction and pitch."""
+    """Draw a coloured background `[FRAME_SIZE, FRAME_SIZE, 3]`, 0 to about 0.6: three waves of random direction and pitch."""
     rows, columns = np.mgrid[:FRAME_SIZE, :FRAME_SIZE] / FRAME_SIZE
     waves = np.zeros((FRAME_SIZE, FRAME_SIZE, 3))
     for _ in range(3):
@@ -73,12 +73,12 @@ class _Clip(NamedTuple):
 
 
 def draw_clip(split: str, index: int) -> tuple[np.ndarray, int, str]:
-    """Clip `index` of a split: frames uint8 `[T, H, W, 3]`, digit, motion. The same arguments always give the same clip."""
+    """Draw clip `index` of a split: frames uint8 `[T, H, W, 3]`, digit and motion. Deterministic in its arguments."""
     return _draw(split, index)[:3]
 
 
 def digit_boxes(split: str, index: int) -> Int[ndarray, "T 4"]:
-    """Where the digit of clip `index` is: (top, left, bottom, right) in pixels, in each frame."""
+    """Return the box of the digit in each frame of clip `index`: (top, left, bottom, right) in pixels."""
     return _draw(split, index).boxes
 
 
@@ -112,12 +112,17 @@ def _draw(split: str, index: int) -> _Clip:
 
 @dataclasses.dataclass(kw_only=True)
 class MovingDigitsConfig(tfds.core.BuilderConfig):
-    """How many clips of each split are drawn, and how many frames of each are kept: the middle ones.
+    """Size of the data set.
 
-    An even number, so that a motion and its reversal still are the same frames.
+    Attributes:
+        name: Name of the config, derived from the other fields.
+        train_clips: Clips of the split "train".
+        val_clips: Clips of the split "val".
+        num_frames: Frames of each clip, taken from its middle. Must be even, so that a motion and its reversal still have the
+            same frames.
     """
 
-    name: str = ""  # follows from the others
+    name: str = ""
     train_clips: int = 12_000
     val_clips: int = 1_000
     num_frames: int = NUM_FRAMES
@@ -128,13 +133,13 @@ class MovingDigitsConfig(tfds.core.BuilderConfig):
 
     @property
     def middle(self) -> slice:
-        """The frames that are kept."""
+        """Frames to keep."""
         first = (NUM_FRAMES - self.num_frames) // 2
         return slice(first, first + self.num_frames)
 
 
 class MovingDigits(tfds.core.GeneratorBasedBuilder):
-    """Digits in motion: `video` (JPEG frames), `digit`, `motion`, `fps`, `name`."""
+    """TFDS builder of `moving_digits`: `video` (JPEG frames), `digit`, `motion`, `fps`, `height`, `width` and `name`."""
 
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES: ClassVar = {"1.1.0": "Sizes are features."}

@@ -1,4 +1,4 @@
-"""Former place of `timesformer_jax.augment`, kept for one release."""
+"""Former location of `timesformer_jax.augment`, kept for one release."""
 
 from timesformer_jax.augment.prepare import CHANGES, WINDOW_AXES, PixelOptions, prepare_eval, prepare_training
 from timesformer_jax.augment.sides import sides_matter

@@ -1,7 +1,8 @@
-"""Writing a large data set: encoded by many processes, put together by one, and going on where it was interrupted.
+"""Resumable preparation of a large data set, encoded by many processes and written by one.
 
-Each split is written in parts of about `PART_BYTES`; a part counts once its own note stands beside it. An interrupted
-preparation leaves its whole parts, and the next one begins behind them. Several machines can prepare a share of each split.
+Each split is written as record files of about `PART_BYTES` bytes. A record file is complete once its note file exists. An
+interrupted preparation keeps its complete record files, and the next one resumes after them. Several machines can each prepare
+a share of every split.
 """
 
 import contextlib
@@ -32,14 +33,29 @@ from timesformer_jax.state_files import DamagedFileError, read_json, write_json
 from timesformer_jax.video import UnreadableVideoError
 
 PART_BYTES = 128 << 20
-ENTRIES_BEFORE_A_FORECAST = 16  # and between one and the next
+ENTRIES_BEFORE_A_FORECAST = 16  # and between forecasts of the disk space
 
 
 COPY_BYTES = 1 << 18
 
 
 class Part:
-    """A file of records and, beside it, its note: which entries it holds, where its records are, who was left out."""
+    """A record file and its note file, which lists the entries it covers, the places of its records and skipped videos.
+
+    Args:
+        folder: Folder of the record files.
+        number: Number of the record file in it.
+
+    Attributes:
+        records: Path of the record file.
+        end: Number of entries processed up to the end of this file, earlier files included.
+        places: (begin, length) of each record in bytes.
+        left_out: Maps the name of each skipped video to the reason.
+        damaged: Maps the name of each damaged video to its number of damaged places.
+        facts: Facts of the records while the file is written; afterwards `read_facts` reads them, which saves memory.
+        has_facts: Whether the note holds the facts, which older versions did not write.
+        num_bytes: Bytes of the records themselves.
+    """
 
     def __init__(self, folder: epath.Path, number: int):
         self.records = folder / f"{number:05d}.tfrecord"
@@ -49,19 +65,16 @@ class Part:
         self.left_out: dict[str, str] = {}
         self.damaged: dict[str, int] = {}
         self.facts: list[Facts] = []
-        """Those of the records while they are written; later `read_facts` has them, and memory is spared."""
         self.has_facts = True
-        """Whether the note has the facts: older versions kept none."""
         self.num_bytes = 0
-        """Bytes of the records themselves."""
 
     def read(self) -> bool:
-        """Whether the part is whole; takes over what its note says."""
-        if not (self._note.exists() and self.records.exists()):  # the records leave first, when everything is whole
+        """Load the note; returns True if the record file is complete."""
+        if not (self._note.exists() and self.records.exists()):  # finished data sets move the record files out first
             return False
         try:
             note = read_json(self._note, remedy="it is made again")
-        except DamagedFileError:  # cut, or empty: the disk lost something
+        except DamagedFileError:  # truncated or empty after a failure of the disk
             return False
         if note.keys() not in ({*_NOTED}, {*_NOTED} - {"facts"}):
             return False
@@ -75,11 +88,11 @@ class Part:
         self.facts = []
 
     def read_facts(self) -> list[Facts]:
-        """The facts of the records, from the note."""
+        """Read the facts of the records from the note."""
         return read_json(self._note, remedy="start the same command again", fields={"facts": list})["facts"]
 
     def add(self, written: Written) -> None:
-        """Count the records of a video, which the file now ends with."""
+        """Register the records of a video that have been appended to the file."""
         for length in written.lengths:
             self.places.append((self.file_bytes + HEADER_BYTES, length))
             self.num_bytes += length
@@ -87,7 +100,7 @@ class Part:
 
     @property
     def file_bytes(self) -> int:
-        """Where the next record would begin."""
+        """Size of the record file, and so the offset of the next record."""
         return self.num_bytes + len(self.places) * (HEADER_BYTES + FOOTER_BYTES)
 
 
@@ -96,7 +109,14 @@ _NOTED = ("end", "places", "left_out", "damaged", "facts")
 
 @dataclasses.dataclass
 class _State:
-    """How far the preparation of a share is: its parts, and what they hold together."""
+    """Progress of the preparation of a share.
+
+    Attributes:
+        parts: Complete record files.
+        done: Videos processed.
+        num_bytes: Bytes of the records.
+        unreadable: Videos skipped because they can't be read.
+    """
 
     parts: list[Part] = dataclasses.field(default_factory=list)
     done: int = 0
@@ -111,16 +131,17 @@ class _State:
 
 
 class Preparation:
-    """The preparation of one split.
+    """Preparation of one split.
 
     Args:
-      entries: its videos, with the numbers of their labels.
-      storage: how they are kept.
-      several: whether a video may have any number of labels.
-      folder: where the parts are written.
-      title: what the progress is called.
-      written_as: text that changes whenever the records would, such as with the order of the classes.
-      num_workers: processes that encode; 0 for one a core.
+        entries: Videos of the split, with the numbers of their labels.
+        storage: Codec and size of the stored videos.
+        folder: Folder for the record files.
+        several: Whether a video may have any number of labels.
+        title: Title of the progress report.
+        written_as: Text that changes whenever the records would change for reasons not in `entries` and `storage`, such as
+            the order of the classes.
+        num_workers: Number of encoding processes; 0 for one per core.
     """
 
     def __init__(
@@ -136,13 +157,17 @@ class Preparation:
     ):
         self._storage, self._several, self._title, self._num_workers = storage, several, title, num_workers
         self._mixed = sorted(entries, key=lambda video: hashlib.sha256(os.fsencode(video.entry.name)).digest())
-        # The folder belongs to these files, as they are now, in this storage: what an interrupted preparation has made of
-        # others, or of the same ones with other classes, is none of ours.
+        # The folder's name is a digest of these files as they are now, the storage and the classes, so that record files of
+        # an interrupted preparation are reused only if all of these are unchanged.
         facts = [ascii((storage, written_as)), *facts_of_all([video.entry for video in self._mixed])]
         self._folder = folder / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
     def write_all(self) -> list[Part]:
-        """All parts in order: those that are there, of whatever number of shares has most of them, and the rest."""
+        """Write the split's record files and return them in order.
+
+        Existing record files are reused. If they come from preparations with different numbers of shares, the number of shares
+        with the most videos done is resumed.
+        """
         counts = [1, *(int(path.name.partition("_")[0]) for path in self._folder.glob("*_shares"))]
         ways = [[Share(number, count) for number in range(1, count + 1)] for count in sorted(counts)]
         shares = ways[0]
@@ -151,11 +176,12 @@ class Preparation:
         return [part for share in shares for part in self.write(share)]
 
     def write(self, share: Share) -> list[Part]:
-        """The parts of a share, in an order that mixes the videos; goes on behind the parts that are there.
+        """Write the record files of a share, with the videos in mixed order, resuming after those that exist.
 
-        Files that can't be read are named in their part's `left_out`, files with damaged places in `damaged`.
+        Unreadable videos are listed in `left_out` of their record file, damaged ones in `damaged`.
 
-        Raises `InputError` if the disk is too small, or full, and if reading fails for reasons that aren't the file's.
+        Raises:
+            InputError: If the disk is too small or full, or if reading fails for reasons that have nothing to do with the file.
         """
         mine, folder = self._mixed[share.of(len(self._mixed))], share.folder(self._folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -200,7 +226,7 @@ class Preparation:
         return state.parts
 
     def _found(self, share: Share) -> _State:
-        """The parts of a share that are whole."""
+        """Find the complete record files of a share."""
         folder, state = share.folder(self._folder), _State()
         while (part := Part(folder, len(state.parts))).read():
             state.add(part)
@@ -208,7 +234,7 @@ class Preparation:
 
     @staticmethod
     def _take(part: Part, file: Any, entry: Entry, written: Written | InputError) -> None:
-        """Add what a process has made of a video to a part."""
+        """Append the records that a process has written for a video to a record file."""
         part.end += 1
         if isinstance(written, InputError):
             _check_costs_one_video(entry, written)
@@ -232,14 +258,16 @@ def _prepared(
 
 @contextlib.contextmanager
 def _passing(folder: epath.Path) -> Iterator[str]:
-    """A folder for the files by which processes pass records on: on the disk of the data, which has to have room for them
-    anyway, or a temporary one for data in a bucket."""
+    """Create a folder for the files in which worker processes hand over their records.
+
+    It is on the disk of the data, which needs room for them anyway, or a temporary folder if the data are in a bucket.
+    """
     if "://" in os.fspath(folder):
         with tempfile.TemporaryDirectory() as temporary:
             yield temporary
         return
     path = Path(os.fspath(folder)) / "passing"
-    shutil.rmtree(path, ignore_errors=True)  # of a preparation that was killed
+    shutil.rmtree(path, ignore_errors=True)  # left by a killed preparation
     path.mkdir()
     try:
         yield os.fspath(path)
@@ -248,7 +276,7 @@ def _passing(folder: epath.Path) -> Iterator[str]:
 
 
 def _check_costs_one_video(entry: Entry, error: InputError) -> None:
-    """Raise an error that isn't about one video alone, which could be left out."""
+    """Raise `error` unless it concerns only this video, which can then be skipped."""
     if not isinstance(error, UnreadableVideoError | CrashError):
         raise error
     if not Path(entry.path).parent.exists():
@@ -256,14 +284,14 @@ def _check_costs_one_video(entry: Entry, error: InputError) -> None:
 
 
 def _check_space(folder: epath.Path, written: int, done: int, total: int, share: Share) -> None:
-    """Raises `InputError` once it can be foreseen that the disk won't hold all of it, the shares of other machines included.
+    """Raise `InputError` if the disk is forecast to be too small for the whole split, other machines' shares included.
 
     Args:
-      folder: on the disk.
-      written: bytes so far.
-      done: videos so far.
-      total: videos of the share.
-      share: of how many.
+        folder: Folder on the disk.
+        written: Bytes written so far.
+        done: Videos done so far.
+        total: Videos of the share.
+        share: The share of this machine.
     """
     if "://" in os.fspath(folder):
         return
@@ -278,5 +306,5 @@ def _check_space(folder: epath.Path, written: int, done: int, total: int, share:
 
 
 def places_of(parts: Iterable[Part]) -> list[np.ndarray]:
-    """Where the records of each part are, as `Records` wants it."""
+    """Return the places of the records in each record file, in the form that `save_index` takes."""
     return [np.array(part.places, np.int64).reshape(-1, 2) for part in parts]

@@ -1,4 +1,4 @@
-"""A builder with its data on disk: found there, or written by the first process while the others wait."""
+"""Builders with their data on disk, which the first process prepares if necessary while the others wait."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ from timesformer_jax.state_files import refuse
 log = logging.getLogger("timesformer_jax")
 
 CheckLabels = Callable[[Sequence[str], bool], None]
-"""Called with a data set's label names and whether a video may have several; may raise `InputError`."""
+"""Function called with a data set's label names and whether a video may have several; may raise `InputError`."""
 
 
 def prepared(
@@ -36,11 +36,22 @@ def prepared(
     check: CheckLabels | None = None,
     share: Share | None = None,
 ) -> tfds.core.DatasetBuilder:
-    """The builder, with its data on disk: listed, compared with their source and written by the first process while the others
-    wait.
+    """Return a builder whose data are on disk.
 
-    `complete`: lists the videos where the config's name depends on them; else `base` is the config. `check`: as for
-    `open_dataset`. `share`: which part of unprepared data to write, after which `SharePrepared` is raised.
+    The first process lists the videos, compares prepared data with their source, and writes unprepared data, while the other
+    processes wait.
+
+    Args:
+        builder_class: Class of the builder.
+        base: Config of the builder, to be completed by `complete` if that is given.
+        data_dir: Folder for prepared data; None for TFDS's default.
+        complete: Lists the videos and returns the config; needed if the config's name depends on the videos.
+        check: Called before data are prepared, as in `open_dataset`.
+        share: Share of unprepared data to write.
+
+    Raises:
+        InputError: If the data can't be prepared, are damaged, or differ from their source.
+        SharePrepared: Once `share` is written, if it isn't everything.
     """
     data_dir = data_dir and os.path.expanduser(data_dir)
     check_utf8("data.data_dir", data_dir or "")
@@ -55,7 +66,7 @@ def prepared(
     here: list[tfds.core.DatasetBuilder] = []
 
     def prepare() -> dict[str, Any]:
-        """Add the builder to `here`; returns what other processes need in order to open the same data."""
+        """Add the builder to `here`; returns the config's fields that other processes need to open the same data."""
         config = base if complete is None else complete()
         builder = _open(builder_class, config, data_dir)
         if isinstance(config, VideoConfig):
@@ -89,7 +100,7 @@ def prepared(
 def _open(
     builder_class: type[tfds.core.DatasetBuilder], config: tfds.core.BuilderConfig, data_dir: str | None
 ) -> tfds.core.DatasetBuilder:
-    listed = builder_class.builder_configs.get(config.name, config)  # TFDS wants its own object where it lists the name
+    listed = builder_class.builder_configs.get(config.name, config)  # TFDS expects its own object for a listed name
     builder = builder_class(data_dir=data_dir, config=listed)
     if isinstance(config, VideoConfig):
         known: Any = builder.builder_config
@@ -98,7 +109,7 @@ def _open(
 
 
 def _known(builder: tfds.core.DatasetBuilder, config: VideoConfig, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """The builder of the same videos as a folder of another name, or an older version, has prepared them; else `builder`."""
+    """Return the builder of the same videos prepared under another folder name or by an older version, or `builder` itself."""
     if config.listing is None or builder.is_prepared():
         return builder
     title, _, digest = config.name.rpartition("_")
@@ -110,7 +121,7 @@ def _known(builder: tfds.core.DatasetBuilder, config: VideoConfig, data_dir: str
 
 
 def _write(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """The builder with its data prepared, by this process or by another one meanwhile."""
+    """Prepare the data, unless another process has done so in the meantime, and return a builder that finds them."""
     config: Any = builder.builder_config
     _check_root(builder)
     with alone(builder.data_path):
@@ -119,7 +130,7 @@ def _write(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> tfds.core
             return again
         _delete_unfinished(epath.Path(builder.data_path))
         log.info("Preparing the data set in %s; this is done once.", builder.data_path)
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its sizes, which are unknown here
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints download sizes, which are unknown here
             try:
                 builder.download_and_prepare()
             except OSError as error:
@@ -138,7 +149,7 @@ def _write_share(builder: Any, share: Share) -> NoReturn:
 
 
 def _check_root(builder: tfds.core.DatasetBuilder) -> None:
-    """Raises `InputError` if nobody said where the videos of unprepared data are."""
+    """Raise `InputError` if data are unprepared and the folder of their videos isn't given."""
     config: Any = builder.builder_config
     if isinstance(config, VideoConfig) and config.root is None and config.listing is None:
         raise InputError(
@@ -148,21 +159,21 @@ def _check_root(builder: tfds.core.DatasetBuilder) -> None:
 
 
 def _check_info(builder: tfds.core.DatasetBuilder) -> None:
-    """Raises `InputError` if prepared data have lost TFDS's description of them: TFDS would take them for empty splits."""
+    """Raise `InputError` if prepared data lack TFDS's description; TFDS would treat their splits as empty."""
     folder = epath.Path(builder.data_path)
     if folder.exists() and not (folder / "dataset_info.json").exists():
         refuse(folder / "dataset_info.json", "it is missing", f"delete {folder} to prepare the data again")
 
 
 def _delete_unfinished(folder: epath.Path) -> None:
-    """Delete what killed preparations of the same data have left: TFDS writes into folders of random names and renames them."""
+    """Delete the leftovers of killed preparations: TFDS writes into folders with random names and renames them at the end."""
     left = list(folder.parent.glob(f"incomplete.*_{folder.name}")) if folder.parent.exists() else []
     for path in left:
         path.rmtree()
 
 
 def _check(builder: tfds.core.DatasetBuilder, config: VideoConfig) -> None:
-    """Compare what is prepared with what is in `data.root` now; raises `InputError` if it is something else."""
+    """Raise `InputError` if the prepared data differ from the current contents of `data.root`."""
     root = None if config.root is None else Path(config.root)
 
     def read() -> Contents:

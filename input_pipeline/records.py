@@ -1,8 +1,8 @@
-"""Any example of a prepared split by its number, read from the TFRecord files that TFDS writes.
+"""Random access to the examples of a prepared split, in the TFRecord files that TFDS writes.
 
-A record file is a run of records, each 8 bytes of length, 4 of checksum, the data, 4 of checksum. Knowing where each begins, an
-epoch can be any permutation and a run can go on anywhere: nothing has to be read past, and no buffer has to be filled. Both
-checksums of a record are compared whenever it is read.
+A record consists of 8 bytes of length, 4 of checksum, the data, and 4 of checksum. With an index of the records' offsets, an
+epoch can be any permutation and a run can resume anywhere, without skipping through files or filling a shuffle buffer. Both
+checksums are verified on every read.
 """
 
 import contextlib
@@ -31,24 +31,25 @@ except ImportError:  # Windows
     resource = None
 
 OPEN_FILES = 256
-"""Most files of a split that are held open: a large data set has more than a process may open."""
+"""Largest number of a split's files to keep open, since a large data set has more files than a process may open."""
 SHARE_OF_FILES = 4
-"""A split holds at most one in so many of the files that the process may open (`ulimit -n`)."""
+"""A split keeps open at most 1 / `SHARE_OF_FILES` of the files that the process may open (`ulimit -n`)."""
 DIGEST_BYTES = 16
 
 Places = Int[ndarray, "examples 2"]
-"""Where each record's data begin in its file, and how long they are."""
+"""(begin, length) of each record's data in its file, in bytes."""
 
 
 def index_path(folder: str, split: str) -> epath.Path:
-    """Where the places of a split's records are kept, beside the records."""
+    """Return the path of a split's index of records, next to the records."""
     return epath.Path(folder) / f"{split}.records.npy"
 
 
 def save_index(folder: str, split: str, places: Iterable[Places]) -> str:
-    """Keeps the places of every file's records, so that nobody has to look for them again; a digest follows the array.
+    """Save an index of the records' places, followed by its digest, so that files need not be scanned again.
 
-    Returns the records' `fingerprint`.
+    Returns:
+        The records' `fingerprint`.
     """
     rows = [np.concatenate([np.full((len(part), 1), file), part], axis=1) for file, part in enumerate(places)]
     content = io.BytesIO()
@@ -68,14 +69,14 @@ def _digest(content: bytes) -> bytes:
 
 
 def read_index(content: bytes) -> Int[ndarray, "examples 3"] | None:
-    """The rows that `save_index` wrote, each a record's file, begin and length; None if they aren't as they were.
+    """Parse an index into rows of (file, begin, length), one per record; returns None if it is damaged.
 
-    Older versions wrote no digest; there, records that don't follow one another give damage away.
+    Older versions wrote no digest. Their damage shows in records that aren't contiguous.
     """
     file = io.BytesIO(content)
     try:
         index = np.load(file, allow_pickle=False)
-    except Exception:  # whatever a damaged header leads to: the index is made again
+    except Exception:  # a damaged header can raise anything; the index is made again
         return None
     end = file.tell()
     if index.ndim != 2 or index.shape[1] != 3 or index.dtype != np.int64 or content[end:] not in (b"", _digest(content[:end])):
@@ -88,10 +89,10 @@ def read_index(content: bytes) -> Int[ndarray, "examples 3"] | None:
 
 
 class _OpenFile:
-    """A file that is open for as long as anyone has this object."""
+    """A file that stays open as long as this object is referenced."""
 
     def __init__(self, path: str):
-        self._descriptor: int | None = None  # of a file that can't be opened
+        self._descriptor: int | None = None  # for `__del__`, if opening fails
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
     def read(self, begin: int, length: int) -> bytes:
@@ -116,7 +117,7 @@ class _RemoteFile:
 
 
 def most_open_files() -> int:
-    """How many files a split may hold open in this process."""
+    """Return the number of files that a split may keep open in this process."""
     if resource is None:
         return OPEN_FILES
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -124,10 +125,15 @@ def most_open_files() -> int:
 
 
 class Records:
-    """The records of one split: `len(records)`, `records[i]` is a parsed `tf.train.Example`. Threads may share it.
+    """Records of one split as a sequence of parsed `tf.train.Example`s; can be shared between threads.
 
-    Raises `InputError` for records whose checksums don't match, files that are shorter than their index says or hold another
-    number of records than the split, and files that can't be read.
+    Args:
+        builder: Builder of the prepared data.
+        split: Name of the split.
+
+    Raises:
+        InputError: Here or on access, if a checksum doesn't match, a file is shorter than its index implies, the number of
+            records differs from that of the split, or a file can't be read.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
@@ -142,14 +148,14 @@ class Records:
 
     @property
     def fingerprint(self) -> str:
-        """Of the records' places and lengths: other data have another one, but for a rare accident."""
+        """Hash of the records' places and lengths, which distinguishes data sets with high probability."""
         return _fingerprint(self._where)
 
     def __getitem__(self, number: int) -> Any:
         return tf.train.Example.FromString(self.read(number))
 
     def read(self, number: int) -> bytes:
-        """A record's data, compared with its checksums."""
+        """Read a record's data and verify its checksums."""
         file, begin, length = self._where[number].tolist()
         path = self._files[file]
         with _reading(path):
@@ -172,7 +178,7 @@ class Records:
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-            self._opened.cache_clear()  # others hold the rest of what this process may open
+            self._opened.cache_clear()  # other code has used up the process's limit on open files
             return _OpenFile(path)
 
     def _index(self, folder: Any, split: str, num_examples: int) -> np.ndarray:
@@ -189,7 +195,7 @@ class Records:
                 f"The prepared data of {folder} are damaged (expected {num_examples} records of the split '{split}', got "
                 f"{found}): {self._remedy}."
             )
-        with contextlib.suppress(OSError):  # someone else's folder: it is made again next time
+        with contextlib.suppress(OSError):  # a read-only folder: it is made again next time
             save_index(folder, split, places)
         return np.concatenate([np.insert(part, 0, file, axis=1) for file, part in enumerate(places)])
 
@@ -200,7 +206,7 @@ def _remedy(folder: Any) -> str:
 
 @contextlib.contextmanager
 def _reading(path: Any) -> Any:
-    """As `reading`, of TensorFlow's files in buckets too."""
+    """Convert errors as `reading` does, including TensorFlow's for files in buckets."""
     try:
         with reading(path):
             yield
@@ -222,12 +228,12 @@ class Selection:
 
     @property
     def fingerprint(self) -> str:
-        """Of the records and of which they are."""
+        """Hash of the records and of the selected numbers."""
         return hashlib.blake2b(f"{self._records.fingerprint} {list(self._numbers)}".encode(), digest_size=16).hexdigest()
 
 
 def _scan(path: str, remedy: str) -> Places:
-    """Where the records of a file are, by going from one length to the next."""
+    """Find the places of a file's records by following their lengths."""
     places, begin = [], 0
     with _reading(path), tf.io.gfile.GFile(path, "rb") as file:
         size = file.size()

@@ -1,4 +1,4 @@
-"""Shares of a data set that several machines prepare, and the locks that keep one preparation out of another's files."""
+"""Shares of a data set that several machines prepare, and locks that keep preparations from writing the same files."""
 
 import contextlib
 import dataclasses
@@ -14,14 +14,14 @@ from timesformer_jax.run_lock import check_unlocked, locked
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """One of `count` equal shares of each split, prepared by one of several machines; `number` from 1 on."""
+    """One of `count` equal shares of each split, prepared by one of several machines; `number` counts from 1."""
 
     number: int = 1
     count: int = 1
 
     @classmethod
     def parse(cls, text: str | None) -> "Share":
-        """ "3/16" as the third of sixteen shares; None is everything."""
+        """Parse "3/16" as the third of sixteen shares, and None as everything."""
         if text is None:
             return cls()
         found = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -37,16 +37,16 @@ class Share:
         return self.count == 1
 
     def of(self, total: int) -> slice:
-        """Which of `total` videos these are: a run of them, so that the shares one after the other are all in order."""
+        """Return the slice of `total` videos in this share; the shares in order are contiguous and cover all videos."""
         return slice(total * (self.number - 1) // self.count, total * self.number // self.count)
 
     def folder(self, folder: epath.Path) -> epath.Path:
-        """Where the share's parts are, below those of everything."""
+        """Return the folder of the share's record files, below that of the whole split."""
         return folder if self.is_all else folder / f"{self.count}_shares" / f"{self.number}"
 
 
 class SharePrepared(Exception):  # noqa: N818 (no error)
-    """Raised in place of a data set that isn't whole yet: what was prepared of it, and what to do next."""
+    """Raised after a share is prepared, since the data set isn't complete yet; the message says how to complete it."""
 
     def __init__(self, share: Share, folder: Any):
         super().__init__(
@@ -57,16 +57,17 @@ class SharePrepared(Exception):  # noqa: N818 (no error)
 
 @contextlib.contextmanager
 def alone(data_path: Any, share: Share | None = None) -> Iterator[None]:
-    """Raises `InputError` if another process prepares the data of this folder, or the same share of them.
+    """Hold the lock on the data of a folder, or on one share of them.
 
-    Their parts would get mixed up.
+    Raises:
+        InputError: If another process is preparing the same data or the same share, whose record files would get mixed up.
     """
     share = share or Share()
     folder = epath.Path(data_path)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} can't be made: {error.strerror}.") from error
+        raise InputError(f"{folder} can't be created: {error.strerror}.") from error
     whole = folder.parent / f".{folder.name}.lock"
     stem = f".{folder.name}.share_"
     name = whole if share.is_all else folder.parent / f"{stem}{share.number}_of_{share.count}.lock"

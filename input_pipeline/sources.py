@@ -1,7 +1,7 @@
-"""The record of what a data set was prepared from, next to the prepared data, and comparing a folder with it.
+"""Record of the source that a data set was prepared from, kept with the prepared data, and comparison of a folder with it.
 
-`source.json` has the root, the date, the number of videos and two digests: one of all paths, sizes and labels, one of all
-times. `source_files.gz` has a line per video, read only if the digests differ.
+`source.json` holds the root, the date, the label names, the number of videos and two digests: one of all paths, sizes and
+labels, one of all modification times. `source_files.gz` has a line per video, read only if the digests differ.
 """
 
 import dataclasses
@@ -33,13 +33,13 @@ EXAMPLES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """The videos of a folder as they are now.
+    """Current videos of a folder.
 
     Attributes:
-        root: the folder that their paths are relative to.
-        label_names: in the order of the classes.
-        videos: a line per video, sorted: JSON of split, name, path, size, labels and piece.
-        times: when each was last modified, in the same order.
+        root: Folder that the paths are relative to.
+        label_names: Names of the labels in the order of the classes.
+        videos: A line per video, sorted: JSON of split, name, path, size, labels, start, end, rate and whether it may be cut.
+        times: Modification time of each video, in the same order.
     """
 
     root: str
@@ -49,7 +49,7 @@ class Contents:
 
     @property
     def digest(self) -> str:
-        """Of paths, sizes and labels: the same for the same videos below any root, whenever they were written."""
+        """Digest of paths, sizes and labels, independent of the root and of modification times."""
         return _digest([json.dumps(self.label_names), *self.videos])
 
     @property
@@ -59,7 +59,16 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a prepared data set records of where it came from."""
+    """Record of the source that a data set was prepared from.
+
+    Attributes:
+        root: Folder of the videos.
+        made: Date and time of the preparation, UTC.
+        num_videos: Number of videos.
+        label_names: Names of the labels in the order of the classes.
+        digest: `Contents.digest` of the videos.
+        digest_of_times: `Contents.digest_of_times` of the videos.
+    """
 
     root: str
     made: str
@@ -73,7 +82,7 @@ class Source:
 
 
 def read_contents(listing: Listing, root: Path) -> Contents:
-    """A look at the size and time of every file of a listing; their contents aren't read."""
+    """Read the size and modification time of every file in a listing, without reading the files themselves."""
     entries = [(split, entry) for split, entries in listing.splits.items() for entry in entries]
     measured = measure_all([entry.path for _, entry in entries])
     prefix = os.path.join(os.fspath(root), "")
@@ -102,7 +111,7 @@ def _digest(lines: Sequence[str]) -> str:
 
 
 def write_source(folder: epath.Path, contents: Contents) -> None:
-    """Writes the record of what is being prepared into the folder of the prepared data."""
+    """Write the record of the source into the folder of the prepared data."""
     lines = "".join(f"{line}\t{time}\n" for line, time in zip(contents.videos, contents.times, strict=True))
     (folder / VIDEOS).write_bytes(gzip.compress(lines.encode(), compresslevel=5, mtime=0))
     source = Source(
@@ -117,11 +126,12 @@ def write_source(folder: epath.Path, contents: Contents) -> None:
 
 
 def read_source(folder: epath.Path) -> Source | None:
-    """The record of a prepared data set; None if an older version prepared it, which kept none.
+    """Read the record of a data set's source; returns None if an older version prepared the data and kept none.
 
-    Its digest is in `digests.json`, and compared when the data are opened; its own field `digest` is that of the videos.
+    The file's own digest is in `digests.json` and verified when the data are opened; the field `digest` is that of the videos.
 
-    Raises `InputError` for a damaged record.
+    Raises:
+        InputError: If the record is damaged.
     """
     path = folder / FILE
     if not path.exists():
@@ -129,7 +139,7 @@ def read_source(folder: epath.Path) -> Source | None:
     fields = {field.name: _TYPES[str(field.type)] for field in dataclasses.fields(Source)}
     with reading(path):
         content = path.read_bytes()
-    found = parse_json(content, path, remedy=f"delete {folder} to prepare the data anew", fields=fields, digest=False)
+    found = parse_json(content, path, remedy=f"delete {folder} to prepare the data again", fields=fields, digest=False)
     return Source(**{name: found[name] for name in fields})
 
 
@@ -137,19 +147,25 @@ _TYPES = {"str": str, "int": int, "list[str]": list, str(str): str, str(int): in
 
 
 def check_source(folder: epath.Path, root: Path | None, read: Callable[[], Contents]) -> None:
-    """Compare what is in `root` now, as `read` gives it, with what the data in `folder` were prepared from.
+    """Check that prepared data match the current contents of their source, and log the source.
 
-    Logs the recorded source; without a root nothing is compared. Files that were modified at the same size are a warning.
+    Files that were modified without a change of size are only a warning.
 
-    Raises `InputError` if there is no such root, or if its paths, sizes or labels differ.
+    Args:
+        folder: Folder of the prepared data.
+        root: Folder of the videos; None skips the comparison.
+        read: Returns the current contents of `root`.
+
+    Raises:
+        InputError: If `root` doesn't exist, or if its paths, sizes or labels differ from those recorded.
     """
     source = read_source(folder)
-    leave = f"leave data.root away to use what is prepared in {folder}" + (f" ({source})" if source else "")
+    leave = f"omit data.root to use what is prepared in {folder}" + (f" ({source})" if source else "")
     if root is not None and not root.is_dir():
         raise InputError(f"There is no folder {root}: give the folder of your videos as --config.data.root=FOLDER, or {leave}.")
     if source is None:
         log.warning(
-            "%s was prepared by an older version, which kept no record of its source%s. Delete that folder to prepare it anew.",
+            "%s was prepared by an older version, which kept no record of its source%s. Delete it to prepare the data again.",
             folder,
             "" if root is None else f": whether {root} still holds the same videos can't be checked",
         )
@@ -163,9 +179,9 @@ def check_source(folder: epath.Path, root: Path | None, read: Callable[[], Conte
         raise InputError(f"data.root={root} can't be compared with what was prepared: {error} Or {leave}.") from error
     if contents.digest != source.digest:
         raise InputError(
-            f"data.root={root} isn't what was prepared in {folder} ({source}). Videos that differ: "
+            f"data.root={root} doesn't match what was prepared in {folder} ({source}). Videos that differ: "
             f"{'; '.join(_differences(folder, source, contents))}. To use the videos as they are now, delete {folder} or "
-            "choose another --config.data.data_dir. To use what is prepared, give its own root, or leave data.root away."
+            "choose another --config.data.data_dir. To use what is prepared, give its own root, or omit data.root."
         )
     log.info("Data: %s, with %s; data.root has the same paths, sizes and labels.", folder, source)
     if root == Path(source.root) and contents.digest_of_times != source.digest_of_times:
@@ -176,8 +192,8 @@ def _warn_of_times(folder: epath.Path, source: Source, contents: Contents) -> No
     prepared = dict(_recorded(folder))
     changed = [line for line, time in zip(contents.videos, contents.times, strict=True) if prepared.get(line) != time]
     log.warning(
-        "%d of %d files of %s were modified since they were prepared on %s, at the same size (%s): they are taken for the "
-        "same. If their content has changed, delete %s.",
+        "%d of %d files of %s were modified since they were prepared on %s, but kept their size (%s): they are assumed to be "
+        "unchanged. If their content has changed, delete %s.",
         len(changed),
         len(contents.videos),
         source.root,
@@ -188,28 +204,28 @@ def _warn_of_times(folder: epath.Path, source: Source, contents: Contents) -> No
 
 
 def _recorded(folder: epath.Path) -> Iterator[tuple[str, str]]:
-    """The line of each video that was prepared, and its time."""
+    """Yield the recorded line of each prepared video, and its modification time."""
     path = folder / VIDEOS
     try:
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     except (EOFError, ValueError, gzip.BadGzipFile, zlib.error) as error:
-        refuse(path, first_line(error), f"delete {folder} to prepare the data anew", error)
+        refuse(path, first_line(error), f"delete {folder} to prepare the data again", error)
     except OSError as error:
         raise InputError(f"Can't read {path}: {describe_os_error(error)}.") from error
     source = read_source(folder)
     if source is not None and len(lines) != source.num_videos:  # an empty file is a valid archive
-        refuse(path, f"{len(lines)} of {source.num_videos} videos are in it", f"delete {folder} to prepare the data anew")
+        refuse(path, f"{len(lines)} of {source.num_videos} videos are in it", f"delete {folder} to prepare the data again")
     for line in lines:
         video, _, time = line.rpartition("\t")
         yield video, time
 
 
 PLACES = {"another path": 2, "another size": 3, "other labels": 4, "another start, end or rate": slice(5, None)}
-"""What may differ between two lines of one video -> where it is in the line."""
+"""Maps each possible difference between two lines of a video to its place in the line."""
 
 
 def _differences(folder: epath.Path, source: Source, contents: Contents) -> list[str]:
-    """Each kind of difference with its number and a few examples."""
+    """Describe each kind of difference with its count and a few examples."""
     now, then = set(contents.videos), {line for line, _ in _recorded(folder)}
     new, gone = (_by_name(lines) for lines in (now - then, then - now))
     examples = {

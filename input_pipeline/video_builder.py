@@ -1,4 +1,4 @@
-"""What all TFDS builders of video files have in common: from a `Listing` to prepared splits."""
+"""Base class of all TFDS builders of video files, which turns a `Listing` into prepared splits."""
 
 import dataclasses
 import functools
@@ -30,11 +30,17 @@ log = logging.getLogger("timesformer_jax")
 
 @dataclasses.dataclass(kw_only=True)
 class VideoConfig(tfds.core.BuilderConfig):
-    """How the videos are kept, and where they are: `root`, or TFDS's `--manual_dir` where it is None.
+    """Location and storage of a data set's videos.
 
-    `layout`: more keyword arguments of the data set's reader, such as a fold. `several`: whether a video may have any number of
-    labels. `listing`: what the reader would give, `contents`: what `read_contents` makes of that. The name follows from
-    everything but `root`, `listing`, `contents` and `num_workers` (processes that read; 0: one a core).
+    Attributes:
+        name: Name of the config; by default derived from `storage`, `layout` and `several`.
+        storage: Codec and size of the stored videos.
+        root: Folder of the videos; None for TFDS's `--manual_dir`.
+        layout: More keyword arguments of the data set's reader, such as a fold.
+        several: Whether a video may have any number of labels.
+        listing: Result of the reader if it has already run.
+        contents: Result of `read_contents` for `listing`.
+        num_workers: Number of reading processes; 0 for one per core.
     """
 
     name: str = ""
@@ -51,7 +57,7 @@ class VideoConfig(tfds.core.BuilderConfig):
 
 
 def storage_name(storage: Storage, layout: Mapping[str, Any]) -> str:
-    """A name for prepared data: "h264_256", "jpeg_320_10fps_fold2"."""
+    """Return a name for prepared data, such as "h264_256" or "jpeg_320_10fps_fold2"."""
     words = [storage.codec, f"{storage.short_side}"]
     words += [f"{storage.max_fps:g}fps"] if np.isfinite(storage.max_fps) else []
     words += [f"parts{storage.part_seconds:g}s"] if np.isfinite(storage.part_seconds) else []
@@ -59,9 +65,9 @@ def storage_name(storage: Storage, layout: Mapping[str, Any]) -> str:
 
 
 def storable_label(name: str) -> str:
-    r"""A label's name as TFDS can keep it, one per line without spaces around it: `run\u0020` for "run ".
+    r"""Escape a label's name for TFDS, which stores one name per line and strips spaces: "run " becomes `run\u0020`.
 
-    Different names stay different. Names that need no escape stay the same, unless they hold a backslash.
+    Different names stay different. Names that need no escaping stay the same, unless they contain a backslash.
     """
     escaped = printable(name.replace("\\", r"\\"))
     inner = escaped.strip()
@@ -75,9 +81,9 @@ def _spelled(spaces: str) -> str:
 
 
 def _load_names(label: Any, folder: Any, feature_name: str) -> None:
-    """Gives a ClassLabel the names of prepared data, as `ClassLabel.load_metadata`, which strips them and drops blank ones.
+    """Load the names of prepared data into a ClassLabel, without stripping names or dropping blank ones.
 
-    Data that an older version has prepared may hold such names.
+    Replaces `ClassLabel.load_metadata`, which does both. Data prepared by older versions may contain such names.
     """
     path = label.get_names_filepath(folder, feature_name)
     if not path.exists():
@@ -93,30 +99,30 @@ VIDEO_FEATURES: dict[str, Any] = {
     "jpeg": lambda: tfds.features.Video((None, None, None, 3), encoding_format="jpeg"),
     "h264": lambda: tfds.features.Sequence(tfds.features.Tensor(shape=(), dtype=np.object_)),
 }
-"""`Storage.codec` -> the feature `video`: frames that TFDS decodes, or the packets of a .h264 stream, one for each frame."""
+"""Maps `Storage.codec` to the feature `video`: frames that TFDS decodes, or packets of a .h264 stream, one per frame."""
 
 
 class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Prepared videos: `video`, `label` (or `labels`), `fps` and `source_fps`, `height`, `width`, `name`, `part`.
 
-    `name` is the entry's, `part` counts the pieces of a long video. What couldn't be read, or isn't there, is in
-    `left_out.json.gz`, damaged videos, which are used, too; the metadata have their numbers and the first of them.
+    `name` is the entry's, and `part` numbers the segments of a long video. `left_out.json.gz` lists missing and unreadable
+    videos, and damaged ones, which are used; the metadata hold their counts and a few examples.
 
-    TFDS strips the names of its labels, so it gets them escaped (`storable_label`); the names themselves are in `source.json`.
+    TFDS strips the names of labels, so it receives them escaped (`storable_label`); `source.json` has the original names.
     """
 
     VERSION = tfds.core.Version("2.0.0")
-    RELEASE_NOTES: ClassVar = {"2.0.0": "Sizes and rates are features, files left out are listed by split."}
+    RELEASE_NOTES: ClassVar = {"2.0.0": "Sizes and rates are features, skipped files are listed by split."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The folder of the videos and their lists; see docs/data.md."
     builder_config: VideoConfig
     _left_out: LeftOut
 
     def read(self, root: Path) -> Listing:
-        """What the data set's files in `root` say."""
+        """Read the data set's lists in `root`."""
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
-        label: Any = tfds.features.ClassLabel()  # its names are read from the data set's files, when it is prepared
+        label: Any = tfds.features.ClassLabel()  # names are read from the data set's files on preparation
         label.load_metadata = functools.partial(_load_names, label)
         return LocalInfo(
             builder=self,
@@ -137,7 +143,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _listing(self, dl_manager: Any, *, writes_source: bool = True) -> Listing:
-        """The listing without empty splits; fills in the label names, which have to be known before examples can be written."""
+        """Read the listing, without empty splits, and set the label names, which are needed before examples are written."""
         config = self.builder_config
         root = Path(config.root or dl_manager.manual_dir).expanduser().resolve()
         listing = config.listing or self.read(root)
@@ -158,7 +164,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._left_out = LeftOut({split: dict(missing) for split, missing in listing.missing.items()})
         there = {split: entries for split, entries in listing.splits.items() if entries}
         for split in sorted(listing.splits.keys() - there.keys()):
-            log.warning("Not one video of the split '%s' is there: it is left away.", split)
+            log.warning("No video of the split '%s' was found: the split is skipped.", split)
         return dataclasses.replace(listing, splits=there)
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
@@ -173,7 +179,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._tell_left_out()
 
     def prepare_share(self, share: Share) -> None:
-        """Prepare a share of every split, for `download_and_prepare` to put together with the others; `root` must be given."""
+        """Prepare a share of every split, which `download_and_prepare` later joins with the others; `root` must be set."""
         with alone(self.data_path, share):
             for preparation in self._preparations(self._listing(None, writes_source=False)).values():
                 preparation.write(share)
@@ -183,7 +189,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return epath.Path(self.data_path).parent / f".unfinished_{self.version}"
 
     def _preparations(self, listing: Listing, max_examples: int | None = None) -> dict[str, Preparation]:
-        """Split -> its preparation."""
+        """Return the preparation of each split."""
         features: Any = self.info.features
         label = features["labels"].feature if self.builder_config.several else features["label"]
         numbers = {name: label.str2int(storable_label(name)) for name in listing.label_names}
@@ -201,7 +207,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _write(self, listing: Listing, max_examples: int | None) -> None:
-        """Prepares every split in parts, in a folder next to the data, and takes them over once all are there."""
+        """Prepare every split as record files in a folder next to the data, and move them into place once all are complete."""
         infos = []
         finished: list[tuple[str, list[Part]]] = []
         for split, preparation in self._preparations(listing, max_examples).items():
@@ -214,7 +220,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         try:
             self._check_readable(listing)
         except InputError:
-            self._unfinished.rmtree()  # the next try is to read the repaired files
+            self._unfinished.rmtree()  # so that the next attempt reads the repaired files
             raise
         for split, parts in finished:
             template = tfds.core.ShardedFileTemplate(
@@ -223,7 +229,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for number, part in enumerate(parts):
                 part.records.replace(template.sharded_filepath(shard_index=number, num_shards=len(parts)))
             fingerprint = save_index(str(self.data_path), split, places_of(parts))
-            if all(part.has_facts for part in parts):  # else they are made when they are first asked for
+            if all(part.has_facts for part in parts):  # otherwise they are made on first use
                 facts = make_facts(row for part in parts for row in part.read_facts())
                 save_facts(self.data_path, split, facts, fingerprint)
             infos.append(
@@ -241,7 +247,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         metadata.update(write_left_out(self.data_path, self._left_out))
 
     def _check_readable(self, listing: Listing) -> None:
-        """Raises `InputError` where what can be read of a split is too little to train on, or to test."""
+        """Raise `InputError` if too little of a split is readable to train on or to evaluate."""
         for split, entries in listing.splits.items():
             left_out = self._left_out.videos[split]
             readable = [entry for entry in entries if entry.name not in left_out]
@@ -267,7 +273,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        """For Beam, which gets the entries of each split; alone, `_download_and_prepare` does without it."""
+        """Return the Beam pipeline of each split; without Beam, `_download_and_prepare` doesn't call this."""
         splits = self._listing(dl_manager).splits
         return {split: self._generate_examples(split, entries) for split, entries in splits.items()}
 
@@ -292,7 +298,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @property
     def _notes(self) -> epath.Path:
-        """Where Beam's workers leave what they have to say: in the unfinished data, which they know as the finished ones."""
+        """Folder for the notes of Beam's workers, within the unfinished data, whose path they see as the final one."""
         return epath.Path(self.data_path) / "notes"
 
     def _gather_left_out(self) -> None:
@@ -307,7 +313,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def _note(folder: str, split: str, entry: Entry, fact: dict[str, Any]) -> None:
-    """Beam's workers have no memory in common, so each leaves a file."""
+    """Write a fact about a video to a file, since Beam's workers share no memory."""
     path = epath.Path(folder) / f"{hashlib.sha256(ascii((split, entry.name)).encode()).hexdigest()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"split": split, "name": entry.name, **fact})

@@ -1,4 +1,4 @@
-"""A prepared data set as the pipeline reads it: records, labels, facts about every video, and what was left out."""
+"""Prepared data set as the pipeline reads it: records, labels, facts about every video, and skipped videos."""
 
 import dataclasses
 import functools
@@ -19,18 +19,25 @@ from timesformer_jax.labels import encode_label
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoDataset:
-    """A prepared TFDS builder: which of its features is the label, how its frames are kept, and how large at most."""
+    """A prepared data set.
+
+    Attributes:
+        builder: TFDS builder of the prepared data.
+        label: Feature of the builder that is the label; "labels" if a video may have any number of labels.
+        codec: Codec of the stored frames.
+        short_side: Largest short side of the stored frames, in pixels.
+        part_seconds: Duration of each segment of a long video but the last; 0 if videos aren't split.
+        most_videos: Limit each split to this many videos, the first ones; None for all.
+        chosen: A split and the numbers of its videos to use, in this order; None for all.
+    """
 
     builder: tfds.core.DatasetBuilder
     label: str
     codec: str
     short_side: int
     part_seconds: float = 0.0
-    """How long each part but the last of a long video is; 0 where videos are kept whole."""
     most_videos: int | None = None
-    """Of each split only so many, the first ones; None for all."""
     chosen: tuple[str, tuple[int, ...]] | None = None
-    """A split, and the numbers of those of its videos that count, in this order; None for all."""
 
     @property
     def _label_feature(self) -> Any:
@@ -39,13 +46,13 @@ class VideoDataset:
 
     @property
     def several(self) -> bool:
-        """Whether a video may have any number of labels."""
+        """True if a video may have any number of labels."""
         return self.label == "labels"
 
     @functools.cached_property
     def label_names(self) -> list[str]:
         source = read_source(epath.Path(self.builder.data_path)) if isinstance(self.builder, VideoBuilder) else None
-        if source is not None:  # where TFDS has them escaped
+        if source is not None:  # TFDS has them escaped
             return source.label_names
         return list((self._label_feature.feature if self.several else self._label_feature).names)
 
@@ -60,7 +67,7 @@ class VideoDataset:
         return {}
 
     def records(self, split: str) -> Records | Selection:
-        """The examples of a split, any by its number."""
+        """Return the examples of a split, with random access."""
         records = self._records_of(split)
         return records if self.chosen is None or split != self.chosen[0] else Selection(records, self.chosen[1])
 
@@ -70,7 +77,7 @@ class VideoDataset:
         return self._records[split]
 
     def describe(self, split: str) -> dict[str, Any]:
-        """What tells a split's videos from others', as JSON."""
+        """Return JSON values that identify a split's videos."""
         return {
             "name": self.builder.info.full_name,
             "split": split,
@@ -80,17 +87,17 @@ class VideoDataset:
         }
 
     def encode_label(self, features: Any) -> np.ndarray:
-        """An example's label as the model learns it: its number, or for several one or zero for each class."""
+        """Return an example's label as the training target: its class number, or for multi-label data a 0 or 1 per class."""
         labels = list(features[self.label].int64_list.value)
         return encode_label(labels, len(self.label_names), multi_label=self.several)
 
     @property
     def label_spec(self) -> tf.TensorSpec:
-        """Shape and type of `encode_label`."""
+        """Shape and dtype of the result of `encode_label`."""
         return tf.TensorSpec([len(self.label_names)], tf.float32) if self.several else tf.TensorSpec([], tf.int32)
 
     def facts(self, split: str, name: str) -> np.ndarray:
-        """What is known of every video of a split without reading it: its `name` as text, `num_frames`, `fps`, `part`, ..."""
+        """Return a fact about every video of a split without reading the videos: `name`, `num_frames`, `fps`, `part`, ..."""
         if split not in self._facts:
             self._facts[split] = facts_of_split(self.builder.data_path, split, self._records_of(split))
         values = self._facts[split].scalars(name)
@@ -107,30 +114,33 @@ class VideoDataset:
 
     @property
     def left_out(self) -> dict[str, dict[str, str]]:
-        """Split -> video that is listed but couldn't be read, or isn't there -> why. The whole lists are read for it."""
+        """Maps each split to a dict from the name of a skipped video (missing or unreadable) to the reason.
+
+        Reads the full lists.
+        """
         return self._left_out.videos
 
     @property
     def damaged(self) -> dict[str, int]:
-        """Video -> in how many places it is damaged; such videos are used. The whole list is read for it."""
+        """Maps the name of each damaged video, which is used, to its number of damaged places; reads the full list."""
         return self._left_out.damaged
 
     @property
     def num_left_out(self) -> dict[str, int]:
-        """Split -> how many videos `left_out` has."""
+        """Maps each split to its number of videos in `left_out`."""
         metadata = self.builder.info.metadata or {}
         if "num_left_out" in metadata:
             return dict(metadata["num_left_out"])
         return {split: len(videos) for split, videos in metadata.get("left_out", {}).items()}
 
     def describe_left_out(self) -> list[str]:
-        """Lines for the log about videos that are left out or damaged: the first of each split, and how many more there are."""
+        """Return log lines about skipped and damaged videos: a few examples of each split, and the number of others."""
         metadata = self.builder.info.metadata or {}
         lines = []
         for split, count in self.num_left_out.items():
             first = list(metadata["left_out"].get(split, {}).items())[:EXAMPLES]
-            lines += [f"Left out {name} of '{split}': {reason}." for name, reason in first]
-            lines += self._more(count - len(first), f"of '{split}' are left out")
+            lines += [f"Skipped {name} of '{split}': {reason}." for name, reason in first]
+            lines += self._more(count - len(first), f"of '{split}' are skipped")
         first = list(metadata.get("damaged", {}).items())[:EXAMPLES]
         lines += [f"Used, though damaged in {places} place(s): {name}." for name, places in first]
         return lines + self._more(metadata.get("num_damaged", len(metadata.get("damaged", {}))) - len(first), "are damaged")

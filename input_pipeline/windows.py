@@ -1,4 +1,4 @@
-"""A data set's videos, decoded as uint8 windows that hold the planned views, by tf.data."""
+"""Decoding of a data set's videos by tf.data, into uint8 windows that contain the planned views."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from timesformer_jax.video.views import Video, View, plan_windows
 Batch = dict[str, np.ndarray]
 
 MAX_DECODED_BYTES = 2**31
-"""Upper limit for the windows of all videos that are decoded at once, unless one alone is larger."""
+"""Upper limit on the windows of all videos that are decoded at once, unless a single one is larger."""
 
 
 def decode_windows(
@@ -29,19 +29,28 @@ def decode_windows(
     failed: list[InputError],
     parallel: int,
 ) -> tf.data.Dataset:
-    """`examples`, numbers, each with the views that `choose((epoch, example), video, identity)` picks of example `number_of` =
-    (epoch, example).
+    """Map a tf.data data set of numbers to decoded videos.
 
-    One element a video: `video` uint8 `[views, T, window, window, 3]`, `rows` and `columns` float32 `[views, S]`, `label`,
-    `name`, `identity`, `part`, which part of the video it is, and `seconds` float32 `[views]`, where each view begins in its
-    video. `parallel`: how many videos are decoded at once. `failed` receives the errors of records that can't be read, which
-    TensorFlow would only pass on as text.
+    Args:
+        dataset: Prepared data set.
+        split: Name of the split.
+        examples: Data set of numbers, which `number_of` maps to examples.
+        choose: Called with (epoch, example), the video's facts and its `identity_of`; returns the views to decode.
+        number_of: Maps a number in `examples` to (epoch, example).
+        window: Side of the windows in pixels.
+        failed: List that receives the errors of unreadable records, of which TensorFlow would only pass on the text.
+        parallel: Number of videos to decode at once.
+
+    Returns:
+        A data set with one element per video: `video` uint8 `[views, T, window, window, 3]`; `rows` and `columns` float32
+        `[views, S]`; `label`, `name` and `identity`; `part`, the number of the segment within a long video; and `seconds`
+        float32 `[views]`, the time at which each view begins in its video.
     """
     records = dataset.records(split)
     needed, decoded = DECODERS[dataset.codec]
 
     def fetch(number: Any) -> tuple[Any, ...]:
-        """Reads a video's encoded frames, and only plans what is to be done with them."""
+        """Read a video's encoded frames and plan their decoding."""
         which = number_of(int(number))
         try:
             features = records[which[1]].features.feature
@@ -71,7 +80,7 @@ def decode_windows(
     label: Any = dataset.label_spec
     types = (tf.string, tf.int64, tf.int64, tf.int64, tf.int64, tf.int64, tf.float32, tf.float32)
 
-    @tf.autograph.experimental.do_not_convert  # nothing to convert, and converting leaves a file behind if it is killed
+    @tf.autograph.experimental.do_not_convert  # nothing to convert, and a killed conversion leaves a file behind
     def cut(number: tf.Tensor) -> dict[str, tf.Tensor]:
         encoded, entries, frames, box, which, corners, rows, columns, target, name, identity, part, seconds = tf.numpy_function(
             fetch, [number], (*types, label.dtype, tf.string, tf.int64, tf.int64, tf.float32)
@@ -90,27 +99,33 @@ def decode_windows(
             "seconds": tf.ensure_shape(seconds, [None]),
         }
 
-    # With tf.data's own choice, an iterator that is dropped can wait a minute for the thread that makes it, and holds the GIL.
-    # While the device is busy it also takes workers away that decode the next batch.
+    # With autotuning, dropping an iterator can wait a minute for the tuning thread while holding the GIL. While the device is
+    # busy, autotuning also removes workers that would decode the next batch.
     fixed = tf.data.Options()
     fixed.autotune.enabled = False
     return examples.map(cut, num_parallel_calls=parallel).with_options(fixed)
 
 
 def videos_at_once(clips: int, frames: int, window: int) -> int:
-    """Number of videos to decode at once, each with `clips` windows of `frames` frames: one a core, if memory allows."""
+    """Return how many videos of `clips` windows of `frames` frames to decode at once: one per core, if memory allows."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, MAX_DECODED_BYTES // (clips * frames * window**2 * 3)))
 
 
 DAMAGE = (tf.errors.InvalidArgumentError, tf.errors.DataLossError)
-"""What decoding damaged frames raises in TensorFlow; memory or descriptors that run out raise others."""
+"""TensorFlow's errors for damaged frames, as opposed to those for lack of memory or file descriptors."""
 
 
 def as_numpy(batches: Any, dataset: VideoDataset, failed: list[InputError]) -> Iterator[Batch]:
-    """The batches; TensorFlow's pages about a record that can't be read or decoded become one sentence.
+    """Yield batches as NumPy arrays, with short errors in place of TensorFlow's long ones.
 
-    `failed`: what `decode_windows` has put there.
+    Args:
+        batches: A tf.data data set of batches.
+        dataset: Prepared data set, which errors name.
+        failed: Errors of unreadable records, as collected by `decode_windows`.
+
+    Raises:
+        InputError: If a record can't be read or decoded.
     """
     iterator = batches.as_numpy_iterator()
     while True:
@@ -123,7 +138,7 @@ def as_numpy(batches: Any, dataset: VideoDataset, failed: list[InputError]) -> I
             folder = dataset.builder.data_path
             if not isinstance(error, DAMAGE):
                 raise InputError(
-                    f"The prepared data of {folder} can't be read ({reason}); they need not be damaged."
+                    f"The prepared data of {folder} can't be read ({reason}), though they may not be damaged."
                 ) from error
             raise InputError(
                 f"The prepared data of {folder} can't be decoded ({reason}): delete that folder to prepare the data again."

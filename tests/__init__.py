@@ -1,5 +1,5 @@
-"""The type checker that the import hook puts on every function of the library, in the tests alone."""
+"""Run-time type checking of every library function through an import hook, in the tests only."""
 
 from beartype import BeartypeConf, beartype
 
-typechecked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float, as in any type checker
+typechecked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # ints are accepted as floats, as by any type checker

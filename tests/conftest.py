@@ -1,4 +1,4 @@
-"""Strict JAX, eight simulated devices, the golden files, and small real videos."""
+"""Fixtures: strict JAX, eight simulated devices, the golden files, and small real videos."""
 
 import os
 import re
@@ -11,8 +11,8 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of what the tests do
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # and of what the commands do that they start
+jax.config.update("jax_disable_most_optimizations", True)  # most of the tests' time is compilation
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # as is that of the commands that they start
 # XLA's older way of writing loops for CPUs compiles in 60 % of the time; `make test-all` tests the newer. jaxlib 0.11.1 has the
 # newer alone, and aborts on a flag that it doesn't know.
 if jax.__version_info__ < (0, 11):
@@ -21,12 +21,12 @@ if jax.__version_info__ < (0, 11):
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script has started the tests in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if a script has started the tests in the background
 
 from tests.support import Golden, load_golden, moving_square, write_video  # noqa: E402  (after the strict settings)
 
 LONGEST = ("test_processes.py", "test_main.py", "test_step.py", "test_command.py")
-"""Files that begin first, so that no process is left alone with one of them at the end (a file's tests stay together)."""
+"""Files to start first, so that no worker is left with one of them at the end (the tests of a file stay together)."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,7 +44,7 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 @pytest.fixture(scope="session")
 def made_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LABEL/*.mp4: three labels with four short clips each."""
+    """A folder of generated videos, LABEL/*.mp4: three labels with four short clips each."""
     root = tmp_path_factory.mktemp("made_clips")
     for label, name in enumerate(("across", "down", "back")):
         for seed in range(4):
@@ -54,13 +54,13 @@ def made_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clips(made_clips: Path) -> Path:
-    """Real videos where TIMESFORMER_CLIPS names a folder of them, else the made ones."""
+    """Real videos if TIMESFORMER_CLIPS names a folder of them, else the generated ones."""
     return Path(os.environ.get("TIMESFORMER_CLIPS", made_clips))
 
 
 @pytest.fixture(scope="session")
 def broken_clips(tmp_path_factory: pytest.TempPathFactory, made_clips: Path) -> Path:
-    """Files that can't be decoded, those that TIMESFORMER_BROKEN_CLIPS names among them, and some that only look so."""
+    """Files that can't be decoded or only look like videos, including those that TIMESFORMER_BROKEN_CLIPS names."""
     root = tmp_path_factory.mktemp("broken_clips")
     given = os.environ.get("TIMESFORMER_BROKEN_CLIPS")
     if given:
@@ -75,7 +75,7 @@ def broken_clips(tmp_path_factory: pytest.TempPathFactory, made_clips: Path) -> 
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Where data sets are prepared, once for all tests."""
+    """Folder of prepared data, shared by all tests."""
     return str(tmp_path_factory.mktemp("tensorflow_datasets"))
 
 
@@ -89,7 +89,7 @@ def digits(data_dir: str):
 
 @pytest.fixture(autouse=True, scope="module")
 def optax_promotes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """optax mixes dtypes (step counts with rates), so what runs an optimizer can't be strict about it."""
+    """Allow dtype promotion, since optax mixes dtypes (step counts with rates)."""
     relaxed = request.path.parent.name == "training" or request.path.name in (
         "test_main.py",
         "test_docs.py",

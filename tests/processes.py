@@ -1,4 +1,4 @@
-"""Several processes of main.py that know of each other, for the tests."""
+"""Groups of main.py processes for the tests."""
 
 import socket
 import subprocess
@@ -12,7 +12,7 @@ NUM_STEPS = 40
 
 
 def fields(clips: Path, data_dir: str) -> dict[str, Any]:
-    """Small enough to compile in seconds; SGD, since Adam makes steps of full size out of rounding noise."""
+    """Fields of a run that compiles in seconds; SGD, since Adam turns rounding noise into steps of full size."""
     return {
         **run_of_steps(NUM_STEPS, clips, data_dir),
         "train.log_every_steps": 5,
@@ -30,7 +30,7 @@ def flags(clips: Path, data_dir: str, workdir: Path) -> list[str]:
 
 
 def start(arguments: list[str], *, processes: int, devices: int) -> list[subprocess.Popen[str]]:
-    """So many processes that know of each other, with so many simulated devices each."""
+    """Start this many connected processes with this many simulated devices each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -47,7 +47,7 @@ def start(arguments: list[str], *, processes: int, devices: int) -> list[subproc
 
 
 def finish(started: list[subprocess.Popen[str]]) -> list[str]:
-    """What each wrote; every one must have ended well."""
+    """Return the output of each process; all must have succeeded."""
     errors = []
     try:
         for process in started:

@@ -1,4 +1,4 @@
-"""Configs for runs that a test can afford, and what a run leaves behind."""
+"""Configs of runs that are small enough for tests, and the files of a run."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ SMALL = {
     "model.depth": 1,
     "clips.short_side": (32, 40),
 }
-"""Fields of a model of 60,000 parameters."""
+"""Fields of a model with 60,000 parameters."""
 
 
 def config_of(name: str, argument: str | None = None, **overrides: Any) -> ConfigDict:
@@ -30,7 +30,7 @@ def config_of(name: str, argument: str | None = None, **overrides: Any) -> Confi
 
 
 def small_folder(clips: Path, data_dir: str, argument: str = "video_folder", **overrides: Any) -> ConfigDict:
-    """The folder config with a model of 60,000 parameters, trained for as long as a test may take."""
+    """The folder config with a model of 60,000 parameters and short training."""
     small = {
         **SMALL,
         "data.root": str(clips),
@@ -45,7 +45,7 @@ def small_folder(clips: Path, data_dir: str, argument: str = "video_folder", **o
 
 
 def run_of_steps(num_steps: int, clips: Path, data_dir: str) -> dict[str, Any]:
-    """Fields of a run of the folder config on the made clips, of which nine are for training, in batches of eight."""
+    """Fields of a folder-config run on the generated clips: nine for training, in batches of eight."""
     places = {"data.root": str(clips), "data.data_dir": data_dir, "data.val_fraction": 0.3}
     return {**SMALL, **places, "train.num_epochs": num_steps * 8 / 9}
 
@@ -55,7 +55,7 @@ def results(workdir: Path) -> dict[str, Any]:
 
 
 def figures(workdir: Path) -> dict[str, Any]:
-    """results.json without the digests of files, whose scores differ in their last digits from one processor to the next."""
+    """results.json without the digests of files, whose scores differ in their last digits between processors."""
     return {name: value for name, value in results(workdir).items() if name not in ("files", "digest")}
 
 
@@ -65,5 +65,5 @@ def predictions(workdir: Path) -> dict[str, Any]:
 
 
 def on_devices(count: int) -> dict[str, str]:
-    """The environment of a command on so many simulated devices."""
+    """Environment of a command with this many simulated devices."""
     return {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"}

@@ -1,4 +1,4 @@
-"""Golden files and made videos, for the fixtures and the tests."""
+"""Golden files and generated videos for fixtures and tests."""
 
 import json
 from pathlib import Path
@@ -15,13 +15,13 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 class Golden(NamedTuple):
-    """What the official PyTorch implementation computed, and the same model here."""
+    """Outputs of the official PyTorch implementation, and the same model in this project."""
 
     model: tsf.TimeSformer
     arrays: dict[str, np.ndarray]
 
     def params(self, prefix: str = "param/", *, scan_layers: bool = False) -> Any:
-        """Parameters, or with `prefix="grad/"` gradients, in this project's tree."""
+        """Parameters in this project's tree, or gradients with `prefix="grad/"`."""
         tensors = {name.removeprefix(prefix): array for name, array in self.arrays.items() if name.startswith(prefix)}
         return params_from_official(tensors, self.model.clone(scan_layers=scan_layers))
 
@@ -40,7 +40,7 @@ def load_golden(attention_type: str) -> Golden:
 
 
 def random_variables(model: tsf.TimeSformer, seed: int = 0) -> dict[str, Any]:
-    """Parameters none of which is zero, biases included, made without compiling anything."""
+    """Parameters without zeros, biases included, made without compiling anything."""
     draw = np.random.default_rng(seed)
 
     def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -54,7 +54,7 @@ def random_variables(model: tsf.TimeSformer, seed: int = 0) -> dict[str, Any]:
 
 
 def write_video(path: Path, frames: np.ndarray, *, fps: int = 30, codec: str = "libx264") -> Path:
-    """Encodes uint8 frames `[T, H, W, 3]`."""
+    """Encode uint8 frames `[T, H, W, 3]`."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def write_video(path: Path, frames: np.ndarray, *, fps: int = 30, codec: str = "
 
 
 def moving_square(label: int, seed: int, num_frames: int = 40, height: int = 48, width: int = 64) -> np.ndarray:
-    """A bright square on a soft background; its colour and its way go with the label."""
+    """A bright square on a soft background, with colour and direction given by the label."""
     shades = np.random.default_rng([label, seed]).uniform(20, 80, (2, 3))
     background = shades[0] + (shades[1] - shades[0]) * np.linspace(0, 1, width)[None, :, None] * np.ones((height, 1, 1))
     frames = np.repeat(background[None].astype(np.uint8), num_frames, axis=0)

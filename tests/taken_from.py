@@ -1,4 +1,4 @@
-"""The table of docs/weights.md: which source decides on what in each job, found out by trying.
+"""The table of docs/weights.md, measured: the source that decides each value in each job.
 
     python -m tests.taken_from      writes the table into docs/weights.md
 
@@ -28,16 +28,16 @@ BEGIN, END = "<!-- python -m tests.taken_from writes from here -->", "<!-- to he
 
 
 class What(NamedTuple):
-    """A row: a field of the config, two values that it can have besides its default, and its names elsewhere."""
+    """A row: a field of the config, two possible values other than its default, and its names elsewhere."""
 
     title: str
     field: str
     one: Any
     other: Any
     flag: str | None = None
-    """Of `timesformer predict`, `features` and `explain`."""
+    """Flag of `timesformer predict`, `features` and `explain`."""
     argument: str = "preprocess"
-    """Of `timesformer_jax.load`."""
+    """Argument of `timesformer_jax.load`."""
 
 
 PIXELS = ((0.1, 0.1, 0.1), (0.2, 0.2, 0.2))
@@ -86,11 +86,11 @@ DECIDED_BY_THE_DATA = {
         ["`--objective`, weights, softmax", "`objective=`, weights, softmax"],
     ),
 }
-"""Rows that need a data set: their cells of main.py, and the others. Other tests hold them."""
+"""Rows that need a data set, with their cells for main.py and for the others. Other tests cover them."""
 
 
 def weights_of(what: What, value: Any) -> Architecture:
-    """Weights that say `value`; None for weights that don't say it."""
+    """Return weights that state `value`; None for weights that don't state it."""
     said: dict[str, Any] = {}
     fields = {name: default for name, default in FOLLOWING["model"].items() if name not in ("image_size", "num_frames")}
     section, name = what.field.split(".")
@@ -105,7 +105,7 @@ def weights_of(what: What, value: Any) -> Architecture:
 
 @contextmanager
 def surroundings(weights: Architecture, *, checkpoint: bool) -> Iterator[None]:
-    """A workdir whose checkpoint, or an `init_from`, that says so; nothing is read."""
+    """Make a workdir whose checkpoint, or an `init_from`, states the value; nothing is read."""
     there = Path("/run/checkpoints/1") if checkpoint else None
     notes = {"model": {**describe_model(tsf.TimeSformer(num_classes=1)), **weights.fields}}
     with (
@@ -119,7 +119,7 @@ def surroundings(weights: Architecture, *, checkpoint: bool) -> Iterator[None]:
 
 
 def used(what: What, given: dict[str, Any], *, mode: str, checkpoint: bool) -> Any:
-    """The value that a job uses of those that the sources say; raises `InputError` if it refuses them."""
+    """Return which of the sources' values a job uses; raises `InputError` if the job refuses them."""
     section, name = what.field.split(".")
     config: Any = new_config(init_from="weights")
     value = given.get("command line", given.get("config"))
@@ -135,7 +135,7 @@ def used(what: What, given: dict[str, Any], *, mode: str, checkpoint: bool) -> A
 
 
 def precedence(what: What, *, mode: str, checkpoint: bool) -> str:
-    """The sources in the order in which they decide, each tried against all that may follow it."""
+    """Return the sources in order of precedence, each tested against all that may follow it."""
     order: list[str] = []
     refused: list[str] = []
     left = ["command line", "config", "weights"]
@@ -153,7 +153,7 @@ def precedence(what: What, *, mode: str, checkpoint: bool) -> str:
                 order += [] if source in refused else [source]
                 break
         else:
-            raise AssertionError(f"Of {left} nothing decides on {what.field}.")
+            raise AssertionError(f"None of {left} decides {what.field}.")
     default = used(what, {}, **options)
     expected = FOLLOWING[what.field.split(".")[0]][what.field.split(".")[1]]
     assert default == expected or what.field == "clips.short_side", (what.field, default)
@@ -164,7 +164,7 @@ def precedence(what: What, *, mode: str, checkpoint: bool) -> str:
 
 
 def elsewhere(what: What) -> list[str]:
-    """The cells of `timesformer` and `load`; whether the flag and the argument are there is seen from themselves."""
+    """Return the cells of `timesformer` and `load`; the existence of flag and argument is read from these themselves."""
     for job in JOBS.values():
         parser = argparse.ArgumentParser()
         job.add_arguments(parser)
@@ -181,7 +181,7 @@ def elsewhere(what: What) -> list[str]:
 
 
 def render() -> str:
-    """The table in Markdown."""
+    """Render the table in Markdown."""
     table = [["", *(column.title for column in COLUMNS), "`timesformer predict`, `features`, `explain`", "`tsf.load`"]]
     for what in ROWS:
         cells = []
@@ -196,7 +196,7 @@ def render() -> str:
 
 
 def written(page: str) -> str:
-    """The table that a page has between the marks."""
+    """Return the table between the marks of a page."""
     found = re.search(f"{re.escape(BEGIN)}\n\n(.*?)\n\n{re.escape(END)}", page, re.DOTALL)
     assert found is not None, f"the page lacks the marks {BEGIN} and {END}"
     return found[1]

@@ -1,4 +1,4 @@
-"""main.py as a process of its own: its last line, its exit code, and the README's command."""
+"""main.py as a separate process: its last line, its exit code, and the README's command."""
 
 import os
 import re
@@ -37,13 +37,13 @@ def command(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[st
     ],
 )
 def test_the_command_ends_in_one_line_and_not_with_0(tmp_path: Path, arguments: list[str], code: int, words: str):
-    """Usage errors with 2, unusable input with 1."""
+    """Usage errors exit with 2, invalid input with 1."""
     done = command(*arguments, f"--workdir={tmp_path}")
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     *before, last = done.stderr.strip().splitlines()
     assert re.search(words, last)
-    assert len(before) == int("data.root" in str(arguments) or "eval" in str(arguments))  # the devices, before all else
+    assert len(before) == int("data.root" in str(arguments) or "eval" in str(arguments))  # the line about devices comes first
 
 
 def test_the_command_alone_shows_an_example_and_the_modes():
@@ -54,7 +54,7 @@ def test_the_command_alone_shows_an_example_and_the_modes():
 
 
 def test_none_unsets_optional_fields():
-    """And is a text for those that are texts."""
+    """For text fields, "none" is plain text."""
     fields = ["init_from", "data.max_fps", "probe.batch_size", "model.remat"]
     code = (
         "import main; from absl import app, flags\n"
@@ -95,7 +95,7 @@ def test_an_interrupted_run_ends_and_goes_on(tmp_path: Path, made_clips: Path, d
 
 
 def test_the_second_interrupt_ends_the_process_at_once():
-    """Here in C code that no Python handler can interrupt, as a compilation is."""
+    """Even in C code that no Python handler can interrupt, such as compilation."""
     code = (
         "import hashlib, signal; from experiment.command_line import second_interrupt_exits; "
         "second_interrupt_exits('At once.'); signal.signal(signal.SIGINT, lambda *_: None); print('ready', flush=True); "
@@ -107,7 +107,7 @@ def test_the_second_interrupt_ends_the_process_at_once():
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             process.send_signal(signal.SIGINT)
-            process.send_signal(signal.SIGINT)  # a launcher's, of the same key
+            process.send_signal(signal.SIGINT)  # forwarded by a launcher for the same key press
             time.sleep(SAME_INTERRUPT + 0.2)
             assert process.poll() is None
             process.send_signal(signal.SIGINT)
@@ -119,24 +119,24 @@ def test_the_second_interrupt_ends_the_process_at_once():
 
 @pytest.fixture(scope="module")
 def clips_with_broken_ones(tmp_path_factory: pytest.TempPathFactory, clips: Path, broken_clips: Path) -> tuple[Path, str]:
-    """Videos of several sizes and rates, and broken ones under one of their labels."""
+    """Videos of several sizes and rates, with broken ones under one of their labels."""
     root = tmp_path_factory.mktemp("mixed") / "clips"
     shutil.copytree(clips, root)
-    label = "walking" if "TIMESFORMER_CLIPS" in os.environ else "across"  # what the damaged ones were made from
+    label = "walking" if "TIMESFORMER_CLIPS" in os.environ else "across"  # the source of the damaged videos
     for path in broken_clips.iterdir():
         shutil.copy(path, root / label / f"broken_{path.name}")
     return root, label
 
 
 def test_the_readmes_command_names_what_it_cannot_read(tmp_path: Path, clips_with_broken_ones: tuple[Path, str], data_dir: str):
-    """Trains to the end, and counts the unreadable videos in training and in the test."""
+    """Training completes, and unreadable videos are counted in training and in evaluation."""
     root, label = clips_with_broken_ones
     flags = ["--config=configs/folder.py", f"--config.data.root={root}", f"--config.data.data_dir={data_dir}"]
     flags += ["--config.model.depth=1", "--config.train.num_epochs=1.0"]
     done = command(*flags, f"--workdir={tmp_path}/run", devices=2)
     assert done.returncode == 0, done.stderr
     for name in ("empty", "text", "truncated"):
-        assert f"Left out {label}/broken_{name}.mp4 of '" in done.stderr
+        assert f"Skipped {label}/broken_{name}.mp4 of '" in done.stderr
     assert re.search(r"\d video\(s\) could not be read and were skipped", done.stderr)
     test, rows = results(tmp_path / "run"), predictions(tmp_path / "run")
     assert len(rows) == test["num_videos"] + test["unreadable"]

@@ -1,4 +1,4 @@
-"""Every recipe: what its file says of it, that all its parts are accepted, and that a small copy of it trains."""
+"""Recipes: their files' claims, valid fields, and training of small copies."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ def module(file: str) -> ModuleType:
 
 
 def variants(file: str) -> list[str]:
-    """All that may follow the colon, and every change together with another input size or scheme."""
+    """List everything that may follow the colon, and each change combined with another input size or scheme."""
     table = module(file).VARIANTS
     if file == "folder":
         return [*module(file).FIELDS, *(f"video_folder,{name}" for name in table), "video_list,finetune,modern"]
@@ -48,7 +48,7 @@ EVERY = [(file, variant) for file in FILES for variant in variants(file)]
 
 
 def filled(file: str, variant: str) -> ConfigDict:
-    """A config whose model follows the weights, as for those of base width at 8 x 224, with which it begins by default."""
+    """A config that derives its model from the weights, filled in for its default of base width at 8 x 224."""
     config = config_of(file, variant)
     begin = config.init_from
     config.init_from = None
@@ -70,7 +70,7 @@ def test_the_issues_recipes_are_there():
     assert all("modern" in module(file).VARIANTS for file in FILES if file != "moving_digits")
 
 
-# What the files say.
+# The files' claims.
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -87,7 +87,7 @@ def test_every_file_has_its_command_accuracy_cost_and_memory(file: str):
 
 @pytest.mark.parametrize("file", sorted(CLASSES))
 def test_the_table_has_every_variant_with_its_cost(file: str):
-    """The columns `a view` and `training` are what the model and the schedule come to."""
+    """The columns `a view` and `training` follow from the model and the schedule."""
     text = str(module(file).__doc__)
     videos = int(re.search(r"training of\s+([\d,]+) videos", text)[1].replace(",", ""))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
@@ -103,7 +103,7 @@ def test_the_table_has_every_variant_with_its_cost(file: str):
         assert int(memory) > 0
 
 
-# That everything is accepted.
+# Every field is accepted.
 
 
 @pytest.mark.parametrize(("file", "variant"), EVERY)
@@ -114,7 +114,7 @@ def test_every_variant_builds(file: str, variant: str):
     PixelOptions(**config.pixels)
     MixingOptions(**config.mixing)
     optimizer_of(config, model.depth)
-    assert config.data.get("short_side", 32) >= clips.short_side[0]  # as the jobs demand
+    assert config.data.get("short_side", 32) >= clips.short_side[0]  # as the jobs require
     assert config.train.batch_size % clips.clips_per_video == 0
     assert config.init_from is None or config.init_from.startswith("hf:") or config.init_from in ZOO
     assert (config.init_from is None) == (config.model.initialization == "from_scratch")
@@ -122,7 +122,7 @@ def test_every_variant_builds(file: str, variant: str):
 
 @pytest.mark.parametrize("file", sorted(CLASSES))
 def test_the_data_set_takes_its_fields(file: str, tmp_path: Path):
-    """All that is missing is the data. (Those of `folder` and `moving_digits` are opened in other tests.)"""
+    """Only the data are missing. (Other tests open those of `folder` and `moving_digits`.)"""
     for variant in module(file).VARIANTS:
         with pytest.raises(InputError, match=r"data\.root is not set"):
             open_dataset(**{**filled(file, variant).data, "data_dir": str(tmp_path)})
@@ -158,7 +158,7 @@ def test_only_the_small_model_from_random_weights_is_called_a_toy():
 
 
 def test_the_recipe_for_few_videos():
-    """`small` is `finetune,small`; two dozen videos make enough steps, and short videos are seen whole."""
+    """`small` is `finetune,small`; two dozen videos suffice for enough steps, and short videos are seen whole."""
     assert config_of("folder", "video_folder,small").to_json() == config_of("folder", "video_folder,finetune,small").to_json()
     config = filled("folder", "video_folder,small")
     assert config.train.num_epochs * 24 / config.train.batch_size >= 90
@@ -183,7 +183,7 @@ def test_the_later_variant_wins():
 def test_the_official_hyper_parameters(file: str):
     for variant in module(file).VARIANTS.keys() - {"modern", "scratch"}:
         config = config_of(file, variant)
-        assert config.train.batch_size == 64  # of all devices and parts together
+        assert config.train.batch_size == 64  # over all devices and micro-batches
         steps = 1000
         rate = optimizer_of(config, 12, steps).learning_rate
         expected = {0: 5e-3, 10.9: 5e-3, 10.999: 5e-3, 11: 5e-4, 13.999: 5e-4, 14: 5e-5, 14.999: 5e-5}
@@ -239,7 +239,7 @@ def shrink(file: str, variant: str) -> Small:
 
 
 def distinct() -> list[Any]:
-    """One of those variants whose small copies compile to much the same step; RandAugment alone takes seconds to compile."""
+    """Variants whose small copies compile to different steps; RandAugment alone takes seconds to compile."""
     found: dict[str, Any] = {}
     alone = [(file, variant) for file, variant in EVERY if not variant.endswith(",modern")]
     for file, variant in alone:
@@ -261,7 +261,7 @@ def test_a_small_copy_takes_two_steps(file: str, variant: str):
     options = PixelOptions(**config.pixels).for_labels(["up", "down"])
     optimizer = optimizer_of(config, model.depth, steps_per_epoch=1.0)
     ema = config.train.ema_decay
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes steps and rates
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of steps and rates
         state = training.init_state(model, optimizer.transformation, config.seed, mesh, ema=ema > 0)
         before = jax.device_get(state.params)
         step = training.make_train_step(
@@ -299,7 +299,7 @@ def batch_for(model: tsf.TimeSformer) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_a_recipe_from_videos_to_results(tmp_path: Path, data_dir: str):
-    """UCF-101, of which three classes and a dozen videos are left: whole training, then the classifier alone from that."""
+    """UCF-101 cut down to three classes and a dozen videos: full training, then the classifier alone from its weights."""
     root = tmp_path / "ucf"
     names = ["Across", "Down", "Back"]
     lists: dict[str, list[str]] = {"train": [], "test": []}
@@ -326,7 +326,7 @@ def test_a_recipe_from_videos_to_results(tmp_path: Path, data_dir: str):
     }
     whole, head = tmp_path / "whole", tmp_path / "head"
     with jax.numpy_dtype_promotion("standard"):
-        # No network here, so the released weights are left out.
+        # The released weights are dropped, since there is no network.
         main.run(config_of("ucf101", init_from=None, **small), str(whole), "train")
         main.run(config_of("ucf101", "head", init_from=str(whole), **small), str(head), "train")
     for workdir in (whole, head):
@@ -340,13 +340,13 @@ def test_limits_of_videos_are_the_library_s():
 
 @pytest.mark.parametrize("section", common.SECTIONS)
 def test_a_sections_defaults_are_those_of_its_class(section: str):
-    """But for the listed exceptions, each of which is one; nothing is left out that is not listed."""
+    """Except for the listed exceptions, which must be real; no field is missing unless listed."""
     fields = {field.name: field.default for field in dataclasses.fields(common.SECTIONS[section])}
     exceptions, absent = common.EXCEPTIONS.get(section, {}), common.NOT_IN_CONFIGS.get(section, ())
     assert {*exceptions, *absent} <= fields.keys()
     assert all(fields[name] != value for name, value in exceptions.items())
     values = common.new_config()[section].to_dict()
-    values.pop("span", None)  # of `ClipOptions`, no field
+    values.pop("span", None)  # an argument of `ClipOptions` that isn't a field
     assert values.keys() == fields.keys() - {*absent}
     unset = common.FOLLOWING.get(section, {})
     assert {name: unset.get(name, value) for name, value in values.items()} == {

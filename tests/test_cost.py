@@ -1,4 +1,4 @@
-"""The cost model against the paper's figures and against what XLA counts; its command."""
+"""The cost model against the paper's figures and XLA's counts, and its command."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def test_three_views_cost_what_the_paper_says(name: str, giga: float, paper: flo
 
 
 @pytest.mark.parametrize(
-    ("frames", "size", "divided", "joint"),  # the paper's Figure 3, 10^12 multiply-adds a view
+    ("frames", "size", "divided", "joint"),  # the paper's Figure 3, 10^12 multiply-adds per view
     [(8, 224, 0.196, 0.180), (32, 224, 0.786, 1.262), (96, 224, 2.380, 8.136), (8, 448, 0.850, 1.262), (8, 560, 1.408, 2.609)],
 )
 def test_joint_against_divided(frames: int, size: int, divided: float, joint: float):
@@ -60,11 +60,11 @@ def test_xla_counts_the_same(attention_type: str, cls_key: bool):
         ("divided_space_time", {"temporal_cls_key": True}),
         ("divided_space_time", {"attention_order": "space_then_time"}),
         ("axial", {"attention_order": "parallel"}),
-        ("divided_space_time", {"depth": 2, "image_size": 64}),  # patches and groups in another proportion
+        ("divided_space_time", {"depth": 2, "image_size": 64}),  # another ratio of patches to groups
     ],
 )
 def test_multiply_adds_for_logits_are_what_xla_counts(attention_type: str, fields: dict):
-    """At depth 1, where leaving anything out of the last block, or counting what it leaves out, changes most."""
+    """At depth 1 the savings in the last block, and errors in counting them, have the largest effect."""
     model = tsf.create("timesformer-base", num_classes=400, attention_type=attention_type, **{"depth": 1, **fields})
     size = model.grid[0] * model.patch_size
     video = jax.ShapeDtypeStruct((1, 8, size, size, 3), jnp.float32)

@@ -1,4 +1,4 @@
-"""The figures of training, read back from TensorBoard's files."""
+"""Training curves read back from TensorBoard's files."""
 
 import logging
 import struct

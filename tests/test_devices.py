@@ -1,4 +1,4 @@
-"""The line that names the devices, on machines that the tests don't have."""
+"""The line that names the devices, on simulated machines."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ GPU = {"driver_loaded": True, "gpu_files": True}
     ],
 )
 def test_accelerators_are_named(found: list, version: str, line: str):
-    assert name_devices(found, version, look=None) == line  # nothing else is looked at
+    assert name_devices(found, version, look=None) == line  # nothing else is read
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_accelerators_are_named(found: list, version: str, line: str):
     [
         (Machine(2, {}), "CPU, 2 cores: no GPU or TPU found"),
         (Machine(1, {}, packages=JAXLIB), "CPU, 1 core: no GPU or TPU found"),
-        # The tools alone are no GPU.
+        # The tools alone don't mean a GPU.
         (
             Machine(2, {}, smi="couldn't communicate with the NVIDIA driver", smi_failed=True),
             "CPU, 2 cores: no GPU or TPU found",

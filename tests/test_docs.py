@@ -1,4 +1,4 @@
-"""The snippets of the documentation run as they stand, each alone."""
+"""The documentation's snippets run unchanged, each on its own."""
 
 import json
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def snippets(text: str) -> dict[str, str]:
-    """Section -> its Python code."""
+    """Return the Python code of each section."""
     return {
         section.partition("\n")[0]: code
         for section in text.split("\n## ")[1:]
@@ -30,7 +30,7 @@ def snippets(text: str) -> dict[str, str]:
 GUIDE, WEIGHTS = ((ROOT / "docs" / name).read_text() for name in ("use_in_your_project.md", "weights.md"))
 OF_THE_GUIDE = snippets(GUIDE)
 SNIPPETS = {**OF_THE_GUIDE, **snippets(WEIGHTS)}
-WITH_TORCH = "Clips through PyTorch loaders"  # which tests/parity runs
+WITH_TORCH = "Clips through PyTorch loaders"  # tests/parity runs it
 
 
 @pytest.mark.slow_cases("(Serving|In an NNX project|Clips for your own training loop)")
@@ -40,7 +40,7 @@ def test_snippet(title: str, made_clips: Path, tmp_path: Path, monkeypatch: pyte
     Path("videos").symlink_to(made_clips)
     names: dict[str, Any] = {}
     exec(compile(SNIPPETS[title], f"{title} (docs)", "exec"), names)
-    if "losses" in names:  # it trains: then it learns
+    if "losses" in names:  # training snippets must also learn
         assert names["losses"][-1] < 0.8 * names["losses"][0]
 
 
@@ -118,7 +118,7 @@ def test_every_section_has_its_snippet_and_its_link():
 
 
 def test_the_table_of_limits_is_the_writers():
-    """docs/weights.md shows for each format which values of a field its reader computes."""
+    """docs/weights.md lists for each format the values of a field that its reader supports."""
     fields = dict.fromkeys(field for target in TARGETS.values() for field in target.values)
     rows = [f"| field | {' | '.join(f'`{name}`' for name in WRITERS)} |", f"|---|{'---|' * len(WRITERS)}"]
     for field in fields:
@@ -131,7 +131,7 @@ def test_the_table_of_limits_is_the_writers():
 
 
 def test_the_tables_of_weights_are_complete():
-    """Every format that can be read or written, and every published checkpoint with its figures."""
+    """They have every format that can be read or written, and every published checkpoint with its figures."""
     for name in {*FORMATS, *WRITERS}:
         assert name in WEIGHTS, name
     assert families_table() in WEIGHTS, f"the table of families should be\n{families_table()}"

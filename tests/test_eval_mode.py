@@ -1,4 +1,4 @@
-"""`--mode=eval`: the same figures however the clips are put into batches, and a test that goes on where it was stopped."""
+"""`--mode=eval`: results independent of batching, and resumption of stopped evaluations."""
 
 import csv
 import json
@@ -24,14 +24,14 @@ FILES = ("results.json", "predictions.jsonl", "confusion.csv")
 
 @pytest.fixture(autouse=True, scope="module")
 def optax_promotes() -> Iterator[None]:
-    """optax mixes dtypes."""
+    """Allow dtype promotion, since optax mixes dtypes."""
     with jax.numpy_dtype_promotion("standard"):
         yield
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, made_clips: Path, data_dir: str) -> Path:
-    """A short run, on one clip and crop of whose validation videos a test follows."""
+    """A short run, followed by an evaluation on one clip and crop of its validation videos."""
     workdir = tmp_path_factory.mktemp("run")
     options = {"eval.num_clips": 1, "eval.num_crops": 1, "train.num_epochs": 4.0, "train.evaluate_every_epochs": 9.0}
     main.run(small_folder(made_clips, data_dir, **options), str(workdir), "train")
@@ -87,7 +87,7 @@ def test_figures_do_not_depend_on_batches_or_devices(
 
 
 def test_clips_of_a_pass_are_those_of_a_smaller_test(run: Path, made_clips: Path, data_dir: str):
-    """Placed as official tests are, two of four clips are the very clips of a test with two."""
+    """With official placement, two of four clips are exactly the clips of an evaluation with two."""
     main.run(small_folder(made_clips, data_dir, **VIEWS), str(run), "eval")
     four = results(run)
     main.run(small_folder(made_clips, data_dir, **{**VIEWS, "eval.num_clips": 2}), str(run), "eval")
@@ -105,7 +105,7 @@ def test_tiled_clips_have_no_curve(run: Path, made_clips: Path, data_dir: str):
 def test_a_killed_test_goes_on_and_ends_as_if_it_had_not_been(
     run: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """At the third of five batches: what is done by then is neither decoded nor scored again; the files are the same."""
+    """Killed at the third of five batches: finished clips are neither decoded nor scored again, and the files are the same."""
     config = small_folder(made_clips, data_dir, **VIEWS, **{"eval.batch_size": 8})
     main.run(config, str(run), "eval")
     undisturbed = files(run)
@@ -154,7 +154,7 @@ def test_what_another_checkpoint_left_is_discarded(run: Path, made_clips: Path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_a_test_that_is_told_to_end(run: Path, made_clips: Path, data_dir: str, told: signal.Signals):
-    """The command itself, on one device: ends at once and well, and goes on."""
+    """On SIGTERM the command, on one device, exits promptly with success, and the next one resumes."""
     given = {"data.root": made_clips, "data.data_dir": data_dir, "data.val_fraction": 0.3, "data.short_side": 48}
     given |= {"model.image_size": 32, "model.embed_dim": 32, "model.depth": 1, "clips.short_side": "(32, 40)"}
     given |= {"eval.split": "train", "eval.num_clips": 400, "eval.batch_size": 1, "clips.sampling_rate": 1.0}

@@ -1,4 +1,4 @@
-"""What to install: the tables of extras and jobs, and the one command in the message of whatever is missing."""
+"""Extras: the tables of extras and jobs, and the single install command in errors about missing packages."""
 
 import importlib
 import re
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def uninstall(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
-    """Make imports fail, of parts that are imported already too."""
+    """Make imports fail, including those of modules that are already imported."""
     for module in modules:
         for name in [module, *(name for name in sys.modules if name.startswith(f"{module}."))]:
             monkeypatch.setitem(sys.modules, name, None)
@@ -76,7 +76,7 @@ def test_extras_in_the_docs_exist_and_are_quoted(path: Path):
 def test_job_names_one_command_for_all_it_needs(
     command: str, missing: tuple[str, ...], extras: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
-    """Whatever is missing is said once, though the folder has two videos, and before anything else fails."""
+    """All missing packages are named once, despite two videos, and before anything else fails."""
     monkeypatch.chdir(tmp_path)
     for place in ("FOLDER", "run"):
         Path(place).mkdir()
@@ -87,7 +87,7 @@ def test_job_names_one_command_for_all_it_needs(
     uninstall(monkeypatch, *missing)
     assert main(command.split()) == 1
     *before, line = capsys.readouterr().err.splitlines()
-    assert len(before) <= 1  # the devices, of a job that computes
+    assert len(before) <= 1  # the line about devices, if the job computes
     asked = re.fullmatch(r'Error: .* needs [\w-]+, which is not installed: pip install "timesformer_jax\[(.*)\]"', line)
     assert asked is not None, line
     assert asked[1] == extras

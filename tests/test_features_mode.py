@@ -1,4 +1,4 @@
-"""`--mode=features` from end to end: the model's own features of every view, resumed runs, and what bad input ends in."""
+"""`--mode=features` end to end: the model's features of every view, resumed runs, and errors for bad input."""
 
 import json
 import shutil
@@ -44,14 +44,14 @@ def features_config(clips: Path, data_dir: str, **overrides: Any) -> ConfigDict:
         "model.depth": 1,
         "clips.short_side": (32, 40),
         "clips.sampling_rate": 4.0,
-        "train.batch_size": 1,  # no devices could share it, and nothing is trained
+        "train.batch_size": 1,  # not divisible by the devices, which only training requires
     }
     return config_of("folder", **{**small, **overrides})
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory):
-    """Scheme -> a checkpoint of random weights that the small config fits."""
+    """Checkpoints of random weights that fit the small config, by scheme."""
     folder = tmp_path_factory.mktemp("weights")
 
     def make(attention_type: str = "divided_space_time", seed: int = 0) -> str:
@@ -126,7 +126,7 @@ def test_they_are_what_the_model_says_of_the_same_views(
 
 
 def test_an_image_model_is_asked_about_every_frame(tmp_path: Path, made_clips: Path, data_dir: str):
-    """Its weights in a space_only model: "frames" are its own features of each frame."""
+    """With its weights in a space_only model, "frames" are the image model's features of each frame."""
     vit = FlaxVit(False)
     random = np.random.default_rng(0)
     with jax.numpy_rank_promotion("allow"):
@@ -137,7 +137,7 @@ def test_an_image_model_is_asked_about_every_frame(tmp_path: Path, made_clips: P
     given = {
         "init_from": str(tmp_path / "vit.npz"),
         "model.attention_type": "space_only",
-        "model.activation": "gelu_tanh",  # JAX's own, which the log asks for
+        "model.activation": "gelu_tanh",  # JAX's own name for it, which the log uses
         "features.kind": "frames",
         "eval.num_clips": 1,
         "eval.num_crops": 1,
@@ -159,7 +159,7 @@ def test_an_image_model_is_asked_about_every_frame(tmp_path: Path, made_clips: P
 def test_a_run_that_was_stopped_goes_on(
     tmp_path: Path, made_clips: Path, data_dir: str, weights: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ):
-    """Shards that are there stay as they are, their videos aren't looked at again, and the end is that of a run in one go."""
+    """Existing shards are kept without reading their videos again, and the result is that of an uninterrupted run."""
     given = {"init_from": weights(), "features.videos_per_shard": 1, "eval.num_clips": 1}
     config, folder = features_config(made_clips, data_dir, **given), tmp_path / "two" / "features" / "val"
     write, asked = FeatureWriter.write, []
@@ -221,7 +221,7 @@ def test_videos_that_cannot_be_read_are_named(tmp_path: Path, made_clips: Path, 
 
 @pytest.mark.parametrize("missing", [[], [0, 1, 2, 3], [1, 4, 6]], ids=len)
 def test_processes_share_the_shards(missing: list[int]):
-    """Each is written once, by one process; all go through equally many; those that hold the same clips make the same shard."""
+    """One process writes each shard, all run equally many steps, and those that hold the same clips make the same shard."""
     shares = [Share(index, 2, leads) for index in (0, 1) for leads in (True, False)]
     rounds = [list(turns(missing, share)) for share in shares]
     assert {len(each) for each in rounds} == {-(-len(missing) // 2)}
@@ -256,7 +256,7 @@ def test_two_processes_write_what_one_does(tmp_path: Path, made_clips: Path, dat
     ids=lambda value: next(iter(value), "no backbone") if isinstance(value, dict) else "",
 )
 def test_bad_input_is_one_sentence(tmp_path: Path, overrides: dict, words: str):
-    """Before anything is prepared, or written."""
+    """Before anything is prepared or written."""
     with pytest.raises(InputError, match=words) as caught:
         main.run(features_config(Path("/no/such/folder"), "", **overrides), str(tmp_path / "new"), "features")
     assert "\n" not in str(caught.value)

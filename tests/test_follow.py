@@ -1,4 +1,4 @@
-"""Fine-tuning recipes take the model, the sizes of clips and their pixels from the weights."""
+"""Fine-tuning recipes derive the model, clip sizes and pixel normalisation from the weights."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ PREPROCESS = tsf.Preprocess(num_frames=4, crop_size=32, sampling_rate=2.0, mean=
 
 
 def weights(kind: str, path: Path) -> Path:
-    """A small model's weights, whatever the kind of file."""
+    """A small model's weights in the given file format."""
     if kind == "official":
         return official_file(path)
     if kind == "timm":
@@ -49,7 +49,7 @@ GOLDEN = {"image_size": 16, "patch_size": 4, "num_frames": 4, "embed_dim": 24, "
     [
         ("timesformer_jax", {}, SAVED, ((0.1, 0.2, 0.3), "bgr")),
         ("huggingface", {}, SAVED, ((0.1, 0.2, 0.3), "bgr")),
-        # Their width is nobody's custom, so the number of heads must be given.
+        # The width is unusual, so the number of heads must be given.
         ("official", {"model.num_heads": 3}, {**GOLDEN, "attention_type": "divided_space_time"}, ((0.45,) * 3, "rgb")),
         ("timm", {"model.num_heads": 3}, {**GOLDEN, "num_frames": 8}, ((0.45,) * 3, "rgb")),
     ],
@@ -109,7 +109,7 @@ CLIP_PIXELS = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 
 
 
 def clip_folder(path: Path) -> Path:
-    """A CLIP image tower of random weights as Hugging Face saves it."""
+    """A CLIP image tower with random weights, as Hugging Face saves it."""
     folder = write_folder(path, clip_tensors(), CLIP_CONFIG)
     pixels = {"image_mean": CLIP_PIXELS["mean"], "image_std": CLIP_PIXELS["std"]}
     (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
@@ -118,7 +118,7 @@ def clip_folder(path: Path) -> Path:
 
 @pytest.mark.parametrize("mode", ["train", "probe", "features"])
 def test_jobs_prepare_clips_for_clip_as_load_does(mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """Without a flag for it; the table in the log says so."""
+    """No flag is needed, and the table in the log states the source."""
     source = clip_folder(tmp_path / "clip")
     with caplog.at_level("INFO", logger="timesformer_jax"):
         config = follow_weights(config_of("folder", "video_folder,finetune", init_from=str(source)), str(tmp_path), mode)
@@ -142,7 +142,7 @@ def test_jobs_prepare_clips_for_clip_as_load_does(mode: str, tmp_path: Path, cap
 
 
 def test_what_a_config_sets_precedes_init_from(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """And the table says which: the recipes of the paper have their own pixels, whatever they begin with."""
+    """The table names the source: the paper's recipes set their own pixels, whatever they begin with."""
     source = clip_folder(tmp_path / "clip")
     given = {"model.image_size": 16, "clips.short_side": (20, 30), "clips.span": 64.0}
     with caplog.at_level("INFO", logger="timesformer_jax"):
@@ -180,7 +180,7 @@ def test_weights_of_segments_have_no_sampling_rate(tmp_path: Path, caplog: pytes
 
 
 def test_segments_do_not_take_over_tiles(tmp_path: Path):
-    """As of HowTo100M's models: the recipe for few videos spreads a clip over the whole video."""
+    """Tiled clips come from HowTo100M models, but the recipe for few videos spreads a clip over the whole video."""
     source = tmp_path / "weights"
     model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
     tiled = dataclasses.replace(PREPROCESS, placement="tiled")
@@ -211,7 +211,7 @@ SCHEME = {name: FOLLOWING["model"][name] for name in ("attention_type", "num_fra
 def test_the_paper_s_recipes_do_not_depend_on_what_they_begin_with(
     file: str, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Clips, pixels, scheme and sizes of the frames, for weights that say otherwise in everything."""
+    """Clips, pixels, scheme and frame sizes stay, even if the weights state otherwise."""
     config = config_of(file, None if variant == "default" else variant, init_from="weights")
     said = {"sampling": "segments", "sampling_rate": 3.0, "placement": "dense", "channel_order": "bgr", "short_side": 400}
     said |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -227,7 +227,7 @@ def test_the_paper_s_recipes_do_not_depend_on_what_they_begin_with(
 
 
 def test_a_checkpoint_without_notes_leaves_the_config_alone(tmp_path: Path):
-    """As those of older versions are: what it doesn't say is the config's."""
+    """Checkpoints of older versions state nothing, so the config decides."""
     model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
     notes = {"model": describe_model(model), "data": {"label_names": ["a", "b", "c"]}}
     write_checkpoint(tmp_path / "checkpoints" / "1", random_variables(model)["params"], notes)
@@ -239,7 +239,7 @@ def test_a_checkpoint_without_notes_leaves_the_config_alone(tmp_path: Path):
 
 @pytest.mark.slow
 def test_finetune_and_evaluate_without_fields_of_the_model(tmp_path: Path, made_clips: Path, data_dir: str):
-    """The same config evaluates after the weights are gone: the workdir's checkpoint knows the model."""
+    """The same config evaluates after the weights are gone, since the workdir's checkpoint describes the model."""
     source = weights("huggingface", tmp_path / "weights")
     config = config_of(
         "folder",
@@ -266,7 +266,7 @@ def test_finetune_and_evaluate_without_fields_of_the_model(tmp_path: Path, made_
 
 
 def test_one_of_several_models_without_another_head(tmp_path: Path):
-    """`init_from_prefix` and `init_from_allow` reach whatever reads the weights."""
+    """`init_from_prefix` and `init_from_allow` reach every reader of the weights."""
     vit = golden_tensors("inflate_divided_space_time", "vit/")
     vit["aux_norm.weight"] = vit["norm.weight"]
     both = {f"{model}.{name}": tensor for model in ("student", "teacher") for name, tensor in vit.items()}

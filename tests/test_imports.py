@@ -1,4 +1,4 @@
-"""What importing the library loads, and which part may import which."""
+"""Packages that importing the library loads, and the import rules between rooms."""
 
 import ast
 import itertools
@@ -25,13 +25,13 @@ def test_the_library_loads_nothing_heavy():
     ("statement", "needs"),
     [
         ("from timesformer_jax.training import TrainState, make_mesh, make_optimizer, make_train_step", {"optax"}),
-        ("import timesformer_jax.datasets.storing", {"google_crc32c", "av"}),  # what worker processes load
+        ("import timesformer_jax.datasets.storing", {"google_crc32c", "av"}),  # loaded by worker processes
         ("from timesformer_jax.augment import PixelOptions, mix_clips, prepare_training", {"dm_pix"}),
         ("from timesformer_jax.datasets import read_video_folder; from timesformer_jax.video import ClipSource", set()),
     ],
 )
 def test_a_training_step_needs_few_packages(statement: str, needs: set[str]):
-    """Other projects build steps of their own on these, with neither Orbax nor tqdm installed."""
+    """Other projects build their own steps on these modules, without Orbax or tqdm."""
     packages = {*HEAVY, "etils"} - needs
     code = f"import sys; sys.modules.update(dict.fromkeys({sorted(packages)})); {statement}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -109,14 +109,14 @@ def test_what_is_imported_is_pinned():
     rooms = [room for room in ROOT.iterdir() if room.is_dir() and not room.name.startswith(".")]
     for path in [*ROOT.glob("*.py"), *(path for room in rooms for path in room.rglob("*.py"))]:
         peers = {"torch", "transformers"} if path.parent.name in ("benchmarks", "accelerator", "parity") else set()
-        peers |= {"torch"} if path.name == "tensor_files.py" else set()  # optional, and only when such a file is read
+        peers |= {"torch"} if path.name == "tensor_files.py" else set()  # optional, imported only if such a file is read
         assert imports(path) & {"torch", "transformers"} <= peers, path
         for name in {name.partition(".")[0] for name in imports(path)} - ours - sys.stdlib_module_names:
             assert canonical(packages.get(name, name)) in pinned, f"{path} imports {name}"
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, also inside its functions."""
+    """Return every module that a file imports, including inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -137,7 +137,7 @@ GROUND = {
     )
 }
 
-MAY_IMPORT = {  # room -> the rooms of ours that it may import, besides itself and GROUND
+MAY_IMPORT = {  # maps a room to the rooms that it may import besides itself and GROUND
     "timesformer_jax/modeling": set(),
     "timesformer_jax/video": set(),
     "timesformer_jax/datasets": {"timesformer_jax.video"},

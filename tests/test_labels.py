@@ -1,4 +1,4 @@
-"""Names of classes, from the files that people have."""
+"""Class names from the file formats that people use."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ NAMES = ["abseiling", "air drumming", "answering, questions"]
         ("a.txt", "\ufeffabseiling\nair drumming\nanswering, questions\n"),
         ("a.json", '["abseiling", "air drumming", "answering, questions"]'),
         ("a.json", '{"1": "air drumming", "0": "abseiling", "2": "answering, questions"}'),
-        ("a.json", '{"\\"air drumming\\"": 1, "abseiling": 0, "\\"answering, questions\\"": 2}'),  # as Kinetics' file is
-        ("a.json", '{"air drumming": "1", "abseiling": "0", "answering, questions": "2"}'),  # as Something-Something's is
+        ("a.json", '{"\\"air drumming\\"": 1, "abseiling": 0, "\\"answering, questions\\"": 2}'),  # the format of Kinetics
+        ("a.json", '{"air drumming": "1", "abseiling": "0", "answering, questions": "2"}'),  # the format of Something-Something
         ("a.csv", 'id,name\n0,abseiling\n1,air drumming\n2,"answering, questions"\n'),
         ("a.csv", '1,air drumming\n0,abseiling\n2,"answering, questions"\n'),
     ],

@@ -1,4 +1,4 @@
-"""The jobs of main.py from end to end, and what bad input ends in."""
+"""The jobs of main.py end to end, and their errors for bad input."""
 
 import json
 import math
@@ -28,7 +28,7 @@ from timesformer_jax.state_files import sealed
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if "def get_config(" in path.read_text())
 
 ONE_VIEW = {"eval.num_clips": 1, "eval.num_crops": 1}
-"""The test is the validation's program then, and nothing is compiled for it: where the number of views doesn't matter."""
+"""Overrides that reuse the validation's compiled program for evaluation, if the number of views doesn't matter."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_eval_gives_the_same_scores_again(trained: Path, tmp_path: Path, made_cl
 
 
 def test_a_run_is_loaded_with_all_that_belongs_to_it(trained: Path, made_clips: Path):
-    """From its files, `predict` says of a video what the run's own test said, but for the rounding to JPEG in between."""
+    """From the run's files, `predict` matches the run's own evaluation of a video, up to JPEG rounding."""
     pretrained = tsf.load(trained)
     assert pretrained.labels == ("across", "back", "down")
     config = small_folder(made_clips, "")
@@ -88,7 +88,7 @@ OTHER_SETTINGS = {
 
 
 def test_eval_takes_the_settings_of_the_run(trained: Path, made_clips: Path, data_dir: str, caplog):
-    """Not those of the config file, which is used for other runs too; the command line's are used, and logged."""
+    """The config file's settings are ignored, as it serves other runs too; those of the command line are used and logged."""
     main.run(small_folder(made_clips, data_dir, **ONE_VIEW), str(trained), "eval")
     before, preprocess = predictions(trained), tsf.load(trained).preprocess.as_dict()
     assert results(trained)["preprocess"] == preprocess
@@ -105,7 +105,7 @@ def test_eval_takes_the_settings_of_the_run(trained: Path, made_clips: Path, dat
 
 
 def test_training_refuses_other_settings_than_the_run_s(trained: Path, tmp_path: Path):
-    """If they are typed, and before any data are prepared; those of the config file give way."""
+    """Only typed settings are refused, before any data are prepared; those of the config file give way."""
     config = small_folder(Path("/no/such/folder"), str(tmp_path), **OTHER_SETTINGS)
     words = r"--config.clips.sampling_rate is 2, and the checkpoint has 8; --config.clips.placement is centre, .* has official"
     with pytest.raises(InputError, match=words):
@@ -146,7 +146,7 @@ def test_a_run_with_every_change_of_pixels_and_both_mixes(tmp_path: Path, made_c
 
 
 def test_clips_can_be_looked_at(tmp_path: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch):
-    """As the model gets them: what is drawn of a test clip is what the pipeline made of it; mixed clips say of what."""
+    """Drawn clips are exactly the model's input, and mixed clips list their components."""
     drawn = {}
     draw = experiment.show.draw_clips
 
@@ -161,17 +161,17 @@ def test_clips_can_be_looked_at(tmp_path: Path, made_clips: Path, data_dir: str,
     assert clips.shape == (8, 8, 32, 32, 3)
     assert all(re.fullmatch(r"(across|back|down): \d+%, (across|back|down): \d+%", title) for title in titles)
     clips, titles = drawn["val.png"]
-    assert len(clips) == len(titles) == 3  # three videos, and nothing that fills the batch up
+    assert len(clips) == len(titles) == 3  # three videos, without padding
     name = titles[0].partition(": ")[2]
     crop = tsf.Preprocess(num_frames=8, crop_size=32, sampling_rate=8.0, mean=(0, 0, 0), std=(1, 1, 1))(
         made_clips / name, num_crops=1
     )
-    assert np.abs(crop[0] * 255 - clips[0]).mean() < 6  # but for JPEG
+    assert np.abs(crop[0] * 255 - clips[0]).mean() < 6  # up to JPEG's loss
     assert (tmp_path / "val.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_report_of_the_test(trained: Path, made_clips: Path, data_dir: str):
-    """Every video of the test is shown, with its label and those that the model gives; so is what it was trained with."""
+    """It shows every evaluated video with its label and predictions, and the settings of training."""
     main.run(small_folder(made_clips, data_dir, **{"eval.num_clips": 2}), str(trained), "eval")
     main.run(small_folder(made_clips, data_dir), str(trained), "report")
     page = (trained / "report.html").read_text()
@@ -205,10 +205,10 @@ def test_a_report_needs_a_test_whose_checkpoint_is_there(trained: Path, tmp_path
 def test_a_second_run_goes_on_and_ends_where_one_run_ends(
     tmp_path: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Two epochs and two more are four at a stretch, to the last bit; over another mesh, frames split too, to 1e-5."""
+    """Two epochs and two more equal four in one run, bit by bit; with another mesh, also over frames, to 1e-5."""
     options = {
         "optimizer.schedule": "constant",
-        "optimizer.name": "sgd",  # Adam makes steps of full size out of rounding noise
+        "optimizer.name": "sgd",  # Adam turns rounding noise into steps of full size
         "train.ema_decay": 0.9,
         "train.evaluate_every_epochs": 2.0,
         **ONE_VIEW,
@@ -220,7 +220,7 @@ def test_a_second_run_goes_on_and_ends_where_one_run_ends(
     main.run(small_folder(made_clips, data_dir, **options), str(tmp_path / "parts"), "train")
     assert results(tmp_path / "parts")["step"] == 2
     shutil.copytree(tmp_path / "parts", tmp_path / "other")
-    monkeypatch.setattr(training, "init_state", None)  # resuming makes no second state
+    monkeypatch.setattr(training, "init_state", None)  # resuming allocates no second state
     main.run(small_folder(made_clips, data_dir, **longer), str(tmp_path / "parts"), "train")
     main.run(small_folder(made_clips, data_dir, **other), str(tmp_path / "other"), "train")
     assert results(tmp_path / "parts")["step"] == results(tmp_path / "whole")["step"] == 4
@@ -237,7 +237,7 @@ def test_a_second_run_goes_on_and_ends_where_one_run_ends(
 
 
 def test_a_run_begins_with_another_runs_weights(tmp_path: Path, trained: Path, made_clips: Path, data_dir: str, caplog):
-    """`init_from` counts only where the workdir has no checkpoint; the log says what was used."""
+    """`init_from` only applies if the workdir has no checkpoint; the log states which was used."""
     options = {"init_from": str(trained), "optimizer.learning_rate": 1e-12, "train.ema_decay": 0.5}
     options |= {"train.evaluate_every_epochs": 2.0, **ONE_VIEW}
     options |= {"optimizer.schedule": "steps", "optimizer.steps": ((0, 1.0), ("1/2", 0.1), (2, 0.01))}
@@ -292,7 +292,7 @@ def test_one_batch_is_learned_by_heart(tmp_path: Path, made_clips: Path, data_di
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
     assert re.search(r"overfit_batch: the loss of the first batch is 0\.0\d+ after \d+ steps", caplog.text)
     assert re.search(r"This process's share of a batch: video uint8 \[8, 8, \d+, \d+, 3\]", caplog.text)
-    assert [path.name for path in tmp_path.iterdir()] == ["overfit_batch"]  # the run itself is left as it was
+    assert [path.name for path in tmp_path.iterdir()] == ["overfit_batch"]  # the run itself is unchanged
 
 
 @pytest.mark.slow
@@ -384,7 +384,7 @@ def test_bad_input_is_one_sentence(trained: Path, made_clips: Path, data_dir: st
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_cannot_work_is_told_before_the_data_are_prepared(tmp_path: Path, overrides: dict, words: str):
-    """And so before there is any model to test: here there aren't even data."""
+    """And before there is a model to evaluate: here there aren't even data."""
     with pytest.raises(InputError, match=words):
         main.run(small_folder(Path("/no/such/folder"), str(tmp_path), **overrides), str(tmp_path / "run"), "train")
 
@@ -406,7 +406,7 @@ def test_what_cannot_work_is_told_before_the_data_are_prepared(tmp_path: Path, o
 def test_weights_that_do_not_fit_are_told_before_the_data_are_prepared(
     trained: Path, tmp_path: Path, mode: str, overrides: dict, words: str
 ):
-    """In every mode that begins with them; what fits goes on to the data, of which there are none."""
+    """In every mode that starts from weights; fitting ones proceed to the data, which are missing."""
     config = small_folder(Path("/no/such/folder"), str(tmp_path), init_from=str(trained), **overrides)
     with pytest.raises(InputError, match=words):
         main.run(config, str(tmp_path / "run"), mode)
@@ -492,7 +492,7 @@ def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, made_clips: Pat
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_field_is_read(name: str):
-    """Sections that a function or class takes whole refuse what they don't know; the others are read here, by name."""
+    """Sections passed whole to a function or class refuse unknown fields; the others are read here by name."""
     config = config_of(name)
     source = "".join(path.read_text() for path in [ROOT / "main.py", *(ROOT / "experiment").glob("*.py")])
     for section, fields in config.items():
@@ -505,7 +505,7 @@ def test_every_config_field_is_read(name: str):
 
 @pytest.mark.parametrize("name", sorted(DATASETS.keys() - {"moving_digits"}))
 def test_every_data_set_has_its_config(name: str, tmp_path: Path):
-    """Whose fields of `data` it takes: all that is missing is the data."""
+    """It accepts the config's fields of `data`: only the data are missing."""
     data = config_of("folder", name).data
     with pytest.raises(InputError, match=r"data\.(root|train) is not set"):
         open_dataset(**{**data, "data_dir": str(tmp_path)})
@@ -514,7 +514,7 @@ def test_every_data_set_has_its_config(name: str, tmp_path: Path):
 
 
 def test_several_labels(tmp_path: Path, made_clips: Path):
-    """A yes or no for each class; mixed and smoothed like others; tested by mean average precision."""
+    """Multi-label targets are mixed and smoothed like others, and evaluated by mean average precision."""
     for split in ("train", "val"):
         rows = [
             {"path": f"{label}/{number}.mp4", "labels": labels}
@@ -547,7 +547,7 @@ def test_every_config_has_its_command_and_cost(name: str):
 def test_a_damaged_newest_checkpoint_costs_its_steps_alone(
     trained: Path, tmp_path: Path, made_clips: Path, data_dir: str, name: str, caplog: pytest.LogCaptureFixture
 ):
-    """Evaluation names it; training resumes from the one before, and ends with what the undisturbed run ended with."""
+    """Evaluation names it; training resumes from the previous one and ends like an undisturbed run."""
     shutil.copytree(trained, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
     (path,) = (folder / "2").glob(name)

@@ -1,4 +1,4 @@
-"""One checkpoint folder, by Orbax."""
+"""Reading and writing a single checkpoint folder with Orbax."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ TREE: dict[str, Any] = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": 
 
 @pytest.mark.parametrize("on_device", [False, True])
 def test_arrays_come_back_where_they_are_asked_for(on_device: bool, tmp_path: Path):
-    """On the host or on devices, whichever they were written from."""
+    """On the host or on devices, independent of where they were written from."""
     write_arrays(tmp_path / "a", {"params": jax.tree.map(jnp.asarray, TREE) if on_device else TREE}, {"note": 1})
     metadata = read_metadata(tmp_path / "a")
     assert metadata.notes == {"note": 1}
@@ -40,7 +40,7 @@ def test_arrays_come_back_where_they_are_asked_for(on_device: bool, tmp_path: Pa
     ],
 )
 def test_other_shapes_are_refused_on_the_host_too(asked: dict[str, Any], told: str, tmp_path: Path):
-    """Orbax itself would give what is there."""
+    """Orbax itself would return the saved shape."""
     write_arrays(tmp_path / "a", {"params": TREE}, {})
     with pytest.raises(tsf.InputError, match=told):
         read_host_arrays(tmp_path / "a", {"params": asked})

@@ -1,4 +1,4 @@
-"""The system's errors by name, whichever library passes them on."""
+"""Names of system errors, whichever library passes them on."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ def test_name_os_error_names_lost_peers_and_nothing_else():
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Bad input to the jobs, and still an `OSError` to those that can do without the file."""
+    """It is bad input to the jobs, and still an `OSError` for callers that can do without the file."""
 
     def full(self: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,4 +1,4 @@
-"""The paper in miniature: its tables are complete, its verdicts are arithmetic, its page is what the results say."""
+"""The paper in miniature: complete tables, computed verdicts, and a page that matches its results."""
 
 import dataclasses
 import importlib
@@ -74,7 +74,7 @@ def test_every_claim_is_of_rows_that_exist(size: Size):
 
 
 def test_a_workdir_is_of_one_training():
-    """Another test of the same training finds its checkpoint; another training, be it by a longer schedule, does not."""
+    """Another evaluation of the same training finds its checkpoint; another training, even just a longer schedule, doesn't."""
     full = SIZES["full"]
     clips, unchanged = cell_of("temporal", full.clips, 0), cell_of("temporal", {}, 0)
     folder = Path("runs")
@@ -134,7 +134,7 @@ def test_some_of_several_claims_hold_in_part_and_what_was_not_run_says_so():
 
 
 def test_chance_is_that_of_seeds_and_of_videos(tmp_path: Path):
-    """A row with one seed varies as the unchanged model does."""
+    """A row with one seed is assumed to vary like the unchanged model."""
     one, three = Measured((80.0,), 1000), Measured((89.0, 90.0, 91.0), 500)
     assert chance(one, three, 4.0) == pytest.approx(2 * (4 + 1e4 * 0.8 * 0.2 / 1000 + 1 / 3 + 1e4 * 0.9 * 0.1 / 500) ** 0.5)
     assert seed_variances(MINIATURE, tmp_path) == {"spatial": 0.0, "temporal": 0.0}
@@ -161,7 +161,7 @@ def test_a_result_of_other_fields_does_not_count(tmp_path: Path):
 
 
 def test_what_is_finished_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """But an image model is, whose checkpoint is gone, where something still is to begin with it."""
+    """Except an image model whose checkpoint is gone, if another run still has to start from it."""
     ran = []
 
     def run(cell: Any, size: Size, *, results: Path, workdirs: Path, places: Any) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def test_full_size_asks_for_its_data(capsys: pytest.CaptureFixture[str]):
 
 
 def test_the_page_is_what_its_results_say():
-    """Text to the letter; plots to a hundredth of a point, which is what other processors change."""
+    """Text must match exactly, plots to a hundredth of a point, since processors differ."""
     text, plots = render(MINIATURE, DOCS / "paper_in_miniature", "paper_in_miniature")
     assert (DOCS / "paper_in_miniature.md").read_text() == text
     drawn = {path.name: path.read_text() for path in (DOCS / "paper_in_miniature").glob("*.svg")}
@@ -226,18 +226,18 @@ def words_of(svg: str) -> str:
 
 
 def without_names(svg: str) -> str:
-    """matplotlib names markers and clips by digests of their coordinates."""
+    """Remove the names that matplotlib derives from digests of coordinates."""
     return re.sub(r'(id="|#)\w+', r"\1", svg)
 
 
 def all_finished(size: Size) -> str:
-    """What a page says if nothing is missing."""
+    """Text of a page on which nothing is missing."""
     cells = len(all_cells(size))
     return f"{cells} of {cells} trainings and the costs, "
 
 
 def test_every_training_of_the_page_is_finished():
-    """By the same versions of everything, and from committed code."""
+    """With the same versions of everything, and from committed code."""
     results = DOCS / "paper_in_miniature"
     found = [read_result(cell, MINIATURE, results) for cell in all_cells(MINIATURE)]
     assert None not in found
@@ -250,7 +250,7 @@ def test_every_training_of_the_page_is_finished():
 
 @pytest.mark.slow
 def test_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Every kind of run; the same command once more trains nothing, and draws the same page."""
+    """Runs every kind of experiment; repeating the command trains nothing and draws the same page."""
     arguments = ["--quick", f"--folder={tmp_path}"]
     assert paper_in_miniature.main(arguments) == 0
     page = (tmp_path / "results.md").read_text()

@@ -1,4 +1,4 @@
-"""Names of files and labels on their way to terminals, logs, csv, HTML and JSON."""
+"""Printable names of files and labels for terminals, logs, csv, HTML and JSON."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""`--mode=probe` from end to end: heads on the features of a small run, and what bad input ends in."""
+"""`--mode=probe` end to end: heads on the features of a small run, and errors for bad input."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ LABELS = ("across", "back", "down")
 
 @pytest.fixture(autouse=True, scope="module")
 def optax_promotes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """optax mixes dtypes."""
+    """Allow dtype promotion, since optax mixes dtypes."""
     with jax.numpy_dtype_promotion("standard"):
         yield
 
@@ -67,7 +67,7 @@ def table_of(workdir: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_linear_heads_on_a_run(run: Path, tmp_path: Path, made_clips: Path, data_dir: str, caplog: Any, capsys: Any):
-    """The colour of a square is in any features: a head finds it, and what is saved has the accuracy that the table says."""
+    """Any features encode a square's colour, so a head learns it, and saved heads have the accuracy in the table."""
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(probe_config(made_clips, data_dir, init_from=str(run)), str(tmp_path), "probe")
     table = table_of(tmp_path)
@@ -104,7 +104,7 @@ def test_linear_heads_on_a_run(run: Path, tmp_path: Path, made_clips: Path, data
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert np.mean([Path(row["video"]).parent.name == row["best"][0][0] for row in rows]) > 0.6
 
-    # A second probe takes the first one's place.
+    # A second probe replaces the first one.
     main.run(probe_config(made_clips, data_dir, init_from=str(run), **{"probe.num_epochs": 1.0}), str(tmp_path), "probe")
     assert table_of(tmp_path)["steps"] == 1
     assert not np.array_equal(tsf.load(tmp_path / "probe").params["head"]["kernel"], probed.params["head"]["kernel"])
@@ -116,7 +116,7 @@ def test_an_attentive_probe_on_the_workdirs_own_checkpoint(run: Path, made_clips
     main.run(config, str(run), "probe")
     table = table_of(run)
     assert (table["kind"], table["backbone"], table["backbone_step"]) == ("attentive", str(run), 9)
-    assert [row["top1"] is None for row in table["heads"]] == [False, True, False, True]  # what diverges does so alone
+    assert [row["top1"] is None for row in table["heads"]] == [False, True, False, True]  # diverging heads don't affect others
     assert table["best"]["top1"] > 0.6
     assert table["saved"] == "probe.npz"
     assert not (run / "probe").exists()
@@ -149,7 +149,7 @@ def test_an_attentive_probe_on_the_workdirs_own_checkpoint(run: Path, made_clips
     ids=lambda value: next(iter(value), "no backbone") if isinstance(value, dict) else "",
 )
 def test_bad_input_is_one_sentence(tmp_path: Path, overrides: dict, words: str):
-    """Before anything is prepared, or written."""
+    """Before anything is prepared or written."""
     with pytest.raises(InputError, match=words) as caught:
         main.run(probe_config(Path("/no/such/folder"), "", **overrides), str(tmp_path / "new"), "probe")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""How long probes train on small and large sets, and what is said of a best rate at the edge of its grid."""
+"""Training lengths of probes on small and large sets, and the note on a best rate at the edge of its grid."""
 
 import re
 
@@ -51,9 +51,9 @@ RATES = training.probe_rates((0.1, 0.01, 0.001), (0.0, 0.5))
                 "decay, 0.5, is the highest",
             ],
         ),
-        ([0.5, 0.9, 0.5, 0.5, 0.5, 0.5], []),  # a weight decay of 0 is no edge
-        ([0.9, 0.9, 0.5, 0.9, 0.5, 0.5], []),  # one of the best lies within
-        ([None, 0.9, 0.5, None, 0.5, 0.5], []),  # what diverged is no edge
+        ([0.5, 0.9, 0.5, 0.5, 0.5, 0.5], []),  # a weight decay of 0 isn't an edge
+        ([0.9, 0.9, 0.5, 0.9, 0.5, 0.5], []),  # one of the best isn't at the edge
+        ([None, 0.9, 0.5, None, 0.5, 0.5], []),  # diverged settings aren't an edge
     ],
 )
 def test_the_edge_of_the_grid(scores: list, words: list[str]):

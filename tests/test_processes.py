@@ -1,4 +1,4 @@
-"""`main.py` on several processes: the same training as on one, and what happens when one of them is told to end."""
+"""`main.py` on several processes: training equal to that of one process, and shutdown when one is preempted."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from timesformer_jax.pretrained.orbax import read_checkpoint
 
 
 def first_loss(workdir: Path) -> tuple[int, float]:
-    """The first one logged, and its step."""
+    """The first logged loss, and its step."""
     steps, losses = read_curves(str(workdir))["loss"]["training"]
     return steps[0], losses[0]
 
@@ -31,28 +31,28 @@ def first_loss(workdir: Path) -> tuple[int, float]:
 def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both(
     tmp_path: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Both save the same step and exit with 0; the same command goes on, and ends where an undisturbed run on one ends."""
+    """Both save the same step and exit with 0; the same command resumes and ends like an undisturbed run on one process."""
     make_mesh = training.make_mesh
     config = config_of("folder", **fields(made_clips, data_dir))
-    with monkeypatch.context() as patch, jax.numpy_dtype_promotion("standard"):  # optax mixes steps and rates
+    with monkeypatch.context() as patch, jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of steps and rates
         patch.setattr(training, "make_mesh", lambda **sizes: make_mesh(jax.devices()[:4], **sizes))
         main.run(config, str(tmp_path / "one"), "train")
     arguments = flags(made_clips, data_dir, tmp_path / "two")
     both = start(arguments, processes=2, devices=2)
     deadline = time.monotonic() + 180
-    # Not before the first checkpoint: by then both have met.
+    # Not before the first checkpoint, by which both have connected.
     while not list((tmp_path / "two").glob("checkpoints/[0-9]")) and time.monotonic() < deadline:
         time.sleep(0.05)
     both[1].send_signal(signal.SIGTERM)
     told = [re.findall(r"Stopped early: saved step (\d+) of 40", error) for error in finish(both)]
     assert told[0] == told[1], told
-    assert len(told[0]) == 1, "the run was over before it was told to end"
+    assert len(told[0]) == 1, "the run was over before SIGTERM"
     step = int(told[0][0])
     assert (tmp_path / "two" / "checkpoints" / str(step)).is_dir()
     first, _ = finish(start(arguments, processes=2, devices=2))
     assert f"Resuming from the checkpoint of step {step} in" in first
     one, two = (read_checkpoint(tmp_path / name / "checkpoints" / str(NUM_STEPS))[0] for name in ("one", "two"))
-    # Eight times the five steps for which 1e-5 is promised, in whose rounding processors differ; a wrong batch moves by 1e-2.
+    # 1e-5 is promised for five steps; this is eight times as many. Processors differ in rounding. A wrong batch moves by 1e-2.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * np.abs(a).max()), one, two)
     (step, loss), (step_of_two, loss_of_two) = (first_loss(tmp_path / name) for name in ("one", "two"))
     assert (step, loss_of_two) == (step_of_two, pytest.approx(loss, rel=1e-5))
@@ -60,9 +60,9 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     of_two, rows = figures(tmp_path / "two"), predictions(tmp_path / "two")
     assert not (tmp_path / "two" / "test.part").exists()
     main.run(config, str(tmp_path / "two"), "eval")
-    assert figures(tmp_path / "two") == of_two  # what two processes said of a checkpoint, one with other devices says too
+    assert figures(tmp_path / "two") == of_two  # one process with other devices confirms the results of two
     for name, row in rows.items():
-        # The same checkpoint's scores, and those of forty steps apart.
+        # Scores of the same checkpoint, and of checkpoints forty steps apart.
         for other, apart in (("two", 1e-5), ("one", 1e-3)):
             assert dict(row["best"]) == pytest.approx(dict(predictions(tmp_path / other)[name]["best"]), abs=apart)
 
@@ -96,7 +96,7 @@ def test_processes_that_cannot_meet(environment: dict, mode: str, words: str):
     ],
 )
 def test_a_part_of_the_three_variables_is_an_error(given: str, words: str, monkeypatch: pytest.MonkeyPatch):
-    """Before JAX is asked for anything; with --distributed=off they are ignored."""
+    """Before JAX is initialized; with --distributed=off the variables are ignored."""
     for name in ("JAX_COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in (entry.split("=") for entry in given.split()):
@@ -108,7 +108,7 @@ def test_a_part_of_the_three_variables_is_an_error(given: str, words: str, monke
 
 
 def test_an_occupied_port_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch):
-    """Before JAX is asked for anything, which crashes; the other processes don't look."""
+    """Before JAX is initialized, which would crash; the other processes don't check."""
     monkeypatch.setattr(jax.distributed, "initialize", lambda **given: None)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -126,7 +126,7 @@ def test_an_occupied_port_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPat
 
 
 def test_processes_that_never_meet_end_with_one_error(monkeypatch: pytest.MonkeyPatch):
-    """Before JAX aborts, and by the first process alone."""
+    """Before JAX aborts, and only by the first process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -146,7 +146,7 @@ def test_processes_that_never_meet_end_with_one_error(monkeypatch: pytest.Monkey
 
 
 def joined(environment: dict[str, str], mode: str) -> subprocess.CompletedProcess[str]:
-    """Another process, in which JAX hasn't begun, tries to find others; prints whether there are any."""
+    """Let another process, in which JAX isn't initialized, look for others, and print whether there are any."""
     ours = ("JAX_COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID", "SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri")
     code = (
         f"from timesformer_jax.training import start_distributed; start_distributed({mode!r}); import jax; "
@@ -182,7 +182,7 @@ def test_a_single_process_needs_nothing(mode: str):
     ids=["slurm", "openmpi"],
 )
 def test_schedulers_are_recognised(environment: dict):
-    """By what they put into the environment: two processes find each other without a word from us."""
+    """By their environment variables: two processes find each other without further settings."""
     code = (
         "from timesformer_jax.training import start_distributed; start_distributed(); import jax; "
         "print(jax.process_count(), jax.process_index(), flush=True)"
@@ -203,7 +203,7 @@ def test_schedulers_are_recognised(environment: dict):
 
 @pytest.mark.slow
 def test_a_fault_of_one_process_ends_the_others():
-    """Which wait for it, and would otherwise be aborted by JAX once it has gone."""
+    """They wait for it, and JAX would otherwise abort them once it has gone."""
     code = """
 from timesformer_jax.training import start_distributed
 start_distributed()
@@ -224,7 +224,7 @@ with watch_peers() as peers:
 
 @pytest.mark.slow
 def test_what_the_first_process_finds_wrong_with_the_data_ends_all(tmp_path: Path):
-    """The others neither look for themselves nor wait, and one of them all prints the error."""
+    """The others neither check nor wait, and only one process prints the error."""
     started = start(flags(tmp_path / "nowhere", str(tmp_path), tmp_path / "run"), processes=2, devices=1)
     try:
         errors = [process.communicate(timeout=120)[1] for process in started]

@@ -1,4 +1,4 @@
-"""What long work says without a terminal."""
+"""Progress reports of long work without a terminal."""
 
 import threading
 
@@ -8,7 +8,7 @@ from timesformer_jax import progress
 
 
 def test_a_line_a_minute_without_a_terminal(monkeypatch: pytest.MonkeyPatch):
-    """It comes even if nothing is done meanwhile."""
+    """It is printed even if nothing has been done in the meantime."""
     monkeypatch.setattr(progress, "MINUTE", 0.01)
     lines: list[str] = []
     two = threading.Event()

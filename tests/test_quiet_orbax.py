@@ -1,4 +1,4 @@
-"""What Orbax's threads print about errors that the caller gets too."""
+"""Messages of Orbax's threads about errors that the caller also receives."""
 
 import asyncio
 import errno
@@ -15,7 +15,7 @@ from timesformer_jax.quiet_orbax import quiet_orbax
 
 
 def test_late_news_for_a_closed_event_loop_is_dropped_and_nothing_else(monkeypatch: pytest.MonkeyPatch):
-    """As TensorStore brings it: no frame of Python is before that of asyncio."""
+    """As TensorStore delivers it, without a Python frame before asyncio's."""
     printed: list[Any] = []
     caught: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", printed.append)

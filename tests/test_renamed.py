@@ -1,4 +1,4 @@
-"""Names of before, which work for one release more."""
+"""Former names, kept for one release."""
 
 import importlib
 

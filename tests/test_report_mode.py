@@ -1,4 +1,4 @@
-"""What a report says of a test and its training."""
+"""The report on an evaluation and its training."""
 
 import re
 
@@ -42,7 +42,7 @@ def curves(*values: float) -> dict:
     ],
 )
 def test_why_validation_and_test_differ(validation: dict, changes: dict, words: str):
-    """In one sentence with both numbers; nothing where they agree or can't be compared."""
+    """One sentence with both numbers; none if they agree or can't be compared."""
     sentence = compare_with_validation({**RESULTS, **changes}, validation)
     assert re.search(words, sentence), sentence
     assert sentence.count(". ") == 0

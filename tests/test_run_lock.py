@@ -1,4 +1,4 @@
-"""One process writes a set of files."""
+"""Locks: one process at a time writes a set of files."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def held_by(number: int, path: Path, **changes: Any) -> Path:
 
 
 def test_a_lock_of_a_living_process_is_refused(tmp_path: Path, other: subprocess.Popen[bytes]):
-    """However long ago it was touched: the process may only have been stopped for a while."""
+    """However old the lock is, the process may merely have been paused."""
     path = held_by(other.pid, tmp_path / "lock")
     os.utime(path, (0, 0))
     with pytest.raises(
@@ -46,7 +46,7 @@ def test_a_lock_of_a_living_process_is_refused(tmp_path: Path, other: subprocess
 
 
 def test_a_lock_is_free_once_its_process_is_gone(tmp_path: Path, other: subprocess.Popen[bytes]):
-    """Also if its number belongs to another process by now."""
+    """Even if another process has its number by now."""
     path = tmp_path / "lock"
     for changes in ({"pid": 2**22 + 1}, {"started": "1"}):
         held_by(other.pid, path, **changes)
@@ -98,7 +98,7 @@ def test_a_lock_is_touched_and_never_stolen_back(tmp_path: Path, monkeypatch: py
         while not path.stat().st_mtime and time.monotonic() < until:
             time.sleep(0.01)
         assert path.stat().st_mtime
-        run_lock.take_lock(path, "trains")  # ours already
+        run_lock.take_lock(path, "trains")  # already held by this process
         held_by(1, path)
         while "no longer belongs to this process" not in caplog.text and time.monotonic() < until:
             time.sleep(0.01)
@@ -108,7 +108,7 @@ def test_a_lock_is_touched_and_never_stolen_back(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_two_processes_and_a_killed_one(tmp_path: Path, number: int):
-    """The second is refused; SIGTERM frees the lock, and after SIGKILL the next process takes it over."""
+    """The second one is refused; SIGTERM releases the lock, and after SIGKILL the next process takes it over."""
     path = tmp_path / "lock"
     code = (
         f"import time; from timesformer_jax import run_lock; from pathlib import Path; run_lock.take_lock(Path({str(path)!r})"
@@ -134,6 +134,6 @@ def test_a_second_training_touches_no_checkpoint(
     from tests.runs import config_of
 
     held_by(other.pid, tmp_path / ".train.lock")
-    monkeypatch.setattr("timesformer_jax.training.damaged.set_damaged_aside", lambda *_, **__: pytest.fail("touched"))
+    monkeypatch.setattr("experiment.train.set_damaged_aside", lambda *_, **__: pytest.fail("touched"))
     with pytest.raises(InputError, match="Another process trains in"):
         main.run(config_of("moving_digits"), str(tmp_path), "train")

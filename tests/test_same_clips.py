@@ -1,4 +1,4 @@
-"""From a CLIP image tower, every job looks at the clips that `timesformer_jax.load` prepares, with no flag for it."""
+"""From a CLIP image tower, every job uses the clips that `timesformer_jax.load` prepares, without a flag."""
 
 import dataclasses
 from pathlib import Path
@@ -20,13 +20,13 @@ from timesformer_jax.features import read_features
 from timesformer_jax.modeling import describe_model
 
 STILL = {"optimizer.learning_rate": 1e-12, "optimizer.weight_decay": 0.0, "train.num_epochs": 0.5, "model.drop_path_rate": 0.0}
-"""Training that leaves the model as it begins."""
+"""Training that leaves the model unchanged."""
 SHORT = {"train.batch_size": 8, "eval.batch_size": 8, "eval.num_crops": 1, "probe.num_epochs": 0.5, "model.scan_layers": False}
 SCORES = {"eval.average": "probabilities"}
 
 
 def stored_videos(data: Any, split: str) -> dict[str, tuple[np.ndarray, float]]:
-    """Name -> the frames and the frame rate that the jobs read: those of the prepared data, which are rounded to JPEG."""
+    """Frames and frame rate of each video as the jobs read them: from the prepared data, rounded by JPEG."""
     records, videos = open_dataset(**data).records(split), {}
     for number in range(len(records)):
         stored = records[number].features.feature
@@ -41,7 +41,7 @@ def stored_videos(data: Any, split: str) -> dict[str, tuple[np.ndarray, float]]:
 
 @pytest.mark.slow
 def test_every_job_sees_the_clips_of_load(tmp_path: Path, made_clips: Path, data_dir: str):
-    """Of the same frames, features and scores agree; what is saved says how clips are prepared."""
+    """Features and scores of the same frames agree, and saved files state how clips are prepared."""
     source = clip_folder(tmp_path / "clip")
     loaded = tsf.load(source, num_classes=3)
     data = {"data.root": str(made_clips), "data.data_dir": data_dir, "data.short_side": 48, "data.val_fraction": 0.3}
@@ -84,7 +84,7 @@ def test_every_job_sees_the_clips_of_load(tmp_path: Path, made_clips: Path, data
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), loaded.params[name], saved.params[name])
     trained = tsf.load(tmp_path / "train")
     assert results(tmp_path / "train")["preprocess"] == trained.preprocess.as_dict()
-    for name, row in predictions(tmp_path / "train").items():  # of training's own test, and `--mode=eval` after it
+    for name, row in predictions(tmp_path / "train").items():  # of the evaluation after training, and of `--mode=eval`
         frames, fps = videos[name]
         clip = jnp.asarray(trained.preprocess(frames, fps=fps, num_crops=1))
         scores = np.asarray(jax.nn.softmax(apply({"params": trained.params}, clip)))[0]

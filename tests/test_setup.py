@@ -1,4 +1,4 @@
-"""What modes make of a config before anything runs."""
+"""Completion of a config by the modes before anything runs."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.runs import small_folder
 
 
 def test_a_share_of_the_training_videos(tmp_path: Path, made_clips: Path, data_dir: str):
-    """A smaller share's videos are some of a larger one's; the test has all of its own; another seed draws others."""
+    """Shares are nested; evaluation keeps all of its videos; another seed draws others."""
 
     def names(seed: int = 0, **changes: float) -> list[bytes]:
         config = follow_weights(small_folder(made_clips, data_dir, seed=seed, **changes), str(tmp_path), "train")

@@ -1,4 +1,4 @@
-"""Files of state: what is read is what was written, or an error."""
+"""State files: reading returns what was written, or raises an error."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ REMEDY = {"remedy": "evaluate again"}
 
 
 def flips(content: bytes, step: int) -> list[bytes]:
-    """The content with one bit flipped, every `step`th of all in turn."""
+    """Yield the content with one bit flipped, for every `step`th bit in turn."""
     flipped = []
     for place in range(0, 8 * len(content), step):
         changed = bytearray(content)
@@ -25,7 +25,7 @@ def flips(content: bytes, step: int) -> list[bytes]:
 
 
 def test_any_flipped_bit_of_json_is_told(tmp_path: Path):
-    """But for those that JSON ignores; in the digest's own key, too."""
+    """Except for those that JSON ignores; including the digest's own key."""
     path = tmp_path / "state.json"
     write_json(path, VALUE)
     assert read_json(path, **REMEDY) == VALUE

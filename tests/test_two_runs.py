@@ -1,4 +1,4 @@
-"""Two commands on one workdir: a second training is refused, an evaluation beside training works; and few descriptors."""
+"""Two commands on one workdir: a second training is refused, evaluation during training works; and few descriptors."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ FEW_DESCRIPTORS = 256
 
 @pytest.fixture
 def running() -> Iterator[list[subprocess.Popen[str]]]:
-    """Commands, which end with the test."""
+    """Commands that are ended with the test."""
     started: list[subprocess.Popen[str]] = []
     yield started
     for process in started:
@@ -50,7 +50,7 @@ def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None
 def test_a_second_training_is_refused_and_the_first_unharmed(
     tmp_path: Path, made_clips: Path, data_dir: str, running: list[subprocess.Popen[str]]
 ):
-    """The first stands still meanwhile, so that all three are there at once, and ends where an undisturbed run ends."""
+    """The first one is paused meanwhile, so that all three coexist, and ends like an undisturbed run."""
     arguments = flags(made_clips, data_dir, tmp_path / "run")
     first = begin(running, arguments)
     wait_for(first, tmp_path / "run", "checkpoints/[0-9]*/metrics")
@@ -91,12 +91,12 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 def test_few_descriptors_are_enough_for_many_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: list[subprocess.Popen[str]]
 ):
-    """`ulimit -n 256`, and more record files than that in each split: every one is read, and no one is called damaged."""
+    """With `ulimit -n 256` and more record files than that per split, all are read and none is called damaged."""
     for label in range(2):
         whole = write_video(tmp_path / "clips" / str(label) / "0.mp4", moving_square(label, 0, num_frames=8))
         for number in range(1, 300):
             os.link(whole, whole.with_stem(str(number)))
-    monkeypatch.setattr(preparation, "PART_BYTES", 1)  # a file for each video
+    monkeypatch.setattr(preparation, "PART_BYTES", 1)  # a file per video
     made = {"data_dir": str(tmp_path / "data"), "val_fraction": 0.5, "short_side": 48, "num_workers": 2}
     data = folder(tmp_path / "clips", **{**made, "data_dir": tmp_path / "data"})
     assert min(split.num_shards for split in data.builder.info.splits.values()) > FEW_DESCRIPTORS

@@ -1,4 +1,4 @@
-"""Mixup and VideoMix: what is shown of each clip is what counts of its label."""
+"""Mixup and VideoMix: the share of a clip in the pixels is its share in the label."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from timesformer_jax.errors import InputError
 
 
 def marked_clips(batch: int = 32, height: int = 20, width: int = 30) -> tuple[jax.Array, jax.Array]:
-    """Every pixel of clip i is i + 1, plus a hundredth for the frame."""
+    """Make clips in which every pixel of clip i is i + 1, plus a hundredth for the frame."""
     video = jnp.arange(1.0, batch + 1)[:, None, None, None, None] + 0.01 * jnp.arange(4.0)[None, :, None, None, None]
     return jnp.broadcast_to(video, (batch, 4, height, width, 3)), jnp.arange(batch, dtype=jnp.int32)
 
@@ -36,7 +36,7 @@ def test_mixup_shows_each_clip_by_its_share():
 
 
 def test_videomix_cuts_one_box_through_all_frames():
-    """In height and width, at the same place, and the share is what is left of the clip."""
+    """The box has the same place in all frames, and the clip's share is the area outside the box."""
     got, _, share = mixed(mixup=0.0, cutmix=1.0)
     other = np.arange(32.0, 0, -1)
     frames = 0.01 * np.arange(4)
@@ -55,13 +55,13 @@ def test_videomix_cuts_one_box_through_all_frames():
 
 def test_each_clip_gets_one_of_the_two():
     got, _, share = mixed(mixup=1.0, cutmix=1.0)
-    whole = (got.std(axis=(2, 3, 4)) < 1e-5).all(axis=1)  # mixed up, or hardly cut at all
+    whole = (got.std(axis=(2, 3, 4)) < 1e-5).all(axis=1)  # mixup, or a tiny cut
     assert 4 < whole.sum() < 28
     assert ((share >= 0) & (share <= 1)).all()
 
 
 def test_shares_are_drawn_as_asked():
-    """Beta(alpha, alpha): its variance is 1 / (4 (2 alpha + 1))."""
+    """Shares follow Beta(alpha, alpha), whose variance is 1 / (4 (2 alpha + 1))."""
     for alpha in (0.3, 1.0, 4.0):
         share = np.concatenate([mixed(seed, mixup=alpha, cutmix=0.0)[2] for seed in range(30)])
         assert share.mean() == pytest.approx(0.5, abs=0.05)

@@ -1,4 +1,4 @@
-"""What happens to clips on the device: one draw a clip, within bounds, and nothing that wasn't asked for."""
+"""Preparation of clips on the device: one draw per clip, within bounds, and no augmentation that isn't configured."""
 
 import colorsys
 
@@ -21,7 +21,7 @@ PREPARE = jax.jit(prepare_training, static_argnames="options")
 
 
 def prepared(video: np.ndarray, *, seed: int = 0, **changes) -> np.ndarray:
-    """In [0, 1] again, as it was before the normalisation."""
+    """Prepare clips and undo the normalisation, back to [0, 1]."""
     options = PixelOptions(**{"flip": "off", "mean": MEAN, "std": STD, **changes})
     batch, _, height, width, _ = video.shape
     whole = {"rows": np.tile(np.arange(height, dtype=np.float32), (batch, 1))}
@@ -44,7 +44,7 @@ def test_about_half_of_the_clips_are_mirrored_whole():
 
 
 def soft_clips(size: int = 4) -> np.ndarray:
-    """Far from black and white, so that nothing is cut off; two frames alike, the third different."""
+    """Clips far from black and white, so that nothing is clipped; two frames are alike, the third differs."""
     clips = np.random.default_rng(1).integers(90, 160, (64, 3, size, size + 2, 3), dtype=np.uint8)
     clips[:, 1] = clips[:, 0]
     return clips
@@ -71,7 +71,7 @@ def test_contrast_is_around_the_clip_s_mean():
 
 @pytest.mark.parametrize(("change", "index"), [("saturation", 1), ("hue", 0)])
 def test_colours_in_hue_and_saturation(change: str, index: int):
-    """The value (brightness) stays, what is changed does so by the same amount in all frames of a clip."""
+    """The value (brightness) is unchanged, and all frames of a clip change by the same amount."""
     got = prepared(soft_clips(), **{change: 0.3})
     pixels = (soft_clips() / 255.0)[:8, :, 0, 0], got[:8, :, 0, 0]
     before, after = (np.array([[colorsys.rgb_to_hsv(*frame) for frame in clip] for clip in part]) for part in pixels)
@@ -104,7 +104,7 @@ def test_the_same_box_is_erased_in_all_frames():
     assert 0.01 < shares.min() < 0.1 < 0.25 < shares.max() < 0.36
     for box in boxes[:, 0]:
         rows, columns = box.any(axis=1), box.any(axis=0)
-        np.testing.assert_array_equal(box, rows[:, None] & columns[None])  # a box indeed
+        np.testing.assert_array_equal(box, rows[:, None] & columns[None])  # really a box
         assert np.diff(np.flatnonzero(rows)).max(initial=1) == np.diff(np.flatnonzero(columns)).max(initial=1) == 1
     centres = np.array([np.argwhere(box).mean(axis=0) for box in boxes[:, 0]])
     assert (centres.std(axis=0) > 3).all()  # anywhere

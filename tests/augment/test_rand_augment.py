@@ -1,4 +1,4 @@
-"""RandAugment: each operation is Pillow's on the whole clip, and what is drawn is drawn evenly."""
+"""RandAugment: each operation matches Pillow on the whole clip, and operations are drawn uniformly."""
 
 import functools
 from collections.abc import Callable
@@ -24,7 +24,7 @@ AUGMENT_BATCH = jax.jit(rand_augment_batch, static_argnames=("num_ops", "magnitu
 
 
 def uneven_clip() -> np.ndarray:
-    """uint8, smooth with some noise; its range differs from frame to frame and from channel to channel."""
+    """A smooth uint8 clip with some noise, whose range differs between frames and channels."""
     frame, y, x, channel = np.meshgrid(*(np.arange(length) for length in (*SHAPE, 3)), indexing="ij")
     waves = np.sin(y / 5 + channel) * np.cos(x / 4 + frame)
     noise = np.random.default_rng(0).normal(0, 6, waves.shape)
@@ -32,7 +32,7 @@ def uneven_clip() -> np.ndarray:
 
 
 def apply(name: str, clip: np.ndarray, level: float, sign: float) -> np.ndarray:
-    """The operation on a uint8 clip, in [0, 255] again."""
+    """Apply the operation to a uint8 clip and scale the result to [0, 255]."""
     changed = JITTED[name](jnp.asarray(clip, jnp.float32) / 255, jnp.float32(level), jnp.float32(sign))
     assert changed.dtype == jnp.float32
     assert changed.shape == clip.shape
@@ -74,7 +74,7 @@ BY_PILLOW: dict[str, Callable[[Picture, float, float], Picture]] = {
 
 
 def by_pillow(name: str, clip: np.ndarray, level: float, sign: float) -> np.ndarray:
-    """Frame by frame where neighbours matter, else all frames as one picture, one above the other."""
+    """Apply Pillow frame by frame if neighbours matter, else to all frames stacked into one image."""
     pictures = list(clip) if name in (*GEOMETRIC, "sharpness") else [clip.reshape(-1, WIDTH, 3)]
     changed = [np.asarray(BY_PILLOW[name](Image.fromarray(picture), level, sign)) for picture in pictures]
     return np.concatenate(changed).reshape(clip.shape).astype(np.float32)
@@ -139,7 +139,7 @@ def test_where_the_clip_moves_out_grey_comes_in(name: str, axis: int, moved: int
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
-    """What is drawn for each of many keys: how many operations happened, and the number, level and sign of the last one."""
+    """Draw with many keys: the number of operations, and the operation, level and sign of the last one."""
 
     def tell(number: int, clip: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
         pixels = jnp.stack([clip[0, 0, 0, 0] + 1 / 8, jnp.float32(number / 16), (level + 1) / 3])  # room on both sides
@@ -222,4 +222,4 @@ def test_a_batch_computes_only_what_was_drawn():
     clips = jax.ShapeDtypeStruct((2, *SHAPE, 3), jnp.float32)
     augment = functools.partial(rand_augment_batch, num_ops=1, magnitude=7.0)
     jaxpr = str(jax.make_jaxpr(augment)(jax.random.key(0), clips))
-    assert jaxpr.count("cond[") == 1  # a vmap would make a selection of it
+    assert jaxpr.count("cond[") == 1  # vmap would turn it into a select

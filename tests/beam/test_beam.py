@@ -1,4 +1,4 @@
-"""Preparing over Beam, by TFDS's own command; in an environment of its own (`make beam`).
+"""Preparation with Beam through TFDS's own command, in a separate environment (`make beam`).
 
 It can't use the fixtures and helpers of the other tests, which need the training environment.
 """
@@ -27,7 +27,7 @@ def build(name: str, manual_dir: Path, data_dir: Path, *flags: str) -> Path:
 
 @pytest.fixture
 def videos(tmp_path: Path) -> Path:
-    """A small Kinetics with one file that is broken and one that isn't there."""
+    """A small Kinetics with one broken file and one missing file."""
     root = tmp_path / "videos"
     (root / "train").mkdir(parents=True)
     header = "label,youtube_id,time_start,time_end,split\n"
@@ -48,7 +48,7 @@ def videos(tmp_path: Path) -> Path:
 
 @pytest.mark.beam
 def test_beam_prepares_what_processes_do(videos: Path, tmp_path: Path):
-    """The same examples, and the same report of what was left out."""
+    """Beam yields the same examples and the same report of skipped videos."""
     name = "kinetics400/h264_256"
     alone = build(name, videos, tmp_path / "alone")
     beam = build(name, videos, tmp_path / "beam", "--beam_pipeline_options=runner=DirectRunner,direct_num_workers=2")

@@ -1,4 +1,4 @@
-"""benchmarks/endurance.py: what it calls wrong, its table, its page."""
+"""benchmarks/endurance.py: detection of failures, the table, the page."""
 
 import argparse
 import json
@@ -97,12 +97,12 @@ def test_judge_calls_a_reader_what_it_is(tmp_path: Path, reader: Callable[[Path]
         (Damage("number.json", "cut", 3), "traceback"),
         (Damage("number.json", "missing"), "traceback"),
         (Damage("number.json", "zeroed", 2), "traceback"),
-        (Damage("number.json", "flipped", 8 * 5 + 3), "traceback"),  # the space becomes a bracket
+        (Damage("number.json", "flipped", 8 * 5 + 3), "traceback"),  # the space turns into a bracket
     ],
 )
 def test_judge_takes_other_exceptions_for_faults(tmp_path: Path, done: Damage, outcome: str):
     assert judged(tmp_path, careless, done)[0] == outcome
-    assert (tmp_path / "world/files/number.json").read_text() == '{"n": 7}'  # copies alone are damaged
+    assert (tmp_path / "world/files/number.json").read_text() == '{"n": 7}'  # only copies are damaged
 
 
 def test_judge_finds_an_unharmed_value(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py: its workers, its file of results, its page."""
+"""benchmarks/gpu.py: its workers, its results file, its page."""
 
 import json
 import os
@@ -103,7 +103,7 @@ for section, name in json.loads(sys.argv[-1].removeprefix("--worker=")):
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
-    """Measure tasks by these names with a worker that does what the names say."""
+    """Measure tasks of these names with a worker that behaves as each name says."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(sign=running.SIGN))
     monkeypatch.setattr(running, "SCRIPT", script)
@@ -146,7 +146,7 @@ def test_flags_are_added_to_those_that_are_set():
 
 @pytest.mark.parametrize("name", ["library fused", "elementwise"])
 def test_candidates_compute_attention_over_time(name: str):
-    """Three frames of five places: no tile is full."""
+    """Uses three frames of five places, so that no tile is full."""
     shapes = (2, 3, 5, 32), (32, 3, 2, 16), (3, 2, 16)
     keys = jax.random.split(jax.random.key(0), 3)
     given = [jax.random.normal(key, shape, jnp.bfloat16) / shape[-1] for key, shape in zip(keys, shapes, strict=True)]
@@ -208,7 +208,7 @@ def test_every_section(tmp_path: Path):
     failures = {entry["failure"] for entry in content["entries"] if "failure" in entry}
     assert failures <= set(FAILURES)
     for entry in content["entries"]:
-        if "failure" in entry:  # what needs an NVIDIA GPU
+        if "failure" in entry:  # needs an NVIDIA GPU
             assert "cuDNN" in entry["message"] or "NVIDIA" in entry["message"], entry
         else:
             assert entry["result"].get("agrees", True)

@@ -1,4 +1,4 @@
-"""The page of small data is what its results say, and its rows are configs of the project."""
+"""The small-data page matches its results, and its rows are configs of the project."""
 
 import json
 

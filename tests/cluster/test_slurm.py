@@ -1,4 +1,4 @@
-"""launch/ on a Slurm of two pretended nodes: whatever happens to a job, it ends with the results of an undisturbed one."""
+"""launch/ on a simulated two-node Slurm: disturbed jobs end with the results of an undisturbed one."""
 
 import contextlib
 import os
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.cluster
 SLURM = Path(__file__).parent / "slurm"
 NUM_STEPS = 900
 LIMIT = 400.0
-"""Seconds that a job may take, with everything that is done to it."""
+"""Seconds that a job may take, disturbances included."""
 
-# Prepares the data a minute late, on purpose.
+# Deliberately prepares the data a minute late.
 SLOW_PREPARATION = """
 import os, runpy, sys, time
 import input_pipeline.prepared as prepared
@@ -38,7 +38,7 @@ runpy.run_path("main.py", run_name="__main__")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Slurm, for as long as this module's tests run."""
+    """Slurm, running for the tests of this module."""
     if shutil.which("slurmctld") is None:
         pytest.skip("Slurm isn't installed: apt-get install slurm-wlm munge")
     # Sockets need a short path.
@@ -77,7 +77,7 @@ class SlurmJob:
         return state_of(self.number)
 
     def finish(self) -> None:
-        """Wait until it has completed; what waits to be started again is started at once."""
+        """Wait until the job has completed, restarting requeued jobs at once."""
 
         def ended() -> bool:
             if self.state == "PENDING":
@@ -92,7 +92,7 @@ class SlurmJob:
         assert self.state == "COMPLETED", self.text
 
     def process(self, rank: int) -> int:
-        """The process with this number."""
+        """Return the process with this number."""
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 if entry.name.isdecimal() and b"\0main.py\0" in (entry / "cmdline").read_bytes():
@@ -103,7 +103,7 @@ class SlurmJob:
 
 
 def state_of(job: str) -> str:
-    """What Slurm says of a job."""
+    """State of a job according to Slurm."""
     shown = subprocess.run(["scontrol", "show", "job", job, "--oneliner"], check=True, capture_output=True, text=True).stdout
     found = re.search(r"JobState=(\w+)", shown)
     assert found is not None, shown
@@ -111,7 +111,7 @@ def state_of(job: str) -> str:
 
 
 def arguments(clips: Path, data_dir: str, workdir: Path) -> list[str]:
-    """A run of a few seconds for each hundred steps."""
+    """Arguments of a run that takes a few seconds per hundred steps."""
     fields = {
         **run_of_steps(NUM_STEPS, clips, data_dir),
         "train.log_every_steps": 50,
@@ -131,14 +131,14 @@ def wait_until(happened: Callable[[], bool], job: SlurmJob) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: None, tmp_path_factory: pytest.TempPathFactory, made_clips: Path, data_dir: str) -> Path:
-    """The workdir of a run that nothing happened to."""
+    """Workdir of an undisturbed run."""
     job = SlurmJob(tmp_path_factory.mktemp("undisturbed"), made_clips, data_dir)
     job.finish()
     return job.folder / "run"
 
 
 def same(workdir: Path, other: Path) -> None:
-    """Raises `AssertionError` unless two runs have the same parameters and results, to the last bit."""
+    """Raise `AssertionError` unless two runs have bit-identical parameters and results."""
     ours, theirs = (read_checkpoint(folder / "checkpoints" / str(NUM_STEPS))[0] for folder in (workdir, other))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert results(workdir) == results(other)
@@ -149,7 +149,7 @@ def kill(rank: int) -> Callable[[SlurmJob], None]:
 
 
 def preempt(job: SlurmJob) -> None:
-    """A job of higher priority wants all cores."""
+    """Submit a job of higher priority that needs all cores."""
     whole = ["--partition=high", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=96", "--output=/dev/null"]
     subprocess.run(["sbatch", *whole, "--wrap", "sleep 5"], check=True, capture_output=True)
 

@@ -1,4 +1,4 @@
-"""The same file twice in a data set."""
+"""Duplicate files in a data set."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which files a data set's folder holds."""
+"""Search for the files of a data set's folder."""
 
 import os
 from pathlib import Path

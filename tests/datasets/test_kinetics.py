@@ -182,7 +182,7 @@ def test_lists_of_mere_ids(tmp_path: Path):
     grow(tmp_path, "train/-a_b/-3B32lodo2M.mp4", "x/_b_000001_000011.mp4", "x/_c_000001_000011.mp4", "x/_c_000021_000031.mp4")
     listing = read_kinetics(write(tmp_path, {"train.csv": "-3B32lodo2M 0\n_b 1\n_c 1\n", "val.csv": "_b 1\n"}))
     assert paths(listing, tmp_path) == {"-3B32lodo2M": "train/-a_b/-3B32lodo2M.mp4", "_b": "x/_b_000001_000011.mp4"}
-    assert listing.missing["train"].keys() == {"_c"}  # which of the two pieces, nobody can know
+    assert listing.missing["train"].keys() == {"_c"}  # it could be either of the two segments
 
 
 def test_a_name_in_another_folder_is_another_video(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The data sets with one published form, in miniature."""
+"""Small copies of the data sets that are published in a single form."""
 
 import json
 import re
@@ -55,7 +55,7 @@ def test_something_something(tmp_path: Path, names: str):
 
 
 def test_a_folder_without_pictures_is_no_video(tmp_path: Path):
-    grow(tmp_path, "78687.webm", "4/notes.txt", "4/5.webm")  # and it is looked into
+    grow(tmp_path, "78687.webm", "4/notes.txt", "4/5.webm")  # and it is searched
     listing = read_something_v2(write(tmp_path, something()))
     assert listing.missing == {"train": {"4": "there is no such file"}}
     assert paths(listing, tmp_path)["5"] == "4/5.webm"
@@ -94,7 +94,7 @@ def test_diving(tmp_path: Path):
         "train": {"_8Vy3dlHg2w_00000": listing.label_names[1]},
         "val": {"-a_00001": listing.label_names[0]},
     }
-    assert listing.splits["train"][0].end is None  # the file is the dive already
+    assert listing.splits["train"][0].end is None  # the file is already cut to the dive
     (tmp_path / "Diving48_vocab.json").unlink()
     unnamed = read_diving48(tmp_path)
     assert unnamed.label_names == tuple(map(str, range(48)))
@@ -137,7 +137,7 @@ def test_howto100m(tmp_path: Path):
         assert len(found["val"]) + len(gone["val"]) * (number == 10) == 3
         assert all(video.startswith(f"{number}-") for videos in found.values() for video in videos)
     assert sum(map(len, listing.missing.values())) == 1
-    # Who is where doesn't hang on which files are there.
+    # The split of a video doesn't depend on which files exist.
     (tmp_path / "videos" / "9-0.mp4").unlink()
     again = labels(read_howto100m(tmp_path, min_videos=10, val_fraction=0.3))
     assert {split: videos.keys() - {"9-0"} for split, videos in labels(listing).items()} == {

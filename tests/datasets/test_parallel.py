@@ -1,4 +1,4 @@
-"""Work by several processes: in order, errors as results, and a crash that costs one item."""
+"""Work in several processes: results in order, errors as results, and crashes that lose only one item."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from timesformer_jax.errors import InputError
 
 
 def work(number: int) -> int:
-    """The square; refuses 3, and kills its own process over 5."""
+    """Return the square; refuses 3, and kills its own process for 5."""
     if number == 3:
         raise InputError("not three")
     if number == 5:
@@ -41,7 +41,7 @@ def test_a_process_that_dies_costs_its_own_item_alone():
 
 
 def wait_for_the_last(path: Path) -> bool:
-    """The first item takes until the last one is done."""
+    """Make the first item wait until the last one is done."""
     if path.name == "0":
         until = time.monotonic() + 20
         while not path.with_name("40").exists():
@@ -57,10 +57,10 @@ def test_an_item_that_takes_long_does_not_hold_up_the_others(tmp_path: Path):
     assert found == [(tmp_path / str(number), True) for number in range(41)]
 
 
-@pytest.mark.slow  # three processes import the package
+@pytest.mark.slow  # time for three processes to import the package
 @pytest.mark.parametrize("thread", [False, True], ids=["Linux's signal", "a look for the parent"])
 def test_workers_end_with_a_killed_parent(thread: bool):
-    """Linux's signal is for work of the main thread: it follows the thread that started the worker."""
+    """Linux's signal follows the thread that started the worker, so work must run in the main thread."""
     code = """
 import os, threading, time
 from timesformer_jax.datasets import map_in_processes

@@ -1,4 +1,4 @@
-"""How videos are kept: rates, sizes, pieces, damage; and what a check says of them."""
+"""Storage of videos: rates, sizes, segments, damage, and the report of a check."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_every_frame_is_kept(file: Path, codec: str):
     assert len(video.frames) == 40
     got = pixels(video, codec)
     assert np.abs(got.astype(float) - FRAMES).mean() < 6
-    for number in (3, 20, 39):  # each is its own frame, not a neighbour
+    for number in (3, 20, 39):  # each is the right frame, not a neighbour
         errors = [np.abs(got[number].astype(float) - frame).mean() for frame in FRAMES]
         assert np.argmin(errors) == number
 
@@ -70,7 +70,7 @@ def test_frames_are_shrunk_to_the_short_side_and_even_for_h264(file: Path):
 
 
 def test_a_piece_is_cut_out_of_a_longer_file(file: Path):
-    """40 frames at 30 a second: from 0.2 s to 0.3 s are the frames 6, 7 and 8."""
+    """In 40 frames at 30 fps, the segment from 0.2 s to 0.3 s is the frames 6, 7 and 8."""
     long = [frame for _ in range(3) for frame in FRAMES]
     path = write_video(file.with_name("long.mp4"), np.stack(long))
     (piece,) = stored(path, start=1.6, end=1.7)
@@ -81,7 +81,7 @@ def test_a_piece_is_cut_out_of_a_longer_file(file: Path):
 
 
 def test_pieces_are_cut_out_of_short_files_too(tmp_path: Path):
-    """Two seconds, listed as two pieces of one each: neither may be taken for the whole file."""
+    """Two segments of one second each, listed for a file of two seconds: neither may be taken for the whole file."""
     video = write_video(tmp_path / "two.mp4", np.concatenate([moving_square(0, 0, num_frames=30), moving_square(1, 1, 30)]))
     lists = [tmp_path / f"{split}.csv" for split in ("train", "val")]
     for path in lists:
@@ -110,7 +110,7 @@ def test_long_videos_become_parts(file: Path):
 
 
 def test_a_folder_of_pictures_is_a_video(tmp_path: Path):
-    """In the order of the numbers in their names, at the rate that was given; what is no picture is not looked at."""
+    """Images are ordered by the numbers in their names, at the given rate; other files are ignored."""
     for number, picture in enumerate(encode_jpeg(FRAMES[:12], quality=95)):
         (tmp_path / f"frame{number}.jpg").write_bytes(picture)
     (tmp_path / "notes.txt").write_text("no picture")
@@ -149,7 +149,7 @@ def test_frames_are_found_in_h264_without_the_others(file: Path):
         np.testing.assert_array_equal(got, whole[indices])
     with pytest.raises(ValueError, match=r"Invalid data|can't be decoded"):
         decode_h264([b"nothing"], [0], [0])
-    np.testing.assert_array_equal(decode_h264(video.frames[:1], [0], [0])[0], whole[0])  # and the decoder goes on
+    np.testing.assert_array_equal(decode_h264(video.frames[:1], [0], [0])[0], whole[0])  # and the decoder still works
 
 
 @pytest.mark.parametrize(

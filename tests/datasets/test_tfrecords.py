@@ -1,4 +1,4 @@
-"""Records without TensorFlow: the same bytes as TensorFlow writes."""
+"""Records written without TensorFlow have the same bytes as TensorFlow's."""
 
 import io
 from pathlib import Path

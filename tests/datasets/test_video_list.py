@@ -1,4 +1,4 @@
-"""Anyone's own lists."""
+"""Users' own lists of videos."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_where_paths_start(tmp_path: Path):
 
 def test_order_of_the_classes(tmp_path: Path):
     train = "path,label\na b.mp4,10\nframes,9\n"
-    assert read(tmp_path, train, "path,label\na b.mp4,9\n").label_names == ("9", "10")  # numbers of classes, not text
+    assert read(tmp_path, train, "path,label\na b.mp4,9\n").label_names == ("9", "10")  # class numbers, not text
     write(tmp_path, {"names.txt": "other\n10\n9\n"})
     listing = read(tmp_path, train, "path,label\na b.mp4,other\n", labels=tmp_path / "names.txt")
     assert listing.label_names == ("other", "10", "9")

@@ -1,4 +1,4 @@
-"""Small copies of data sets: lists with their text, and files that stand for videos."""
+"""Small copies of data sets: lists with their text, and placeholder files for videos."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from timesformer_jax.datasets import Listing
 
 
 def grow(root: Path, *names: str) -> Path:
-    """Writes a byte into every file of `names`."""
+    """Write a byte into every file of `names`."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -15,7 +15,7 @@ def grow(root: Path, *names: str) -> Path:
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
-    """Writes texts as they are, line ends too."""
+    """Write texts unchanged, including line ends."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,10 +24,10 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 def labels(listing: Listing) -> dict[str, dict[str, str]]:
-    """Split -> name -> its one label."""
+    """Return the label of each single-label video, by split and name."""
     return {split: {entry.name: " ".join(entry.labels) for entry in entries} for split, entries in listing.splits.items()}
 
 
 def paths(listing: Listing, root: Path) -> dict[str, str]:
-    """Name -> path below `root`, of all splits."""
+    """Return the path below `root` of each video, by name, over all splits."""
     return {entry.name: entry.path.relative_to(root).as_posix() for split in listing.splits.values() for entry in split}

@@ -1,4 +1,4 @@
-"""Multi-view scores against a plain loop, every video once, and the files that are left."""
+"""Multi-view scores against a plain loop, every video counted once, and the files of an evaluation."""
 
 import contextlib
 import csv
@@ -30,7 +30,7 @@ def to_float(video: jax.Array | np.ndarray) -> jax.Array:
 
 
 def prepare(batch: dict[str, jax.Array]) -> jax.Array:
-    """[B, crops, T, H, W, C] -> [B * crops, T, H, W, C]"""
+    """Reshape [B, crops, T, H, W, C] to [B * crops, T, H, W, C]."""
     return to_float(batch["video"].reshape(-1, *batch["video"].shape[2:]))
 
 
@@ -41,7 +41,7 @@ def params():
 
 
 def batches(batch_size: int):
-    """As the pipeline gives them: the last one filled up with zeros."""
+    """Batches as the pipeline yields them, the last one padded with zeros."""
     for start in range(0, VIDEOS, batch_size):
         part = slice(start, start + batch_size)
         missing = batch_size - len(CLIPS[part])
@@ -56,7 +56,7 @@ def batches(batch_size: int):
 
 
 def by_clips(batch_size: int, missing: tuple[int, int] | None = (0, 2)):
-    """The same views as single clips, each video's spread over batches; the first video has only two."""
+    """The same views as single clips, with each video spread over batches; the first video has only two."""
     (whole,) = batches(VIDEOS)
     rows = [(video, view) for view in (1, 0, 2) for video in range(VIDEOS) if (video, view) != missing]
     count = len(rows)
@@ -115,7 +115,7 @@ def test_clips_of_a_video_may_be_in_any_batch(params, average: str):
 
 
 def test_any_clips_of_every_video_count(params):
-    """By either average, out of one pass: the clips with the given numbers, whatever batches they came in."""
+    """Selected clips can be averaged either way from one pass, whatever batches they came in."""
     mesh = training.make_mesh(jax.devices()[:2])
     score = evaluation.make_score_fn(model=MODEL, prepare=prepare, mesh=mesh)
     scores = evaluation.score_clips(score, params, by_clips(8, None), num_crops=1, mesh=mesh)
@@ -145,7 +145,7 @@ def test_any_clips_of_every_video_count(params):
 
 
 def test_parts_of_a_video_follow_each_other(params):
-    """Clip 0 of its second part comes behind all clips of its first one."""
+    """Clip 0 of a video's second segment follows all clips of its first one."""
     mesh = training.make_mesh(jax.devices()[:1])
     score = evaluation.make_score_fn(model=MODEL, prepare=prepare, mesh=mesh)
     (batch,) = batches(VIDEOS)
@@ -157,7 +157,7 @@ def test_parts_of_a_video_follow_each_other(params):
 
 
 def test_logits_of_many_views_keep_their_ranking():
-    """The softmax of their sum would be 0 for all classes but one, and the first classes the next best."""
+    """A softmax of the summed logits would underflow to 0 for all classes but one and lose their ranking."""
     sums = np.array([[[0, 0, 0], [0, 120, 240]]], np.float32)
     scores = evaluation.ClipScores(["a"], np.array([1]), np.array([1]), sums, 30, evaluation.AVERAGE_NAMES, "softmax")
     assert evaluation.best_labels(scores.predictions("logits").scores).tolist() == [[2, 1, 0]]
@@ -179,7 +179,7 @@ def test_scores_of_several_labels_are_probabilities_each(params, average: str):
 
 
 def test_accuracies_of_several_labels():
-    """A hit where any label is among the best; mean average precision over the classes that some video has."""
+    """A hit is any label among the best; mean average precision is over the classes of some video."""
     labels = np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], np.float32)
     scores = np.array([[0.9, 0.8, 0.1, 0.0], [0.7, 0.2, 0.1, 0.0], [0.1, 0.3, 0.6, 0.0]], np.float32)
     got = evaluation.accuracies(evaluation.Predictions(["a", "b", "c"], labels, scores, np.ones(3, int)), top=(1, 2))
@@ -214,7 +214,7 @@ def test_files(tmp_path: Path, params):
     assert [row[0] for row in table] == header[1:]
     np.testing.assert_array_equal([list(map(int, row[1:])) for row in table], confusion)
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "predictions.jsonl", "confusion.csv"}
-    evaluation.write_results(str(tmp_path), {"top1": 0.5}, rows)  # of several labels there is none, and no old one stays
+    evaluation.write_results(str(tmp_path), {"top1": 0.5}, rows)  # multi-label results have none, and no old one remains
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "predictions.jsonl"}
 
 
@@ -225,7 +225,7 @@ def test_an_average_that_is_none():
 
 @pytest.mark.parametrize("steps", range(8))
 def test_results_are_of_one_evaluation_wherever_a_kill_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int):
-    """Before the new results are whole the old ones are read, afterwards the new ones, and the next evaluation tidies up."""
+    """Readers see the old results until the new ones are complete, and the next evaluation cleans up."""
     matrix = (np.eye(2, dtype=np.int64), ["a", "b"])
     evaluation.write_results(str(tmp_path), {"step": 1, "split": "val"}, [{"video": "old"}], matrix)
     left = [steps]

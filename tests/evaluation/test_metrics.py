@@ -1,4 +1,4 @@
-"""Every metric beside a few plain lines or scikit-learn, and the bootstrap beside one that draws videos and scores."""
+"""Metrics against plain reference code or scikit-learn, and the bootstrap against resampled videos."""
 
 import time
 import warnings
@@ -20,7 +20,7 @@ def predictions_of(scores: np.ndarray, labels: np.ndarray) -> Predictions:
 
 
 def one_label(videos: int = 200, classes: int = 9) -> Predictions:
-    """Somewhat right, with ties; the last class has no video."""
+    """Scores that are somewhat right, with ties; the last class has no video."""
     labels = RANDOM.integers(0, classes - 1, videos)
     logits = RANDOM.normal(size=(videos, classes)) + 1.5 * (np.arange(classes) == labels[:, None])
     odds = np.exp(logits)
@@ -28,7 +28,7 @@ def one_label(videos: int = 200, classes: int = 9) -> Predictions:
 
 
 def several_labels(videos: int = 150, classes: int = 6) -> Predictions:
-    """As above; the last class has none, and some videos have none."""
+    """As `one_label` with several labels; the last class has no video, and some videos have no label."""
     labels = (RANDOM.random((videos, classes)) < 0.2) * (np.arange(classes) < classes - 1)
     scores = 1 / (1 + np.exp(-RANDOM.normal(size=labels.shape) - labels))
     return predictions_of(scores.round(1).astype(np.float32), labels.astype(np.float32))
@@ -78,7 +78,7 @@ def test_metrics(predictions: Predictions):
     names = METRICS.keys() - ({"map"} if predictions.labels.ndim == 1 else {"mean_class_accuracy", "calibration_error"})
     assert found.keys() == names
     for name in names:
-        with warnings.catch_warnings():  # scikit-learn: a class that is said and never true
+        with warnings.catch_warnings():  # scikit-learn warns about a class that is predicted but never true
             warnings.simplefilter("ignore", UserWarning)
             assert found[name] == pytest.approx(EXPECTED[name](predictions), abs=1e-6), name
     accuracies = evaluation.accuracies(predictions)
@@ -87,7 +87,7 @@ def test_metrics(predictions: Predictions):
 
 
 def test_intervals_are_those_of_videos_drawn_again(predictions: Predictions):
-    """The slow way: the videos themselves are drawn, with the same seed, and measured by the lines above."""
+    """The reference resamples the videos themselves, with the same seed, and measures each sample."""
     random, count = np.random.default_rng(0), len(predictions.names)
     values: dict[str, list[float]] = {name: [] for name in evaluation.measure(predictions)}
     for _ in range(40):
@@ -101,14 +101,14 @@ def test_intervals_are_those_of_videos_drawn_again(predictions: Predictions):
     assert got.keys() == values.keys()
     for name, found in values.items():
         if name in ("top1", "top5"):
-            continue  # proportions, whose intervals need no draws
+            continue  # intervals of proportions need no draws
         assert got[name] == pytest.approx(tuple(np.percentile(found, (2.5, 97.5))), abs=2e-6), name
     assert got == evaluation.intervals(predictions, resamples=40)
     assert got != evaluation.intervals(predictions, resamples=40, seed=1)
 
 
 def test_an_interval_is_as_wide_as_it_should_be():
-    """Of a share of hits, the binomial one; a figure lies inside its own."""
+    """The interval of a hit rate is the binomial one and contains the measured value."""
     scores = np.eye(2, dtype=np.float32)[(RANDOM.random(2000) < 0.7).astype(int)]
     found = evaluation.intervals(predictions_of(scores, np.ones(2000, int)))["top1"]
     share = float(scores[:, 1].mean())
@@ -121,7 +121,7 @@ def test_an_interval_is_as_wide_as_it_should_be():
     [(8, 8, (0.6756, 1.0)), (0, 8, (0.0, 0.3244)), (7, 8, (0.5291, 0.9776)), (81, 263, (0.2553, 0.3662))],
 )
 def test_intervals_of_proportions_are_wilsons(hits: int, videos: int, expected: tuple[float, float]):
-    """Eight of eight are not certain. The last is Newcombe's example (1998), which has 0.2553 to 0.3662."""
+    """Eight hits of eight are not certain. The last case is Newcombe's example (1998), 0.2553 to 0.3662."""
     scores = np.eye(2, dtype=np.float32)[(np.arange(videos) < hits).astype(int)]
     found = evaluation.intervals(predictions_of(scores, np.ones(videos, int)))
     assert found["top1"] == pytest.approx(expected, abs=5e-5)
@@ -129,7 +129,7 @@ def test_intervals_of_proportions_are_wilsons(hits: int, videos: int, expected: 
 
 
 def test_what_videos_cannot_tell_has_no_interval():
-    """Resampling a few videos, or videos that are all right, would claim certainty."""
+    """Resampling a few videos, or videos that are all correct, would suggest certainty."""
     scores = np.eye(2, dtype=np.float32)[np.arange(100) % 2]
     all_right = evaluation.intervals(predictions_of(scores, np.arange(100) % 2))
     assert all_right["mean_class_accuracy"] is None
@@ -140,7 +140,7 @@ def test_what_videos_cannot_tell_has_no_interval():
 
 
 def test_intervals_of_a_large_set_are_quick():
-    """20,000 videos and 400 classes: a test that takes hours shouldn't take minutes more."""
+    """With 20,000 videos and 400 classes, intervals must not add minutes to an evaluation."""
     scores = RANDOM.random((20_000, 400), dtype=np.float32)
     predictions = predictions_of(scores, RANDOM.integers(0, 400, 20_000))
     began = time.process_time()
@@ -163,7 +163,7 @@ def test_confusion_and_classes():
 
 
 def test_of_equal_scores_the_first_class_comes_first():
-    """In the ranks as in the list of the best labels; scores that are no numbers are an error."""
+    """Ranks and top labels break ties alike; scores that aren't numbers are an error."""
     predictions = predictions_of(np.full((2, 3), 1 / 3, np.float32), np.array([0, 2]))
     assert evaluation.label_ranks(predictions).tolist() == [0, 2]
     assert evaluation.accuracies(predictions, top=(1, 2, 3)) == {"top1": 0.5, "top2": 0.5, "top3": 1.0}
@@ -176,7 +176,7 @@ def test_of_equal_scores_the_first_class_comes_first():
 
 @pytest.mark.parametrize("objective", ["softmax", "sigmoid"])
 def test_mean_loss_is_that_of_each_videos_mean_logits(objective: str):
-    """Of videos with one, three and two clips of two crops each; the sums beside the logits have no part in it."""
+    """The videos have one, three and two clips of two crops each; the sums stored with the logits don't contribute."""
     num_clips, logits = np.array([1, 3, 2]), RANDOM.normal(size=(6, 2, 4)).astype(np.float32)  # [clips, crops, classes]
     labels = np.array([2, 0, 3]) if objective == "softmax" else np.array([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]], np.float32)
     sums = np.stack([np.full((6, 4), 9, np.float32), logits.sum(axis=1)], axis=1)

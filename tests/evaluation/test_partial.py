@@ -1,4 +1,4 @@
-"""A test that was stopped, killed, damaged, or is another one."""
+"""Partial results of evaluations that were stopped or killed, that are damaged, or that belong to another evaluation."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ DESCRIPTION = {"step": 3, "views": {"num_clips": 2}, "short_side": (32, 40)}
 
 
 def batches(first: int, taken: list[int], stop: Callable[[int], None] = lambda number: None) -> Iterator[dict]:
-    """Videos of two clips each; every batch holds clips of two videos, and the last row of all is none."""
+    """Videos of two clips each; every batch holds clips of two videos, and the very last row is padding."""
     for number in range(first, BATCHES):
         stop(number)
         taken.append(number)
@@ -54,7 +54,7 @@ def stop_at(number: int, error: BaseException) -> Callable[[int], None]:
 
 
 def check(scores: ClipScores) -> None:
-    """Every clip is there, in its place."""
+    """Check that every clip is present at its place."""
     order = sorted(range(250), key=lambda video: f"video {video}")
     assert scores.names == [f"video {video}" for video in order]
     assert scores.labels.tolist() == [video % CLASSES for video in order]
@@ -72,7 +72,7 @@ def test_a_test_that_is_stopped_goes_on(tmp_path: Path, caplog, error: BaseExcep
         score(tmp_path / "part", taken, stop=stop_at(101, error))
     with caplog.at_level("INFO", logger="timesformer_jax"):
         scores, partial = score(tmp_path / "part", taken)
-    assert taken == list(range(BATCHES))  # none twice, though 101 is no multiple of what a file holds
+    assert taken == list(range(BATCHES))  # none twice, though 101 isn't a multiple of a file's batches
     assert "Resuming the evaluation: 101 of 250 batches are done." in caplog.text
     check(scores)
     assert 100 < len(list((tmp_path / "part").glob("*.npz"))) < 130
@@ -115,7 +115,7 @@ def test_another_test_begins_anew(tmp_path: Path, caplog):
 
 
 def test_processes_agree_on_what_all_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The other one has 41 batches fewer: those are scored again, and kept again; files may overlap then."""
+    """The other process lacks 41 batches, so these are scored and saved again; files may then overlap."""
     score(tmp_path, [])
     with monkeypatch.context() as patch:
         patch.setattr(jax, "process_count", lambda: 2)
@@ -142,7 +142,7 @@ def test_a_full_disk_stops_no_test(tmp_path: Path, caplog):
 
 
 def test_fingerprints_of_parameters():
-    """The same on one device and on eight, in any dictionary; another one after the smallest change."""
+    """Fingerprints are the same on one device and on eight and in any dictionary, and change with the smallest difference."""
     params = {"kernel": np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8), "bias": np.ones(3, np.float32)}
     one, eight = (training.make_mesh(jax.devices()[:count]) for count in (1, 8))
     split = {**params, "kernel": jax.device_put(params["kernel"], training.batch_sharding(eight))}

@@ -1,4 +1,4 @@
-"""The report's page: what it says, that it asks for nothing, and that it works in a browser."""
+"""The report's page: its content, its freedom from network requests, and its behaviour in a browser."""
 
 import base64
 import dataclasses
@@ -57,7 +57,7 @@ VOID = {"meta", "link", "img", "br"}
 
 
 class Page(html.parser.HTMLParser):
-    """What a page holds; fails where its elements don't nest."""
+    """Content of a page; fails if its elements don't nest."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -146,7 +146,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_the_table_sorts_in_a_browser(tmp_path: Path):
-    """By accuracy, downwards: two clicks."""
+    """Two clicks sort by accuracy in descending order."""
     clicks = """<script>const head = document.querySelectorAll("table.sortable th button")[2]; head.click(); head.click();
     document.title = [...document.querySelectorAll("table.sortable tbody td:first-child")].map((x) => x.textContent).join("|");
     </script></body>"""

@@ -1,4 +1,4 @@
-"""Maps over frames, and the files that they become."""
+"""Maps drawn over frames, and the resulting files."""
 
 import io
 from pathlib import Path
@@ -15,11 +15,11 @@ FRAMES = RANDOM.integers(40, 200, (10, 30, 45, 3), dtype=np.uint8)
 
 
 def test_a_map_colours_where_it_is_high_and_leaves_the_rest():
-    """Bilinear between patches, one scale for the clip: a frame whose map is half as high is half as bright."""
+    """Maps are bilinear between patches with one scale per clip: half the value is half as bright."""
     maps = np.full((10, 2, 3), 0.1)
     maps[0, 0, 0], maps[1, 0, 0] = 0.9, 0.5
     drawn = overlay(FRAMES, maps).astype(int)
-    assert (drawn[2:] == FRAMES[2:]).all()  # nothing higher than the lowest
+    assert (drawn[2:] == FRAMES[2:]).all()  # unchanged where the map is lowest
     assert (drawn[0, 23:] == FRAMES[0, 23:]).all()  # rows beyond the middle of the second row of patches
     changes = np.abs(drawn - FRAMES.astype(int)).sum(axis=-1)
     assert changes[0, :7, :7].min() > 60

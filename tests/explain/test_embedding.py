@@ -1,4 +1,4 @@
-"""Features as points: what they show, how well labels separate, and the picture."""
+"""Features as points: the projection, the separation of labels, and the image."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_nearest_neighbours(most: int):
 
 @pytest.mark.parametrize("sizes", [(2,) * 8, (2, 20, 7), (3, 3), (12, 12, 12)])
 def test_labels_that_are_apart_score_100_percent(sizes: tuple[int, ...]):
-    """However few videos a label has: it isn't outvoted by the others."""
+    """A label with few videos isn't outvoted by the others."""
     labels = np.repeat(np.arange(len(sizes)), sizes)
     values = 8 * np.eye(len(sizes), 16)[labels] + np.random.default_rng(0).normal(size=(len(labels), 16))
     found = nearest_neighbours(values, labels)
@@ -85,7 +85,7 @@ def test_labels_that_are_apart_score_100_percent(sizes: tuple[int, ...]):
 
 def test_a_label_with_one_video_is_not_counted():
     labels = np.array([0, 0, 0, 1, 1, 1, 2])
-    values = np.concatenate([GROUPS[:3], GROUPS[12:15], GROUPS[:1]])  # it would be the nearest of the first
+    values = np.concatenate([GROUPS[:3], GROUPS[12:15], GROUPS[:1]])  # it would be nearest to the first
     found = nearest_neighbours(values, labels)
     assert found == (1.0, 2, 6, 2, pytest.approx(12 / 30))
     assert str(found) == "2 nearest neighbours: 100.0% of 6 videos of 2 labels (chance 40.0%)"

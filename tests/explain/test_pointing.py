@@ -1,4 +1,4 @@
-"""Maps and what they should point at: by hand, and after a real training."""
+"""Pointing score of maps: computed by hand, and after real training."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def test_inside_over_outside_weighs_patches_by_their_pixels():
 
 @pytest.mark.parametrize("index", [0, 1, 6, 7])
 def test_boxes_hold_the_digit(index: int):
-    """The digit is brighter than any background, and all of it is inside; played backwards, boxes are too."""
+    """The digit, brighter than any background, is fully inside its box, also when played backwards."""
     frames, _, motion = draw_clip("val", index)
     boxes = digit_boxes("val", index)
     inside = explain.box_mask(boxes, FRAME_SIZE, FRAME_SIZE)
@@ -43,7 +43,7 @@ def test_boxes_hold_the_digit(index: int):
 
 @pytest.mark.slow
 def test_maps_of_a_trained_model_point_at_the_digit(tmp_path: Path, data_dir: str):
-    """At least 1.5 times as much in its box as elsewhere, on at least 80 % of the clips; a fresh model's don't."""
+    """The score in the box is at least 1.5 times that elsewhere on at least 80 % of the clips, unlike for a fresh model."""
     config = moving_digits.get_config("motion")
     config.data.data_dir = data_dir
     config.data.train_clips, config.data.val_clips = 6_000, 100

@@ -36,7 +36,7 @@ def mask_of(frame_mask: np.ndarray | None) -> jax.Array | None:
 
 @functools.cache
 def make(name: str) -> tuple[tsf.TimeSformer, Any]:
-    """A small model whose attention is far from even."""
+    """Make a small model whose attention is far from uniform."""
     fields = {"attention_type": "divided_space_time", **CASES[name]}
     model = tsf.TimeSformer(
         num_classes=3, image_size=(8, 12), patch_size=4, num_frames=3, embed_dim=8, depth=2, num_heads=2, **fields
@@ -49,7 +49,7 @@ def make(name: str) -> tuple[tsf.TimeSformer, Any]:
 
 
 def group_of(grouping: Grouping, place: tuple[int, ...]) -> tuple[int, int]:
-    """The group of a patch and its number in there, by the words of `AxisRule`."""
+    """Return the group of a patch and its number in the group, following the text of `AxisRule`."""
     group = number = 0
     for rule, size, at in zip(grouping, SIZES, place, strict=True):
         count, length = rule.count(size), rule.length(size)
@@ -62,7 +62,7 @@ PLACES = list(itertools.product(*map(range, SIZES)))
 
 
 def dense(model: tsf.TimeSformer, step: str, maps: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """A step's matrix over (CLS of each frame or of the clip, then all patches): what each query sees of each key."""
+    """Matrix of a step from queries to keys over (CLS of each frame or of the clip, then all patches)."""
     scheme = SCHEMES[model.attention_type]
     grouping, own = scheme.steps[step], step == scheme.name
     num_cls = SIZES[0] if scheme.cls_per_frame else 1
@@ -75,7 +75,7 @@ def dense(model: tsf.TimeSformer, step: str, maps: np.ndarray, counts: np.ndarra
     for i, (group, query) in enumerate(where):
         if cls_key:
             matrix[num_cls + i, PLACES[i][0] if scheme.cls_per_frame else 0] = maps[group, query + own, 0]
-    if own:  # the CLS is the mean of its copies, of the groups where a patch counts
+    if own:  # the CLS averages its copies over groups with a valid patch
         filled = {group for (group, _), place in zip(where, PLACES, strict=True) if counts[place[0]]}
         for group in range(len(maps)) if scheme.cls_per_frame else filled:
             row, share = (group, 1.0) if scheme.cls_per_frame else (0, 1 / len(filled))
@@ -97,7 +97,7 @@ def rolled_out(model: tsf.TimeSformer, maps: dict[str, np.ndarray], counts: np.n
         matrices = {step: dense(model, step, maps[step][block], counts) for step in steps}
         if model.attention_order == "parallel":
             together = one + sum(matrices.values())
-            if normalized:  # the CLS has one such step, patches have all
+            if normalized:  # the CLS has one such step, patches have all of them
                 together[:num_cls] /= 2
                 together[num_cls:] /= 1 + len(steps)
             product = together @ product
@@ -116,7 +116,7 @@ def rolled_out(model: tsf.TimeSformer, maps: dict[str, np.ndarray], counts: np.n
 
 @functools.partial(jax.jit, static_argnums=0)
 def maps_of(model: tsf.TimeSformer, params: Any, frame_mask: jax.Array | None = None) -> Any:
-    """Attention step -> the maps of all blocks and heads, `[depth, B, G, heads, Q, L]`."""
+    """Maps of all blocks and heads `[depth, B, G, heads, Q, L]`, by attention step."""
     features: Any = model.apply({"params": params}, CLIPS, frame_mask, method="features", attention=True)
     return {
         step: found.weights.reshape(model.depth, 2, -1, *found.weights.shape[-3:]) for step, found in features.attention.items()
@@ -139,14 +139,14 @@ def test_rollout_is_the_product_of_all_matrices(name: str):
             maps = {step: weights[:, clip].astype(np.float64).mean(axis=2) for step, weights in found.items()}
             expected = rolled_out(model, maps, counts, normalized=True)
             np.testing.assert_allclose(got[clip], expected, atol=1e-6)
-            assert expected.std() > 0.1 * expected.mean()  # else anything might pass
+            assert expected.std() > 0.1 * expected.mean()  # otherwise anything might pass
             assert (got[clip][~counts] == 0).all()
 
 
 @pytest.mark.slow_cases("(divided, (scanned|the CLS|space first|parallel)|joint|axial)")
 @pytest.mark.parametrize("name", CASES)
 def test_relevance_is_that_of_gradients_taken_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch):
-    """Each weight's gradient is found by adding to it: a table of additions stands in for `watch`."""
+    """Each weight's gradient comes from adding to it: a table of additions replaces `watch`."""
     model, params = make(name)
     model = model.clone(scan_layers=False)
     stacked, params = params, tsf.unstack_blocks(params) if "blocks" in params else params
@@ -165,7 +165,7 @@ def test_relevance_is_that_of_gradients_taken_one_by_one(name: str, monkeypatch:
             found: Any = model.apply({"params": params}, CLIPS, method="features", attention=True)
         return (found.cls @ params["head"]["kernel"] + params["head"]["bias"][None])[np.arange(2), labels].sum()
 
-    # In the order in which a block asks for them: extra steps first, but where space comes first.
+    # In a block's order: extra steps first, unless space comes first.
     steps = list(SCHEMES[model.attention_type].steps)
     order = [steps[-1], *steps[:-1]] if model.attention_order == "space_then_time" else steps
     additions = [jnp.zeros(flat[step].shape[1:]) for _ in range(model.depth) for step in order]
@@ -199,7 +199,7 @@ def test_maps_of_all_heads_together():
 
 
 def test_relevance_is_of_the_label_that_is_asked_for():
-    """Also where clips ask for different ones."""
+    """Clips of a batch may use different labels."""
     model, params = make("divided")
     both = explain.class_relevance(model, params, VIDEO, np.array([0, 1]))
     other = explain.class_relevance(model, params, VIDEO, np.array([1, 1]))

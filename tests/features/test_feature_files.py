@@ -1,4 +1,4 @@
-"""Features on disk and back: what belongs together, the mean over clips, and files that can't be right."""
+"""Feature files: matching of shards, the mean over clips, and rejection of invalid files."""
 
 import json
 from pathlib import Path
@@ -33,13 +33,13 @@ def description(**changes: Any) -> dict[str, Any]:
 
 
 def values(*numbers: int, dtype: str = "float32") -> np.ndarray:
-    """[crops, T, D]"""
+    """Values of shape [crops, T, D]."""
     return np.random.default_rng(numbers).normal(size=(2, 2, 24)).astype(dtype)
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    """Three videos in two shards; the middle one's two parts are apart, the later one first."""
+    """Three videos in two shards; the middle one's two segments are in different shards, the later one first."""
     writer = FeatureWriter(tmp_path / "set", description(), num_shards=2)
     assert not (tmp_path / "set").exists()
     writer.begin()
@@ -173,7 +173,7 @@ def test_no_video_at_all(tmp_path: Path):
 
 
 def test_the_digest_is_that_of_the_numbers():
-    """However they are split; and no other parameters have it."""
+    """The digest is independent of sharding and unique to the parameters."""
     mesh = training.make_mesh(fsdp=8)
     split = jax.device_put(PARAMS, training.sharding_of(PARAMS, PARAMS, mesh))
     assert weights_digest(split) == weights_digest(jax.device_get(PARAMS)) == description()["weights"]["digest"]

@@ -1,4 +1,4 @@
-"""Small copies of data sets with real videos, and preparing a folder of them."""
+"""Small copies of data sets with real videos, and preparation of a folder of them."""
 
 import json
 import shutil
@@ -100,7 +100,7 @@ MINIATURES = {
     "video_folder": make_folder,
     "video_list": make_list,
 }
-"""Name of a data set -> writes a small copy of it, with real videos."""
+"""Maps each data set to a function that writes a small copy of it with real videos."""
 
 OPTIONS = {"storage": "h264", "short_side": 16, "max_fps": None, "num_workers": 0}
 

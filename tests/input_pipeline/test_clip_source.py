@@ -1,4 +1,4 @@
-"""Clips of the files themselves are those of prepared data."""
+"""Clips read directly from files equal those of prepared data."""
 
 import csv
 import dataclasses
@@ -21,7 +21,7 @@ CLIP = ("video", "rows", "columns", "label")
 
 
 def kept_by_jpeg(pixels: np.ndarray) -> np.ndarray:
-    """Pixels that are the same after being stored as JPEG: what repeated storing comes to, if blocks of 16 are whole."""
+    """Pixels that JPEG preserves: the fixed point of repeated storing, if blocks of 16 are whole."""
     for _ in range(100):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=90)
@@ -41,7 +41,7 @@ def write_list(path: Path, rows: list[dict[str, object]]) -> Path:
 
 
 def prepare(rows: list[dict[str, object]], folder: Path, data_dir: str, **storage) -> tuple[VideoDataset, Listing]:
-    """The same lists as prepared data and as a listing; the last two rows are `val`."""
+    """Return the same lists as prepared data and as a listing; the last two rows are `val`."""
     lists = [write_list(folder / "train.csv", rows[:-2]), write_list(folder / "val.csv", rows[-2:])]
     options = {"short_side": 30, "max_fps": None, "num_workers": 1, "data_dir": data_dir, **storage}
     dataset = open_dataset(name="video_list", train=str(lists[0]), val=str(lists[1]), **options)
@@ -50,7 +50,7 @@ def prepare(rows: list[dict[str, object]], folder: Path, data_dir: str, **storag
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> tuple[VideoDataset, Listing]:
-    """Folders of pictures that JPEG keeps as they are."""
+    """Folders of images that JPEG preserves."""
     root, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     rows = []
     for number, length in enumerate((9, 3, 12, 6, 5, 8)):
@@ -67,7 +67,7 @@ def source_of(listing: Listing, split: str, options: ClipOptions, **changes) -> 
 
 
 def trained_on(dataset: VideoDataset, options: ClipOptions, seed: int, epochs: int) -> Iterator[tuple[int, str, Mapping]]:
-    """(epoch, name, clip) of the trainer, one after the other."""
+    """Yield (epoch, name, clip) in the order of the trainer."""
     names = dataset.facts("train", "name")
     batches = training_batches(dataset, "train", options, batch_size=len(names), seed=seed)
     for epoch, batch in zip(range(epochs), batches, strict=False):
@@ -108,7 +108,7 @@ def test_eval_views_are_the_trainers_to_the_bit(pictures: tuple[VideoDataset, Li
 
 
 def test_pieces_of_videos_differ_by_their_encoding_alone(made_clips: Path, tmp_path: Path, data_dir: str):
-    """Fewer frames a second, even sides, several clips and labels: all as in prepared data, the pixels nearly."""
+    """With thinned frames, even sides, several clips and labels, all but the exact pixels equal prepared data."""
     names = ("across", "down", "back")
     rows = [
         {

@@ -1,4 +1,4 @@
-"""Batches: the same bytes for the same (seed, epoch, example) whatever else differs, every test video once."""
+"""Batches: identical bytes for the same (seed, epoch, example), and every evaluated video once."""
 
 import dataclasses
 import tempfile
@@ -50,7 +50,7 @@ def test_seeds_and_epochs_differ(digits):
 
 
 def test_clips_do_not_depend_on_the_order(digits):
-    """The crop of a video is a function of (seed, epoch, video): a batch size or a restart changes none."""
+    """A crop is a function of (seed, epoch, video), whatever the batch size or restarts."""
     small = np.concatenate([batch["video"] for batch in take(digits, 24, batch_size=4)])
     large = take(digits, 1, batch_size=96)[0]["video"]
     np.testing.assert_array_equal(small, large)
@@ -58,7 +58,7 @@ def test_clips_do_not_depend_on_the_order(digits):
 
 @pytest.mark.parametrize("hosts", [2, 3])
 def test_hosts_share_the_batches_of_one(digits, monkeypatch: pytest.MonkeyPatch, hosts: int):
-    """Their parts, one after the other, are the batch of a single host, for training and from any place on."""
+    """The hosts' shards concatenate to the batch of a single host, from any starting clip."""
     whole = take(digits, 20, batch_size=12, first_clip=36)
     monkeypatch.setattr(jax, "process_count", lambda: hosts)
     parts = []
@@ -107,20 +107,20 @@ def decoded(path: Path) -> np.ndarray:
 
 
 def clips_of(batch: dict[str, np.ndarray]) -> np.ndarray:
-    """Clips [..., T, S, S, 3] on the scale 0 to 255."""
+    """Clips [..., T, S, S, 3] with values in [0, 255]."""
     arrays = (batch[name].reshape(-1, *batch[name].shape[-axes:]) for name, axes in (("video", 4), ("rows", 1), ("columns", 1)))
     return np.asarray(crop_and_scale(*arrays)).reshape(*batch["video"].shape[:-3], 24, 24, 3) * 255
 
 
 def test_views_of_real_videos(folder: VideoDataset, made_clips: Path):
-    """Row k of a video's is clip k, its crops from left to right; the pixels are those of the file, but for the encoding."""
+    """Row k of a video is clip k, with its crops from left to right; pixels match the file up to encoding."""
     options = dataclasses.replace(OPTIONS, short_side=(24, 24))
     (batch,) = eval_batches(folder, "val", options, batch_size=6, views=EvalViews(num_clips=2, num_crops=3))
     whole = {name: decoded(made_clips / name.decode()) for name in set(batch["name"])}
     for row, (name, clips) in enumerate(zip(batch["name"], clips_of(batch), strict=True)):
         first = (0, 18)[row % 2]  # 40 frames of 48 x 64: two clips of four, at 0 and at the middle of what is left
         frames = whole[name][first : first + 4].astype(float)
-        half = frames.reshape(4, 24, 2, 32, 2, 3).mean(axis=(2, 4))  # scaling to the half is an average of four pixels
+        half = frames.reshape(4, 24, 2, 32, 2, 3).mean(axis=(2, 4))  # halving averages four pixels
         for clip, left in zip(clips, (0, 4, 8), strict=True):
             assert np.abs(clip - half[:, :, left : left + 24]).mean() < 4
             others = [other for other in (0, 4, 8) if other != left]
@@ -129,7 +129,7 @@ def test_views_of_real_videos(folder: VideoDataset, made_clips: Path):
 
 
 def test_several_clips_of_a_video_are_together(folder: VideoDataset):
-    """The first of them is the clip that one alone would be; all have the video's label."""
+    """The first clip is the one that a single clip would be; all have the video's label."""
     twice = take(folder, 2, batch_size=8, options=dataclasses.replace(OPTIONS, clips_per_video=2))
     once = take(folder, 2, batch_size=4)
     for pair, single in zip(twice, once, strict=True):
@@ -150,7 +150,7 @@ def test_tiled_tests_have_as_many_rows_as_the_videos_need(folder: VideoDataset):
 
 
 def test_a_damaged_record_is_one_sentence(folder: VideoDataset, monkeypatch: pytest.MonkeyPatch):
-    """What was prepared can rot; the run then ends with the reason, not in TensorFlow's pages."""
+    """Damage after preparation ends the run with a short error instead of TensorFlow's long one."""
     records = folder.records("train")
     example = records[0]
     for number in range(len(example.features.feature["video"].bytes_list.value)):
@@ -163,7 +163,7 @@ def test_a_damaged_record_is_one_sentence(folder: VideoDataset, monkeypatch: pyt
 
 
 def test_dropped_batches_have_no_thread_to_wait_for(digits, monkeypatch: pytest.MonkeyPatch):
-    """tf.data's own choice of workers has one, which can take a minute to end and holds the GIL meanwhile."""
+    """tf.data's autotuning thread can take a minute to end while holding the GIL."""
     made = []
     as_numpy = clips_module.as_numpy
     monkeypatch.setattr(clips_module, "as_numpy", lambda batches, *rest: made.append(batches) or as_numpy(batches, *rest))
@@ -174,7 +174,7 @@ def test_dropped_batches_have_no_thread_to_wait_for(digits, monkeypatch: pytest.
 
 
 def test_batches_leave_no_generated_code_behind(folder: VideoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """TensorFlow deletes it at the end of the process, which a killed one doesn't reach."""
+    """TensorFlow deletes generated code at exit, which a killed process doesn't reach."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     take(folder, 1)
     assert not list(tmp_path.iterdir())
@@ -192,7 +192,7 @@ def test_views_that_cannot_work(views: tuple[int, int], words: str):
 def test_a_test_begins_at_any_batch_and_decodes_nothing_before(
     folder: VideoDataset, monkeypatch: pytest.MonkeyPatch, placement: str
 ):
-    """On each of two hosts, in the middle of a video too, and at the very end."""
+    """Checked on each of two hosts, in the middle of a video and at the very end."""
     options = dataclasses.replace(OPTIONS, placement=placement, sampling_rate=4.0)
     read: list[int] = []
     get = type(folder.records("train")).__getitem__
@@ -214,7 +214,7 @@ def test_a_test_begins_at_any_batch_and_decodes_nothing_before(
 
 
 def test_only_the_rest_of_a_video_is_decoded(folder: VideoDataset, monkeypatch: pytest.MonkeyPatch):
-    """Of the video in whose middle a test begins, the frames of the clips to come."""
+    """If an evaluation begins in the middle of a video, only the frames of the remaining clips are decoded."""
     planned: list[int] = []
     plan = windows_module.plan_windows
     monkeypatch.setattr(windows_module, "plan_windows", lambda views, *rest: planned.append(len(views)) or plan(views, *rest))

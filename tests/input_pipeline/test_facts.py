@@ -1,4 +1,4 @@
-"""What is known of records without reading them, and the lists of videos that were left out."""
+"""Facts of records without reading them, and the lists of skipped videos."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, made_clips: Path) -> Vide
 
 
 def again(data: VideoDataset) -> VideoDataset:
-    return dataclasses.replace(data)  # without what was read before
+    return dataclasses.replace(data)  # without cached facts
 
 
 def refuse_to_read(*arguments):
@@ -32,7 +32,7 @@ def refuse_to_read(*arguments):
 
 @pytest.mark.parametrize("older", ["", "no file", "damaged", "of other records"])
 def test_facts_are_those_of_the_records(prepared: VideoDataset, monkeypatch: pytest.MonkeyPatch, older: str):
-    """Data of older versions lack them: they are made from the records, once."""
+    """Data of older versions lack facts, which are then made once from the records."""
     path = facts_path(prepared.builder.data_path, "train")
     whole = path.read_bytes()
     if older == "no file":
@@ -64,16 +64,16 @@ def test_tiled_views_read_no_records(prepared: VideoDataset, monkeypatch: pytest
 
 
 def test_long_lists_of_what_is_left_out_are_told_by_the_first_and_a_count(tmp_path: Path):
-    """And the whole list is read only when it is asked for."""
+    """The full list is read only on demand."""
     make_kinetics(tmp_path / "videos")
     with open(tmp_path / "videos/train.csv", "a") as file:
         file.writelines(f"walking,absent{number:04d},0,10,train\n" for number in range(1000))
     data = open_dataset(name="kinetics400", root=str(tmp_path / "videos"), **OPTIONS, data_dir=str(tmp_path / "prepared"))
     lines = data.describe_left_out()
     assert len(lines) == 11
-    assert lines[0] == "Left out gone_000000_000010 of 'train': there is no such file."
+    assert lines[0] == "Skipped gone_000000_000010 of 'train': there is no such file."
     path = Path(data.builder.data_path) / left_out.FILE
-    assert lines[-1] == f"991 more of 'train' are left out; all are listed in {path}."
+    assert lines[-1] == f"991 more of 'train' are skipped; all are listed in {path}."
     assert data.num_left_out == {"train": 1001, "val": 0}
     assert len(json.loads((path.parent / "metadata.json").read_text())["left_out"]["train"]) == 10
     assert len(data.left_out["train"]) == 1001

@@ -1,4 +1,4 @@
-"""The digits in motion: what the labels mean, what can't be told, what validation never shows in training."""
+"""Moving digits: the meaning of labels, ambiguity without frame order, and the separation of the splits."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from timesformer_jax import InputError
 
 
 def brightest_place(frame: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Centre (row, column) of what differs from the background."""
+    """Centre (row, column) of the pixels that differ from the background."""
     weight = np.abs(frame.astype(float) - background).sum(axis=-1)
     rows, columns = np.mgrid[: frame.shape[0], : frame.shape[1]]
     return np.array([(rows * weight).sum(), (columns * weight).sum()]) / weight.sum()
@@ -27,7 +27,7 @@ def test_every_motion_goes_where_its_name_says():
 
 
 def test_a_motion_and_its_reversal_are_the_same_frames(monkeypatch: pytest.MonkeyPatch):
-    """So the set of frames, their order forgotten, never tells one from the other."""
+    """So the unordered set of frames never distinguishes the two."""
     frames, digit, motion = draw_clip("train", 4)
     axis, backwards = MOTIONS[motion]
     (reversal,) = [name for name, value in MOTIONS.items() if value == (axis, not backwards)]
@@ -89,12 +89,12 @@ def test_built_data_set(digits):
     assert example["name"] == b"train-00000"
     assert example["digit"] == digit
     assert digits.label_names[example["motion"]] == motion
-    assert np.abs(example["video"].astype(float) - frames).mean() < 5  # as good as JPEG keeps it
+    assert np.abs(example["video"].astype(float) - frames).mean() < 5  # up to JPEG's loss
 
 
 @pytest.mark.parametrize("num_frames", [2, 4])
 def test_fewer_frames_are_the_middle_ones(data_dir: str, num_frames: int):
-    """So that a motion and its reversal still are the same frames."""
+    """So a motion and its reversal still have the same frames."""
     few = open_dataset(
         name="moving_digits", label="motion", train_clips=8, val_clips=1, num_frames=num_frames, data_dir=data_dir
     )

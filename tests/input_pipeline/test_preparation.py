@@ -1,4 +1,4 @@
-"""Preparations that are interrupted or killed, disks that are full, files that change in between."""
+"""Interrupted and killed preparations, full disks, and files that change in between."""
 
 import contextlib
 import errno
@@ -28,9 +28,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_an_interrupted_preparation_goes_on(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
-    """Parts that are whole are kept, whatever happens to the one after them; the result is the same as at a stretch."""
+    """Complete record files are kept whatever happens to the next one, and the result is that of an uninterrupted run."""
     whole = folder(made_clips, tmp_path / "whole")
-    monkeypatch.setattr(preparation, "PART_BYTES", 1)  # a part for each video
+    monkeypatch.setattr(preparation, "PART_BYTES", 1)  # a record file per video
     read = []
 
     def stop_after_five(entries, **options):
@@ -53,7 +53,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path, made_clips: Path, mo
             yield entry, result
 
     (third,) = (tmp_path / "parts").rglob("00002.tfrecord")
-    third.write_bytes(third.read_bytes()[:-1])  # the disk lost something
+    third.write_bytes(third.read_bytes()[:-1])  # as after a failure of the disk
     del read[2:]
     monkeypatch.setattr(preparation, "_prepared", note)
     parts = folder(made_clips, tmp_path / "parts")
@@ -68,7 +68,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path, made_clips: Path, mo
 def test_parts_of_what_has_changed_since_the_interruption_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ):
-    """A class more moves the labels' numbers, which is what records hold; a file under an old name is another file."""
+    """A new class shifts the label numbers that records hold; a replaced file is another file."""
     make_kinetics(tmp_path / "videos")
     options = {**OPTIONS, "storage": "jpeg", "root": str(tmp_path / "videos"), "data_dir": str(tmp_path / "prepared")}
     with monkeypatch.context() as patch:
@@ -89,7 +89,7 @@ def test_parts_of_what_has_changed_since_the_interruption_are_made_again(
 
 
 def test_shares_make_what_one_preparation_makes(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
-    """In any order, on any machine; what is missing at the end is made then, and nothing twice."""
+    """Shares can be written in any order on any machine; missing ones are added at the end, and none is made twice."""
     whole = folder(made_clips, tmp_path / "whole")
     monkeypatch.setattr(preparation, "PART_BYTES", 1)
     made: list[str] = []
@@ -156,7 +156,7 @@ def test_a_part_whose_note_is_damaged_is_not_whole(tmp_path: Path, note: str):
 
 
 def test_a_killed_preparation_goes_on(tmp_path: Path, made_clips: Path):
-    """By the command, with a part for each video, killed while it writes."""
+    """Runs the command with a record file per video and kills it while it writes."""
     code = (
         "import sys; from input_pipeline import open_dataset, preparation; preparation.PART_BYTES = 1; "
         "open_dataset(name='video_folder', root=sys.argv[1], data_dir=sys.argv[2], val_fraction=0.3, storage='h264', "
@@ -179,7 +179,7 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, made_clips: Path):
 
 
 def test_only_one_process_prepares_a_data_set(tmp_path: Path, made_clips: Path):
-    """The other ends with a sentence, and does no harm."""
+    """The other process fails with a clear error and does no harm."""
     builder = folder(made_clips, tmp_path / "elsewhere").builder
     name = builder.builder_config.name
     lock = tmp_path / "data" / "video_folder" / name / f".{builder.version}.lock"
@@ -237,7 +237,7 @@ def with_its_folder(video: Labelled, **options: Any) -> Any:
 
 @pytest.mark.filterwarnings("ignore:A worker was restarted while some jobs")  # by loky, for the memory of its first imports
 def test_a_failed_read_stops_the_preparation(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
-    """A file that is gone costs itself alone; no video is left out for want of descriptors, or since a disk was unmounted."""
+    """A missing file loses only itself; lack of descriptors or an unmounted disk never skips a video."""
     clips = shutil.copytree(made_clips, tmp_path / "clips")
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "write_records", without_descriptors)

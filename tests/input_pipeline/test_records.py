@@ -1,4 +1,4 @@
-"""Records by their number, and prepared data that were damaged since."""
+"""Random access to records, and damage to prepared data."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from timesformer_jax.errors import InputError
 
 
 def test_records_by_number(digits):
-    """The index is made from the files where the builder left none, and a cut file is told."""
+    """A missing index is rebuilt from the files, and a truncated file is reported."""
     records = digits.records("val")
     names = [record.features.feature["name"].bytes_list.value[0].decode() for record in records]
     read = digits.builder.as_dataset(split="val", decoders={"video": tfds.decode.SkipDecoding()})
@@ -49,7 +49,7 @@ def test_a_record_file_that_was_cut_is_told(tmp_path: Path, made_clips: Path):
 
 
 def test_any_flipped_bit_of_a_record_is_told(tmp_path: Path, made_clips: Path):
-    """In its length, its data and both checksums; the error names the file, the record and the remedy."""
+    """Flips bits in the length, the data and both checksums; the error names the file, the record and the remedy."""
     data = folder(made_clips, tmp_path)
     (path,) = tmp_path.rglob("*train.tfrecord*")
     whole = path.read_bytes()
@@ -90,7 +90,7 @@ def test_a_failed_read_is_no_damage(tmp_path: Path, made_clips: Path, monkeypatc
 
 @pytest.mark.parametrize("digest", [True, False], ids=["digest", "older"])
 def test_any_flipped_bit_of_an_index_is_found(digest: bool, tmp_path: Path):
-    """Without a digest, as older versions wrote it, but for the length of a file's last record, which its own header has."""
+    """Even without the digest that older versions lack, except in the length of a file's last record, which its header has."""
     rows = [np.array([[12, 100], [128, 50], [194, 77]]), np.array([[12, 20], [48, 30]])]
     save_index(str(tmp_path), "train", rows)
     content = index_path(str(tmp_path), "train").read_bytes()

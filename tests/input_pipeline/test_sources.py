@@ -1,4 +1,4 @@
-"""What prepared data were made from: recorded, and compared with the folder that is given later."""
+"""The recorded source of prepared data, and its comparison with the folder given later."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from timesformer_jax.errors import InputError
 
 @pytest.fixture(scope="module")
 def kinetics(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`videos`, and what was prepared from them in `prepared`."""
+    """A folder with `videos`, and the data `prepared` from them."""
     place = tmp_path_factory.mktemp("kinetics")
     make_kinetics(place / "videos")
     reopen(place, place / "videos")
@@ -33,7 +33,7 @@ def reopen(place: Path, root: Path | None) -> VideoDataset:
 
 
 def test_the_same_videos_below_another_root_pass(kinetics: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    shutil.copytree(kinetics / "videos", tmp_path / "copy", copy_function=shutil.copy)  # with times of their own
+    shutil.copytree(kinetics / "videos", tmp_path / "copy", copy_function=shutil.copy)  # with different times
     caplog.set_level("INFO")
     data = reopen(kinetics, tmp_path / "copy")
     assert f"{data.builder.data_path}, with 3 videos of {kinetics}/videos, prepared on " in caplog.text
@@ -66,7 +66,7 @@ def repair(root: Path) -> None:
 
 
 def renumber(root: Path) -> None:
-    """A class that no video has, before the others."""
+    """Add a class without videos before the others."""
     with open(root / "train.csv", "a") as file:
         file.write("archery,nowhere,0,10,train\n")
 
@@ -98,16 +98,16 @@ def test_other_videos_than_those_prepared_are_refused(kinetics: Path, tmp_path: 
         reopen(kinetics, tmp_path / "changed")
     for named in (tmp_path / "changed", kinetics / "videos", kinetics / "prepared/kinetics400/h264_16/2.0.0"):
         assert str(named) in str(error.value)
-    assert "leave data.root away" in str(error.value)
+    assert "omit data.root" in str(error.value)
 
 
 def test_a_root_that_is_not_there_is_refused(kinetics: Path):
-    with pytest.raises(InputError, match=f"no folder /nowhere.* or leave data.root away .*3 videos of {kinetics}/videos"):
+    with pytest.raises(InputError, match=f"no folder /nowhere.* or omit data.root .*3 videos of {kinetics}/videos"):
         reopen(kinetics, Path("/nowhere"))
 
 
 def test_records_that_are_missing_or_damaged(kinetics: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """Data of an older version have none: they work, with a warning that nothing can be compared."""
+    """Data of an older version lack a record; they work, with a warning that nothing can be compared."""
     place = tmp_path / "place"
     shutil.copytree(kinetics, place)
     (record,) = (place / "prepared").rglob(FILE)
@@ -123,9 +123,9 @@ def test_records_that_are_missing_or_damaged(kinetics: Path, tmp_path: Path, cap
     with pytest.raises(InputError, match=r"dataset_info.json is damaged \(it is missing\): delete"):
         reopen(place, None)
     info.with_name("elsewhere").rename(info)
-    digests.unlink()  # older versions had none either
+    digests.unlink()  # older versions wrote none either
     record.with_name(VIDEOS).write_bytes(b"no gzip")
-    reopen(place, place / "videos")  # which isn't read where nothing differs
+    reopen(place, place / "videos")  # not read if nothing differs
     replace(place / "videos")
     for content in (b"no gzip", b""):  # the latter is a valid archive
         record.with_name(VIDEOS).write_bytes(content)
@@ -141,13 +141,13 @@ def test_records_that_are_missing_or_damaged(kinetics: Path, tmp_path: Path, cap
 
 
 def test_files_modified_in_place_at_the_same_size_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """They may be others, which only reading them would show."""
+    """Only reading the files would show whether they differ."""
     make_folder(tmp_path / "videos")
     first = folder(tmp_path / "videos", tmp_path / "prepared").builder.data_path
     os.utime(tmp_path / "videos/ü/1.mp4")
     assert folder(tmp_path / "videos", tmp_path / "prepared").builder.data_path == first
     assert "1 of 4 files of" in caplog.text
-    assert "(ü/1.mp4): they are taken for the same" in caplog.text
+    assert "(ü/1.mp4): they are assumed to be unchanged" in caplog.text
 
 
 def test_the_same_folder_elsewhere_is_not_prepared_again(tmp_path: Path):
@@ -161,7 +161,7 @@ def test_the_same_folder_elsewhere_is_not_prepared_again(tmp_path: Path):
 
 
 def test_what_an_older_version_prepared_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """Its folder was named by absolute paths and times, and it has no record."""
+    """Its folder is named by absolute paths and times, and it has no record of its source."""
     make_folder(tmp_path / "mine")
     first = Path(folder(tmp_path / "mine", tmp_path / "prepared").builder.data_path).parent
     base = VideoConfig(storage=Storage(codec="jpeg", short_side=32))

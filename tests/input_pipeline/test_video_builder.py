@@ -1,4 +1,4 @@
-"""Preparing videos: what TFDS asks of a builder, files that can't be read or aren't there, what is another data set."""
+"""Preparation of videos: TFDS's requirements, missing and unreadable files, and the identity of data sets."""
 
 import shutil
 import tempfile
@@ -33,7 +33,7 @@ def test_builder_of_unprepared_data_leaves_no_temporary_folder(builder: Any, tmp
 
 @pytest.mark.parametrize("name", MINIATURES)
 def test_what_tfds_asks_of_a_builder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """TFDS's own test: prepares from `--manual_dir`, reads back, compares shapes, counts and metadata."""
+    """TFDS's own test prepares from `--manual_dir`, reads back, and compares shapes, counts and metadata."""
     MINIATURES[name](tmp_path / "data")
     case = type(
         "Case",
@@ -81,7 +81,7 @@ def test_a_data_set_by_its_name(tmp_path: Path, name: str, num_train: int, label
     assert f"{name} has 2 labels here" in caplog.text
     found = {record.features.feature["name"].bytes_list.value[0].decode() for record in data.records("train")}
     assert example in found
-    shutil.rmtree(tmp_path / "videos")  # a machine that has the prepared data alone
+    shutil.rmtree(tmp_path / "videos")  # a machine that has only the prepared data
     again = open_dataset(name=name, root=None, **options)
     assert again.label_names == label_names
     if name == "kinetics400":
@@ -121,7 +121,7 @@ def test_a_changed_folder_is_another_data_set(tmp_path: Path):
 
 
 def test_other_rates_and_frames_are_another_data_set_and_another_place_is_not(tmp_path: Path):
-    """Pictures are looked at one by one: their folder keeps its time where one of them is written over."""
+    """Every image is checked, since a folder keeps its time if one of its images is overwritten."""
     base, pictures = (
         VideoConfig(storage=Storage(codec="jpeg", short_side=16)),
         [tmp_path / root / "a" / "1.jpg" for root in ("one", "two")],
@@ -130,7 +130,7 @@ def test_other_rates_and_frames_are_another_data_set_and_another_place_is_not(tm
         picture.parent.mkdir(parents=True)
         picture.write_bytes(b"same")
     video(tmp_path / "one" / "b.mp4")
-    shutil.copy2(tmp_path / "one" / "b.mp4", tmp_path / "two" / "b.mp4")  # encoders aren't the same to the last byte
+    shutil.copy2(tmp_path / "one" / "b.mp4", tmp_path / "two" / "b.mp4")  # encoders differ in their bytes
 
     def name(root: str = "one", fps: int = 12) -> str:
         for split in ("train", "val"):
@@ -146,7 +146,7 @@ def test_other_rates_and_frames_are_another_data_set_and_another_place_is_not(tm
     assert pictures[0].parent.stat().st_mtime_ns == before
     assert name() != first
     (tmp_path / "one/b.mp4").unlink()
-    gone = Entry(name="b.mp4", path=tmp_path / "one/b.mp4", labels=("y",))  # since it was listed: preparing is to name it
+    gone = Entry(name="b.mp4", path=tmp_path / "one/b.mp4", labels=("y",))  # deleted after it was listed; to be named
     assert own_config(base, "mine", Listing(label_names=("x", "y"), splits={"train": [gone]}), tmp_path / "one").name
 
 
@@ -180,7 +180,7 @@ def test_broken_files_are_left_out_by_name(tmp_path: Path, made_clips: Path, bro
         assert min(example["video"].shape[1:3]) <= 32
         assert example["video"].shape[1:3] == (example["height"], example["width"])
         assert example["name"].decode() not in unreadable
-    # A second run takes what is there, and still knows what was left out.
+    # A second run reuses the prepared data and still knows the skipped videos.
     assert folder(tmp_path / "clips", tmp_path / "data").left_out == data.left_out
 
 
@@ -200,7 +200,7 @@ def test_a_split_of_which_no_video_is_there_is_left_away(tmp_path: Path, caplog:
     csv(tmp_path / "videos/test.csv", "label,youtube_id,time_start,time_end,split", "walking,nowhere,0,10,test")
     data = open_dataset(name="kinetics400", root=str(tmp_path / "videos"), **OPTIONS, data_dir=str(tmp_path / "prepared"))
     assert data.builder.info.splits.keys() == {"train", "val"}
-    assert "Not one video of the split 'test' is there" in caplog.text
+    assert "No video of the split 'test' was found" in caplog.text
     assert data.left_out["test"] == {"nowhere_000000_000010": "there is no such file"}
 
 
@@ -225,7 +225,7 @@ def test_examples_are_what_the_files_say(tmp_path: Path):
 
 @pytest.mark.parametrize(("codec", "labels"), [("jpeg", ["b é"]), ("h264", ["b é"]), ("h264", ["b é", "a"]), ("h264", [])])
 def test_records_are_what_tfds_writes(tmp_path: Path, codec: str, labels: list[str]):
-    """Bit by bit, once the map of the features is sorted."""
+    """Records are bit-identical once the map of the features is sorted."""
     several = labels != ["b é"]
     config = VideoConfig(name="x", storage=Storage(codec=codec, short_side=16), several=several)
     builder = BUILDERS["video_list"](data_dir=str(tmp_path), config=config)
@@ -246,7 +246,7 @@ ODD = ["run", "run ", " ", "a\n\x1b[31m", r"a\n", "قفز", r"run\u0020"]
 
 @pytest.fixture(scope="module")
 def odd_labels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder of videos whose labels TFDS can't keep as they are, and where it is prepared."""
+    """A folder of videos whose labels TFDS can't store unchanged, and the folder for its prepared data."""
     root = tmp_path_factory.mktemp("odd")
     for label in ODD:
         for number in range(2):
@@ -256,7 +256,7 @@ def odd_labels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def numbers(data: VideoDataset) -> dict[str, int]:
-    """Name -> the number of its label."""
+    """Return the label number of each video by name."""
     features = [record.features.feature for record in data.records("train")]
     return {each["name"].bytes_list.value[0].decode(): each["label"].int64_list.value[0] for each in features}
 
@@ -272,7 +272,7 @@ def test_labels_are_the_same_when_they_are_read_again(odd_labels: tuple[Path, Pa
 
 @pytest.mark.parametrize("keeps_record", [True, False])
 def test_labels_of_an_older_version_can_be_read(odd_labels: tuple[Path, Path], tmp_path: Path, keeps_record: bool):
-    """It gave TFDS the names as they are."""
+    """Older versions passed the names to TFDS unescaped."""
     root, _ = odd_labels
     shutil.copytree(odd_labels[1], tmp_path / "prepared")
     (names,) = tmp_path.rglob("label.labels.txt")

@@ -1,4 +1,4 @@
-"""What all tests of jobs share."""
+"""Fixtures shared by the tests of jobs."""
 
 from pathlib import Path
 from types import ModuleType
@@ -12,14 +12,14 @@ COMPUTING: tuple[ModuleType, ...] = (predict, explain, features)
 
 @pytest.fixture(autouse=True)
 def without_the_line_on_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The jobs' own words are what is compared here; tests/test_devices.py has the line."""
+    """Silence the line that names the devices, so that only the jobs' own output is compared (tests/test_devices.py has it)."""
     for module in COMPUTING:
         monkeypatch.setattr(module, "print_devices", lambda: None)
 
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where jobs keep what they have found so far."""
+    """Cache folder in which jobs keep intermediate findings."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder

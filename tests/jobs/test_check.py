@@ -1,4 +1,4 @@
-"""`timesformer check`: what can be read of a data set, before anything is written."""
+"""`timesformer check`: the readable videos of a data set, before anything is written."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_a_folder_and_what_cannot_be_read_in_it(
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files must be text")
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_names_that_are_no_text_can_be_printed(tmp_path: Path, form: list[str]):
-    """Into a pipe that takes UTF-8 alone."""
+    """Prints into a pipe that accepts only UTF-8."""
     Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"caf\xe9.mp4"))).write_bytes(b"")
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run(
@@ -118,7 +118,7 @@ def test_what_a_data_set_leaves_out_is_named(tmp_path: Path, made_clips: Path, c
 def test_a_check_that_was_stopped_continues(
     tmp_path: Path, made_clips: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """What was found before is told again, not read again, unless its file has changed; findings are told as they come."""
+    """Earlier findings are reported without reading unchanged files again, and findings are printed as they come."""
     clips = shutil.copytree(made_clips, tmp_path / "clips")
     (clips / "across" / "0.mp4").write_bytes(b"")
     original, read = check.map_in_processes, []

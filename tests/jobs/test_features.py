@@ -1,4 +1,4 @@
-"""`timesformer features` and `timesformer embed`, as they are typed."""
+"""`timesformer features` and `timesformer embed` as command lines."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected(checkpoint: Path, video: str, kind: str, **views: Any) -> np.ndarray:
-    """One view at a time."""
+    """Compute the features one view at a time."""
     pretrained = tsf.load(checkpoint)
     preprocess = tsf.Preprocess(**{**pretrained.preprocess.as_dict(), "placement": views.pop("placement", "official")})
     apply = jax.jit(lambda view: pretrained.model.apply({"params": pretrained.params}, view, method="features"))
@@ -81,7 +81,7 @@ def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_features_need_no_classifier(image_model: Path, made_clips: Path, tmp_path: Path, capsys: Any):
-    """They are those of any number of classes, and nothing says that there were classes."""
+    """Features don't depend on the number of classes, and no output mentions classes."""
     video, output = str(made_clips / "down" / "0.mp4"), tmp_path / "out"
     loaded = ["--num-heads=3", f"--checkpoint={image_model}"]
     assert main(["features", video, *loaded, f"--output={output}", "--num-crops=1"]) == 0
@@ -141,7 +141,7 @@ def test_ctrl_c_finishes_the_shard_under_way(
 def test_a_job_that_was_stopped_goes_on(
     checkpoint: Path, made_clips: Path, broken_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
-    """What can't be read is named once and stays so; shards that are there aren't decoded again."""
+    """Unreadable videos are named once and stay excluded; existing shards aren't decoded again."""
     shutil.copytree(made_clips / "down", tmp_path / "clips")
     shutil.copy(broken_clips / "text.mp4", tmp_path / "clips" / "1 text.mp4")
     command = ["features", str(tmp_path / "clips"), f"--checkpoint={checkpoint}", "--num-crops=1", "--videos-per-shard=2"]
@@ -200,7 +200,7 @@ def test_arguments_that_cannot_work(
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory, made_clips: Path, checkpoint: Path) -> list[str]:
-    """Features of two schemes, with labels, and some without."""
+    """Features of two schemes, some with labels and some without."""
     folder = tmp_path_factory.mktemp("sets")
     other = make_checkpoint(folder / "weights", "space_only")
     for path, name, more in ((checkpoint, "divided", "--label-by-folder"), (other, "space", "--label-by-folder")):
@@ -263,7 +263,7 @@ def test_labels_of_what_has_none(sets: list[str], tmp_path: Path, capsys: Any):
 
 
 def test_many_labels_and_several_a_video(sets: list[str], tmp_path: Path, capsys: Any):
-    """The most frequent labels are drawn; a video with several labels, or none, is not."""
+    """The most frequent labels are drawn; videos with several labels or none are not."""
     shutil.copytree(sets[0], tmp_path / "many")
     (path,) = (tmp_path / "many").glob("*.npz")
     with np.load(path) as file:
@@ -276,8 +276,8 @@ def test_many_labels_and_several_a_video(sets: list[str], tmp_path: Path, capsys
     values = np.random.default_rng(0).normal(size=(60, 24)).astype(np.float32)
     rows = {name: np.resize(arrays[name], 60) for name in ("clip", "crop", "seconds")}
     labels = np.zeros((60, 30), np.float32)
-    labels[np.arange(50), [*range(25)] * 2] = 1  # each of 25 labels twice; ten videos have none
-    labels[:10, 29] = 1  # these have two labels: the first ten labels are left with one video
+    labels[np.arange(50), [*range(25)] * 2] = 1  # 25 labels with two videos each; ten videos have none
+    labels[:10, 29] = 1  # with two labels here, the first ten labels keep one video each
     arrays.update(rows, names=np.array([f"{i:02d}" for i in range(60)]), video=np.arange(60), values=values, labels=labels)
     np.savez(path, **arrays)
     assert main(["embed", str(tmp_path / "many"), f"--output={tmp_path / 'plot.svg'}", "--method=pca"]) == 0

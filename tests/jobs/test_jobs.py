@@ -1,4 +1,4 @@
-"""`timesformer predict`, `explain` and `convert`, as they are typed."""
+"""`timesformer predict`, `explain` and `convert` as command lines."""
 
 import dataclasses
 import io
@@ -23,7 +23,7 @@ from timesformer_jax.__main__ import JOBS, main
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with random weights, as a checkpoint of our own."""
+    """A model with random weights as one of this project's checkpoints."""
     model = tsf.TimeSformer(3, image_size=16, patch_size=8, num_frames=2, embed_dim=24, depth=1, num_heads=3)
     preprocess = tsf.Preprocess(num_frames=2, crop_size=16, sampling_rate=4.0)
     path = tmp_path_factory.mktemp("checkpoints") / "own"
@@ -58,7 +58,7 @@ def test_a_table_for_people(checkpoint: Path, made_clips: Path, capsys: pytest.C
 
 
 def test_explaining_a_video(checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """A sheet with the frames as the model got them, and a row for each label; the labels of what is drawn are printed."""
+    """The sheet has the model's input frames and a row per label, and the drawn labels are printed."""
     video, output = str(made_clips / "down" / "0.mp4"), tmp_path / "x.PNG"
     asked = ["explain", video, f"--checkpoint={checkpoint}", f"--output={output}", "--num-clips=2"]
     assert main([*asked, "--label=back", "--label=0"]) == 0
@@ -71,7 +71,7 @@ def test_explaining_a_video(checkpoint: Path, made_clips: Path, tmp_path: Path, 
     rows = picture.reshape(3, 246, 912, 3)[:, 22:]
     changes = [np.abs(row.astype(int) - rows[0]).mean() for row in rows[1:]]
     assert min(changes) > 1
-    assert np.abs(rows[1].astype(int) - rows[2]).mean() > 1  # each label has a map of its own
+    assert np.abs(rows[1].astype(int) - rows[2]).mean() > 1  # each label has its own map
     assert main([*asked, "--method=rollout"]) == 0
     assert np.asarray(Image.open(output)).shape == (2 * (224 + 22), 4 * (224 + 4), 3)
     assert [path.name for path in tmp_path.iterdir()] == ["x.PNG"]
@@ -205,7 +205,7 @@ def test_usage_errors_are_one_line(arguments: list[str], error: str, capsys: pyt
     ("job", "former"), [("predict", "--kind"), ("explain", "--kind"), ("convert", "--kind"), ("features", "--checkpoint-kind")]
 )
 def test_checkpoint_format_and_its_former_names(job: str, former: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Both reach `load`, which then looks for an image model in an official file."""
+    """Both spellings reach `load`, which then expects an image model in an official file."""
     source = official_file(tmp_path / "a.safetensors")
     arguments = {
         "predict": ["x.mp4", f"--checkpoint={source}"],
@@ -235,7 +235,7 @@ def test_version(capsys: pytest.CaptureFixture[str]):
 
 
 def test_the_command_itself(checkpoint: Path, made_clips: Path):
-    """As a process: nothing but JSON on stdout, and help for every job."""
+    """Runs it as a process: only JSON on stdout, and help for every job."""
     arguments = ["predict", str(made_clips / "down"), f"--checkpoint={checkpoint}", "--json"]
     done = subprocess.run([sys.executable, "-m", "timesformer_jax", *arguments], capture_output=True, text=True, check=True)
     assert [json.loads(line)["views"] for line in done.stdout.splitlines()] == [3] * 4

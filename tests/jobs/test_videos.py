@@ -1,4 +1,4 @@
-"""What the jobs over videos share: decoding ahead, and scores of clips as they come."""
+"""Code shared by the jobs over videos: decoding ahead, and scoring clips as they come."""
 
 import shutil
 import threading
@@ -48,7 +48,7 @@ def test_every_video_has_its_clips_or_its_reason(made_clips: Path, broken_clips:
     found = []
     for path, clips in prepared(PREPROCESS, [good[0], broken_clips / "empty.mp4", good[1], good[0]], **VIEWS):
         if len(found) == 2:
-            next(clips)  # the others are left
+            next(clips)  # the others are untouched
             found.append(None)
             continue
         try:
@@ -73,7 +73,7 @@ def test_scores_of_clips_as_they_come_are_those_of_all_at_once(pretrained: tsf.P
     np.testing.assert_array_equal(scores, expected)
     assert num_views == len(flat)
     np.testing.assert_array_equal(pretrained.view_scores(flat), expected)
-    again = [Clip(0, 9, 0.0, views[0] + 1), *clips]  # the video turned out to have another number of frames
+    again = [Clip(0, 9, 0.0, views[0] + 1), *clips]  # the video turned out to have a different number of frames
     np.testing.assert_array_equal(pretrained.clip_scores(again)[0], expected)
 
 

@@ -1,4 +1,4 @@
-"""launch/jobset.yaml against the fields of the API, and against what its parts say of each other."""
+"""launch/jobset.yaml against the fields of the API, and the consistency of its sections."""
 
 from typing import Any
 
@@ -56,11 +56,11 @@ JOBSET: dict[str, Any] = {
         ],
     },
 }
-"""The fields in use, with their types or only value, from the CRD of kubernetes-sigs/jobset and Kubernetes' own API."""
+"""The fields in use with their types or only value, from the CRD of kubernetes-sigs/jobset and Kubernetes' own API."""
 
 
 def check(value: Any, schema: Any, path: str = "") -> None:
-    """Raises `AssertionError` for a field that the API doesn't have, or of another type."""
+    """Raise `AssertionError` if a field isn't in the API or has another type."""
     if isinstance(schema, dict):
         assert isinstance(value, dict), path
         for name, inner in value.items():

@@ -1,4 +1,4 @@
-"""launch/slurm.sh with a pretended `srun`: who gets which GPUs, what is refused, and when a job is queued again."""
+"""launch/slurm.sh with a fake `srun`: assignment of GPUs, rejected settings, and requeueing."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""launch/tpu_pod.sh with a pretended `gcloud`, whose two workers are folders of this machine."""
+"""launch/tpu_pod.sh with a fake `gcloud`, whose two workers are local folders."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ for worker in workers:
         code |= subprocess.call(["bash", "-c", flags["--command"]], cwd=home, env=environment)
 sys.exit(code)
 """
-"""What stands in for `gcloud compute tpus tpu-vm ssh | scp`."""
+"""Fake of `gcloud compute tpus tpu-vm ssh | scp`."""
 
 MAIN = """#!/usr/bin/env bash
 trap 'echo saved; exit 0' TERM
@@ -33,12 +33,12 @@ printf '<%s>' "$@"
 echo
 while true; do sleep 0.1; done
 """
-"""What stands in for the Python of a worker."""
+"""Fake of a worker's Python."""
 
 
 @pytest.fixture
 def pod(tmp_path: Path) -> Path:
-    """A folder with the pretended tools, a home for each worker, and `calls`."""
+    """A folder with the fake tools, a home for each worker, and `calls`."""
     tools = tmp_path / "tools"
     tools.mkdir()
     for worker in "01":

@@ -1,4 +1,4 @@
-"""The ways to compute attention give the same, and dropout drops what it should."""
+"""Attention implementations agree, and dropout drops the right things."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ def layer(embed_dim: int = 8, **fields: Any) -> Attention:
 @pytest.mark.parametrize("queries", [slice(None), slice(1, None), slice(1)], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
 def test_chunked_is_xla(monkeypatch: pytest.MonkeyPatch, masked: bool, queries: slice):
-    """Outputs and gradients, with chunks that don't divide the number of queries."""
+    """Compares outputs and gradients, with chunks that don't divide the number of queries."""
     monkeypatch.setattr(implementations, "_CHUNK", 3 * 2 * 10)  # 3 queries at a time, of 10
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, 2, 10, 8))
@@ -46,14 +46,14 @@ def test_chunked_is_xla(monkeypatch: pytest.MonkeyPatch, masked: bool, queries: 
 
 
 def largest_array(jaxpr: Any) -> int:
-    """Numbers in the largest array that a traced program makes, inner programs included."""
+    """Size of the largest array in a traced program, inner programs included."""
     sizes = [math.prod(variable.aval.shape) for equation in jaxpr.eqns for variable in equation.outvars]
     inner = [largest_array(sub) for equation in jaxpr.eqns for sub in jaxprs_in_params(equation.params)]
     return max([*sizes, *inner])
 
 
 def test_chunked_never_holds_the_whole_matrix():
-    """Joint attention on 96 frames of 224 px: 18,817 tokens, whose scores would be 17 GB for 12 heads."""
+    """Joint attention on 96 frames of 224 px has 18,817 tokens, whose scores would take 17 GB for 12 heads."""
     model = tsf.create(
         "timesformer-large-frames",
         num_classes=400,
@@ -71,7 +71,7 @@ def test_chunked_never_holds_the_whole_matrix():
 
 
 class given(implementations.Projections):  # noqa: N801 (reads as what it is)
-    """Queries, keys and values that are there already."""
+    """Queries, keys and values as precomputed inputs."""
 
     def heads_first(self, queries: slice = slice(None)) -> tuple[jax.Array, jax.Array, jax.Array]:
         return tuple(self)
@@ -79,7 +79,7 @@ class given(implementations.Projections):  # noqa: N801 (reads as what it is)
 
 @pytest.mark.parametrize("num_queries", [10, 3000])
 def test_chunked_keeps_no_weights_for_the_backward_pass(num_queries: int):
-    """Neither one chunk's nor many chunks': what lives on is no larger than queries, keys and values."""
+    """With one chunk or many, no residual is larger than queries, keys and values."""
     shapes = [jax.ShapeDtypeStruct((1, 1, 2, length, 4), jnp.float32) for length in (num_queries, 3000, 3000)]
     kept = {
         name: max(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(functools.partial(jax.vjp, f), *shapes)[1]))
@@ -91,7 +91,7 @@ def test_chunked_keeps_no_weights_for_the_backward_pass(num_queries: int):
 
 
 def test_chunks_are_of_equal_size(monkeypatch: pytest.MonkeyPatch):
-    """No more is computed than one query a chunk too many: 2,157 tokens would otherwise be two chunks of 1,944."""
+    """At most one query per chunk is wasted: 2,157 tokens would otherwise be two chunks of 1,944."""
     query = jax.ShapeDtypeStruct((1, 1, 1, 2157, 8), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda q: implementations.IMPLEMENTATIONS["chunked"](given(q, q, q), None, slice(None)))(query).jaxpr
     (scan,) = (equation for equation in jaxpr.eqns if equation.primitive.name == "scan")
@@ -112,7 +112,7 @@ def test_an_implementation_for_each_step(monkeypatch: pytest.MonkeyPatch):
     video = jnp.zeros((1, 3, 16, 16, 3))
     jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0), video), video)
     used = used[len(used) // 2 :]  # after those of init, which is always "xla"
-    # Three frames in time; CLS and four patches in space. In the last block there is but one query.
+    # Three frames in time; CLS and four patches in space. The last block has a single query.
     assert [entry for entry in used if entry[0] == "chunked"] == [("chunked", 5)]
     assert used[:2] == [("xla", 3), ("chunked", 5)]
 
@@ -144,7 +144,7 @@ def test_fused_says_what_it_needs(fields: dict[str, Any], message: str):
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's attention runs on an NVIDIA GPU alone")
 @pytest.mark.parametrize("name", ["cudnn", "fused", "auto"])
 def test_a_gpu_s_implementations_are_xla(name: str):
-    """Five tokens in space: the odd number that cuDNN needs filled up."""
+    """Five tokens in space are an odd number, which cuDNN needs padded."""
     model = tsf.TimeSformer(**{**TINY, "embed_dim": 32}, dtype=jnp.bfloat16)
     video = jax.random.normal(jax.random.key(0), (2, 4, 16, 16, 3))
     variables = random_variables(model)
@@ -161,14 +161,14 @@ def test_a_gpu_s_implementations_are_xla(name: str):
     [
         (jnp.bfloat16, 8, False, "fused"),
         (jnp.float16, 256, False, "fused"),
-        (jnp.bfloat16, 257, False, "xla"),  # cudnn, where this process has a card
+        (jnp.bfloat16, 257, False, "xla"),  # cudnn, if this process has a GPU
         (jnp.bfloat16, 8, True, "xla"),
         (jnp.float32, 8, False, "xla"),
         (jnp.float32, 2049, False, "chunked"),
     ],
 )
 def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch, dtype: Any, num_tokens: int, masked: bool, cuda: str):
-    """Both branches are traced, whatever this machine is; the compiler takes the one of the device that it compiles for."""
+    """Both branches are traced on any machine; the compiler keeps the one for its target device."""
     traced = []
 
     def attend(qkv: implementations.Projections, *_: Any, name: str) -> jax.Array:
@@ -191,7 +191,7 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch, dtype: Any, num_tokens
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # docs/decisions.md
 def test_the_kernel_is_in_the_program_of_a_gpu_alone():
-    """Compiled for another machine than this one."""
+    """Compiles for a machine other than this one."""
     model = tsf.TimeSformer(**{**TINY, "embed_dim": 32}, dtype=jnp.bfloat16)
     video = jax.ShapeDtypeStruct((1, 4, 16, 16, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
@@ -202,7 +202,7 @@ def test_the_kernel_is_in_the_program_of_a_gpu_alone():
 
 
 def a_gpu_that_is_not_there() -> contextlib.AbstractContextManager[Any]:
-    """What newer versions of JAX ask for where there is no GPU."""
+    """Abstract GPU that newer versions of JAX need to compile for a GPU without having one."""
     from jax._src import mesh
 
     if not hasattr(mesh, "AbstractDevice"):
@@ -215,7 +215,7 @@ def a_gpu_that_is_not_there() -> contextlib.AbstractContextManager[Any]:
 
 
 def many(apply: Any, *arguments: Any, draws: int = 4000) -> jax.Array:
-    """The outputs of as many random draws."""
+    """Outputs of `draws` random draws."""
     keys = jax.random.split(jax.random.key(5), draws)
     return jax.jit(jax.vmap(lambda key: apply(*arguments, train=True, rngs={"dropout": key})))(keys)
 
@@ -228,7 +228,7 @@ def test_attention_dropout_drops_weights_and_keeps_the_mean():
     drawn = many(lambda *args, **kwargs: attend.apply(*args, **kwargs)[0], params, x)
     assert float(drawn.std(axis=0).min()) > 1e-3
     np.testing.assert_allclose(drawn.mean(axis=0), plain, atol=0.1)
-    # All four weights of both heads are dropped in one of 256 draws; only the projection's bias, zero, is left then.
+    # One of 256 draws drops all four weights of both heads, which leaves only the projection's zero bias.
     assert float((drawn == 0).all(axis=-1).mean()) == pytest.approx(1 / 256, abs=0.002)
 
 
@@ -245,11 +245,11 @@ def test_dropout_drops_the_outputs_of_projection_and_mlp():
     assert float((drawn == 0).mean()) == pytest.approx(0.25, abs=0.01)
     np.testing.assert_allclose(drawn.mean(axis=0), mlp.apply(params, x), atol=0.1)
     kept = [np.unique(np.asarray(drawn[:, 0, 0, 0, 0]).round(5))]
-    assert len(kept[0]) > 2  # the hidden layer is dropped too, or there were but two values
+    assert len(kept[0]) > 2  # more than two values, so the hidden layer is dropped too
 
 
 def test_dropout_drops_tokens():
-    """With blocks that add nothing, the residual stream is the embedding."""
+    """If the blocks add nothing, the residual stream is the embedding."""
     model = tsf.TimeSformer(**{**TINY, "depth": 1}, dropout_rate=0.25)
     video = jax.random.normal(jax.random.key(0), (4, 4, 16, 16, 3))
     params = jax.jit(model.init)(jax.random.key(1), video)["params"]

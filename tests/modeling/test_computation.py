@@ -1,4 +1,4 @@
-"""The same answer for less work: scanning, rematerialising, the last block's CLS, folding; NNX and exporting."""
+"""Equivalent results for less work: scan, remat, the last block's CLS, folding, NNX and export."""
 
 import functools
 from typing import Any
@@ -29,7 +29,7 @@ slow = pytest.mark.slow
 
 
 def equations(jaxpr: Any, primitive: str) -> int:
-    """How many times a primitive stands in a traced program, inner programs included."""
+    """Count the occurrences of a primitive in a traced program, inner programs included."""
     here = sum(equation.primitive.name == primitive for equation in jaxpr.eqns)
     return here + sum(equations(sub, primitive) for equation in jaxpr.eqns for sub in jaxprs_in_params(equation.params))
 
@@ -45,7 +45,7 @@ def shapes(model: tsf.TimeSformer) -> tuple[Any, jax.Array]:
 
 
 def test_scanned_blocks_are_traced_once_for_all():
-    """The program is as long for 9 blocks as for 3; unrolled it isn't."""
+    """The scanned program has the same length for 9 blocks as for 3, unlike the unrolled one."""
     lengths = {
         (scan, depth): equations(backward(tsf.TimeSformer(**{**TINY, "depth": depth}, scan_layers=scan)), "dot_general")
         for scan in (True, False)
@@ -70,7 +70,7 @@ def test_one_block_can_be_scanned():
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_remat_computes_again(scan_layers: bool):
-    """ "full" computes every matrix product of a block again, "dots" those of attention."""
+    """ "full" recomputes every matrix product of a block, "dots" those of attention."""
     model = tsf.TimeSformer(**TINY, scan_layers=scan_layers)
     products = {remat: equations(backward(model.clone(remat=remat)), "dot_general") for remat in ("none", "dots", "full")}
     assert products["none"] < products["dots"] < products["full"]
@@ -79,7 +79,7 @@ def test_remat_computes_again(scan_layers: bool):
 @pytest.mark.slow_cases(".*True")
 @pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=slow), True])
 def test_remat_changes_nothing(scan_layers: bool):
-    """Nor does it draw other random bits the second time."""
+    """Recomputation draws the same random bits."""
     model, variables, video = made(scan_layers=scan_layers, drop_path_rate=0.3, dropout_rate=0.1)
 
     def grads(remat: str) -> Any:
@@ -109,7 +109,7 @@ CASES = [
 @pytest.mark.slow_cases("(local_global|axial|space_only|.*parallel)")
 @pytest.mark.parametrize(("attention_type", "order", "scan_layers"), CASES)
 def test_logits_are_those_of_the_whole_last_block(attention_type: str, order: str, scan_layers: bool):
-    """Gradients too, with stochastic depth drawn alike."""
+    """Gradients agree as well, with identical draws of stochastic depth."""
     model, variables, video = made(
         attention_type=attention_type, attention_order=order, scan_layers=scan_layers, drop_path_rate=0.4
     )
@@ -175,7 +175,7 @@ def test_without_extra_steps_there_is_nothing_to_fold():
 @pytest.mark.parametrize(
     ("layers", "error"),
     [
-        (("temporal_attn", "proj"), ScopeParamShapeError),  # not a folded one: `temporal_fc` is as it was
+        (("temporal_attn", "proj"), ScopeParamShapeError),  # not folded: `temporal_fc` is unchanged
         (("temporal_fc",), ScopeParamNotFoundError),
         (("attn", "proj"), ScopeParamNotFoundError),
     ],
@@ -197,7 +197,7 @@ def multiply_adds(model: tsf.TimeSformer, variables: Any, video: Any, **options:
 
 
 def test_less_work_at_8_frames_of_224():
-    """By XLA's count: 5 % for the last block, 5.6 % for folding."""
+    """XLA's count falls by 5 % for the last block and by 5.6 % for folding."""
     model = tsf.create("timesformer-base", num_classes=400)
     video = jax.ShapeDtypeStruct((1, 8, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
@@ -208,7 +208,7 @@ def test_less_work_at_8_frames_of_224():
 
 
 def test_what_isnt_asked_for_costs_nothing():
-    """Scanned, where no compiler could leave it out afterwards: nothing is kept of the blocks."""
+    """Under scan no compiler could remove unused outputs afterwards, so the outputs of the blocks must not be kept."""
     model = tsf.TimeSformer(**{**TINY, "depth": 8}, scan_layers=True)  # 7 scanned, and the last one
     variables, video = shapes(model)
 
@@ -265,7 +265,7 @@ def test_export_for_every_platform_with_any_batch(attention_type: str, scan_laye
     exported = export.export(jax.jit(model.apply), platforms=("cpu", "cuda", "tpu"))(*arguments)
     again = export.deserialize(exported.serialize())
     assert again.platforms == ("cpu", "cuda", "tpu")
-    if attention_type == "divided_space_time":  # the others are lowered, which is what differs
+    if attention_type == "divided_space_time":  # the others are lowered, which is the difference
         for size in (1, 2):
             mask = jnp.ones((size, 4), bool).at[0, 2:].set(False)
             close(again.call(variables, video[:size], mask), jax.jit(model.apply)(variables, video[:size], mask))

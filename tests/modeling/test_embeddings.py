@@ -25,7 +25,7 @@ def test_nearest_is_pytorchs(source: int, target: int, expected: list[int]):
 
 
 def test_nearest_rounds_in_float32_as_pytorch_does():
-    """At 2 -> 82 place 41 is exactly 1, but float32 puts it just below."""
+    """From 2 to 82, position 41 is exactly 1, but float32 puts it just below."""
     assert nearest_indices(2, 82)[41] == 0
 
 
@@ -42,7 +42,7 @@ def test_position_embedding_follows_rows_and_columns_and_keeps_cls():
 
 
 def test_a_grid_of_equal_size_but_other_shape_is_resized_too():
-    """The official code compares only the number of patches, and would use a 2 x 3 grid's entries for 3 x 2 as they are."""
+    """The official code only compares the number of patches and would use a 2 x 3 grid's entries for 3 x 2 unchanged."""
     embedding = jnp.concatenate([jnp.array([-1.0]), jnp.arange(6.0)]).reshape(1, 7, 1)
     resized = np.asarray(resize_position_embedding(embedding, (2, 3), (3, 2))).reshape(-1)
     assert resized.tolist() == [-1, 0, 1, 0, 1, 3, 4]
@@ -91,7 +91,7 @@ def test_position_embedding_between_its_entries(resize: str, rows: int, columns:
 
 
 def test_the_model_resizes_as_it_is_told():
-    """In space and in time: each field changes the logits at another size, and none at the model's own."""
+    """In space and in time, each field changes the logits at another size but not at the model's own."""
     video = jax.random.normal(jax.random.key(0), (1, 4, 32, 32, 3))
     other = jax.random.normal(jax.random.key(0), (1, 6, 40, 24, 3))
     models = [tsf.create("timesformer-tiny", num_classes=3, resize=resize) for resize in RESIZES]

@@ -1,4 +1,4 @@
-"""Named outputs: what they are called, how they are laid out, and that they belong together."""
+"""Named outputs: their names, their layout, and their consistency."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import timesformer_jax as tsf
 from tests.support import random_variables
 
 SIZE = (5, 2, 3)  # frames, rows and columns of patches: all different
-AXES = {  # attention type -> step -> (axes of the groups, their lengths, tokens, CLS among queries and keys, queries)
+AXES = {  # maps attention type and step to (axes of the groups, their lengths, tokens, CLS among queries and keys, queries)
     "divided_space_time": {
         "temporal": (("height", "width"), (2, 3), ("time",), (0, 0), 5),
         "spatial": (("time",), (5,), ("height", "width"), (1, 1), 6),
@@ -71,7 +71,7 @@ def test_everything_at_once(attention_type: str, scan_layers: bool):
     assert (None if features.frame_cls is None else features.frame_cls.shape) == ((2, 5, 24) if per_frame else None)
     assert features.blocks.cls.shape == (3, 2, num_cls, 24)
     assert features.blocks.patches.shape == (3, 2, *SIZE, 24)
-    # The last block's output is what the last LayerNorm makes the features of; and blocks are in order.
+    # The last LayerNorm turns the last block's output into the features, and blocks are in order.
     norm = variables["params"]["norm"]
 
     def normed(x: jax.Array) -> jax.Array:

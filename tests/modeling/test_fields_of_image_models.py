@@ -1,4 +1,4 @@
-"""What image transformers bring with their weights: another GELU, another epsilon, a LayerNorm before the blocks."""
+"""Properties that image transformers bring with their weights: the GELU variant, epsilon, a LayerNorm before the blocks."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_the_fields_change_what_the_model_says(fields):
 
 
 def test_pre_norm_normalises_every_embedded_token():
-    """Tokens that are scaled and shifted before it are the same behind it."""
+    """Scaling and shifting tokens before the norm doesn't change them after it."""
     model = tsf.TimeSformer(**SMALL, pre_norm=True, layer_norm_epsilon=1e-12)
     params = random_variables(model)["params"]
     video = jax.random.normal(jax.random.key(0), (1, 2, 16, 16, 3))

@@ -1,4 +1,4 @@
-"""Clips of different lengths in one batch: frames that are filled up influence nothing."""
+"""Clips of different lengths in one batch: padding frames influence nothing."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def made(**fields: Any) -> tuple[tsf.TimeSformer, Any, jax.Array]:
     ("attention_type", "cls_key"), [("divided_space_time", True), *((attention_type, False) for attention_type in tsf.SCHEMES)]
 )
 def test_a_masked_frame_influences_nothing(attention_type: str, cls_key: bool):
-    """Not even NaN in it; and a short clip gets the logits that it has on its own."""
+    """Not even if it holds NaN; and a short clip has the same logits as on its own."""
     model, variables, video = made(attention_type=attention_type, temporal_cls_key=cls_key)
     apply = jax.jit(model.apply)
     logits = apply(variables, video, MASK)
@@ -35,7 +35,7 @@ def test_a_masked_frame_influences_nothing(attention_type: str, cls_key: bool):
     assert not grads[0, 4:].any()
     assert float(jnp.abs(grads[0, :4]).max(axis=(1, 2, 3)).min()) > 0
     alone = {"params": dict(variables["params"])}
-    if "time_embed" in alone["params"]:  # a time embedding for 4 frames would otherwise be resized from the one for 6
+    if "time_embed" in alone["params"]:  # otherwise the time embedding for 4 frames would be resized from that for 6
         alone["params"]["time_embed"] = alone["params"]["time_embed"][:, :4]
     short = jax.jit(model.clone(num_frames=4).apply)(alone, video[:1, :4])
     np.testing.assert_allclose(logits[:1], short, atol=1e-5)
@@ -61,7 +61,7 @@ def test_features_of_real_frames_are_those_of_the_short_clip(scan_layers: bool, 
     ],
 )
 def test_a_clip_without_any_frame_spoils_no_other(attention_type: str):
-    """As in a batch that is filled up: numbers, not NaN, in its logits and in everyone's gradients."""
+    """As in a padded batch: its logits and all gradients are finite."""
     model, variables, video = made(attention_type=attention_type)
     mask = MASK.at[0].set(False)
 
@@ -84,5 +84,5 @@ def test_a_clip_without_any_frame_spoils_no_other(attention_type: str):
 )
 def test_masks_that_cannot_work_are_refused(mask: Any, words: str):
     model = tsf.TimeSformer(**TINY)
-    with pytest.raises(tsf.InputError, match=words):  # asked directly: in the tests, jaxtyping would be the first to object
+    with pytest.raises(tsf.InputError, match=words):  # called directly, since jaxtyping would raise first in tests
         model._check((2, 6, 16, 16, 3), jnp.float32, mask)

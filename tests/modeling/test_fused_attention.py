@@ -1,4 +1,4 @@
-"""The fused kernel, interpreted, is attention as it is written on paper."""
+"""The fused kernel, in interpreter mode, equals attention as defined in the paper."""
 
 import functools
 
@@ -62,7 +62,7 @@ def test_over_one_more_axis(own_bias: bool):
 
 
 def test_devices_keep_their_clips_groups_and_heads():
-    """Nothing is gathered: but for the sums of the bias's gradient, no device hears of another."""
+    """Nothing is gathered, and the sums of the bias's gradient are the only communication between devices."""
     mesh = jax.make_mesh((2, 2, 2), ("data", "context", "tensor"), axis_types=(AxisType.Auto,) * 3)
     qkv, bias, _ = arrays(4, 8)
     qkv = jax.device_put(qkv, NamedSharding(mesh, PartitionSpec("data", "context", None, None, "tensor")))

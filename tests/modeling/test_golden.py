@@ -1,4 +1,4 @@
-"""The model is the official one: outputs, gradients and training, digit by digit."""
+"""The model matches the official one in outputs, gradients and training, digit by digit."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The layers whose derivatives are written out."""
+"""Layers with hand-written derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def test_gelu_and_its_derivatives():
 
 @pytest.mark.parametrize("layer", [gelu, lambda x: layer_norm(1e-6, x, jnp.ones(64), jnp.zeros(64))])
 def test_little_is_kept_for_the_backward_pass(layer):
-    """The input in its own dtype, and a few numbers a token: no float32 copy (which would be 2048 bytes)."""
+    """The input in its own dtype and a few numbers per token, without a float32 copy (which would take 2048 bytes)."""
     x = jax.ShapeDtypeStruct((8, 64), jnp.bfloat16)
     kept = jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(layer, x)[1], x))
     assert sum(leaf.size * leaf.dtype.itemsize for leaf in kept) <= 8 * 64 * 2 + 2 * 8 * 4 + 4 * 64 * 4

@@ -1,4 +1,4 @@
-"""Every scheme against a slow, obvious block: explicit sets of neighbours, one full attention matrix, no groups."""
+"""Every scheme against a slow, explicit block: sets of neighbours, one full attention matrix, no groups."""
 
 import functools
 import itertools
@@ -65,7 +65,7 @@ def norm(p: Any, x: np.ndarray) -> np.ndarray:
 
 
 def attend(p: Any, tokens: np.ndarray, sees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Attention of all tokens `[n, D]` to those that they see, `[n, n]`; and its weights `[heads, n, n]`."""
+    """Attention of all tokens `[n, D]` under a mask `[n, n]` of visible tokens, and its weights `[heads, n, n]`."""
     q, k, v = np.einsum("nd,dchk->chnk", tokens, p["qkv"]["kernel"]) + p["qkv"]["bias"][:, :, None]
     scores = np.where(sees, np.einsum("hnk,hmk->hnm", q, k) / np.sqrt(q.shape[-1]), -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -83,7 +83,7 @@ class Slow(NamedTuple):
     cls: np.ndarray
     patches: np.ndarray
     frame_cls: np.ndarray
-    attention: dict[str, np.ndarray]  # step -> [heads, queries, keys] over all places, the CLS behind them
+    attention: dict[str, np.ndarray]  # maps a step to [heads, queries, keys] over all places, with the CLS last
 
 
 def slow_block(
@@ -96,7 +96,7 @@ def slow_block(
     cls_key: bool = False,
     real_frames: int | None = None,
 ) -> Slow:
-    """The block on one clip: cls `[F, D]`, patches `[T, h, w, D]`; from frame `real_frames` on nobody is seen."""
+    """The block on one clip: cls `[F, D]`, patches `[T, h, w, D]`; frames from `real_frames` on are masked."""
     steps, last = NEIGHBOURS[attention_type]
     size = x.shape[:3]
     real = size[0] if real_frames is None else real_frames
@@ -108,7 +108,7 @@ def slow_block(
         return np.array([[rule(q, k, size) and (k[0] < real or k == q) for k in places] for q in places])
 
     def extra(name: str, rule: Sees, cls: np.ndarray, patches: np.ndarray) -> np.ndarray:
-        tokens, sees = np.concatenate([patches, cls]), who_sees_whom(rule)  # one CLS, behind the patches
+        tokens, sees = np.concatenate([patches, cls]), who_sees_whom(rule)  # one CLS, after the patches
         sees = np.pad(sees, ((0, 1), (0, 1)), constant_values=cls_key and name == "temporal")
         sees[-1, -1] = True
         attention, maps[name] = attend(p[f"{name}_attn"], norm(p[f"{name}_norm1"], tokens), sees)
@@ -119,7 +119,7 @@ def slow_block(
         maps["own"] = np.zeros((2, len(places) + 1, len(places) + 1))
         sees = np.array([[last(q, k, size) for k in places] for q in places])
         for group in sorted({tuple(np.flatnonzero(line)) for line in sees}):
-            # Where frames have a CLS each, the groups are the frames, in order.
+            # If each frame has its own CLS, the groups are the frames, in order.
             frame = places[group[0]][0]
             members = [number for number in group if places[number][0] < real]
             if not members:
@@ -146,7 +146,7 @@ def slow_block(
                 patches = patches + extra(name, rule, cls, patches)
         cls_residual, frame_residuals, residual = own(patches)
         patches = patches + residual
-        if order == "space_then_time":  # of the CLS, too, it is the one after the spatial step
+        if order == "space_then_time":  # for the CLS, too, it is the output of the spatial step
             for name, rule in steps.items():
                 patches = patches + extra(name, rule, cls + cls_residual, patches)
     out = [cls[:real] + cls_residual, patches, cls[:real] + frame_residuals]
@@ -161,7 +161,7 @@ def test_every_scheme_has_its_reference():
 def compare(
     attention_type: str, size: Place, *, order: str = "time_then_space", cls_key: bool = False, real_frames: int | None = None
 ) -> None:
-    """The block and the slow one, on two clips: tokens, each frame's CLS and attention maps. `real_frames` of the second."""
+    """Compare tokens, CLS tokens and attention maps of both blocks on two clips; the second has `real_frames` frames."""
     model = tsf.TimeSformer(
         num_classes=1,
         attention_type=attention_type,
@@ -201,7 +201,7 @@ def compare(
         if got.frame_cls is not None:
             close(got.frame_cls[clip, :real], expected.frame_cls)
         for step, grouping in scheme.steps.items():
-            # Which patch (from 1, 0 is padding or masked) stands at which place of which group.
+            # Patch number (from 1; 0 is padding or masked) at each place of each group.
             numbers = np.arange(1, 1 + math.prod(size)).reshape(1, *size, 1)
             numbers[:, real:] = 0
             for group, weights in zip(
@@ -228,7 +228,7 @@ SIZES = [(3, 4, 3), *(pytest.param(size, marks=slow) for size in ((4, 4, 4), (3,
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("attention_type", NEIGHBOURS)
 def test_block_is_the_slow_one(attention_type: str, size: Place):
-    """Sizes that don't divide among them: so padding changes nothing, and groups of padding alone have no say."""
+    """Includes sizes that don't divide, so padding must change nothing and groups of padding alone must be ignored."""
     compare(attention_type, size)
 
 
@@ -254,7 +254,7 @@ def test_cls_as_a_key_in_time(attention_type: str, order: str):
 @pytest.mark.slow_cases("local_global")
 @pytest.mark.parametrize("attention_type", ["local_global", "axial"])
 def test_gradients_are_finite_where_groups_are_empty(attention_type: str):
-    """One frame of one row: half of the windows and most residue classes hold nothing but padding."""
+    """With one frame of one row, half of the windows and most residue classes hold only padding."""
     model = tsf.TimeSformer(
         num_classes=3,
         image_size=(8, 24),

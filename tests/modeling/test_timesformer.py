@@ -1,4 +1,4 @@
-"""Sizes, starts, stochastic depth, precision and errors of the model."""
+"""Sizes, initialization, stochastic depth, precision and errors of the model."""
 
 import functools
 from typing import Any
@@ -25,7 +25,7 @@ PARAMETERS = {  # per attention type: (174 classes, 400 classes), base size, 8 f
 
 
 def apply(model: tsf.TimeSformer, params: Any, video: jax.Array, dropout_seed: int | None = None) -> jax.Array:
-    """Logits; with stochastic depth where a seed is given."""
+    """Compute logits, with stochastic depth if a seed is given."""
     if dropout_seed is None:
         return jax.jit(model.apply)({"params": params}, video)
     rngs = {"dropout": jax.random.key(dropout_seed)}
@@ -64,7 +64,7 @@ def test_scanned_and_unrolled_blocks_agree(attention_type: str):
 
 
 def test_official_start_is_the_image_model_frame_by_frame():
-    """Zero time embedding and zero temporal_fc in every block: the temporal attention has no say."""
+    """With zero time embeddings and zero temporal_fc in every block, temporal attention contributes nothing."""
     model = tsf.TimeSformer(**TINY)
     video = random_video(2, 4, 16, 16, 3)
     params = jax.jit(model.init)(jax.random.key(0), video)["params"]
@@ -118,11 +118,11 @@ def plain_and_dropped(block: Block, params: Any, tokens: tuple[jax.Array, jax.Ar
 
 @pytest.mark.parametrize(
     ("attention_type", "patch_rows", "cls_rows"),
-    # What is dropped as one by the block's spatial (or joint) attention: a clip's frame, or the clip.
+    # Unit that the block's spatial (or joint) attention drops: a frame of a clip, or the clip.
     [("divided_space_time", "frame", "clip"), ("joint_space_time", "clip", "clip"), ("space_only", "frame", "frame")],
 )
 def test_stochastic_depth_drops_official_rows(attention_type: str, patch_rows: str, cls_rows: str):
-    """With the MLP silenced, what a block adds to a patch is its attention: zero or twice the undropped one, row by row."""
+    """Without the MLP, the block's update of a patch is its attention: per row, either zero or twice the undropped update."""
     batch, frames, patches, dim = 8, 6, 5, 8
     block = small_block(attention_type, "official")
     num_cls = frames if cls_rows == "frame" else 1
@@ -135,7 +135,7 @@ def test_stochastic_depth_drops_official_rows(attention_type: str, patch_rows: s
     np.testing.assert_array_equal(factor, np.broadcast_to(rows[:, :, None, None, None], factor.shape))
     assert set(rows.flat) == {0, 2}
     assert (rows == rows[:, :1]).all() == (patch_rows == "clip")
-    # CLS: the mean of what its frames' copies got, where frames share one.
+    # If frames share a CLS, its update is the mean over the frames' copies.
     cls_factor = np.asarray((dropped_cls - tokens[0]) / (cls - tokens[0]))
     if attention_type == "divided_space_time":
         assert len({*np.rint(cls_factor.reshape(-1) * 10)}) > 2  # mixtures of kept and dropped frames
@@ -160,7 +160,7 @@ def test_stochastic_depth_drops_time_by_place_and_before_temporal_fc():
 
 @pytest.mark.parametrize(("attention_type", "rows"), [("divided_space_time", 1), ("joint_space_time", 1), ("space_only", 6)])
 def test_stochastic_depth_drops_the_mlp_of_cls_and_patches_together(attention_type: str, rows: int):
-    """By clip, or by frame where each frame has its own CLS; with the attention silenced only the MLP is left."""
+    """Rows are clips, or frames if each frame has its own CLS; attention is zeroed so that only the MLP remains."""
     block = small_block(attention_type, "official")
     tokens = random_video(8, rows, 8), random_video(8, 6, 5, 1, 8, seed=1)
     params = jax.jit(block.init)(jax.random.key(0), *tokens)["params"]
@@ -207,7 +207,7 @@ def test_blocks_do_not_drop_alike(scan_layers: bool):
     params = tsf.stack_blocks(random_variables(model.clone(scan_layers=False))["params"])
     silent = {"temporal_fc": {"kernel", "bias"}, "attn": {"proj"}}
     blocks = dict(params["blocks"])
-    for name, parts in silent.items():  # only the MLP is left, whose rows are the clips
+    for name, parts in silent.items():  # only the MLP remains, whose rows are the clips
         blocks[name] = {k: jax.tree.map(jnp.zeros_like, v) if k in parts else v for k, v in blocks[name].items()}
     params = {**params, "blocks": blocks}
     variables = {"params": params if scan_layers else tsf.unstack_blocks(params)}
@@ -216,14 +216,14 @@ def test_blocks_do_not_drop_alike(scan_layers: bool):
             variables, video, train=True, rngs={"dropout": jax.random.key(seed)}, method="features", blocks=True
         )
     )
-    steps = jnp.diff(features(0).blocks.patches, axis=0)  # what blocks 1, 2 and 3 add
+    steps = jnp.diff(features(0).blocks.patches, axis=0)  # updates of blocks 1, 2 and 3
     dropped = np.asarray(jnp.all(steps == 0, axis=(2, 3, 4, 5)))  # [3, B]
     assert len({tuple(row) for row in dropped}) == 3
     assert dropped.any()
 
 
 def test_bfloat16_softmax_is_float32():
-    """Scores far apart are told apart: bfloat16 has 8 bits, and would round 100.3 and 100.0 to the same."""
+    """bfloat16 has 8 bits and would round scores of 100.3 and 100.0 to the same value."""
     keys = jax.random.split(jax.random.key(0), 2)
     query, key = (100 * jax.random.normal(k, (1, 1, 1, 64, 4), jnp.bfloat16) for k in keys)
     weights = attention_weights(query / 100, key, None)
@@ -231,7 +231,7 @@ def test_bfloat16_softmax_is_float32():
     assert weights.dtype == jnp.float32
     np.testing.assert_allclose(weights, exact, atol=0.05)
     rounded = jax.nn.softmax(jnp.matmul(query / 100, key.swapaxes(-1, -2)), axis=-1)
-    assert float(jnp.abs(rounded.astype(jnp.float32) - exact).max()) > 0.05  # what this would be otherwise
+    assert float(jnp.abs(rounded.astype(jnp.float32) - exact).max()) > 0.05  # the error of a bfloat16 softmax
 
 
 @pytest.mark.slow_cases("(local_global|axial)")
@@ -258,7 +258,7 @@ def test_bfloat16_keeps_float32_parameters_and_logits(attention_type: str):
     ],
 )
 def test_position_embeddings(position_embedding: str, attention_type: str, names: set[str]):
-    """Without the one for space, patches can be shuffled within all frames alike; without the one for time, frames can."""
+    """Without spatial embeddings, patches can be shuffled alike in all frames; without temporal ones, frames can."""
     model = tsf.TimeSformer(
         **TINY, attention_type=attention_type, position_embedding=position_embedding, initialization="from_scratch"
     )
@@ -313,7 +313,7 @@ def test_videos_that_cannot_work_are_refused(shape: tuple[int, ...], words: str)
     model = tsf.TimeSformer(**TINY)
     with pytest.raises(tsf.InputError, match=words):
         model._check(shape, jnp.float32, None)
-    if len(shape) == 5:  # in the tests, jaxtyping is the first to object to another rank
+    if len(shape) == 5:  # in tests, jaxtyping raises first for another rank
         variables = jax.eval_shape(model.init, jax.random.key(0), random_video(1, 4, 16, 16, 3))
         with pytest.raises(tsf.InputError, match=words):
             jax.eval_shape(model.apply, variables, jnp.zeros(shape))

@@ -24,7 +24,7 @@ def test_every_variant_has_its_row():
 
 
 def by_hand(model: tsf.TimeSformer) -> int:
-    """Parameters of a divided model, from its fields."""
+    """Number of parameters of a divided model, from its fields."""
     width, patches = model.embed_dim, model.grid[0] * model.grid[1]
     attention = 2 * width + 3 * width * width + 3 * width + width * width + width  # norm, qkv, proj
     mlp = 2 * width + 2 * 4 * width * width + 5 * width

@@ -1,4 +1,4 @@
-"""These tests need what `make parity` installs: without it there is nothing to collect."""
+"""Skip collection unless the packages of `make parity` are installed."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""Beside Hugging Face transformers itself, with random weights: theirs loaded here, ours loaded there."""
+"""Comparison with Hugging Face transformers on random weights, in both directions."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ SMALL = {
 
 
 def randomised(model: Any, scale: float) -> Any:
-    """Every parameter moved, so that none is zero or one."""
+    """Shift every parameter so that none is zero or one."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -69,7 +69,7 @@ def test_every_form_of_their_files(form: str, attention_type: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("config_size", "height", "width"),
-    # Their layers only take sizes whose number of patches the configured row divides; the embedding is resized on the way.
+    # Their layers only accept sizes whose number of patches the configured row divides; the embedding is resized on the way.
     [(224, 224, 224), (256, 256, 320)],
     ids=["224", "256x320"],
 )
@@ -138,7 +138,7 @@ def image_models() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", image_models())
 def test_image_models_on_still_videos(name: str, tmp_path: Path):
-    """The CLS after the last LayerNorm is theirs, and the logits where there is a classifier."""
+    """The CLS after the last LayerNorm matches, and so do the logits if there is a classifier."""
     model = randomised(image_models()[name], 0.2)
     model.save_pretrained(tmp_path)
     images = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
@@ -157,7 +157,7 @@ def test_image_models_on_still_videos(name: str, tmp_path: Path):
 
 
 def test_their_processor_reads_our_folder(tmp_path: Path):
-    """Frames at the size that needs no scaling: the same pixels."""
+    """Frames at a size that needs no scaling yield the same pixels."""
     model = tsf.create("timesformer-nano", num_classes=2)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2, 16, 16, 3)))["params"]
     preprocess = tsf.Preprocess(num_frames=2, crop_size=16, mean=(0.4, 0.5, 0.6))
@@ -171,7 +171,7 @@ def test_their_processor_reads_our_folder(tmp_path: Path):
 
 
 def test_the_names_that_transformers_5_has_in_memory(tmp_path: Path):
-    """`torch.save(model.state_dict())`, whose names aren't those of its own files."""
+    """`torch.save(model.state_dict())` uses other names than transformers' own files."""
     model = randomised(image_models()["vit"], 0.2)
     model.save_pretrained(tmp_path / "folder")
     torch.save(model.state_dict(), tmp_path / "a.pt")
@@ -181,7 +181,7 @@ def test_the_names_that_transformers_5_has_in_memory(tmp_path: Path):
 
 
 def folder_with_a_clip(path: Path, *, height: int, width: int, **preprocessing: Any) -> tsf.Pretrained:
-    """A folder FOLDER with random weights, and a video clip.mp4 next to it, both in `path`."""
+    """A path with FOLDER, which has random weights, and a video clip.mp4."""
     model = tsf.TimeSformer(5, image_size=32, patch_size=8, num_frames=4, embed_dim=48, depth=2, num_heads=3)
     preprocess = tsf.Preprocess(num_frames=4, crop_size=32, **preprocessing)
     mine = tsf.Pretrained(model, random_variables(model)["params"], preprocess, tuple("abcde"))
@@ -191,7 +191,7 @@ def folder_with_a_clip(path: Path, *, height: int, width: int, **preprocessing: 
 
 
 def run_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, float] | None, np.ndarray]:
-    """Results of the Python in a model card: the pipeline's probabilities (None without), and those of our frames."""
+    """Run the Python of a model card: returns the pipeline's probabilities (None without it), and those of our frames."""
     monkeypatch.chdir(folder.parent)
     names: dict[str, Any] = {}
     for code in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL):
@@ -212,7 +212,7 @@ def run_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, f
 def test_their_pipeline_agrees_with_predict(
     preprocessing: dict[str, Any], height: int, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """By the model card's own code, on a file, one crop. A folder that scales otherwise, or another rate, is far off."""
+    """Runs the model card's own code on a file with one crop; other scaling or another rate gives very different results."""
     pretrained = folder_with_a_clip(tmp_path, height=height, width=width, **preprocessing)
     expected = dict(pretrained.predict(tmp_path / "clip.mp4", num_crops=1))
     pipeline, ours = run_card(tmp_path / "FOLDER", monkeypatch)
@@ -226,7 +226,7 @@ def test_their_pipeline_agrees_with_predict(
 def test_the_cards_frames_are_ours_whatever_the_pipeline_can_do(
     preprocessing: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Scaled down, too, where the pipeline's antialiasing is another picture."""
+    """Also when frames are scaled down, where the pipeline's antialiasing would give another image."""
     pretrained = folder_with_a_clip(tmp_path, height=90, width=122, sampling_rate=6.0, short_side=37, **preprocessing)
     expected = dict(pretrained.predict(tmp_path / "clip.mp4", num_crops=1))
     pipeline, ours = run_card(tmp_path / "FOLDER", monkeypatch)

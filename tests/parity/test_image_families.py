@@ -1,4 +1,4 @@
-"""Every family of image models beside timm, transformers and torchvision: exact, or refused with the reason."""
+"""Image model families against timm, transformers and torchvision: exact, or refused with a reason."""
 
 import json
 import re
@@ -44,7 +44,7 @@ LABELS: dict[str, Any] = {"num_labels": 5}
 
 
 class Outputs(NamedTuple):
-    """What an image model computes; None for what it doesn't have, or has in another form."""
+    """Outputs of an image model; None for those that it lacks or has in another form."""
 
     cls: torch.Tensor
     patches: torch.Tensor | None = None
@@ -52,7 +52,7 @@ class Outputs(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A small model, saved in a folder or file, and what it computes."""
+    """A small model saved in a folder or file, and its outputs."""
 
     source: Path
     outputs: Callable[[torch.Tensor], Outputs]
@@ -61,12 +61,12 @@ class Family(NamedTuple):
 
 
 def noisy(model: Any) -> Any:
-    """No parameter is zero or one, LayerNorm's and LayerScale's included."""
+    """Perturb every parameter, LayerNorm's and LayerScale's included, so that none is zero or one."""
     return randomised(model, 0.2)
 
 
 def of_timm(architecture: str, *, patches: bool = True, logits: bool = True, **overrides: Any) -> Callable[[Path], Family]:
-    """A model of timm in the folder that timm makes for the hub."""
+    """A timm model in the folder that timm writes for the hub."""
 
     def build(folder: Path) -> Family:
         arguments = {**TIMM, "num_classes": 5 if logits else 0, **overrides}
@@ -83,7 +83,7 @@ def of_timm(architecture: str, *, patches: bool = True, logits: bool = True, **o
 
 
 def of_huggingface(make: Callable[[], Any], outputs: Callable[[Any, torch.Tensor], Outputs], **options: Any) -> Any:
-    """A model of transformers in the folder that `save_pretrained` makes."""
+    """A transformers model in the folder that `save_pretrained` writes."""
 
     def build(folder: Path) -> Family:
         model = noisy(make())
@@ -109,7 +109,7 @@ def of_clip(model: Any, pixels: torch.Tensor) -> Outputs:
 
 
 def of_mae(model: Any, pixels: torch.Tensor) -> Outputs:
-    """Nothing is masked, but the patches are shuffled."""
+    """An MAE model without masking, though its patches are shuffled."""
     found = model(pixels)
     order = found.ids_restore[:, :, None].expand(-1, -1, WIDTH)
     return Outputs(found.last_hidden_state[:, 0], found.last_hidden_state[:, 1:].gather(1, order))
@@ -136,7 +136,7 @@ def of_torchvision(folder: Path) -> Family:
 
 
 def of_open_clip(folder: Path) -> Family:
-    """timm's CLIP by OpenCLIP's names, with the quick GELU that `open_clip_config.json` states."""
+    """timm's CLIP under OpenCLIP's names, with the quick GELU that `open_clip_config.json` states."""
     family = of_timm("vit_base_patch16_clip_quickgelu_224", logits=False)(folder)
     tensors = {}
     for name, tensor in timm.models.load_state_dict(str(folder / "model.safetensors")).items():
@@ -223,14 +223,14 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def assert_equal(ours: Any, theirs: torch.Tensor | None) -> None:
-    """To 1e-5 of the largest value."""
+    """Compare to 1e-5 of the largest value."""
     if theirs is not None:
         expected = theirs.numpy()
         np.testing.assert_allclose(np.asarray(ours).reshape(expected.shape), expected, rtol=0, atol=1e-5 * abs(expected).max())
 
 
 def test_features_and_logits(family: Family):
-    """Of a video that stands still, which the extra attention steps leave alone at first."""
+    """On a still video, which the extra attention steps initially leave unchanged."""
     pretrained = tsf.load(family.source, num_frames=2, **family.options)
     height, width = tsf.modeling.checks.pair(pretrained.model.image_size)
     pixels = np.random.default_rng(0).normal(size=(2, 3, height, width)).astype(np.float32)
@@ -248,7 +248,7 @@ def test_features_and_logits(family: Family):
 
 
 def test_one_step_of_fine_tuning(family: Family, tmp_path: Path):
-    """A recipe whose model follows the weights; everything but the classifier is theirs, and every parameter moves."""
+    """With a recipe that derives the model from the weights, all but the classifier is theirs, and every parameter moves."""
     given = {"init_from": str(family.source), "model.num_frames": 2}
     config = follow_weights(config_of("folder", "video_folder,finetune", **given), str(tmp_path), "train")
     model = tsf.TimeSformer(num_classes=3, **config.model)
@@ -334,7 +334,7 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refused_models(name: str, tmp_path: Path):
-    """By the tensors alone, whether a classifier is asked for or not."""
+    """Refused by the tensors alone, whether or not a classifier is requested."""
     make, feature = REFUSALS[name]
     save_file({key: tensor.contiguous() for key, tensor in noisy(make()).state_dict().items()}, tmp_path / "a.safetensors")
     for options in ({}, {"num_classes": 2}):
@@ -344,7 +344,7 @@ def test_refused_models(name: str, tmp_path: Path):
 
 
 def test_pooled_classifiers(tmp_path: Path):
-    """A classifier of the mean of the patches, with the names of one on the class token."""
+    """A classifier of the mean of the patches can have the names of one on the class token."""
     model = noisy(timm.create_model("vit_base_patch16_224", **TIMM, num_classes=5, global_pool="avg", fc_norm=False))
     save_for_hf(model, tmp_path, safe_serialization=True)
     with pytest.raises(tsf.InputError, match=r"the mean of the patches \(global_pool='avg' in config.json\).*num_classes="):
@@ -358,7 +358,7 @@ def test_pooled_classifiers(tmp_path: Path):
 
 
 def test_constants_of_timm_s_architectures():
-    """The table is right for each of timm's image transformers that has a class token and plain blocks."""
+    """The table is right for every timm image transformer with a class token and plain blocks."""
     checked = 0
     for name in [name for module in ("vision_transformer", "deit") for name in timm.list_models(module=module)]:
         with torch.device("meta"):
@@ -377,7 +377,7 @@ def test_constants_of_timm_s_architectures():
 
 
 def test_architectures_with_rotary_positions_are_refused():
-    """All of timm's whose tensors could be taken for a plain model's."""
+    """Covers every timm architecture whose tensors could be taken for a plain model's."""
     for name in timm.list_models(module="eva"):
         if "rope" in name or "dinov3" in name or "eva02" in name or "_pe_" in name:
             assert any(re.fullmatch(pattern, name) for pattern, _ in REFUSED), name

@@ -1,4 +1,4 @@
-"""Pickled files: every wrapping that people have, and none that runs code."""
+"""Pickled files: all common wrappings are read, and none executes code."""
 
 import argparse
 import pickle
@@ -101,7 +101,7 @@ def test_tensors_that_claim_too_much(name: str, value: torch.Tensor, told: str, 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_byte_arrays_of_any_size_are_refused(zipped: bool, tmp_path: Path):
-    """PyTorch's allow-list has `bytearray`, which a pickle may call with any number."""
+    """PyTorch's allow-list includes `bytearray`, which a pickle may call with any number."""
 
     class Large:
         def __reduce__(self) -> tuple[type, tuple[int]]:
@@ -179,7 +179,7 @@ def test_half_precision(tmp_path: Path):
 
 
 class Mmaction2Attention(nn.Module):
-    """mmcv's wrapper around PyTorch's attention, whose batch is first here."""
+    """mmcv's wrapper of PyTorch's attention, here with the batch first."""
 
     def __init__(self, extra: bool, norm: bool):
         super().__init__()
@@ -243,7 +243,7 @@ class Mmaction2(nn.Module):
         self.cls_head.fc_cls = nn.Linear(24, 5)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """`[B, T, 3, H, W]` -> logits."""
+        """Compute the logits of clips `[B, T, 3, H, W]`."""
         backbone, batch = self.backbone, len(video)
         x = backbone.patch_embed.projection(video.flatten(0, 1)).flatten(2).transpose(1, 2)
         x = torch.cat([backbone.cls_token.expand(len(x), -1, -1), x], 1) + backbone.pos_embed
@@ -276,7 +276,7 @@ def test_mmaction2_both_ways(attention_type: str, tmp_path: Path):
     save_mmaction2(pretrained, tmp_path / "b.pth")
     again = torch.load(tmp_path / "b.pth", weights_only=True)
     assert again["meta"]["dataset_meta"] == meta["dataset_meta"]
-    model.load_state_dict(again["state_dict"])  # strict: neither more nor less
+    model.load_state_dict(again["state_dict"])  # strict: exactly these keys
     with torch.no_grad():
         np.testing.assert_array_equal(model(pixels).numpy(), expected)
 
@@ -287,7 +287,7 @@ TARGETS = {"huggingface": "folder", "official": "a.pyth", "mmaction2": "a.pth", 
 @pytest.mark.parametrize("second", WRITERS)
 @pytest.mark.parametrize("first", WRITERS)
 def test_every_pair(first: str, second: str, tmp_path: Path):
-    """From one kind to the other, to the last bit; heads, names and preprocessing come along."""
+    """Conversion between any two formats is bit-exact; heads, names and preprocessing are kept."""
     preprocess = tsf.Preprocess(num_frames=4, crop_size=16, sampling="segments", channel_order="bgr", mean=(0.1, 0.2, 0.3))
     source = tsf.load(official_file(tmp_path / "s"), num_heads=3, labels=list("abcde"), preprocess=preprocess)
     one, other = tmp_path / TARGETS[first], tmp_path / f"second {TARGETS[second]}"
@@ -351,7 +351,7 @@ def test_files_without_tensors_by_name(content: Any, tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["a.pyth", "a.pth"])
 def test_a_flipped_bit_in_a_written_file_is_found(name: str, tmp_path: Path):
-    """PyTorch writes CRCs and doesn't compare them."""
+    """PyTorch writes CRCs but doesn't verify them."""
     model = tsf.create("timesformer-tiny", num_classes=2)
     params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 4, 32, 32, 3), np.float32))["params"]
     pretrained = tsf.Pretrained(model, params, tsf.Preprocess(num_frames=4, crop_size=32), labels=("yes", "no"))

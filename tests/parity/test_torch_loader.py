@@ -1,4 +1,4 @@
-"""PyTorch's `DataLoader` over a `ClipSource`, by two worker processes."""
+"""PyTorch's `DataLoader` over a `ClipSource`, with two worker processes."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The golden tensors, and small random models of other libraries, as the files that people have."""
+"""The golden tensors and small random models of other libraries, in the file formats that people use."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ OFFICIAL = ("divided_space_time", "joint_space_time", "space_only")
 
 
 def golden_tensors(file: str, prefix: str = "param/") -> dict[str, np.ndarray]:
-    """A golden file's tensors under their original names, float32."""
+    """Load a golden file's tensors under their original names, float32."""
     with np.load(GOLDEN / f"{file}.npz") as arrays:
         return {name.removeprefix(prefix): arrays[name].astype(np.float32) for name in arrays if name.startswith(prefix)}
 
@@ -29,7 +29,7 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> Path:
 
 
 def write_folder(path: Path, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> Path:
-    """A Hugging Face folder."""
+    """Write a Hugging Face folder."""
     path.mkdir()
     write_safetensors(path / "model.safetensors", tensors)
     (path / "config.json").write_text(json.dumps(config))
@@ -37,19 +37,19 @@ def write_folder(path: Path, tensors: dict[str, np.ndarray], config: dict[str, A
 
 
 def official_file(path: Path, attention_type: str = "divided_space_time", prefix: str = "model.") -> Path:
-    """An official checkpoint's tensors; three heads, which the width of 24 doesn't tell."""
+    """Tensors of an official checkpoint with three heads, which can't be inferred from the width of 24."""
     tensors = golden_tensors(f"official_{attention_type}")
     return write_safetensors(path, {prefix + name: tensor for name, tensor in tensors.items()})
 
 
 def golden_huggingface(path: Path) -> Path:
-    """The golden Hugging Face model as its folder."""
+    """Write the golden Hugging Face model as its folder."""
     config = json.loads(str(golden_arrays("huggingface_divided")["config"]))
     return write_folder(path, golden_tensors("huggingface_divided"), config)
 
 
 def timm_tensors(dim: int = 192) -> dict[str, np.ndarray]:
-    """A timm image transformer of one block, for images of 32 pixels in patches of 8, with five classes."""
+    """Tensors of a timm image transformer: one block, images of 32 pixels in patches of 8, five classes."""
     shapes = {"cls_token": (1, 1, dim), "pos_embed": (1, 17, dim), "head.weight": (5, dim), "head.bias": (5,)}
     shapes |= _layer("patch_embed.proj", (dim, 3, 8, 8)) | _layer("norm", (dim,)) | _layer("blocks.0.norm1", (dim,))
     shapes |= _layer("blocks.0.attn.qkv", (3 * dim, dim)) | _layer("blocks.0.attn.proj", (dim, dim))
@@ -78,7 +78,7 @@ TIMM_CONFIG: dict[str, Any] = {
 
 
 def openai_tensors(dim: int = 192) -> dict[str, np.ndarray]:
-    """A CLIP image tower of one block by OpenAI's names."""
+    """Tensors of a CLIP image tower with one block under OpenAI's names."""
     block = "visual.transformer.resblocks.0"
     shapes = {"visual.class_embedding": (dim,), "visual.positional_embedding": (17, dim), "visual.conv1.weight": (dim, 3, 8, 8)}
     for norm in ("visual.ln_pre", "visual.ln_post", f"{block}.ln_1", f"{block}.ln_2"):

@@ -1,4 +1,4 @@
-"""Rows of a classifier follow their labels, from every kind of file."""
+"""Classifier rows follow their labels in every file format."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ from timesformer_jax.pretrained.classifier_rows import match_rows
 
 NAMES = ("walks, runs", "über", "a", "b", "c")
 MORE = ("c", "new", "b", "über", "walks, runs", "a")
-"""The same in another order, with one class more."""
+"""The same labels in another order, with one more class."""
 KEPT = {"c": 4, "b": 3, "über": 1, "walks, runs": 0, "a": 2}
 
 
@@ -85,7 +85,7 @@ def drawn() -> dict[str, np.ndarray]:
     ],
 )
 def test_rows_follow_their_labels(make: Callable[[Path], Path], into_a_model: bool, tmp_path: Path):
-    """Permuted, with one class more; the new one is what a fresh classifier would have."""
+    """Labels are permuted with one more class, whose row is that of a fresh classifier."""
     source = make(tmp_path / "weights")
     old = tsf.load(source)
     assert old.labels == NAMES
@@ -137,7 +137,7 @@ def test_ten_thousand_classes():
 
 
 def test_a_fresh_classifier_if_no_label_is_the_same(tmp_path: Path):
-    """Although the numbers are equal."""
+    """Even if the number of classes is equal."""
     new = tsf.load(huggingface(tmp_path / "a"), num_classes=5, labels=list("vwxyz"))
     assert new.report.initialised.keys() == {"head/kernel", "head/bias"}
     assert new.report.classifier.startswith("0 rows kept by label, 5 fresh ('v', ")
@@ -165,7 +165,7 @@ def test_kept_rows_keep_their_objective(tmp_path: Path):
 
 
 def test_a_classifier_that_is_not_whole_gives_no_rows(tmp_path: Path):
-    """A missing bias, a bias of another length."""
+    """The bias is missing or has another length."""
     own = {"timesformer_jax": json.dumps({"data": {"label_names": NAMES}})}
     tensors = golden_tensors("official_divided_space_time")
 

@@ -1,4 +1,4 @@
-"""Hypothesis changes one field of valid files: they load, or an `InputError` says why not."""
+"""Hypothesis changes one field of valid files, which then load or raise an `InputError`."""
 
 import contextlib
 import copy
@@ -36,7 +36,7 @@ SHAPES = st.lists(st.integers(0, 30), max_size=5).map(tuple)
 
 @st.composite
 def changed(draw: Any, value: Any) -> Any:
-    """The JSON value with one field, at any depth, replaced or removed."""
+    """Replace or remove one field of a JSON value, at any depth."""
     value = copy.deepcopy(value)
     place = value
     while True:

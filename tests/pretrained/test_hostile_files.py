@@ -1,4 +1,4 @@
-"""Files that claim, contain or are what no weights are: one sentence each, before anything is opened or allocated."""
+"""Malicious files: a clear error for each, before anything is opened or allocated."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_checkpoints_that_claim_other_models(changes: Any, told: str, own: Path,
     notes = metadata["custom_metadata"]
     notes["model"] = {**notes["model"], **changes} if isinstance(changes, dict) else changes
     path.write_text(json.dumps(metadata))
-    write_digests(tmp_path / "own")  # as whoever makes such a file would
+    write_digests(tmp_path / "own")  # as an attacker would
     with pytest.raises(tsf.InputError, match=told):
         tsf.load(tmp_path / "own")
 
@@ -112,7 +112,7 @@ def test_checkpoints_with_notes_of_other_types(name: str, value: Any, told: str,
     metadata = json.loads(path.read_text())
     metadata["custom_metadata"][name] = value
     path.write_text(json.dumps(metadata))
-    write_digests(tmp_path / "own")  # as whoever makes such a file would
+    write_digests(tmp_path / "own")  # as an attacker would
     with pytest.raises(tsf.InputError, match=told):
         tsf.load(tmp_path / "own")
 

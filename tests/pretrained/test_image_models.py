@@ -1,4 +1,4 @@
-"""Image transformers of every kind -> video models that begin by computing the same."""
+"""Image transformers of every kind become video models that initially compute the same."""
 
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ DRAW = np.random.default_rng(0)
 
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time"])
 def test_the_official_inflation(attention_type: str, tmp_path: Path):
-    """The released loader's tensors to the last bit, and the features that the official model makes of them."""
+    """The released loader's tensors are matched bit by bit, and so are the official model's features on them."""
     golden = golden_arrays(f"inflate_{attention_type}")
     source = write_safetensors(tmp_path / "vit", golden_tensors(f"inflate_{attention_type}", "vit/"))
     options: dict[str, Any] = {"num_heads": 3, "num_classes": 5, "num_frames": 4, "attention_type": attention_type}
-    options["initialization"] = "from_scratch"  # for models without weights: it has no say here
+    options["initialization"] = "from_scratch"  # for models without weights; unused here
     pretrained = tsf.load(source, **options)
     assert pretrained.report.format == "a timm or DeiT image transformer"
     expected = golden_tensors(f"inflate_{attention_type}", "expected/")
@@ -48,7 +48,7 @@ class Mlp(nn.Module):
 
 
 class OldBlock(nn.Module):
-    """As in vision_transformer: all modules are counted together."""
+    """A block as in vision_transformer, which numbers all modules together."""
 
     @nn.compact
     def __call__(self, x):
@@ -58,7 +58,7 @@ class OldBlock(nn.Module):
 
 
 class NewBlock(nn.Module):
-    """As in big_vision: modules are counted by type."""
+    """A block as in big_vision, which numbers modules by type."""
 
     @nn.compact
     def __call__(self, x):
@@ -68,7 +68,7 @@ class NewBlock(nn.Module):
 
 
 class FlaxVit(nn.Module):
-    """A JAX image transformer by Flax's own layers; `big` adds positions before the CLS, which then has none."""
+    """A JAX image transformer of Flax's own layers; `big` adds positions before the CLS, which then has none."""
 
     big: bool
 
@@ -106,12 +106,12 @@ class Positions(nn.Module):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["vision_transformer", "big_vision"])
 def flax_vit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
-    """A file of a JAX image transformer, the model, and its parameters."""
+    """Make a file of a JAX image transformer, the model, and its parameters."""
     model = FlaxVit(request.param)
     image = jnp.zeros((1, 16, 16, 3))
     with jax.numpy_rank_promotion("allow"):
         shapes = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
-        # Nothing may be zero or one, so that a tensor in the wrong place is seen.
+        # Nothing may be zero or one, so that a misplaced tensor is noticed.
         params = jax.tree.map(lambda leaf: jnp.asarray(DRAW.normal(size=leaf.shape) * 0.4, jnp.float32), shapes)
     path = tmp_path_factory.mktemp("npz") / "vit.npz"
     prefix = "params/" if request.param else ""
@@ -140,12 +140,12 @@ def both(pretrained: tsf.Pretrained, video: jax.Array) -> tuple[jax.Array, tsf.F
 
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "space_only"])
 def test_a_still_video_is_the_image(flax_vit, attention_type: str):
-    """Every frame alike: the video model's first features and logits are the image model's."""
+    """If all frames are alike, the video model's initial features and logits are the image model's."""
     path, model, params = flax_vit
     images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
     features, logits = image_outputs(model, params, images)
     pretrained = tsf.load(path, num_frames=3, attention_type=attention_type)
-    assert pretrained.model.num_heads == 3  # told by the kernels' shapes
+    assert pretrained.model.num_heads == 3  # from the kernels' shapes
     assert pretrained.model.num_classes == 6
     own_logits, own = both(pretrained, jnp.repeat(images[:, None], 3, axis=1))
     np.testing.assert_allclose(own.cls, features, atol=2e-5)
@@ -166,7 +166,7 @@ def test_every_extra_step_gets_a_copy(flax_vit, attention_type: str):
 
 @pytest.mark.parametrize("position_embedding", UNUSED_EMBEDDINGS)
 def test_init_from_leaves_aside_the_embeddings_that_are_turned_off(flax_vit, position_embedding: str):
-    """And none else; the report names what was in the file."""
+    """No others are dropped, and the report names the tensors in the file."""
     whole = tsf.load(flax_vit[0], num_frames=3)
     model, off = whole.model.clone(position_embedding=position_embedding), UNUSED_EMBEDDINGS[position_embedding]
     loaded = tsf.load(flax_vit[0], model=model, allow=off)
@@ -175,7 +175,7 @@ def test_init_from_leaves_aside_the_embeddings_that_are_turned_off(flax_vit, pos
 
 
 def test_frames_that_differ_are_averaged(flax_vit):
-    """Space-only: the mean over frames of what the image model makes of each, before the last LayerNorm."""
+    """Space-only averages the image model's outputs over frames, before the last LayerNorm."""
     path, model, params = flax_vit
     video = jax.random.normal(jax.random.key(2), (2, 3, 16, 16, 3))
     pretrained = tsf.load(path, num_frames=3, attention_type="space_only")
@@ -192,7 +192,7 @@ def test_the_jax_models_have_their_own_gelu(flax_vit):
 
 
 def test_a_layer_between_cls_and_classifier_is_told(flax_vit, tmp_path: Path):
-    """Old files have `pre_logits`: their classifier can't be kept, not even for as many classes; a fresh one can be had."""
+    """Old files have `pre_logits`: their classifier can't be kept even for as many classes, but a fresh one is possible."""
     with np.load(flax_vit[0]) as file:
         arrays = dict(file)
     prefix = "params/" if "params/cls" in arrays else ""
@@ -252,7 +252,7 @@ def test_openai_s_names_and_hugging_face_s_are_the_same_model(tmp_path: Path):
     theirs = clip_tensors()
     folder = write_folder(tmp_path / "hf", theirs, CLIP_CONFIG)
     openai: dict[str, np.ndarray] = {"visual.proj": np.zeros((24, 8), np.float32), "logit_scale": np.zeros((), np.float32)}
-    openai["transformer.resblocks.0.ln_1.weight"] = np.ones(8, np.float32)  # the text tower's
+    openai["transformer.resblocks.0.ln_1.weight"] = np.ones(8, np.float32)  # belongs to the text tower
     renamed = {
         "embeddings.class_embedding": "class_embedding",
         "embeddings.position_embedding.weight": "positional_embedding",
@@ -311,7 +311,7 @@ def test_an_image_model_of_another_width_is_told(tmp_path: Path):
 
 @pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
 def test_a_space_only_model_is_an_image_model_unless_it_says_so(prefix: str, tmp_path: Path):
-    """Whatever the prefix; the note says how to ask, and what the official trainer leaves in its files does."""
+    """Holds for any prefix. The report names the argument to pass; files of the official trainer need none."""
     tensors = {prefix + name: tensor for name, tensor in golden_tensors("official_space_only").items()}
     image = tsf.load(write_safetensors(tmp_path / "a", tensors), num_heads=3)
     assert image.model.attention_type == "divided_space_time"

@@ -1,4 +1,4 @@
-"""Digests in the `.safetensors` files that are written here."""
+"""Digests in the `.safetensors` files that this project writes."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def flip(path: Path, byte: int, bit: int) -> None:
 
 @pytest.mark.parametrize("kind", ["huggingface", "official"])
 def test_a_flipped_bit_is_found(kind: str, pretrained: tsf.Pretrained, tmp_path: Path):
-    """Anywhere in the tensors; other readers see the same tensors as ever."""
+    """Anywhere in the tensors; other readers see the usual tensors."""
     target = tmp_path / ("folder" if kind == "huggingface" else "file.safetensors")
     (tsf.save_huggingface if kind == "huggingface" else save_official)(pretrained, target)
     path = target / "model.safetensors" if target.is_dir() else target
@@ -47,7 +47,7 @@ def test_a_flipped_bit_is_found(kind: str, pretrained: tsf.Pretrained, tmp_path:
 
 
 def test_a_flipped_bit_in_the_header_is_found_or_harmless(tmp_path: Path):
-    """A space at its end may be any other white space, and the digest's name is only missed where it is damaged itself."""
+    """A trailing space may become other white space, and damage to the digest's own name only hides the digest."""
     path = tmp_path / "file.safetensors"
     tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(5, np.float32)}
     save_file(tensors, path, metadata={"note": "ü", **open_seal()})

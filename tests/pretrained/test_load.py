@@ -1,4 +1,4 @@
-"""The same numbers from every kind of file that holds a video model, and everything about the model from its tensors."""
+"""Every format of video models loads to the same numbers, with all properties derived from the tensors."""
 
 import functools
 import json
@@ -36,7 +36,7 @@ APPLY = jax.jit(
 
 
 def assert_golden(pretrained: tsf.Pretrained, attention_type: str) -> None:
-    """The official model's logits and features, at its own size and at another."""
+    """Compare with the official model's logits and features, at its own size and at another."""
     golden = load_golden(attention_type)
     for prefix in ("", "resized/"):
         logits, features = APPLY(pretrained.model, pretrained.params, golden.video(prefix))
@@ -78,12 +78,12 @@ def test_official_to_our_own_checkpoint(attention_type: str, scan_layers: bool, 
 def test_official_to_hugging_face(attention_type: str, tmp_path: Path):
     source = official_file(tmp_path / "a.safetensors", attention_type)
     tsf.convert(source, tmp_path / "folder", num_heads=3)
-    assert_golden(tsf.load(tmp_path / "folder"), attention_type)  # which knows its heads
+    assert_golden(tsf.load(tmp_path / "folder"), attention_type)  # with known heads
     assert_golden(tsf.load(tmp_path / "folder" / "model.safetensors"), attention_type)
 
 
 def test_hugging_face_folder(tmp_path: Path):
-    """Logits, and every hidden state in the flat order: the CLS first, then patch-major and time fastest."""
+    """Compares logits and all hidden states in the flat order: the CLS first, then patch-major with time fastest."""
     golden = golden_arrays("huggingface_divided")
     pretrained = tsf.load(golden_huggingface(tmp_path / "folder"))
     video = jnp.asarray(golden["pixel_values_btchw"].transpose(0, 1, 3, 4, 2))
@@ -100,7 +100,7 @@ def test_hugging_face_folder(tmp_path: Path):
     for block in range(depth):
         maps = attention["spatial"].weights[block]  # [B, T, h, 1 + N, 1 + N]
         np.testing.assert_allclose(maps.reshape(-1, *maps.shape[2:]), golden[f"spatial_attention/{block}"], atol=1e-5)
-    assert pretrained.labels is None  # LABEL_0, ... are no names
+    assert pretrained.labels is None  # LABEL_0, ... aren't names
 
 
 def test_hugging_face_model_without_a_classifier(tmp_path: Path):
@@ -138,7 +138,7 @@ def test_other_frames_and_sizes(tmp_path: Path):
     np.testing.assert_allclose(resized.params["pos_embed"], expected, atol=1e-6)
     expected = resize_time_embedding(plain.params["time_embed"], 6, "linear")
     np.testing.assert_allclose(resized.params["time_embed"], expected, atol=1e-6)
-    # By nearest neighbours the model at its new size is the old one, resized as it runs.
+    # With nearest neighbours, the model at its new size equals the old one resized at run time.
     nearest = tsf.load(path, num_heads=3, num_frames=6, image_size=(24, 16), resize="nearest")
     golden = load_golden("divided_space_time")
     np.testing.assert_allclose(nearest(golden.video("resized/")), golden.arrays["resized/logits"], atol=1e-5)
@@ -151,7 +151,7 @@ def test_a_grid_of_other_proportions_and_equal_size_is_resized(tmp_path: Path):
 
 
 def test_the_released_loader_s_resizing(tmp_path: Path):
-    """Nearest along the flattened patches: from 4 x 4 to 8 x 8, new patch j gets old patch j // 4."""
+    """Nearest along the flattened patches: from 4 x 4 to 8 x 8, new patch j takes old patch j // 4."""
     path = official_file(tmp_path / "a.safetensors")
     old = tsf.load(path, num_heads=3).params["pos_embed"]
     new = tsf.load(path, num_heads=3, image_size=32, resize="official").params["pos_embed"]
@@ -198,7 +198,7 @@ def test_into_a_model_of_one_s_own(tmp_path: Path):
 
 
 def test_a_joint_model_becomes_a_divided_one(tmp_path: Path):
-    """As an image model does: the spatial attention is copied, `temporal_fc` zero."""
+    """As for an image model, the spatial attention is copied and `temporal_fc` is zero."""
     source = official_file(tmp_path / "a.safetensors", "space_only")
     pretrained = tsf.load(source, num_heads=3, attention_type="divided_space_time", kind="official")  # format's former name
     assert pretrained.report is not None
@@ -308,7 +308,7 @@ def test_params_of_a_state_dict_in_memory():
 
 
 def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As they are typed: `runs/mine`."""
+    """Paths such as `runs/mine`."""
     monkeypatch.chdir(tmp_path)
     tsf.convert(official_file(Path("a.safetensors")), "own", to="timesformer_jax", num_heads=3)
     tsf.convert("own", "folder")
@@ -333,11 +333,11 @@ def test_what_an_official_configuration_says_of_the_model():
 
 
 def test_conclusions_are_noted(tmp_path: Path):
-    """What the file leaves open stands in the report: heads by the width, another activation in one's own model."""
+    """The report lists what the file leaves open: heads inferred from the width, or another activation in the given model."""
     model = tsf.TimeSformer(3, image_size=8, patch_size=4, num_frames=2, embed_dim=192, depth=1, num_heads=12)
     mine = tsf.Pretrained(model, random_variables(model)["params"], tsf.Preprocess(num_frames=2, crop_size=8))
     save_official(mine, tmp_path / "a.safetensors")
-    assert tsf.load(tmp_path / "a.safetensors").model == model  # it stands beside the tensors
+    assert tsf.load(tmp_path / "a.safetensors").model == model  # from the file's metadata
     from safetensors.numpy import load_file
 
     bare = write_safetensors(tmp_path / "b.safetensors", load_file(tmp_path / "a.safetensors"))
@@ -348,7 +348,7 @@ def test_conclusions_are_noted(tmp_path: Path):
     assert str(guessed.report).count("guessed") == 1
     assert tsf.load(bare, num_heads=12).model == model
     other = tsf.load(bare, model=model.clone(activation="quick_gelu"))
-    assert not any("activation" in note for note in other.report.notes)  # the tensors say nothing of it
+    assert not any("activation" in note for note in other.report.notes)  # the tensors don't determine it
     folder = golden_huggingface(tmp_path / "folder")
     other = tsf.load(folder, model=tsf.load(folder).model.clone(activation="quick_gelu", layer_norm_epsilon=1e-5))
     assert [note.partition(" is ")[0] for note in other.report.notes[:2]] == ["activation", "layer_norm_epsilon"]
@@ -356,7 +356,7 @@ def test_conclusions_are_noted(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["official_divided_space_time", "huggingface_divided"])
 def test_weights_are_checked_without_reading_them(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What fails is what `load` would refuse; the numbers are never asked for, and the classes don't count."""
+    """It fails if `load` would, but never reads the numbers and ignores the classes."""
     source = official_file(tmp_path / "a.safetensors") if name.startswith("official") else golden_huggingface(tmp_path / "a")
     model = tsf.load(source, num_heads=3).model
 
@@ -394,7 +394,7 @@ def test_values_that_are_not_finite_are_reported(tmp_path: Path, caplog: pytest.
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_nothing_is_put_on_a_device(scan_layers: bool, tmp_path: Path):
-    """Not even for a moment, from a file of tensors or a checkpoint of ours, stacked or not."""
+    """Not even briefly, from tensor files or this project's checkpoints, stacked or not."""
     pretrained = tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3)
     tsf.save(pretrained, tmp_path / "own")
     with jax.transfer_guard("disallow_explicit"):
@@ -406,7 +406,7 @@ def test_nothing_is_put_on_a_device(scan_layers: bool, tmp_path: Path):
 
 
 def test_what_is_computed_for_a_model_is_computed_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Resized embeddings and fresh parameters, here with the last device as the default one."""
+    """Covers resized embeddings and fresh parameters, with the last device as the default."""
     official_file(tmp_path / "a.safetensors")
     used: list[set[jax.Device]] = []
     compute = fit_to_model.np.array

@@ -1,4 +1,4 @@
-"""Image models that differ from the plain one: read as the plain file next to them, or refused by what they have."""
+"""Variants of the plain image model: read as the equivalent plain file, or refused by their features."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def draw(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def plain(patches: int = 16, depth: int = 2, *, head: bool = True) -> Tensors:
-    """An image transformer by timm's names, every tensor another."""
+    """An image transformer under timm's names, with distinct tensors."""
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, DIM),
         "pos_embed": (1, 1 + patches, DIM),
@@ -50,7 +50,7 @@ def scales(first: str = "ls1.gamma", second: str = "ls2.gamma", depth: int = 2) 
 
 
 def folded(tensors: Tensors) -> Tensors:
-    """The plain model that computes the same, by PyTorch's layouts."""
+    """The equivalent plain model, in PyTorch's layouts."""
     tensors = dict(tensors)
     for i in range(2):
         for layer, scale in (("attn.proj", "ls1.gamma"), ("mlp.fc2", "ls2.gamma")):
@@ -84,7 +84,7 @@ def no_key_bias(tensors: Tensors) -> Tensors:
 
 
 def huggingface(tensors: Tensors, start: str, layer: str, names: dict[str, str]) -> Tensors:
-    """By the names of transformers, with three layers in place of the packed one."""
+    """The same under transformers' names, with three layers in place of the packed one."""
     out = {
         f"{start}embeddings.cls_token": tensors["cls_token"],
         f"{start}embeddings.position_embeddings": tensors["pos_embed"],
@@ -177,7 +177,7 @@ def load(path: Path, tensors: Tensors, **options: Any) -> tsf.Pretrained:
 
 
 def parameters(path: Path, tensors: Tensors, **options: Any) -> dict[str, np.ndarray]:
-    """What `load` makes a model of: our path -> array."""
+    """Arrays that `load` makes of a model, by path in this project."""
     contents = read_contents(write_safetensors(path, tensors), None, 3, **options)
     assert not contents.problems
     biases = {name: np.zeros((3, 3, DIM // 3), np.float32) for name in contents.zeros if name.endswith("attn/qkv/bias")}
@@ -200,7 +200,7 @@ def test_exact_as_the_plain_file(name: str, tmp_path: Path):
 
 
 def test_the_report_says_what_was_folded_and_what_is_zero(tmp_path: Path):
-    """In all ways to read the file: for a model of any classes, and by shapes alone."""
+    """However the file is read: for a model of any number of classes, and by shapes alone."""
     tensors = without(EXACT["DeiT III"][0], r".*qkv\.bias")
     report = load(tmp_path / "a", tensors).report
     assert (
@@ -251,7 +251,7 @@ def test_timm_s_clip(tmp_path: Path):
 
 
 def test_positions_that_could_be_of_two_grids(tmp_path: Path):
-    """225 rows are 15 x 15 without the CLS, and 14 x 16 with it; 16 x 16 can only be meant as another size."""
+    """225 rows are 15 x 15 without the CLS and 14 x 16 with it; 16 x 16 can only mean another size."""
     tensors = plain(224)
     assert load(tmp_path / "a", tensors).model.image_size == 60
     with pytest.raises(tsf.InputError, match=r"15 x 15 patches without the CLS, or .* 14 x 16 patches and the CLS"):
@@ -267,7 +267,7 @@ def test_positions_that_could_be_of_two_grids(tmp_path: Path):
 
 @pytest.mark.parametrize("rows", [6, 7])
 def test_positions_that_are_no_square(rows: int, tmp_path: Path):
-    """Read by the given size, with or without the CLS's."""
+    """Read by the given size, with or without the CLS's position."""
     tensors = plain(rows - 1)
     with pytest.raises(tsf.InputError, match="no square: give image_size="):
         load(tmp_path / "a", tensors)
@@ -280,7 +280,7 @@ def test_positions_that_are_no_square(rows: int, tmp_path: Path):
 
 
 def test_a_config_says_the_grid(tmp_path: Path):
-    """Two numbers, of which 16 positions could be a square too."""
+    """The grid has two sides, though its 16 positions could also be a square."""
     config = {"hidden_size": DIM, "num_attention_heads": 3, "image_size": [8, 32], "patch_size": 4}
     loaded = tsf.load(write_folder(tmp_path / "a", vit(BARE), config), num_classes=2)
     assert (loaded.model.image_size, loaded.model.grid) == ((8, 32), (2, 8))
@@ -297,7 +297,7 @@ OTHER_HEADS = {
 
 @pytest.mark.parametrize("reads", OTHER_HEADS)
 def test_a_classifier_of_another_vector_is_never_kept(reads: str, tmp_path: Path):
-    """Not even for as many classes."""
+    """Not even if the number of classes is equal."""
     tensors = (without(P, r"norm\..*") if "fc_norm.bias" in OTHER_HEADS[reads] else P) | OTHER_HEADS[reads]
     with pytest.raises(tsf.InputError, match=rf"a classifier of {reads}.*: give the number of classes, num_classes="):
         load(tmp_path / "a", tensors)
@@ -364,7 +364,7 @@ REFUSALS: dict[str, Tensors] = {
 
 @pytest.mark.parametrize("told", REFUSALS)
 def test_refusals_name_the_feature_and_the_nearest(told: str, tmp_path: Path):
-    """One short sentence, before the classes or the size are asked for, and whatever the prefix."""
+    """In one short sentence, before the classes or the size matter, and for any prefix."""
     hard = told not in ("LayerScale by names", "a distillation token")
     for prefix in ("", "model."):
         with pytest.raises(tsf.InputError, match=told) as caught:
@@ -375,7 +375,7 @@ def test_refusals_name_the_feature_and_the_nearest(told: str, tmp_path: Path):
 
 
 def test_every_row_of_the_table_is_refused():
-    """By one of the files above; what no longer shows would be dead."""
+    """Each row is triggered by one of the files above; otherwise it would be dead."""
     features = [refused.feature for refused in REFUSED]
     for refused in REFUSED:
         assert any(re.search(told.split(",")[0].split(r" \(")[0], refused.feature) for told in REFUSALS), refused.models
@@ -386,7 +386,7 @@ def test_every_row_of_the_table_is_refused():
 
 
 def test_unknown_tensors_are_named_before_anything_is_asked_for(tmp_path: Path):
-    """And those of all blocks once."""
+    """Tensors that all blocks have are named once."""
     strange = {f"blocks.{i}.strange.weight": draw(3) for i in range(12)}
     tensors = plain(17, depth=12, head=False) | strange
     with pytest.raises(tsf.InputError, match=r"blocks\.\{0\.\.11\}\.strange\.weight \(3,\): no place") as caught:

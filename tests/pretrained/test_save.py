@@ -1,4 +1,4 @@
-"""Out again: folders and files that others read, whole or not at all."""
+"""Saving: folders and files that other libraries read, written completely or not at all."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def pretrained(tmp_path: Path) -> tsf.Pretrained:
 
 
 def test_what_transformers_gets(pretrained: tsf.Pretrained, tmp_path: Path):
-    """The names, shapes and configuration of its own folders (the numbers are compared where it is installed)."""
+    """Names, shapes and configuration match its own folders (parity tests compare the numbers)."""
     tsf.save_huggingface(pretrained, tmp_path / "folder")
     golden = golden_huggingface(tmp_path / "golden")
     theirs, ours = (load_file(folder / "model.safetensors") for folder in (golden, tmp_path / "folder"))
@@ -84,7 +84,7 @@ def test_scanned_models_are_written_too(scan_layers: bool, tmp_path: Path):
 
 @pytest.mark.parametrize("target", ["own", "folder", "a.safetensors"])
 def test_multi_label_models_stay_multi_label(target: str, pretrained: tsf.Pretrained, tmp_path: Path):
-    """Each class has a probability of its own: the sigmoid of its logit, in any format that is read again here."""
+    """Each class has its own probability, the sigmoid of its logit, in any format that can be read back."""
     several = dataclasses.replace(pretrained, objective="sigmoid")
     kind = "timesformer_jax" if target == "own" else SUFFIXES[Path(target).suffix]
     WRITERS[kind](several, tmp_path / target)
@@ -95,7 +95,7 @@ def test_multi_label_models_stay_multi_label(target: str, pretrained: tsf.Pretra
     expected = 1 / (1 + np.exp(-logits))
     np.testing.assert_allclose([predicted[label] for label in again.labels or ()], expected, rtol=1e-5)
     assert ("apply a sigmoid there" in str(several.report)) == (target == "a.safetensors")
-    # A fresh classifier is of whatever the caller trains it for.
+    # A fresh classifier's objective is the caller's.
     assert tsf.load(tmp_path / target, num_heads=3, num_classes=3).objective == "softmax"
 
 
@@ -135,7 +135,7 @@ def test_what_others_cannot_compute_is_refused(field: str, pretrained: tsf.Pretr
 
 
 def test_space_only_is_not_for_transformers(tmp_path: Path):
-    """Whose logits are one row a frame (its version 5.23), so equal ones can't be promised."""
+    """Its logits are one row per frame (version 5.23), so equal logits can't be promised."""
     source = official_file(tmp_path / "source.safetensors", "space_only")
     with pytest.raises(tsf.InputError, match="transformers can't compute a model with attention_type='space_only'"):
         tsf.convert(source, tmp_path / "folder", num_heads=3, format="official")
@@ -176,7 +176,7 @@ def test_a_failure_leaves_nothing_behind(pretrained: tsf.Pretrained, tmp_path: P
 
 
 def test_what_is_something_else_is_never_overwritten(pretrained: tsf.Pretrained, tmp_path: Path):
-    """Nor is anything beside the target."""
+    """Nor is anything next to the target."""
     others = {name: tmp_path / name for name in ("home", "home.old", "home.part")}
     for folder in others.values():
         folder.mkdir()
@@ -220,7 +220,7 @@ def test_targets_that_cannot_be(tmp_path: Path):
 
 
 def test_a_fine_tuned_model_is_published(pretrained: tsf.Pretrained, tmp_path: Path):
-    """Parameters from anywhere, with their model: what a training script would do."""
+    """Saves parameters from anywhere with their model, as a training script would."""
     model = tsf.create("timesformer-nano", num_classes=2)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2, 16, 16, 3)))["params"]
     mine = tsf.Pretrained(model, params, tsf.Preprocess(num_frames=2, crop_size=16), labels=("yes", "no"))
@@ -262,7 +262,7 @@ def test_the_model_card_says_what_the_pipeline_can(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ):
-    """What it can't is said in the report and the log as well, and how frames are sampled in `config.json`."""
+    """Its limits are also in the report and the log, and the frame sampling is in `config.json`."""
     preprocess = dataclasses.replace(PREPROCESS, **{"sampling": "uniform", "channel_order": "rgb", **changed})
     tsf.save_huggingface(dataclasses.replace(pretrained, preprocess=preprocess), tmp_path / "folder")
     card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
@@ -282,7 +282,7 @@ def test_the_model_card_says_what_the_pipeline_can(
 
 @pytest.mark.parametrize("text", ["I/O error: No space left on device (os error 28)", "a fault of the program"])
 def test_a_full_disk_is_named_whichever_library_reports_it(tmp_path: Path, text: str):
-    """safetensors has an exception of its own, which is no `OSError`."""
+    """safetensors has its own exception, which isn't an `OSError`."""
     expected = tsf.InputError if "space" in text else RuntimeError
     with pytest.raises(expected, match="the disk is full; free" if "space" in text else text), _new(tmp_path / "hf", False):
         raise RuntimeError(text)

@@ -1,4 +1,4 @@
-"""Configurations next to the weights of image models count, and what nothing states is reported as a guess."""
+"""Configuration files next to image model weights are used, and unstated values are reported as guesses."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ CLIP, TIMM = "open_clip_config.json", "config.json"
 
 
 def changed(config: dict[str, Any], **entries: Any) -> dict[str, Any]:
-    """The configuration with other entries; `__` separates the levels, None removes one."""
+    """Change entries of the configuration; `__` separates levels, and None removes an entry."""
     config = copy.deepcopy(config)
     for path, value in entries.items():
         *outer, last = path.split("__")
@@ -32,7 +32,7 @@ def changed(config: dict[str, Any], **entries: Any) -> dict[str, Any]:
 
 
 def write(folder: Path, name: str, tensors: dict[str, np.ndarray], **configs: dict[str, Any]) -> Path:
-    """A file of weights in a folder, with configurations by their names without suffix."""
+    """Write a file of weights into a folder, with configurations given by their names without suffix."""
     folder.mkdir(exist_ok=True)
     for stem, config in configs.items():
         (folder / f"{stem}.json").write_text(json.dumps(config))
@@ -87,7 +87,7 @@ def test_open_clip_config(changes: dict[str, Any], fields: dict[str, Any], tmp_p
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "my_clip.safetensors"])
 def test_open_clip_pixels(name: str, tmp_path: Path):
-    """In a folder by OpenCLIP's names, and next to a file of any name."""
+    """In a folder under OpenCLIP's names, and next to a file of any name."""
     file = write(tmp_path / "a", name, openai_tensors(), open_clip_config=OPEN_CLIP_CONFIG)
     preprocess = tsf.load(file.parent if name.startswith("open_clip") else file, num_classes=2).preprocess
     assert (preprocess.mean, preprocess.std, preprocess.short_side) == ((0.5,) * 3, (0.25,) * 3, 32)
@@ -216,7 +216,7 @@ def test_malformed_configurations(entries: dict[str, Any], told: str, tmp_path: 
     ids=str,
 )
 def test_preprocessor_of_an_image_model(preprocessor: dict[str, Any], expected: tuple[Any, ...], tmp_path: Path):
-    """Sizes count for crops of the model's own size."""
+    """Sizes only count for crops of the model's own size."""
     file = write(tmp_path, "model.safetensors", clip_tensors(1, 192), preprocessor_config=preprocessor)
     chosen = read_architecture(file).preprocess
     usual = tsf.load(file, num_classes=2).preprocess if expected[0] is None else chosen

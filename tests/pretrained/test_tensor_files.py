@@ -1,4 +1,4 @@
-"""Files that hold no weights: one clear sentence each."""
+"""Files without weights: a clear error for each."""
 
 import contextlib
 import json
@@ -135,7 +135,7 @@ def test_a_pickle_without_torch_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("damage", ["_CHECKPOINT_METADATA", "params/manifest.ocdbt", "params"])
 def test_damaged_checkpoints_of_our_own(damage: str, tmp_path: Path):
-    """In a process of its own: Orbax leaves unfinished tasks behind, which complain whenever they are collected."""
+    """Runs in a separate process, since Orbax leaves unfinished tasks behind that complain when collected."""
     tsf.save(tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3), tmp_path / "own")
     path = tmp_path / "own" / damage
     if path.is_dir():
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_the_future(tmp_path: Path):
     write_digests(tmp_path / "own")
     with pytest.raises(tsf.InputError, match=r"newer version of timesformer_jax: its field\(s\) rotary"):
         tsf.load(tmp_path / "own")
-    # One from before a field existed has its default.
+    # A file older than a field has the field's default.
     del metadata["custom_metadata"]["model"]["rotary"], metadata["custom_metadata"]["model"]["activation"]
     path.write_text(json.dumps(metadata))
     write_digests(tmp_path / "own")
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_the_future(tmp_path: Path):
 
 @pytest.mark.parametrize("form", ["safetensors", "npz"])
 def test_any_damage_is_one_sentence(form: str, tmp_path: Path):
-    """Bytes changed at random places: a model of the same shape, or an InputError."""
+    """Random bytes are changed: the result is a model of the same shape, or an InputError."""
     tensors = golden_tensors("inflate_divided_space_time", "vit/")
     path = tmp_path / "whole"
     if form == "npz":
@@ -298,12 +298,12 @@ def test_bfloat16_archives(tmp_path: Path):
 
 
 def test_archives_are_read_by_many_threads_at_once(tmp_path: Path):
-    """NumPy's parser of headers isn't safe in threads: with a switch after every step it failed now and then."""
+    """NumPy's header parser isn't thread-safe; with a thread switch after every step it failed now and then."""
     np.savez(tmp_path / "a.npz", **golden_tensors("inflate_divided_space_time", "vit/"))
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        for _ in range(30):  # reading alone, which is where it failed
+        for _ in range(30):  # only reading, which used to fail
             tensors = open_tensors(tmp_path / "a.npz")
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(tensors.take, tensors.shapes))
@@ -312,7 +312,7 @@ def test_archives_are_read_by_many_threads_at_once(tmp_path: Path):
 
 
 def test_variants_of_folders(tmp_path: Path):
-    """What transformers writes with variant="fp16"; full precision where there are both."""
+    """Folders that transformers writes with variant="fp16"; full precision is preferred if both exist."""
     folder = golden_huggingface(tmp_path / "folder")
     whole = golden_tensors("huggingface_divided")
     half = {name: tensor.astype(np.float16) for name, tensor in whole.items()}

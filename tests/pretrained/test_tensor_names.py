@@ -1,4 +1,4 @@
-"""Names as training code and wrappers leave them: the same weights, or a choice that the message names."""
+"""Tensor names left by training code and wrappers: equal weights, or a choice that the message names."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_prefixes_of_any_combination(prefix: str, tmp_path: Path):
 @pytest.mark.parametrize("prefix", ["", "net.", "module._orig_mod."])
 @pytest.mark.parametrize("short", [False, True])
 def test_prefixes_of_hugging_face_names(prefix: str, short: bool, tmp_path: Path):
-    """Also of the model without a classifier, whose names lack `timesformer.`."""
+    """Including the model without a classifier, whose names lack `timesformer.`."""
     tensors = golden_tensors("huggingface_divided")
     if short:
         tensors = {name.removeprefix("timesformer."): tensor for name, tensor in tensors.items() if "classifier" not in name}
@@ -39,7 +39,7 @@ def test_prefixes_of_hugging_face_names(prefix: str, short: bool, tmp_path: Path
 
 
 def test_components_of_wrappers_within_names(tmp_path: Path):
-    """Compiled, sharded or recomputed block by block; and the counter of an averaged model."""
+    """Names of compiled, sharded or rematerialized blocks, and the counter of an averaged model."""
     tensors = {
         re.sub(r"^(blocks\.\d+\.)", r"\1_checkpoint_wrapped_module._fsdp_wrapped_module.", name): tensor
         for name, tensor in golden_tensors("official_divided_space_time").items()

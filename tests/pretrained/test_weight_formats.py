@@ -1,4 +1,4 @@
-"""The tables of names: every parameter of a model of that format has its row, and layouts go back as they came."""
+"""Name tables of the formats: a row for every parameter, and layouts that round-trip."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from timesformer_jax.pretrained.weight_rows import Layout
 SMALL = {"num_classes": 2, "image_size": 8, "patch_size": 4, "num_frames": 2, "embed_dim": 24, "depth": 1, "num_heads": 3}
 LAYOUTS = {name: value for name, value in vars(weight_rows).items() if isinstance(value, Layout)}
 
-FIELDS = {  # format -> fields of a model that has every parameter which the format has
+FIELDS = {  # maps a format to fields of a model with all parameters of the format
     "official": {"attention_type": "divided_space_time"},
     "huggingface": {"attention_type": "divided_space_time"},
     "mmaction2_divided": {"attention_type": "divided_space_time"},
@@ -40,7 +40,7 @@ def test_every_format_is_in_the_table():
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_format_s_rows_are_a_model_s_parameters(name: str):
-    """Neither more nor less, but for what the format has not: a classifier of the CLS alone, and what is zero."""
+    """Exactly these, except for what the format lacks: a classifier of the CLS alone, and zeros."""
     format = FORMATS[name]
     model = tsf.TimeSformer(**SMALL, **FIELDS[name])
     expected = {template(path)[0] for path in flatten_params(parameter_shapes(model))}
@@ -79,7 +79,7 @@ def test_the_golden_names_are_all_known():
 
 @pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if layout.write is not None])
 def test_layouts_go_back_as_they_came(name: str):
-    """On the parameters that the official table gives them."""
+    """Checked on the parameters that the official table gives."""
     layout = LAYOUTS[name]
     params = flatten_params(random_variables(tsf.TimeSformer(**SMALL))["params"])
     used = [row.ours.replace("{i}", "0") for row in FORMATS["official"].rows if row.layout is layout]
@@ -95,7 +95,7 @@ def test_every_layout_is_used():
 
 
 def test_shapes_of_one_block_are_those_of_all():
-    """`parameter_shapes` traces one block; this traces them all."""
+    """`parameter_shapes` traces one block; this test traces all of them."""
     for scan_layers in (False, True):
         model = tsf.TimeSformer(**{**SMALL, "depth": 3}, scan_layers=scan_layers)
         video = jax.ShapeDtypeStruct((1, 2, 8, 8, 3), np.float32)

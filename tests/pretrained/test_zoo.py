@@ -1,4 +1,4 @@
-"""The published checkpoints: the table, what each expects of a video, and fetching without a network."""
+"""Published checkpoints: the table, the preprocessing of each, and fetching without a network."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def model_of(name: str) -> tsf.TimeSformer:
 
 
 def test_the_table_is_the_official_one():
-    """Facts of the README's model zoo, written down a second time."""
+    """Repeats the facts of the README's model zoo."""
     assert len(ZOO) == 13
     assert sum(row.repository is not None for row in ZOO.values()) == 6
     facts = {
@@ -70,7 +70,7 @@ def test_what_a_video_must_look_like(name: str):
 
 @pytest.mark.parametrize("name", ZOO)
 def test_a_file_of_the_same_shape_is_prepared_the_same_way(name: str):
-    """The files don't say how; the report says what was concluded."""
+    """The files don't state the preprocessing; the report says what was inferred."""
     model = model_of(name)
     fields = describe_model(model)
     assert published_as(fields) == name
@@ -81,10 +81,10 @@ def test_a_file_of_the_same_shape_is_prepared_the_same_way(name: str):
 
     assert chosen("official", {}) == ZOO[name].preprocess
     assert f"prepared as for {name}" in report.notes[0]
-    # mmaction2's have the same shapes and other pixels.
+    # mmaction2's files have the same shapes and other pixel statistics.
     other = chosen("mmaction2_divided", {})
     assert (other.mean, other.std) == ((0.5,) * 3, (0.5,) * 3)
-    # What a Hugging Face folder says of the pixels doesn't hide what it doesn't say: frames and channels.
+    # A Hugging Face folder states the pixel statistics, but not the sampling of frames or the channel order.
     folder = chosen("huggingface", {"mean": [0.4] * 3})
     assert (folder.mean[0], folder.channel_order, folder.sampling) == (
         0.4,
@@ -101,7 +101,7 @@ def test_a_model_of_one_s_own_is_none_of_them():
 
 
 def test_fine_tuned_weights_are_prepared_as_what_they_were():
-    """Other classes don't make RGB of BGR, nor the rate of 96 x 4 that of 8 x 32."""
+    """With other classes, a BGR model stays BGR and a 96 x 4 model keeps its sampling rate."""
     for name in ("timesformer-base-ssv2", "timesformer-large-frames-k400"):
         target = model_of(name).clone(num_classes=10)
         for source in ("file.pyth", name, f"hf:{ZOO[name].repository}"):
@@ -122,7 +122,7 @@ def test_an_official_configuration_decides():
     model = model_of("timesformer-base-k400")
     report = Report("", "", model)
     preprocess = choose_preprocess(FORMATS["official"], said, describe_model(model), model, "file", report)
-    assert preprocess.short_side == 256  # which it doesn't say
+    assert preprocess.short_side == 256  # which the folder doesn't state
     assert not report.notes
     assert preprocess.mean == (0.4, 0.5, 0.6)
     assert preprocess.std == (0.2, 0.2, 0.25)
@@ -133,14 +133,14 @@ def test_an_official_configuration_decides():
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub, and no network."""
+    """An empty hub cache, without a network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "cache"
 
 
 def cached(cache: Path, repository: str) -> Path:
-    """Where the hub keeps a snapshot, made by hand."""
+    """Path at which the hub keeps a snapshot, made by hand."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     snapshot = folder / "snapshots" / ("0" * 40)
     snapshot.parent.mkdir(parents=True)
@@ -150,7 +150,7 @@ def cached(cache: Path, repository: str) -> Path:
 
 
 def test_a_name_of_the_zoo_from_the_cache(offline: Path):
-    """A base model with one block, so that the test is quick; the folder says so."""
+    """Uses a base model with one block, which the folder states, so that the test is quick."""
     snapshot = cached(offline, "facebook/timesformer-base-finetuned-ssv2")
     snapshot.mkdir()
     model = tsf.TimeSformer(num_classes=174, depth=1)
@@ -167,7 +167,7 @@ def test_a_name_of_the_zoo_from_the_cache(offline: Path):
     (snapshot / "config.json").write_text(json.dumps(config))
     (snapshot / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.45] * 3, "image_std": [0.225] * 3}))
     pretrained = tsf.load("timesformer-base-ssv2")
-    assert pretrained.preprocess == ZOO["timesformer-base-ssv2"].preprocess  # BGR, which the folder doesn't say
+    assert pretrained.preprocess == ZOO["timesformer-base-ssv2"].preprocess  # BGR, which the folder doesn't state
     assert pretrained.labels is not None
     assert pretrained.labels[173] == "label 173"
     assert {leaf.shape for leaf in flatten_params(pretrained.params).values()} == {

@@ -21,7 +21,7 @@ def describe(model: tsf.TimeSformer) -> dict:
 
 @functools.cache
 def fresh_state() -> training.TrainState:
-    """Random parameters, zeros elsewhere: nothing is compiled for it."""
+    """Random parameters and zeros elsewhere, made without compiling anything."""
     shapes = training.state_shapes(MODEL, OPTIMIZER, training.make_mesh(jax.devices()[:1]))
     draw = np.random.default_rng(0)
     state = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding), shapes)

@@ -1,4 +1,4 @@
-"""Saving, going on, and refusing what belongs to another model."""
+"""Checkpoints: saving, resuming, and refusing those of another model."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def test_the_newest_is_restored_on_other_devices(tmp_path: Path):
 
 
 def test_restoring_into_shapes_allocates_one_state(tmp_path: Path):
-    """Shapes, dtypes and placement are those of a fresh state, of which nothing is made; the average too."""
+    """Shapes, dtypes and placement match a fresh state, which is never created; the average included."""
     mesh = training.make_mesh(jax.devices()[:4], data=2, fsdp=2)
     fresh = training.init_state(MODEL, OPTIMIZER, 0, mesh, ema=True)
     checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))
@@ -58,7 +58,7 @@ def test_restoring_into_shapes_allocates_one_state(tmp_path: Path):
 
 
 def test_the_newest_two_and_the_best_are_kept(tmp_path: Path):
-    """Also over a restart, where the metrics come from the disk, and where the newest have no metric."""
+    """Also after a restart, when metrics come from disk, and if the newest have no metric."""
     saved(tmp_path / "c", 1, 2, 5, 9, metrics={1: 0.3, 2: 0.7, 5: 0.1})
     assert kept(tmp_path / "c") == [2, 5, 9]
     saved(tmp_path / "c", 11, 12, metrics={11: 0.6})
@@ -96,7 +96,7 @@ def test_the_moving_average_is_what_is_tested(tmp_path: Path):
 
 
 def interrupted(directory: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Another process that saves step 1 whole, and then does `code`."""
+    """Run another process that saves step 1 completely and then executes `code`."""
     program = f"""
 import os, resource, signal, sys, threading, time
 from pathlib import Path
@@ -114,7 +114,7 @@ checkpoints.wait()
 
 
 def test_killed_in_the_middle_of_a_save(tmp_path: Path):
-    """What is half-written isn't taken for whole, and the next run clears it away."""
+    """A partial checkpoint isn't taken for a complete one, and the next run deletes it."""
     done = interrupted(
         tmp_path / "c",
         """
@@ -141,7 +141,7 @@ time.sleep(30)
 
 
 def test_a_disk_that_fills_while_saving(tmp_path: Path):
-    """No file may grow beyond a kilobyte any more: one sentence, and the checkpoint before is whole."""
+    """Files are limited to a kilobyte: the error is one sentence, and the previous checkpoint is intact."""
     done = interrupted(
         tmp_path / "c",
         """
@@ -218,7 +218,7 @@ def test_what_does_not_change_the_weights_may_differ(tmp_path: Path):
 
 
 def test_an_interrupt_waits_for_the_save_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Ctrl-C in the middle of Orbax's own work left threads behind that failed, and the next start found half a folder."""
+    """Ctrl-C amid Orbax's own work left failing threads, and a partial folder for the next start."""
     state = saved(tmp_path / "c")
     checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))
     begin = checkpoints._checkpointer.save_checkpointables_async

@@ -1,4 +1,4 @@
-"""Rates from the ends of steps; time lost to data: nothing while the device is busy, all of it while it's idle."""
+"""Rates measured at the ends of steps, and time lost to data: only while the device is idle."""
 
 import time
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from timesformer_jax.training.clock import DeviceClock
 
 
 class Device:
-    """Stands for a device that works on one thing after the other."""
+    """Stand-in for a device that executes one task at a time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.free_at = 0.0
         monkeypatch.setattr(jax, "block_until_ready", lambda output: output())
 
     def work(self, seconds: float, error: Exception | None = None) -> Callable[[], None]:
-        """Begins work that takes some seconds; what it returns waits for the end."""
+        """Dispatch work that takes some seconds; calling the result waits for its end."""
         ready_at = self.free_at = max(self.free_at, time.perf_counter()) + seconds
 
         def wait() -> None:
@@ -37,7 +37,7 @@ def slow_batches(seconds: float, count: int):
 
 @pytest.mark.parametrize(("data", "device", "waits"), [(0.05, 0.2, False), (0.2, 0.02, True)])
 def test_only_idle_time_counts(monkeypatch: pytest.MonkeyPatch, data: float, device: float, waits: bool):
-    """Four steps: the device waits 0 s, or 0.72 s."""
+    """In four steps the device waits 0 s, or 0.72 s."""
     simulated = Device(monkeypatch)
     clock = DeviceClock()
     batches = clock.batches(slow_batches(data, 6))
@@ -55,7 +55,7 @@ def test_only_idle_time_counts(monkeypatch: pytest.MonkeyPatch, data: float, dev
 
 
 def test_a_step_is_timed_by_its_end_and_not_when_it_is_dispatched(monkeypatch: pytest.MonkeyPatch):
-    """With one step ahead in flight, as in the loop: the time of three steps belongs to three, however soon one asks."""
+    """With one step in flight, as in the loop, the time of three steps counts for three, however early it is read."""
     simulated = Device(monkeypatch)
     clock = DeviceClock()
     for _ in range(2):
@@ -71,7 +71,7 @@ def test_a_step_is_timed_by_its_end_and_not_when_it_is_dispatched(monkeypatch: p
     assert rest is not None
     assert (first.steps, rest.steps) == (1, 2)
     assert first.seconds >= 0.19
-    assert 0.59 <= first.seconds + rest.seconds <= ended - began  # a busy machine may note the end of a step late
+    assert 0.59 <= first.seconds + rest.seconds <= ended - began  # a busy machine may register the end of a step late
     assert ended - restarted >= 0.59
     clock.close()
 

@@ -1,4 +1,4 @@
-"""Damaged checkpoints: found by every reader, set aside by a run that resumes; and what a save leaves open."""
+"""Damaged checkpoints: detected by every reader, set aside on resuming; and the files that a save leaves open."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from timesformer_jax import digests, training
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints of the steps 1, 2 and 5."""
+    """Intact checkpoints of the steps 1, 2 and 5."""
     folder = tmp_path_factory.mktemp("whole") / "c"
     saved(folder, 1, 2, 5, metrics={1: 0.5, 2: 0.2})
     return folder
@@ -36,7 +36,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 
 def flip(path: Path, seed: int) -> None:
-    """One bit of a file, at random."""
+    """Flip a random bit of a file."""
     content = bytearray(path.read_bytes())
     place = int(np.random.default_rng(seed).integers(8 * len(content)))
     content[place // 8] ^= 1 << place % 8
@@ -57,7 +57,7 @@ def evaluated(folder: Path) -> tuple:
 
 
 def test_a_flipped_bit_in_any_file_is_found_or_harmless(whole: Path, tmp_path: Path):
-    """Of every file there is, three bits; those that change nothing are Orbax's time of the commit and its empty note."""
+    """Three bits of every file; only Orbax's commit time and its empty note may change unnoticed."""
     names = files(whole / "5")
     kinds = {"_CHECKPOINT_METADATA", "digests.json", "params/_METADATA", "params/_sharding", "params/manifest.ocdbt"}
     assert kinds < set(names)
@@ -91,7 +91,7 @@ def test_every_reader_names_the_damage_and_the_step_before(folder: Path, name: s
         loaded(folder)
     with pytest.raises(tsf.InputError, match=words):
         evaluated(folder)
-    assert files(folder / "5") == before  # nothing is moved by a job that only reads
+    assert files(folder / "5") == before  # a job that only reads moves nothing
 
 
 def test_damage_to_the_optimizer_leaves_the_parameters_readable(folder: Path):
@@ -108,7 +108,7 @@ def test_damage_to_the_optimizer_leaves_the_parameters_readable(folder: Path):
     "harm", ["flip", *(pytest.param(harm, marks=pytest.mark.slow) for harm in ("no digests", "no metadata", "cut"))]
 )
 def test_resuming_uses_the_step_before_and_keeps_the_damaged_one(folder: Path, harm: str, caplog: pytest.LogCaptureFixture):
-    """On other devices, with its position; what is saved then is what a run from that step saves."""
+    """On other devices, with its position; later checkpoints equal those of a run from that step."""
     (path,) = (folder / "5").glob("opt_state/ocdbt.process_0/d/*")
     if harm == "flip":
         flip(path, 2)
@@ -184,7 +184,7 @@ def test_a_saved_model_is_compared_too(whole: Path, tmp_path: Path):
 
 
 def test_each_process_digests_its_own_files(tmp_path: Path):
-    """What the second process notes is taken over as it is, and its note is removed."""
+    """The second process's note is merged unchanged and then removed."""
     for name in ("params/ocdbt.process_0/d/a", "params/ocdbt.process_1/d/b", "params/array_metadatas/process_1", "params/d/c"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -297,7 +297,7 @@ def test_descriptors_and_threads_stay_flat_over_200_checkpoints(tmp_path: Path):
 
 
 def test_digests_wait_for_orbaxs_metadata(tmp_path: Path):
-    """Which a thread writes that may be late: a digest of the metadata before would call the checkpoint damaged."""
+    """A thread may write the metadata late, and a digest of the earlier content would suggest damage."""
     path = tmp_path / digests.MARK
     path.write_text(json.dumps({"custom_metadata": {}, "item_handlers": None}))
     late = threading.Timer(0.2, lambda: path.write_text(json.dumps({"custom_metadata": digests.NOTE})))

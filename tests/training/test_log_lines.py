@@ -1,4 +1,4 @@
-"""The log's lines for people, word by word."""
+"""Log lines, word by word."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The loop: what is logged when, means over the window, checkpoints and evaluations at their steps."""
+"""The training loop: logging intervals, window means, checkpoints and evaluations at their steps."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from timesformer_jax.training.memory import out_of_memory_told
 
 
 class Checkpoints:
-    """Records what was saved, and how good it was."""
+    """Records the saved steps and their metrics."""
 
     latest_step = None
 
@@ -48,7 +48,7 @@ def run(
     on_evaluation: Any = None,
     **changes: Any,
 ):
-    """Trains for as many steps as there are losses, with a step that returns them; each batch takes some seconds."""
+    """Train for one step per loss, with a step function that returns the losses; each batch takes some seconds."""
     written: list[tuple[int, dict[str, float]]] = []
     evaluated: list[int] = []
     checkpoints = Checkpoints()
@@ -99,7 +99,7 @@ def run(
 
 @pytest.fixture(autouse=True)
 def untyped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in for the checkpoints isn't of their class, which the run-time type check would refuse."""
+    """Disable the run-time type check, since the stand-in isn't of the checkpoints' class."""
     monkeypatch.setattr(training, "train", getattr(training.train, "__wrapped__", training.train))
 
 
@@ -113,7 +113,7 @@ def test_means_over_the_window_and_a_last_report():
 
 
 def test_checkpoints_and_evaluations_come_at_their_steps():
-    """What is evaluated is saved and knows how good it is, the last step too, whatever the other interval."""
+    """Evaluated steps are saved with their metric, including the last step, whatever the other interval."""
     _, written, saved, evaluated = run([1.0] * 7, first_step=2, checkpoint_every=6, evaluate_every=4)
     assert saved == {4: 0.25, 6: None, 8: 0.25, 9: 0.25}
     assert evaluated == [4, 8, 9]
@@ -122,11 +122,11 @@ def test_checkpoints_and_evaluations_come_at_their_steps():
 
 @pytest.mark.parametrize("log_every", [4, 1])
 def test_rates_leave_the_first_step_out(log_every: int):
-    """A batch takes 0.1 s and nothing else does: 40 clips a second, all of the time waiting, in every window."""
+    """Batches take 0.1 s and nothing else takes time: 40 clips per second, all of it waiting, in every window."""
     _, written, _, _ = run([1.0] * 8, seconds=0.1, log_every=log_every)
     timed = [values for _, values in written if "train/clips_per_second" in values]
-    assert len(timed) == (2 if log_every == 4 else 7)  # the first step of all has no rate
-    # On a busy machine the end of a step is noted late, at the cost of the next window: only their sum is reliable.
+    assert len(timed) == (2 if log_every == 4 else 7)  # the very first step has no rate
+    # A busy machine may register the end of a step late, which shortens the next window: only their sum is reliable.
     steps = [3, 4] if log_every == 4 else [1] * 7
     seconds = [4 * n / values["train/clips_per_second"] for n, values in zip(steps, timed, strict=True)]
     waited = sum(each * values["train/waiting_for_data"] for each, values in zip(seconds, timed, strict=True))
@@ -135,7 +135,7 @@ def test_rates_leave_the_first_step_out(log_every: int):
 
 
 def test_no_rate_is_zero():
-    """Also where a checkpoint falls one step behind a line of the log, and of a window that is too short to time."""
+    """Even if a checkpoint falls one step after a log line, or a window is too short to time."""
     _, written, _, _ = run([1.0] * 7, seconds=0.1, checkpoint_every=3, log_every=2)
     assert [step for step, _ in written] == [2, 3, 5, 6, 7]
     rates = [value for _, values in written for name, value in values.items() if "per_second" in name or "teraflops" in name]
@@ -185,7 +185,7 @@ def test_steps_that_are_not_finite_are_counted_and_left_out_of_the_means(caplog:
 
 @pytest.mark.parametrize("losses", [[1.0, NAN, NAN, NAN, 1.0, 1.0, 1.0, 1.0], [NAN] * 8])
 def test_too_many_in_a_row_end_training(losses: list[float]):
-    """Also where they are over when the window is reported."""
+    """Even if they are over when the window is reported."""
     with pytest.raises(
         tsf.InputError, match=r"not finite in \d steps in a row, up to step \d or shortly before; they were skipped"
     ):
@@ -226,7 +226,7 @@ def test_the_first_interrupt_saves_and_the_second_does_not_wait(monkeypatch: pyt
 
 
 def test_told_to_end():
-    """SIGTERM: the step that is under way is saved, and nothing after it."""
+    """On SIGTERM the current step is saved, and no further step runs."""
 
     def tell(number: int) -> None:
         if number == 4:
@@ -240,7 +240,7 @@ def test_told_to_end():
 
 @pytest.mark.parametrize("steps", [6, 4])
 def test_told_to_end_during_a_validation(steps: int):
-    """Which may take longer than a machine waits: it is left, and its step saved without a number."""
+    """Validation may take longer than the grace period, so it is abandoned and its step saved without a metric."""
     seen: list[Checkpoints] = []
 
     def tell(checkpoints: Checkpoints) -> None:
@@ -253,7 +253,7 @@ def test_told_to_end_during_a_validation(steps: int):
 
 
 def test_the_step_is_compiled_once_and_for_these_shapes():
-    """A batch of another shape is an error, not another minute of compiling."""
+    """A batch of another shape is an error instead of another minute of compilation."""
     step = jax.jit(lambda state, batch: (state, {"loss": batch["video"].sum()}))
     compiled = compile_step(step, state_of(0), {"video": jnp.zeros((4, 2))})
     compiled(state_of(0), {"video": jnp.ones((4, 2))})

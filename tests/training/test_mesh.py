@@ -1,4 +1,4 @@
-"""The mesh, each process's share of a batch, and where parameters live."""
+"""The mesh, each process's shard of a batch, and the sharding of parameters."""
 
 import re
 from types import SimpleNamespace
@@ -49,7 +49,7 @@ def test_sizes_that_cannot_be(sizes: dict, words: str):
 
 
 def fake_mesh(processes: int, *sizes: int) -> Any:
-    """As many devices as the sizes make, dealt out to the processes one after the other."""
+    """Make a mesh of these sizes from fake devices, dealt out to the processes in turn."""
     count = int(np.prod(sizes))
     owners = np.arange(count) // (count // processes)
     devices = np.array([SimpleNamespace(process_index=int(owner)) for owner in owners], object).reshape(sizes)
@@ -67,7 +67,7 @@ def fake_mesh(processes: int, *sizes: int) -> Any:
     ],
 )
 def test_shares(monkeypatch: pytest.MonkeyPatch, processes: int, sizes: tuple, shares: list):
-    share = getattr(training.batch_share, "__wrapped__", training.batch_share)  # the run-time check wants a real mesh
+    share = getattr(training.batch_share, "__wrapped__", training.batch_share)  # the run-time type check requires a real mesh
     monkeypatch.setattr("timesformer_jax.training.mesh.batch_shards", lambda mesh: sizes[0] * sizes[1])
     assert [tuple(share(fake_mesh(processes, *sizes), process)) for process in range(processes)] == shares
 
@@ -101,7 +101,7 @@ def test_every_parameter_has_its_place(attention_type: str, scan_layers: bool):
     placed = training.sharding_of(shapes, shapes, mesh)
     for keys, sharding in jax.tree_util.tree_flatten_with_path(placed)[0]:
         path, kernel = path_of(keys), path_of(keys).endswith("kernel")
-        assert ("fsdp" in sharding.spec) == kernel, path  # all that is large is split
+        assert ("fsdp" in sharding.spec) == kernel, path  # all large arrays are sharded
 
 
 def test_a_parameter_without_a_place():
@@ -146,7 +146,7 @@ def test_the_table_adds_up():
     size = sum(leaf.size * 4 for leaf in jax.tree.leaves(shapes)) / 2**20
     assert figures["all parameters"][:2] == pytest.approx([len(jax.tree.leaves(shapes)), size], abs=0.01)
     assert figures["optimizer state"][1] == pytest.approx(2 * size, abs=0.01)
-    assert 0.2 * size < figures["all parameters"][2] < 0.4 * size  # a quarter, and what is small
+    assert 0.2 * size < figures["all parameters"][2] < 0.4 * size  # a quarter, plus the small arrays
     whole = sum(values[1] for name, values in figures.items() if not name.startswith(("all", "optimizer")))
     assert whole == pytest.approx(size, abs=0.05)
 

@@ -1,4 +1,4 @@
-"""Targets and losses: smoothing, mixed clips, several labels."""
+"""Targets and losses: smoothing, mixed clips, multi-label."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def test_the_loss_of_mixed_clips_is_that_of_both_labels_by_their_shares():
 
 
 def test_smoothing_is_pytorchs():
-    """Each class has smoothing / classes, the right one the rest on top."""
+    """Each class has smoothing / classes, and the right one additionally the rest."""
     targets = make_targets(LABELS, 3, smoothing=0.3)
     np.testing.assert_allclose(targets[0], [0.8, 0.1, 0.1], atol=1e-6)
     np.testing.assert_allclose(make_targets(SEVERAL, 3, smoothing=0.2)[0], [0.9, 0.1, 0.9], atol=1e-6)

@@ -52,7 +52,7 @@ def run(optimizer: training.Optimizer, steps: int = 4) -> dict:
 
 
 def by_hand(rule, decay: float, steps: int = 4) -> dict:
-    """`rule(step, p, g, memory, decay)` -> p, for kernel (which decays) and bias (which doesn't)."""
+    """Apply `rule(step, p, g, memory, decay)`, which returns p, to the kernel (with decay) and the bias (without)."""
     result = {}
     for name in ("kernel", "bias"):
         p, memory = draw(0)["head"][name], {}
@@ -63,7 +63,7 @@ def by_hand(rule, decay: float, steps: int = 4) -> dict:
 
 
 def sgd(step, p, g, memory, decay):
-    """PyTorch's: decay joins the gradient; Nesterov."""
+    """PyTorch's SGD: decay is added to the gradient; Nesterov momentum."""
     g = g + decay * p
     memory["m"] = 0.9 * memory.get("m", 0) + g
     return p - 0.1 * (g + 0.9 * memory["m"])
@@ -99,14 +99,14 @@ def test_every_optimizer_has_its_reference():
 
 @pytest.mark.parametrize("name", RULES)
 def test_optimizers_are_the_references(name: str):
-    """Four steps, the kernel decays and the bias doesn't."""
+    """Four steps, with decay of the kernel but not of the bias."""
     got, expected = run(make(name=name, weight_decay=0.3)), by_hand(RULES[name], 0.3)
     for leaf in ("kernel", "bias"):
         np.testing.assert_allclose(got[leaf], expected[leaf], rtol=2e-5, atol=1e-6)
 
 
 def test_stacked_blocks_are_updated_as_single_ones():
-    """By LAMB too, whose ratio is each array's: blocks of very different lengths would share one."""
+    """Includes LAMB, whose ratio is per array: stacked blocks of very different norms would share one."""
     random = np.random.default_rng(0)
     lengths = np.array([1.0, 0.1, 0.01])[:, None, None]
     kernels, grads = (jnp.asarray(random.normal(size=(3, 4, 2)) * lengths, jnp.float32) for _ in range(2))
@@ -134,14 +134,14 @@ def test_clipping_comes_before_decay_and_momentum():
 
 
 def test_clipping_can_be_switched_on_and_off_between_runs():
-    """The optimizer's state has one form either way."""
+    """The optimizer state has the same structure either way."""
     with_clip, without = (make(clip_norm=norm).transformation.init(as_float32(draw(0))) for norm in (1.0, 0.0))
     assert jax.tree.structure(with_clip) == jax.tree.structure(without)
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_layer_decay(scan_layers: bool):
-    """1 for the classifier and the last LayerNorm, a factor less for each block from the last one down, then the embeddings."""
+    """1 for the classifier and the last LayerNorm, one factor less per block from the last one down, then the embeddings."""
     model = tsf.create("timesformer-tiny", num_classes=3, depth=3, scan_layers=scan_layers)
     shapes = parameter_shapes(model)
     factors = layer_factors(shapes, 0.5, 3, lambda path: 2.0 if path.startswith("head") else 1.0)

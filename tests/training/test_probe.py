@@ -1,4 +1,4 @@
-"""Heads trained at once on frozen features: each as it would be alone, on one device as on eight, the model left as it is."""
+"""Heads trained together on frozen features: each as if alone, on one device or eight, with the model unchanged."""
 
 import functools
 from pathlib import Path
@@ -20,7 +20,7 @@ STEPS = 3
 
 
 def prepare(key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-    """Random brightness, so that the step's random keys matter."""
+    """Apply random brightness, so that the step's random keys matter."""
     bright = jax.random.uniform(key, (len(batch["video"]), 1, 1, 1, 1))
     return normalize(batch["video"], (0.45,) * 3, (0.225,) * 3) + bright
 
@@ -50,7 +50,7 @@ def parts(kind: str, devices: int, rates: list[training.Rates]) -> dict[str, Any
 
 @functools.cache
 def trained(kind: str, devices: int = 1, heads: tuple[int, ...] = (0, 1, 2, 3), **options: Any):
-    """The metrics of every step, the last parameters, the frozen ones afterwards."""
+    """Return the metrics of every step, the last parameters, and the frozen ones afterwards."""
     rates = [RATES[i] for i in heads]
     given = parts(kind, devices, rates)
     state = training.init_probe_state(
@@ -80,7 +80,7 @@ def test_a_head_trains_as_it_would_alone(kind: str):
         for at_once, single in zip(metrics, alone, strict=True):
             np.testing.assert_allclose(at_once["loss"][i], single["loss"][0], atol=1e-6)
         _compare(jax.tree.map(lambda x, i=i: x[i], params), jax.tree.map(lambda x: x[0], own), 1e-6)
-    assert len({float(loss) for loss in metrics[-1]["loss"]}) == len(RATES)  # and each otherwise than the others
+    assert len({float(loss) for loss in metrics[-1]["loss"]}) == len(RATES)  # and each differs from the others
 
 
 @pytest.mark.parametrize("kind", training.PROBES)
@@ -100,7 +100,7 @@ def test_groups_of_heads_give_what_all_at_once_give():
 def _compare(ours: Any, theirs: Any, tolerance: float) -> None:
     def one(keys: Any, a: np.ndarray, b: np.ndarray) -> None:
         if "qkv" in jax.tree_util.keystr(keys) and "bias" in jax.tree_util.keystr(keys):
-            # The gradient of a key's bias is zero but for rounding, and Adam makes steps of that.
+            # The gradient of a key's bias is pure rounding noise, which Adam turns into steps.
             a, b = (np.delete(x, 1, axis=x.ndim - 3) for x in (a, b))
         np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
 
@@ -108,7 +108,7 @@ def _compare(ours: Any, theirs: Any, tolerance: float) -> None:
 
 
 def test_the_model_is_frozen():
-    """It comes out as it went in, and a step takes little more than the forward pass: nothing goes back through the blocks."""
+    """It stays unchanged, and a step costs little more than the forward pass: no gradient passes through the blocks."""
     before = random_variables(MODEL)["params"]
     jax.tree.map(np.testing.assert_array_equal, before, trained("linear")[2])
     model, state = MODEL.clone(depth=3), trained("linear")[3]
@@ -151,7 +151,7 @@ def test_scores_of_all_heads_come_from_one_pass(kind: str):
 
 
 def test_a_linear_head_takes_the_classifiers_place():
-    """Merged into the model's parameters, it gives the model's logits."""
+    """Merged into the model's parameters, it yields the model's logits."""
     head = jax.tree.map(lambda x: x[0], trained("linear")[1])
     params = {**random_variables(MODEL)["params"], **head}
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, random_variables(MODEL)["params"])
@@ -162,7 +162,7 @@ def test_a_linear_head_takes_the_classifiers_place():
 
 
 def test_decay_reaches_kernels_alone_each_by_its_own():
-    """With no gradient, only decay moves a parameter: by rate x decay, times the schedule's factor."""
+    """Without gradients only decay moves a parameter: by rate x decay, times the schedule's factor."""
     params = {"head": {"kernel": jnp.ones((4, 2, 2)), "bias": jnp.ones((4, 2))}, "query": jnp.ones((4, 1, 1, 2))}
     optimizer = training.make_probe_optimizer(rates=RATES, num_epochs=1.0, steps_per_epoch=1000.0)
     state, zeros = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)

@@ -1,4 +1,4 @@
-"""One jitted step: the same losses on one device and on eight, one compilation, the old state's memory reused."""
+"""The jitted step: equal losses on one device and on eight, one compilation, donated state."""
 
 import functools
 import re
@@ -24,11 +24,11 @@ MODEL = tsf.TimeSformer(
     initialization="from_scratch",
     scan_layers=True,
 )
-"""Scanned: what is split, and where, must not depend on it, and the program is half as long."""
+"""Scanned, since sharding must not depend on it, and the program is half as long."""
 
 
 ONE_BLOCK = MODEL.clone(depth=1, scan_layers=False, drop_path_rate=0.0)
-"""Where the number of blocks doesn't matter."""
+"""For tests in which the number of blocks doesn't matter."""
 
 
 def optimizer(**changes) -> training.Optimizer:
@@ -53,7 +53,7 @@ def optimizer(**changes) -> training.Optimizer:
 
 
 def prepare(key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-    """Random brightness, so that the step's random keys matter."""
+    """Apply random brightness, so that the step's random keys matter."""
     bright = jax.random.uniform(key, (len(batch["video"]), 1, 1, 1, 1))
     return normalize(batch["video"], (0.45,) * 3, (0.225,) * 3) + bright
 
@@ -88,11 +88,11 @@ PIECES = {
 
 @functools.cache
 def five_steps(mesh_name: str = "one"):
-    """Losses and the like of five steps, the last state, the program."""
+    """Return the metrics of five steps, the last state, and the program."""
     devices, sizes = MESHES.get(mesh_name, (1, {}))
     mesh = training.make_mesh(jax.devices()[:devices], **sizes)
     training.check_mesh(MODEL, mesh)
-    # Not Adam: it makes steps of full size out of the rounding noise in the key's bias, whose gradient is 0.
+    # Not Adam, which turns the rounding noise in the zero gradient of the key's bias into steps of full size.
     sgd = optimizer(name="sgd").transformation
     state = training.init_state(MODEL, sgd, 0, mesh, **PIECES["state"])
     step = training.make_train_step(model=MODEL, optimizer=sgd, prepare=prepare, seed=0, mesh=mesh, **PIECES["step"])
@@ -112,7 +112,7 @@ def made_state() -> training.TrainState:
 
 
 def fresh_state() -> training.TrainState:
-    """What `five_steps` begins with on one device, for a step to use up."""
+    """Initial state of `five_steps` on one device, for a step to donate."""
     return jax.tree.map(jnp.copy, made_state())
 
 
@@ -143,7 +143,7 @@ def test_the_batch_is_split_and_the_state_is_everywhere():
 
 
 def test_the_state_stays_where_it_was_put():
-    """Also after a step: without pinned output shardings the compiler may return whole arrays."""
+    """Also after a step: without pinned output shardings the compiler may return unsharded arrays."""
     name = "data 2, fsdp 2, tensor 2"
     sgd = optimizer(name="sgd").transformation
     fresh = training.init_state(MODEL, sgd, 0, training.make_mesh(**MESHES[name][1]), ema=True)
@@ -155,13 +155,13 @@ def test_the_state_stays_where_it_was_put():
 
 
 def collectives(program: str, kind: str) -> list[tuple[int, ...]]:
-    """The shapes of what goes from device to device by this operation (of several in one the first)."""
+    """Shapes that this collective operation exchanges between devices (the first of several in one operation)."""
     found = re.findall(rf"^ *\S+ = \(?\w+\[([\d,]*)\].* {kind}(?:-start)?\(", program, flags=re.MULTILINE)
     return [tuple(int(size) for size in shape.split(",") if size) for shape in found]
 
 
 def check_that_no_clip_is_gathered(program: str) -> None:
-    """`context` needs all-to-alls where time and space change places, and no device ever has a whole clip's tokens."""
+    """Check that `context` uses all-to-alls between time and space, and no device holds a whole clip's tokens."""
     assert len(collectives(program, "all-to-all")) >= 4
     activations = [shape for shape in collectives(program, "all-gather") if len(shape) > 2]  # [T, D]: the time embedding's
     assert activations == []
@@ -185,7 +185,7 @@ def test_neither_where_rows_and_columns_do_not_divide_but_their_product_does():
 
 @pytest.mark.slow
 def test_splitting_frames_takes_the_memory_down():
-    """The temporary memory of a step for one long clip, on each device: close to a quarter on four."""
+    """Temporary memory per device of a step on one long clip falls to nearly a quarter on four devices."""
     model = tsf.TimeSformer(
         num_classes=3, image_size=32, patch_size=8, num_frames=32, embed_dim=64, depth=2, num_heads=4, scan_layers=True
     )
@@ -203,13 +203,13 @@ def test_splitting_frames_takes_the_memory_down():
 
 
 def test_random_draws_follow_from_the_seed_and_the_step():
-    """The same batch at another step, or with another seed, is prepared and dropped otherwise."""
+    """Another step or another seed changes the preparation and dropout of the same batch."""
     mesh = training.make_mesh(jax.devices()[:1])
     sgd = optimizer(name="sgd").transformation
     batch = training.to_devices(batches(1)[0], mesh)
 
     def loss(step, number: int = 0) -> float:
-        """Of the parameters that all begin with, as if it were this step."""
+        """Loss of the common initial parameters, as if at this step."""
         state = fresh_state()
         return float(step(state.replace(step=state.step + number), batch)[1]["loss"])
 
@@ -229,7 +229,7 @@ def test_the_old_state_is_given_up():
 
 
 def one_gradient(model: tsf.TimeSformer, batch: dict[str, np.ndarray], accumulation: int, devices: int = 1):
-    """What one step of plain descent at rate 1 takes away: the gradient."""
+    """The gradient, as the update of one step of plain descent at rate 1."""
     mesh = training.make_mesh(jax.devices()[:devices])
     descent = optimizer(
         name="sgd", momentum=0.0, learning_rate=1.0, schedule="constant", warmup_epochs=0.0, weight_decay=0.0, clip_norm=0.0
@@ -254,7 +254,7 @@ def test_four_parts_of_eight_are_a_batch_of_32(devices: int):
 
 
 def test_the_moving_average_is_the_references():
-    """Against the formula in NumPy, over the parameters that five steps really had."""
+    """Compared with the formula in NumPy, on the actual parameters of five steps."""
     mesh = training.make_mesh(jax.devices()[:1])
     state = fresh_state()
     compiled = five_steps()[2]
@@ -301,7 +301,7 @@ def test_frozen_parameters_have_no_gradient_and_no_moments():
     )
     batch = training.to_devices(batches(1)[0], mesh)
     compiled = step.lower(state, batch).compile()
-    # Nothing goes back through the blocks.
+    # No gradient passes through the blocks.
     assert compiled.cost_analysis()["flops"] < 0.5 * five_steps()[2].cost_analysis()["flops"]
     before = jax.device_get(state.params)
     for values in batches(3):
@@ -312,7 +312,7 @@ def test_frozen_parameters_have_no_gradient_and_no_moments():
 
 
 def test_a_step_on_mixed_clips():
-    """What is mixed is what the model sees, and loss and accuracy count both labels."""
+    """The model sees the mixed clips, and loss and accuracy count both labels."""
     model = ONE_BLOCK
     mesh = training.make_mesh(jax.devices()[:2])
     sgd = optimizer().transformation

@@ -1,4 +1,4 @@
-"""Clips by their numbers: a function of (seed, epoch, name), whatever asks for them."""
+"""Random access to clips: a function of (seed, epoch, name), whatever the access order."""
 
 import concurrent.futures
 import dataclasses
@@ -70,7 +70,7 @@ def test_shuffled_epochs_have_every_clip_once(made_clips: Path):
         number = [entry.name for entry in source.entries].index(names[7])
         assert same(shuffled[12 * epoch + 7], source.epoch(epoch)[number])
     assert same(source.shuffled(1, first_epoch=2)[7], shuffled[31])
-    with pytest.raises(InputError, match="at least one: got 0 from epoch 0 on"):
+    with pytest.raises(InputError, match="at least one: got 0 starting at epoch 0"):
         source.shuffled(0)
 
 
@@ -91,7 +91,7 @@ def test_equal_sources_print_the_same(made_clips: Path):
 
 
 def test_batches_are_prepared_on_the_device(made_clips: Path):
-    """Windows, or crops of the host, which are rounded; several clips and views of a video go along the batch."""
+    """From windows, or from rounded host crops; several clips and views of a video extend the batch."""
     options = dataclasses.replace(OPTIONS, clips_per_video=2)
     windows, crops = (batch_of(list(ClipSource(made_clips, options, cropped=cropped))[:3]) for cropped in (False, True))
     assert crops["video"].shape == (3, 2, 4, 24, 24, 3)
@@ -122,11 +122,11 @@ def test_lists_may_have_names_numbers_or_several_labels(made_clips: Path):
         ("missing", {}, "missing doesn't exist: give a folder with a subfolder per label"),
         ([], {}, "The list of videos is empty"),
         ([("a.mp4", "x"), ("a.mp4", "y")], {}, "a.mp4 is listed twice"),
-        ([("a.mp4", "x"), ("b.mp4", 1)], {}, "Some labels are numbers, as 1, and others are names, as 'x'"),
+        ([("a.mp4", "x"), ("b.mp4", 1)], {}, "Labels mix numbers such as 1 with names such as 'x'"),
         ([("a.mp4", 1.5)], {}, "a.mp4: expected a label's name or its number"),
         (["a.mp4"], {}, "Expected an Entry or a pair of a path and its label, got 'a.mp4'"),
-        ([("a.mp4", ("x", "y"))], {}, "a.mp4 must have one label, it has 2: pass multi_label=True"),
-        ([("a.mp4", "x")], {"label_names": ["y"]}, "a.mp4 has the label 'x', which label_names lacks"),
+        ([("a.mp4", ("x", "y"))], {}, "a.mp4 has 2 labels instead of one: pass multi_label=True"),
+        ([("a.mp4", "x")], {"label_names": ["y"]}, "a.mp4 has the label 'x', which is not in label_names"),
         ([("a.mp4", 2)], {"label_names": ["x", "y"]}, "a.mp4 has the label 2, but there are 2 label_names"),
         ([("a.mp4", "x")], {"seed": -1}, "seed must be a whole number, at least 0, got -1"),
         ([("a.mp4", "x")], {"short_side": 0}, "short_side must be a whole number, at least 1, got 0"),
@@ -161,7 +161,7 @@ def test_unreadable_videos_are_named_and_skipped_only_if_asked(made_clips: Path,
     assert list(found) == ["b"]
     rest = source.without(found).shuffled(2)
     assert [clip["name"] for clip in rest] == ["0", "0"]
-    with pytest.raises(InputError, match="There is no video named 'c' to leave out"):
+    with pytest.raises(InputError, match="There is no video named 'c' to exclude"):
         source.without(["c"])
-    with pytest.raises(InputError, match="No video is left without the 2 given"):
+    with pytest.raises(InputError, match="Excluding the 2 given videos leaves none"):
         source.without(["0", "b"])

@@ -1,4 +1,4 @@
-"""Video files of several codecs, damaged ones and such as are none."""
+"""Video files of several codecs, damaged ones, and files that aren't videos."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ def test_frames_of_any_codec(tmp_path: Path, suffix: str, codec: str):
     assert video.fps == 25
     assert video.num_damaged == 0
     assert len(decoded) == 12
-    assert np.abs(np.stack(decoded).astype(float) - frames).mean() < 12  # red, green and blue in their places
+    assert np.abs(np.stack(decoded).astype(float) - frames).mean() < 12  # red, green and blue in the right order
     assert decoded[0].dtype == np.uint8
 
 
@@ -87,12 +87,12 @@ def test_frames_keep_the_first_size_where_the_stream_changes_its_own(tmp_path: P
     ],
 )
 def test_videos_of_phones_held_sideways_stand_upright(matrix: tuple[int, ...], shown: Any, tmp_path: Path):
-    """The turn, and that a camera at the front mirrors, stands in the header, not in the pixels."""
+    """Rotation, and mirroring by front cameras, are recorded in the header instead of the pixels."""
     upright = write_video(tmp_path / "a.mp4", moving_square(0, 0, num_frames=3))
     with open_video(upright) as video:
         expected = shown(next(video.frames()))
     data = bytearray(upright.read_bytes())
-    place = data.index(b"tkhd") + 44  # behind version, times, id, length, layer and volume
+    place = data.index(b"tkhd") + 44  # after version, times, id, length, layer and volume
     data[place : place + 36] = struct.pack(">9i", *(65536 * value for value in matrix), 0, 0, 1 << 30)
     upright.write_bytes(data)
     with open_video(upright) as video:
@@ -136,11 +136,11 @@ def test_what_is_no_video_is_refused_with_the_reason(broken_clips: Path, name: s
     with pytest.raises(UnreadableVideoError, match=reason) as caught, open_video(broken_clips / f"{name}.mp4"):
         pass
     assert f"{name}.mp4" in str(caught.value)
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # it may cross processes
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # it can be pickled
 
 
 def failing(number: int) -> Any:
-    """A function that fails as FFmpeg does."""
+    """Make a function that fails as FFmpeg does."""
     import av.error
 
     return lambda *arguments, **options: av.error.err_check(-number)
@@ -151,7 +151,7 @@ def failing_open(*arguments: Any, **options: Any) -> None:
 
 
 def test_errors_of_the_disk_are_not_the_videos(made_clips: Path, monkeypatch: pytest.MonkeyPatch):
-    """FFmpeg's EIO is damage as long as the file can be read; for want of descriptors no file is damaged."""
+    """FFmpeg's EIO is damage as long as the file can be read; lack of descriptors never is."""
     path = made_clips / "down" / "0.mp4"
     with monkeypatch.context() as patch:
         patch.setattr(decoding, "open_container", failing(errno.EMFILE))

@@ -1,4 +1,4 @@
-"""Which files of a folder are videos, and the account of all others."""
+"""Search for videos in a folder, and the tally of all other files."""
 
 import os
 import re
@@ -15,7 +15,7 @@ PICTURE = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 
 
 def kinds(contents: FolderContents) -> dict[str, tuple[int, str]]:
-    """Kind of what was skipped -> how many, and the examples."""
+    """Count and examples of each kind of skipped file."""
     found = (re.fullmatch(r"Skipped (.+): (\d+) \((.+)\)\.", note) for note in contents.notes)
     return {match[1]: (int(match[2]), match[3]) for match in found if match}
 

@@ -1,4 +1,4 @@
-"""Frames by their numbers: found by a seek or by decoding from the beginning, they are the same."""
+"""Frames by number: seeking and decoding from the beginning yield the same frames."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from timesformer_jax.video.views import Video, Windows
 
 
 def whole(frames: list[int]):
-    """A plan: these frames, all of each."""
+    """Plan for these frames at full size."""
 
     def plan(video: Video) -> Windows:
         box, nothing = np.array([0, 0, video.height, video.width]), np.zeros((1, 1), np.float32)
@@ -25,7 +25,7 @@ def whole(frames: list[int]):
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """100 frames with a key frame every 12."""
+    """A video of 100 frames with a key frame every 12."""
     frames = np.concatenate([moving_square(0, 0), moving_square(1, 1), moving_square(2, 2)])[:100]
     return write_video(tmp_path_factory.mktemp("keyed") / "a.mp4", frames, codec="mpeg4")
 
@@ -70,7 +70,7 @@ def test_frames_of_a_piece_thinned_and_shrunk(keyed: Path):
 
 
 def test_a_damaged_video_is_counted_once_damage_is_met(keyed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """Frames before the damage come by the number of packets, those behind it by the frames that are left."""
+    """Frames before the damage follow the number of packets, those after it the number of remaining frames."""
     data = bytearray(keyed.read_bytes())
     with av.open(str(keyed)) as container:
         places = [(packet.pos, packet.size) for packet in container.demux(video=0)]
@@ -107,7 +107,7 @@ def test_a_gradual_refresh_is_no_place_to_begin(tmp_path: Path):
 
 @pytest.mark.parametrize("joined", [False, True])
 def test_videos_whose_frames_have_no_certain_times(tmp_path: Path, joined: bool):
-    """A broadcast from between two key frames on, whose first packets give no frame; or joined to another."""
+    """A broadcast that begins between key frames, whose first packets yield no frame; or one joined to another."""
     path = write_video(tmp_path / "a.ts", moving_square(0, 0), fps=25, codec="mpeg2video")
     with av.open(str(path)) as container:
         place = [packet.pos for packet in container.demux(video=0)][3]

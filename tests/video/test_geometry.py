@@ -1,4 +1,4 @@
-"""Scaled sizes and crop places against the official ones."""
+"""Scaled sizes and crop positions against the official ones."""
 
 import json
 
@@ -18,7 +18,7 @@ def test_three_crops_are_the_official_ones():
 
 
 def test_a_frame_of_the_right_size_is_left_alone():
-    """49 / 7 * 7 in floating point may fall below 49; nothing is to be computed."""
+    """In floating point 49 / 7 * 7 may be below 49, so nothing must be computed."""
     for width in range(49, 120):
         assert scale_short_side(49, width, 49) == (49, width)
 

@@ -1,4 +1,4 @@
-"""Files that ask for more than they may, and files that name others instead of holding a video."""
+"""Files that exceed the limits, and files that refer to others instead of containing a video."""
 
 import dataclasses
 import http.server
@@ -19,7 +19,7 @@ FRAMES = moving_square(0, 0, num_frames=20)  # 48 x 64
 
 
 def patched(path: Path, marker: bytes, offset: int, layout: str, *values: int) -> Path:
-    """The file with other numbers so many bytes behind a marker."""
+    """Copy the file with other numbers at an offset after a marker."""
     data = bytearray(path.read_bytes())
     struct.pack_into(layout, data, data.index(marker) + offset, *values)
     path.write_bytes(data)
@@ -35,7 +35,7 @@ def write_gif(path: Path) -> Path:
 
 
 def oversized(folder: Path, kind: str, width: int, height: int) -> Path:
-    """A small file that says that its frames are as large as that."""
+    """A small file that announces frames of this size."""
     if kind == "gif":
         return patched(write_gif(folder / "a.gif"), b"GIF8", 6, "<HH", width, height)
     if kind == "avi":
@@ -98,7 +98,7 @@ def test_a_video_that_is_longer_than_it_says_ends_at_its_limits(tmp_path: Path):
 
 def test_pictures_of_a_folder_have_limits_too(tmp_path: Path):
     for number, picture in enumerate(encode_jpeg(FRAMES[:3], quality=90)):
-        (tmp_path / f"{number}%d.jpg").write_bytes(picture)  # no pattern of many files
+        (tmp_path / f"{number}%d.jpg").write_bytes(picture)  # not expanded to many files
     with open_video(tmp_path) as video:
         assert len(list(video.frames())) == 3
     for limits in (Limits(max_bytes=500), Limits(max_seconds=0.05)):
@@ -137,10 +137,10 @@ WRITTEN_AS = {
     ".wmv": ("wmv", "wmv2"),
     ".xvid": ("avi", "mpeg4"),
 }
-"""Suffix -> the suffix by which FFmpeg chooses its muxer, and a codec for it; (the same, "mpeg4") for the others."""
+"""Maps suffixes to FFmpeg's suffix for the muxer and a codec; the others use (the same, "mpeg4")."""
 
 READ_AS = {".amv": "avi", ".dv": "dv", ".rm": "rm", ".rmvb": "rm", ".y4m": "yuv4mpegpipe"}
-"""Suffix of files that aren't written here -> FFmpeg's demuxer for them."""
+"""Maps suffixes of files that aren't written here to FFmpeg's demuxer."""
 
 
 @pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES - READ_AS.keys()))
@@ -176,7 +176,7 @@ def playlist(kind: str, target: str) -> str:
 @pytest.mark.parametrize("name", ["a.mp4", "a.m3u8", "a.ts", "a.mpd"])
 @pytest.mark.parametrize("known", [True, False])
 def test_what_names_other_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, known: bool):
-    """Whether it is recognised by how it begins, or FFmpeg's whitelists have to refuse it."""
+    """Either recognized by its first bytes or refused by FFmpeg's whitelists."""
     if not known:
         monkeypatch.setattr("timesformer_jax.video.containers.POINTERS", {})
     write_video(tmp_path / "other.ts", FRAMES)
@@ -212,7 +212,7 @@ def test_nothing_outside_of_the_file_is_opened(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_whitelist_has_only_what_ffmpeg_knows_somewhere():
-    """A name that is misspelt would let nothing pass; older and newer FFmpegs lack a few."""
+    """A misspelt name would match nothing; older and newer FFmpegs lack a few."""
     known = {name for names in av.formats_available for name in names.split(",")}
     assert len(set(CONTAINERS) - known) <= 8, sorted(set(CONTAINERS) - known)
     assert not set(CONTAINERS) & {
@@ -231,7 +231,7 @@ def test_the_whitelist_has_only_what_ffmpeg_knows_somewhere():
 
 @pytest.mark.parametrize(("height", "width"), [(1, 16384), (16384, 1), (3, 9000)])
 def test_crops_of_thin_frames_are_cut_before_they_are_scaled(height: int, width: int):
-    """As a whole the scaled frame would be 224 x 3,670,016 pixels, its weights 480 GB."""
+    """Scaled as a whole, the frame would have 224 x 3,670,016 pixels, and the weights 480 GB."""
     ramp = np.linspace(0, 255, max(height, width)).astype(np.uint8)
     frame = np.broadcast_to((ramp[None, :] if width > height else ramp[:, None])[..., None], (height, width, 3))
     preprocess = tsf.Preprocess(num_frames=1, crop_size=224, mean=(0, 0, 0), std=(1, 1, 1))

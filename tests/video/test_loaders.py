@@ -1,4 +1,4 @@
-"""A `ClipSource` behind Grain; tests/parity has PyTorch's loader."""
+"""`ClipSource` with Grain; tests/parity covers PyTorch's loader."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def loader_of(source: ClipSource) -> grain.DataLoader:
 
 
 def test_grains_loader_resumes_in_another_process_with_the_next_clips(made_clips: Path):
-    """Its state names the source by its text, so that an equal one, made anew, takes it."""
+    """Its state identifies the source by its text, so an equal source created anew is accepted."""
     source = ClipSource(made_clips, OPTIONS).shuffled(2)
     batches = iter(loader_of(source))
     for first in (0, 5):

@@ -1,4 +1,4 @@
-"""From a video to a model's input: the official test transform, to the last digit."""
+"""Preprocessing of a video to a model's input: the official evaluation transform, to the last digit."""
 
 import dataclasses
 import json
@@ -78,7 +78,7 @@ def test_tiles_are_as_many_as_it_takes():
 
 
 def test_channels_in_the_other_order():
-    """Each channel with its own mean, in the order that the model gets them in."""
+    """Each channel has its own mean, in the channel order of the model's input."""
     values = {"num_frames": 2, "crop_size": 40, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
     rgb = tsf.Preprocess(**values)(FRAMES, num_crops=1)
     bgr = tsf.Preprocess(**values, channel_order="bgr")(FRAMES, num_crops=1)
@@ -109,7 +109,7 @@ def test_a_file_gives_the_same_as_its_frames(tmp_path: Path):
 
 
 def test_only_the_frames_that_are_wanted_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """And decoding stops behind the last of them."""
+    """Decoding stops after the last of them."""
     path = write_video(tmp_path / "a.mp4", moving_square(1, 0))
     made = []
     frames = VideoFile.frames
@@ -128,7 +128,7 @@ def test_only_the_frames_that_are_wanted_are_kept(tmp_path: Path, monkeypatch: p
 
 
 def test_a_container_that_announces_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`choose` is asked again, with what could be decoded."""
+    """`choose` is called again with the number of decodable frames."""
     path = write_video(tmp_path / "a.mp4", moving_square(2, 0))
     monkeypatch.setattr(VideoFile, "count_packets", lambda self: 1000)
     asked = []

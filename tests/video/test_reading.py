@@ -1,4 +1,4 @@
-"""Clips of a video one after the other: the same as all at once, in memory that doesn't grow."""
+"""Streamed clips of a video: the same as all at once, in constant memory."""
 
 from pathlib import Path
 from typing import Any

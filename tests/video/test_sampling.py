@@ -1,4 +1,4 @@
-"""The frame samplers against the official ones, index by index."""
+"""Frame samplers against the official ones, index by index."""
 
 import json
 import math
@@ -57,14 +57,14 @@ def test_a_short_video_repeats_its_last_frame():
     [
         ("official", 1, [0]),
         ("official", 3, [0, 20, 40]),  # never the end
-        ("centre", 1, [30]),  # the middle: 30 frames before, 30 behind
+        ("centre", 1, [30]),  # the middle: 30 frames before, 30 after
         ("centre", 3, [10, 30, 50]),
         ("dense", 1, [30]),
         ("dense", 3, [0, 30, 60]),  # both ends
     ],
 )
 def test_where_test_clips_begin(placement: str, num_clips: int, first_frames: list[int]):
-    """A video of 100 frames, clips that span 40 of them."""
+    """The video has 100 frames, and clips span 40 of them."""
     span = {"num_frames": 4, "sampling": "uniform", "sampling_rate": 10.0}
     clips = eval_clips(100, 30.0, num_clips=num_clips, placement=placement, **span)
     assert clips[:, 0].tolist() == first_frames
@@ -98,7 +98,7 @@ def test_fewer_clips_lie_as_a_test_with_so_few_would_place_them(placement: str):
         chosen = nearest_clips(count, of=10, placement=placement)
         assert len(set(chosen)) == count
         for clip, near in enumerate(chosen):
-            assert abs(place(near, 10) - place(clip, count)) <= 1 / 18 + 1e-9  # half of what lies between two of them
+            assert abs(place(near, 10) - place(clip, count)) <= 1 / 18 + 1e-9  # half the distance between two of them
     assert chosen == list(range(10))
 
 

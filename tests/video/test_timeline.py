@@ -1,4 +1,4 @@
-"""Which frame is shown when, in files whose containers say otherwise."""
+"""Presentation times of frames in files whose containers announce others."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -76,7 +76,7 @@ def test_a_piece_holds_its_frames_and_no_others(tmp_path: Path, kind: str):
 
 
 def test_seeking_is_used_where_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A piece at the end of a file with many key frames is found without decoding what comes before."""
+    """A segment at the end of a file with many key frames is reached without decoding earlier frames."""
     path = write(tmp_path / "a.mp4", range(90), g="10", **X264)
     decoded = []
     with open_video(path) as video:
@@ -117,7 +117,7 @@ def test_joined_recordings_go_on_where_their_clock_starts_again(tmp_path: Path):
     ("name", "codec"), [("a.webm", "libvpx"), ("a.mkv", "libx264"), ("a.mp4", "libx264"), ("a.gif", "gif")]
 )
 def test_the_rate_of_a_recording_is_that_of_its_timestamps(tmp_path: Path, name: str, codec: str):
-    """Containers announce 1000 frames a second, or twice the rate, where times are uneven."""
+    """With uneven times, containers announce 1000 frames per second or twice the rate."""
     if codec == "gif":
         path = tmp_path / name
         with av.open(str(path), "w") as container:
@@ -137,7 +137,7 @@ def test_the_rate_of_a_recording_is_that_of_its_timestamps(tmp_path: Path, name:
 
 
 def test_hidden_frames_are_not_counted(tmp_path: Path):
-    """VP8's alternate reference frames are packets of their own, and are never shown."""
+    """VP8's alternate reference frames have their own packets and are never shown."""
     path = tmp_path / "a.webm"
     write(path, [n % 64 for n in range(120)], codec="libvpx", **{"auto-alt-ref": "1", "lag-in-frames": "16", "b": "200k"})
     with av.open(str(path)) as container:
@@ -149,7 +149,7 @@ def test_hidden_frames_are_not_counted(tmp_path: Path):
 
 
 class Announces(VideoFile):
-    """A file whose packets promise more frames than come of them, and don't settle it."""
+    """A file whose packets announce more frames than it has, without certainty."""
 
     def count_packets(self) -> int:
         return super().count_packets() + 7
@@ -190,7 +190,7 @@ def test_the_default_stream_is_read(tmp_path: Path):
 
 
 def test_the_cover_of_a_song_is_no_video(tmp_path: Path):
-    """An MP3 file with a picture in its ID3 tag."""
+    """An MP3 file with an image in its ID3 tag."""
     from timesformer_jax.video.encoding import encode_jpeg
 
     song = tmp_path / "a.mp3"
@@ -207,7 +207,7 @@ def test_the_cover_of_a_song_is_no_video(tmp_path: Path):
     song.write_bytes(b"ID3\x03\0\0" + size + tag + song.read_bytes())
     with av.open(str(song)) as container:
         assert len(container.streams.video) == 1
-    with pytest.raises(UnreadableVideoError, match="only picture is a cover"), open_video(song):
+    with pytest.raises(UnreadableVideoError, match="only image is cover art"), open_video(song):
         pass
 
 
@@ -240,7 +240,7 @@ def test_whatever_a_frame_raises_costs_that_frame(tmp_path: Path, monkeypatch: p
 
 
 def test_timestamps_that_wrap(tmp_path: Path):
-    """MPEG-TS counts in 33 bits: after 26.5 hours it starts again."""
+    """MPEG-TS counts in 33 bits, which wrap around after 26.5 hours."""
     path = tmp_path / "a.ts"
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=30, options={"g": "12", **X264})

@@ -1,4 +1,4 @@
-"""Plans of clips: the official crops to the digit, the whole range of what is drawn, windows that hold what they must."""
+"""Plans of clips: official crops to the last digit, the full range of random draws, and sufficient windows."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def preprocess() -> dict[str, np.ndarray]:
 
 
 def on_device(video: np.ndarray, view: View, window: int) -> np.ndarray:
-    """The clip of a view, through a window, as the device makes it."""
+    """Clip of a view, cropped from a window as on the device."""
     plan = plan_windows([view], Video(len(video), 30.0, *video.shape[1:3]), window)
     top, left, height, width = plan.box.tolist()
     boxes = video[plan.frames][:, top : top + height, left : left + width][plan.which[0]]
@@ -52,7 +52,7 @@ def test_test_crops_are_the_official_ones(preprocess, name: str, short_side: int
 @pytest.mark.parametrize("size", [(30, 60), (61, 33), (24, 24), (8, 11)])
 @pytest.mark.parametrize("jitter", ["uniform", "inverse_uniform", "resized_crop"])
 def test_windows_hold_every_crop(size: tuple[int, int], jitter: str):
-    """The clip out of its window is the clip out of the whole frames, also where those are smaller than the window."""
+    """A clip cropped from its window equals one cropped from full frames, even if these are smaller than the window."""
     video = np.random.default_rng(0).integers(0, 256, (6, *size, 3), dtype=np.uint8)
     options = dataclasses.replace(OPTIONS, jitter=jitter)
     window = options.training_window(min(size))
@@ -79,7 +79,7 @@ def test_one_crop_is_the_centre_of_the_smallest_training_size():
     (view,) = OPTIONS.eval_views(video, EvalViews())
     np.testing.assert_array_equal(view.rows, sample_positions(30, 26, 1, 24))
     np.testing.assert_array_equal(view.columns, sample_positions(60, 52, 14, 24))
-    segments = dataclasses.replace(OPTIONS, sampling="segments")  # Something-Something's test scales to the crop
+    segments = dataclasses.replace(OPTIONS, sampling="segments")  # Something-Something's evaluation scales to the crop
     (view,) = segments.eval_views(video, EvalViews())
     np.testing.assert_array_equal(view.rows, sample_positions(30, 24, 0, 24))
     np.testing.assert_array_equal(view.columns, sample_positions(60, 48, 12, 24))
@@ -102,7 +102,7 @@ def test_tiled_clips_are_as_many_as_the_video_is_long():
 
 
 def short_side_of(view: View) -> int:
-    """What the short side was scaled to: the crop's pixels lie so far apart."""
+    """Short side that a view was scaled to, from the distance between the crop's pixels."""
     return round(30 * 23 / float(view.rows[-2] - view.rows[1]) * 21 / 23)
 
 
@@ -132,7 +132,7 @@ def test_resized_crops_are_boxes_of_the_area_and_aspect():
     views = [options.training_views(random, video, 9999)[0] for _ in range(500)]
     sides = np.array([[float(at[-1] - at[0]) * 8 / 7 for at in (view.rows, view.columns)] for view in views])
     areas, aspects = sides.prod(axis=1) / (300 * 600), sides[:, 1] / sides[:, 0]
-    whole = sides[:, 0] < 299  # where the box would be higher than the frame, it is as high as the frame
+    whole = sides[:, 0] < 299  # a box higher than the frame is clipped to its height
     assert 0.195 < areas.min() < 0.22 < 0.45 < areas.max() < 0.505
     assert 0.74 < aspects[whole].min() < 0.8 < 1.25 < aspects[whole].max() < 1.35
     assert {float(view.rows[0]) < 15 for view in views} == {True, False}

@@ -1,4 +1,4 @@
-"""Which frames, which crop, which pixels: what happens to a video before the model."""
+"""Video reading, frame sampling, cropping and normalization."""
 
 from timesformer_jax.printable import printable
 from timesformer_jax.renamed import renamed

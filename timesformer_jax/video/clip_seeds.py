@@ -1,4 +1,4 @@
-"""Randomness of clips: a function of (seed, epoch, name of the video), whatever worker reads it and in which order."""
+"""Randomness of clips: a function of (seed, epoch, video name), independent of the worker and of the reading order."""
 
 import functools
 import hashlib
@@ -9,20 +9,20 @@ from timesformer_jax._typing import Int, ndarray
 
 
 def identity_of(name: str | bytes, part: int | None = None) -> int:
-    """A number below 2^63 for a video's name, or for one part of a long video; the same in every process."""
+    """Hash a video's name, or one segment of a long video, to a number below 2^63 that is the same in every process."""
     data = name.encode() if isinstance(name, str) else name
     data += b"" if part is None else b"#%d" % part
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest()) >> 1
 
 
 def clip_generator(seed: int, epoch: int, identity: int) -> np.random.Generator:
-    """The generator that draws the training clips of a video's part, by its `identity_of`, in an epoch."""
+    """Return the generator for the training clips of one video segment, given by its `identity_of`, in an epoch."""
     return np.random.default_rng([seed, epoch, identity])
 
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, num_videos: int) -> Int[ndarray, "num_videos"]:
-    """The order of an epoch: a permutation of the videos' numbers, read-only."""
+    """Return the order of the videos in an epoch: a read-only permutation of their numbers."""
     order = np.random.default_rng([seed, epoch]).permutation(num_videos)
     order.flags.writeable = False
     return order

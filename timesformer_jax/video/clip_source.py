@@ -1,4 +1,4 @@
-"""Clips of video files by their numbers, for any data loader: no TensorFlow and no prepared data."""
+"""Random access to clips of video files for any data loader, without TensorFlow or prepared data."""
 
 import concurrent.futures
 import copy
@@ -32,51 +32,53 @@ class ClipSource:
 
     `source[i]` has
 
-    * `video`: uint8 `[T, R, R, 3]`, a window of the frames that holds the crop;
+    * `video`: uint8 `[T, R, R, 3]`, a window of the frames that contains the crop;
     * `rows`, `columns`: float32 `[S]`, the positions of the crop's pixels in the window;
     * `label`: int32 `[]`, or float32 `[classes]` of zeros and ones if `multi_label`;
-    * `seconds`: float32 `[]`, where the clip begins in its video;
-    * `identity`: int64 `[]`, a number for the name; and `name`, a `str`.
+    * `seconds`: float32 `[]`, the time at which the clip begins in its video;
+    * `identity`: int64 `[]`, a hash of the name;
+    * `name`: `str`.
 
-    `timesformer_jax.augment.prepare_training` and `prepare_eval` crop, change and normalise a batch of them on the device. With
-    `cropped`, `video` is the crop itself, rounded to uint8 `[T, S, S, 3]`, which those functions take as well. Evaluation
-    (`views`), and training with `clips_per_video` above 1, have several clips of a video: `video`, `rows`, `columns` and
-    `seconds` then begin with an axis for these, in evaluation with the crops of each clip together.
+    `timesformer_jax.augment.prepare_training` and `prepare_eval` crop, augment and normalize a batch of clips on the device.
+    With `cropped`, `video` is the crop itself, rounded to uint8 `[T, S, S, 3]`, which those functions accept as well. In
+    evaluation (`views`), and in training with `clips_per_video` above 1, an item holds several clips: `video`, `rows`,
+    `columns` and `seconds` then have a leading axis over them. In evaluation the crops of each clip are adjacent on that axis.
 
-    A training clip is a function of (seed, epoch, the video's name): neither workers nor order change it. `source` is epoch 0,
-    `source.epoch(3)` is another one, `source.shuffled(num_epochs=30)` has all clips of 30 epochs, each in its own order. An
-    index that is out of range raises `IndexError`; none means a later epoch.
+    A training clip is a function of (seed, epoch, video name) and depends neither on the number of workers nor on the reading
+    order. `source` is epoch 0, `source.epoch(3)` is epoch 3, and `source.shuffled(num_epochs=30)` has the clips of 30 epochs,
+    each in its own order. An index out of range raises `IndexError` instead of continuing with the next epoch.
 
-    The trainer (`input_pipeline`) gives the same clips for the same names, seed, epoch and settings: the same frames, windows
-    and positions, and the same pixels but for the loss of its JPEG or H.264. Two things differ. It cuts videos longer than
-    `data.part_seconds` into several, and it excludes all damaged frames of a video, while a source excludes them only from
-    clips whose decoding meets the damage.
+    The trainer (`input_pipeline`) produces the same clips for the same names, seed, epoch and settings: the same frames,
+    windows and positions, and the same pixels up to JPEG or H.264 compression loss. There are two differences. The trainer
+    splits videos longer than `data.part_seconds`, and it excludes every damaged frame of a video, whereas a source excludes
+    damaged frames only from clips whose decoding meets them.
 
-    A source can be pickled and read by several threads; each access opens one file.
+    A source can be pickled and shared between threads. Each access opens one file.
 
     Args:
         videos: A folder with a subfolder per label, or a sequence of (path, label) pairs or of `Entry`s, such as a split of
-            `timesformer_jax.datasets.read_video_folder`, whose names are the trainer's. A label is a name or the number of a
-            class. A video's name is its path relative to the folder, or of a pair its path as given.
-        options: How clips are cut out of the videos.
-        seed: Of the training clips and of the order of epochs, at least 0.
-        views: The views of each video in evaluation; None for training clips.
-        label_names: Names of the classes in their order; by default those of the videos, sorted (of a list, numbers by value).
-        multi_label: A video may have any number of labels: pairs are (path, labels).
-        short_side: Frames with a longer short side are shrunk to this many pixels first; `options.short_side[0]` by default,
-            as in the trainer (`data.short_side`).
-        max_fps: Of videos with more frames a second only this many are kept (`data.max_fps`).
-        even_sides: Round the frames' sides down to even numbers, as the trainer's storage "h264" does.
+            `timesformer_jax.datasets.read_video_folder`, which uses the trainer's names. A label is a class name or a class
+            number. A video is named by its path relative to the folder, or, in a pair, by its path as given.
+        options: Sampling and cropping of the clips.
+        seed: Seed of the training clips and of the order of epochs, at least 0.
+        views: Views of each video in evaluation; None for training clips.
+        label_names: Class names in order; by default the sorted labels of the videos (numbers in a list sort by value).
+        multi_label: Whether a video may have any number of labels; pairs are then (path, labels).
+        short_side: Shrink frames with a longer short side to this many pixels first; `options.short_side[0]` by default, as in
+            the trainer (`data.short_side`).
+        max_fps: Thin videos with a higher frame rate to this rate (`data.max_fps`).
+        even_sides: Round the frames' sides down to even numbers, as the trainer does for its "h264" storage.
         cropped: Crop and scale on the host.
-        limits: What a video may have at most.
+        limits: Largest frame, duration and file size to accept.
 
     Attributes:
-        label_names: Names of the classes.
-        entries: The videos, in order.
+        label_names: Class names in order.
+        entries: The videos in order.
 
     Raises:
-        InputError: If the videos or labels can't be used. An access raises `UnreadableVideoError`, which names the file, if not
-            one of its frames can be decoded; `find_unreadable` looks for all such files.
+        InputError: If the videos or labels can't be used.
+        UnreadableVideoError: On access, naming the file, if none of its frames can be decoded. `find_unreadable` lists all
+            such files.
     """
 
     def __init__(
@@ -127,14 +129,14 @@ class ClipSource:
         return map(self.__getitem__, range(len(self)))
 
     def __repr__(self) -> str:
-        """The same for equal sources in all processes, since Grain compares it when a loader is restored."""
+        """Describe the source; equal sources have equal text in all processes, which Grain compares on restoring a loader."""
         names = [(entry.name, entry.labels, entry.start, entry.end) for entry in self.entries]
         digest = hashlib.blake2b(repr((names, self._settings)).encode(), digest_size=8).hexdigest()
         epochs = f"first_epoch={self._first_epoch}, num_epochs={self._num_epochs}, shuffled={self._is_shuffled}"
         return f"ClipSource(num_videos={len(self.entries)}, seed={self._seed}, {epochs}, digest={digest})"
 
     def epoch(self, epoch: int) -> "ClipSource":
-        """The clips of one epoch, in the order of the videos; `source` itself is epoch 0.
+        """Return a source of the clips of one epoch, in the order of the videos; `source` itself is epoch 0.
 
         Raises:
             InputError: If `epoch` is negative.
@@ -142,9 +144,9 @@ class ClipSource:
         return self._of_epochs(epoch, 1, shuffled=False)
 
     def shuffled(self, num_epochs: int, *, first_epoch: int = 0) -> "ClipSource":
-        """The clips of `num_epochs` epochs one after the other, each with every video once, in an order from (seed, epoch).
+        """Return a source of `num_epochs` consecutive epochs, each with every video once in an order from (seed, epoch).
 
-        A loader reads it from the first index to the last. Clip k is always the same one, so training resumes at any k.
+        A loader reads it from the first index to the last. Item k is always the same clip, so training can resume at any k.
 
         Raises:
             InputError: If `num_epochs` is less than 1 or `first_epoch` is negative.
@@ -153,19 +155,22 @@ class ClipSource:
 
     def _of_epochs(self, first: int, count: int, *, shuffled: bool) -> "ClipSource":
         if first < 0 or count < 1:
-            raise InputError(f"Epochs begin with 0, and there must be at least one: got {count} from epoch {first} on.")
+            raise InputError(f"Epochs begin with 0, and there must be at least one: got {count} starting at epoch {first}.")
         other = copy.copy(self)
         other._first_epoch, other._num_epochs, other._is_shuffled = operator.index(first), operator.index(count), shuffled
         return other
 
     def find_unreadable(self, num_threads: int | None = None) -> dict[str, str]:
-        """Decode every video to its end; returns name -> reason for those of which no frame can be used.
+        """Decode every video to its end to find those without a usable frame.
 
-        Damaged videos of which some frames can be decoded are used, and logged. Nothing is skipped by itself:
-        `source.without(source.find_unreadable())` does that.
+        Damaged videos with some decodable frames remain usable and are logged. Unreadable videos are not skipped automatically:
+        pass the result to `without` to exclude them.
 
         Args:
-            num_threads: Videos that are decoded at once; one per core by default.
+            num_threads: Number of videos to decode at once; one per core by default.
+
+        Returns:
+            A dict from the name of each unreadable video to the reason.
         """
 
         def reason(entry: Entry) -> str | None:
@@ -181,16 +186,16 @@ class ClipSource:
         return {entry.name: reason for entry, reason in found if reason is not None}
 
     def without(self, names: Collection[str]) -> "ClipSource":
-        """The same source without the videos of these names; the labels keep their numbers.
+        """Return the same source without the videos of these names; the labels keep their numbers.
 
         Raises:
             InputError: If a name is unknown, or no video is left.
         """
         if unknown := set(names) - {entry.name for entry in self.entries}:
-            raise InputError(f"There is no video named {sorted(unknown)[0]!r} to leave out.")
+            raise InputError(f"There is no video named {sorted(unknown)[0]!r} to exclude.")
         kept = [number for number, entry in enumerate(self.entries) if entry.name not in names]
         if not kept:
-            raise InputError(f"No video is left without the {len(names)} given.")
+            raise InputError(f"Excluding the {len(names)} given videos leaves none.")
         other = copy.copy(self)
         other.entries, other._labels = [self.entries[number] for number in kept], [self._labels[number] for number in kept]
         return other
@@ -227,7 +232,7 @@ class ClipSource:
 def _read(
     videos: str | os.PathLike[str] | Sequence[Any], label_names: tuple[str, ...] | None
 ) -> tuple[list[Entry], tuple[str, ...]]:
-    """The videos, each with its own name, and the names of the classes, which may be given."""
+    """Return the videos, which have distinct names, and the class names: `label_names` if given, else those of the videos."""
     if isinstance(videos, str | os.PathLike):
         entries, notes = entries_of_folder(Path(videos).expanduser())
         if not entries:
@@ -252,7 +257,7 @@ def _read(
 
 
 def _named(entries: Sequence[Entry], label_names: Sequence[str]) -> list[Entry]:
-    """Entries whose labels are numbers, with the names of these."""
+    """Replace the class numbers in the entries' labels by class names."""
     for entry in entries:
         if wrong := [label for label in entry.labels if int(label) >= len(label_names)]:
             raise InputError(f"{entry.name} has the label {wrong[0]}, but there are {len(label_names)} label_names.")
@@ -260,13 +265,13 @@ def _named(entries: Sequence[Entry], label_names: Sequence[str]) -> list[Entry]:
 
 
 def _numbers(entries: Sequence[Entry], label_names: Sequence[str], *, multi_label: bool) -> list[tuple[int, ...]]:
-    """Each video's classes by their numbers."""
+    """Convert each video's labels to class numbers."""
     numbers = {name: number for number, name in enumerate(label_names)}
     if len(numbers) < len(label_names):
-        raise InputError(f"label_names must differ from each other, got {', '.join(label_names)}.")
+        raise InputError(f"label_names must be unique, got {', '.join(label_names)}.")
     for entry in entries:
         if unknown := [label for label in entry.labels if label not in numbers]:
-            raise InputError(f"{entry.name} has the label {unknown[0]!r}, which label_names lacks.")
+            raise InputError(f"{entry.name} has the label {unknown[0]!r}, which is not in label_names.")
         if not multi_label and len(entry.labels) != 1:
-            raise InputError(f"{entry.name} must have one label, it has {len(entry.labels)}: pass multi_label=True.")
+            raise InputError(f"{entry.name} has {len(entry.labels)} labels instead of one: pass multi_label=True.")
     return [tuple(numbers[label] for label in entry.labels) for entry in entries]

@@ -1,4 +1,4 @@
-"""Video files -> RGB frames, by PyAV (any container and codec that FFmpeg reads)."""
+"""Decoding of video files into RGB frames with PyAV (any container and codec that FFmpeg reads)."""
 
 import errno
 import logging
@@ -20,7 +20,18 @@ log = logging.getLogger("timesformer_jax")
 
 
 class VideoFile:
-    """An open video: `fps`, the frames one after the other, and how many places turned out damaged on the way."""
+    """An open video file: its frame rate, its frames in order, and a count of the damage met while decoding.
+
+    Args:
+        path: The file.
+        limits: Largest frame, duration and file size to accept.
+
+    Attributes:
+        fps: Frames per second, on average.
+        num_damaged: Damaged packets and frames met so far by the latest `frames`. Only the damaged frames are lost.
+        num_decoded: Frames decoded without error so far by the latest `frames`.
+        shown: Presentation time of the latest decoded frame, in seconds from the first frame.
+    """
 
     def __init__(self, path: str | Path, limits: Limits = DEFAULT_LIMITS):
         self._path, self._limits = path, limits
@@ -31,12 +42,9 @@ class VideoFile:
         self._timeline = read_timeline(self._packets(), self._stream, jumps_ahead=self._jumps_ahead)
         limits.check_seconds(path, self._timeline.seconds)
         self.fps = self._timeline.fps
-        self.num_damaged = 0  # what is damaged is met again
-        """Damaged packets and frames met so far by the latest `frames`. Damage costs those places only; the rest is kept."""
+        self.num_damaged = 0  # decoding meets the same damage again
         self.num_decoded = 0
-        """Good frames met so far by the latest `frames`."""
         self.shown = 0.0
-        """When the latest decoded frame is shown, in seconds from the first."""
 
     def _open(self) -> None:
         try:
@@ -48,12 +56,12 @@ class VideoFile:
         if stream is None or stream.disposition & type(stream.disposition).attached_pic:
             container.close()
             raise UnreadableVideoError(
-                self._path, "it has no video stream" if stream is None else "its only picture is a cover"
+                self._path, "it has no video stream" if stream is None else "its only image is cover art"
             )
         if stream.codec_context is None:
             container.close()
             raise UnreadableVideoError(self._path, "FFmpeg doesn't know its codec")
-        stream.thread_type = "SLICE"  # threads over frames would swallow the errors of damaged ones
+        stream.thread_type = "SLICE"  # frame threading would hide the errors of damaged frames
         self._container, self._stream = container, stream
         self._size_is_unknown = not stream.codec_context.width
 
@@ -69,21 +77,28 @@ class VideoFile:
         span: tuple[float, float] | None = None,
         even: bool = False,
     ) -> Iterator[UInt8[ndarray, "H W 3"]]:
-        """Every frame in order, RGB uint8; frames with a short side above `max_short_side` are shrunk to it.
+        """Yield the frames in order, as RGB.
 
-        `only`: the indices of those that are wanted (all by default); the others are decoded, since frames build on each
-        other, but not converted. `span`: first second and the second where it ends; indices count from its first frame.
-        `even`: height and width are rounded down to even ones.
+        All frames have the size of the first one, even if the stream changes its resolution midway. Rotation and mirroring
+        that the file records, as phones do, are applied.
 
-        All have the first frame's size, also where the stream changes its own midway, and stand upright where a phone was held
-        sideways, or has mirrored them, and says so.
+        Args:
+            max_short_side: Shrink frames with a longer short side to this many pixels; None to keep their size.
+            only: Indices of the frames to yield, all by default. The others are decoded, since frames depend on each other,
+                but not converted.
+            span: Interval [begin, end) in seconds to decode; None for the whole video. Indices count from its first frame.
+            even: Round height and width down to even numbers.
 
-        Raises `UnreadableVideoError` where not one frame can be decoded.
+        Yields:
+            Frames as uint8 `[H, W, 3]`.
+
+        Raises:
+            UnreadableVideoError: If no frame can be decoded.
         """
         from av.video.reformatter import Interpolation, VideoReformatter
 
         self.num_decoded = self.num_damaged = 0
-        # One reformatter for all frames: `frame.to_ndarray` makes a new one each time, 20 times slower.
+        # `frame.to_ndarray` would make a new reformatter per frame, which is 20 times slower.
         reformatter = VideoReformatter()
         size = None
         for frame in self._decoded(span):
@@ -98,7 +113,7 @@ class VideoFile:
             try:
                 rgb = reformatter.reformat(frame, *size, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
                 rgb = _upright(rgb, frame)
-            except Exception as error:  # a file may make any of the libraries raise anything; it costs this frame
+            except Exception as error:  # a damaged file can make the libraries raise anything; only this frame is lost
                 self._note_damage(error)
                 continue
             self.num_decoded += 1
@@ -109,34 +124,34 @@ class VideoFile:
             raise UnreadableVideoError(self._path, f"it holds no frame that can be decoded{where}{large}")
 
     def count_packets(self) -> int:
-        """How many frames the packets promise, without decoding any."""
+        """Number of frames that the packets announce, without decoding any."""
         return self._timeline.num_frames
 
     @property
     def count_is_certain(self) -> bool:
-        """Whether `count_packets` is the number of frames, unless some are damaged."""
+        """True if `count_packets` is the number of frames, unless some are damaged."""
         return self._timeline.certain
 
     @property
     def seconds(self) -> float | None:
-        """How long the video is, by its timestamps."""
+        """Duration in seconds, by the timestamps."""
         return self._timeline.seconds
 
     @property
     def times(self) -> Float[ndarray, "num_frames"]:
-        """When each frame is shown, in seconds from the first; empty unless frames can be found by their times."""
+        """Presentation time of each frame, in seconds from the first; empty if frames can't be located by their times."""
         return self._timeline.times
 
     def entry_point(self, second: float) -> float:
-        """Second from which `frames` decodes for a span that begins at `second`."""
+        """Second at which `frames` starts decoding for a span that begins at `second`."""
         key = self._timeline.key_before(second)
         return 0.0 if key is None else key.time - self._timeline.first
 
     seek_cost = 16
-    """Frames that are decoded in the time that a seek takes, roughly."""
+    """Cost of a seek, as the approximate number of frames that could be decoded in the same time."""
 
     def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
-        """The frames of `span`, or all."""
+        """Yield PyAV's frames within `span`, all by default."""
         key = None if span is None else self._timeline.key_before(span[0])
         packets = self._from_start() if key is None else self._from_key(key)
         clock, checked = Clock(self._timeline, self._jumps_ahead), None
@@ -161,7 +176,7 @@ class VideoFile:
                     yield frame
 
     def _from_start(self) -> Iterator[Any]:
-        """All packets, and the empty one that ends the decoder's delay."""
+        """Yield all packets and the empty one that flushes the decoder."""
         pts, dts, size = self._timeline.head
         if self._seek(pts if dts is None else dts):
             packets = self._packets(flush=True)
@@ -174,9 +189,9 @@ class VideoFile:
         yield from self._packets(flush=True)
 
     def _from_key(self, key: Key) -> Iterator[Any]:
-        """The packets from a key frame on; all packets if seeking doesn't get there."""
+        """Yield the packets starting at a key frame, or all packets if seeking doesn't reach it."""
         packets = self._packets(flush=True) if self._seek(key.pts if key.dts is None else key.dts) else iter(())
-        for packet in packets:  # seeking may land before it, by any distance
+        for packet in packets:  # seeking may land any distance before the key frame
             if packet.is_keyframe and packet.pts == key.pts:
                 yield packet
                 yield from packets
@@ -187,12 +202,12 @@ class VideoFile:
         yield from self._packets(flush=True)
 
     def _seek(self, stamp: int | None) -> bool:
-        """Go to a timestamp of the stream, or before it; False if the file can't."""
+        """Seek to a timestamp of the stream, or before it; returns False if the file doesn't support it."""
         if stamp is None:
             return False
         try:
             self._container.seek(stamp, stream=self._stream)
-        except Exception:  # whatever the demuxer says, the file can still be read from its start
+        except Exception:  # whatever the demuxer raises, the file can still be read from its start
             return False
         return True
 
@@ -201,7 +216,7 @@ class VideoFile:
         self._open()
 
     def _packets(self, *, flush: bool = False) -> Iterator[Any]:
-        """The stream's packets from here to where the container ends or breaks off; with `flush` the empty one at the end."""
+        """Yield the packets from here until the container ends or breaks off, with `flush` also the final empty one."""
         failures = num_bytes = 0
         while True:
             try:
@@ -213,47 +228,51 @@ class VideoFile:
                     if packet.size or flush:
                         yield packet
                 return
-            except IndexError:  # another stream has appeared midway, which PyAV doesn't know
+            except IndexError:  # PyAV doesn't know streams that appear midway
                 failures += 1
                 if failures > MOST_FAILURES:
                     return
             except OverLimitError:
                 raise
-            except Exception as error:  # the container breaks off here: what came before stays
+            except Exception as error:  # the container breaks off here; earlier packets stay valid
                 self._note_damage(error)
                 return
 
     def _note_damage(self, error: Exception, path: Path | None = None) -> None:
-        """Count a damaged place of the file, or of `path`, one of its pictures; raises a `ReadError` if none is damaged."""
+        """Count one damaged place in the file, or in `path`, one of its images.
+
+        Raises:
+            ReadError: If the system is at fault rather than the file.
+        """
         check_disk(error, path or self._path)
         self.num_damaged += 1
         log.debug("%s: %s: %s", self._path, type(error).__name__, error)
 
 
 MOST_FAILURES = 10_000
-"""Packets in a row that can't be read, after which a file counts as ended."""
+"""Consecutive unreadable packets after which the file is considered ended."""
 
 
 def _upright(rgb: np.ndarray, frame: Any) -> np.ndarray:
-    """The pixels of a frame turned and mirrored as its display matrix says: (x, y) is shown at (a x + c y, b x + d y)."""
+    """Rotate and mirror a frame by its display matrix, which shows (x, y) at (a x + c y, b x + d y)."""
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV 18 doesn't know all kinds, such as EXIF's, and then gives none of them
+    except ValueError:  # PyAV 18 returns no side data at all if it doesn't know one kind, such as EXIF
         return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
     if matrix is None:
         return rgb
     a, b, _, c, d, *_ = memoryview(matrix).cast("B").cast("i").tolist()
-    # The angle is that of the rows. Where it isn't the columns' too, they were upside down before the turn.
+    # `frame.rotation` is the angle of the rows. If that of the columns differs, the frame was flipped before the rotation.
     mirrored = a * d - b * c < 0
     return np.ascontiguousarray(np.rot90(rgb[::-1] if mirrored else rgb, round(frame.rotation / 90) % 4))  # counter-clockwise
 
 
 PICTURE_FORMATS = re.compile("image2|apng|ico|tty|bin|xbin|adf|idf|.+_pipe")
-"""FFmpeg's formats of images and of text that it draws: files that hold no video, though it gives them a video stream."""
+"""FFmpeg formats of images and of text that it renders: not videos, although FFmpeg gives them a video stream."""
 
 
 def has_video_stream(path: str | Path) -> bool:
-    """Whether a file is a video, by its container's header: no frame of it is promised."""
+    """Return True if the container's header announces a video; its frames may still turn out undecodable."""
     try:
         with open_container(path, DEFAULT_LIMITS) as container:
             names = container.format.name.split(",")
@@ -261,16 +280,16 @@ def has_video_stream(path: str | Path) -> bool:
             if stream is None or stream.disposition & type(stream.disposition).attached_pic:
                 return False
             return stream.width > 0 and not any(PICTURE_FORMATS.fullmatch(name) for name in names)
-    except Exception as error:  # a file may make the libraries raise anything
+    except Exception as error:  # a damaged file can make the libraries raise anything
         check_disk(error, path)
         log.debug("%s: %s: %s", path, type(error).__name__, error)
         return False
 
 
 def check_disk(error: Exception, path: str | Path) -> None:
-    """Raise a `ReadError` if reading failed for want of descriptors, or since the disk can't be read.
+    """Raise a `ReadError` if reading failed because file descriptors ran out or the disk can't be read.
 
-    FFmpeg also uses the system's numbers for damage: then the file itself can be read.
+    FFmpeg also uses the system's error numbers for damaged files. To tell these apart, the file is read to its end.
     """
     number = getattr(error, "errno", None)
     if type(error).__module__.startswith("av.") and number not in (errno.EMFILE, errno.ENFILE):

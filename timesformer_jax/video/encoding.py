@@ -1,6 +1,6 @@
-"""RGB frames -> a list of bytes, one for each frame, and back: JPEG pictures, or H.264 with a key frame every few frames.
+"""Storage of RGB frames as one bytes object each: JPEG images, or H.264 with a key frame every few frames.
 
-Frame i is entry i of the list, so that reading a clip touches its own frames and nothing else.
+Frame i is entry i of the list, so reading a clip touches only the frames that it needs.
 """
 
 import threading
@@ -12,7 +12,7 @@ from timesformer_jax._typing import UInt8, ndarray
 
 
 def encode_jpeg(frames: Iterable[UInt8[ndarray, "H W 3"]], *, quality: int) -> list[bytes]:
-    """A JPEG picture of each frame; `quality` from 1 to 95, as in libjpeg."""
+    """Encode each frame as a JPEG image; `quality` is from 1 to 95, as in libjpeg."""
     import io
 
     from PIL import Image
@@ -26,10 +26,15 @@ def encode_jpeg(frames: Iterable[UInt8[ndarray, "H W 3"]], *, quality: int) -> l
 
 
 def encode_h264(frames: Iterable[UInt8[ndarray, "H W 3"]], *, key_frame_every: int, crf: int) -> list[bytes]:
-    """An H.264 packet of each frame, of even height and width; every `key_frame_every`th stands alone (0, n, 2n, ...).
+    """Encode each frame as an H.264 packet, tuned for fast decoding.
 
-    Frames refer backwards only, and each key frame repeats the stream's headers: joined together the packets are a stream that
-    players know as .h264. `crf`: x264's constant rate factor, lower is better. Tuned for fast decoding.
+    Frames refer backwards only, and each key frame repeats the stream's headers, so the concatenated packets are a playable
+    .h264 stream.
+
+    Args:
+        frames: Frames of even height and width.
+        key_frame_every: Distance n between key frames, which can be decoded on their own (0, n, 2n, ...).
+        crf: x264's constant rate factor; lower is better.
     """
     import av
 
@@ -43,7 +48,7 @@ def encode_h264(frames: Iterable[UInt8[ndarray, "H W 3"]], *, key_frame_every: i
             encoder.pix_fmt = "yuv420p"
             encoder.framerate, encoder.time_base = Fraction(30), Fraction(1, 30)
             encoder.options = {"crf": str(crf), "preset": "medium", "tune": "fastdecode", "bf": "0", "x264-params": settings}
-            encoder.thread_count = 1  # videos are encoded side by side
+            encoder.thread_count = 1  # videos are encoded in parallel
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
         picture.pts = number
         packets += map(bytes, encoder.encode(picture))
@@ -51,7 +56,7 @@ def encode_h264(frames: Iterable[UInt8[ndarray, "H W 3"]], *, key_frame_every: i
 
 
 def packets_needed(indices: Sequence[int], key_frame_every: int) -> list[int]:
-    """Which packets have to be decoded for the frames `indices` (ascending, each once), in order."""
+    """Return the packets to decode, in order, for the frames `indices` (ascending, without duplicates)."""
     needed: list[int] = []
     for index in indices:
         key = index - index % key_frame_every
@@ -61,14 +66,14 @@ def packets_needed(indices: Sequence[int], key_frame_every: int) -> list[int]:
 
 
 class _Decoder(threading.local):
-    """A decoder and a reformatter for each thread, for all its clips: making new ones takes as long as a frame does."""
+    """Decoder and reformatter of a thread, reused because creating them takes as long as decoding a frame."""
 
     def __init__(self) -> None:
         import av
         from av.video.reformatter import VideoReformatter
 
         self.codec: Any = av.CodecContext.create("h264", "r")
-        self.codec.thread_count = 1  # clips are decoded side by side
+        self.codec.thread_count = 1  # clips are decoded in parallel
         self.reformatter = VideoReformatter()
 
 
@@ -76,9 +81,15 @@ _decoder: _Decoder | None = None
 
 
 def decode_h264(packets: Sequence[bytes], numbers: Sequence[int], indices: Sequence[int]) -> list[UInt8[ndarray, "H W 3"]]:
-    """The frames `indices` out of `packets`, which are those of `packets_needed`; `numbers` says which packet is whose.
+    """Decode the frames `indices` from the packets that `packets_needed` lists.
 
-    Raises `ValueError` where a frame doesn't come out: the packets are damaged.
+    Args:
+        packets: The encoded packets.
+        numbers: Frame number of each packet.
+        indices: Frames to return, ascending.
+
+    Raises:
+        ValueError: If a frame can't be decoded because the packets are damaged.
     """
     global _decoder
     import av

@@ -1,4 +1,4 @@
-"""Listed videos: an entry per video, read from a folder of labels or from pairs, and the frames of it that are kept."""
+"""Entries of listed videos, read from a folder of labels or from pairs, and the selection of frames to keep."""
 
 import dataclasses
 import math
@@ -19,9 +19,15 @@ from timesformer_jax.video.finding import SPLIT_LIKE, FolderContents, labelled_v
 class Entry:
     """One video of a split.
 
-    `name` is unique in its split. `path` is a file, or a folder of pictures (its frames in order of their names, at `fps`
-    frames per second). `start` and `end` in seconds cut a piece out of it. `perhaps_cut`: the file may be that piece already,
-    and is where it is no longer, by a second at most; only the data set's reader can know whether people keep it so.
+    Attributes:
+        name: Name, unique in its split.
+        path: A video file, or a folder of images that are the frames in the order of their names.
+        labels: Names of the labels.
+        start: First second of the segment to use; None for the whole video.
+        end: Second at which the segment ends; None for the whole video.
+        fps: Frames per second of a folder of images.
+        perhaps_cut: Whether files of the data set are often kept already cut to the segment. If so, a file that is at most a
+            second longer than the segment is used whole.
     """
 
     name: str
@@ -33,7 +39,7 @@ class Entry:
     perhaps_cut: bool = False
 
     def span(self, seconds: float | None) -> tuple[float, float] | None:
-        """What to cut out of a file that lasts `seconds`: None if all of it, since it is the piece already."""
+        """Return the (start, end) to read from a file of `seconds` seconds; None to read all of it."""
         if self.start is None or self.end is None:
             return None
         is_piece = self.perhaps_cut and seconds is not None and seconds <= self.end - self.start + 1
@@ -41,7 +47,10 @@ class Entry:
 
 
 class KeptFrames:
-    """Frames of a video that are kept so that `share` of them remain, evenly: 0, and whenever a whole one has come up."""
+    """Evenly spaced subset of frames, a fraction `share` of all.
+
+    Keeps frame 0 and every frame at which `index * share` reaches a new whole number.
+    """
 
     def __init__(self, share: float):
         self.share = share
@@ -50,7 +59,7 @@ class KeptFrames:
         return index == 0 or math.floor(index * self.share) > math.floor((index - 1) * self.share)
 
     def among(self, num_frames: int) -> Int[ndarray, "kept"]:
-        """The indices below `num_frames` that are kept."""
+        """Return the kept indices below `num_frames`."""
         indices = np.arange(num_frames)
         if self.share >= 1:
             return indices
@@ -58,7 +67,7 @@ class KeptFrames:
 
 
 def entries_of_folder(folder: Path) -> tuple[list[Entry], tuple[str, ...]]:
-    """An entry per video file below a folder, labelled by the subfolder it is in, and notes about what is skipped.
+    """Read an entry per video file below a folder, labelled by its subfolder, and notes about skipped files.
 
     Raises:
         InputError: If there is no such folder, or its subfolders are splits.
@@ -66,8 +75,8 @@ def entries_of_folder(folder: Path) -> tuple[list[Entry], tuple[str, ...]]:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "doesn't exist"
         raise InputError(
-            f"{folder} {what}: give a folder with a subfolder per label, or entries or (path, label) pairs, as the readers of "
-            "timesformer_jax.datasets return them."
+            f"{folder} {what}: give a folder with a subfolder per label, or entries or (path, label) pairs, such as those "
+            "that the readers of timesformer_jax.datasets return."
         )
     contents = FolderContents(folder)
     found = labelled_videos(contents, folder)
@@ -79,20 +88,22 @@ def entries_of_folder(folder: Path) -> tuple[list[Entry], tuple[str, ...]]:
 
 
 def entries_of_list(videos: Sequence[Any]) -> tuple[list[Entry], int]:
-    """Entries as they are; of (path, label) and (path, labels) pairs, entries whose names are the paths as given.
+    """Convert a list of entries, (path, label) pairs and (path, labels) pairs to entries.
+
+    Entries stay as they are. A pair's path as given becomes the entry's name.
 
     Returns:
-        The entries, and how many classes there are at least if labels are the numbers of classes, else 0.
+        The entries, and the smallest possible number of classes if labels are class numbers, else 0.
 
     Raises:
-        InputError: If something is neither, or some labels are numbers and others names.
+        InputError: If an item is neither an entry nor a pair, or if class numbers and class names are mixed.
     """
     read = [(video, video.labels) if isinstance(video, Entry) else _read_pair(video) for video in videos]
     labels = [label for _, those in read for label in those]
     numbers = [label for label in labels if not isinstance(label, str)]
     if numbers and len(numbers) < len(labels):
         name = next(label for label in labels if isinstance(label, str))
-        raise InputError(f"Some labels are numbers, as {numbers[0]}, and others are names, as {name!r}: give all in one way.")
+        raise InputError(f"Labels mix numbers such as {numbers[0]} with names such as {name!r}: use one or the other.")
     entries = [
         video if isinstance(video, Entry) else Entry(name=_name(video), path=video, labels=tuple(map(str, those)))
         for video, those in read
@@ -105,7 +116,7 @@ def _name(path: Path) -> str:
 
 
 def _read_pair(pair: Any) -> tuple[Path, tuple[Any, ...]]:
-    """A video's path and its labels, names as UTF-8 or numbers."""
+    """Return a video's path and its labels, as UTF-8 names or class numbers."""
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str | os.PathLike):
         raise InputError(f"Expected an Entry or a pair of a path and its label, got {pair!r}.")
     path, labels = pair

@@ -1,14 +1,14 @@
-"""Kinds of files, by their suffix and their first bytes."""
+"""File types by suffix and by first bytes."""
 
 VIDEO_SUFFIXES = frozenset(
     {".3g2", ".3gp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v"}
     | {".mk3d", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm"}
     | {".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".xvid", ".y4m"}
 )
-"""Files with one of these are videos, or broken ones; files with an unknown suffix are opened to find out."""
+"""Suffixes of videos, which may be broken. Files with an unknown suffix are opened to find out."""
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-"""Frames of a video that is kept as a folder of pictures."""
+"""Suffixes of the frames of a video that is stored as a folder of images."""
 
 NOT_VIDEO_SUFFIXES = frozenset(
     PICTURE_SUFFIXES
@@ -22,12 +22,12 @@ NOT_VIDEO_SUFFIXES = frozenset(
     | {".db", ".dll", ".exe", ".h5", ".hdf5", ".mat", ".npy", ".npz", ".onnx", ".parquet", ".pickle", ".pkl", ".pt"}
     | {".pth", ".pyc", ".pyth", ".safetensors", ".so", ".sqlite", ".tfrecord"}
 )
-"""Images, text, sound, archives and data: never opened as a video in search of videos."""
+"""Suffixes of images, text, audio, archives and data, which the search for videos never opens."""
 
 
 def holds_text(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is text: FFmpeg would draw it, or open the files that a playlist names.
+    """Return True if a file that begins with these bytes is text, which FFmpeg would render, or follow if it is a playlist.
 
-    Raw video in YUV4MPEG begins with a line of text and is none.
+    Raw YUV4MPEG video begins with a line of text but isn't text.
     """
     return not head.startswith(b"YUV4MPEG2") and not any(byte < 32 and byte not in b"\t\n\f\r\x1b" for byte in head)

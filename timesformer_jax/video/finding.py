@@ -1,4 +1,4 @@
-"""Videos of a folder, and an account of everything else in it."""
+"""Search for the videos below a folder, with a tally of everything that is skipped."""
 
 import os
 import re
@@ -13,10 +13,10 @@ from timesformer_jax.printable import as_utf8, printable
 from timesformer_jax.video.files import NOT_VIDEO_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES, holds_text
 
 PROBES = 16
-"""Files of one unknown suffix that are opened to see whether they are videos; if most are, all others count as videos."""
+"""Files to open per unknown suffix to see whether they are videos. If most are, the other files count as videos too."""
 
 MAX_PROBES = 256
-"""Files of unknown suffixes that are opened in one folder, all suffixes together."""
+"""Files with unknown suffixes to open in one folder, over all suffixes."""
 
 EXAMPLES = 3
 
@@ -30,11 +30,11 @@ SPECIAL = "pipes, sockets or devices"
 LOOSE = "videos outside any label's folder"
 
 SPLIT_LIKE = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
-"""If a folder's only labels are among these, they are splits by another name."""
+"""Folder names of splits: a folder whose labels are all among these holds splits, not labels."""
 
 
 class Tally:
-    """Counts what is skipped, by kind, with a few examples."""
+    """Count of skipped files by kind, with a few examples of each."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, list[str]]] = {}
@@ -47,37 +47,37 @@ class Tally:
         self._found[kind] = count + 1, examples
 
     def notes(self, without: Collection[str] = ()) -> tuple[str, ...]:
-        """A printable line per kind, except those of `without`: "Skipped links that lead nowhere: 2 (a.mp4, b.mp4)."."""
+        """Return a printable line per kind not in `without`: "Skipped links that lead nowhere: 2 (a.mp4, b.mp4)."."""
         found = {kind: found for kind, found in self._found.items() if kind not in without}
         return tuple(f"Skipped {kind}: {count} ({show(examples, count)})." for kind, (count, examples) in found.items())
 
 
 def show(examples: Collection[str], count: int) -> str:
-    """The first examples of `count`, printable, with commas between."""
+    """Join the first few of `count` examples with commas, in printable form."""
     shown = [printable(name) for name in examples][:EXAMPLES]
     return ", ".join(shown) + (", ..." if count > len(shown) else "")
 
 
 class FolderContents:
-    """Files below a folder, by one walk; no video is decoded.
+    """Files below a folder, found in one walk without decoding any video.
 
-    Links to files and folders are followed. A folder that several paths lead to is read once, by a path without links if there
-    is one, which also ends loops. Hidden files and folders are skipped, except for names of dots alone ("...").
+    Links to files and folders are followed. A folder that is reachable by several paths is read once, by a path without links
+    if there is one, so cycles of links end. Hidden files and folders are skipped, except for names made of dots alone ("...").
 
-    Files with a suffix of `VIDEO_SUFFIXES` are videos, those of `NOT_VIDEO_SUFFIXES` aren't. Of every other suffix the first
-    `PROBES` files are opened.
+    Files with a suffix in `VIDEO_SUFFIXES` are videos and those with one in `NOT_VIDEO_SUFFIXES` aren't. For every other
+    suffix, the first `PROBES` files are opened.
 
     Args:
-        folder: where to begin.
-        ignore: names of folders directly in it that aren't entered.
-        frame_folders: names of folders anywhere that are taken for the frames of a video if they hold an image.
-        base: what names are relative to, `folder` by default.
+        folder: Folder to walk.
+        ignore: Names of direct subfolders to skip.
+        frame_folders: Names of folders, at any depth, that count as the frames of one video if they contain an image.
+        base: Folder that names are relative to, `folder` by default.
 
     Attributes:
-        videos: sorted paths.
-        frame_folders: paths of the folders of images, sorted.
-        broken_links: names of links that lead nowhere and may have been videos.
-        skipped: a `Tally` of everything else.
+        videos: Sorted paths of the videos.
+        frame_folders: Sorted paths of the folders of images.
+        broken_links: Names of broken links that may have been videos.
+        skipped: `Tally` of everything else.
     """
 
     def __init__(
@@ -110,21 +110,21 @@ class FolderContents:
             self.skipped.add(BROKEN_LINKS, name)
 
     def name(self, path: str | Path) -> str:
-        """A path relative to the base, with forward slashes."""
+        """Return a path relative to the base, with forward slashes."""
         return os.fspath(path).removeprefix(self._prefix).replace(os.sep, "/")
 
     def walk_order(self, path: Path) -> list[tuple[bool, str]]:
-        """Sorts paths as a walk meets them: a folder's files, then its folders, each by name."""
+        """Sort key for the order of a walk: the files of a folder, then its subfolders, each by name."""
         *folders, name = self.name(path).split("/")
         return [*((True, folder) for folder in folders), (False, name)]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was skipped, a line per kind."""
+        """A line per kind of skipped file."""
         return self.skipped.notes()
 
     def _files(self) -> Iterator[str]:
-        """Regular files; everything else is entered, or noted."""
+        """Yield regular files; folders are entered and everything else is tallied."""
         pending, linked, seen = deque([self._folder]), deque[str](), set()
         while pending or linked:
             where = pending.popleft() if pending else linked.popleft()
@@ -160,7 +160,7 @@ class FolderContents:
                     self.broken_links.append(self.name(entry.path))
 
     def _probe(self, unknown: dict[str, list[str]]) -> list[str]:
-        """Those files of unknown suffixes that are videos."""
+        """Return the files with unknown suffixes that are videos."""
         videos, opened = [], 0
         for suffix in sorted(unknown):
             paths = sorted(unknown[suffix])
@@ -181,15 +181,15 @@ class FolderContents:
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """Every video file in a folder or deeper, sorted: the `videos` of its `FolderContents`."""
+    """List every video file below a folder, sorted: the `videos` of its `FolderContents`."""
     return FolderContents(folder).videos
 
 
 def labelled_videos(contents: FolderContents, folder: Path) -> list[tuple[Path, str]]:
-    """(file, label) of every video in a label's folder or deeper; others are counted as skipped.
+    """List (file, label) of every video below a label's folder; other videos are counted as skipped.
 
     Raises:
-        InputError: If two folders' names are the same label once written as UTF-8.
+        InputError: If the names of two folders are the same label once encoded as UTF-8.
     """
     found, folders = [], dict[str, str]()
     for path in contents.videos:
@@ -205,7 +205,7 @@ def labelled_videos(contents: FolderContents, folder: Path) -> list[tuple[Path, 
 
 
 def is_frame_folder(path: str | Path) -> bool:
-    """Whether a folder directly holds an image."""
+    """Return True if a folder directly contains an image."""
     try:
         with os.scandir(path) as inside:
             return any(os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES for entry in inside if entry.name[0] != ".")
@@ -219,7 +219,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is(entry: Any, what: str) -> bool:
-    """`entry.is_dir()` or `entry.is_file()`; False for a link that can't be followed."""
+    """Call `entry.is_dir()` or `entry.is_file()`; returns False for a link that can't be followed."""
     try:
         return getattr(entry, what)()
     except OSError as error:
@@ -228,7 +228,7 @@ def _is(entry: Any, what: str) -> bool:
 
 
 def _holds_video(path: str) -> bool:
-    """Whether FFmpeg finds a video stream in a file: text and other files known by their first bytes aren't opened."""
+    """Return True if FFmpeg finds a video stream in a file; text and empty files are never passed to FFmpeg."""
     from timesformer_jax.video.decoding import has_video_stream
 
     try:

@@ -1,4 +1,4 @@
-"""A video as a folder of pictures, one a frame."""
+"""Videos stored as a folder of images, one per frame."""
 
 import math
 import re
@@ -16,7 +16,7 @@ from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, OverLimitError
 
 
 class FrameFolder(VideoFile):
-    """A video as a folder of pictures, in the order of their names (frame9 before frame10)."""
+    """A video stored as a folder of images, in the natural order of their names (frame9 before frame10)."""
 
     def __init__(self, path: Path, fps: float, limits: Limits = DEFAULT_LIMITS):
         self._path, self._limits, self._size_is_unknown = path, limits, False
@@ -54,7 +54,7 @@ class FrameFolder(VideoFile):
         pass
 
     def _picture_at(self, second: float) -> int:
-        """The first picture that is shown at `second` or later."""
+        """Index of the first image shown at `second` or later."""
         return len(self._pictures) if second == math.inf else math.ceil((second - 1e-6) * self.fps)
 
     def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
@@ -67,12 +67,12 @@ class FrameFolder(VideoFile):
                     frame = next(container.decode(video=0))
             except OverLimitError:
                 raise
-            except Exception as error:  # whatever is wrong with it, it costs this frame alone
+            except Exception as error:  # whatever is wrong with the image, only this frame is lost
                 self._note_damage(error, picture)
                 continue
             yield frame
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts numbers in names by their value."""
+    """Sort key that orders the numbers in names by value."""
     return [(int(part), part) if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]

@@ -1,4 +1,4 @@
-"""Frames of video files by their numbers: those that prepared data would hold, read from the file itself."""
+"""Reading of frames by number directly from video files: the same frames that prepared data would hold."""
 
 import contextlib
 import itertools
@@ -19,29 +19,34 @@ from timesformer_jax.video.views import Video, Windows
 log = logging.getLogger("timesformer_jax")
 
 Plan = Callable[[Video], Windows]
-"""A video's facts -> what to decode of it."""
+"""Function from a video's facts to the windows to decode."""
 
 
 class _Measured(NamedTuple):
-    """A video as prepared data would hold it, and the number in its file of the first frame of its span."""
+    """Facts of a video from its packets.
+
+    Attributes:
+        video: The video as prepared data would hold it.
+        first: Index in the file of the first frame of the entry's span.
+    """
 
     video: Video
     first: int
 
 
 class FrameReader:
-    """Reads the frames that a plan asks for, decoding from the key frame before them if that is safe.
+    """Reads the frames that a plan asks for, decoding from the preceding key frame if that is safe.
 
-    The plan receives the facts of the video that prepared data would have: the number of frames of the entry's span, thinned to
-    `max_fps`, their rate in float32, and their size, shrunk to `short_side`. If the packets promise a number of frames for
-    certain, it is believed until a frame turns out damaged or missing. Otherwise all of the video is decoded once, to count
-    them; each process remembers the result.
+    The plan receives the facts that prepared data would have: the number of frames in the entry's span after thinning to
+    `max_fps`, their rate in float32, and their size after shrinking to `short_side`. If the packets announce a reliable number
+    of frames, it is used until a frame turns out damaged or missing. Otherwise the whole video is decoded once to count the
+    frames, and the process caches the result.
 
     Args:
-        short_side: Frames with a longer short side are shrunk to this many pixels.
-        max_fps: Of videos with more frames a second only this many are kept.
-        even_sides: Round height and width down to even numbers, as storage "h264" has to.
-        limits: What a video may have at most.
+        short_side: Shrink frames with a longer short side to this many pixels.
+        max_fps: Thin videos with a higher frame rate to this rate.
+        even_sides: Round height and width down to even numbers, as the storage "h264" requires.
+        limits: Largest frame, duration and file size to accept.
     """
 
     def __init__(
@@ -52,10 +57,13 @@ class FrameReader:
         self._counted: dict[str, Video] = {}
 
     def read(self, entry: Entry, plan: Plan) -> tuple[Video, Windows, UInt8[ndarray, "F H W 3"]]:
-        """The video, what `plan` says of it, and the pixels in the plan's box of its frames.
+        """Read the frames of a video that `plan` asks for.
+
+        Returns:
+            The facts of the video, the plan for it, and the pixels within the plan's box of each frame.
 
         Raises:
-            UnreadableVideoError: If not one frame can be decoded, or the video goes beyond the limits.
+            UnreadableVideoError: If no frame can be decoded, or the video exceeds the limits.
         """
         with self._open(entry) as file:
             if entry.name not in self._promised:
@@ -68,11 +76,11 @@ class FrameReader:
                     return promised.video, windows, pixels
         video = self.inspect(entry)
         windows = plan(video)
-        with self._open(entry) as file:  # anew: what a decoder makes up for damage depends on what it has decoded before
+        with self._open(entry) as file:  # reopened, since concealment of damage depends on what was decoded before
             return video, windows, self._search(entry, file, windows)
 
     def inspect(self, entry: Entry) -> Video:
-        """The facts of a video by decoding all of it, unless that has been done before; raises as `read`."""
+        """Return the facts of a video by decoding all of it once; raises the errors of `read`."""
         if entry.name not in self._counted:
             with self._open(entry) as file:
                 sizes = [frame.shape for frame in self._frames(file, entry.span(file.seconds), only={0})]
@@ -98,7 +106,7 @@ class FrameReader:
         return file.frames(self._short_side, only, span=span, even=self._even)
 
     def _measure(self, entry: Entry, file: VideoFile) -> _Measured | None:
-        """What the packets promise; None if that isn't certain, or if the first frame is damaged."""
+        """Measure a video by its packets; returns None if they aren't reliable or the first frame is damaged."""
         times = file.times
         begin, end = entry.span(file.seconds) or (0.0, math.inf)
         first, last = np.searchsorted(times, (begin - 1e-6, end - 1e-6)).tolist()
@@ -110,7 +118,7 @@ class FrameReader:
         return _Measured(self._video(file, last - first, *frame.shape[:2]), first)
 
     def _find(self, file: VideoFile, measured: _Measured, windows: Windows) -> UInt8[ndarray, "F H W 3"] | None:
-        """The plan's frames, found by their times; None if one is missing or has another size, or damage is met."""
+        """Locate the plan's frames by time; returns None if one is missing, has another size, or damage is met."""
         times, video = file.times, measured.video
         kept = KeptFrames(self._share(file)).among(len(times) - measured.first)
         wanted = (measured.first + kept[windows.frames]).tolist()
@@ -119,13 +127,13 @@ class FrameReader:
             frames = self._frames(file, (times[run[0]], math.inf), {index - run[0] for index in run})
             part = [_cut(frame, windows) for frame in itertools.islice(frames, len(run)) if frame.shape[:2] == video[2:]]
             in_place = math.isclose(file.shown, times[run[-1]], abs_tol=1e-4) and file.num_decoded == run[-1] - run[0] + 1
-            if len(part) < len(run) or file.num_damaged or not in_place:  # such as frames that a gradual refresh completes
+            if len(part) < len(run) or file.num_damaged or not in_place:  # e.g. frames completed by gradual refresh
                 return None
             found += part
         return np.stack(found)
 
     def _runs(self, file: VideoFile, wanted: list[int]) -> list[list[int]]:
-        """The wanted frames in runs, each decoded in one go: a seek begins a new run where it skips enough frames."""
+        """Group the wanted frames into runs to decode in one go; a new run begins where a seek skips enough frames."""
         runs = [[wanted[0]]]
         for index in wanted[1:]:
             entry = np.searchsorted(file.times, file.entry_point(file.times[index]) - 1e-6)
@@ -136,7 +144,7 @@ class FrameReader:
         return runs
 
     def _search(self, entry: Entry, file: VideoFile, windows: Windows) -> UInt8[ndarray, "F H W 3"]:
-        """The plan's frames, decoding from the beginning."""
+        """Read the plan's frames by decoding from the beginning."""
         count = windows.frames[-1] + 1
         kept = KeptFrames(self._share(file)).among(math.ceil(count / self._share(file)) + 1)
         wanted = kept[windows.frames].tolist()
@@ -149,4 +157,4 @@ class FrameReader:
 
 def _cut(frame: UInt8[ndarray, "H W 3"], windows: Windows) -> UInt8[ndarray, "h w 3"]:
     top, left, height, width = windows.box.tolist()
-    return frame[top : top + height, left : left + width].copy()  # the rest of the frame is let go
+    return frame[top : top + height, left : left + width].copy()  # so that the rest of the frame can be freed

@@ -1,4 +1,4 @@
-"""Sizes and crops of the official spatial transforms, as integer arithmetic; the pixels are moved elsewhere."""
+"""Sizes and crop positions of the official spatial transforms, computed without touching pixels."""
 
 import math
 
@@ -8,7 +8,7 @@ from timesformer_jax._typing import Float, ndarray
 
 
 def scale_short_side(height: int, width: int, size: int) -> tuple[int, int]:
-    """(height, width) after scaling the short side to `size`; the long side is rounded down, or kept where nothing changes.
+    """Return (height, width) after scaling the short side to `size`; the long side is rounded down, or kept if nothing changes.
 
     Source: official `datasets/transform.py`, `random_short_side_scale_jitter`.
     """
@@ -20,15 +20,29 @@ def scale_short_side(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def crop_offset(height: int, width: int, size: int, *, vertical: float, horizontal: float) -> tuple[int, int]:
-    """(top, left) of a `size` x `size` crop; 0 is the first place, 1 just past the last, so draw from [0, 1)."""
+    """Return (top, left) of a `size` x `size` crop.
+
+    Args:
+        height: Height of the frame in pixels.
+        width: Width of the frame in pixels.
+        size: Side of the crop in pixels.
+        vertical: Vertical position, to be drawn from [0, 1): 0 is the topmost crop, 1 just past the bottommost.
+        horizontal: Horizontal position, to be drawn from [0, 1): 0 is the leftmost crop, 1 just past the rightmost.
+    """
     return int(vertical * (height - size + 1)), int(horizontal * (width - size + 1))
 
 
 def view_crop_offset(height: int, width: int, size: int, crop: int) -> tuple[int, int]:
-    """(top, left) of test crop 0, 1 or 2: start, centre and end of the long side, centred on the short one.
+    """Return (top, left) of an evaluation crop: at the start, centre or end of the long side, centred on the short one.
 
-    Left, centre, right of a landscape frame (or a square one, where all three are the same); top, centre, bottom of a
-    portrait one. Source: official `datasets/transform.py`, `uniform_crop`.
+    Source: official `datasets/transform.py`, `uniform_crop`.
+
+    Args:
+        height: Height of the frame in pixels.
+        width: Width of the frame in pixels.
+        size: Side of the crop in pixels.
+        crop: 0, 1 or 2 for left, centre or right of a landscape frame, and top, centre or bottom of a portrait one. A square
+            frame counts as landscape; all three are the same if `size` is its side.
     """
     top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
     if height > width:
@@ -37,10 +51,16 @@ def view_crop_offset(height: int, width: int, size: int, crop: int) -> tuple[int
 
 
 def sample_positions(source: int, scaled: int, offset: int, size: int) -> Float[ndarray, "size"]:
-    """Where `size` pixels, from `offset` on, of an axis scaled from `source` to `scaled` pixels lie in the source.
+    """Map pixels of a scaled axis to positions in the source, in float32.
 
-    Bilinear with half-pixel centres, as PyTorch's `interpolate(align_corners=False)` places them, in float32: 2.25 is a
-    quarter of the way from pixel 2 to pixel 3. Nothing lies outside of the first and the last pixel.
+    Positions follow the half-pixel convention of PyTorch's `interpolate(align_corners=False)`: 2.25 is a quarter of the way
+    from pixel 2 to pixel 3. They are clipped to the first and the last pixel.
+
+    Args:
+        source: Length of the axis before scaling, in pixels.
+        scaled: Length of the axis after scaling, in pixels.
+        offset: First scaled pixel to map.
+        size: Number of scaled pixels to map.
     """
     scale = np.float32(source) / np.float32(scaled)
     places = (np.arange(offset, offset + size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
@@ -50,10 +70,19 @@ def sample_positions(source: int, scaled: int, offset: int, size: int) -> Float[
 def random_resized_crop(
     height: int, width: int, *, area: float, aspect: float, vertical: float, horizontal: float, longest: int
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a box of share `area` of the frame and width : height `aspect`, to be scaled to the crop.
+    """Return (top, left, height, width) of a box that is then scaled to the crop.
 
-    Sides end at the frame, and at `longest`. `vertical` and `horizontal` from [0, 1) place it. (torchvision draws up to ten
-    times until a box fits; one draw keeps randomness a function of the example.)
+    torchvision draws up to ten times until a box fits. Here the sides are clipped instead, so that a single draw suffices and
+    randomness stays a function of the example.
+
+    Args:
+        height: Height of the frame in pixels.
+        width: Width of the frame in pixels.
+        area: Area of the box as a fraction of the frame.
+        aspect: Width / height of the box.
+        vertical: Vertical position of the box, from [0, 1).
+        horizontal: Horizontal position of the box, from [0, 1).
+        longest: Largest side of the box in pixels. Sides are also clipped to the frame.
     """
     box_height = max(min(round(math.sqrt(area * height * width / aspect)), height, longest), 1)
     box_width = max(min(round(math.sqrt(area * height * width * aspect)), width, longest), 1)

@@ -1,4 +1,4 @@
-"""How much one video may ask for, so that no file takes a machine's memory or days of its time."""
+"""Limits on a single video, so that no file exhausts a machine's memory or occupies it for days."""
 
 import dataclasses
 import math
@@ -9,7 +9,12 @@ from timesformer_jax.printable import printable
 
 
 class UnreadableVideoError(InputError):
-    """A file from which not one frame can be had; `reason` says why in a few words."""
+    """Raised for a file without a single readable frame.
+
+    Attributes:
+        path: The file.
+        reason: Short explanation, in printable form.
+    """
 
     def __init__(self, path: str | Path, reason: str):
         super().__init__(path, reason)
@@ -20,21 +25,23 @@ class UnreadableVideoError(InputError):
 
 
 class OverLimitError(UnreadableVideoError):
-    """A file that asks for more than its `Limits` allow."""
+    """Raised for a file that exceeds its `Limits`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a video may have at most; a file with more is refused before it is decoded, or as soon as decoding shows it.
+    """Largest frame, duration and file size to accept.
+
+    A file that exceeds a limit is rejected before decoding, or as soon as decoding reveals it.
 
     Attributes:
-        max_pixels: Pixels of a frame. No side may be longer than two sides of the square with this many pixels, either. The
-            default is a 8K panorama (8192 x 8192, sides up to 16384); decoding it takes some hundred MiB.
-        max_seconds: Duration, by the timestamps. The default is a day.
-        max_bytes: Size of the file, or of all pictures of a folder. The default is 64 GiB, two hours of a film in a master's
-            quality.
+        max_pixels: Pixels per frame. A side may also be at most twice as long as that of a square with this many pixels. The
+            default is an 8K panorama (8192 x 8192, sides up to 16384), which takes a few hundred MiB to decode.
+        max_seconds: Duration by the timestamps. The default is a day.
+        max_bytes: Size of the file, or of all images in a folder. The default is 64 GiB, two hours of film in master quality.
 
-    Raises `InputError` for a value that isn't above 0.
+    Raises:
+        InputError: If a value isn't above 0.
     """
 
     max_pixels: int = 8192 * 8192
@@ -47,22 +54,22 @@ class Limits:
                 raise InputError(f"{field.name} must be above 0, got {getattr(self, field.name)}.")
 
     def check_size(self, path: str | Path, width: int, height: int) -> None:
-        """Raises `OverLimitError` for frames that are too large."""
+        """Raise `OverLimitError` if frames are too large."""
         if width * height > self.max_pixels or max(width, height) > 2 * math.sqrt(self.max_pixels):
             side = math.isqrt(4 * self.max_pixels)
             raise OverLimitError(
                 path,
-                f"its frames have {width} x {height} pixels, and max_pixels={self.max_pixels} allows that many in all and "
+                f"its frames have {width} x {height} pixels, and max_pixels={self.max_pixels} allows that many in total and "
                 f"{side} along a side",
             )
 
     def check_seconds(self, path: str | Path, seconds: float) -> None:
-        """Raises `OverLimitError` for a video that is too long."""
+        """Raise `OverLimitError` if a video is too long."""
         if seconds > self.max_seconds:
             raise OverLimitError(path, f"it lasts {seconds:.0f} s or more, and max_seconds={self.max_seconds:g}")
 
     def check_bytes(self, path: str | Path, num_bytes: int) -> None:
-        """Raises `OverLimitError` for a file that is too large."""
+        """Raise `OverLimitError` if a file is too large."""
         if num_bytes > self.max_bytes:
             raise OverLimitError(path, f"it has {num_bytes} bytes or more, and max_bytes={self.max_bytes}")
 

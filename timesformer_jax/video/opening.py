@@ -1,4 +1,4 @@
-"""Opens a video file or a folder of pictures, with one kind of error for whatever is wrong with it."""
+"""Opening of video files and folders of images, with a single error type for anything wrong with them."""
 
 import contextlib
 import importlib.util
@@ -15,11 +15,18 @@ from timesformer_jax.video.timeline import DEFAULT_FPS
 
 @contextlib.contextmanager
 def open_video(path: str | Path, fps: float | None = None, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[VideoFile]:
-    """Opens a video file, or a folder of pictures at `fps` (30); raises `UnreadableVideoError` with the reason where it can't,
-    and where the video goes beyond `limits`, here or when its frames are read. A `ReadError`, here or then, says nothing about
-    the video: no more files may be open, or the disk fails.
+    """Open a video file or a folder of images as a context manager.
 
     Needs the extra `video`.
+
+    Args:
+        path: A video file, or a folder of images that are its frames.
+        fps: Frames per second of a folder of images, 30 by default.
+        limits: Largest frame, duration and file size to accept.
+
+    Raises:
+        UnreadableVideoError: If the video can't be opened or exceeds `limits`; the latter may only show when frames are read.
+        ReadError: If file descriptors ran out or the disk fails, here or when frames are read. The video may be intact.
     """
     if importlib.util.find_spec("av") is None:
         raise MissingPackageError("av", "Reading videos")
@@ -33,7 +40,7 @@ def open_video(path: str | Path, fps: float | None = None, *, limits: Limits = D
         video = FrameFolder(Path(path), fps or DEFAULT_FPS, limits) if folder else VideoFile(path, limits)
     except UnreadableVideoError:
         raise
-    except Exception as error:  # a file may make the libraries raise anything; it must not end what reads many
+    except Exception as error:  # a damaged file can make the libraries raise anything, and must not stop readers of many files
         check_disk(error, path)
         raise UnreadableVideoError(path, getattr(error, "strerror", None) or f"{type(error).__name__}: {error}") from error
     with contextlib.closing(video):

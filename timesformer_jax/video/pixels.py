@@ -1,4 +1,4 @@
-"""From stored pixels to what the model expects."""
+"""Cropping, scaling and normalization of pixels for the model."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,24 @@ from flax.typing import Dtype
 from timesformer_jax._typing import Array, Float, UInt8, ndarray
 
 OFFICIAL_MEAN = (0.45, 0.45, 0.45)
-"""Per-channel mean of every official checkpoint, on the scale 0 to 1."""
+"""Per-channel mean of every official checkpoint, for pixels in [0, 1]."""
 OFFICIAL_STD = (0.225, 0.225, 0.225)
+"""Per-channel standard deviation of every official checkpoint, for pixels in [0, 1]."""
 
 
 def normalize(
     video: UInt8[Array | ndarray, "*batch C"], mean: tuple[float, ...], std: tuple[float, ...], dtype: Dtype = jnp.float32
 ) -> Float[Array, "*batch C"]:
-    """(video / 255 - mean) / std per channel, from uint8; runs on the device.
+    """Compute (video / 255 - mean) / std per channel from uint8, on the device.
 
-    Source: official `datasets/utils.py`, `tensor_normalize`. The official order is normalise, then resize; resizing first
-    is the same but for rounding, since the weights of a bilinear average sum to 1.
+    The official code normalizes, then resizes. Resizing first is equivalent up to rounding, since the weights of a bilinear
+    average sum to 1. Source: official `datasets/utils.py`, `tensor_normalize`.
+
+    Args:
+        video: Pixels, uint8.
+        mean: Mean of each channel, for pixels in [0, 1].
+        std: Standard deviation of each channel, for pixels in [0, 1].
+        dtype: Data type of the result.
     """
     return standardize(jnp.asarray(video, jnp.float32) / 255.0, mean, std).astype(dtype)
 
@@ -27,9 +34,13 @@ def normalize(
 def denormalize(
     video: Float[Array | ndarray, "*batch C"], mean: Sequence[float], std: Sequence[float], channel_order: str = "rgb"
 ) -> UInt8[ndarray, "*batch C"]:
-    """The RGB frames that `normalize` was given, for drawing; computed on the host.
+    """Invert `normalize` on the host and return RGB frames for drawing.
 
-    `channel_order`: that of `video`, "rgb" or "bgr".
+    Args:
+        video: Normalized pixels.
+        mean: Mean of each channel, for pixels in [0, 1].
+        std: Standard deviation of each channel, for pixels in [0, 1].
+        channel_order: Channel order of `video`, "rgb" or "bgr".
     """
     pixels = np.asarray(video, np.float32) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
     pixels = pixels[..., ::-1] if channel_order == "bgr" else pixels
@@ -39,10 +50,10 @@ def denormalize(
 def crop_and_scale(
     windows: UInt8[Array | ndarray, "B T H W C"], rows: Float[Array | ndarray, "B R"], columns: Float[Array | ndarray, "B S"]
 ) -> Float[Array, "B T R S C"]:
-    """The pixels at `rows` x `columns` of each window, bilinear: the clip, cropped and scaled, on the scale 0 to 1.
+    """Crop and scale windows by bilinear interpolation at the pixel positions `rows` x `columns`; the result is in [0, 1].
 
-    Positions count pixels of the window (`sample_positions`). As two matrix products, which is what accelerators are for;
-    in full float32, since a product of bfloat16 would lose two bits of each pixel.
+    Positions count pixels of the window, as `sample_positions` gives them. The interpolation is two matrix products, which
+    suit accelerators, in full float32, since bfloat16 products would lose two bits of each pixel.
     """
 
     def weights(positions: Array | ndarray, length: int) -> Array:
@@ -57,7 +68,7 @@ def crop_and_scale(
 def crop_on_host(
     windows: UInt8[ndarray, "B T H W C"], rows: Float[ndarray, "B R"], columns: Float[ndarray, "B S"]
 ) -> UInt8[ndarray, "B T R S C"]:
-    """The clips of `crop_and_scale` in NumPy, on the scale 0 to 255 and rounded."""
+    """NumPy version of `crop_and_scale`, rounded to uint8."""
 
     def interpolate(pixels: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
         before = np.floor(positions).astype(np.int64)
@@ -71,7 +82,7 @@ def crop_on_host(
 
 
 def standardize(video: Float[Array, "*batch C"], mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "*batch C"]:
-    """(video - mean) / std per channel, of pixels on the scale 0 to 1."""
+    """Compute (video - mean) / std per channel from pixels in [0, 1]."""
     shape = (1,) * (video.ndim - 1) + (-1,)
     offset, scale = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (mean, std))
     return (video - offset) / scale

@@ -1,4 +1,4 @@
-"""From a video to what a model was trained on: the official test views, with the constants of each checkpoint."""
+"""Preprocessing of a video into a model's input: the official evaluation views, with the constants of each checkpoint."""
 
 import dataclasses
 import math
@@ -23,18 +23,24 @@ CHANNEL_ORDERS = ("rgb", "bgr")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """What happens to a video before a model sees it; calling it with a path or with frames gives the model's input.
-
-    `num_frames` and `crop_size` (pixels, square) are the model's. `sampling`: a value of `SAMPLINGS`; `sampling_rate`: frames
-    at 30 fps from one sampled frame to the next, where it is "uniform". `mean` and `std` are per channel on the scale 0 to 1,
-    in the order that the model gets the channels in: `channel_order`, "rgb" or "bgr" (the official Something-Something
-    models). `short_side`: what a frame is scaled to where one centre crop is taken (None: `crop_size`); for three crops it
-    is always scaled to `crop_size`. `placement`: where test clips begin, one of `PLACEMENT_NAMES`; "tiled" is as many clips as
-    cover the video.
-
-    Raises `InputError` for values that can't work.
+    """Preprocessing of videos for a model; call it with a path or with frames to get the model's input.
 
     Source: official `datasets/kinetics.py`, `datasets/ssv2.py`, `datasets/utils.py`.
+
+    Attributes:
+        num_frames: Frames per clip, as the model expects.
+        crop_size: Side of the square crop in pixels, as the model expects.
+        sampling: One of `SAMPLINGS`.
+        sampling_rate: Distance between sampled frames, in frames at 30 fps, if `sampling` is "uniform".
+        mean: Mean of each channel in `channel_order`, for pixels in [0, 1].
+        std: Standard deviation of each channel in `channel_order`, for pixels in [0, 1].
+        channel_order: Channel order of the model's input: "rgb", or "bgr" for the official Something-Something models.
+        short_side: Length in pixels to which the short side is scaled before a single centre crop; None for `crop_size`. For
+            three crops it is always scaled to `crop_size`.
+        placement: Positions of evaluation clips, one of `PLACEMENT_NAMES`; "tiled" covers the video with adjacent clips.
+
+    Raises:
+        InputError: If a value is invalid.
     """
 
     num_frames: int
@@ -48,7 +54,7 @@ class Preprocess:
     placement: str = "official"
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std"):  # lists, in a file of JSON; the same numbers are to be equal
+        for name in ("mean", "std"):  # JSON has lists; equal numbers must compare equal
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         for name, choices in (("sampling", SAMPLINGS), ("channel_order", CHANNEL_ORDERS), ("placement", PLACEMENT_NAMES)):
             if getattr(self, name) not in choices:
@@ -72,12 +78,21 @@ class Preprocess:
         num_crops: int = 3,
         limits: Limits = DEFAULT_LIMITS,
     ) -> Float[ndarray, "views T S S 3"]:
-        """Views of a video file, or of all its frames uint8 `[frames, H, W, 3]` (RGB, at `fps`), normalised float32.
+        """Prepare the views of a video.
 
-        `views` is `num_clips * num_crops`, clip-major: `num_crops` 3 is along the long side, 1 is the centre. (With placement
-        "tiled" the video's length decides on the number of clips.) `limits`: what a file may have at most.
+        Args:
+            video: A file, or all frames of a video as uint8 RGB `[frames, H, W, 3]`.
+            fps: Frames per second of `video` if it is an array; a file's own rate is used otherwise.
+            num_clips: Number of clips; ignored with placement "tiled", for which it follows from the duration.
+            num_crops: Crops per clip: 1 (centre) or 3 (along the long side).
+            limits: Largest frame, duration and file size to accept.
 
-        Raises `InputError` for a number of views that can't be, `UnreadableVideoError` for a file without a frame.
+        Returns:
+            `num_clips * num_crops` views, normalized float32, with the crops of each clip adjacent.
+
+        Raises:
+            InputError: If the number of clips or crops, the frames or `fps` are invalid.
+            UnreadableVideoError: If no frame of a file can be decoded.
         """
         return self.timed(video, fps=fps, num_clips=num_clips, num_crops=num_crops, limits=limits)[0]
 
@@ -90,7 +105,11 @@ class Preprocess:
         num_crops: int = 3,
         limits: Limits = DEFAULT_LIMITS,
     ) -> tuple[Float[ndarray, "views T S S 3"], Float[ndarray, "clips"]]:
-        """The same views, and the second of the video at which each clip begins."""
+        """Prepare the views of a video and the times of its clips, with the arguments of `__call__`.
+
+        Returns:
+            The views, and the second at which each clip begins.
+        """
         found: list[Clip] = []
         for clip in self.clips(video, fps=fps, num_clips=num_clips, num_crops=num_crops, limits=limits):
             if not clip.number:
@@ -107,7 +126,11 @@ class Preprocess:
         num_crops: int = 3,
         limits: Limits = DEFAULT_LIMITS,
     ) -> Iterator[Clip]:
-        """The same views clip by clip, in memory that doesn't grow with the video; `Clip.number` says how to use them."""
+        """Prepare the views of a video clip by clip, with the arguments of `__call__`, in memory independent of the duration.
+
+        Yields:
+            The clips in order. They may start over; see `Clip.number`.
+        """
         if num_clips < 1 or num_crops not in (1, 3):
             raise InputError(f"num_clips must be at least 1 and num_crops 1 or 3, got {num_clips} and {num_crops}.")
 
@@ -129,7 +152,7 @@ class Preprocess:
         yield from join_clips(indices, fps, ((index, crop(frames[index])) for index in np.unique(indices).tolist()))
 
     def indices(self, num_video_frames: int, fps: float, num_clips: int) -> Int[ndarray, "num_clips T"]:
-        """Which frames make the test clips; "tiled" ones are as many as it takes."""
+        """Return the frame indices of the evaluation clips; "tiled" ignores `num_clips` and covers the video."""
         return eval_clips(
             num_video_frames,
             fps,
@@ -141,7 +164,7 @@ class Preprocess:
         )
 
     def crops(self, frame: UInt8[ndarray, "H W 3"], num_crops: int) -> Float[ndarray, "num_crops S S 3"]:
-        """One frame, scaled (bilinear, not antialiased), cut and normalised."""
+        """Scale (bilinear, without antialiasing), crop and normalize one frame."""
         height, width = frame.shape[:2]
         size = self.crop_size
         scaled = scale_short_side(height, width, size if num_crops == 3 else self.short_side or size)
@@ -150,29 +173,33 @@ class Preprocess:
             top, left = view_crop_offset(*scaled, size, crop)
             rows, vertical = _axis(height, scaled[0], top, size)
             columns, horizontal = _axis(width, scaled[1], left, size)
-            pixels = frame[rows[:, None], columns].astype(np.float32)  # what the crop is made of, however large the frame
+            pixels = frame[rows[:, None], columns].astype(np.float32)  # only the crop's pixels, however large the frame
             part = np.tensordot(vertical, pixels[..., ::-1] if self.channel_order == "bgr" else pixels, axes=1)  # [S, W, 3]
             crops.append(np.einsum("xw,ywc->yxc", horizontal, part, optimize=True))
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (np.stack(crops) / np.float32(255) - mean) / std
 
     def pictures(self, clip: Float[ndarray, "*T S S 3"]) -> UInt8[ndarray, "*T S S 3"]:
-        """Prepared frames as they look again, in RGB."""
+        """Convert prepared frames back to displayable RGB images."""
         return denormalize(clip, self.mean, self.std, self.channel_order)
 
     def as_dict(self) -> dict[str, Any]:
-        """Its fields as JSON holds them."""
+        """Return the fields as JSON-serializable values."""
         values = dataclasses.asdict(self)
         return {**values, "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
-        """The inverse of `as_dict`; entries that it doesn't know are left out."""
+        """Invert `as_dict`; unknown entries are ignored."""
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
 
 
 def _axis(source: int, target: int, offset: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which pixels of an axis, scaled from `source` to `target`, make the `size` from `offset` on, and with which weights."""
+    """Interpolate part of an axis that is scaled from `source` to `target` pixels.
+
+    Returns:
+        The source pixels that contribute to the `size` target pixels starting at `offset`, and their weights.
+    """
     weights = linear(source, target, span=(offset, offset + size)).astype(np.float32)
     needed = np.flatnonzero(weights.any(axis=0))
     return needed, weights[:, needed]

@@ -1,4 +1,4 @@
-"""Chosen frames of a video file, and clips of them one after the other."""
+"""Reading of chosen frames of a video file, all at once or streamed as clips."""
 
 import logging
 import math
@@ -15,18 +15,18 @@ from timesformer_jax.video.opening import open_video
 log = logging.getLogger("timesformer_jax")
 
 Choose = Callable[[int, float], np.ndarray]
-"""(number of frames, frames per second) -> indices of frames, ascending along both axes if there are two."""
+"""Function from (number of frames, frames per second) to frame indices, which ascend along both axes if there are two."""
 
 
 class Clip(NamedTuple):
     """One clip of a video, prepared for the model.
 
     Attributes:
-        number: 0 for the first. A clip 0 that follows others of its video means that the video turned out to have another
-            number of frames: its clips begin again, and those before don't count.
-        num_clips: The number of clips of the video.
-        seconds: When the clip begins.
-        views: Its crops.
+        number: Position among the video's clips, from 0. If clip 0 comes again, the video turned out to have a different number
+            of frames: its clips start over, and the earlier ones must be discarded.
+        num_clips: Number of clips of the video.
+        seconds: Second at which the clip begins.
+        views: Crops of the clip.
     """
 
     number: int
@@ -38,13 +38,23 @@ class Clip(NamedTuple):
 def sample_frames(
     path: str | Path, choose: Choose, transform: Callable[[np.ndarray], Any], *, limits: Limits = DEFAULT_LIMITS
 ) -> tuple[dict[int, Any], np.ndarray]:
-    """The frames that `choose(number of frames, frames per second)` picks: index -> `transform(frame)`, and the indices.
+    """Read and transform the frames that `choose` picks.
 
-    Each frame is decoded, transformed and let go, so memory is what `transform` leaves, however long the video. Decoding stops
-    behind the last one that is wanted, if the number of frames is certain; otherwise all frames are decoded, and `choose` is
-    asked again if there are more or fewer of them than the packets promised.
+    Each frame is freed once it is transformed, so memory holds only the results, however long the video. Decoding stops after
+    the last chosen frame if the number of frames is known reliably. Otherwise all frames are decoded, and `choose` is called
+    again if their number differs from what the packets announced.
 
-    Raises `UnreadableVideoError` where not one frame can be decoded.
+    Args:
+        path: A video file or a folder of images.
+        choose: Called with the number of frames and the frames per second; returns frame indices.
+        transform: Applied to each chosen frame.
+        limits: Largest frame, duration and file size to accept.
+
+    Returns:
+        A dict from index to transformed frame, and the indices.
+
+    Raises:
+        UnreadableVideoError: If no frame can be decoded.
     """
     found: tuple[dict[int, Any], np.ndarray] = {}, np.zeros(0, np.int64)
     for indices, _, frames in _attempts(path, choose, transform, limits):
@@ -59,19 +69,28 @@ def stream_clips(
     *,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[Clip]:
-    """The clips whose frames `choose` picks, a row of indices each, as soon as the last frame of each is decoded.
+    """Yield the clips whose frames `choose` picks, each as soon as its last frame is decoded.
 
-    Memory is that of the frames which one clip spans, however long the video. If the number of frames turns out to be another
-    than the packets promised, the clips begin again (see `Clip.number`); otherwise as in `sample_frames`.
+    Memory holds only the transformed frames that one clip spans, however long the video. If the number of frames differs from
+    what the packets announced, the clips start over (see `Clip.number`).
+
+    Args:
+        path: A video file or a folder of images.
+        choose: Called with the number of frames and the frames per second; returns a row of frame indices per clip.
+        transform: Applied to each chosen frame; returns its crops.
+        limits: Largest frame, duration and file size to accept.
+
+    Raises:
+        UnreadableVideoError: If no frame can be decoded.
     """
     for indices, fps, frames in _attempts(path, choose, transform, limits):
         yield from join_clips(indices, fps, frames)
 
 
 def join_clips(indices: Int[ndarray, "K T"], fps: float, frames: Iterator[tuple[int, Any]]) -> Iterator[Clip]:
-    """Clips out of their frames, (index, crops) ascending; it ends where those do."""
+    """Assemble clips from frames, given as (index, crops) with ascending indices; stops when the frames end."""
     kept: dict[int, Any] = {}
-    first_needed = np.minimum.accumulate(indices.min(axis=1)[::-1])[::-1].tolist()  # by each clip or a later one
+    first_needed = np.minimum.accumulate(indices.min(axis=1)[::-1])[::-1].tolist()  # by this clip or a later one
     for number, (clip, needed_from) in enumerate(zip(indices.tolist(), [*first_needed[1:], math.inf], strict=True)):
         while any(index not in kept for index in clip):
             if (frame := next(frames, None)) is None:
@@ -84,8 +103,11 @@ def join_clips(indices: Int[ndarray, "K T"], fps: float, frames: Iterator[tuple[
 def _attempts(
     path: str | Path, choose: Choose, transform: Callable[[np.ndarray], Any], limits: Limits
 ) -> Iterator[tuple[np.ndarray, float, Iterator[tuple[int, Any]]]]:
-    """Indices, frames per second and the chosen frames to go through, by the announced number of frames and then, if it
-    proves wrong, by the real one."""
+    """Choose and decode frames by the announced number of frames and, if that proves wrong, again by the real one.
+
+    Yields:
+        The chosen indices, the frames per second, and an iterator of (index, transformed frame) to consume.
+    """
     num_frames, certain = 0, False
     while True:
         with open_video(path, limits=limits) as video:
@@ -103,7 +125,7 @@ def _attempts(
 
             yield indices, video.fps, kept(coming, wanted)
             if num_kept < len(wanted) or not certain or video.num_damaged:
-                for _ in coming:  # what is left is only counted
+                for _ in coming:  # the remaining frames are only counted
                     pass
                 if video.num_decoded != num_frames:
                     num_frames, certain = video.num_decoded, True

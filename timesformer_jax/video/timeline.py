@@ -1,7 +1,7 @@
-"""When the frames of a video are shown: one clock, made of the timestamps of its packets.
+"""Presentation times of a video's frames, derived from the timestamps of its packets.
 
-What a container announces (rate, duration, number of packets) is often wrong: recordings claim 1000 frames a second, edit lists
-and codecs hide frames, joined files start their clock again. All packets are read once, without decoding any.
+The rate, duration and number of packets that a container announces are often wrong: recordings claim 1000 frames per second,
+edit lists and codecs hide frames, and joined files restart their clock. So all packets are read once, without decoding them.
 """
 
 import bisect
@@ -17,14 +17,20 @@ from timesformer_jax._typing import Float, ndarray
 JUMPING_FORMATS = ("mpegts", "mpeg")
 """Formats whose clock may jump ahead where recordings were joined."""
 LARGEST_GAP = 10.0
-"""Seconds; in `JUMPING_FORMATS` more is a jump of the clock and no pause."""
+"""Longest pause between frames in seconds; in `JUMPING_FORMATS` a longer gap is a jump of the clock."""
 RATES_AGREE = 0.02
-"""The announced rate is taken, for it is exact, if the timestamps differ from it by less than this share."""
+"""The announced rate, which is exact, is used if it differs from the measured rate by less than this fraction."""
 DEFAULT_FPS = 30.0
 
 
 class Key(NamedTuple):
-    """A key frame, from which decoding can start: when it is shown (seconds of the container's clock), PTS, DTS if any."""
+    """A key frame, at which decoding can start.
+
+    Attributes:
+        time: Presentation time in seconds of the container's clock.
+        pts: Presentation timestamp.
+        dts: Decoding timestamp, if any.
+    """
 
     time: float
     pts: int
@@ -32,17 +38,17 @@ class Key(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """What the packets of a video say.
+    """Timing of a video according to its packets.
 
     Attributes:
         first: Time of the first frame on the container's clock, in seconds.
-        seconds: From the beginning of the first frame to the end of the last.
+        seconds: Duration from the beginning of the first frame to the end of the last.
         fps: Frames per second, on average.
-        num_frames: Packets that should give a frame.
-        certain: Whether so many frames come of them for sure, unless they are damaged.
-        keys: Where decoding can start, ascending; empty if seeking isn't safe.
+        num_frames: Number of packets that should decode to a frame.
+        certain: Whether exactly `num_frames` frames result unless packets are damaged.
+        keys: Key frames at which decoding can start, ascending; empty if seeking isn't safe.
         head: PTS, DTS and size of the first packet.
-        times: When each frame is shown, in seconds from the first; empty unless `certain` and seeking is safe.
+        times: Presentation time of each frame, in seconds from the first; empty unless `certain` and seeking is safe.
     """
 
     first: float
@@ -55,13 +61,13 @@ class Timeline(NamedTuple):
     times: Float[ndarray, "num_frames"]
 
     def key_before(self, second: float) -> Key | None:
-        """The last key frame that is shown at or before `second`, counted from the first frame; None for the beginning."""
+        """Return the last key frame at or before `second`, counted from the first frame; None for the start of the file."""
         place = bisect.bisect_right(self.keys, self.first + second + 1e-6, key=lambda key: key.time)
         return self.keys[place - 1] if place > 1 else None
 
 
 class Clock:
-    """Times of decoded frames in seconds from the first frame of the video, rising even where the container's clock jumps."""
+    """Presentation times of decoded frames, in seconds from the first frame; monotonic even if the container's clock jumps."""
 
     def __init__(self, timeline: Timeline, jumps_ahead: bool):
         self._offset = -timeline.first
@@ -70,7 +76,7 @@ class Clock:
         self._last: float | None = None
 
     def time(self, frame: Any) -> float:
-        """When the next frame is shown; one without a timestamp follows its predecessor by the usual distance."""
+        """Return the time of the next frame; a frame without a timestamp follows its predecessor by one frame period."""
         follows = 0.0 if self._last is None else self._last + self._frame_seconds
         now = follows if frame.time is None else frame.time + self._offset
         if self._last is not None and not 0 < now - self._last <= self._largest_gap:
@@ -81,7 +87,7 @@ class Clock:
 
 
 def read_timeline(packets: Iterable[Any], stream: Any, *, jumps_ahead: bool) -> Timeline:
-    """Read all packets of a stream; `jumps_ahead`: its format is one of `JUMPING_FORMATS`."""
+    """Read the timeline of a stream from all its packets; `jumps_ahead` is True for the formats `JUMPING_FORMATS`."""
     base = float(stream.time_base or 0) or 1.0
     rate = stream.average_rate or stream.guessed_rate
     usual = 1 / float(rate) if rate else 1 / DEFAULT_FPS
@@ -93,7 +99,7 @@ def read_timeline(packets: Iterable[Any], stream: Any, *, jumps_ahead: bool) -> 
         if head is None:
             head = (pts, dts, packet.size)
             certain = packet.is_keyframe
-        if dts is not None:  # these rise from packet to packet
+        if dts is not None:  # DTS increase from packet to packet
             now = dts * base + offset
             if last is not None and not -1e-9 <= now - last <= (LARGEST_GAP if jumps_ahead else math.inf):
                 offset += last + usual - now
@@ -109,7 +115,7 @@ def read_timeline(packets: Iterable[Any], stream: Any, *, jumps_ahead: bool) -> 
     order = sorted(times)
     decodable = _from_first_key(times, keys)
     first = decodable[0] if decodable else 0.0
-    # Frames that come before the first key frame, or twice at the same time, may or may not be decoded.
+    # Frames before the first key frame, or with a duplicate time, may or may not be decoded.
     certain = certain and len(decodable) == len(times) and all(a < b for a, b in itertools.pairwise(order))
     span = order[-1] - first if order else 0.0
     fps = _rate(len(decodable), span, float(rate) if rate else None, base)
@@ -119,13 +125,13 @@ def read_timeline(packets: Iterable[Any], stream: Any, *, jumps_ahead: bool) -> 
 
 
 def _from_first_key(times: Sequence[float], keys: Sequence[Key]) -> list[float]:
-    """The times from the first key frame's on, ascending: pictures that are shown before it lack what they refer to."""
+    """Sort the times, without those before the first key frame: these frames lack their reference frames."""
     first = keys[0].time if keys else -math.inf
     return sorted(time for time in times if time >= first)
 
 
 def _rate(num_frames: int, span: float, announced: float | None, base: float) -> float:
-    """Frames per second: what is announced if the timestamps bear it out, else theirs."""
+    """Return the announced frames per second if the timestamps confirm it, else the rate measured from them."""
     if num_frames < 2 or span <= 0:
         return announced or DEFAULT_FPS
     measured = (num_frames - 1) / span
@@ -134,5 +140,5 @@ def _rate(num_frames: int, span: float, announced: float | None, base: float) ->
 
 
 def _is_hidden(packet: Any, stream: Any) -> bool:
-    """Whether a packet of VP8 holds a frame that others refer to and that is never shown (RFC 6386, section 9.1)."""
+    """Return True for a VP8 packet with a reference frame that is never shown (RFC 6386, section 9.1)."""
     return stream.codec_context.name in ("vp8", "libvpx") and not memoryview(packet)[0] >> 4 & 1

@@ -1,4 +1,4 @@
-"""Which frames and which pixels of a video make a clip: the plan of its views, in NumPy, without a pixel."""
+"""Plans of a video's views: the frames and pixel positions of each clip, computed in NumPy without touching pixels."""
 
 import dataclasses
 import math
@@ -22,15 +22,15 @@ JITTERS: dict[str, Callable[[Any, float, float], float]] = {
     "uniform": lambda random, low, high: random.uniform(low, high),
     "inverse_uniform": lambda random, low, high: 1 / random.uniform(1 / high, 1 / low),
 }
-"""`jitter` -> how the short side is drawn: Kinetics' configurations draw it, Something-Something's draw its inverse.
-"resized_crop", besides these, draws a box of random area and aspect instead."""
+"""Maps `jitter` to the distribution of the short side: Kinetics configs draw it uniformly, Something-Something configs draw its
+inverse uniformly. The jitter "resized_crop" isn't listed, since it draws a box of random area and aspect instead."""
 
 WIDEST = 16 / 9
-"""The boxes of "resized_crop" are at most this many short sides long, so that the windows have one size."""
+"""Longest box of "resized_crop", in multiples of the short side, so that all windows have one size."""
 
 
 class Video(NamedTuple):
-    """What the plan has to know of a video."""
+    """Facts of a video that a plan depends on: number of frames, frames per second, and size in pixels."""
 
     num_frames: int
     fps: float
@@ -39,8 +39,13 @@ class Video(NamedTuple):
 
 
 class View(NamedTuple):
-    """A clip of a video: which of its frames, and where the crop's pixels lie in them, in rows and columns of the stored
-    frame."""
+    """One crop of one clip.
+
+    Attributes:
+        frames: Indices of the clip's frames in the video.
+        rows: Positions of the crop's rows in the stored frame.
+        columns: Positions of the crop's columns in the stored frame.
+    """
 
     frames: Int[ndarray, "T"]
     rows: Float[ndarray, "S"]
@@ -49,7 +54,7 @@ class View(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalViews:
-    """Views of each video whose scores evaluation averages; by default one clip and its centre crop.
+    """Views of each video over which evaluation averages scores; by default one clip and its centre crop.
 
     Attributes:
         num_clips: Clips of each video, at least 1; ignored if `ClipOptions.placement` is "tiled".
@@ -71,7 +76,7 @@ class EvalViews:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipOptions:
-    """How clips are cut out of a video.
+    """Sampling and cropping of a video's clips.
 
     Attributes:
         num_frames: Frames of a clip.
@@ -81,13 +86,13 @@ class ClipOptions:
         sampling_rate: Distance between a clip's frames, in frames at 30 fps, above 0; None to derive it from `span`.
         short_side: (smallest, largest) length in pixels to which training scales the short side. Evaluation with a single
             centre crop uses the smallest.
-        placement: Where evaluated clips start, one of `PLACEMENT_NAMES`; "tiled" takes as many as cover the video.
-        jitter: Training crops. A key of `JITTERS`: draw a short side from `short_side`, then a random crop; or
-            "resized_crop": scale a random box to the crop.
-        area: (smallest, largest) share of the frame for a box of "resized_crop", within (0, 1].
-        aspect: (smallest, largest) width / height of such a box.
+        placement: Positions of evaluation clips, one of `PLACEMENT_NAMES`; "tiled" covers the video with adjacent clips.
+        jitter: Training crops. A key of `JITTERS` draws a short side from `short_side`, then a random crop; "resized_crop"
+            scales a random box to the crop.
+        area: (smallest, largest) area of a "resized_crop" box as a fraction of the frame, within (0, 1].
+        aspect: (smallest, largest) width / height of a "resized_crop" box.
         clips_per_video: Clips that training takes from a video each time it is read, at least 1.
-        span: Frames at 30 fps that a clip covers, from which a `sampling_rate` of None follows.
+        span: Frames at 30 fps that a clip covers; sets `sampling_rate` if that is None.
 
     Raises:
         InputError: If a value is out of range.
@@ -113,7 +118,7 @@ class ClipOptions:
                 raise InputError(f"clips.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         if self.placement == "tiled" and self.sampling == "segments":
             raise InputError(
-                "clips.placement=tiled needs clips.sampling=uniform: a clip of segments is the whole video already."
+                "clips.placement=tiled needs clips.sampling=uniform: a clip of segments already covers the whole video."
             )
         if not _ascending(self.short_side) or self.crop_size > self.short_side[0]:
             raise InputError(
@@ -132,16 +137,16 @@ class ClipOptions:
     def _derive_rate(self, span: float | None) -> None:
         if self.sampling_rate is None:
             if span is None:
-                raise InputError("clips.sampling_rate is not set, and neither is clips.span, from which it would follow.")
+                raise InputError("clips.sampling_rate is not set, nor is clips.span, from which it could be derived.")
             object.__setattr__(self, "sampling_rate", span / self.num_frames)
 
     @property
     def eval_short_side(self) -> int:
-        """The short side that a test's single centre crop is taken from."""
+        """Short side in pixels from which evaluation takes a single centre crop."""
         return self.short_side[0] if self.sampling == "uniform" else self.crop_size
 
     def training_views(self, random: np.random.Generator, video: Video, longest: int) -> list[View]:
-        """`clips_per_video` random clips; a box of "resized_crop" has sides of at most `longest` pixels."""
+        """Draw `clips_per_video` random clips; the sides of a "resized_crop" box are at most `longest` pixels."""
         return [self._training_view(random, video, longest) for _ in range(self.clips_per_video)]
 
     def _training_view(self, random: np.random.Generator, video: Video, longest: int) -> View:
@@ -164,10 +169,10 @@ class ClipOptions:
         return self._crop(video, frames, scaled, offset)
 
     def eval_views(self, video: Video, views: EvalViews) -> list[View]:
-        """All views of a video in evaluation, the crops of each clip together.
+        """Return all views of a video for evaluation, with the crops of each clip adjacent.
 
-        Three crops scale the short side to the crop, one (the centre) to the smallest training size where `sampling` is
-        "uniform", as the official tests do.
+        For three crops the short side is scaled to the crop. For a single centre crop it is scaled to the smallest training
+        size if `sampling` is "uniform", as in the official evaluation, and to the crop otherwise.
         """
         span = {"num_frames": self.num_frames, "sampling_rate": self.sampling_rate}
         clips = eval_clips(
@@ -183,22 +188,22 @@ class ClipOptions:
         return View(frames, rows, sample_positions(video.width, scaled[1], offset[1], self.crop_size))
 
     def training_window(self, stored_short_side: int) -> int:
-        """Side in pixels of the windows that hold every training crop of frames of at most `stored_short_side`."""
+        """Return the side in pixels of windows that contain any training crop of frames of at most `stored_short_side`."""
         if self.jitter == "resized_crop":
             return math.ceil(stored_short_side * min(WIDEST, math.sqrt(self.area[1] * WIDEST * self.aspect[1]))) + 2
         return self._window(stored_short_side, self.short_side[0])
 
     def eval_window(self, stored_short_side: int, num_crops: int) -> int:
-        """The same for crops in evaluation."""
+        """Return the side in pixels of windows that contain any evaluation crop of frames of at most `stored_short_side`."""
         return self._window(stored_short_side, self._eval_short_side(num_crops))
 
     def _eval_short_side(self, num_crops: int) -> int:
         return self.eval_short_side if num_crops == 1 else self.crop_size
 
     def _window(self, stored_short_side: int, scaled_short_side: int) -> int:
-        # The long side is scaled to a whole number of pixels, rounded down: its pixels lie further apart by up to this much.
+        # The long side is rounded down to whole pixels, so the sampling positions along it can be this far apart.
         apart = stored_short_side / scaled_short_side * (1 + 1 / scaled_short_side)
-        return math.ceil((self.crop_size - 1) * apart) + 2  # and the pixels on either side
+        return math.ceil((self.crop_size - 1) * apart) + 2  # 2 for the neighbours that interpolation reads
 
 
 def _ascending(pair: Any) -> bool:
@@ -207,10 +212,15 @@ def _ascending(pair: Any) -> bool:
 
 
 class Windows(NamedTuple):
-    """What has to be decoded for some views of a video, and how they are cut out of it.
+    """Plan for decoding a video's views and cutting them out.
 
-    `frames`: ascending, each once. `box`: (top, left, height, width) of what is decoded of each. `which`: the places of each
-    view's frames in `frames`; `corners`: (top, left) of its window in the box; `rows`, `columns`: positions in its window.
+    Attributes:
+        frames: Indices of the frames to decode, ascending, without duplicates.
+        box: (top, left, height, width) of the region to decode in each frame.
+        which: Positions in `frames` of each view's frames.
+        corners: (top, left) of each view's window in the box.
+        rows: Positions of each view's rows in its window.
+        columns: Positions of each view's columns in its window.
     """
 
     frames: list[int]
@@ -222,12 +232,12 @@ class Windows(NamedTuple):
 
 
 def plan_windows(views: Sequence[View], video: Video, size: int) -> Windows:
-    """Windows of `size` x `size` pixels that hold the views' pixels."""
+    """Plan windows of `size` x `size` pixels that contain the views' pixels."""
     frames, which = np.unique(np.stack([view.frames for view in views]), return_inverse=True)
     rows, columns = np.stack([view.rows for view in views]), np.stack([view.columns for view in views])
     tops = np.floor(rows.min(axis=1)).astype(np.int64).clip(0, max(video.height - size, 0))
     lefts = np.floor(columns.min(axis=1)).astype(np.int64).clip(0, max(video.width - size, 0))
-    # One pixel more on every side: where a JPEG is cut, the colours of its border pixels come out differently.
+    # One more pixel on every side, since the colours at the border of a cropped JPEG come out differently.
     top, left = max(int(tops.min()) - 1, 0), max(int(lefts.min()) - 1, 0)
     bottom, right = min(int(tops.max()) + size + 1, video.height), min(int(lefts.max()) + size + 1, video.width)
     return Windows(
@@ -241,7 +251,13 @@ def plan_windows(views: Sequence[View], video: Video, size: int) -> Windows:
 
 
 def cut_windows(pixels: UInt8[ndarray, "F H W 3"], plan: Windows, size: int) -> UInt8[ndarray, "views T R R 3"]:
-    """The views' windows out of the pixels in the plan's box of its frames; zeros where the frame ends before the window."""
+    """Cut the views' windows out of decoded pixels, padded with zeros where a window extends past the frame.
+
+    Args:
+        pixels: The plan's box of each of its frames.
+        plan: Plan of the windows.
+        size: Side of the windows in pixels.
+    """
     windows = np.zeros((*plan.which.shape, size, size, 3), np.uint8)
     for window, which, (top, left) in zip(windows, plan.which, plan.corners.tolist(), strict=True):
         part = pixels[:, top : top + size, left : left + size]
