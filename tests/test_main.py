@@ -378,7 +378,7 @@ def test_bad_input_is_one_sentence(trained: Path, made_clips: Path, data_dir: st
         ({"model.dtype": "float16"}, "model.dtype=float16 is for testing: .* Use bfloat16"),
         (
             {"mixing.cutmix": 1.0, "train.accumulation": 8, "mesh.data": 1, "mesh.context": 4, "mesh.tensor": 2},
-            r"which has one clip alone .train\.batch_size=8, train\.accumulation=8.: give it two, or set both to 0",
+            r"which has only one clip .train\.batch_size=8, train\.accumulation=8.: give it two, or set both to 0",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
