@@ -257,7 +257,7 @@ def test_positions_that_could_be_of_two_grids(tmp_path: Path):
     with pytest.raises(tsf.InputError, match=r"15 x 15 patches without the CLS, or .* 14 x 16 patches and the CLS"):
         load(tmp_path / "a", tensors, image_size=(56, 64))
     assert any(
-        "taken for those of 60 x 60" in note for note in read_contents(tmp_path / "a", None, 3, image_size=(36, 100)).notes
+        "assumed to be those of 60 x 60" in note for note in read_contents(tmp_path / "a", None, 3, image_size=(36, 100)).notes
     )
     resized = load(tmp_path / "a", tensors, image_size=64)
     assert resized.report.resized == {"pos_embed": ((1, 226, DIM), (1, 257, DIM))}
