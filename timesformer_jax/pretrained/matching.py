@@ -262,7 +262,7 @@ def translate(tensors: Tensors, found: Recognised, num_heads: int) -> tuple[dict
         shape = tensors.shapes[name]
         expected = row.layout.ranks or (ranks[row.ours] - (row.slot is not None),)
         if 0 in shape or len(shape) not in expected:
-            return f"{name}: expected {' or '.join(map(str, expected))} non-empty axes, got {shape}"
+            return f"{name}: expected {' or '.join(map(str, expected))} axes, all non-empty, got {shape}"
         try:
             return np.ascontiguousarray(row.layout.read(tensors.take(name), num_heads))
         except InputError:
