@@ -156,7 +156,7 @@ def test_a_result_of_other_fields_does_not_count(tmp_path: Path):
     longer = dataclasses.replace(MINIATURE, common={**MINIATURE.common, "train.num_epochs": 4.0})
     assert read_result(cell, longer, tmp_path) is None
     path.write_text("half of it")
-    with pytest.raises(InputError, match=r"is no JSON .*: delete it, and the same command writes it again"):
+    with pytest.raises(InputError, match=r"is not valid JSON .*: delete it and repeat the command"):
         read_result(cell, MINIATURE, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The page: tables and plots from the files of results, and nothing else. The paper's own numbers stand beside them."""
+"""Page with tables and plots, drawn from the results files alone, next to the paper's own numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ COST_FOUND = "the cost of joint attention grows far faster than that of divided 
 
 
 def write_page(size: Size, results: Path) -> Path:
-    """Writes the page, Markdown, beside the folder of results and under its name, and its plots into the folder."""
+    """Write the page as Markdown next to the results folder, with the folder's name, and its plots into the folder."""
     page = results.with_name(f"{results.name}.md")
     text, drawn = render(size, results, results.name)
     results.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def write_page(size: Size, results: Path) -> Path:
 
 
 def render(size: Size, results: Path, plots: str) -> tuple[str, dict[str, str]]:
-    """The page, and its plots by name; `plots`: the folder that it looks for them in."""
+    """Return the page and its plots by name; `plots` is the folder that the page links them in."""
     of_size = experiments(size)
     finished = [result for cell in all_cells(size) if (result := read_result(cell, size, results)) is not None]
     tables = {name: table_of(experiment, size, results) for name, experiment in of_size.items()}
@@ -101,7 +101,7 @@ def _section(title: str, found: str, told: Verdict, lines: str, plot: str | None
 def _lines(
     experiment: Experiment, table: Table, found: Mapping[tuple[str, str], Sequence[Result]], words: Mapping[str, str]
 ) -> str:
-    """The rows, with parameters and multiply-adds where models differ in size by what the row changes."""
+    """Return the rows, with parameters and multiply-adds unless the experiment is plotted."""
     of_paper = [task for task in experiment.tasks if any(task in row.paper for row in experiment.rows.values())]
     header = [experiment.first_column]
     if not experiment.plotted:
@@ -148,7 +148,7 @@ def _line_at(counted: Mapping[str, Any], scheme: str, frames: int, pixels: int) 
 
 
 def _judge_costs(counted: Mapping[str, Any]) -> Verdict:
-    """Joint beside divided, by both counts, at the smallest and the largest clips; and the two counts beside each other."""
+    """Compare joint and divided attention by both counts, at the smallest and largest clips, and the counts with each other."""
     points = [tuple(point) for point in counted["points"]]
     smallest = min(points)
     claims: dict[bool, list[str]] = {True: [], False: []}
@@ -168,7 +168,7 @@ def _judge_costs(counted: Mapping[str, Any]) -> Verdict:
 
 
 def _conditions(size: Size, finished: Sequence[Result], minutes: int) -> list[str]:
-    """Seeds, versions, processors, commits, time."""
+    """Describe seeds, versions, processors, commits and time."""
     if not finished:
         return []
     versions = sorted({", ".join(map(" ".join, result["versions"].items())) for result in finished})
@@ -200,7 +200,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _draw(experiment: Experiment, table: Table, words: Mapping[str, str]) -> str | None:
-    """A curve for each task, with the spread between seeds where there are several."""
+    """Draw a curve per task, with the spread between seeds if there are several."""
     figure = new_figure(4.2 * len(experiment.tasks), 2.8)
     axes = figure.subplots(1, len(experiment.tasks), squeeze=False)[0]
     for axis, task in zip(axes, experiment.tasks, strict=True):
@@ -216,7 +216,7 @@ def _draw(experiment: Experiment, table: Table, words: Mapping[str, str]) -> str
 
 
 def _draw_costs(counted: Mapping[str, Any]) -> str:
-    """Lines by arithmetic, crosses of the compiled programs."""
+    """Draw the costs: lines by arithmetic, crosses for the compiled programs."""
     figure = new_figure(8.4, 3.0)
     frames, pixels = counted["points"][0]
     for axis, (name, at) in zip(

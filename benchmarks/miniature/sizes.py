@@ -1,4 +1,4 @@
-"""How large the experiments are: on a laptop, in a test, or with the paper's own recipes."""
+"""Sizes of the experiments: for a laptop, for a test, and with the paper's own recipes."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ ABOUT_DIGITS = (
 )
 LOG_LITTLE = {"train.log_every_steps": 50, "train.evaluate_every_epochs": 1000.0, "train.checkpoint_every_epochs": 1000.0}
 EPOCHS = {"train.num_epochs": 2.5, "optimizer.warmup_epochs": 0.25}
-"""500 steps, 50 of them to warm up: with 27, divided attention ends ten points lower in naming digits."""
+"""500 steps with 50 warm-up steps. With 27, divided attention names digits ten points less accurately."""
 
 FRAMES: Mapping[str, Changes] = {
     "2": {"model.num_frames": 2, "data.num_frames": 2},
@@ -52,7 +52,7 @@ SIZES: dict[str, Size] = {
         },
         seeds=(0, 1, 2),
         cpu_devices=2,
-        # Images are many and cheap: four times the videos, as many times over.
+        # Images are cheap, so there are four times as many, for the same number of epochs.
         image_model={**ONE_FRAME, "data.train_clips": 12_800},
         pretraining=FROM_IMAGES,
         frames=FRAMES,
@@ -65,7 +65,7 @@ SIZES: dict[str, Size] = {
         cost_frames=(8, 16, 32, 64, 96),
         cost_sizes=(224, 336, 448, 560),
     ),
-    # The main kinds of run, each too short to learn much.
+    # The main kinds of runs, each too short to learn much.
     "quick": Size(
         configs=DIGITS,
         words=DIGIT_WORDS,
@@ -100,7 +100,7 @@ SIZES: dict[str, Size] = {
             "clips": (CLIPS_ROW,),
         },
     ),
-    # The paper's own data sets and recipes, which begin with an image model.
+    # The paper's own data sets and recipes, which start from an image model.
     "full": Size(
         configs={"spatial": "configs/k400.py", "temporal": "configs/ssv2.py"},
         words={"spatial": "Kinetics-400", "temporal": "Something-Something v2"},
