@@ -1,4 +1,4 @@
-"""The GPU part of docs/performance.md, drawn from files of results."""
+"""GPU section of docs/performance.md, drawn from results files."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,17 +15,17 @@ Entry = dict[str, Any]
 
 
 def write_page(files: Sequence[Path], document: Path) -> Path:
-    """Replace what stands between the two marks of `document`.
+    """Replace the text between the two marks of `document`.
 
     Raises:
-        ValueError: If the document lacks the marks, or a file is not one of results.
+        ValueError: If the document lacks the marks, or a file is not a results file.
     """
     replace_marked(document, BEGIN, END, render(files))
     return document
 
 
 def render(files: Sequence[Path]) -> str:
-    """Markdown for all files, a heading per card."""
+    """Return Markdown for all files, with a heading per card."""
     return "\n\n".join(_card(read_record(path), path.name) for path in files) or NOT_YET
 
 
@@ -122,7 +122,7 @@ TABLES: dict[str, tuple[str, dict[str, Callable[[dict[str, Any]], str]]]] = {
     ),
     "peer": ("Hugging Face transformers in PyTorch, in turns", PEER),
 }
-"""Section -> title, and column -> text of a result."""
+"""Maps each section to its title and its columns, each with a function that formats a result."""
 
 
 def _table(content: dict[str, Any], section: str) -> str:
