@@ -88,7 +88,7 @@ def mutate_bytes(data: bytes, draw: Draw) -> bytes:
 
 
 def replace_by_special(path: Path, draw: Draw) -> None:
-    """Replace a file by a named pipe, a device, a folder, a dangling link or a huge sparse file."""
+    """Replace a file with a named pipe, a device, a folder, a dangling link or a huge sparse file."""
     path.unlink()
     kind = draw.integers(5)
     if kind == 0:

@@ -33,7 +33,7 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        """Replace the file by the current state."""
+        """Replace the file with the current state."""
         content = json.dumps({**self.about, "entries": self.entries}, indent=1)
         write_whole(self._path, content + "\n")
 

@@ -244,7 +244,7 @@ def describe_run(workdir: Path) -> dict[str, Any]:
 
 
 def copy(source: Path, target: Path, ignore: Callable[[str, list[str]], set[str]] | None = None) -> None:
-    """Replace `target` by a copy."""
+    """Replace `target` with a copy of `source`."""
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(source, target, ignore=ignore)

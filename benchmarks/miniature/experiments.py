@@ -164,7 +164,7 @@ def experiments(size: Size) -> dict[str, Experiment]:
     table = {
         "schemes": Experiment(
             title="Table 1: five attention schemes",
-            found="divided attention is the best on both data sets, and space-only falls far behind where time matters",
+            found="divided attention is the best on both data sets, and space-only attention falls far behind if time matters",
             first_column="`attention_type`",
             rows={
                 "space_only": Row({"model.attention_type": "space_only"}, {"spatial": 76.9, "temporal": 36.6}),
@@ -187,7 +187,7 @@ def experiments(size: Size) -> dict[str, Experiment]:
         ),
         "positions": Experiment(
             title="Table 4: position embeddings",
-            found="both embeddings are needed, and the one of time matters above all where the order of frames does",
+            found="both embeddings are needed, and the time embedding matters most if the order of frames does",
             first_column="`position_embedding`",
             rows={
                 "none": Row({"model.position_embedding": "none"}, {"spatial": 75.4, "temporal": 45.8}),
@@ -221,7 +221,7 @@ def experiments(size: Size) -> dict[str, Experiment]:
                 TASKS,
                 claimed=TASKS,
             ),
-            note="The paper's figure is about other architectures beside it, which aren't run here."
+            note="The paper's figure also shows other architectures, which aren't run here."
             + (" Every share takes the same number of steps." if size.epochs else ""),
         ),
         "frames": Experiment(
@@ -232,23 +232,23 @@ def experiments(size: Size) -> dict[str, Experiment]:
             note=size.frames_note,
         ),
         "crops": Experiment(
-            title="Figure 5: the size of the picture",
+            title="Figure 5: the size of the crop",
             found="the larger the crop, the more accurate, up to a certain point",
             first_column="pixels",
             **curve(size.crops, ("spatial",), claimed=("spatial",)),
         ),
         "pretraining": Experiment(
-            title="Section 4.2: an image model to begin with",
-            found="a start from an image model matters: from nothing, K400 ends far lower",
-            first_column="begins",
+            title="Section 4.2: initialization from an image model",
+            found="initialization from an image model matters: from scratch, K400 accuracy is far lower",
+            first_column="initialization",
             rows=size.pretraining,
-            claims=(Claim("spatial", "with an image model", "with nothing"),),
+            claims=(Claim("spatial", "image model", "scratch"),),
             tasks=size.pretraining_tasks,
             note="" if size.image_model is None else PRETRAINING_NOTE,
         ),
         "clips": Experiment(
-            title="Figure 6: the number of clips in a test",
-            found="more clips a video are more accurate, up to the few that cover it",
+            title="Figure 6: the number of clips per video",
+            found="more clips per video are more accurate, up to the few that cover it",
             first_column="clips",
             rows={CLIPS_ROW: Row(size.clips)},
             claims=(Claim("spatial", str(size.clip_counts[-1]), str(size.clip_counts[0])),),
@@ -265,10 +265,10 @@ def experiments(size: Size) -> dict[str, Experiment]:
 
 
 PRETRAINING_NOTE = (
-    "The image model is an image transformer that names the digit in single frames, inflated as the official code inflates "
-    "its own: `temporal_fc` and the time embedding begin at zero, so that training must first find out that time matters. It "
-    "has had a training of its own, on four times the videos with the same labels, and its classifier is kept: of that the "
-    "lead in naming digits comes, not from other data. The paper says nothing of the other task."
+    "The image model is an image transformer that names the digit in single frames, inflated as in the official code: "
+    "`temporal_fc` and the time embedding start at zero, so training must first discover that time matters. The image model "
+    "was trained on four times the videos with the same labels, and its classifier is kept, which explains the lead in naming "
+    "digits; no other data are involved. The paper does not report the other task."
 )
 CLIPS_ROW = "tested with many clips"
 

@@ -87,7 +87,7 @@ def chance(better: Measured, worse: Measured, seed_variance: float) -> float:
     return 2 * math.sqrt(variance(better) + variance(worse))
 
 
-UNTOLD = "can't be told"
+UNTOLD = "is undecided"
 WORDS = {
     (True, False, False): "holds",
     (True, True, False): "holds in part",
