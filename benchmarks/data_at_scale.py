@@ -30,7 +30,7 @@ import numpy as np  # noqa: E402
 SIZES = (1_000, 30_000, 240_000, 1_200_000)
 MOST_FILES = 240_000
 VIDEOS_PER_PART = 19
-"""Videos per record file of 128 MiB: JPEG frames at Kinetics' size take 7 MB a video."""
+"""Videos per record file of 128 MiB: JPEG frames at Kinetics' size take 7 MB per video."""
 LABELS = 10
 SPLITS = {"train": (0, 1, 2, 3), "val": (4,)}
 """Maps each split to its fifths of the files."""

@@ -1,4 +1,4 @@
-"""Cost of explanations, and whether they localise the relevant object.
+"""Cost of explanations, and how well they point at the moving digit.
 
 python benchmarks/explain.py memory                           temporary memory compared with the forward pass
 python benchmarks/explain.py speed                            time of rollout and relevance compared with the forward pass

@@ -199,7 +199,7 @@ def serve(connection: Any) -> None:
     av_logging.set_level(av_logging.PANIC)
     logging.getLogger("timesformer_jax").setLevel(logging.ERROR)
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
-    if pages:  # a file that asks for all memory shall get an error
+    if pages:  # so that allocating too much memory raises an error
         largest = pages * resource.getpagesize() + 4 * MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (largest, largest))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
