@@ -1,6 +1,6 @@
-"""Build the distributions, check their contents, and predict with the installed wheel; `make release-check`.
+"""Build the distributions, check their contents, and predict with the installed wheel (`make release-check`).
 
-The wheel is installed into an empty environment, with the extra `pretrained`. Nothing is published.
+The wheel is installed into an empty environment with the extra `pretrained`. Nothing is published.
 """
 
 import json
@@ -41,11 +41,11 @@ frames = np.random.default_rng(0).integers(0, 255, (24, 32, 48, 3)).astype(np.ui
 print(json.dumps(tsf.load(here / "checkpoint").predict(here / "clip.mp4")))
 """
 
-"""Run in the empty environment: makes a checkpoint and a video, and prints the predictions as JSON."""
+"""Script for the empty environment: creates a checkpoint and a video, and prints the predictions as JSON."""
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    """Run a command that must succeed, without the clone on the import path; return its output."""
+    """Run a command without the clone on the import path; return its output, or exit if it fails."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -60,11 +60,11 @@ def tracked_files() -> set[str]:
 
 
 def build(tracked: Collection[str], folder: Path) -> tuple[Path, Path]:
-    """Build from a copy of the tracked files, so that leftovers of earlier builds can't get in.
+    """Build from a copy of the tracked files, so that leftovers of earlier builds can't be included.
 
     Args:
         tracked: Files to copy.
-        folder: Where to copy them.
+        folder: Destination of the copy.
 
     Returns:
         The source distribution and the wheel, in `DIST`.
@@ -80,7 +80,7 @@ def build(tracked: Collection[str], folder: Path) -> tuple[Path, Path]:
 
 
 def compare(title: str, found: set[str], expected: set[str]) -> None:
-    """Exit with the files that are missing from a distribution or don't belong there."""
+    """Exit with a list of missing and unexpected files unless a distribution has exactly the expected ones."""
     problems = [f"  missing: {name}" for name in sorted(expected - found)]
     problems += [f"  unexpected: {name}" for name in sorted(found - expected)]
     if problems:
@@ -99,17 +99,17 @@ def check_contents(sdist: Path, wheel: Path, tracked: set[str]) -> None:
 
 
 def check_version(sdist: Path, wheel: Path) -> str:
-    """Return the version in `version.py`, which both distributions must have."""
+    """Return the version in `version.py`; exit if a distribution has another one."""
     code = f"import runpy; print(runpy.run_path('{PACKAGE}/version.py')['VERSION'])"
     version = run(sys.executable, "-c", code).strip()
     for path in (sdist, wheel):
         if path.name.removesuffix(".tar.gz").split("-")[1] != version:
-            sys.exit(f"{path.name} is not version {version} of {PACKAGE}/version.py.")
+            sys.exit(f"The version of {path.name} is not {version}, as in {PACKAGE}/version.py.")
     return version
 
 
 def predict(wheel: Path, version: str, folder: Path) -> None:
-    """Install the wheel into an empty environment and predict a made video, in Python and by the command."""
+    """Install the wheel into an empty environment, and predict a synthetic video in Python and on the command line."""
     environment = folder / "environment"
     venv.create(environment, with_pip=True)
     python, command = environment / "bin" / "python", environment / "bin" / "timesformer"
@@ -126,14 +126,14 @@ def predict(wheel: Path, version: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Check everything; exit with what is wrong."""
+    """Run all checks; exit with a message if one fails."""
     tracked = tracked_files()
     with tempfile.TemporaryDirectory() as folder:
         sdist, wheel = build(tracked, Path(folder) / "source")
         check_contents(sdist, wheel, tracked)
         version = check_version(sdist, wheel)
         predict(wheel, version, Path(folder))
-    print(f"{sdist.name} and {wheel.name} in dist/ are ready to be published.")
+    print(f"{sdist.name} and {wheel.name} in dist/ are ready to publish.")
 
 
 if __name__ == "__main__":

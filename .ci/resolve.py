@@ -1,6 +1,7 @@
-"""Resolve every extra, and the tested versions, for four platforms on the oldest and the newest Python; `make resolve`.
+"""Resolve every extra and the tested versions for four platforms on the oldest and newest Python (`make resolve`).
 
-Only wheels count, but for packages that publish none: nothing may need a compiler. Exit code 1 if anything lacks a wheel.
+Only wheels are accepted, so that no installation needs a compiler; `SOURCE_ONLY` lists the exceptions. The exit code is 1 if
+anything lacks a wheel.
 """
 
 import itertools
@@ -14,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 UV = Path(sys.executable).parent / "uv"
 PYTHONS = ("3.11", "3.13")
-PLATFORMS = {  # as uv calls them. JAX has had no builds for macOS on Intel since version 0.5.
+PLATFORMS = {  # uv's names. JAX has had no builds for macOS on Intel since version 0.5.
     "Linux x86-64": "x86_64-manylinux_2_28",
     "Linux aarch64": "aarch64-manylinux_2_28",
     "macOS arm64": "aarch64-apple-darwin",
@@ -22,17 +23,17 @@ PLATFORMS = {  # as uv calls them. JAX has had no builds for macOS on Intel sinc
 }
 LINUX = ("Linux x86-64", "Linux aarch64")
 ONLY_ON = {"cuda": LINUX, "cuda12": LINUX, "cuda13": LINUX, "tpu": LINUX[:1]}
-"""Extra -> the platforms whose accelerators it is for; every other one is for all."""
+"""Maps extras for accelerators to their platforms; all other extras support every platform."""
 NEWER_LINUX = {"tpu": "x86_64-manylinux_2_31"}
-"""libtpu wants a newer C library than the rest; Google's machines have it."""
+"""libtpu needs a newer C library than the rest, which Google's TPU machines have."""
 SOURCE_ONLY = ("jsonpath-rw", "promise")
-"""Pure Python, and published as source alone: of mlcroissant and of tensorflow-datasets."""
+"""Pure Python packages published as source only: dependencies of mlcroissant and tensorflow-datasets."""
 OLDEST_MACOS = "14.0"
-"""PyAV's, from 16 on."""
+"""Minimum macOS version of PyAV 16 and later."""
 
 
 def inputs() -> dict[str, list[str]]:
-    """Title -> arguments of `uv pip compile`."""
+    """Return the arguments of `uv pip compile` by title."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     return {
         "without extras": ["pyproject.toml"],
@@ -42,7 +43,7 @@ def inputs() -> dict[str, list[str]]:
 
 
 def resolve(title: str, arguments: list[str], platform: str, python: str) -> str | None:
-    """Why it can't be resolved, or None."""
+    """Resolve one case; return the error, or None if it resolves."""
     target = NEWER_LINUX.get(title, PLATFORMS[platform])
     command = [str(UV), "pip", "compile", "--quiet", *arguments, f"--python-platform={target}", f"--python-version={python}"]
     command += ["--only-binary=:all:", *(f"--no-binary={name}" for name in SOURCE_ONLY)]
@@ -52,7 +53,7 @@ def resolve(title: str, arguments: list[str], platform: str, python: str) -> str
 
 
 def main() -> int:
-    """Print a row per extra, and what is missing."""
+    """Print a row per extra and the errors of failed cases; return the exit code."""
     titles = inputs()
     cases = [
         (title, platform, python)

@@ -1,4 +1,4 @@
-"""Print the project's requirements with the given extras, without upper bounds: what `make test-latest` installs."""
+"""Print the project's requirements with the given extras, without upper bounds, for `make test-latest`."""
 
 import re
 import sys
@@ -9,9 +9,9 @@ PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_t
 
 
 def requirements(extras: list[str]) -> list[str]:
-    """Those of the project and its extras, and of the extras that these name, each once."""
+    """Return the unique requirements of the project and the extras, including extras that they name."""
     found, pending = list(PROJECT["dependencies"]), list(extras)
-    for extra in pending:  # grows
+    for extra in pending:  # grows while iterating
         for requirement in PROJECT["optional-dependencies"][extra]:
             inner = re.fullmatch(r"timesformer_jax\[(.*)\]", requirement)
             (pending.extend(inner[1].split(",")) if inner else found.append(requirement))

@@ -1,7 +1,8 @@
-"""What digests cost a save: `python benchmarks/checkpoints.py`.
+"""Cost of a checkpoint's digests: `python benchmarks/checkpoints.py`.
 
-Checkpoints of the base model with a momentum (about 1 GB) are saved with and without digests, in turns, in one process, while a
-loop computes steps on the device. Prints one table: processor time of a save, that of its digests, and the steps' time.
+Saves checkpoints of the base model with momentum (about 1 GB), alternately with and without digests, in one process, while a
+loop computes steps on the device. Prints one table with the processor and wall time of a save and the time of a concurrent
+step, followed by the processor time of the digests.
 """
 
 import tempfile
@@ -28,7 +29,7 @@ def main() -> None:
     state = training.init_state(model, optax.sgd(0.1, momentum=0.9), 0, mesh)
     random = np.random.default_rng(0)
     noise = [jnp.asarray(random.standard_normal(x.shape, np.float32)) for x in jax.tree.leaves(state.opt_state)]
-    state = state.replace(opt_state=jax.tree.unflatten(jax.tree.structure(state.opt_state), noise))  # zeros take no space
+    state = state.replace(opt_state=jax.tree.unflatten(jax.tree.structure(state.opt_state), noise))  # zeros compress to nothing
     size = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
     step = jax.jit(lambda x: x @ x / jnp.abs(x).max())
     operand = jnp.ones((1000, 1000))
@@ -41,7 +42,7 @@ def main() -> None:
         spent.append(time.thread_time() - began)
 
     def save(number: int, digests: bool) -> tuple[float, float, float]:
-        """Processor seconds of a save, its wall seconds, and milliseconds of a step that is computed meanwhile."""
+        """Return the processor and wall seconds of a save, and the milliseconds of a concurrent step."""
         module.write_digests = timed if digests else lambda folder: None
         began, worked = time.perf_counter(), time.process_time()
         checkpoints.save(state, number)
@@ -63,7 +64,7 @@ def main() -> None:
     median = {kind: np.median([figures for digests, figures in rows if digests == kind], axis=0) for kind in (True, False)}
     share = np.median(spent) / median[False][0]
     print(f"{size / 1e9:.2f} GB, {TURNS} turns, medians")
-    print("| | processor s | wall s | step meanwhile, ms |\n| --- | --- | --- | --- |")
+    print("| | processor s | wall s | concurrent step, ms |\n| --- | --- | --- | --- |")
     for kind, name in ((False, "without digests"), (True, "with digests")):
         print(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in median[kind]) + " |")
     print(f"Digests take {np.median(spent):.3f} s of processor time, {100 * share:.1f} % of a save's.")

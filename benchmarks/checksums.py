@@ -1,9 +1,9 @@
-"""What checksums and digests cost, in turns: `python benchmarks/checksums.py`.
+"""Cost of checksums and digests: `python benchmarks/checksums.py`.
 
-Videos of ten seconds of 340 x 256 (those of benchmarks/input_pipeline.py) are prepared as `jpeg` and as `h264`. The first table
-has the processor time of a record's CRC-32C, that of decoding the record, and that of a random clip of 8 x 32 out of it as the
-data pipeline makes it, on one core. The second one has steps of a small model on such batches, with a checkpoint every ten
-steps, with all comparisons and without any: processor time, since other programs may use the core too, and wall time.
+Prepares ten-second videos of 340 x 256 pixels (those of benchmarks/input_pipeline.py) as `jpeg` and as `h264`. The first table
+compares the processor time of a record's CRC-32C with that of decoding the record, and with that of a random 8 x 32 clip from
+the data pipeline, on one core. The second table times steps of a small model on such batches, with a checkpoint every ten
+steps, with and without verification. It shows processor time, since other programs may use the core too, and wall time.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-sys.path[0] = str(Path(__file__).parent.parent)  # in place of this file's folder, where it is called as the package is
+sys.path[0] = str(Path(__file__).parent.parent)  # replaces this file's folder, whose input_pipeline.py hides the package
 
 ROUNDS, BATCH, CLIPS, STEPS = 7, 8, 64, 40
 STORAGES = ("jpeg", "h264")
@@ -86,7 +86,7 @@ def measure(root: Path) -> None:
 
 
 def compare(with_: list[float], without: list[float]) -> str:
-    """Two cells: the medians, and the ratio of the two in each turn as median, smallest and largest."""
+    """Return two table cells: both medians, and the median, minimum and maximum of the per-turn ratio."""
     ratios = sorted(a / b for a, b in zip(with_, without, strict=True))
     medians = " / ".join(f"{1e3 * statistics.median(column):.1f}" for column in (with_, without))
     return f"{medians} | {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
@@ -94,7 +94,7 @@ def compare(with_: list[float], without: list[float]) -> str:
 
 @contextlib.contextmanager
 def uncompared() -> Iterator[None]:
-    """Records are read and not compared with their checksums; checkpoints are written without digests."""
+    """Read records without verifying their checksums, and write checkpoints without digests."""
     from input_pipeline.records import Records
     from timesformer_jax.training import checkpoints
 
@@ -107,7 +107,7 @@ def uncompared() -> Iterator[None]:
 
 
 def crc_seconds(contents: list[bytes]) -> float:
-    """Processor time of a record's checksum: the records together are larger than the processor's caches."""
+    """Processor time of a record's checksum; together, the records exceed the processor's caches."""
     from timesformer_jax.datasets.tfrecords import masked_crc
 
     began = time.thread_time()
@@ -134,8 +134,8 @@ def seconds_of_a_record(contents: list[bytes], storage: str) -> float:
 
 
 def seconds_of_a_clip(batches: Iterator[Any]) -> float:
-    """Processor time, since other programs may use the core too."""
-    for _ in range(5):  # starts the threads, and uses up what they have fetched ahead
+    """Processor time of a training clip, since other programs may use the core too."""
+    for _ in range(5):  # starts the threads and drains what they have prefetched
         next(batches)
     began = time.process_time()
     for _ in range(CLIPS // BATCH):
@@ -145,7 +145,7 @@ def seconds_of_a_clip(batches: Iterator[Any]) -> float:
 
 @functools.cache
 def small_model() -> tuple[Callable[..., Any], Any]:
-    """A forward pass, and a state with its parameters."""
+    """Return a forward pass and a training state with its parameters."""
     import jax
     import optax
 
@@ -159,13 +159,13 @@ def small_model() -> tuple[Callable[..., Any], Any]:
 
 
 def seconds_of_a_step(batches: Iterator[Any], folder: Path) -> tuple[float, float]:
-    """Processor and wall time of reading a batch and of a forward pass, with all that is written in the background."""
+    """Processor and wall time of reading a batch and a forward pass, including background writes."""
     import jax
 
     from timesformer_jax import training
 
     forward, state = small_model()
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every save
     checkpoints = training.Checkpoints(str(folder), {"model": {}})
     jax.block_until_ready(forward(state.params, next(batches)["video"]))
     worked, began = time.process_time(), time.perf_counter()

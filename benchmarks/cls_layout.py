@@ -1,11 +1,12 @@
-"""Where the CLS should live: in an array of its own, or riding along in front of every frame's patches.
+"""Speed of two layouts of the CLS token: in a separate array, or in front of every frame's patches.
 
     python benchmarks/cls_layout.py [--blocks 4] [--rounds 7]
 
-Divided attention of base width, 8 frames of 14 x 14 patches, forward and gradient, the two layouts taking turns. `own` is the
-library's block: patches `[B, T, h, w, D]` beside a CLS `[B, 1, D]`, put in front of each frame for the spatial attention.
-`riding` carries `[B, T, 1 + h w, D]` through: no concatenation, but the temporal step has to leave the CLS out, its copies have
-to be made equal again after each block, and the MLP works on every copy. Both give the same, which is checked.
+Runs blocks of divided attention of base width on 8 frames of 14 x 14 patches, forward and backward, alternating between the
+layouts. `own` is the library's block: patches `[B, T, h, w, D]` and a CLS `[B, 1, D]`, which is concatenated to each frame for
+spatial attention. `riding` carries `[B, T, 1 + h w, D]` through every block. It needs no concatenation, but temporal attention
+must skip the CLS, its copies must be averaged after each block, and the MLP processes every copy. The outputs of both are
+checked to be equal.
 """
 
 import argparse
@@ -31,7 +32,10 @@ INIT = nn.initializers.xavier_uniform()
 
 
 class RidingBlock(nn.Module):
-    """The same parameters, `[B, T, 1 + N, D] -> [B, T, 1 + N, D]`; all frames' CLS are equal."""
+    """Block with the library's parameters and the CLS in every frame, `[B, T, 1 + N, D] -> [B, T, 1 + N, D]`.
+
+    The CLS tokens of all frames are equal.
+    """
 
     dtype: Any
 
@@ -91,7 +95,7 @@ def main() -> None:
     seconds: dict[tuple[str, str], list[float]] = {name: [] for name in contenders}
     for _ in range(arguments.rounds):
         for name, run in contenders.items():
-            jax.block_until_ready(run(params, cls, patches))  # compiles, and gets back the memory that others used meanwhile
+            jax.block_until_ready(run(params, cls, patches))  # compiles, and reclaims memory that the others used
             begin = time.perf_counter()
             jax.block_until_ready(run(params, cls, patches))
             seconds[name].append(time.perf_counter() - begin)

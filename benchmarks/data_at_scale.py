@@ -1,13 +1,13 @@
-"""How listing, preparing and opening data grow with their number: 1,000 to 1.2 million videos.
+"""Time and memory of listing, preparing and opening data sets of 1,000 to 1.2 million videos.
 
     python benchmarks/data_at_scale.py                       all sizes, eight minutes of processor time
-    python benchmarks/data_at_scale.py --sizes 1000 30000    some of them
+    python benchmarks/data_at_scale.py --sizes 1000 30000    selected sizes
 
-Makes what it needs: hard links of a few small videos (up to 240,000; 1.2 million are five pieces of each), and lists of absent
-ones. Nothing is decoded but for a few clips. Preparing means everything but encoding, with the same small record for every
-video, in as many parts as records of 7 MB would have. Each operation runs in its own process. Seconds are of processor
-time, so that other work on the machine doesn't count; memory is what an operation adds at most to what the imports take. Growth
-is the exponent between the two largest sizes: 1 is linear, 2 quadratic. Linux.
+Creates its own input: hard links to a few small videos (at most 240,000; the 1.2 million are five segments of each) and lists
+of absent videos. Only a few clips are decoded. Preparing covers everything but encoding, with the same small record for every
+video and the number of record files that records of 7 MB would need. Each operation runs in its own process. Seconds are
+processor time, so that other work on the machine doesn't count. Memory is the peak beyond what the imports take. Growth is the
+exponent between the two largest sizes: 1 is linear, 2 is quadratic. Linux only.
 """
 
 import argparse
@@ -23,22 +23,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path[0] = str(Path(__file__).parent.parent)  # in place of this file's folder, where it is called as the package is
+sys.path[0] = str(Path(__file__).parent.parent)  # replaces this file's folder, whose input_pipeline.py hides the package
 
 import numpy as np  # noqa: E402
 
 SIZES = (1_000, 30_000, 240_000, 1_200_000)
 MOST_FILES = 240_000
 VIDEOS_PER_PART = 19
-"""Of jpeg at Kinetics' size, 7 MB each, in parts of 128 MiB."""
+"""Videos per record file of 128 MiB: JPEG frames at Kinetics' size take 7 MB per video."""
 LABELS = 10
 SPLITS = {"train": (0, 1, 2, 3), "val": (4,)}
-"""Split -> which fifths of the files."""
+"""Maps each split to its fifths of the files."""
 STORAGE = {"storage": "jpeg", "short_side": 16, "max_fps": None, "num_workers": 1}
 
 
 class Figure(NamedTuple):
-    """What an operation took at one size."""
+    """Time and memory of an operation at one size."""
 
     seconds: float
     mebibytes: float
@@ -49,8 +49,8 @@ class World:
     """The files of one size.
 
     Args:
-      folder: where they are.
-      size: how many videos.
+      folder: Folder of all sizes.
+      size: Number of videos.
     """
 
     def __init__(self, folder: Path, size: int):
@@ -58,7 +58,7 @@ class World:
         self.videos, self.absent, self.data = folder / "videos", self.folder / "absent", self.folder / "data"
 
     def make(self) -> None:
-        """A tree FOLDER/LABEL/NUMBER.mp4, which larger sizes share, two lists of it, and Kinetics' lists of absent videos."""
+        """Write a tree FOLDER/LABEL/NUMBER.mp4 (shared by all sizes), two lists of it, and Kinetics lists of absent videos."""
         self.absent.mkdir(parents=True)
         files = min(self.size, MOST_FILES)
         originals = sorted((self.videos.parent / "originals").glob("*.mp4"))
@@ -82,14 +82,14 @@ class World:
             os.link(originals[0], self.absent / f"{number:06d}.mp4")
 
     def _pieces(self, split: str) -> Iterator[tuple[int, int]]:
-        """The number of each file of a split, and of each piece of it."""
+        """Yield the numbers of file and segment for each video of a split."""
         files = min(self.size, MOST_FILES)
         for number in range(files):
             if number // LABELS % 5 in SPLITS[split]:
                 yield from ((number, piece) for piece in range(self.size // files))
 
     def made_listing(self) -> Any:
-        """What `listing` reads, made without looking for a file."""
+        """Build the result of `listing` without reading any file."""
         from timesformer_jax.datasets import Entry, Listing
 
         def entry(number: int, piece: int) -> Any:
@@ -112,7 +112,7 @@ class World:
         return LAYOUTS["video_list"](self.folder / "train.csv", self.folder / "val.csv", root=self.videos)
 
     def open(self, **options: Any) -> Any:
-        """The data set of the lists, prepared if it isn't."""
+        """Open the data set of the lists, preparing it first if necessary."""
         from input_pipeline import open_dataset
 
         lists = {split: str(self.folder / f"{split}.csv") for split in ("train", "val")}
@@ -122,7 +122,7 @@ class World:
         )
 
     def opened(self) -> Any:
-        """The prepared data set as a run without `data.root` opens it, which compares nothing."""
+        """Open the prepared data set like a run without `data.root`, which skips the comparison with its source."""
         from input_pipeline import VideoDataset
         from input_pipeline._tensorflow import quiet_tfds, tfds
         from input_pipeline.builders import BUILDERS
@@ -137,7 +137,7 @@ class World:
 
 
 def write_originals(folder: Path) -> None:
-    """Five small videos, since a file can't have 240,000 links."""
+    """Write five small videos, since one file can't have 240,000 links."""
     import av
 
     folder.mkdir(parents=True)
@@ -151,7 +151,7 @@ def write_originals(folder: Path) -> None:
             container.mux(stream.encode())
 
 
-# Operations: each takes a world and yields once what comes before isn't measured, and then what to remark.
+# Operations on a world. Only the code between the two yields is measured; the second one yields a note for the table.
 
 Operation = Callable[[World], Iterator[str]]
 
@@ -214,7 +214,7 @@ def prepare(world: World) -> Iterator[str]:
 
 
 def _records(folder: Path) -> list[Any]:
-    """The records of one small video."""
+    """Write the records of one small video."""
     from timesformer_jax.datasets import Entry, Storage
     from timesformer_jax.datasets.storing import Labelled, write_records
 
@@ -272,7 +272,7 @@ def count_tiles(world: World) -> Iterator[str]:
 
 
 def start_with_absent(world: World) -> Iterator[str]:
-    """What a start says of absent videos, once the data are prepared with their lists."""
+    """Describe absent videos at start-up, given data prepared with their lists."""
     from input_pipeline.left_out import LeftOut, write_left_out
     from timesformer_jax.datasets import LAYOUTS
 
@@ -302,14 +302,14 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 OF_FILES = ("list a folder",)
-"""Operations on files, not on pieces of them."""
+"""Operations on whole files rather than segments."""
 
 
 def measure(operation: Operation, world: World) -> Figure:
-    """Run in its own process.
+    """Run an operation in its own process.
 
     Raises:
-      RuntimeError: if the operation fails.
+      RuntimeError: If the operation fails.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -340,13 +340,13 @@ def measure(operation: Operation, world: World) -> Figure:
 
 
 def _resident() -> float:
-    """MiB that this process has in memory."""
+    """Resident memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def growth(figures: dict[int, Figure]) -> str:
-    """The exponent by which time grows between the two largest sizes."""
+    """Return the exponent by which time grows between the two largest sizes."""
     if len(figures) < 2:
         return ""
     small, large = sorted(figures)[-2:]
@@ -354,7 +354,7 @@ def growth(figures: dict[int, Figure]) -> str:
 
 
 def draw(found: dict[str, dict[int, Figure]], sizes: list[int]) -> str:
-    """The table: seconds and MiB at each size."""
+    """Return the table of seconds and MiB at each size."""
     lines = [
         f"| | {' | '.join(f'{size:,}' for size in sizes)} | growth | at the largest |",
         "|---|" + "---|" * (len(sizes) + 2),
@@ -371,15 +371,15 @@ def draw(found: dict[str, dict[int, Figure]], sizes: list[int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="numbers of videos")
-    parser.add_argument("--folder", type=Path, help="where everything is written (default: a temporary folder)")
-    parser.add_argument("--only", nargs="+", choices=list(OPERATIONS), default=list(OPERATIONS), help="some operations")
+    parser.add_argument("--folder", type=Path, help="parent of the scratch folder (default: the system's temporary folder)")
+    parser.add_argument("--only", nargs="+", choices=list(OPERATIONS), default=list(OPERATIONS), help="operations to run")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="data_at_scale-", dir=given.folder))
     began = time.monotonic()
     found: dict[str, dict[int, Figure]] = {name: {} for name in given.only}
     try:
         write_originals(folder / "originals")
-        import input_pipeline  # noqa: F401  (before any fork, and no part of the figures)
+        import input_pipeline  # noqa: F401  (before any fork, so that it isn't measured)
 
         for size in sorted(given.sizes):
             world = World(folder, size)

@@ -1,14 +1,14 @@
-"""Kill runs, damage their files, fill their disks: nothing may be lost, and nothing may be wrong in silence.
+"""Kill runs, damage their files and fill their disks, and check that nothing is lost or silently wrong.
 
-    python benchmarks/endurance.py --output=FILE.json           all of it: 100 kills, 30 bit flips in each kind of file, ...
-    python benchmarks/endurance.py --short                      three minutes of it, with fixed seeds, as CI runs it
-    python benchmarks/endurance.py --only=flips --flips=100     some sections
+    python benchmarks/endurance.py --output=FILE.json           everything: 100 kills, 30 bit flips in each kind of file, ...
+    python benchmarks/endurance.py --short                      a subset in three minutes with fixed seeds, as CI runs it
+    python benchmarks/endurance.py --only=flips --flips=100     selected sections
     python benchmarks/endurance.py --page                       writes the figures of docs/reliability.md
 
-Runs are `main.py` on a tiny model and small videos. After each disturbance the same command must end with the results of a run
-that nothing disturbed, bit by bit, and leave no process and no unfinished file. A damaged file must be read as it was written,
-or be refused in one sentence that names it. Prints a table; the exit code is 1 if anything was lost or wrong. Linux only; full
-and read-only disks need root (else a limit on the size of files stands in for the former).
+Runs are `main.py` on a tiny model and small videos. After each disturbance, the same command must end with the results of an
+undisturbed run, bit for bit, and leave no process and no unfinished file behind. A damaged file must either be read as it was
+written or be refused with a clear error that names it. Prints a table. The exit code is 1 if anything was lost or wrong. Linux
+only; full and read-only disks need root. Without it, a file size limit replaces full disks, and read-only disks are skipped.
 """
 
 import argparse
@@ -21,23 +21,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # in place of this file's folder
+sys.path[0] = str(ROOT)  # replaces this file's folder
 
 from benchmarks.faults import table  # noqa: E402
 from benchmarks.faults.table import Trial  # noqa: E402
 
 SHORT = {"only": "flips,growth,kills", "seed": 0, "minutes": 3.0, "kills": 9, "flips": 2, "others": 1, "checkpoints": 40}
-"""Arguments of --short."""
+"""Arguments that `--short` sets."""
 PROGRESS_SECONDS = 20
-"""Between two lines of progress."""
+"""Seconds between progress lines."""
 
 
 class Campaign:
-    """A world of runs, and what is done to them.
+    """The sections of the benchmark on one world.
 
     Args:
-        folder: Where everything is written.
-        given: The command line.
+        folder: Folder for everything that the campaign writes.
+        given: Parsed command line.
     """
 
     def __init__(self, folder: Path, given: argparse.Namespace):
@@ -49,7 +49,7 @@ class Campaign:
         self._end = time.monotonic() + 60 * given.minutes
 
     def stop(self) -> bool:
-        """Whether time is up."""
+        """Return whether time is up."""
         return time.monotonic() > self._end
 
     def kills(self) -> Iterator[Trial]:
@@ -65,7 +65,7 @@ class Campaign:
         build_files(self.world)
         absent = [kind.name for kind in KINDS if not kind.find(self.world.folder / kind.folder)]
         if absent:
-            self.notes.append(f"Kinds of files that were not there: {', '.join(absent)}.")
+            self.notes.append(f"Kinds of files that were not found: {', '.join(absent)}.")
         counts = {"flips": self.given.flips, "others": self.given.others}
         flipped = set()
         for trial in damage_kinds(KINDS, self.world.folder, self.given.seed, **counts, stop=self.stop):
@@ -103,7 +103,7 @@ SECTIONS: dict[str, Callable[[Campaign], Iterator[Trial]]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run or draw; return the exit code."""
+    """Run the campaign or draw its page; return the exit code."""
     given = parse(arguments)
     if given.page is not None:
         files = given.page or sorted(table.RESULTS.glob("*.json"))
@@ -124,22 +124,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: 0)")
-    parser.add_argument("--minutes", type=float, default=60.0, help="after which nothing new is tried (default: 60)")
-    parser.add_argument("--kills", type=int, default=100, help="SIGKILL and SIGTERM, of all jobs together (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="start no new trial after this time (default: 60)")
+    parser.add_argument("--kills", type=int, default=100, help="SIGKILLs and SIGTERMs over all jobs (default: 100)")
     parser.add_argument("--flips", type=int, default=30, help="bit flips in each kind of file (default: 30)")
-    parser.add_argument("--others", type=int, default=4, help="cuts, zeroed blocks and missing files of each kind (default: 4)")
+    parser.add_argument(
+        "--others", type=int, default=4, help="truncations, zeroed blocks and missing files of each kind (default: 4)"
+    )
     parser.add_argument("--disks", type=int, default=3, help="full disks for each job (default: 3)")
-    parser.add_argument("--peers", type=int, default=2, help="two processes one of which dies (default: 2)")
-    parser.add_argument("--checkpoints", type=int, default=200, help="of the run that must not grow (default: 200)")
-    parser.add_argument("--only", metavar="SECTION,...", help=f"of {', '.join(SECTIONS)} (default: all)")
+    parser.add_argument("--peers", type=int, default=2, help="runs on two processes, one of which is killed (default: 2)")
+    parser.add_argument(
+        "--checkpoints", type=int, default=200, help="checkpoints of the run that is watched for leaks (default: 200)"
+    )
+    parser.add_argument("--only", metavar="SECTION,...", help=f"sections to run, of {', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--short", action="store_true", help="three minutes with fixed seeds, as CI runs it")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="where the table and every fault go")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="work in this new folder and keep it")
-    parser.add_argument("--page", type=Path, nargs="*", metavar="FILE.json", help="draw these results (default: the latest)")
-    parser.add_argument("--document", type=Path, default=table.DOCUMENT, help="for --page: the page that gets the figures")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for the table and every fault")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="work in this new folder, and keep it")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        nargs="*",
+        metavar="FILE.json",
+        help="draw these results (default: all of benchmarks/results/endurance)",
+    )
+    parser.add_argument("--document", type=Path, default=table.DOCUMENT, help="page that --page updates")
     given = parser.parse_args(arguments)
     if given.short:
         vars(given).update(SHORT)
@@ -147,7 +157,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(wanted: list[str], given: argparse.Namespace) -> int:
-    """Run the sections; return the exit code."""
+    """Run the sections and print the table; return the exit code."""
     folder = given.keep or Path(tempfile.mkdtemp(prefix="endurance-"))
     began = time.monotonic()
     trials: list[Trial] = []
@@ -180,9 +190,9 @@ def run(wanted: list[str], given: argparse.Namespace) -> int:
 
 
 def begin(folder: Path, given: argparse.Namespace) -> Campaign:
-    """Import what runs import, and run once without a disturbance."""
+    """Import everything that runs need, and make the undisturbed run."""
     world = folder.resolve() / "world"
-    # Before JAX is imported: runs share programs, and leave their temporary files where they are found.
+    # Before JAX is imported. Runs share compiled programs, and leftover temporary files end up in a folder that is checked.
     os.environ |= {
         "JAX_COMPILATION_CACHE_DIR": str(folder.resolve() / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -1,13 +1,13 @@
-"""How well a test keeps decoding and the device busy at once: `python benchmarks/evaluation.py`.
+"""Overlap of decoding and device work in evaluation: `python benchmarks/evaluation.py`.
 
-Tests of 10 clips x 3 crops at 224 px, each video decoded once: decoding alone (all batches, no model), the forward pass alone
-(the same batches, kept in memory), and the whole test, in turns, in one process. Prints one table; the last column is what
-counts, the whole by the larger of its two parts.
+Evaluates 10 clips x 3 crops per video at 224 px, decoding each video once. Times decoding alone (all batches, no model), the
+forward pass alone (the same batches, kept in memory) and the whole evaluation, alternating in one process. Prints one table.
+The last column is the one that counts: the whole relative to the slower of its two stages.
 
-On a CPU the two parts share the cores, so the whole can't take less than their sum where each alone keeps all cores busy. There
-cutting and scaling the crops, which is the device's, takes longer than decoding even with next to no model. So the last
-rows have a device of its own: in place of the forward pass something waits, one batch after the other, as long as the named
-share of a batch's decoding takes; below 1 decoding dominates.
+On a CPU the two stages share the cores, so if each alone keeps all cores busy, the whole can't take less than their sum.
+Cropping and resizing are the device's work, and take longer there than decoding even with a minimal model. The last rows
+therefore simulate a separate device: instead of a forward pass, each batch in turn waits for the given multiple of its decoding
+time. Below 1, decoding dominates.
 """
 
 import argparse
@@ -22,20 +22,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).parent.parent)  # in place of this file's folder, where it is called as the package is
+sys.path[0] = str(Path(__file__).parent.parent)  # replaces this file's folder, whose input_pipeline.py hides the package
 
 CLIPS, CROPS, BATCH, TURNS = 10, 3, 8, 5
 
 MODELS = {
     "forward dominates": {"embed_dim": 96, "depth": 2, "num_heads": 2, "patch_size": 16},
-    "next to no model": {"embed_dim": 16, "depth": 1, "num_heads": 1, "patch_size": 56},
+    "minimal model": {"embed_dim": 16, "depth": 1, "num_heads": 1, "patch_size": 56},
 }
-STORAGES = {"forward dominates": "jpeg", "next to no model": "h264"}
+STORAGES = {"forward dominates": "jpeg", "minimal model": "h264"}
 SHARES = (0.5, 1.0, 2.0)
 
 
 class Waiting:
-    """A batch's scores, there after a while."""
+    """Scores of a batch that are available once `done` is set."""
 
     def __init__(self, shape: tuple[int, ...]):
         self.shape, self.done = shape, threading.Event()
@@ -51,7 +51,7 @@ class Waiting:
 
 
 class Device:
-    """Takes `seconds` for each batch, one after the other, and no core."""
+    """Simulated device that spends `seconds` on each batch in turn without using a core."""
 
     def __init__(self, seconds: float):
         self._seconds = seconds
@@ -105,7 +105,7 @@ def measure(root: Path, turns: int) -> None:
         return evaluation.make_score_fn(model=model, prepare=functools.partial(prepare_eval, options=pixels), mesh=mesh), params
 
     def row(name: str, batches: Callable[[], Any], score: Any, params: Any) -> float:
-        """One line of the table; the seconds of a batch's decoding."""
+        """Print a row of the table; return the seconds that decoding takes per batch."""
 
         def test(incoming: Any) -> None:
             evaluation.score_clips(score, params, incoming, num_crops=CROPS, mesh=mesh)
@@ -128,20 +128,20 @@ def measure(root: Path, turns: int) -> None:
         return median["decode"] / len(kept)
 
     print(f"{len(os.sched_getaffinity(0))} cores, JAX on {jax.default_backend()}, medians of {turns} turns, seconds\n")
-    print("| | decoding alone | forward alone | the whole test | sum / larger | whole / larger |")
+    print("| | decoding alone | forward alone | whole evaluation | sum / larger | whole / larger |")
     print("|---|---|---|---|---|---|")
     a_batch = 0.0
     for name, fields in MODELS.items():
         a_batch = row(f"{name} ({STORAGES[name]})", batches_of(STORAGES[name]), *score_of(fields))
     for share in SHARES:
-        row(f"a device of its own, {share:g} x decoding", batches_of("h264"), Device(share * a_batch), None)
+        row(f"separate device, {share:g} x decoding", batches_of("h264"), Device(share * a_batch), None)
 
 
 def main() -> None:
     from benchmarks.input_pipeline import make_videos
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, help="a folder of your own videos, LABEL/*.mp4, in place of drawn ones")
+    parser.add_argument("--videos", type=Path, help="folder of videos, LABEL/*.mp4 (default: synthetic ones)")
     parser.add_argument("--turns", type=int, default=TURNS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

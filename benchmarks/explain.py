@@ -1,8 +1,8 @@
-"""What explanations cost, and whether they point at what matters.
+"""Cost of explanations, and how well they point at the moving digit.
 
-python benchmarks/explain.py memory                           temporary memory of rollout beside the forward pass
-python benchmarks/explain.py speed                            time of rollout and relevance beside the forward pass
-python benchmarks/explain.py digits runs/demo [--clips=1000]  do a run's maps point at the moving digit?
+python benchmarks/explain.py memory                           temporary memory compared with the forward pass
+python benchmarks/explain.py speed                            time of rollout and relevance compared with the forward pass
+python benchmarks/explain.py digits runs/demo [--clips=1000]  how often a run's maps point at the moving digit
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).parent.parent)  # in place of this file's folder, where files are called as packages are
+sys.path[0] = str(Path(__file__).parent.parent)  # replaces this file's folder, whose files hide packages
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -32,7 +32,7 @@ def model_of(num_frames: int) -> tsf.TimeSformer:
 
 
 def memory() -> None:
-    """By the compiler's account, for one clip in float32; nothing runs."""
+    """Print the compiler's estimate for one clip in float32, without running anything."""
     print("| frames | forward, GiB | rollout, GiB | rollout beyond the forward pass | class relevance, GiB |")
     print("|---|---|---|---|---|")
     for frames in (8, 32, 96):
@@ -53,7 +53,7 @@ def memory() -> None:
 
 
 def speed(turns: int = 5) -> None:
-    """The base model on one clip of 8 frames; each turn runs all three."""
+    """Time the base model on one clip of 8 frames; each turn runs all three contenders."""
     model = model_of(8)
     video = jnp.asarray(np.random.default_rng(0).normal(size=(1, 8, 224, 224, 3)), jnp.float32)
     params: Any = jax.jit(model.init)(jax.random.key(0), video)["params"]
@@ -77,7 +77,10 @@ def speed(turns: int = 5) -> None:
 
 
 def digits(run: str, num_clips: int) -> None:
-    """Validation clips; "points at the digit": the map's mean in the digit's box is at least 1.5 times its mean elsewhere."""
+    """Print how many validation clips have maps that point at the digit.
+
+    A map points at the digit if its mean inside the digit's box is at least 1.5 times its mean elsewhere.
+    """
     from input_pipeline.moving_digits import FRAME_SIZE, digit_boxes, draw_clip
 
     trained = tsf.load(run)
@@ -100,13 +103,13 @@ def digits(run: str, num_clips: int) -> None:
         if "temporal" in features.attention:
             weights = features.attention["temporal"].weights
             moved = 0.5 * jnp.abs(weights - 1 / weights.shape[-1]).sum(axis=-1).mean()
-            print(f"| {name} | temporal maps | {moved:.1%} of the attention is elsewhere than evenly over frames | |")
+            print(f"| {name} | temporal maps | {moved:.1%} of the attention deviates from uniform over frames | |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("memory", "speed", "digits"))
-    parser.add_argument("run", nargs="?", help="a run's workdir, for digits")
+    parser.add_argument("run", nargs="?", help="workdir of a run, for digits")
     parser.add_argument("--clips", type=int, default=1000)
     arguments = parser.parse_args()
     if arguments.what == "digits" and arguments.run is None:

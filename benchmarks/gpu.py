@@ -1,12 +1,12 @@
-"""What an accelerator makes of TimeSformer, measured in nine minutes.
+"""Speed and memory of TimeSformer on an accelerator, measured in nine minutes.
 
 python benchmarks/gpu.py --output=benchmarks/results/h100.json      measures everything, most informative first
-python benchmarks/gpu.py --output=FILE.json --only=card,attention   some sections
-python benchmarks/gpu.py --output=FILE.json --size=tiny --minutes=1 tries the script itself, on any machine
+python benchmarks/gpu.py --output=FILE.json --only=card,attention   measures selected sections
+python benchmarks/gpu.py --output=FILE.json --size=tiny --minutes=1 tries out the script on any machine
 python benchmarks/gpu.py --page                                     writes the tables of docs/performance.md
 
-It needs jax, flax, optax and this repository, nothing else (augmentation: dm-pix; the comparison: torch and transformers).
-Each result is written as soon as it is known, so that a run that is cut short still counts; a measurement that fails, hangs or
+Requires jax, flax, optax and this repository. Augmentation also needs dm-pix; the comparison needs torch and transformers. Each
+result is written as soon as it is known, so an interrupted run keeps what it has measured. A measurement that fails, hangs or
 runs out of memory is recorded with its message, and the run continues.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # in place of this file's folder
+sys.path[0] = str(ROOT)  # replaces this file's folder
 
 from benchmarks.accelerator.page import RESULTS, write_page  # noqa: E402
 from benchmarks.accelerator.record import Record  # noqa: E402
@@ -30,7 +30,7 @@ from benchmarks.accelerator.sizes import SIZES, Size  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run or draw; return the exit code."""
+    """Measure or draw the page; return the exit code."""
     given = parse(arguments)
     if given.page is not None:
         files = given.page or sorted(RESULTS.glob("*.json"))
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"Error: {error}", file=sys.stderr)
             return 1
         return 0
-    from benchmarks.accelerator.sections import SECTIONS  # imports JAX, which drawing does without
+    from benchmarks.accelerator.sections import SECTIONS  # imports JAX, which drawing doesn't need
 
     if given.worker:
         from benchmarks.accelerator.working import work
@@ -51,31 +51,29 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := [name for name in wanted if name not in SECTIONS]:
         print(f"Error: --only={given.only}: no section {unknown[0]}; choose from {', '.join(SECTIONS)}.", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C
     return measure([name for name in SECTIONS if name in wanted], given)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     job = parser.add_mutually_exclusive_group(required=True)
-    job.add_argument("--output", type=Path, metavar="FILE.json", help="where results go; replaced if it exists")
+    job.add_argument("--output", type=Path, metavar="FILE.json", help="results file, replaced if it exists")
     job.add_argument(
         "--page", type=Path, nargs="*", metavar="FILE.json", help="draw these results (default: all of benchmarks/results)"
     )
-    parser.add_argument("--minutes", type=float, default=9.0, help="for the whole run (default: 9)")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time limit of the whole run (default: 9)")
     parser.add_argument("--only", metavar="SECTION,...", help="sections to run (default: all)")
-    parser.add_argument("--size", choices=SIZES, default="base", help="what is measured (default: base)")
-    parser.add_argument("--trace", type=Path, metavar="FOLDER", help="keep the profile's trace there")
-    parser.add_argument(
-        "--document", type=Path, default=ROOT / "docs/performance.md", help="for --page: the page that gets the tables"
-    )
+    parser.add_argument("--size", choices=SIZES, default="base", help="size of the model and the batches (default: base)")
+    parser.add_argument("--trace", type=Path, metavar="FOLDER", help="keep the profiler's trace in this folder")
+    parser.add_argument("--document", type=Path, default=ROOT / "docs/performance.md", help="page that --page updates")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def measure(wanted: list[str], given: argparse.Namespace) -> int:
-    """Run the sections, those measurements first that can't wait; return the exit code."""
+    """Run the sections, most informative measurements first; return the exit code."""
     from benchmarks.accelerator.profile import TRACE_FOLDER
 
     size = SIZES[given.size]
@@ -87,7 +85,7 @@ def measure(wanted: list[str], given: argparse.Namespace) -> int:
         os.environ[TRACE_FOLDER] = str(given.trace.resolve())
     with tempfile.TemporaryDirectory() as cache:
         defaults = {"JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **size.environment}
-        for name, value in defaults.items():  # the cache, since sections share programs
+        for name, value in defaults.items():  # the cache is shared, since sections compile the same programs
             os.environ.setdefault(name, value)
         try:
             for tasks, environment in plan(wanted, size):
@@ -103,7 +101,10 @@ def measure(wanted: list[str], given: argparse.Namespace) -> int:
 
 
 def plan(wanted: list[str], size: Size) -> list[tuple[list[Task], Mapping[str, str]]]:
-    """Tasks in their order, those of neighbouring sections that share an environment together: starting a worker costs time."""
+    """Return tasks in order, grouped by environment.
+
+    Neighbouring sections with the same environment form one group, since starting a worker takes time.
+    """
     from benchmarks.accelerator.sections import SECTIONS
 
     batches: list[tuple[list[Task], Mapping[str, str]]] = []

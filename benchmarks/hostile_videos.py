@@ -1,12 +1,12 @@
-"""Damaged videos on purpose: whatever is in a file, reading it ends in frames or in one sentence.
+"""Read mutated videos: each must yield frames or be refused with a one-line error.
 
     python benchmarks/hostile_videos.py
     python benchmarks/hostile_videos.py --count=10000 --seed=7 --minutes=30 --keep=FOLDER
 
-Small valid videos of many containers and codecs are mutated: bits flipped, bytes zeroed, pieces cut and doubled, numbers of
-headers set to extremes. Each is read as `predict` reads it (tiled clips) and as `check` does, by worker processes with bounded
-memory and some seconds for each file. The table has a row per source. The exit code is 1 if a file did anything but be read or
-be refused in one sentence; `--keep` keeps those files.
+Small valid videos in many containers and codecs are mutated by flipping bits, zeroing bytes, cutting and duplicating pieces,
+and setting header fields to extreme values. Each is read as `predict` reads it (tiled clips) and as `check` does, by worker
+processes with limits on memory and on the time per file. The table has a row per source. The exit code is 1 if any file was
+neither read nor refused with a one-line error; `--keep` keeps those files.
 """
 
 import argparse
@@ -38,9 +38,9 @@ from timesformer_jax.video import Limits, Preprocess
 
 LIMITS = Limits(max_pixels=1024 * 1024, max_seconds=3600.0, max_bytes=1 << 24)
 MEMORY = 1 << 30
-"""Bytes that a file may add to its process."""
+"""Bytes by which a file may increase the memory of its process."""
 SECONDS = 20.0
-"""Time that a file may take, on a machine that does other things as well."""
+"""Time limit per file, generous since the machine may do other work."""
 OUTCOMES = ("read", "refused", "traceback", "too slow", "too much memory", "died")
 
 SOURCES = {
@@ -64,15 +64,15 @@ SOURCES = {
     "h264": ("h264", "libx264", {"g": "5"}),
     "ogv": ("ogg", "libvpx", {"deadline": "realtime", "cpu-used": "8"}),
 }
-"""Name -> suffix, encoder and its options."""
+"""Maps each source to its suffix, encoder and encoder options."""
 
 HEADER = 600
-"""Bytes at the beginning (or the end) that are mutated more often than others: most of them are numbers of headers."""
+"""Bytes at either end that are mutated more often than others, since most of them belong to headers."""
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
 class Case(NamedTuple):
-    """A mutated file: which source, made by which mutations."""
+    """A mutated file with its source and mutations."""
 
     source: str
     mutations: tuple[str, ...]
@@ -80,7 +80,7 @@ class Case(NamedTuple):
 
 
 def write_source(path: Path, codec: str, options: dict[str, str], *, fragmented: bool) -> Path:
-    """12 frames of 176 x 144 pixels."""
+    """Write 12 frames of 176 x 144 pixels."""
     muxing = {"movflags": "frag_keyframe+empty_moov"} if fragmented else {}
     formats = {"gif": "rgb8", "mjpeg": "yuvj420p"}
     with av.open(str(path), "w", options=muxing) as container:
@@ -97,7 +97,7 @@ def write_source(path: Path, codec: str, options: dict[str, str], *, fragmented:
 
 
 def place(random: np.random.Generator, data: bytearray) -> int:
-    """Anywhere, but half the time in the first or the last bytes."""
+    """Draw an offset: half the time anywhere, otherwise near the beginning or the end."""
     if random.random() < 0.5:
         return int(random.integers(len(data)))
     near = int(random.integers(min(HEADER, len(data))))
@@ -132,7 +132,7 @@ def double(random: np.random.Generator, data: bytearray) -> None:
 
 
 def resize(random: np.random.Generator, data: bytearray) -> None:
-    """A number of a header becomes extreme, in either byte order."""
+    """Overwrite integers with extreme values, in either byte order."""
     for _ in range(int(random.integers(1, 4))):
         width = int(random.choice([1, 2, 4]))
         start = min(place(random, data), max(len(data) - width, 0))
@@ -151,7 +151,7 @@ MUTATIONS: dict[str, Callable[[np.random.Generator, bytearray], None]] = {
 
 
 def make_cases(folder: Path, count: int, seed: int) -> Iterator[Case]:
-    """`count` mutated files, the sources in turn; file i is the same for the same seed."""
+    """Yield `count` mutated files, cycling through the sources; a seed always gives the same file i."""
     sources = {}
     for name, (suffix, codec, options) in SOURCES.items():
         path = folder / f"{name.replace(' ', '_')}.{suffix}"
@@ -170,7 +170,7 @@ def make_cases(folder: Path, count: int, seed: int) -> Iterator[Case]:
 
 
 def read(path: Path) -> tuple[str, str]:
-    """What came of a file, read as the jobs do, and what there is to say of it."""
+    """Read a file as the jobs do; return its outcome and a message."""
     preprocess = Preprocess(num_frames=4, crop_size=32, sampling_rate=1.0, placement="tiled")
     entry = Entry(name=path.name, path=path, labels=())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -195,11 +195,11 @@ def read(path: Path) -> tuple[str, str]:
 
 
 def serve(connection: Any) -> None:
-    """A worker: receives paths, sends outcomes."""
+    """Receive paths and send outcomes, in a worker process."""
     av_logging.set_level(av_logging.PANIC)
     logging.getLogger("timesformer_jax").setLevel(logging.ERROR)
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
-    if pages:  # so that a file that asks for all memory gets an error
+    if pages:  # so that allocating too much memory raises an error
         largest = pages * resource.getpagesize() + 4 * MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (largest, largest))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -221,7 +221,7 @@ class Worker:
         other.close()
 
     def read(self, path: Path) -> tuple[str, str]:
-        """`read` of the file, there."""
+        """Call `read` on the file in the process."""
         try:
             self._connection.send(path)
             if self._connection.poll(3 * SECONDS):
@@ -236,13 +236,13 @@ class Worker:
         return found
 
     def stop(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._connection.send(None)
         self._process.join()
 
 
 def run_cases(cases: Iterator[Case], num_workers: int, end: float) -> Iterator[tuple[Case, str, str]]:
-    """Each case with its outcome and what there is to say of it, until `end`."""
+    """Yield each case with its outcome and a message, until `end`."""
     idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     for _ in range(num_workers):
         idle.put(Worker())
@@ -264,7 +264,7 @@ def run_cases(cases: Iterator[Case], num_workers: int, end: float) -> Iterator[t
 
 
 def table(counts: dict[str, collections.Counter[str]]) -> str:
-    """A row a source, and their sum."""
+    """Return a table with a row per source and a total."""
     total = sum(counts.values(), collections.Counter())
     lines = ["| source | tried | " + " | ".join(OUTCOMES) + " |", "|---" * (2 + len(OUTCOMES)) + "|"]
     for name, row in [*counts.items(), ("all", total)]:
@@ -273,13 +273,13 @@ def table(counts: dict[str, collections.Counter[str]]) -> str:
 
 
 def main() -> int:
-    """Prints the table; 1 if a file did anything but be read or be refused in one sentence."""
+    """Print the table; return 1 if any file was neither read nor refused with a one-line error."""
     parser = argparse.ArgumentParser(description="Read mutated videos.")
     parser.add_argument("--count", type=int, default=1000, help="mutated files (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the mutations (default: 0)")
-    parser.add_argument("--minutes", type=float, default=30.0, help="time after which no more files are tried (default: 30)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read (default: 2)")
-    parser.add_argument("--keep", type=Path, help="folder for the files that did anything else (default: none)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="start no new file after this time (default: 30)")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
+    parser.add_argument("--keep", type=Path, help="keep the files that failed in this folder")
     arguments = parser.parse_args()
     counts: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in SOURCES}
     bad = 0

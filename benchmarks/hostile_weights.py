@@ -1,11 +1,11 @@
-"""Load mutated weight files: each must load or be refused in one sentence, within 2 s of CPU time and 1 GiB of memory.
+"""Load mutated weight files: each must load or be refused with a clear error, within 2 s of CPU time and 1 GiB of memory.
 
     python benchmarks/hostile_weights.py [--count 500] [--seed 0] [--keep FOLDER]
 
-Valid files of every form (safetensors, .npz, a Hugging Face folder, a checkpoint of this project, and PyTorch's pickles if
-PyTorch is installed) with one thing changed: a byte, a length, a field, a whole entry. A worker process loads one after the
-other, and is replaced if it crashes or hangs. Prints a table and what went wrong; the exit code is 1 if anything did. The
-limits apply to loading alone, imports excluded (Linux).
+Takes valid files of every format (safetensors, .npz, a Hugging Face folder, a checkpoint of this project, and PyTorch pickles
+if PyTorch is installed) and changes a byte, a length, a field or a whole entry. A worker process loads one file after another,
+and is replaced if it crashes or hangs. Prints a table and every failure; the exit code is 1 if there was one. The limits apply
+to loading alone, without imports. Linux only.
 """
 
 import argparse
@@ -31,14 +31,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 SECONDS, BYTES, HANGING = 2.0, 1 << 30, 60.0
-"""Limits of one file: CPU time, memory beyond imports, and the wall time after which a worker is ended."""
+"""Limits per file: CPU time, memory beyond the imports, and the wall time after which a worker is killed."""
 
 DEEP = "[" * 100_000
 ODD: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1, 3, 7, 10**9, 10**400, 0.5, 1e308, float("nan"), float("inf")),
     *("", "x", "0", "x" * 5000, "\x1b[31m\nred", "\ud800", [], [0], [1, 2], ["a"] * 5, {}, {"0": 1}, [[[[]]]]),
 )
-"""Values that a field may have instead of its own."""
+"""Values that replace a field's own."""
 
 Draw = np.random.Generator
 
@@ -48,7 +48,7 @@ def pick(draw: Draw, values: Any) -> Any:
 
 
 def mutate_json(value: Any, draw: Draw) -> Any:
-    """The value with one field at a random depth changed, removed, renamed or added."""
+    """Return a copy with one field at a random depth replaced, removed or renamed."""
     if isinstance(value, dict | list) and value and draw.random() < 0.85:
         key = pick(draw, list(value)) if isinstance(value, dict) else int(draw.integers(len(value)))
         if isinstance(value, dict) and draw.random() < 0.2:
@@ -62,7 +62,7 @@ def mutate_json(value: Any, draw: Draw) -> Any:
 
 
 def mutate_text(value: Any, draw: Draw) -> bytes:
-    """JSON with one field changed, or a text that is none."""
+    """Return JSON with one field changed, or text that isn't valid JSON."""
     kind = draw.random()
     if kind < 0.05:
         return DEEP.encode()
@@ -72,7 +72,7 @@ def mutate_text(value: Any, draw: Draw) -> bytes:
 
 
 def mutate_bytes(data: bytes, draw: Draw) -> bytes:
-    """Some bytes changed, a piece removed or repeated, or the end cut off."""
+    """Change a few bytes, remove or repeat a piece, or truncate."""
     place = int(draw.integers(len(data) if draw.random() < 0.5 else min(len(data), 2000)))
     kind = draw.integers(4)
     if kind == 0:
@@ -88,7 +88,7 @@ def mutate_bytes(data: bytes, draw: Draw) -> bytes:
 
 
 def replace_by_special(path: Path, draw: Draw) -> None:
-    """A named pipe, a device, a folder, a dangling link or a very large empty file in the place of a file."""
+    """Replace a file with a named pipe, a device, a folder, a dangling link or a huge sparse file."""
     path.unlink()
     kind = draw.integers(5)
     if kind == 0:
@@ -129,7 +129,7 @@ def mutate_safetensors(source: Path, target: Path, draw: Draw) -> None:
 
 
 def change_tensors(arrays: dict[str, Any], draw: Draw) -> dict[str, Any]:
-    """One tensor of another type, shape or name, removed, added, or with values that aren't finite."""
+    """Change a tensor's dtype, shape or values, remove it, or add a copy under another name."""
     name = pick(draw, list(arrays))
     kind = draw.integers(4)
     if kind == 0:
@@ -178,7 +178,7 @@ def mutate_npz(source: Path, target: Path, draw: Draw) -> None:
 
 
 def hostile_npy(content: bytes, draw: Draw) -> bytes:
-    """An array whose header claims something else, or which is mostly zeros."""
+    """Return an array with a false or damaged header, or with 100 MiB of zeros appended."""
     kind = draw.integers(3)
     if kind == 0:
         return content + bytes(100 << 20)
@@ -190,7 +190,7 @@ def hostile_npy(content: bytes, draw: Draw) -> bytes:
 
 
 def mutate_folder(source: Path, target: Path, draw: Draw) -> None:
-    """One file of a folder changed: its JSON if it is JSON, else its bytes."""
+    """Copy a folder and change one file: its fields if it is JSON, otherwise its bytes."""
     shutil.copytree(source, target)
     files = sorted(path for path in target.rglob("*") if path.is_file())
     described = [path for path in files if path.suffix == ".json" or path.name.endswith("METADATA")]
@@ -235,13 +235,13 @@ HOSTILE_CONFIGS = (
     *("  NUM_FRAMES: " + "9" * 5000, "  NUM_FRAMES: many", "  NUM_CLASSES: 0", "  ATTENTION_TYPE: axial", "  STD: []"),
     *(" " * 200_000 + "x", "  SAMPLING_RATE: " + "1" * 5000, "  DATASET:\n  DATASET: " + "k" * 5000, ":" * 100_000),
 )
-"""Texts in the place of the official trainer's YAML."""
+"""Texts that replace the official trainer's YAML."""
 
 Mutate = Callable[[Path, Path, Draw], None]
 
 
 def write_sources(folder: Path) -> dict[str, tuple[Path, Mutate]]:
-    """Form -> a valid file of a small model, and what changes it."""
+    """Write a valid file of a small model per format; return each with the function that mutates it."""
     import jax
     import jax.numpy as jnp
 
@@ -271,7 +271,7 @@ def write_sources(folder: Path) -> dict[str, tuple[Path, Mutate]]:
 
 
 def work(connection: Any, warm: list[str]) -> None:
-    """Load path after path; send (outcome, CPU seconds, bytes)."""
+    """Load the received paths, and send (outcome, CPU seconds, bytes) for each."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Orbax logs what it raises
     import timesformer_jax as tsf
 
@@ -291,14 +291,14 @@ def work(connection: Any, warm: list[str]) -> None:
 
     connection.send([path for path in warm if outcome(path) != "loaded"])
     while (path := connection.recv()) is not None:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before, began = resident("VmRSS"), time.process_time()
         what = outcome(path)
         connection.send((what, time.process_time() - began, resident("VmHWM") - before))
 
 
 class Worker:
-    """A process that loads files and is replaced when it dies."""
+    """A process that loads files, replaced if it dies or hangs."""
 
     def __init__(self, warm: list[str]):
         self.warm = warm
@@ -314,7 +314,7 @@ class Worker:
             raise RuntimeError(f"Unchanged files don't load: {', '.join(refused)}.")
 
     def load(self, path: Path) -> str:
-        """ "loaded", "refused", or what went wrong."""
+        """Return "loaded", "refused" or a description of the failure."""
         self.connection.send(str(path))
         with contextlib.suppress(EOFError):
             if self.connection.poll(HANGING):
@@ -331,9 +331,9 @@ class Worker:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=500, help="files")
-    parser.add_argument("--seed", type=int, default=0, help="of the mutations; file i of a seed is always the same")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep what went wrong here")
+    parser.add_argument("--count", type=int, default=500, help="mutated files (default: 500)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mutations; a seed always gives the same file i")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the files that failed in this folder")
     arguments = parser.parse_args()
     found: dict[str, collections.Counter[str]] = {}
     wrong = []
@@ -356,7 +356,7 @@ def main() -> int:
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         worker.connection.send(None)
         worker.process.join()
-    print("| form | tried | loaded | refused in one sentence | anything else |\n|---|---|---|---|---|")
+    print("| format | tried | loaded | refused with a clear error | anything else |\n|---|---|---|---|---|")
     for form, counts in found.items():
         print(f"| {form} | {counts.total()} | {counts['loaded']} | {counts['refused']} | {counts['anything else']} |")
     print("\n".join(wrong))

@@ -1,9 +1,10 @@
-"""Speed and size of the data pipeline: batches of random 8 x 32 clips, 340 x 256 stored, windows of 224 crops, on one core.
+"""Speed and storage of the data pipeline on one core: random 8 x 32 clips from stored videos of 340 x 256, for 224 px crops.
 
     python benchmarks/input_pipeline.py [--videos=FOLDER] [--batches=5000]
 
-FOLDER holds videos of one's own (LABEL/*.mp4), joined and scaled to ten seconds of 340 x 256; without it they are drawn. All
-figures of the table are from one run, taking turns, and the ratios are what counts. `--batches` measures resident memory.
+FOLDER holds videos (LABEL/*.mp4), which are concatenated and resized to ten seconds of 340 x 256; the default is synthetic
+videos. All figures of the table come from one run that alternates between the contenders, so their ratios are what counts.
+`--batches` measures resident memory.
 """
 
 import argparse
@@ -19,14 +20,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).parent.parent)  # in place of this file's folder, where it is called as the package is
+sys.path[0] = str(Path(__file__).parent.parent)  # replaces this file's folder, where this file hides the package
 
 HEIGHT, WIDTH, FRAMES, FPS = 256, 340, 300, 30
 ROUNDS, BATCH, COPIES = 7, 8, 6
 
 
 def drawn(seed: int) -> Iterator[Any]:
-    """A textured scene that pans, with discs in front of it that move their own ways, and a camera's noise."""
+    """Yield frames of a panning textured scene with independently moving discs and camera noise."""
     import numpy as np
 
     random = np.random.default_rng(seed)
@@ -48,7 +49,7 @@ def drawn(seed: int) -> Iterator[Any]:
 
 
 def joined(paths: list[Path]) -> Iterator[Any]:
-    """Frames of some videos one after the other, scaled, over and over until there are enough."""
+    """Yield `FRAMES` resized frames of the concatenated videos, repeating them as needed."""
     import av
 
     count = 0
@@ -63,7 +64,7 @@ def joined(paths: list[Path]) -> Iterator[Any]:
 
 
 def make_videos(root: Path, source: Path | None) -> None:
-    """The originals as they are downloaded: H.264 with a key frame every 250 frames."""
+    """Write originals like typical downloads: H.264 with a key frame every 250 frames."""
     import av
 
     if source is None:
@@ -85,12 +86,12 @@ def make_videos(root: Path, source: Path | None) -> None:
 
 
 def decode_whole(path: Path) -> None:
-    """Every frame from start to end, and none converted: what a clip of the original costs at least."""
+    """Decode every frame without conversion: the minimal cost of a clip from the original."""
     decode_stream(path.read_bytes())
 
 
 def decode_stream(content: bytes) -> None:
-    """Every frame of a video in memory, by one thread."""
+    """Decode every frame of a video in memory, in one thread."""
     import av
 
     with av.open(io.BytesIO(content)) as container:
@@ -113,7 +114,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_videos(root / "videos", arguments.videos)
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before TensorFlow counts the cores
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before TensorFlow counts cores
         measure(root, arguments.batches)
 
 
@@ -152,17 +153,17 @@ def measure(root: Path, num_batches: int) -> None:
     turns = itertools.cycle(originals)
 
     def batches_of(storage: str) -> Callable[[], Any]:
-        """A pipeline of its own for each turn: one that goes on fetching in the background would slow the others down."""
+        """Build a new pipeline for each turn: one that prefetches in the background would slow down the others."""
         batches = training_batches(data[storage], "train", options, batch_size=BATCH, seed=0)
         return lambda: next(batches)
 
     loop, jpeg, whole, h264 = (
-        "the frames, decoded by TensorFlow in a loop",
+        "frames, decoded by TensorFlow in a loop",
         "`jpeg`, batches",
-        "the original, decoded from start to end",
+        "original, decoded from start to end",
         "`h264`, batches",
     )
-    ways: dict[str, tuple[Callable[[], Callable[[], Any]], int, int]] = {  # how to begin, clips of a call, calls a turn
+    ways: dict[str, tuple[Callable[[], Callable[[], Any]], int, int]] = {  # factory, clips per call, calls per turn
         loop: (lambda: merely_decode, 1, 100),
         jpeg: (lambda: batches_of("jpeg"), BATCH, 25),
         whole: (lambda: lambda: decode_whole(next(turns)), 1, 16),
@@ -172,7 +173,7 @@ def measure(root: Path, num_batches: int) -> None:
     for _ in range(ROUNDS):
         for name, (begin, clips, calls) in ways.items():
             call = begin()
-            for _ in range(5):  # starts the threads, and uses up what they have fetched ahead
+            for _ in range(5):  # starts the threads and drains what they have prefetched
                 call()
             began = time.perf_counter()
             for _ in range(calls):
@@ -183,7 +184,7 @@ def measure(root: Path, num_batches: int) -> None:
     sizes = {name: each.builder.info.dataset_size for name, each in data.items()}
     sizes["original"] = sum(path.stat().st_size for path in originals)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    print("| | ms a clip | clips/s/core | rate | bytes a video |")
+    print("| | ms per clip | clips/s/core | rate | bytes per video |")
     print("|---|---|---|---|---|")
     for name, beside, stored_as in (
         (loop, loop, "jpeg"),
@@ -198,7 +199,7 @@ def measure(root: Path, num_batches: int) -> None:
             f"{size / 1e6:.2f} MB{more} |"
         )
 
-    print("\n| test views of a video | ms a video, jpeg | h264 |\n|---|---|---|")
+    print("\n| evaluation views | ms per video, jpeg | h264 |\n|---|---|---|")
     for clips, crops in ((1, 1), (1, 3), (5, 3)):
         figures = []
         for each in data.values():

@@ -1,7 +1,7 @@
-"""What the training loop costs beyond the steps themselves: `python benchmarks/loop.py`.
+"""Overhead of the training loop beyond the steps themselves: `python benchmarks/loop.py`.
 
-A step that takes about 100 ms on the device is run many times in a bare loop, and by `timesformer_jax.training.train` with its
-logging, clock, preemption check and transfer of batches; both in turns, in one process. Prints one table.
+Runs a step of about 100 ms of device time repeatedly, in a bare loop and in `timesformer_jax.training.train` with its logging,
+clock, preemption check and batch transfer. The two alternate in one process. Prints one table.
 """
 
 import time
@@ -19,7 +19,7 @@ TURNS = 5
 
 
 class NoCheckpoints:
-    """Nothing is written here: saving has its own threads."""
+    """Checkpoints that write nothing, since saving runs in separate threads."""
 
     latest_step = None
 
@@ -31,7 +31,7 @@ class NoCheckpoints:
 
 
 def make_step(size: int, repeats: int) -> Any:
-    """A step of `repeats` products of `size` x `size` matrices, its state and metrics shaped as in training."""
+    """Return a step of `repeats` products of `size` x `size` matrices, with the state and metrics of training."""
 
     def step(state: training.TrainState, batch: dict[str, jax.Array]) -> tuple[training.TrainState, dict[str, jax.Array]]:
         def product(_: int, x: jax.Array) -> jax.Array:
@@ -51,7 +51,11 @@ def make_step(size: int, repeats: int) -> Any:
 def fresh_state(size: int) -> training.TrainState:
     zero = jnp.zeros((), jnp.int32)
     kernel = jax.random.normal(jax.random.key(0), (size, size)) / size**0.5
-    params = {"kernel": kernel, "x": kernel, **{f"p{i}": jnp.zeros(8) for i in range(200)}}  # as many arrays as a model
+    params = {
+        "kernel": kernel,
+        "x": kernel,
+        **{f"p{i}": jnp.zeros(8) for i in range(200)},
+    }  # about the number of a model's arrays
     return training.TrainState(zero, params, {}, None, zero, zero)
 
 
@@ -61,7 +65,7 @@ def main() -> None:
     batch = {"video": np.zeros((8, 8, 64, 64, 3), np.uint8), "label": np.zeros(8, np.int32)}
     on_device = training.to_devices(batch, mesh)
     repeats = 20
-    for _ in range(3):  # to about 100 ms
+    for _ in range(3):  # adjusts `repeats` to about 100 ms
         compiled = compile_step(make_step(size, repeats), fresh_state(size), on_device)
         state, _ = compiled(fresh_state(size), on_device)
         jax.block_until_ready(state)
@@ -104,11 +108,11 @@ def main() -> None:
             pipeline_state=lambda step: {},
             evaluate=lambda state, check: ({}, 0.0),
         )
-        return (time.perf_counter() - times[1]) / STEPS  # from the second batch on: the first one waits for the compiler
+        return (time.perf_counter() - times[1]) / STEPS  # since the second batch: the first waits for the compiler
 
     figures = [(bare(), loop()) for _ in range(TURNS)]
     ratios = sorted(b / a for a, b in figures)
-    print("| a step alone, ms | in the loop, ms | ratio, median of 5 turns | smallest, largest |")
+    print("| bare step, ms | step in the loop, ms | ratio, median of 5 turns | smallest, largest |")
     print("|---|---|---|---|")
     milliseconds = [1000 * float(np.median(column)) for column in zip(*figures, strict=True)]
     print(f"| {milliseconds[0]:.1f} | {milliseconds[1]:.1f} | {ratios[TURNS // 2]:.3f} | {ratios[0]:.3f}, {ratios[-1]:.3f} |")

@@ -1,10 +1,10 @@
-"""Pages with a part between two marks that a script writes."""
+"""Pages with a generated section between two marks."""
 
 from pathlib import Path
 
 
 def replace_marked(document: Path, begin: str, end: str, content: str) -> None:
-    """Replace what is between the two marks of `document`.
+    """Replace the text between the two marks of `document`.
 
     Raises:
         ValueError: If the document lacks the marks.

@@ -1,12 +1,13 @@
-"""What the model costs in time and memory, beside Hugging Face transformers in PyTorch.
+"""Time and memory of the model, compared with Hugging Face transformers in PyTorch.
 
     python benchmarks/model.py speed --torch-python=PYTHON    forward passes and training steps, alternating
-    python benchmarks/model.py compile                        tracing and compiling, blocks scanned against unrolled
+    python benchmarks/model.py compile                        tracing and compiling, scanned and unrolled blocks
     python benchmarks/model.py memory                         temporary memory of training steps, 8 to 96 frames
-    python benchmarks/model.py joint                          joint attention on 96 frames, run in chunks
+    python benchmarks/model.py joint                          chunked joint attention on 96 frames
 
-Each prints one table. On a CPU in float32, on a GPU in bfloat16. `speed` runs each contender in a process of its own and lets
-them take turns, so that a noisy machine is noisy for all; PYTHON is one with the packages of `benchmarks/requirements.txt`.
+Each command prints one table, in float32 on a CPU and in bfloat16 on a GPU. `speed` runs each contender in its own process and
+alternates between them, so that noise affects all of them alike. PYTHON is an interpreter with the packages of
+`benchmarks/requirements.txt`.
 """
 
 import argparse
@@ -27,7 +28,7 @@ PRODUCTS = 10
 GIB = 2**30
 
 
-# Contenders of `speed`: each makes a function that runs once and returns when the result is there.
+# Contenders of `speed`. Each returns a function that runs once and blocks until the result is ready.
 
 
 def jax_forward(batch_size: int, *, folded: bool = False) -> Callable[[], None]:
@@ -62,7 +63,7 @@ def jax_training_step(batch_size: int) -> Callable[[], None]:
 
 
 def jax_matrix_product(batch_size: int) -> Callable[[], None]:
-    """The yardstick of utilisation: `PRODUCTS` times `_matrix()`^3 multiply-adds."""
+    """Return the reference for utilisation: `PRODUCTS` times `_matrix()`^3 multiply-adds."""
     import jax
 
     a = (jax.random.normal(jax.random.key(0), (_matrix(), _matrix())) / _matrix() ** 0.5).astype(_jax_dtype())
@@ -116,7 +117,7 @@ CONTENDERS: dict[str, tuple[str, Callable[[int], Callable[[], None]]]] = {
     "jax training step": ("jax", jax_training_step),
     "jax matrix product": ("jax", jax_matrix_product),
 }
-"""Name -> (which Python, what to run)."""
+"""Maps each contender to its framework and function."""
 
 
 def _jax_model(batch_size: int, **fields: Any) -> tuple[Any, Any, Iterator[Any]]:
@@ -172,9 +173,9 @@ def _matrix() -> int:
 
 
 def work(name: str, batch_size: int) -> None:
-    """A contender's process: for each line that it gets two runs, answered by the seconds of the second.
+    """Serve a contender: for each line on stdin, run it twice and print the seconds of the second run.
 
-    The first gets back the memory that the system took while the others ran, which can cost as much as the run itself.
+    The first run reclaims memory that the system took while the others ran, which can take as long as the run itself.
     """
     run = CONTENDERS[name][1](batch_size)
     run()  # compiles
@@ -187,7 +188,7 @@ def work(name: str, batch_size: int) -> None:
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    """Medians over rounds in which every contender has its turn."""
+    """Print medians over rounds in which every contender runs once."""
     pythons = {"jax": sys.executable, "torch": arguments.torch_python}
     names = [name for name, (kind, _) in CONTENDERS.items() if pythons[kind]]
     if arguments.forward_only:
@@ -202,12 +203,12 @@ def speed(arguments: argparse.Namespace) -> None:
                 f"--contender={name}",
                 f"--batch-size={arguments.batch_size}",
             ]
-            # Several processes share the GPU, where there is one: none may take most of its memory in advance.
+            # If there is a GPU, several processes share it, so none may preallocate most of its memory.
             env = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
             worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
             stack.callback(worker.kill)
             workers[name] = worker
-            if not _answer(worker):  # one after the other, so that none compiles while another is timed
+            if not _answer(worker):  # wait for each, so that none compiles while another is timed
                 sys.exit(f"Error: the process of {name!r} ended; its message is above.")
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(arguments.rounds):
@@ -235,7 +236,7 @@ def speed(arguments: argparse.Namespace) -> None:
 
 
 def _multiply_adds() -> tuple[float, float, float]:
-    """Of one clip, by XLA's count: with the whole last block (as the peer does it), for logits alone, and folded."""
+    """Return XLA's count for one clip: with the whole last block (as the peer computes it), for logits alone, and folded."""
     import jax
 
     import timesformer_jax as tsf
@@ -256,7 +257,7 @@ def _answer(worker: subprocess.Popen) -> str:
 
 
 def _jax_shapes(frames: int, size: int, **fields: Any) -> tuple[Any, Any, Any]:
-    """A base model with the shapes of its parameters and of one video."""
+    """Return a base model and the shapes of its parameters and of one video."""
     import jax
     import jax.numpy as jnp
 
@@ -268,9 +269,9 @@ def _jax_shapes(frames: int, size: int, **fields: Any) -> tuple[Any, Any, Any]:
 
 
 def _compile_step(frames: int, size: int, **fields: Any) -> tuple[float, float, Any]:
-    """Seconds of tracing and of compiling the project's training step for one clip, and what is compiled.
+    """Trace and compile the training step for one clip; return the seconds of each and the compiled step.
 
-    As in the official recipe: SGD with momentum and weight decay, stochastic depth 0.1.
+    Follows the official recipe: SGD with momentum and weight decay, stochastic depth of 0.1.
     """
     import jax
     import jax.numpy as jnp
@@ -320,9 +321,9 @@ def _compile_step(frames: int, size: int, **fields: Any) -> tuple[float, float, 
 
 
 def compile_(arguments: argparse.Namespace) -> None:
-    """Alternating, medians over rounds."""
+    """Print the times of scanned and unrolled blocks, alternating, as medians over rounds."""
     times: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-    _compile_step(1, 32, scan_layers=True)  # what is slow the first time only
+    _compile_step(1, 32, scan_layers=True)  # warms up one-time costs
     for _ in range(arguments.rounds):
         for scan in times:
             times[scan].append(_compile_step(FRAMES, SIZE, scan_layers=scan)[:2])
@@ -337,7 +338,7 @@ def compile_(arguments: argparse.Namespace) -> None:
 
 
 def memory(arguments: argparse.Namespace) -> None:
-    """By the compiler's own account; nothing is run."""
+    """Print the compiler's estimate of memory, without running anything."""
     print("Temporary memory of a training step of base, 1 clip, bfloat16, scan_layers, GiB (by `compiled.memory_analysis()`)")
     ways = [("none", "xla"), ("dots", "xla"), ("full", "xla"), ("full", "chunked")]
     print(f"{'frames':>6}{'size':>6}" + "".join(f"{f'remat {remat}, {how}':>22}" for remat, how in ways))
@@ -353,7 +354,7 @@ def memory(arguments: argparse.Namespace) -> None:
 
 
 def joint(arguments: argparse.Namespace) -> None:
-    """The whole process's peak, weights and video included."""
+    """Print the peak memory of the whole process, with weights and video."""
     import jax
     import jax.numpy as jnp
 
@@ -377,11 +378,11 @@ JOBS = {"speed": speed, "compile": compile_, "memory": memory, "joint": joint}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", choices=[*JOBS, "work"])
-    parser.add_argument("--torch-python", metavar="PYTHON", help="a Python that has torch and transformers; none: JAX alone")
+    parser.add_argument("--torch-python", metavar="PYTHON", help="interpreter with torch and transformers (default: JAX alone)")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--forward-only", action="store_true", help="no training steps")
-    parser.add_argument("--contender", choices=CONTENDERS, help="for `work`, which `speed` starts by itself")
+    parser.add_argument("--contender", choices=CONTENDERS, help="for `work`, which `speed` starts")
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parent.parent))
     if arguments.job == "work":

@@ -1,13 +1,13 @@
-"""The paper's experiments again, at a size that two CPU cores finish in 45 minutes; writes docs/paper_in_miniature.md.
+"""Repeat the paper's experiments at a size that two CPU cores finish in 45 minutes; writes docs/paper_in_miniature.md.
 
 python benchmarks/paper_in_miniature.py                        runs what isn't finished, then draws the page
-python benchmarks/paper_in_miniature.py --folder=runs/again    runs all of it elsewhere, and draws runs/again/results.md
-python benchmarks/paper_in_miniature.py --only-page            draws the page from the results that are there
-python benchmarks/paper_in_miniature.py --quick                the main kinds of run, into runs/paper_in_miniature_quick
+python benchmarks/paper_in_miniature.py --folder=runs/again    runs everything anew and draws runs/again/results.md
+python benchmarks/paper_in_miniature.py --only-page            draws the page from the existing results
+python benchmarks/paper_in_miniature.py --quick                short runs of the main kinds, in runs/paper_in_miniature_quick
 python benchmarks/paper_in_miniature.py --full --k400=FOLDER --ssv2=FOLDER   the paper's own data sets and recipes
 
-Every training is a job of main.py. One that is finished isn't run again, whatever has changed in the code or a config file:
-for that give another folder. One that is interrupted goes on from its checkpoint, if it had one.
+Every training is a job of main.py. A finished training isn't repeated, even if the code or a config file has changed; use
+another folder for that. An interrupted one resumes from its checkpoint if it has written one.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parent.parent)  # in place of this file's folder, where files are called as packages are
+sys.path[0] = str(Path(__file__).parent.parent)  # replaces this file's folder, whose files hide packages
 
 from benchmarks.miniature.costs import count_costs, read_costs  # noqa: E402
 from benchmarks.miniature.page import write_page  # noqa: E402
@@ -27,18 +27,20 @@ DOCS = ROOT / "docs"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs, draws; the exit code."""
+    """Run the trainings and draw the page; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="size", action="store_const", const="quick", default="miniature")
     size.add_argument("--full", dest="size", action="store_const", const="full")
-    parser.add_argument("--k400", type=Path, metavar="FOLDER", help="of Kinetics-400, for --full: docs/data.md")
-    parser.add_argument("--ssv2", type=Path, metavar="FOLDER", help="of Something-Something v2, for --full")
-    parser.add_argument("--folder", type=Path, help="for checkpoints and logs; runs/paper_in_miniature where it isn't given")
+    parser.add_argument("--k400", type=Path, metavar="FOLDER", help="folder of Kinetics-400 for --full, see docs/data.md")
+    parser.add_argument("--ssv2", type=Path, metavar="FOLDER", help="folder of Something-Something v2 for --full")
+    parser.add_argument("--folder", type=Path, help="checkpoints and logs (default: runs/paper_in_miniature)")
     parser.add_argument(
-        "--results", type=Path, help="for what was found; docs/paper_in_miniature, FOLDER/results at other sizes"
+        "--results",
+        type=Path,
+        help="results (default: docs/paper_in_miniature, or FOLDER/results with --folder or another size)",
     )
-    parser.add_argument("--only-page", action="store_true", help="run nothing")
+    parser.add_argument("--only-page", action="store_true", help="draw the page without running anything")
     given = parser.parse_args(arguments)
     try:
         run(given)
@@ -46,13 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on.", file=sys.stderr)
+        print("Interrupted. Repeat the command to resume.", file=sys.stderr)
         return 130
     return 0
 
 
 def run(given: argparse.Namespace) -> None:
-    """Raises `InputError` for what can't work."""
+    """Run what isn't finished and draw the page.
+
+    Raises:
+        InputError: If --full lacks a data set, or a training fails.
+    """
     size = SIZES[given.size]
     miniature = given.size == "miniature"
     default = "paper_in_miniature" if miniature else f"paper_in_miniature_{given.size}"
@@ -78,7 +84,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 def say(line: str) -> None:
-    """At once, whoever listens."""
+    """Print a line without buffering."""
     print(line, flush=True)
 
 

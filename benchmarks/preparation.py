@@ -1,10 +1,11 @@
-"""What preparing a data set costs: processor seconds and bytes for each second of video, from real videos on one core.
+"""Cost of preparing a data set: processor time and bytes per second of video, for real videos on one core.
 
     python benchmarks/preparation.py --videos=FOLDER
 
-FOLDER holds videos (LABEL/*.mp4). Those of a label are joined and scaled to ten seconds at 30 frames a second in each of the
-sizes of `SIZES`, encoded as they are downloaded (H.264, a key frame every 250), and prepared as jpeg and h264 with a short side
-of 256. Processor time counts, so that other work on the machine doesn't. The second table extrapolates to whole data sets.
+FOLDER holds videos (LABEL/*.mp4). The videos of each label are concatenated and resized to ten seconds at 30 frames per second
+in each of the `SIZES`, encoded like typical downloads (H.264, a key frame every 250 frames), and prepared as jpeg and h264 with
+a short side of 256. Processor time is measured, so that other work on the machine doesn't count. The second table extrapolates
+to whole data sets.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path[0] = str(Path(__file__).parent.parent)  # in place of this file's folder, where it is called as the package is
+sys.path[0] = str(Path(__file__).parent.parent)  # replaces this file's folder, whose input_pipeline.py hides the package
 
 SECONDS, FPS, SHORT_SIDE = 10, 30, 256
 SIZES = ((340, 256), (640, 360), (1280, 720))
@@ -25,12 +26,15 @@ ROUNDS = 3
 
 
 class DataSet(NamedTuple):
-    """How many videos there are, how long they are on average, how large, and at which rate they are kept (None: their own)."""
+    """Size of a whole data set, for the extrapolation."""
 
     videos: int
     seconds: float
+    """Average duration of a video."""
     size: tuple[int, int]
+    """Width and height in pixels."""
     max_fps: float | None = None
+    """Frame rate of storage; None keeps each video's own."""
 
 
 DATA_SETS = {
@@ -38,12 +42,12 @@ DATA_SETS = {
     "Kinetics-400, files of 720 lines": DataSet(260_000, 10.0, (1280, 720)),
     "HowTo100M (the paper's 120,000)": DataSet(120_000, 390.0, (640, 360), max_fps=2.0),
 }
-"""Numbers of videos: the paper's section 4; seconds: Kinetics' pieces are cut to 10, HowTo100M's videos have 6.5 minutes on
-average (Miech et al. 2019). Sizes are those of common downloads. configs/howto100m.py keeps 2 frames a second."""
+"""Numbers of videos are from section 4 of the paper. Kinetics' segments are trimmed to 10 s; HowTo100M's videos last 6.5
+minutes on average (Miech et al. 2019). Sizes are those of common downloads. configs/howto100m.py keeps 2 frames per second."""
 
 
 def frames_of(paths: list[Path], size: tuple[int, int]) -> Iterator[Any]:
-    """Frames of some videos one after the other, scaled, over and over until there are enough."""
+    """Yield resized frames of the concatenated videos, repeating them until `SECONDS` are filled."""
     import av
 
     count = 0
@@ -70,7 +74,7 @@ def write_original(path: Path, sources: list[Path], size: tuple[int, int]) -> No
 
 
 def measure(paths: list[Path], codec: str, max_fps: float | None) -> tuple[float, float]:
-    """Processor seconds and bytes for each second of video, the fastest of some rounds."""
+    """Return processor seconds and bytes per second of video, in the fastest of `ROUNDS` rounds."""
     from timesformer_jax.datasets import Entry, Storage, store_video
 
     storage = Storage(codec=codec, short_side=SHORT_SIDE, **({} if max_fps is None else {"max_fps": max_fps}))
@@ -93,7 +97,7 @@ def main() -> None:
     labels = [sorted(folder.glob("*.mp4")) for folder in sorted(arguments.videos.iterdir()) if folder.is_dir()]
     wanted = {(data.size, data.max_fps) for data in DATA_SETS.values()} | {(size, None) for size in SIZES}
     found: dict[tuple[tuple[int, int], float | None, str], tuple[float, float]] = {}
-    print("| videos of 30 frames a second | kept | x real time on a core | MB a minute |")
+    print("| videos of 30 frames per second | stored as | x real time on a core | MB per minute |")
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for size in SIZES:
@@ -104,7 +108,7 @@ def main() -> None:
                 for codec in ("jpeg", "h264"):
                     if (size, max_fps) in wanted:
                         found[size, max_fps, codec] = seconds, kept = measure(paths, codec, max_fps)
-                        rate = "" if max_fps is None else f", {max_fps:g} a second"
+                        rate = "" if max_fps is None else f", {max_fps:g} frames per second"
                         print(
                             f"| {size[0]} x {size[1]} | `{codec}`{rate} | {1 / seconds:.1f} | {60 * kept / 1e6:.2f} |",
                             flush=True,

@@ -1,4 +1,4 @@
-"""Files of results: JSON that the benchmarks write and their pages are drawn from."""
+"""Results files: the JSON that benchmarks write and their pages are drawn from."""
 
 import json
 from pathlib import Path
@@ -8,15 +8,15 @@ FORMAT = 1
 
 
 def read_record(path: Path, entry: str) -> dict[str, Any]:
-    """The content of a file of results, which has `entry`.
+    """Return the content of a results file with the field `entry`.
 
     Raises:
-        ValueError: If it is not one of this kind.
+        ValueError: If the file is not such a results file.
     """
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no file of results: {error}.") from error
+        raise ValueError(f"{path} is not a results file: {error}.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or entry not in content:
-        raise ValueError(f"{path} is no file of results in format {FORMAT} with {entry}: run again with --output={path}.")
+        raise ValueError(f"{path} is not a results file of format {FORMAT} with `{entry}`: run again with --output={path}.")
     return content

@@ -1,11 +1,11 @@
-"""Recipes for few videos beside probes of frozen features; writes docs/small_data.md.
+"""Compare recipes for few videos with probes of frozen features; writes docs/small_data.md.
 
 python benchmarks/small_data.py --clips=FOLDER               runs what isn't finished, then draws the page
-python benchmarks/small_data.py --clips=FOLDER --rows small --tasks motion  runs some rows and columns of the table
-python benchmarks/small_data.py --only-page                  draws the page from the results that are there
+python benchmarks/small_data.py --clips=FOLDER --rows small --tasks motion  runs selected rows and columns of the table
+python benchmarks/small_data.py --only-page                  draws the page from the existing results
 
-FOLDER has real clips, one sub-folder per label. The models to start from are trained first, in about 4 minutes on 2 CPU cores;
-a row takes about a minute per task and seed. Every training is a job of main.py.
+FOLDER has real clips, one sub-folder per label. The pretrained models are trained first, in about 4 minutes on 2 CPU cores. A
+row takes about a minute per task and seed. Every training is a job of main.py.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).parent.parent)  # in place of this file's folder, where files are called as packages are
+sys.path[0] = str(Path(__file__).parent.parent)  # replaces this file's folder, whose files hide packages
 
 import numpy as np  # noqa: E402
 
@@ -31,10 +31,10 @@ ROOT = Path(__file__).parent.parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, help="folder of real clips, one sub-folder per label")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "small_data", help="for videos, models and logs")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "small_data", help="folder for videos, models and logs")
     parser.add_argument("--rows", nargs="+", choices=list(RECIPES), default=list(RECIPES), help="rows of the table to run")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="columns of the table to run")
-    parser.add_argument("--only-page", action="store_true", help="run nothing")
+    parser.add_argument("--only-page", action="store_true", help="draw the page without running anything")
     given = parser.parse_args()
     if not given.only_page:
         if given.clips is None:
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def run(folder: Path, real: Path, rows: list[str], tasks: list[str]) -> None:
-    """Run the cells that RESULTS lacks; the file is whole after each."""
+    """Run the cells that RESULTS lacks, and write the file after each."""
     for name in PRETRAINING:
         if not (folder / name / "results.json").exists():
             launch(pretraining_flags(name, folder), folder / f"{name}.log")
@@ -64,7 +64,7 @@ def run(folder: Path, real: Path, rows: list[str], tasks: list[str]) -> None:
 
 
 def launch(flags: list[str], log: Path) -> float:
-    """Run main.py to its end; the seconds that it took."""
+    """Run main.py to its end; return the seconds that it took."""
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with log.open("w") as file:
@@ -75,7 +75,7 @@ def launch(flags: list[str], log: Path) -> float:
 
 
 def figures(recipe: str, workdir: Path) -> dict[str, Any]:
-    """Top-1, the number of validation videos and of training steps."""
+    """Return top-1 accuracy and the numbers of validation videos and training steps."""
     mode = RECIPES[recipe].mode
     if mode == "features":
         train, val = (read_features(workdir / "features" / split) for split in ("train", "val"))
@@ -89,7 +89,7 @@ def figures(recipe: str, workdir: Path) -> dict[str, Any]:
 
 
 def nearest_centroid(train: FeatureSet, val: FeatureSet) -> np.ndarray:
-    """The label whose training videos' mean is nearest by cosine similarity."""
+    """Predict the label whose training videos' mean is nearest by cosine similarity."""
     vectors = [features.vectors() for features in (train, val)]
     known, asked = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in vectors)
     means = np.stack([known[train.labels == label].mean(axis=0) for label in range(len(train.label_names or ()))])

@@ -1,10 +1,10 @@
-"""What loading a base model's weights takes: seconds, and memory at the peak beside the size of the file.
+"""Time and peak memory of loading a base model's weights, relative to the file's size.
 
     python benchmarks/weights.py [--rounds 3]
 
-Writes timesformer-base with random parameters as every kind that can be written (those that need PyTorch only where it
-is installed) and loads each in a process of its own, the kinds taking turns. `peak` is of the whole process, imports included
-(Linux).
+Writes timesformer-base with random parameters in every format that can be written (formats that need PyTorch only if it is
+installed) and loads each in its own process, alternating between formats. `peak` is that of the whole process, with imports.
+Linux only.
 """
 
 import argparse
@@ -33,14 +33,14 @@ import timesformer_jax as tsf
 jax.block_until_ready(jnp.zeros(3) + 1)
 began = time.perf_counter()
 jax.block_until_ready(tsf.load(sys.argv[1]).params)
-# Not getrusage, whose peak begins with that of the process that started this one.
+# Not getrusage, whose peak starts from that of the parent process.
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) * 1024
 print(time.perf_counter() - began, peak)
 """
 
 
 def write_files(folder: Path) -> dict[str, Path]:
-    """Kind -> file or folder of a base model with random parameters."""
+    """Write a base model with random parameters in each format; return the paths by format."""
     model = tsf.create("timesformer-base", num_classes=400)
     draw = np.random.default_rng(0)
     params = jax.tree.map(lambda x: jax.numpy.asarray(draw.standard_normal(x.shape, np.float32)), parameter_shapes(model))

@@ -1,6 +1,6 @@
-"""Signatures for the API reference of classes whose constructor is generated at run time.
+"""Griffe extension that documents constructors generated at run time.
 
-These are Flax modules, Flax dataclasses and named tuples; Griffe reads the source without running it.
+Griffe reads the source without running it, so it misses those of Flax modules, Flax dataclasses and named tuples.
 """
 
 from typing import Any
@@ -8,11 +8,11 @@ from typing import Any
 import griffe  # pyright: ignore[reportMissingImports]
 
 GENERATED = {"nn.Module", "NamedTuple", "struct.dataclass"}
-"""Bases and decorators that make a constructor from a class's annotated fields."""
+"""Bases and decorators that generate a constructor from a class's annotated fields."""
 
 
 class FieldSignatures(griffe.Extension):
-    """Give these classes an `__init__` with their fields as parameters."""
+    """Add an `__init__` with the fields as parameters to classes whose constructor is generated."""
 
     def on_class_members(self, *, cls: griffe.Class, **kwargs: Any) -> None:
         names = {str(base) for base in cls.bases} | {str(decorator.value) for decorator in cls.decorators}

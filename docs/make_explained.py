@@ -1,4 +1,4 @@
-"""Draws the README's picture of what a finished run looks at in one validation clip.
+"""Draw the README's image that explains a finished run's prediction for a validation clip.
 
 python -m docs.make_explained runs/demo docs/explained.png
 """
@@ -15,7 +15,7 @@ from input_pipeline.moving_digits import draw_clip
 from timesformer_jax import explain
 from timesformer_jax.explain.drawing import Panel, png_bytes, sheet
 
-CLIP = 36  # of the validation split
+CLIP = 36  # in the validation split
 
 
 def main(run: str, output: str) -> None:

@@ -1,4 +1,4 @@
-"""Draws the README's picture from the predictions of two finished runs.
+"""Draw the README's image of the predictions of two finished runs.
 
 python -m docs.make_picture runs/demo runs/space_only docs/moving_digits.png
 """
@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 
 from input_pipeline.moving_digits import draw_clip
 
-CLIPS = (0, 1, 2, 5)  # of the validation split
+CLIPS = (0, 1, 2, 5)  # in the validation split
 
 
 def predictions(workdir: str) -> dict[str, dict]:

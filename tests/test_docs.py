@@ -1,4 +1,4 @@
-"""The documentation's snippets run unchanged, each on its own."""
+"""The documentation's snippets and commands run, and its tables and links are correct."""
 
 import json
 import re
@@ -45,14 +45,14 @@ def test_snippet(title: str, made_clips: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def section(title: str) -> str:
-    """A section of the README."""
+    """Return a section of the README."""
     text = re.search(rf"^## {title}\n(.*?)(?=^## )", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     assert text is not None, title
     return text[1]
 
 
 def commands(text: str) -> list[str]:
-    """The commands in a text, one line each, without comments."""
+    """Return the commands in a text, one line each, without comments."""
     blocks = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [" ".join(line.partition("  #")[0].split()) for line in lines if re.match("(python|timesformer) ", line)]
@@ -65,14 +65,14 @@ SMALLER = {
     "eval.batch_size": "8",
     "report.num_videos": "1",
 }
-"""What makes the trainings short; the plain config has a model to shrink, too."""
+"""Config fields that shorten training; the test also shrinks the model of the plain config."""
 
 
 @pytest.mark.slow
 def test_commands_run_from_first_to_last(tmp_path: Path, made_clips: Path, data_dir: str):
-    """The guides' commands, which include the README's: predict, fine-tune, evaluate, report.
+    """The guides' commands, which include the README's, predict, fine-tune, evaluate and report.
 
-    As they are printed, but for the names of files and a smaller training.
+    They run as printed, except for file names and shorter training.
     """
     model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=1, num_heads=2)
     preprocess = tsf.Preprocess(num_frames=4, crop_size=32)
@@ -118,7 +118,7 @@ def test_every_section_has_its_snippet_and_its_link():
 
 
 def test_the_table_of_limits_is_the_writers():
-    """docs/weights.md lists for each format the values of a field that its reader supports."""
+    """docs/weights.md lists the supported values of each field by format."""
     fields = dict.fromkeys(field for target in TARGETS.values() for field in target.values)
     rows = [f"| field | {' | '.join(f'`{name}`' for name in WRITERS)} |", f"|---|{'---|' * len(WRITERS)}"]
     for field in fields:
@@ -131,7 +131,7 @@ def test_the_table_of_limits_is_the_writers():
 
 
 def test_the_tables_of_weights_are_complete():
-    """They have every format that can be read or written, and every published checkpoint with its figures."""
+    """They list every readable or writable format, and every published checkpoint with its figures."""
     for name in {*FORMATS, *WRITERS}:
         assert name in WEIGHTS, name
     assert families_table() in WEIGHTS, f"the table of families should be\n{families_table()}"

@@ -109,8 +109,8 @@ def measured(a: float, b: float, num_videos: int = 1000) -> Table:
     [
         (90.0, 80.0, True, "holds"),
         (80.0, 90.0, True, "does not hold"),
-        (80.5, 80.0, True, "can't be told"),  # no more than chance
-        (79.5, 80.0, False, "can't be told"),  # not below by more than chance
+        (80.5, 80.0, True, "is undecided"),  # no more than chance
+        (79.5, 80.0, False, "is undecided"),  # not below by more than chance
         (90.0, 80.0, False, "holds"),
         (70.0, 80.0, False, "does not hold"),
     ],
@@ -129,7 +129,7 @@ def test_some_of_several_claims_hold_in_part_and_what_was_not_run_says_so():
     assert "; in 1 other comparison the paper's better row is not worse by more than chance; but" in told.sentence
     assert re.search(r"a is 10.0 points above b in which digit.*; but b is 10.0 points below a in which motion", told.sentence)
     nothing_seen = experiment(Claim("spatial", "a", "b"), Claim("temporal", "a", "b", strictly=False))
-    assert judge(nothing_seen, measured(80.1, 80.0), dict.fromkeys(TASKS, 0.0), MINIATURE.words).words == "can't be told"
+    assert judge(nothing_seen, measured(80.1, 80.0), dict.fromkeys(TASKS, 0.0), MINIATURE.words).words == "is undecided"
     assert judge(both, {}, dict.fromkeys(TASKS, 0.0), MINIATURE.words).words == "was not tested"
 
 
@@ -156,7 +156,7 @@ def test_a_result_of_other_fields_does_not_count(tmp_path: Path):
     longer = dataclasses.replace(MINIATURE, common={**MINIATURE.common, "train.num_epochs": 4.0})
     assert read_result(cell, longer, tmp_path) is None
     path.write_text("half of it")
-    with pytest.raises(InputError, match=r"is no JSON .*: delete it, and the same command writes it again"):
+    with pytest.raises(InputError, match=r"is not valid JSON .*: delete it and repeat the command"):
         read_result(cell, MINIATURE, tmp_path)
 
 

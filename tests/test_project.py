@@ -1,4 +1,4 @@
-"""What accompanies the code: changelog, citation, guide for contributors, workflow."""
+"""The changelog, the citation, the contributors' guide and the CI workflow."""
 
 import re
 import tomllib

@@ -1,1 +1,1 @@
-"""What `benchmarks/gpu.py` measures: sections of measurements, run in worker processes, and the page drawn from them."""
+"""Measurements of `benchmarks/gpu.py`: sections, the worker processes that run them, and the page drawn from the results."""

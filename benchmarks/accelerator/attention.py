@@ -1,8 +1,8 @@
-"""The two attention steps of a divided block alone: every implementation, and candidates for more.
+"""The two attention steps of a divided block in isolation, with every implementation and further candidates.
 
-A contender maps tokens `[B, T, N, D]` with the parameters of queries, keys and values to the mixtures of values
-`[B, T, N, h, d]`: each wants the products in another form, so they and whatever it transposes are part of its time. "products
-alone" has nothing else. "time" attends over T at each of N places, "space" over the N of each frame.
+A contender maps tokens `[B, T, N, D]`, given the q/k/v parameters, to attention outputs `[B, T, N, h, d]`. Its time includes
+the q/k/v projections and any transpositions, since implementations need different layouts; "products alone" consists of the
+projections only. "time" attends over the T frames at each of N positions, "space" over the N positions of each frame.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from timesformer_jax._typing import Array
 from timesformer_jax.modeling.implementations import IMPLEMENTATIONS, Projections
 
 TILE = 128
-"""Tokens that "packed" puts side by side."""
+"""Length of the sequences that "places side by side" packs."""
 CHECKED = 2
-"""Clips that the numbers are checked on."""
+"""Number of clips on which numerical agreement is checked."""
 
 
 def measurements(size: Size) -> list[Measurement]:
-    """Each contender for each step, forward and with its gradient."""
+    """Return the measurements of each contender for each step, forward and with gradients."""
     return [
         Measurement(f"{step}, {name}", partial(measure, size, step, name), limit=40, later=name not in FIRST)
         for step in BOTH
@@ -34,7 +34,7 @@ def measurements(size: Size) -> list[Measurement]:
 
 
 def measure(size: Size, step: str, name: str, results: dict[str, Any]) -> dict[str, Any]:
-    """Time of one contender, and its error relative to float32."""
+    """Measure the time of a contender, and its error relative to float32."""
     attend = CONTENDERS[name][0]
     fields = size.model
     heads, dim = fields["num_heads"], fields["embed_dim"]
@@ -71,7 +71,7 @@ def measure(size: Size, step: str, name: str, results: dict[str, Any]) -> dict[s
 
 
 def agree(both: Callable[..., Any], *given: Array, step: str) -> dict[str, Any]:
-    """Errors of the output and of the tokens' gradient relative to float32 with every product at full precision."""
+    """Return the errors of the output and of the tokens' gradient relative to float32 at the highest matmul precision."""
     got, (got_gradient, *_) = jax.jit(both)(*given)
     *wide, cotangent = (x.astype(jnp.float32) for x in given)
     with jax.default_matmul_precision("highest"):
@@ -92,7 +92,7 @@ Contender = Callable[[Array, Array, Array, str], Array]
 
 
 def library(name: str) -> Contender:
-    """One of the model's own implementations."""
+    """Wrap one of the model's implementations as a contender."""
 
     def attend(x: Array, kernel: Array, bias: Array, step: str) -> Array:
         groups = x.swapaxes(1, 2) if step == "time" else x  # -> [B, G, L, D]
@@ -107,12 +107,12 @@ def _packed_product(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 def products_alone(x: Array, kernel: Array, bias: Array, step: str) -> Array:
-    """One packed product, of which all is used."""
+    """Compute the packed q/k/v projection and use all of it."""
     return _packed_product(x, kernel, bias).sum(axis=3)
 
 
 def side_by_side(implementation: Any) -> Contender:
-    """Time only: `TILE` // T places side by side in one sequence, which a block-diagonal mask keeps apart."""
+    """Attend over time with `TILE` // T positions in one sequence, separated by a block-diagonal mask."""
 
     def attend(x: Array, kernel: Array, bias: Array, step: str) -> Array:
         qkv = _packed_product(x, kernel, bias)
@@ -131,7 +131,7 @@ def side_by_side(implementation: Any) -> Contender:
 
 
 def elementwise(x: Array, kernel: Array, bias: Array, step: str) -> Array:
-    """Time only: products and sums in float32 instead of matrix products of 8 x 8."""
+    """Attend over time with elementwise products and sums in float32 instead of 8 x 8 matrix products."""
     qkv = _packed_product(x, kernel, bias)
     q, k, v = (qkv[:, :, :, i].astype(jnp.float32) for i in range(3))  # [B, T, N, h, d]
     scores = (q[:, :, None] * k[:, None]).sum(-1) * q.shape[-1] ** -0.5  # [B, T, T, N, h]
@@ -143,7 +143,7 @@ BOTH = ("time", "space")
 
 ALONE = "products alone"
 FIRST = (ALONE, "library xla", "library cudnn", "library fused")
-"""What can't wait for the second round."""
+"""Contenders of the first round."""
 
 CONTENDERS: dict[str, tuple[Contender, tuple[str, ...]]] = {
     ALONE: (products_alone, BOTH),
@@ -151,4 +151,4 @@ CONTENDERS: dict[str, tuple[Contender, tuple[str, ...]]] = {
     "places side by side, cudnn": (side_by_side("cudnn"), ("time",)),
     "elementwise": (elementwise, ("time",)),
 }
-"""Name -> (contender, the steps it is for). "library" is every row of the model's own table."""
+"""Maps each name to a contender and its steps; "library" covers every implementation in the model's table."""

@@ -1,4 +1,4 @@
-"""The card itself: what it is, and what it reaches at its best."""
+"""Description of the card, and its peak speed and bandwidth in practice."""
 
 import importlib.metadata
 import os
@@ -26,11 +26,11 @@ PLUGINS = (
 
 
 SETTINGS = ("NVIDIA_TF32_OVERRIDE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE", "CUDA_VISIBLE_DEVICES")
-"""Environment variables that decide on speed or memory."""
+"""Environment variables that affect speed or memory."""
 
 
 def measurements(size: Size) -> list[Measurement]:
-    """The device, then the yardsticks."""
+    """Return the description of the device, then the reference measurements."""
     return [
         Measurement("device", lambda results: describe(), limit=60),
         Measurement("matrix product, bfloat16", partial(matrix_product, size, "bfloat16", "default")),
@@ -45,7 +45,7 @@ def measurements(size: Size) -> list[Measurement]:
 
 
 def describe() -> dict[str, Any]:
-    """Name, driver, memory, versions, and the settings that decide on speed."""
+    """Describe name, driver, memory, versions, and settings that affect speed."""
     device, config = jax.devices()[0], cast(Any, jax.config)
     stats = device.memory_stats() or {}
     limit = stats.get("bytes_limit")
@@ -71,7 +71,7 @@ def describe() -> dict[str, Any]:
 
 
 def matrix_product(size: Size, dtype: str, precision: str, results: dict[str, Any]) -> dict[str, Any]:
-    """A square product of random numbers; zeros would run faster."""
+    """Time a square matrix product of random numbers, since zeros would run faster."""
     n = size.matrix
     a, b = (jax.random.normal(jax.random.key(i), (n, n), dtype) for i in range(2))
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
@@ -80,7 +80,7 @@ def matrix_product(size: Size, dtype: str, precision: str, results: dict[str, An
 
 
 def memory_copy(size: Size, results: dict[str, Any]) -> dict[str, Any]:
-    """An array read and written once; both count."""
+    """Time reading and writing an array once; both count towards the bandwidth."""
     x = jax.random.normal(jax.random.key(0), (size.copy_mib, 2**18))  # MiB of float32
     double = jax.jit(lambda x: 2 * x)
     timed = time_calls(lambda: double(x), size.timing_seconds)

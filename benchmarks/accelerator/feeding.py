@@ -1,4 +1,4 @@
-"""What stands between the host and the model: augmentation on the device, and copies."""
+"""Work between the host and the model: augmentation on the device, and copies of batches."""
 
 import importlib.util
 from functools import partial
@@ -15,21 +15,21 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "RandAugment and erasing": {"flip": "on", "rand_augment": (4, 7.0), "erase": 0.25},
     "crop and flip": {"flip": "on"},
 }
-"""Name -> fields of `PixelOptions`: those of the modern recipe (`configs/recipes.py`), and of the paper's."""
+"""Maps each name to fields of `PixelOptions`: those of the modern recipe (`configs/recipes.py`) and of the paper's."""
 
 
 def augmentation_measurements(size: Size) -> list[Measurement]:
-    """A training step with each augmentation, in turns with the same step without."""
+    """Return the measurements of a training step with and without each augmentation."""
     return [Measurement(name, partial(augmentation, size, name), later=i > 0) for i, name in enumerate(AUGMENTATIONS)]
 
 
 def copy_measurements(size: Size) -> list[Measurement]:
-    """Whether batches are copied while the step before runs."""
+    """Return the measurement of the overlap between copies and steps."""
     return [Measurement("host to device", partial(copies, size))]
 
 
 def augmentation(size: Size, name: str, results: dict[str, Any]) -> dict[str, Any]:
-    """Its share of a step."""
+    """Measure the share of a training step that an augmentation takes."""
     if importlib.util.find_spec("dm_pix") is None:
         raise Skipped("dm-pix is not installed: pip install dm-pix")
     from timesformer_jax.augment import PixelOptions, prepare_training
@@ -44,7 +44,10 @@ def augmentation(size: Size, name: str, results: dict[str, Any]) -> dict[str, An
 
 
 def copies(size: Size, results: dict[str, Any]) -> dict[str, Any]:
-    """Step alone, copy alone, both: 1 is a copy that is hidden whole, 0 one that the step waits for."""
+    """Time a step alone, a copy alone, and both.
+
+    `share_hidden` is 1 if the copy is hidden completely, and 0 if the step waits for it.
+    """
     model = make_model(size, None, {"scan_layers": True})
     bench = TrainingBench(model, size.batch_size, lambda key, batch: normalize(batch["video"], mean=MEAN, std=STD))
     megabytes = sum(x.nbytes for x in jax.tree.leaves(bench.copy())) / 1e6

@@ -1,4 +1,4 @@
-"""The GPU part of docs/performance.md, drawn from files of results."""
+"""GPU section of docs/performance.md, drawn from results files."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,17 +15,17 @@ Entry = dict[str, Any]
 
 
 def write_page(files: Sequence[Path], document: Path) -> Path:
-    """Replace what stands between the two marks of `document`.
+    """Replace the text between the two marks of `document`.
 
     Raises:
-        ValueError: If the document lacks the marks, or a file is not one of results.
+        ValueError: If the document lacks the marks, or a file is not a results file.
     """
     replace_marked(document, BEGIN, END, render(files))
     return document
 
 
 def render(files: Sequence[Path]) -> str:
-    """Markdown for all files, a heading per card."""
+    """Return Markdown for all files, with a heading per card."""
     return "\n\n".join(_card(read_record(path), path.name) for path in files) or NOT_YET
 
 
@@ -45,13 +45,13 @@ def _card(content: dict[str, Any], name: str) -> str:
 def _conditions(content: dict[str, Any], device: dict[str, Any], name: str) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in device["versions"].items())
     settings = ", ".join(f"{key}={value}" for key, value in device["settings"].items() if value not in ("", "None", None))
-    finished = "" if content["finished"] else " The run was cut short."
+    finished = "" if content["finished"] else " The run was interrupted."
     lines = [
         f"{content['started'][:10]}, {content['about']}; `benchmarks/results/{name}`.{finished}",
         f"Driver and card: {device['nvidia_smi']}." if device.get("nvidia_smi") else "",
         f"Python {device.get('python', '?')}, {versions}{'; ' if settings else ''}{settings}.",
-        "bfloat16; model FLOPs are 2 (forward) and 6 (training) per multiply-add that logits need; MFU of the measured matrix "
-        "product, and of the data sheet.",
+        "Computation is in bfloat16. Model FLOPs are 2 (forward) or 6 (training) per multiply-add needed for logits. MFU is "
+        "relative to the measured matrix product and to the data sheet.",
     ]
     return "\n".join(line for line in lines if line)
 
@@ -63,7 +63,7 @@ def _yardsticks(content: dict[str, Any]) -> str:
             result = entry["result"]
             unit = ("teraflops", "TFLOP/s") if "teraflops" in result else ("gigabytes_per_second", "GB/s")
             rows.append([entry["name"], f"{result[unit[0]]:,.1f} {unit[1]}"])
-    return _markdown(["yardstick", "reached"], rows)
+    return _markdown(["reference", "measured"], rows)
 
 
 def _number(key: str, pattern: str = "{:,.1f}", scale: float = 1.0) -> Callable[[dict[str, Any]], str]:
@@ -90,22 +90,22 @@ TABLES: dict[str, tuple[str, dict[str, Callable[[dict[str, Any]], str]]]] = {
     "forward": ("Forward pass", MODEL),
     "train": ("Training step", MODEL),
     "attention": (
-        "Attention alone, from the tokens to the mixture of values",
+        "Attention in isolation, from tokens to attention outputs",
         {
             "forward ms": _number("forward_ms", "{:.3f}"),
             "forward and backward ms": _number("forward_and_backward_ms", "{:.3f}"),
             "relative error": _number("relative_error", "{:.1e}"),
-            "of the gradient": _number("relative_error_of_gradient", "{:.1e}"),
+            "relative error of gradient": _number("relative_error_of_gradient", "{:.1e}"),
             "agrees with float32": lambda result: {"True": "yes", "False": "NO"}.get(str(result.get("agrees")), "-"),
         },
     ),
-    "remat": ("Training step, recomputing", MODEL),
+    "remat": ("Training step with rematerialization", MODEL),
     "long_clips": ("Long clips", MODEL),
     "augmentation": (
         "Augmentation on the device",
         {
             "step ms": _number("step_seconds", "{:.2f}", 1e3),
-            "with it ms": _number("augmented_step_seconds", "{:.2f}", 1e3),
+            "augmented ms": _number("augmented_step_seconds", "{:.2f}", 1e3),
             "share of the step": _number("share_of_step", "{:.1f} %", 100),
         },
     ),
@@ -117,12 +117,12 @@ TABLES: dict[str, tuple[str, dict[str, Callable[[dict[str, Any]], str]]]] = {
             "step ms": _number("step_seconds", "{:.2f}", 1e3),
             "copy ms": _number("copy_seconds", "{:.2f}", 1e3),
             "both ms": _number("step_and_copy_seconds", "{:.2f}", 1e3),
-            "of the copy hidden": _number("share_hidden", "{:.0f} %", 100),
+            "share of the copy hidden": _number("share_hidden", "{:.0f} %", 100),
         },
     ),
-    "peer": ("Hugging Face transformers in PyTorch, in turns", PEER),
+    "peer": ("Hugging Face transformers in PyTorch, alternating with ours", PEER),
 }
-"""Section -> title, and column -> text of a result."""
+"""Maps each section to its title and its columns, each with a function that formats a result."""
 
 
 def _table(content: dict[str, Any], section: str) -> str:
@@ -160,9 +160,9 @@ def _profile(content: dict[str, Any]) -> str:
     ]
     return "\n\n".join(
         [
-            f"**Where the time of a training step goes** (batch {result['batch_size']}, {total:.1f} ms of device time each; "
-            "a fused operation counts for one of its parts)",
-            _markdown(["part", "forward ms", "backward ms", "share"], rows),
+            f"**Profile of a training step** (batch {result['batch_size']}, {total:.1f} ms of device time per step; "
+            "a fused operation counts towards one of its components)",
+            _markdown(["component", "forward ms", "backward ms", "share"], rows),
             _markdown(["operation", "ms", "share", "source"], operations),
         ]
     )

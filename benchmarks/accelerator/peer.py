@@ -1,7 +1,7 @@
-"""Hugging Face's TimeSformer in PyTorch on the same card, in turns with ours.
+"""Hugging Face's TimeSformer in PyTorch on the same card, alternating with ours.
 
-The peer runs in a process of its own (`python -m benchmarks.accelerator.peer`), so that the two frameworks' CUDA libraries
-stay apart. Its parameters are bfloat16, ours float32 and cast: the faster choice for it.
+The peer runs in its own process (`python -m benchmarks.accelerator.peer`), which keeps the two frameworks' CUDA libraries
+apart. Its parameters are bfloat16, its faster choice; ours are float32 and cast.
 """
 
 import importlib.util
@@ -21,12 +21,12 @@ from benchmarks.accelerator.timing import Measurement, Skipped
 ROOT = Path(__file__).parent.parent.parent
 ROUNDS = 5
 CALLS = 5
-"""Per turn."""
+"""Calls per turn."""
 ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-"""The card's memory is shared by two processes."""
+"""Variables for a card whose memory is shared by two processes."""
 
 SDPA = "SDPA"
-"""Torch's fused attention, which not every version of the peer can use."""
+"""Torch's fused attention, which not every version of the peer supports."""
 
 CONTENDERS: dict[str, dict[str, Any]] = {
     "eager": {},
@@ -34,20 +34,20 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     SDPA: {"attention": "sdpa"},
     f"{SDPA}, compiled": {"attention": "sdpa", "compiled": True},
 }
-"""Name -> how the peer is set up."""
+"""Maps each contender to the settings of the peer."""
 
 
 FIRST = ("compiled", "train"), ("compiled", "forward")
-"""The fastest that are sure to run."""
+"""The fastest contenders that are sure to run."""
 
 
 def first_measurements(size: Size) -> list[Measurement]:
-    """Those of `FIRST`."""
+    """Return the measurements of `FIRST`."""
     return [_measurement(size, *contender) for contender in FIRST]
 
 
 def measurements(size: Size) -> list[Measurement]:
-    """The rest."""
+    """Return the remaining measurements."""
     return [
         _measurement(size, contender, job)
         for contender in CONTENDERS
@@ -61,7 +61,7 @@ def _measurement(size: Size, contender: str, job: str) -> Measurement:
 
 
 def compare(size: Size, contender: str, job: str, results: dict[str, Any]) -> dict[str, Any]:
-    """Medians over rounds in which both have their turn, and the ratio."""
+    """Time both frameworks in alternating rounds; return their medians and the ratio."""
     if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
         raise Skipped(f"not installed: {' and '.join(missing)}")
     if SDPA in contender and any(
@@ -123,13 +123,13 @@ def _our_call(size: Size, batch_size: int, job: str) -> Callable[[], Any]:
 
 
 def serve(arguments: dict[str, Any]) -> None:
-    """The peer's process: prints what it is, then for each number of calls on stdin the seconds per call."""
+    """Serve the peer: print its versions and device, then the seconds per call for each number of calls on stdin."""
     try:
         call, wait, about = _peer_call(**arguments)
         for _ in range(3):  # the first compiles
             call()
         wait()
-    except Exception as error:  # of two frameworks: all of it goes into the file of results
+    except Exception as error:  # from either framework; recorded in the results file
         print(json.dumps({"error": f"{type(error).__name__}: {error}"[:1000]}), flush=True)
         return
     print(json.dumps(about), flush=True)

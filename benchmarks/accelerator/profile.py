@@ -1,4 +1,4 @@
-"""Where a training step's time goes: a trace, summed by operation and by part of the block."""
+"""Profile of a training step, aggregated by operation and by component of the model."""
 
 import os
 import re
@@ -21,9 +21,9 @@ from timesformer_jax.video import normalize
 STEPS = 3
 TOP = 25
 ENVIRONMENT = {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="}
-"""Without CUDA graphs, which hide the operations inside them from the trace."""
+"""Disables CUDA graphs, which hide their operations from the trace."""
 TRACE_FOLDER = "TIMESFORMER_GPU_TRACE"
-"""Environment variable: where the trace is kept, if anywhere."""
+"""Environment variable with the folder in which to keep the trace."""
 
 PARTS: tuple[tuple[str, str], ...] = (
     ("temporal attention, projections", r"temporal_attn[^/]*/(.*/)?(qkv|proj)/|temporal_fc"),
@@ -37,19 +37,19 @@ PARTS: tuple[tuple[str, str], ...] = (
     ("head and loss", r"/head|log_softmax|logsumexp"),
     ("optimizer, casts of parameters, the rest", r""),
 )
-"""Part -> pattern of the source path that XLA keeps with an operation; the first that fits counts."""
+"""Components and patterns of the source path in an operation's XLA metadata; the first match counts."""
 
 CONTAINERS = re.compile(r"^(while|call|conditional|async|tuple)[\w-]*(\.\d+)?$")
-"""Operations that only hold others, which are counted themselves."""
+"""Operations that only contain others, which are counted separately."""
 
 
 def measurements(size: Size) -> list[Measurement]:
-    """One trace of the unrolled step."""
+    """Return the measurement that traces the unrolled step."""
     return [Measurement("training step", partial(profile, size), limit=120)]
 
 
 def profile(size: Size, results: dict[str, Any]) -> dict[str, Any]:
-    """Trace a few steps and sum up."""
+    """Trace `STEPS` training steps and summarise them."""
     model = make_model(size, None, {})
     bench = TrainingBench(model, size.batch_size, lambda key, batch: normalize(batch["video"], mean=MEAN, std=STD))
     jax.block_until_ready(bench.step())
@@ -65,21 +65,21 @@ def profile(size: Size, results: dict[str, Any]) -> dict[str, Any]:
         if not kept:
             shutil.rmtree(folder)
     if not events:
-        raise RuntimeError("The trace names no operation of the device; keep it with --trace=FOLDER and look.")
+        raise RuntimeError("The trace contains no device operations; keep it with --trace=FOLDER and inspect it.")
     return {"batch_size": size.batch_size, **summarize(events, source_paths(bench.compiled.as_text()))}
 
 
 def device_events(trace: Path) -> Iterator[tuple[str, float]]:
-    """(operation, nanoseconds) for each execution of an operation on the device.
+    """Yield (operation, nanoseconds) for each execution of an operation on the device.
 
-    On a GPU these are the kernels of its streams; on a CPU whatever XLA's threads ran.
+    On a GPU these are the kernels of its streams; on a CPU, the operations that XLA's threads ran.
     """
     planes = list(ProfileData.from_file(str(trace)).planes)
     gpu = [plane for plane in planes if "/device:GPU" in plane.name]
     for plane in gpu or planes:
         for line in plane.lines:
             if gpu and not line.name.startswith("Stream"):
-                continue  # the other lines of a GPU sum up the same kernels
+                continue  # a GPU's other lines aggregate the same kernels
             for event in line.events:
                 stats = dict(event.stats)
                 if "hlo_op" in stats:
@@ -89,16 +89,16 @@ def device_events(trace: Path) -> Iterator[tuple[str, float]]:
 
 
 def source_paths(program: str) -> dict[str, str]:
-    """Operation -> where in the source it comes from, such as `jit(train_step)/jvp(TimeSformer)/blocks_0/mlp/fc1/dot_general`.
+    """Map operations to source paths such as `jit(train_step)/jvp(TimeSformer)/blocks_0/mlp/fc1/dot_general`.
 
-    A fusion has the path of one of its operations: sums over parts are good to about that.
+    A fusion has the path of one of its operations, so sums per component are approximate.
     """
     pattern = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name=\"([^\"]*)\"", re.MULTILINE)
     return dict(pattern.findall(program))
 
 
 def summarize(events: list[tuple[str, float]], paths: dict[str, str]) -> dict[str, Any]:
-    """Milliseconds per step: in all, by part (forward, backward), and of the operations that take most."""
+    """Return milliseconds per step: in total, per component (forward and backward), and of the slowest operations."""
     operations: dict[str, float] = defaultdict(float)
     for operation, nanoseconds in events:
         if not CONTAINERS.match(operation):

@@ -1,4 +1,4 @@
-"""The file of results: written after every measurement, whole at any moment."""
+"""Results file, written atomically after every measurement."""
 
 import json
 import time
@@ -9,14 +9,16 @@ from benchmarks import result_files
 from timesformer_jax.atomic_write import write_whole
 
 FAILURES = ("out of memory", "failed", "time limit", "skipped", "not reached")
-"""Values of an entry's `failure`: why there is no result."""
+"""Values of an entry's `failure`, which explain a missing result."""
 
 
 class Record:
     """Results of one run.
 
-    Each entry of `entries` has `section`, `name`, `seconds` (what the measurement took) and either `result` or `failure` (one
-    of `FAILURES`) with a `message`. `about` describes the run as a whole.
+    Attributes:
+        about: Description of the whole run.
+        entries: Measurements, each with `section`, `name`, `seconds` (its duration) and either `result` or `failure` (one of
+            `FAILURES`) with a `message`.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):
@@ -31,22 +33,22 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        """Replace the file by the present state."""
+        """Replace the file with the current state."""
         content = json.dumps({**self.about, "entries": self.entries}, indent=1)
         write_whole(self._path, content + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The content of a file that a `Record` wrote.
+    """Return the content of a file that a `Record` wrote.
 
     Raises:
-        ValueError: If it is not one.
+        ValueError: If the file is not a results file.
     """
     return result_files.read_record(path, "entries")
 
 
 def find(content: dict[str, Any], section: str, name: str) -> dict[str, Any] | None:
-    """The result of one measurement; None if there is none."""
+    """Return the result of one measurement; None if there is none."""
     for entry in content.get("entries", []):
         if (entry["section"], entry["name"]) == (section, name) and "result" in entry:
             return entry["result"]
@@ -54,6 +56,6 @@ def find(content: dict[str, Any], section: str, name: str) -> dict[str, Any] | N
 
 
 def first_line(message: str) -> str:
-    """The beginning of a message, short enough for a table."""
+    """Return the first line of a message, shortened to 160 characters for tables."""
     line = message.strip().partition("\n")[0]
     return f"{line[:157]}..." if len(line) > 160 else line

@@ -1,4 +1,4 @@
-"""Measurements in worker processes, which may crash, hang or run out of memory without ending the run."""
+"""Run measurements in worker processes, which may crash, hang or run out of memory without ending the run."""
 
 import contextlib
 import json
@@ -18,13 +18,13 @@ from benchmarks.accelerator.record import Record, first_line
 
 SCRIPT = Path(__file__).parent.parent / "gpu.py"
 SIGN = "@result "
-"""Begins each line that a worker writes for the run."""
+"""Prefix of each line that a worker writes for the run."""
 START_LIMIT = 90.0
-"""Seconds for a worker to import JAX and open the device."""
+"""Seconds within which a worker must import JAX and open the device."""
 
 
 class Task(NamedTuple):
-    """A measurement by its names, and the seconds after which it is given up."""
+    """A measurement by section and name, with its time limit in seconds."""
 
     section: str
     name: str
@@ -32,7 +32,7 @@ class Task(NamedTuple):
 
 
 class Worker:
-    """A process that measures one thing after the other and reports each as one line of JSON on stdout."""
+    """A process that runs measurements one after another and reports each as one line of JSON on stdout."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by `stop`)
@@ -42,10 +42,10 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            start_new_session=True,  # so that its own children end with it
+            start_new_session=True,  # so that its children end with it
         )
         self.gives_no_more = False
-        """Whether a report has failed to come: the process hangs or has ended."""
+        """Whether a report is missing because the process hangs or has ended."""
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -58,7 +58,7 @@ class Worker:
         self._lines.put(None)
 
     def report(self, limit: float) -> dict[str, Any]:
-        """The next report, or the failure that stands for it after `limit` seconds or when the process has ended."""
+        """Return the next report, or a failure if `limit` seconds pass or the process ends first."""
         try:
             report = self._lines.get(timeout=max(limit, 0.0))
         except queue.Empty:
@@ -70,7 +70,7 @@ class Worker:
         return report
 
     def stop(self) -> None:
-        """End the process and all that it started."""
+        """Kill the process and its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -85,7 +85,13 @@ class Worker:
 
 
 class Run:
-    """One run: where it records, until when it goes on, and how its workers are started."""
+    """One run of the benchmark.
+
+    Args:
+        record: Record that receives the results.
+        minutes: Time limit of the run.
+        options: Arguments of the worker processes.
+    """
 
     def __init__(self, record: Record, *, minutes: float, options: Sequence[str]):
         self._record = record
@@ -95,8 +101,8 @@ class Run:
     def measure(self, tasks: Sequence[Task], environment: Mapping[str, str]) -> None:
         """Measure and record each task.
 
-        A worker that hangs or crashes loses the measurement it was at; another one takes the rest. One that cannot start with
-        `environment` (an XLA option that this version doesn't know ends a process at once) is started without.
+        If a worker hangs or crashes, its current measurement is lost and a new worker continues with the rest. If a worker
+        can't start with `environment`, because XLA exits on an unknown option, the rest is measured without it.
         """
         rest = list(tasks)
         while rest:
@@ -121,7 +127,7 @@ class Run:
                 worker.stop()
 
     def _listen(self, worker: Worker, tasks: list[Task]) -> list[Task]:
-        """Record what the worker reports; return the tasks that are left when it can't go on."""
+        """Record the worker's reports; return the tasks that remain if it can't continue."""
         for position, task in enumerate(tasks):
             began = time.monotonic()
             outcome = worker.report(min(task.limit, self._left))
@@ -140,12 +146,12 @@ class Run:
 
 
 def failure(kind: str, message: str) -> dict[str, Any]:
-    """The outcome of a measurement that gave no figures; `kind` is one of `record.FAILURES`."""
+    """Return the outcome of a measurement without a result; `kind` is one of `record.FAILURES`."""
     return {"failure": kind, "message": message}
 
 
 def merged(environment: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
-    """An environment with more variables; flags of XLA are added to those that are set."""
+    """Add variables to an environment; XLA flags are appended to the existing ones."""
     result = {**environment, **more}
     if "XLA_FLAGS" in environment and "XLA_FLAGS" in more:
         result["XLA_FLAGS"] = f"{environment['XLA_FLAGS']} {more['XLA_FLAGS']}"
@@ -153,7 +159,7 @@ def merged(environment: Mapping[str, str], more: Mapping[str, str]) -> dict[str,
 
 
 def summary(outcome: Mapping[str, Any]) -> str:
-    """An outcome in a few words, for the terminal."""
+    """Summarise an outcome for the terminal."""
     if "failure" in outcome:
         return f"{outcome['failure'].upper()}: {first_line(outcome['message'])}"
     shown = {name: value for name, value in outcome["result"].items() if isinstance(value, int | float | bool)}

@@ -1,4 +1,4 @@
-"""All sections in the order in which they are run, most informative first."""
+"""All sections in the order in which they run, most informative first."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from benchmarks.accelerator.timing import Measurement
 
 
 class Section(NamedTuple):
-    """`environment`: variables that its process gets, on top of what is set already."""
+    """A group of measurements; `environment` holds additional variables for its process."""
 
     measurements: Callable[[Size], list[Measurement]]
     environment: Mapping[str, str] = {}
@@ -28,4 +28,4 @@ SECTIONS: dict[str, Section] = {
     "copies": Section(feeding.copy_measurements),
     "peer": Section(peer.measurements, peer.ENVIRONMENT),
 }
-"""Name -> section."""
+"""Maps each name to its section."""

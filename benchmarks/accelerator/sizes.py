@@ -1,4 +1,4 @@
-"""What is measured at which size."""
+"""Sizes of the model and the batches that are measured."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class LongClip(NamedTuple):
-    """A clip that needs much memory: frames, pixels per side, clips per batch."""
+    """A clip that needs a lot of memory: frames, pixels per side, clips per batch."""
 
     num_frames: int
     image_size: int
@@ -21,20 +21,20 @@ class Size:
     model: Mapping[str, Any]
     """Fields of `TimeSformer` that no measurement varies."""
     batch_size: int
-    """Clips per batch wherever one batch is enough."""
+    """Clips per batch for measurements with a single batch size."""
     train_batches: tuple[int, ...]
     """Clips per training batch, most informative first; the larger ones are skipped once one does not fit."""
     forward_batches: tuple[int, ...]
     long_clips: tuple[LongClip, ...]
     joint_clip: LongClip
     matrix: int
-    """Rows and columns of the matrix product that is the yardstick."""
+    """Rows and columns of the reference matrix product."""
     copy_mib: int
-    """Array that is read and written to measure memory bandwidth."""
+    """Size of the array that is read and written to measure memory bandwidth, in MiB."""
     timing_seconds: float
-    """Wall time spent on each timing, warm-up excluded."""
+    """Wall time of each timing in seconds, without warm-up."""
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Variables for all measurements, unless they are set."""
+    """Environment variables for all measurements, unless they are already set."""
 
 
 SIZES: dict[str, Size] = {
@@ -50,7 +50,7 @@ SIZES: dict[str, Size] = {
         copy_mib=2048,
         timing_seconds=0.5,
     ),
-    # Runs every measurement in a minute on two CPU cores: it shows that the script works, and no speed.
+    # Runs every measurement in a minute on two CPU cores, to test the script; its speeds mean nothing.
     "tiny": Size(
         about="a model of 2 blocks and 32 channels on 4 frames of 32 x 32 pixels, to try the script",
         model={"num_classes": 4, "image_size": 32, "num_frames": 4, "embed_dim": 32, "depth": 2, "num_heads": 4},
@@ -65,4 +65,4 @@ SIZES: dict[str, Size] = {
         environment={"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # compiling takes most of the time
     ),
 }
-"""Name -> size."""
+"""Maps each name to its size."""

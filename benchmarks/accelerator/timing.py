@@ -11,13 +11,13 @@ ROUNDS = 5
 
 
 class Measurement(NamedTuple):
-    """One thing to measure.
+    """One measurement.
 
     Attributes:
-        name: Unique within its section.
-        run: The results so far -> figures, as JSON.
-        limit: Seconds after which it is given up, compilation included.
-        later: Measured in the second round, after the other sections have had their first.
+        name: Name, unique within its section.
+        run: Function from the results so far to figures for JSON.
+        limit: Time limit in seconds, including compilation.
+        later: Whether to run in the second round, after the first round of all sections.
     """
 
     name: str
@@ -27,21 +27,21 @@ class Measurement(NamedTuple):
 
 
 class Skipped(Exception):  # noqa: N818 (no error)
-    """There is a reason not to measure; it is recorded."""
+    """Raised with the reason to skip a measurement, which is recorded."""
 
 
 def time_calls(call: Callable[[], Any], seconds: float) -> dict[str, float]:
     """Time `call`, which dispatches work and returns its output.
 
-    The device works through each round's calls back to back and is waited for at the end of the round, so that dispatching
-    costs nothing unless it takes longer than the work itself.
+    Blocks only at the end of each round, so the device executes the calls back to back and dispatch costs nothing unless it
+    takes longer than the work itself.
 
     Args:
         call: Compiled work; called twice to warm up.
         seconds: Wall time to spend, in `ROUNDS` rounds.
 
     Returns:
-        Seconds per call: the rounds' median, fastest and slowest; and the number of calls that were timed.
+        Seconds per call, as median, minimum and maximum over rounds, and the number of timed calls.
     """
     jax.block_until_ready(call())
     began = time.perf_counter()
@@ -58,11 +58,11 @@ def time_calls(call: Callable[[], Any], seconds: float) -> dict[str, float]:
 
 
 def compile_timed(function: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
-    """Compile a jitted function for these arguments.
+    """Compile a jitted function for the given arguments.
 
     Returns:
-        The compiled function, and figures: `compile_seconds`, and the compiler's account of memory: `temp_gib` while it runs,
-        `needs_gib` with arguments and results.
+        The compiled function and its figures: `compile_seconds`, and the compiler's estimates of temporary memory, `temp_gib`,
+        and of memory including arguments and results, `needs_gib`.
     """
     began = time.perf_counter()
     compiled = function.lower(*arguments).compile()
@@ -75,6 +75,6 @@ def compile_timed(function: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def peak_gib() -> float | None:
-    """Most device memory that this process has had in use so far; None if the device doesn't say."""
+    """Return the peak device memory of this process so far in GiB; None if the device doesn't report it."""
     stats = jax.local_devices()[0].memory_stats()
     return stats["peak_bytes_in_use"] / 2**30 if stats and "peak_bytes_in_use" in stats else None

@@ -20,11 +20,11 @@ from timesformer_jax.video import normalize
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 FITS = 1.1
-"""A batch is not tried if it would need more than this share of the memory, by what a smaller one took."""
+"""A batch is skipped if, judging by a smaller one, it would need more than this share of the memory."""
 
 
 def forward_measurements(size: Size) -> list[Measurement]:
-    """Logits for several batches, blocks unrolled and scanned."""
+    """Return measurements of logits for several batch sizes, with unrolled and scanned blocks."""
     return [
         Measurement(_name(batch, fields), partial(forward, size, batch, fields), later=later)
         for batch, fields, later in _plans(size.forward_batches)
@@ -32,7 +32,7 @@ def forward_measurements(size: Size) -> list[Measurement]:
 
 
 def train_measurements(size: Size) -> list[Measurement]:
-    """The library's training step for several batches, blocks unrolled and scanned."""
+    """Return measurements of the library's training step for several batch sizes, with unrolled and scanned blocks."""
     return [
         Measurement(_name(batch, fields), partial(train, size, batch, fields), limit=110, later=later)
         for batch, fields, later in _plans(size.train_batches)
@@ -40,7 +40,7 @@ def train_measurements(size: Size) -> list[Measurement]:
 
 
 def _plans(batches: tuple[int, ...]) -> list[tuple[int, dict[str, Any], bool]]:
-    """(clips per batch, fields of the model, whether it can wait)"""
+    """Return (clips per batch, fields of the model, whether to run in the second round)."""
     first, *others = batches
     return [
         (first, {}, False),
@@ -51,7 +51,7 @@ def _plans(batches: tuple[int, ...]) -> list[tuple[int, dict[str, Any], bool]]:
 
 
 def remat_measurements(size: Size) -> list[Measurement]:
-    """What recomputation costs, blocks scanned."""
+    """Return measurements of rematerialization, with scanned blocks."""
     return [
         Measurement(_name(size.batch_size, fields), partial(train, size, size.batch_size, fields), limit=90, later=later)
         for remat, later in (("full", False), ("dots", True))
@@ -60,7 +60,7 @@ def remat_measurements(size: Size) -> list[Measurement]:
 
 
 def long_clip_measurements(size: Size) -> list[Measurement]:
-    """Training on long clips, with every implementation of attention; joint attention forward."""
+    """Return measurements of long clips: training with several attention implementations, and joint attention forward."""
     found = []
     for attention, later in (("auto", False), ("xla", True), ("chunked", True)):
         for clip in size.long_clips:
@@ -78,7 +78,7 @@ def long_clip_measurements(size: Size) -> list[Measurement]:
 def forward(
     size: Size, batch_size: int, fields: dict[str, Any], results: dict[str, Any], *, clip: LongClip | None = None
 ) -> dict[str, Any]:
-    """Logits of a batch that is on the device already."""
+    """Time the logits of a batch that is already on the device."""
     model = make_model(size, clip, fields)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1, model.patch_size, model.patch_size, 3)))
 
@@ -94,7 +94,7 @@ def forward(
 def train(
     size: Size, batch_size: int, fields: dict[str, Any], results: dict[str, Any], *, clip: LongClip | None = None
 ) -> dict[str, Any]:
-    """The library's training step: with a batch that is on the device, and with one that comes from host memory each time."""
+    """Time the library's training step, with batches on the device and with batches from host memory."""
     if clip is None:
         check_fits(size, batch_size, fields, results)
     model = make_model(size, clip, fields)
@@ -114,7 +114,7 @@ def train(
 
 
 class TrainingBench:
-    """A compiled training step of the library with its state, and batches on the device and on the host."""
+    """The library's compiled training step with its state, and batches on the device and on the host."""
 
     def __init__(self, model: tsf.TimeSformer, batch_size: int, prepare: Callable[..., Any], **more: Any):
         self._mesh = training.make_mesh(jax.devices()[:1])
@@ -128,28 +128,28 @@ class TrainingBench:
         self.metrics: dict[str, jax.Array] = {}
 
     def step(self) -> Any:
-        """One step on the next of three batches that are on the device."""
+        """Run a step on the next of three batches on the device."""
         self.state, self.metrics = self.compiled(self.state, next(self._batches))
         return self.metrics
 
     def copy(self) -> Any:
-        """One batch from host memory to the device, and no step."""
+        """Copy a batch from host memory to the device."""
         return training.to_devices(next(self._host_batches), self._mesh)
 
     def step_from_host(self) -> Any:
-        """One batch from host memory to the device, and a step on it."""
+        """Copy a batch from host memory to the device and run a step on it."""
         self.state, self.metrics = self.compiled(self.state, self.copy())
         return self.metrics
 
 
 def make_model(size: Size, clip: LongClip | None, fields: dict[str, Any]) -> tsf.TimeSformer:
-    """The size's model in bfloat16, at a long clip's size if there is one."""
+    """Build the size's model in bfloat16, for a long clip if one is given."""
     shape = {} if clip is None else {"num_frames": clip.num_frames, "image_size": clip.image_size}
     return tsf.TimeSformer(**{**size.model, **shape, "dtype": jnp.bfloat16, **fields})
 
 
 def random_batch(model: tsf.TimeSformer, batch_size: int, *, seed: int) -> dict[str, np.ndarray]:
-    """Random uint8 windows of the model's own size, and labels."""
+    """Return random uint8 windows of the model's input size, and labels."""
     random = np.random.default_rng(seed)
     height, width = (length * model.patch_size for length in model.grid)
     video = random.integers(0, 256, (batch_size, model.num_frames, height, width, 3), np.uint8)
@@ -157,14 +157,25 @@ def random_batch(model: tsf.TimeSformer, batch_size: int, *, seed: int) -> dict[
 
 
 def _window_positions(model: tsf.TimeSformer, batch_size: int) -> dict[str, np.ndarray]:
-    """The rows and columns that `timesformer_jax.augment` crops: all of the window."""
+    """Return row and column positions with which `timesformer_jax.augment` crops the whole window."""
     height, width = (length * model.patch_size for length in model.grid)
     lengths = {"rows": height, "columns": width}
     return {name: np.tile(np.arange(length, dtype=np.float32), (batch_size, 1)) for name, length in lengths.items()}
 
 
 def rates(model: tsf.TimeSformer, batch_size: int, operations: int, seconds: float, results: dict[str, Any]) -> dict[str, Any]:
-    """Clips and model FLOPs per second; `operations` per multiply-add for logits, 2 forward and 6 in training."""
+    """Return clips and model FLOPs per second, and the MFU if references were measured.
+
+    Args:
+        model: The measured model.
+        batch_size: Clips per batch.
+        operations: FLOPs per multiply-add of the logits: 2 forward, 6 in training.
+        seconds: Seconds per batch.
+        results: Results so far.
+
+    Returns:
+        Figures by name.
+    """
     flops = operations * count_multiply_adds(model, for_logits=True)
     teraflops = flops * batch_size / seconds / 1e12
     figures: dict[str, Any] = {"batch_size": batch_size, "clips_per_second": batch_size / seconds, "teraflops": teraflops}
@@ -176,7 +187,7 @@ def rates(model: tsf.TimeSformer, batch_size: int, operations: int, seconds: flo
 
 
 def check_fits(size: Size, batch_size: int, fields: dict[str, Any], results: dict[str, Any]) -> None:
-    """Raise `Skipped` if a smaller batch shows that this one cannot fit: trying takes a minute of compiling."""
+    """Raise `Skipped` if a smaller batch shows that this one can't fit, since trying costs a minute of compilation."""
     device = find(results, "card", "device")
     for smaller in size.train_batches:
         before = find(results, "train", _name(smaller, fields))
@@ -184,7 +195,7 @@ def check_fits(size: Size, batch_size: int, fields: dict[str, Any], results: dic
             continue
         needed = before["needs_gib"] * batch_size / smaller
         if needed > FITS * device["usable_gib"]:
-            raise Skipped(f"would need about {needed:.0f} GiB, by what a batch of {smaller} took")
+            raise Skipped(f"would need about {needed:.0f} GiB, judging by a batch of {smaller}")
 
 
 def _name(batch_size: int, fields: dict[str, Any]) -> str:

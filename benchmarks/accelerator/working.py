@@ -1,4 +1,4 @@
-"""What a worker process does: one measurement after the other, each reported as soon as it is known."""
+"""Worker process: runs measurements one after another and reports each immediately."""
 
 import gc
 import json
@@ -20,7 +20,7 @@ TOO_LITTLE_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
 
 
 def work(tasks: Sequence[tuple[str, str]], *, size: str, output: Path) -> None:
-    """Measure each (section, name); earlier results are read from `output`."""
+    """Run each measurement (section, name); earlier results are read from `output`."""
     jax.devices()
     _report({"result": {}})  # started
     for section, name in tasks:
@@ -35,7 +35,7 @@ def _outcome(measurement: Any, results: Mapping[str, Any]) -> dict[str, Any]:
         return {"result": measurement.run(results)}
     except Skipped as reason:
         return failure("skipped", str(reason))
-    except Exception as error:  # whatever stops one measurement is a finding, and no reason to stop the others
+    except Exception as error:  # a failed measurement is a finding, and must not stop the others
         words = f"{type(error).__name__}: {error}"
         traceback.print_exc(file=sys.stderr)
         return failure("out of memory" if any(sign in words for sign in TOO_LITTLE_MEMORY) else "failed", words[:1500])

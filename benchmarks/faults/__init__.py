@@ -1,1 +1,1 @@
-"""What benchmarks/endurance.py does to runs, and to the files that runs leave."""
+"""Faults that benchmarks/endurance.py injects into runs and into the files that they write."""

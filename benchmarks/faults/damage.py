@@ -1,4 +1,4 @@
-"""Damage one file at a time, and judge what its reader makes of it."""
+"""Damage one file at a time, and judge how its reader responds."""
 
 import contextlib
 import dataclasses
@@ -19,14 +19,17 @@ from benchmarks.faults.table import Trial
 from timesformer_jax.errors import InputError
 
 SECONDS = 60
-"""For one reading."""
+"""Time limit for reading a damaged file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """One file changed: its path below the copied folder, how ("flipped", "cut", "zeroed" or "missing"), and where.
+    """Damage to one file.
 
-    `offset` is in bits for a flip, in bytes else.
+    Attributes:
+        path: Path below the copied folder.
+        how: "flipped", "cut", "zeroed" or "missing".
+        offset: Position, in bits for a flip and otherwise in bytes.
     """
 
     path: str
@@ -43,7 +46,7 @@ class Damage:
             content[self.offset // 8] ^= 1 << self.offset % 8
         elif self.how == "cut":
             del content[self.offset :]
-        elif self.how == "zeroed":  # as a disk may leave a block after a power cut
+        elif self.how == "zeroed":  # as after a power cut
             content[self.offset : self.offset + 4096] = bytes(len(content[self.offset : self.offset + 4096]))
         file.write_bytes(content)
 
@@ -54,23 +57,23 @@ class Damage:
 
 FLIPS, OTHERS = "Bit flips", "Other damage"
 ROWS = {"flipped": "", "cut": "a cut end", "zeroed": "a zeroed block", "missing": "a missing file"}
-"""How a file is damaged -> its row in the table; flips have one for each kind of file."""
+"""Maps each type of damage to its row in the table; flips have a row per kind of file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of file that the project writes, and what reads it.
+    """A kind of file that the project writes, with its readers.
 
     Attributes:
-        name: In the table.
-        folder: What is copied for each trial, below the world's folder.
-        files: Patterns below `folder`.
-        readers: Each takes the copied folder and returns a value that can be compared; they are used in turns.
-        without: Brings the copied folder into the state that a reader may fall back to with a warning; None if there is none.
-        partial: (what was read, the truth) -> whether the former is a part of the latter, which may be read with a warning.
-        silently: After which damages (keys of `ROWS`) a part may be read without one: its rest is computed again.
-        optional: Whether a missing file is a valid state, whatever is read then.
-        editable: Whether people change such files, so that a damaged one is read, with a warning.
+        name: Name in the table.
+        folder: Folder that is copied for each trial, relative to the world's folder.
+        files: Glob patterns below `folder`.
+        readers: Functions from the copied folder to a comparable value, used in turn.
+        without: Changes the copied folder to a state that a reader may fall back to with a warning; None if there is none.
+        partial: Given a value and the true one, returns whether the former is a valid part, which may be read with a warning.
+        silently: Types of damage (keys of `ROWS`) after which a part may be read silently, since the rest is recomputed.
+        optional: Whether a missing file is a valid state, so that deletion is not tried.
+        editable: Whether users edit such files, so that a changed one may be read with a warning.
     """
 
     name: str
@@ -84,13 +87,24 @@ class Kind:
     editable: bool = False
 
     def find(self, folder: Path) -> list[str]:
-        """Files of this kind in the folder that is copied, below it, that aren't empty."""
+        """Return the non-empty files of this kind, relative to the copied folder."""
         found = {path for pattern in self.files for path in folder.glob(pattern) if path.is_file() and path.stat().st_size}
         return sorted(str(path.relative_to(folder)) for path in found)
 
 
 def draw_damages(kind: Kind, folder: Path, draw: np.random.Generator, *, flips: int, others: int) -> list[Damage]:
-    """`flips` flipped bits, half of them where most bytes are and half in any file; and `others` of each other damage."""
+    """Draw damage to files of one kind.
+
+    Args:
+        kind: Kind of the files.
+        folder: Folder with the files.
+        draw: Random generator.
+        flips: Number of flipped bits. Half of the files are drawn in proportion to their size, the others uniformly.
+        others: Number of trials of each other type of damage.
+
+    Returns:
+        The damage to try, one file each.
+    """
     names = kind.find(folder)
     sizes = np.array([(folder / name).stat().st_size for name in names])
 
@@ -111,7 +125,7 @@ def draw_damages(kind: Kind, folder: Path, draw: np.random.Generator, *, flips: 
 
 
 class _Warnings(logging.Handler):
-    """Keeps the text of warnings."""
+    """Handler that collects the text of warnings."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -131,16 +145,19 @@ def judge(
     silently: bool = False,
     editable: bool = False,
 ) -> tuple[str, str]:
-    """The outcome of one reading of a damaged file, and the message.
+    """Read a damaged file; return the outcome and its message.
 
     Args:
-        read: The reading.
-        truth: What it should give.
-        names: Some of these must be in the sentence of a refusal, and in the warning of a fallback.
-        older: What it may give after a warning.
-        partial: As of `Kind`.
+        read: Reads the file.
+        truth: Value of the undamaged file.
+        names: Names of the file, of which an error or a warning must contain one.
+        older: Values that may be read with a warning.
+        partial: See `Kind`.
         silently: Whether a part may be read without a warning.
-        editable: As of `Kind`.
+        editable: See `Kind`.
+
+    Returns:
+        A key of `table.VERDICTS`, and the text of the error, the warning or the difference.
     """
     heard = _Warnings()
     logger = logging.getLogger()
@@ -178,7 +195,7 @@ def _ring(number: int, frame: Any) -> None:
 
 
 def names_of(damage: Damage, folder: Path) -> list[str]:
-    """By what a sentence may name the damaged file: its path, or that of a folder of it within the copied one."""
+    """Return what may identify the damaged file in a message: its name, its path, or a parent up to the copied folder."""
     path = folder / damage.path
     inside = [path, *path.parents]
     return [path.name, *(str(each) for each in inside[: inside.index(folder) + 1])]
@@ -187,7 +204,19 @@ def names_of(damage: Damage, folder: Path) -> list[str]:
 def damage_kinds(
     kinds: Sequence[Kind], world: Path, seed: int, *, flips: int, others: int, stop: Callable[[], bool]
 ) -> Iterator[Trial]:
-    """Damage files of each kind, one at a time; what is read is read in a process that may crash, one for each folder."""
+    """Damage files of each kind, one at a time, and judge their readers.
+
+    Args:
+        kinds: Kinds of files; those without a file are skipped.
+        world: Folder of the campaign.
+        seed: Seed of the damage.
+        flips: Number of flipped bits per kind.
+        others: Number of trials of each other type of damage per kind.
+        stop: Returns whether time is up.
+
+    Yields:
+        A trial per damaged file. Files are read in a separate process per folder, which is replaced if it crashes.
+    """
     for folder in dict.fromkeys(kind.folder for kind in kinds):
         tasks = [
             (kind, damage, number)
@@ -208,7 +237,7 @@ def damage_kinds(
 
 
 Task = tuple[Kind, Damage, int]
-"""What is damaged, how, and its number within the kind, which decides on the reader."""
+"""The kind of file, the damage, and its number within the kind, which selects the reader."""
 
 
 def _trial(kind: Kind, damage: Damage, outcome: str, message: str, seed: int) -> Trial:
@@ -217,7 +246,7 @@ def _trial(kind: Kind, damage: Damage, outcome: str, message: str, seed: int) ->
 
 
 def _results(world: Path, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[tuple[str, str]]:
-    """(outcome, message) of each damage, from a fork; fewer if it dies."""
+    """Yield (outcome, message) of each task, computed in a fork; stop early if it dies."""
     readable, writable = os.pipe()
     pid = _fork()
     if not pid:
@@ -248,7 +277,7 @@ def _results(world: Path, tasks: Sequence[Task], stop: Callable[[], bool]) -> It
 
 
 def judge_all(world: Path, tasks: Sequence[Task]) -> Iterator[Any]:
-    """(outcome, message) of each damage; a `RuntimeError` if undamaged files can't be read."""
+    """Yield (outcome, message) of each task, or a `RuntimeError` if undamaged files can't be read."""
     known: dict[Any, tuple[Any, list[Any]]] = {}
     for kind, damage, number in tasks:
         source, scratch = world / kind.folder, world / "damaged" / kind.folder
@@ -276,7 +305,7 @@ def judge_all(world: Path, tasks: Sequence[Task]) -> Iterator[Any]:
 def _undamaged(
     source: Path, scratch: Path, reader: Callable[[Path], Any], without: Callable[[Path], None] | None
 ) -> tuple[Any, list[Any]]:
-    """What a reader gives, and what it may fall back to; nothing if it reads the one file alone."""
+    """Return the value that a reader gives, and those that it may fall back to, if any."""
     truth = _fresh(source, scratch, reader)
     if _fresh(source, scratch, reader) != truth:
         raise ValueError("two readings differ")

@@ -1,4 +1,4 @@
-"""SIGKILL and SIGTERM at random moments; the same command afterwards must end as if nothing had happened."""
+"""SIGKILL and SIGTERM at random moments, after which the same command must end as if nothing had happened."""
 
 import dataclasses
 import functools
@@ -19,26 +19,27 @@ from benchmarks.faults.world import World
 
 SECTION = "Kills"
 KILLS_PER_RUN = 3
-"""A run is killed so many times before it may end."""
+"""Number of times that a run is killed before it may end."""
 FRESH = 0.1
-"""Share of killed runs that are started as users start them; the others are forks."""
+"""Share of killed runs that are started as new processes; the others are forks."""
 ALLOWED_CODES = (0, -signal.SIGTERM)
-"""After SIGTERM: everything saved; or ended by it, before there was anything to save."""
+"""Exit codes after SIGTERM: everything was saved, or there was nothing to save yet."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A job that is killed.
+    """A job to kill.
 
     Attributes:
-        name: In the table.
-        mode: Of `main.py`.
-        begins: In the log: from here on it is killed.
-        ends: In the log: up to here; the end of the process if empty.
-        begin: Brings a workdir into the state that the job starts from.
-        describe: What it leaves behind, to be compared; called in a process of its own.
-        check: After each kill: what is wrong with what can be read now.
-        changed: Fields of the config.
+        name: Name in the table.
+        mode: Mode of `main.py`.
+        begins: Pattern of the log after which the job may be killed.
+        ends: Pattern of the log up to which it may be killed; empty for the end of the process.
+        begin: Puts a workdir into the state that the job starts from.
+        describe: Returns a comparable description of what the job writes; called in a separate process.
+        check: Called after each kill; returns what is wrong with the readable state, or an empty string.
+        changed: Changed fields of the config.
+        prepares: Whether the job prepares its own data, in the workdir.
     """
 
     name: str
@@ -63,7 +64,7 @@ def _trained(world: World, workdir: Path) -> None:
 
 
 def _evaluated_otherwise(world: World, workdir: Path) -> None:
-    """With the results of another evaluation, which the new ones are to replace."""
+    """Copy a workdir with the results of another evaluation, which the new ones must replace."""
     worlds.copy(_other_evaluation(world), workdir)
 
 
@@ -90,7 +91,7 @@ def _describe_data(workdir: Path) -> Any:
 
 
 def read_results(workdir: Path) -> str:
-    """The results and predictions as the report reads them, as text; or the sentence that refuses them."""
+    """Return the results and predictions that the report reads, as text, or the error that refuses them."""
     from etils import epath
 
     from experiment import report
@@ -114,7 +115,7 @@ def _results_of(workdir: Path) -> str:
 
 
 def _newest_step(workdir: Path) -> int:
-    """Newest complete checkpoint; 0 if there is none."""
+    """Return the step of the newest complete checkpoint; 0 if there is none."""
     steps = [path.name for path in (workdir / "checkpoints").glob("[0-9]*") if (path / "_CHECKPOINT_METADATA").exists()]
     return max((int(name) for name in steps if name.isdecimal()), default=0)
 
@@ -136,7 +137,13 @@ JOBS = (
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A run of a job that nothing disturbed: what it left, and how long its phase and how many changes it took."""
+    """An undisturbed run of a job.
+
+    Attributes:
+        left: Description of what it wrote.
+        seconds: Duration of the phase in which the job may be killed.
+        changes: Number of changes to files.
+    """
 
     left: Any
     seconds: float
@@ -148,7 +155,7 @@ def arguments_of(world: World, job: Job, workdir: Path) -> list[str]:
 
 
 def undisturbed(world: World, job: Job, workdir: Path | None = None) -> Reference:
-    """Run a job; once for each workdir."""
+    """Run a job without a disturbance, once per workdir."""
     return _undisturbed(world, job.name, workdir or world.folder / "workdir")
 
 
@@ -174,7 +181,18 @@ def _undisturbed(world: World, name: str, workdir: Path) -> Reference:
 
 
 def kill(world: World, *, count: int, seed: int, stop: Callable[[], bool], jobs: tuple[Job, ...] = JOBS) -> Iterator[Trial]:
-    """About `count` kills, equally many of each job; `stop` says when time is up."""
+    """Kill runs of the jobs.
+
+    Args:
+        world: Folders of the campaign.
+        count: Approximate number of kills, divided equally among the jobs.
+        seed: Seed of the moments.
+        stop: Returns whether time is up.
+        jobs: Jobs to kill.
+
+    Yields:
+        A trial per kill.
+    """
     done = dict.fromkeys((job.name for job in jobs), 0)
     number = 0
     while min(done.values()) < -(-count // len(jobs)) and not stop():
@@ -188,7 +206,7 @@ def kill(world: World, *, count: int, seed: int, stop: Callable[[], bool], jobs:
 
 
 def _series(world: World, job: Job, reference: Reference, seed: list[int]) -> Iterator[Trial]:
-    """Kill one run again and again, then let it end; a trial per kill."""
+    """Kill one run repeatedly, then let it end; yield a trial per kill."""
     draw = np.random.default_rng(seed)
     workdir = world.folder / "workdir"
     if workdir.exists():
@@ -205,7 +223,7 @@ def _series(world: World, job: Job, reference: Reference, seed: list[int]) -> It
         how = str(draw.choice(["SIGKILL", "change", "SIGTERM"]))
         process, moment = _disturb(world, job, reference, workdir, how, draw)
         if process.code == 0 and (how != "SIGTERM" or "Stopped early" not in process.text):
-            break  # it was over before
+            break  # the run ended before the kill
         killed.append(("SIGTERM" if how == "SIGTERM" else "SIGKILL", moment))
         expected = ALLOWED_CODES if how == "SIGTERM" else (-signal.SIGKILL,)
         if process.code not in expected or TRACEBACK in process.text:
@@ -242,7 +260,7 @@ def _series(world: World, job: Job, reference: Reference, seed: list[int]) -> It
 
 
 def _disturb(world: World, job: Job, reference: Reference, workdir: Path, how: str, draw: Any) -> tuple[Process, str]:
-    """Start the job and kill it: after a random time, or before a random change of a file."""
+    """Start the job and kill it after a random time or before a random change to a file."""
     arguments, log = arguments_of(world, job, workdir), world.log("killed")
     if how == "change":
         at = int(draw.integers(1, reference.changes + 1))

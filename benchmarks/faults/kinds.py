@@ -1,4 +1,4 @@
-"""Every kind of file that the project writes and reads again, with what reads it."""
+"""Every kind of file that the project writes and reads back, with its readers."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ NEWEST, OLDER = str(STEPS), str(STEPS - worlds.CHECKPOINT_EVERY)
 
 
 def config_of(world: Path, workdir: Path, data: Path | None = None, **changed: Any) -> Any:
-    """The runs' config."""
+    """Return the config of the runs."""
     from configs import folder
 
     config = folder.get_config()
@@ -28,7 +28,7 @@ def config_of(world: Path, workdir: Path, data: Path | None = None, **changed: A
 
 
 def _loaded(path: Path) -> dict[str, Any]:
-    """All that `tsf.load` gives."""
+    """Describe the result of `tsf.load`."""
     import timesformer_jax as tsf
     from timesformer_jax.modeling import describe_model
 
@@ -44,12 +44,12 @@ def _loaded(path: Path) -> dict[str, Any]:
 
 @functools.cache
 def load_at(name: str = "") -> Callable[[Path], Any]:
-    """A reader: `tsf.load` of a path below the copied folder."""
+    """Return a reader that loads a path below the copied folder with `tsf.load`."""
     return lambda folder: _loaded(folder / name)
 
 
 def _run(checkpoints: Path, *, trains: bool, **changed: Any) -> Any:
-    """As main.py makes one for a workdir."""
+    """Set up the run of a workdir like main.py."""
     from experiment.follow import follow_weights
     from experiment.setup import set_up
 
@@ -61,7 +61,7 @@ def _run(checkpoints: Path, *, trains: bool, **changed: Any) -> Any:
 
 @functools.cache
 def evaluated(which: str) -> Callable[[Path], Any]:
-    """A reader: the parameters that `--mode=eval` evaluates, and their step."""
+    """Return a reader of the parameters that `--mode=eval` evaluates, and of their step."""
 
     def read(checkpoints: Path) -> Any:
         run = _run(checkpoints, trains=False, **{"eval.checkpoint": which})
@@ -75,7 +75,7 @@ def evaluated(which: str) -> Callable[[Path], Any]:
 
 
 def resumed(checkpoints: Path) -> Any:
-    """The state that training resumes from, and its place in the data."""
+    """Read the state that training resumes from, and its position in the data."""
     from experiment import train
     from timesformer_jax import training
 
@@ -94,7 +94,7 @@ def _without_newest(checkpoints: Path) -> None:
 
 
 def prepared(data: Path) -> Any:
-    """Labels and every record of the prepared data."""
+    """Read the labels and every record of prepared data."""
     from input_pipeline import open_dataset
 
     dataset = open_dataset(**config_of(data.parent.parent, data, data).data)
@@ -119,7 +119,7 @@ def _digest_example(example: Any) -> str:
 
 
 def modified_since(data: Path) -> Any:
-    """Which videos were modified since they were prepared, as the warning names them."""
+    """Read the recorded videos and their times, from which the warning about modified videos is derived."""
     from etils import epath
 
     from input_pipeline import sources
@@ -129,7 +129,7 @@ def modified_since(data: Path) -> Any:
 
 
 def finished(data: Path) -> Any:
-    """The data that a preparation makes that resumes behind the record files of a killed one."""
+    """Resume a killed preparation from its record files, and read the resulting data."""
     worlds.small_parts()
     return prepared(data)
 
@@ -149,7 +149,7 @@ def features(folder: Path) -> Any:
 
 
 def results(workdir: Path) -> Any:
-    """What the report reads."""
+    """Read the results as the report does."""
     from etils import epath
 
     from experiment import report
@@ -172,7 +172,7 @@ def curves(workdir: Path) -> Any:
 
 
 def stopped_test(folder: Path) -> list[str]:
-    """A digest of each batch that a stopped evaluation finds again."""
+    """Return a digest of each batch that an interrupted evaluation can reuse."""
     from timesformer_jax.evaluation import PartialEvaluation
 
     description = json.loads((folder.parent.parent / "stopped" / "description.json").read_text())
@@ -193,7 +193,7 @@ def attentive_probe(folder: Path) -> Any:
 
 
 def lock_taken(workdir: Path) -> str:
-    """A lock that a killed run has left is taken over."""
+    """Take over the lock of a killed run."""
     from timesformer_jax.run_lock import locked
 
     with locked(workdir / ".eval.lock", f"evaluates in {workdir}"):
@@ -201,7 +201,7 @@ def lock_taken(workdir: Path) -> str:
 
 
 def _is_beginning(found: Any, truth: Any) -> bool:
-    """Whether every curve is the first part of what it should be."""
+    """Return whether every curve is a prefix of the true one."""
     flat = {(panel, line): steps_and_values for panel, lines in found.items() for line, steps_and_values in lines.items()}
     return all(
         panel in truth and line in truth[panel] and all(map(_is_prefix, curve, truth[panel][line]))
@@ -308,7 +308,7 @@ KINDS: tuple[Kind, ...] = (
         ("events.out.tfevents.*",),
         (curves,),
         partial=_is_beginning,
-        silently=("cut",),  # as a run that is killed leaves them
+        silently=("cut",),  # like those of a killed run
         optional=True,
     ),
 )

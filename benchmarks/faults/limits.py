@@ -1,4 +1,4 @@
-"""Full disks, disks that can only be read, too few descriptors; and what a long run uses up."""
+"""Full disks, read-only disks, too few file descriptors, and leaks in long runs."""
 
 import contextlib
 import functools
@@ -23,17 +23,17 @@ from benchmarks.faults.world import World
 SECTION = "Limits"
 LARGE = 256 << 20
 FEW = (40, 64, 96)
-"""Descriptors, of which a run needs more or about as many."""
+"""Numbers of file descriptors that are below or about what a run needs."""
 ENOUGH = 256
-"""Descriptors, a usual limit; a checkpoint must leave none open."""
+"""Number of file descriptors, a common limit; a checkpoint must leave none open."""
 GROWTH = 4
-"""Descriptors or threads by which a run's last quarter may exceed its second: threads that start late."""
+"""Descriptors or threads by which a run's last quarter may exceed its second, since some threads start late."""
 
 
 class Disk:
-    """A small file system of its own, in memory; only for root.
+    """A small file system in memory, for root only.
 
-    `resize` gives it more room, `protect` makes it read-only.
+    `resize` changes its capacity, and `protect` makes it read-only.
     """
 
     def __init__(self, folder: Path, size: int):
@@ -55,7 +55,7 @@ class Disk:
 
 
 def can_mount(folder: Path) -> bool:
-    """Whether this user and system allow small file systems."""
+    """Return whether this user can mount a small file system."""
     if not worlds.is_root():
         return False
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
@@ -65,7 +65,7 @@ def can_mount(folder: Path) -> bool:
 
 
 def one_sentence(process: Process, code: int = 1) -> str:
-    """What is wrong with how a run has ended that had to fail: nothing if it said why in its last line."""
+    """Return what is wrong with the end of a run that had to fail; empty if its last line is a clear error."""
     lines = [line for line in process.text.splitlines() if line.strip()]
     if TRACEBACK in process.text:
         return f"a traceback: {lines[-1][-200:]}"
@@ -85,7 +85,7 @@ def _verdict(process: Process, what: str, detail: str) -> Trial:
 
 
 def fill_disks(world: World, *, count: int, seed: int, stop: Callable[[], bool]) -> Iterator[Trial]:
-    """Each job on disks that are too small, then again with enough room."""
+    """Run each job on disks that are too small, then again with enough space."""
     mounts = can_mount(world.folder / "disk")
     for job in JOBS:
         if stop():
@@ -136,7 +136,7 @@ def _fill(world: World, job: Job, reference: Reference, size: int, mounts: bool)
 
 
 def _used(folder: Path) -> int:
-    """Bytes of the blocks that a file system has in use."""
+    """Size in bytes of the blocks that a file system uses."""
     usage = os.statvfs(folder)
     return (usage.f_blocks - usage.f_bfree) * usage.f_frsize
 
@@ -145,7 +145,7 @@ READ_ONLY_MODES = ("train", "eval", "features", "probe", "report", "show")
 
 
 def protect_workdirs(world: World) -> Iterator[Trial]:
-    """Every mode on a workdir that can't be written to: one sentence each."""
+    """Run every mode on a read-only workdir, where each must fail with a clear error."""
     folder = world.folder / "protected"
     if not can_mount(folder):
         return
@@ -163,7 +163,7 @@ def protect_workdirs(world: World) -> Iterator[Trial]:
 
 
 def limit_descriptors(world: World) -> Iterator[Trial]:
-    """Too few descriptors: success, or one sentence that says so."""
+    """Train with too few file descriptors, which must succeed or fail with an error that names them."""
     for number in FEW:
         workdir = world.folder / "descriptors"
         if workdir.exists():
@@ -183,10 +183,10 @@ def limit_descriptors(world: World) -> Iterator[Trial]:
 
 
 def watch_growth(world: World, checkpoints: int, notes: list[str]) -> Iterator[Trial]:
-    """Descriptors and threads of a run with many checkpoints, under a usual limit; adds a line to `notes`.
+    """Watch the file descriptors and threads of a run with many checkpoints under a common limit, and add lines to `notes`.
 
-    A save in flight holds up to six descriptors, seen or not as chance has it, so the fewest of a quarter are compared:
-    what is never given back raises them too.
+    A save in progress holds up to six descriptors, which a sample may or may not include. So the minima of two quarters are
+    compared, which leaks raise as well.
     """
     workdir = world.folder / "many"
     per_epoch = worlds.STEPS_PER_EPOCH
@@ -207,7 +207,7 @@ def watch_growth(world: World, checkpoints: int, notes: list[str]) -> Iterator[T
     if process.code != 0 or TRACEBACK in process.text:
         yield Trial(SECTION, "many checkpoints", "failed", f"{checkpoints}, {ENOUGH} descriptors: {end_of(process)}")
         return
-    steps = sorted(counts)[:-1]  # not the last: the process ends there, and lets go of everything
+    steps = sorted(counts)[:-1]  # not the last one, at which the process ends and releases everything
     quarter = max(len(steps) // 4, 1)
     early, late = steps[quarter : 2 * quarter], steps[-quarter:]
     for which, name in enumerate(("descriptors", "threads")):
@@ -222,7 +222,7 @@ def watch_growth(world: World, checkpoints: int, notes: list[str]) -> Iterator[T
 
 
 def newest(checkpoints: Path) -> int:
-    """Newest step of a run that is under way; 0 if there is none."""
+    """Return the newest step of a run in progress; 0 if there is none."""
     try:
         return max((int(name) for name in os.listdir(checkpoints) if name.isdecimal()), default=0)
     except OSError:

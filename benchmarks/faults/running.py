@@ -1,7 +1,7 @@
-"""Start `main.py` many times at the price of one start: each run is a fork of a process that has imported everything.
+"""Start `main.py` many times for the cost of one start: each run is a fork of a process that has imported everything.
 
-A run differs from `python main.py ...` in its start alone: it parses flags, opens data and compiles by itself. JAX has no
-backend and TensorFlow no threads in the process that forks, so nothing is shared. `fresh` runs are new processes.
+A run differs from `python main.py ...` only in its start; it parses flags, opens data and compiles by itself. In the forking
+process JAX has no backend and TensorFlow no threads, so no state is shared. `fresh` runs are new processes.
 """
 
 import atexit
@@ -26,16 +26,16 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENDING = 10.0
-"""Seconds in which the workers of a killed run must have ended."""
+"""Seconds within which the workers of a killed run must end."""
 HANGING = 180.0
 TRACEBACK = "Traceback (most recent call last)"
 
 
 class Process:
-    """A started run, in a session of its own, with its log in a file.
+    """A started run in its own session, with its log in a file.
 
     Attributes:
-        changes: How many files and folders it has made, renamed or deleted so far; only of forked runs.
+        changes: Number of files and folders created, renamed or deleted so far; counted for forked runs only.
     """
 
     def __init__(self, pid: int, log: Path, counter: mmap.mmap | None = None):
@@ -52,7 +52,7 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def poll(self) -> int | None:
-        """The exit code, negative for a signal; None if it still runs."""
+        """Return the exit code, negative for a signal; None if the process is running."""
         if self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -60,7 +60,7 @@ class Process:
         return self.code
 
     def wait(self, seconds: float = HANGING) -> int | None:
-        """The exit code; None if it had to be killed since it hung."""
+        """Wait for the end and return the exit code; None if the process hung and was killed."""
         end = time.monotonic() + seconds
         while self.poll() is None:
             if time.monotonic() > end:
@@ -72,7 +72,7 @@ class Process:
         return self.code
 
     def wait_for(self, pattern: str, seconds: float = HANGING) -> bool:
-        """Whether the log has shown the pattern before the process has ended."""
+        """Wait until the log matches the pattern; return False if the process ends or time is up before."""
         end = time.monotonic() + seconds
         while not re.search(pattern, self.text):
             if self.poll() is not None or time.monotonic() > end:
@@ -81,18 +81,18 @@ class Process:
         return True
 
     def signal(self, number: int) -> bool:
-        """Send a signal; whether the process still ran."""
+        """Send a signal; return whether the process was still running."""
         if self.poll() is not None:
             return False
         os.kill(self.pid, number)
         return True
 
     def remaining(self) -> list[int]:
-        """Processes that this one has started and that have not ended, itself included."""
+        """Return the running processes of this session, including the run itself."""
         return [pid for pid in _pids() if _session(pid) == self.pid]
 
     def workers_end(self, seconds: float = ENDING) -> bool:
-        """Whether all of them end in time; those that don't are killed."""
+        """Return whether all processes of the session end in time, and kill those that don't."""
         end = time.monotonic() + seconds
         while self.remaining():
             if time.monotonic() > end:
@@ -112,7 +112,7 @@ def _pids() -> list[int]:
 
 
 def _session(pid: int) -> int | None:
-    """Session of a process; None if it has ended."""
+    """Return the session of a process; None if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -121,7 +121,7 @@ def _session(pid: int) -> int | None:
 
 
 def preload() -> None:
-    """Import all that runs import; afterwards this process must not use JAX or TensorFlow itself."""
+    """Import everything that runs need; afterwards this process must not use JAX or TensorFlow itself."""
     from orbax.checkpoint import v1  # noqa: F401
 
     import main  # noqa: F401
@@ -138,17 +138,20 @@ def start(
     before: Callable[[], None] | None = None,
     fresh: bool = False,
 ) -> Process:
-    """`python main.py ARGUMENTS`, in the background.
+    """Start `python main.py ARGUMENTS` in the background.
 
     Args:
-        arguments: Of the command line.
-        log: File of its output, replaced.
-        environment: What differs from this process's.
-        limits: `resource.RLIMIT_*` -> value.
+        arguments: Arguments of the command line.
+        log: File for the output, replaced if it exists.
+        environment: Variables added to those of this process.
+        limits: Values of resource limits by `resource.RLIMIT_*`.
         watched: Folder whose changes are counted.
-        kill_at_change: The run kills itself before this change, counted from 1, or the first of a path with this end.
-        before: Called in the new process first.
-        fresh: As a new process; neither `watched` nor `before` can be given.
+        kill_at_change: Number of the change (from 1), or end of a path, before whose first change the run kills itself.
+        before: Function to call first in the new process.
+        fresh: Whether to start a new process instead of a fork; `watched` and `before` have no effect then.
+
+    Returns:
+        The started run.
     """
     given = {**os.environ, **(environment or {})}
     log.write_bytes(b"")
@@ -195,10 +198,10 @@ def start(
 
 
 def in_child(function: Callable[[], Any], seconds: float = HANGING) -> Any:
-    """`function()`, computed by a fork, since this process must not use JAX; it must be picklable.
+    """Return `function()` computed in a fork, since this process must not use JAX; the value must be picklable.
 
     Raises:
-        RuntimeError: If it raised, or its process died.
+        RuntimeError: If the function raises or its process dies.
     """
     source, target = os.pipe()
     pid = _fork()
@@ -239,7 +242,7 @@ def _fork() -> int:
 
 
 def _end(function: Callable[[], None]) -> None:
-    """Call `function`, then end this process as the interpreter does, without what waits in the frames of the one forked."""
+    """Call `function` and exit like the interpreter, without unwinding the frames inherited from the forking process."""
     code: Any = 1
     try:
         function()
@@ -274,7 +277,7 @@ def _limit(limits: Mapping[int, int]) -> None:
 
 
 class _Changes:
-    """An audit hook that counts changes below a folder, and ends the process before one of them."""
+    """Audit hook that counts changes below a folder and kills the process before a given one."""
 
     def __init__(self, folder: str, counter: mmap.mmap, kill_at: int | str | None):
         self._folder, self._counter, self._kill_at = folder, counter, kill_at
@@ -307,5 +310,5 @@ PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process if its parent dies (Linux)."""
+    """Ask the kernel to kill this process if its parent dies (Linux)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

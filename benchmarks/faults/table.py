@@ -1,4 +1,4 @@
-"""The outcomes of a campaign as one table: text, a file of JSON, and the figures of docs/reliability.md."""
+"""Table of a campaign's outcomes: as text, as a JSON file, and as the figures of docs/reliability.md."""
 
 import collections
 import dataclasses
@@ -27,29 +27,29 @@ COLUMNS = ("tried", SURVIVED, LOST, SILENT)
 VERDICTS = {
     "resumed": SURVIVED,  # the same command ended with the results of an undisturbed run
     "unharmed": SURVIVED,  # what was read is what was written
-    "refused": SURVIVED,  # one sentence that names the file, or the reason
-    "fallback": SURVIVED,  # an older copy or a part was used, and a warning named the damaged file
+    "refused": SURVIVED,  # a clear error that names the file or the reason
+    "fallback": SURVIVED,  # older or partial content was used, and a warning named the damaged file
     "redone": SURVIVED,  # the work was done again
     "traceback": LOST,
-    "unnamed": LOST,  # a sentence that names no file
-    "failed": LOST,  # no success, and no reason for it
+    "unnamed": LOST,  # an error that names no file
+    "failed": LOST,  # no success, and no clear error
     "crashed": LOST,
     "hung": LOST,
     "left behind": LOST,  # a process or an unfinished file
-    "differs": SILENT,  # other results, and no word about it
+    "differs": SILENT,  # different results without a warning
 }
-"""Outcome of a trial -> its column."""
+"""Maps each outcome of a trial to its column."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One event and what came of it.
+    """A fault and its outcome.
 
     Attributes:
         section: Heading of the table's rows, such as "Bit flips".
-        what: Its row.
+        what: Row of the table.
         outcome: A key of `VERDICTS`.
-        detail: For a fault, all that is needed to find it: seed, file, offset, message.
+        detail: Everything needed to reproduce a failure: seed, file, offset, message.
     """
 
     section: str
@@ -63,7 +63,7 @@ class Trial:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores and versions."""
+    """Return the processor, cores and versions."""
     try:
         found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -78,7 +78,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def summarize(trials: Iterable[Trial]) -> list[dict[str, Any]]:
-    """One row per section and event, in the order in which they were tried first."""
+    """Return one row per section and event, in order of their first trial."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for trial in trials:
         row = rows.setdefault(
@@ -94,7 +94,7 @@ def summarize(trials: Iterable[Trial]) -> list[dict[str, Any]]:
 
 
 def count(outcomes: Mapping[str, int]) -> dict[str, int]:
-    """Numbers of the four columns."""
+    """Return the counts of the four columns."""
 
     def those(verdict: str) -> int:
         return sum(number for outcome, number in outcomes.items() if VERDICTS[outcome] == verdict)
@@ -103,12 +103,12 @@ def count(outcomes: Mapping[str, int]) -> dict[str, int]:
 
 
 def exit_code(rows: Sequence[dict[str, Any]]) -> int:
-    """1 if anything was lost or wrong, or nothing tried."""
+    """Return 1 if anything was lost or wrong, or if nothing was tried; otherwise 0."""
     return int(not rows or any(row[LOST] or row[SILENT] for row in rows))
 
 
 def draw_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a line per row, and each section's sum."""
+    """Return a Markdown table with a line per row and a total per section."""
     lines = [f"| what | {' | '.join(COLUMNS)} |", "|---|" + "---|" * len(COLUMNS)]
     for section in dict.fromkeys(row["section"] for row in rows):
         its = [row for row in rows if row["section"] == section]
@@ -119,7 +119,7 @@ def draw_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def write_record(path: Path, trials: Sequence[Trial], about: dict[str, Any]) -> dict[str, Any]:
-    """Write the file of results; returns its content."""
+    """Write the results file; return its content."""
     content = {
         "format": result_files.FORMAT,
         "date": time.strftime("%Y-%m-%d"),
@@ -133,16 +133,16 @@ def write_record(path: Path, trials: Sequence[Trial], about: dict[str, Any]) -> 
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The content of a file that `write_record` wrote.
+    """Return the content of a file that `write_record` wrote.
 
     Raises:
-        ValueError: If it is not one.
+        ValueError: If the file is not a results file.
     """
     return result_files.read_record(path, "rows")
 
 
 def render(files: Sequence[Path]) -> str:
-    """Markdown of all files of results."""
+    """Return the Markdown of all results files."""
     return "\n\n".join(_render(read_record(path)) for path in files) or NOT_YET
 
 
@@ -157,10 +157,10 @@ def _render(content: dict[str, Any]) -> str:
 
 
 def write_page(files: Sequence[Path], document: Path) -> Path:
-    """Replace what is between the two marks of `document`.
+    """Replace the text between the two marks of `document`.
 
     Raises:
-        ValueError: If the document lacks the marks, or a file is not one of results.
+        ValueError: If the document lacks the marks, or a file is not a results file.
     """
     replace_marked(document, BEGIN, END, render(files))
     return document

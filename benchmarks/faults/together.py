@@ -1,4 +1,4 @@
-"""Two runs at once on one workdir, and runs on two processes one of which dies."""
+"""Concurrent runs on one workdir, and runs on two processes of which one is killed."""
 
 import functools
 import re
@@ -21,13 +21,13 @@ from benchmarks.faults.world import World
 
 SECTION = "Together"
 PEER_SECONDS = 150
-"""In which a process must notice that another one has died."""
+"""Seconds within which a process must notice that its peer has died."""
 LAST_WORDS_SECONDS = 30
-"""In which a process that was aborted must have been explained."""
+"""Seconds within which the log of an aborted process must end with the reason."""
 
 
 def run_twice(world: World, *, stop: Callable[[], bool]) -> Iterator[Trial]:
-    """A second run of the same job is refused, and the first ends as if it hadn't been; other pairs may run together."""
+    """Start a second run of the same job, which must be refused without affecting the first; other pairs may coexist."""
     for job in JOBS:
         if stop():
             return
@@ -51,7 +51,7 @@ def _second_run(world: World, job: Job) -> Trial:
     what = f"two runs at once: {job.name}"
     expected = undisturbed(world, job).left
     workdir, first = _begin(world, job)
-    # Stopped while the other one starts, so that both are surely there at once.
+    # Paused while the second one starts, so that the two are sure to overlap.
     first.signal(signal.SIGSTOP)
     second = start(arguments_of(world, job, workdir), world.log("second"), before=worlds.small_parts)
     second.wait()
@@ -69,7 +69,7 @@ def _second_run(world: World, job: Job) -> Trial:
 
 
 def _beside_training(world: World, mode: str) -> Trial:
-    """An evaluation or pictures beside training: both must succeed."""
+    """Run `--mode=eval` or `--mode=show` during training; both must succeed."""
     what = f"--mode={mode} beside training"
     job = JOBS[0]
     expected = undisturbed(world, job).left["checkpoint"]
@@ -90,7 +90,7 @@ def _beside_training(world: World, mode: str) -> Trial:
 
 
 def start_peers(world: World, mode: str, workdir: Path, **changed: Any) -> list[Process]:
-    """Two processes of one run."""
+    """Start the two processes of one run."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -102,7 +102,7 @@ def start_peers(world: World, mode: str, workdir: Path, **changed: Any) -> list[
 
 
 def kill_peers(world: World, *, count: int, seed: int, stop: Callable[[], bool]) -> Iterator[Trial]:
-    """One of two processes is killed: the other ends with one sentence, and both resume."""
+    """Kill one of two processes: the other must end with a clear error, and both must resume."""
     what = "a peer dies in training"
     reference = world.folder / "peers-reference"
     if not reference.exists():
@@ -134,7 +134,7 @@ def _kill_peer(world: World, what: str, workdir: Path, expected: Any, draw: Any,
     detail = f"process {victim} at step {after}; {time.monotonic() - began:.0f} s later the other"
     if code is None:
         return Trial(SECTION, what, "hung", detail)
-    if victim == 0:  # JAX aborts the others at once, and what each has left behind names the reason a moment later
+    if victim == 0:  # JAX aborts the other process at once, and its log receives the reason a moment later
         _await_error(survivor)
     if problem := one_sentence(survivor, -signal.SIGABRT if victim == 0 else 1):
         return Trial(SECTION, what, "traceback" if TRACEBACK in survivor.text else "failed", f"{detail}: {problem}")
@@ -147,7 +147,7 @@ def _kill_peer(world: World, what: str, workdir: Path, expected: Any, draw: Any,
 
 
 def _await_error(process: Process) -> None:
-    """Wait until the last line of an ended process's log is an error."""
+    """Wait until the log of an ended process closes with an error."""
     until = time.monotonic() + LAST_WORDS_SECONDS
     while not re.search(r"^Error: .*\n\Z", process.text, re.MULTILINE) and time.monotonic() < until:
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Small videos, a small model, and the results of runs that nothing disturbed."""
+"""Small videos, a small model, and the results of undisturbed runs."""
 
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ TRAIN, VAL = 12, 8
 STEPS, CHECKPOINT_EVERY, EVALUATE_EVERY = 12, 2, 4
 STEPS_PER_EPOCH = len(LABELS) * TRAIN / 6
 PART_BYTES = 400_000
-"""Of the record files that are prepared, so that a small data set has several."""
+"""Size of the prepared record files, so that a small data set has several."""
 
 MODEL = {
     "data.num_workers": 2,
@@ -49,14 +49,14 @@ MODEL = {
 }
 
 VOLATILE = ("events.out.tfevents.",)
-"""What may differ between two runs that end alike: a file of figures per start."""
+"""Prefixes of files that differ between runs with equal results: each start writes its own file of figures."""
 VOLATILE_FIELDS = ("made",)
-"""Of source.json: when the data were prepared."""
+"""Fields of source.json that differ: the time of preparation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Folders of the campaign; `reference` is the workdir of a run that nothing disturbed."""
+    """Folders of the campaign; `reference` is the workdir of an undisturbed run."""
 
     folder: Path
 
@@ -83,24 +83,24 @@ class World:
         return folder / f"{name}.log"
 
     def arguments(self, mode: str, workdir: Path, data: Path | None = None, **changed: Any) -> list[str]:
-        """Of `main.py`."""
+        """Return the arguments of `main.py`."""
         fields = {**MODEL, **changed, "data.root": self.videos, "data.data_dir": data or self.data}
         given = [f"--config.{name}={value}" for name, value in fields.items()]
         return ["--config=configs/folder.py", f"--mode={mode}", f"--workdir={workdir}", "--distributed=off", *given]
 
 
 def small_parts() -> None:
-    """Have data be prepared in several record files."""
+    """Make preparation split the data into several record files."""
     from input_pipeline import preparation
 
     preparation.PART_BYTES = PART_BYTES
 
 
 def run(world: World, name: str, arguments: list[str], **options: Any) -> Process:
-    """A run from start to end that must succeed.
+    """Run `main.py` to its end.
 
     Raises:
-        RuntimeError: If it doesn't.
+        RuntimeError: If the run fails.
     """
     process = start(arguments, world.log(name), before=small_parts, **options)
     if process.wait() != 0 or TRACEBACK in process.text:
@@ -121,7 +121,7 @@ def build(folder: Path) -> World:
 
 
 def build_files(world: World) -> None:
-    """Leave every other kind of file: probes, exported weights, a preparation and an evaluation that were killed."""
+    """Write the other kinds of files: probes, exported weights, and what a killed preparation and evaluation leave."""
     run(world, "probe", world.arguments("probe", world.reference))
     attentive = world.folder / "attentive"
     copy(world.reference, attentive, ignore=shutil.ignore_patterns("features", "probe*"))
@@ -136,7 +136,7 @@ def build_files(world: World) -> None:
 
 
 def _interrupt(world: World, arguments: list[str], folder: Path, before: str) -> None:
-    """Have a run be killed before it writes a file."""
+    """Start a run that is killed before it writes a file whose path ends in `before`."""
     process = start(arguments, world.log("interrupted"), watched=folder, kill_at_change=before, before=small_parts)
     if process.wait() != -signal.SIGKILL:
         raise RuntimeError(f"A run that was to be interrupted has ended:\n{process.text[-3000:]}")
@@ -171,7 +171,7 @@ def _draw_videos(folder: Path) -> None:
 
 
 def moving_square(label: int, seed: int, num_frames: int = 30) -> np.ndarray:
-    """A bright square on noise, `[T, 48, 64, 3]`; where it moves is its label."""
+    """Return frames `[T, 48, 64, 3]` of a bright square on noise; the label is its direction of motion."""
     draw = np.random.default_rng([label, seed])
     frames = np.repeat(draw.integers(20, 90, (1, 48, 64, 3), np.uint8), num_frames, axis=0)
     for moved, frame in enumerate(frames):
@@ -189,7 +189,7 @@ def digest_bytes(content: bytes) -> str:
 
 
 def digest_files(folder: Path) -> dict[str, str]:
-    """Path -> digest of every file's content, but for what two undisturbed runs have differently."""
+    """Map each file's path to a digest of its content, without the parts that differ between undisturbed runs."""
     return {
         name: digest_bytes(_comparable(folder / name))
         for name in files_below(folder)
@@ -199,7 +199,7 @@ def digest_files(folder: Path) -> dict[str, str]:
 
 def _comparable(path: Path) -> bytes:
     content = path.read_bytes()
-    if path.name == "source.json":  # when the data were prepared
+    if path.name == "source.json":
         fields = json.loads(content)
         return json.dumps({name: value for name, value in fields.items() if name not in VOLATILE_FIELDS}).encode()
     if path.name == "digests.json" and path.with_name("source.json").exists():
@@ -209,7 +209,7 @@ def _comparable(path: Path) -> bytes:
 
 
 def digest_arrays(tree: Any) -> dict[str, str]:
-    """Path of each array -> digest of its type, shape and bits."""
+    """Map the path of each array to a digest of its dtype, shape and bits."""
     import jax
 
     return {
@@ -221,7 +221,7 @@ def digest_arrays(tree: Any) -> dict[str, str]:
 
 
 def digest_checkpoint(workdir: Path, step: int = STEPS) -> dict[str, str]:
-    """Digests of everything that the checkpoint of a step holds, on however many devices it was written."""
+    """Digest everything in the checkpoint of a step, independently of the number of devices that wrote it."""
     from timesformer_jax.orbax_io import read_host_arrays, read_metadata
 
     path = workdir / "checkpoints" / str(step)
@@ -233,7 +233,7 @@ RESULT_FILES = ("results.json", "predictions.jsonl", "confusion.csv")
 
 
 def describe_run(workdir: Path) -> dict[str, Any]:
-    """What training and evaluation leave behind, to be compared bit by bit."""
+    """Describe what training and evaluation write, for bitwise comparison."""
     there = [path.name for path in (workdir / "checkpoints").iterdir()]
     return {
         "checkpoint": digest_checkpoint(workdir),
@@ -244,14 +244,14 @@ def describe_run(workdir: Path) -> dict[str, Any]:
 
 
 def copy(source: Path, target: Path, ignore: Callable[[str, list[str]], set[str]] | None = None) -> None:
-    """Replace `target` by a copy."""
+    """Replace `target` with a copy of `source`."""
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(source, target, ignore=ignore)
 
 
 def differences(found: Any, expected: Any, where: str = "") -> list[str]:
-    """Where two nested values differ."""
+    """List the paths at which two nested values differ, with both values."""
     if isinstance(found, dict) and isinstance(expected, dict):
         names = sorted({*found, *expected}, key=str)
         return [line for name in names for line in differences(found.get(name), expected.get(name), f"{where}/{name}")]

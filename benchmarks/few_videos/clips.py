@@ -1,4 +1,4 @@
-"""Lists of clips: those of the pretraining, and the few that models are fine-tuned on."""
+"""Lists of clips for pretraining and for fine-tuning on few videos."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from input_pipeline.moving_digits import MOTIONS, draw_clip
 from timesformer_jax.atomic_write import replacing
 
 KNOWN_DIGITS = range(5)
-"""Digits of the pretraining; the others are new."""
+"""Digits seen in pretraining; the others are new."""
 STRAIGHT = ("right", "left", "down", "up")
 DIAGONAL = tuple(motion for motion in MOTIONS if motion not in STRAIGHT)
 CHANNELS = ("red", "green", "blue")
@@ -30,7 +30,7 @@ class Drawn(NamedTuple):
 
 
 def draw_clips(folder: Path, split: str, digits: Iterable[int], motions: Iterable[str], count: int) -> list[Drawn]:
-    """The first `count` clips of these digits and motions as video files in `folder`; those that exist are kept."""
+    """Write the first `count` clips of these digits and motions as videos in `folder`, keeping existing files."""
     found, index = [], 0
     digits, motions = set(digits), set(motions)
     while len(found) < count:
@@ -59,7 +59,7 @@ def _write_video(path: Path, frames: np.ndarray) -> None:
 
 
 def write_list(path: Path, rows: Iterable[tuple[Path, str]]) -> Path:
-    """A list of videos as `video_list` reads it."""
+    """Write a list of videos in the format of `video_list`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         table = csv.writer(file)
@@ -69,13 +69,13 @@ def write_list(path: Path, rows: Iterable[tuple[Path, str]]) -> Path:
 
 
 def choose(clips: Mapping[str, list[Path]], per_label: int, seed: int) -> list[tuple[Path, str]]:
-    """`per_label` clips of each label, drawn by the seed."""
+    """Draw `per_label` clips of each label."""
     random = np.random.default_rng(seed)
     return [(paths[i], label) for label, paths in clips.items() for i in random.permutation(len(paths))[:per_label]]
 
 
 def halves(folder: Path, seed: int) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
-    """Two halves of a folder with one sub-folder per label; seed 1 swaps those of seed 0."""
+    """Split a folder with one sub-folder per label into two halves; seed 1 swaps those of seed 0."""
     parts: tuple[list[tuple[Path, str]], list[tuple[Path, str]]] = [], []
     for label in sorted(path for path in folder.iterdir() if path.is_dir()):
         paths = sorted(label.glob("*.mp4"))

@@ -1,4 +1,4 @@
-"""What is learned from few videos, by which recipes, and the flags of main.py for each."""
+"""Tasks with few videos, recipes to learn them, and the flags of main.py for each combination."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from benchmarks.few_videos.clips import DIAGONAL, KNOWN_DIGITS, STRAIGHT, choose
 NEW_DIGITS = range(5, 10)
 WIDTH = 128
 RATE = 2e-4 * 768 / WIDTH
-"""The learning rate of `small` for this width, as configs/folder.py says."""
+"""Learning rate of `small`, scaled to this width as configs/folder.py describes."""
 SEEDS = (0,)
 
 PRETRAINING: dict[str, dict[str, Any]] = {
@@ -20,21 +20,21 @@ PRETRAINING: dict[str, dict[str, Any]] = {
     },
     "video": {"train.num_epochs": 5.0, "optimizer.warmup_epochs": 0.5},
 }
-"""Model -> what its pretraining changes of the toy of configs/folder.py, which has the shape of both."""
+"""Maps each pretrained model to its changes to the toy of configs/folder.py, whose shape both models have."""
 
 PLAIN = {"pixels.flip": "off", "clips.sampling_rate": 1.0, "data.short_side": 64, "clips.short_side": (64, 72)}
-"""Moving digits: a flip is another digit, or another motion, and a clip is a video."""
+"""Fields for moving digits, where a flip changes the digit or the motion, and a clip is the whole video."""
 
 
 class Task(NamedTuple):
     """A small data set.
 
     Attributes:
-      title: what the page calls it.
-      source: the pretrained model, a key of `PRETRAINING`.
-      per_label: training videos of each label; None for half of them.
-      label: what is named, a field of `Drawn`; None for the labels of folders.
-      fields: fields of the config.
+      title: Name on the page.
+      source: Pretrained model, a key of `PRETRAINING`.
+      per_label: Number of training videos per label; None for half of them.
+      label: Field of `Drawn` to predict; None for the labels of folders.
+      fields: Fields of the config.
     """
 
     title: str
@@ -52,7 +52,7 @@ TASKS = {
 
 
 class Recipe(NamedTuple):
-    """How a task is learned: a row of the table."""
+    """A method to learn a task, and a row of the table."""
 
     title: str
     variant: str
@@ -70,7 +70,7 @@ RECIPES = {
 
 
 def pretraining_flags(name: str, folder: Path) -> list[str]:
-    """main.py's flags that train a model to start from, on 4,000 clips of the digits 0 to 4 that move straight."""
+    """Return the flags of main.py that pretrain a model on 4,000 clips of the digits 0 to 4 in straight motion."""
     label = {"image": lambda clip: f"{clip.digit} {clip.ground}", "video": lambda clip: f"{clip.digit} {clip.motion}"}[name]
     lists = {}
     for split, own, count in (("train", "train", 4000), ("val", "val", 200)):
@@ -91,7 +91,7 @@ def pretraining_flags(name: str, folder: Path) -> list[str]:
 
 
 def task_flags(name: str, recipe: str, seed: int, *, folder: Path, real: Path) -> list[str]:
-    """main.py's flags for one row, task and seed; all recipes see the same videos."""
+    """Return the flags of main.py for one row, task and seed; all recipes use the same videos."""
     task, how = TASKS[name], RECIPES[recipe]
     if task.label is None:
         train, val = halves(real, seed)
@@ -130,5 +130,5 @@ def task_flags(name: str, recipe: str, seed: int, *, folder: Path, real: Path) -
 
 
 def as_flags(fields: dict[str, Any]) -> list[str]:
-    """Fields as main.py takes them."""
+    """Format fields as flags of main.py."""
     return [f"--config.{name}={value}" for name, value in fields.items()]

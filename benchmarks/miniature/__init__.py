@@ -1,1 +1,1 @@
-"""The paper's experiments at a size that a laptop finishes: see `benchmarks/paper_in_miniature.py`."""
+"""The paper's experiments at a size that runs on a laptop; see `benchmarks/paper_in_miniature.py`."""

@@ -1,4 +1,4 @@
-"""Figure 3: what joint and divided attention cost, by arithmetic and by XLA's count for the compiled program."""
+"""Figure 3: cost of joint and divided attention, by arithmetic and by XLA's count for the compiled program."""
 
 import json
 import time
@@ -21,14 +21,14 @@ PAPER = {
     "divided_space_time": {(8, 224): 0.196, (16, 224): 0.392, (32, 224): 0.786, (64, 224): 1.579, (96, 224): 2.380}
     | {(8, 336): 0.456, (8, 448): 0.850, (8, 560): 1.408},
 }
-"""10^12 multiply-adds a view of the base model with 400 classes, by the formula that gives the "TFLOPs" of the paper's Tables 2
-and 5 to the digit. Of Figure 3 the paper prints no numbers."""
+"""10^12 multiply-adds per view of the base model with 400 classes, by the formula that reproduces the "TFLOPs" of the paper's
+Tables 2 and 5 exactly. The paper prints no numbers for Figure 3."""
 
 FILE = "cost.json"
 
 
 def points(size: Size) -> list[tuple[int, int]]:
-    """(frames, pixels): over the frames at the first size, then over the sizes with the first number of frames."""
+    """Return (frames, pixels): all numbers of frames at the first size, then all sizes with the first number of frames."""
     return list(
         dict.fromkeys(
             [
@@ -40,7 +40,7 @@ def points(size: Size) -> list[tuple[int, int]]:
 
 
 def compiled_multiply_adds(model: tsf.TimeSformer) -> float:
-    """Half of XLA's count of floating-point operations for all features of one clip; nothing is run or allocated."""
+    """Return half of XLA's FLOP count for all features of one clip, without running or allocating anything."""
     side = model.image_size
     video = jax.ShapeDtypeStruct((1, model.num_frames, side, side, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
@@ -50,7 +50,7 @@ def compiled_multiply_adds(model: tsf.TimeSformer) -> float:
 
 
 def read_costs(size: Size, results: Path) -> dict[str, Any] | None:
-    """What was counted for this size; None where nothing was, or for other points."""
+    """Read the counts for this size; None if there are none, or only for other points."""
     try:
         costs = json.loads((results / FILE).read_text())
     except FileNotFoundError:
@@ -60,7 +60,7 @@ def read_costs(size: Size, results: Path) -> dict[str, Any] | None:
 
 
 def count_costs(size: Size, results: Path) -> None:
-    """Writes `cost.json`: of each scheme at each point both counts."""
+    """Write `cost.json` with both counts of each scheme at each point."""
     lines, began = [], time.perf_counter()
     for frames, pixels in points(size):
         for scheme in SCHEMES:

@@ -1,6 +1,6 @@
-"""The paper's experiments as tables: what each row changes of the unchanged model, and what the paper found.
+"""The paper's experiments as tables: each row's changes to the base config, and the paper's findings.
 
-A field is one of the config's (`model.num_frames`); `config` instead names another config file.
+Fields are those of the config (`model.num_frames`); the field `config` replaces the config file.
 """
 
 import dataclasses
@@ -10,26 +10,31 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 Changes = Mapping[str, Any]
-"""Field of the config -> value."""
+"""Maps config fields to values."""
 
 TASKS = ("spatial", "temporal")
-"""One for which any frame will do, and one for which their order counts."""
+"""A task that any single frame suffices for, and a task that depends on the order of frames."""
 PAPER = {"spatial": "K400", "temporal": "SSv2"}
-"""Task -> the paper's data set that stands beside it."""
+"""Maps each task to the corresponding data set of the paper."""
 
 IMAGE_MODEL = "{image_model}"
-"""As a value: the workdir of `Size.image_model`."""
+"""Placeholder value for the workdir of `Size.image_model`."""
 
 
 class Row(NamedTuple):
-    """`changes` of the unchanged model; `paper`: task -> the paper's top-1 in %, where it has one."""
+    """A row of a table.
+
+    Attributes:
+        changes: Changes to the base config.
+        paper: The paper's top-1 in % per task, if reported.
+    """
 
     changes: Changes
     paper: Mapping[str, float] = {}
 
 
 class Claim(NamedTuple):
-    """The paper's finding: on `task` row `better` is above row `worse`, or where not `strictly`, isn't below it."""
+    """A finding of the paper: on `task`, row `better` is above row `worse`, or at least not below it if not `strictly`."""
 
     task: str
     better: str
@@ -43,7 +48,7 @@ class Experiment:
 
     title: str
     found: str
-    """What the paper found, in a sentence."""
+    """The paper's finding, in a sentence."""
     rows: Mapping[str, Row]
     claims: tuple[Claim, ...]
     tasks: tuple[str, ...] = TASKS
@@ -57,41 +62,41 @@ class Experiment:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large everything is."""
+    """Size of all experiments."""
 
     configs: Mapping[str, str]
-    """Task -> config file, perhaps with a variant."""
+    """Config file per task, optionally with a variant."""
     words: Mapping[str, str]
-    """Task -> what it is called."""
+    """Display name per task."""
     about: str
-    """What to know of the tasks."""
+    """Description of the tasks."""
     common: Changes
-    """For every run."""
+    """Changes for every run."""
     seeds: tuple[int, ...]
     image_model: Changes | None
-    """What makes the spatial task's config train an image model, where the configs don't begin with one."""
+    """Changes with which the spatial task's config trains an image model; None if the configs start from one already."""
     pretraining: Mapping[str, Row]
     pretraining_tasks: tuple[str, ...] = TASKS
     frames: Mapping[str, Changes]
     frames_note: str = ""
     crops: Mapping[str, Changes]
     clips: Changes
-    """The model that is tested with many clips a video."""
+    """Changes for the model that is evaluated with several clips per video."""
     clip_counts: tuple[int, ...]
     epochs: Changes
-    """What is counted in epochs, where a share of the training set is to take as many steps as all of it."""
+    """Fields counted in epochs, which are scaled so that a share of the training set takes the same number of steps."""
     cost_model: str
     cost_frames: tuple[int, ...]
     cost_sizes: tuple[int, ...]
     cpu_devices: int | None = None
-    """So many simulated devices where there is no accelerator: small models leave cores idle otherwise."""
+    """Number of simulated CPU devices, since small models leave cores idle otherwise; None to simulate none."""
     only: Mapping[str, tuple[str, ...]] | None = None
-    """Experiment -> its rows, of those that are run at this size; None for all."""
+    """Rows to run at this size, per experiment; None for all."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One training: a row of a table, on a task, with a seed. Tables share the cells that they have in common."""
+    """One run: a row of a table, a task and a seed. Tables share common cells."""
 
     task: str
     changes: tuple[tuple[str, Any], ...]
@@ -99,7 +104,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its results: `spatial-model.attention_type=axial-seed1`."""
+        """Name of the results file, such as `spatial-model.attention_type=axial-seed1`."""
         fields = [f"{field}={value}" for field, value in self.changes] or ["unchanged"]
         return "-".join([self.task, *(re.sub(r"[^\w.=]+", "_", field).strip("_") for field in fields), f"seed{self.seed}"])
 
@@ -113,7 +118,7 @@ def cell_of(task: str, changes: Changes, seed: int) -> Cell:
 
 
 def cells_of(experiment: Experiment, size: Size) -> dict[tuple[str, str], list[Cell]]:
-    """(row, task) -> its cell for each of its seeds."""
+    """Map (row, task) to its cells, one per seed."""
     found = {}
     for label, row in experiment.rows.items():
         seeds = size.seeds if experiment.all_seeds or not row.changes else size.seeds[:1]
@@ -123,7 +128,7 @@ def cells_of(experiment: Experiment, size: Size) -> dict[tuple[str, str], list[C
 
 
 def all_cells(size: Size) -> list[Cell]:
-    """Every cell once, an image model before what begins with it."""
+    """Return every cell once, image models before the cells that start from them."""
     cells: dict[Cell, None] = {}
     for experiment in experiments(size).values():
         for of_row in cells_of(experiment, size).values():
@@ -135,16 +140,16 @@ def all_cells(size: Size) -> list[Cell]:
 
 
 def image_cell(size: Size, seed: int) -> Cell:
-    """The image model that rows with `IMAGE_MODEL` begin with."""
+    """Return the cell of the image model that rows with `IMAGE_MODEL` start from."""
     assert size.image_model is not None
     return cell_of("spatial", size.image_model, seed)
 
 
 def experiments(size: Size) -> dict[str, Experiment]:
-    """All that need training, by name; Figure 3 needs none (`costs.py`)."""
+    """Return all experiments that need training, by name; Figure 3 needs none (see `costs.py`)."""
 
     def curve(rows: Mapping[str, Changes], tasks: tuple[str, ...], claimed: tuple[str, ...]) -> dict[str, Any]:
-        """More is better, on the tasks of which the paper says so: the last row above the first, none below the one before."""
+        """Claim for `claimed` tasks that more is better: the last row is above the first, and none is below its predecessor."""
         labels = list(rows)
         claims = [Claim(task, labels[-1], labels[0]) for task in claimed]
         claims += [
@@ -159,7 +164,7 @@ def experiments(size: Size) -> dict[str, Experiment]:
     table = {
         "schemes": Experiment(
             title="Table 1: five attention schemes",
-            found="divided attention is the best on both data sets, and space-only falls far behind where time matters",
+            found="divided attention is the best on both data sets, and space-only attention falls far behind if time matters",
             first_column="`attention_type`",
             rows={
                 "space_only": Row({"model.attention_type": "space_only"}, {"spatial": 76.9, "temporal": 36.6}),
@@ -182,7 +187,7 @@ def experiments(size: Size) -> dict[str, Experiment]:
         ),
         "positions": Experiment(
             title="Table 4: position embeddings",
-            found="both embeddings are needed, and the one of time matters above all where the order of frames does",
+            found="both embeddings are needed, and the time embedding matters most if the order of frames does",
             first_column="`position_embedding`",
             rows={
                 "none": Row({"model.position_embedding": "none"}, {"spatial": 75.4, "temporal": 45.8}),
@@ -216,7 +221,7 @@ def experiments(size: Size) -> dict[str, Experiment]:
                 TASKS,
                 claimed=TASKS,
             ),
-            note="The paper's figure is about other architectures beside it, which aren't run here."
+            note="The paper's figure also shows other architectures, which aren't run here."
             + (" Every share takes the same number of steps." if size.epochs else ""),
         ),
         "frames": Experiment(
@@ -227,23 +232,23 @@ def experiments(size: Size) -> dict[str, Experiment]:
             note=size.frames_note,
         ),
         "crops": Experiment(
-            title="Figure 5: the size of the picture",
+            title="Figure 5: the size of the crop",
             found="the larger the crop, the more accurate, up to a certain point",
             first_column="pixels",
             **curve(size.crops, ("spatial",), claimed=("spatial",)),
         ),
         "pretraining": Experiment(
-            title="Section 4.2: an image model to begin with",
-            found="a start from an image model matters: from nothing, K400 ends far lower",
-            first_column="begins",
+            title="Section 4.2: initialization from an image model",
+            found="initialization from an image model matters: from scratch, K400 accuracy is far lower",
+            first_column="initialization",
             rows=size.pretraining,
-            claims=(Claim("spatial", "with an image model", "with nothing"),),
+            claims=(Claim("spatial", "image model", "scratch"),),
             tasks=size.pretraining_tasks,
             note="" if size.image_model is None else PRETRAINING_NOTE,
         ),
         "clips": Experiment(
-            title="Figure 6: the number of clips in a test",
-            found="more clips a video are more accurate, up to the few that cover it",
+            title="Figure 6: the number of clips per video",
+            found="more clips per video are more accurate, up to the few that cover it",
             first_column="clips",
             rows={CLIPS_ROW: Row(size.clips)},
             claims=(Claim("spatial", str(size.clip_counts[-1]), str(size.clip_counts[0])),),
@@ -260,10 +265,10 @@ def experiments(size: Size) -> dict[str, Experiment]:
 
 
 PRETRAINING_NOTE = (
-    "The image model is an image transformer that names the digit in single frames, inflated as the official code inflates "
-    "its own: `temporal_fc` and the time embedding begin at zero, so that training must first find out that time matters. It "
-    "has had a training of its own, on four times the videos with the same labels, and its classifier is kept: of that the "
-    "lead in naming digits comes, not from other data. The paper says nothing of the other task."
+    "The image model is an image transformer that names the digit in single frames, inflated as in the official code: "
+    "`temporal_fc` and the time embedding start at zero, so training must first discover that time matters. The image model "
+    "was trained on four times the videos with the same labels, and its classifier is kept, which explains the lead in naming "
+    "digits; no other data are involved. The paper does not report the other task."
 )
 CLIPS_ROW = "tested with many clips"
 

@@ -1,4 +1,4 @@
-"""Whether the paper's findings hold: means over seeds, what chance would do, and one sentence about all claims of a table."""
+"""Verdicts on the paper's findings: means over seeds, chance levels, and a sentence about all claims of a table."""
 
 import math
 import statistics
@@ -11,7 +11,7 @@ from benchmarks.miniature.running import Result, read_result
 
 
 class Measured(NamedTuple):
-    """Top-1 in %: of each seed, and of how many videos each."""
+    """Top-1 in % of each seed, and the number of videos per seed."""
 
     values: tuple[float, ...]
     num_videos: int
@@ -22,16 +22,16 @@ class Measured(NamedTuple):
 
     @property
     def spread(self) -> float | None:
-        """The standard deviation between seeds; None of a single one."""
+        """Standard deviation between seeds; None for a single one."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 Table = dict[tuple[str, str], Measured]
-"""(row, task) -> what was measured; what wasn't run is missing."""
+"""Maps (row, task) to its measurement, if it was run."""
 
 
 def results_of(experiment: Experiment, size: Size, results: Path) -> dict[tuple[str, str], list[Result]]:
-    """(row, task) -> the results of those of its cells that are finished."""
+    """Map (row, task) to the results of its finished cells."""
     return {
         at: [result for cell in cells if (result := read_result(cell, size, results)) is not None]
         for at, cells in cells_of(experiment, size).items()
@@ -39,7 +39,7 @@ def results_of(experiment: Experiment, size: Size, results: Path) -> dict[tuple[
 
 
 def table_of(experiment: Experiment, size: Size, results: Path) -> Table:
-    """What was measured; of Figure 6 a row is a number of clips."""
+    """Return the measurements of an experiment; the rows of Figure 6 are numbers of clips."""
     found = results_of(experiment, size, results)
     if CLIPS_ROW in experiment.rows:
         return _over_clips({task: of_task for (_, task), of_task in found.items()}, size.clip_counts)
@@ -63,7 +63,7 @@ def _measured(found: Sequence[Mapping[str, float]]) -> Measured:
 
 
 def seed_variances(size: Size, results: Path) -> dict[str, float]:
-    """Task -> the variance between the unchanged model's seeds: what stands in for that of a row with one seed."""
+    """Map each task to the variance between seeds of the unchanged model, used for rows with a single seed."""
     variances = {}
     for task in TASKS:
         found = (read_result(cell_of(task, {}, seed), size, results) for seed in size.seeds)
@@ -73,9 +73,9 @@ def seed_variances(size: Size, results: Path) -> dict[str, float]:
 
 
 def chance(better: Measured, worse: Measured, seed_variance: float) -> float:
-    """How far two equally good models may well lie apart, in points: two standard deviations, of seeds and of test videos.
+    """Return the chance difference of two equally good models in points: two standard deviations over seeds and videos.
 
-    `seed_variance` is that of a model with one seed.
+    `seed_variance` is assumed for a model with a single seed.
     """
 
     def variance(measured: Measured) -> float:
@@ -87,7 +87,7 @@ def chance(better: Measured, worse: Measured, seed_variance: float) -> float:
     return 2 * math.sqrt(variance(better) + variance(worse))
 
 
-UNTOLD = "can't be told"
+UNTOLD = "is undecided"
 WORDS = {
     (True, False, False): "holds",
     (True, True, False): "holds in part",
@@ -98,21 +98,35 @@ WORDS = {
     (False, True, False): UNTOLD,
     (False, False, False): UNTOLD,
 }
-"""(whether a claim is plainly so, whether one is undecided, whether one is broken) -> of the finding."""
+"""Maps whether any claim is (kept, undecided, broken) to the verdict on the finding."""
 
 
 class Verdict(NamedTuple):
-    """`words`: one of `WORDS` or "was not tested"; `sentence`: with its reasons."""
+    """A verdict on a finding.
+
+    Attributes:
+        words: A value of `WORDS`, or "was not tested".
+        sentence: The verdict with its reasons.
+    """
 
     words: str
     sentence: str
 
 
 def judge(experiment: Experiment, table: Table, variances: Mapping[str, float], words: Mapping[str, str]) -> Verdict:
-    """Each claim against what was measured, together one sentence; `words`: what the tasks are called.
+    """Compare each claim with the measurements.
 
-    A claim of "better" holds where the difference is plain, is broken where the opposite is, and is undecided otherwise.
-    Claims of "not worse" that hold are told by their number.
+    A claim of "better" holds if the difference exceeds chance, is broken if the opposite does, and is undecided otherwise. Of
+    the "not worse" claims that hold, only the number is reported.
+
+    Args:
+        experiment: Experiment with the claims.
+        table: Measurements of its rows.
+        variances: Variance between seeds, per task.
+        words: Display name of each task.
+
+    Returns:
+        One verdict on all claims.
     """
     reasons: dict[str, list[str]] = {"kept": [], "undecided": [], "broken": []}
     not_worse, shown = 0, False
@@ -120,7 +134,7 @@ def judge(experiment: Experiment, table: Table, variances: Mapping[str, float], 
         if (better, task) not in table or (worse, task) not in table:
             continue
         one, other = table[better, task], table[worse, task]
-        of_seeds = 0.0 if CLIPS_ROW in experiment.rows else variances[task]  # one training, tested in several ways
+        of_seeds = 0.0 if CLIPS_ROW in experiment.rows else variances[task]  # one training, evaluated several times
         difference, by_chance = one.mean - other.mean, chance(one, other, of_seeds)
         apart = "more than" if abs(difference) > by_chance else "no more than"
         above = "above" if difference >= 0 else "below"
@@ -139,9 +153,16 @@ def judge(experiment: Experiment, table: Table, variances: Mapping[str, float], 
 
 
 def verdict(kept: Sequence[str], broken: Sequence[str], undecided: Sequence[str] = (), *, shown: bool | None = None) -> Verdict:
-    """Of the claims that hold, of those that don't and of those that nothing speaks for or against, each with its reason.
+    """Combine the reasons of claims into one verdict.
 
-    `shown`: whether one of `kept` is plainly so; None: all are.
+    Args:
+        kept: Reasons of the claims that hold.
+        broken: Reasons of the claims that don't hold.
+        undecided: Reasons of the claims that are within chance.
+        shown: Whether a claim in `kept` exceeds chance; None if all do.
+
+    Returns:
+        The verdict with its sentence.
     """
     if not kept and not broken and not undecided:
         return Verdict("was not tested", "At this size the finding **was not tested**.")

@@ -1,4 +1,4 @@
-"""The page: tables and plots from the files of results, and nothing else. The paper's own numbers stand beside them."""
+"""Page with tables and plots, drawn from the results files alone, next to the paper's own numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ from timesformer_jax.evaluation import write_whole
 from timesformer_jax.evaluation.figures import new_figure, to_svg
 
 NOTHING = ""
-COST_TITLE = "Figure 3: cost against frames and pixels, joint against divided"
+COST_TITLE = "Figure 3: cost of joint and divided attention by frames and pixels"
 COST_FOUND = "the cost of joint attention grows far faster than that of divided attention, with frames and with pixels"
 
 
 def write_page(size: Size, results: Path) -> Path:
-    """Writes the page, Markdown, beside the folder of results and under its name, and its plots into the folder."""
+    """Write the page as Markdown next to the results folder, with the folder's name, and its plots into the folder."""
     page = results.with_name(f"{results.name}.md")
     text, drawn = render(size, results, results.name)
     results.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def write_page(size: Size, results: Path) -> Path:
 
 
 def render(size: Size, results: Path, plots: str) -> tuple[str, dict[str, str]]:
-    """The page, and its plots by name; `plots`: the folder that it looks for them in."""
+    """Return the page and its plots by name; `plots` is the folder that the page links them in."""
     of_size = experiments(size)
     finished = [result for cell in all_cells(size) if (result := read_result(cell, size, results)) is not None]
     tables = {name: table_of(experiment, size, results) for name, experiment in of_size.items()}
@@ -57,13 +57,13 @@ def render(size: Size, results: Path, plots: str) -> tuple[str, dict[str, str]]:
         found["cost"] = _judge_costs(counted)
         drawn["cost.svg"] = _draw_costs(counted)
         note = (
-            f"10^12 multiply-adds a clip of `{size.cost_model}` with 400 classes. The paper prints no numbers for its figure; "
-            "those given for it follow from the formula behind its other tables."
+            f"10^12 multiply-adds per clip of `{size.cost_model}` with 400 classes. The paper prints no numbers for its "
+            "figure. Those shown here follow from the formula behind its other tables."
         )
         sections.append(_section(COST_TITLE, COST_FOUND, found["cost"], _cost_lines(counted), f"{plots}/cost.svg", note))
     titles = {**{name: experiment.title for name, experiment in of_size.items()}, "cost": COST_TITLE}
     summary = _markdown(
-        ["of the paper", "at this size the finding"], [[titles[name], each.words] for name, each in found.items()]
+        ["experiment of the paper", "at this size the finding"], [[titles[name], each.words] for name, each in found.items()]
     )
     minutes = math.ceil((sum(result["seconds"] for result in finished) + (counted["seconds"] if counted else 0)) / 60)
     parts = [*_introduction(size, finished, minutes), summary, *sections, *_conditions(size, finished, minutes)]
@@ -78,16 +78,16 @@ def _introduction(size: Size, finished: Sequence[Result], minutes: int) -> list[
     told, batch_size = model["results"], model["fields"].get("train.batch_size", "the config's number of")
     return [
         "# The paper in miniature",
-        f"The experiments of the paper at a size that shows in {minutes} minutes, on {_processors(finished)}, "
-        "whether a change broke the science. This page is written by `python benchmarks/paper_in_miniature.py` from the files "
-        "in the folder of the same name; no number in it is typed by hand but the paper's own.",
-        f"Every row is a training by `main.py` with `{model['config']}` or its sibling for the other task: {told['step']} "
-        f"steps of {batch_size} clips, {_thousands(model['parameters'])} parameters where nothing else is said, tested on "
+        f"The experiments of the paper at a size that shows within {minutes} minutes, on {_processors(finished)}, "
+        "whether a change broke the science. `python benchmarks/paper_in_miniature.py` writes this page from the files in the "
+        "folder of the same name; only the paper's own numbers are typed by hand.",
+        f"Every row is a training by `main.py` with `{model['config']}` or its counterpart for the other task: {told['step']} "
+        f"steps of {batch_size} clips and {_thousands(model['parameters'])} parameters unless noted, evaluated on "
         f"{_thousands(told['num_videos'])} videos. {size.about}",
-        "Figures are top-1 in %; of several seeds the mean and the standard deviation between them. Two models differ by more "
-        "than chance where they are further apart than two standard deviations of their difference, which come from their "
-        "seeds, those of the unchanged model where there is one, and from the number of test videos. That is a rule of thumb: "
-        "few seeds, many comparisons. A finding that no such difference speaks for or against can't be told.",
+        "Figures are top-1 in %, for several seeds as mean and standard deviation. Two models differ by more than chance if "
+        "their difference exceeds two of its standard deviations. These combine the variance between seeds (that of the "
+        "unchanged model for rows with a single seed) with the variance due to the number of evaluated videos. This is a rule "
+        "of thumb, with few seeds and many comparisons. A finding is undecided if no such difference speaks for or against it.",
     ]
 
 
@@ -101,7 +101,7 @@ def _section(title: str, found: str, told: Verdict, lines: str, plot: str | None
 def _lines(
     experiment: Experiment, table: Table, found: Mapping[tuple[str, str], Sequence[Result]], words: Mapping[str, str]
 ) -> str:
-    """The rows, with parameters and multiply-adds where models differ in size by what the row changes."""
+    """Return the rows, with parameters and multiply-adds unless the experiment is plotted."""
     of_paper = [task for task in experiment.tasks if any(task in row.paper for row in experiment.rows.values())]
     header = [experiment.first_column]
     if not experiment.plotted:
@@ -148,7 +148,7 @@ def _line_at(counted: Mapping[str, Any], scheme: str, frames: int, pixels: int) 
 
 
 def _judge_costs(counted: Mapping[str, Any]) -> Verdict:
-    """Joint beside divided, by both counts, at the smallest and the largest clips; and the two counts beside each other."""
+    """Compare joint and divided attention by both counts, at the smallest and largest clips, and the counts with each other."""
     points = [tuple(point) for point in counted["points"]]
     smallest = min(points)
     claims: dict[bool, list[str]] = {True: [], False: []}
@@ -168,17 +168,17 @@ def _judge_costs(counted: Mapping[str, Any]) -> Verdict:
 
 
 def _conditions(size: Size, finished: Sequence[Result], minutes: int) -> list[str]:
-    """Seeds, versions, processors, commits, time."""
+    """Describe seeds, versions, processors, commits and time."""
     if not finished:
         return []
     versions = sorted({", ".join(map(" ".join, result["versions"].items())) for result in finished})
     return [
-        "## Under which conditions",
-        f"{len(finished)} of {len(all_cells(size))} trainings and the costs, {minutes} minutes together, one "
-        f"at a time, on {_processors(finished)}. Seeds {', '.join(map(str, size.seeds))}, and {size.seeds[0]} "
-        f"where there is one. Commit {_all(result['commit'] for result in finished)} (with a + where files had been changed "
-        f"since). Versions: {'; '.join(versions)}.",
-        "Each training's result is a file beside this page, with its config, fields, seed, versions and time.",
+        "## Conditions",
+        f"{len(finished)} of {len(all_cells(size))} trainings and the costs, {minutes} minutes in total, one "
+        f"at a time, on {_processors(finished)}. Seeds {', '.join(map(str, size.seeds))}, and {size.seeds[0]} for rows with "
+        f"a single seed. Commit {_all(result['commit'] for result in finished)} (a + marks uncommitted changes). "
+        f"Versions: {'; '.join(versions)}.",
+        "Each training's result is a file in the folder next to this page, with its config, fields, seed, versions and time.",
     ]
 
 
@@ -200,7 +200,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _draw(experiment: Experiment, table: Table, words: Mapping[str, str]) -> str | None:
-    """A curve for each task, with the spread between seeds where there are several."""
+    """Draw a curve per task, with the spread between seeds if there are several."""
     figure = new_figure(4.2 * len(experiment.tasks), 2.8)
     axes = figure.subplots(1, len(experiment.tasks), squeeze=False)[0]
     for axis, task in zip(axes, experiment.tasks, strict=True):
@@ -216,7 +216,7 @@ def _draw(experiment: Experiment, table: Table, words: Mapping[str, str]) -> str
 
 
 def _draw_costs(counted: Mapping[str, Any]) -> str:
-    """Lines by arithmetic, crosses of the compiled programs."""
+    """Draw the costs: lines by arithmetic, crosses for the compiled programs."""
     figure = new_figure(8.4, 3.0)
     frames, pixels = counted["points"][0]
     for axis, (name, at) in zip(

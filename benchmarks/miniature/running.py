@@ -1,4 +1,4 @@
-"""One cell after the other, each a job of main.py in a process of its own; what it found is a file."""
+"""Run cells one after another, each as a job of main.py in its own process with its own results file."""
 
 import datetime
 import hashlib
@@ -22,21 +22,24 @@ from timesformer_jax.modeling import complete_description
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "tensorflow", "scikit-learn")
 KEPT = ("top1", "top5", "intervals", "by_num_clips", "num_videos", "num_clips", "num_crops", "average", "step")
-"""Of a run's results.json."""
+"""Fields of results.json that are kept."""
 LAST_LINES = 5
-"""Of a failed run's log, for the one who waits."""
+"""Number of log lines in the error of a failed run."""
 
 Result = dict[str, Any]
 
 
 def fields_of(cell: Cell, size: Size) -> tuple[str, dict[str, Any]]:
-    """The config file of a cell, and its fields that differ from it."""
+    """Return the config file of a cell and the fields that it changes."""
     fields = {**size.common, **dict(cell.changes), "seed": cell.seed}
     return fields.pop("config", size.configs[cell.task]), fields
 
 
 def workdir_of(cell: Cell, size: Size, workdirs: Path) -> Path:
-    """Named by all that decides on its training. What differs in the test alone is one training, tested once more."""
+    """Return the workdir, named by everything that affects training.
+
+    Cells that differ only in evaluation share one training.
+    """
     config, fields = fields_of(cell, size)
     trained = {field: value for field, value in sorted(fields.items()) if not field.startswith("eval.")}
     digest = hashlib.blake2b(json.dumps([config, trained]).encode(), digest_size=4).hexdigest()
@@ -44,7 +47,7 @@ def workdir_of(cell: Cell, size: Size, workdirs: Path) -> Path:
 
 
 def flags_of(cell: Cell, size: Size, *, places: Mapping[str, Mapping[str, str]], workdirs: Path) -> list[str]:
-    """What main.py is called with. `places`: task -> field -> path, what differs from machine to machine."""
+    """Return the flags of main.py; `places` maps each task to config fields with machine-dependent paths."""
     config, fields = fields_of(cell, size)
     if cell.needs_image_model:
         image_model = str(workdir_of(image_cell(size, cell.seed), size, workdirs))
@@ -58,14 +61,18 @@ def flags_of(cell: Cell, size: Size, *, places: Mapping[str, Mapping[str, str]],
 
 
 def read_result(cell: Cell, size: Size, results: Path) -> Result | None:
-    """What a finished cell found; None where there is nothing, or it was run with other fields than the tables have now."""
+    """Read the result of a cell; None if there is none, or if it was run with fields other than the current ones.
+
+    Raises:
+        InputError: If the file is not valid JSON.
+    """
     try:
         result = json.loads((results / f"{cell.name}.json").read_text())
     except FileNotFoundError:
         return None
     except ValueError as error:
         path = results / f"{cell.name}.json"
-        raise tsf.InputError(f"{path} is no JSON ({error}): delete it, and the same command writes it again.") from error
+        raise tsf.InputError(f"{path} is not valid JSON ({error}): delete it and repeat the command.") from error
     config, fields = fields_of(cell, size)
     return result if (result["config"], result["fields"]) == (config, json.loads(json.dumps(fields))) else None
 
@@ -78,13 +85,24 @@ def run_cells(
     places: Mapping[str, Mapping[str, str]],
     say: Any = print,
 ) -> int:
-    """Runs what isn't finished yet, and how many that were.
+    """Run the cells that aren't finished.
 
-    Raises `InputError` where one fails.
+    Args:
+        size: Size of the experiments.
+        results: Folder of the results files.
+        workdirs: Folder of the workdirs and logs.
+        places: Maps each task to config fields with machine-dependent paths.
+        say: Receives progress lines.
+
+    Returns:
+        The number of trainings that were run.
+
+    Raises:
+        InputError: If a training fails.
     """
     cells = all_cells(size)
     open_cells = [cell for cell in cells if read_result(cell, size, results) is None]
-    # What begins with an image model needs its checkpoint, which isn't among the results.
+    # Cells that start from an image model need its checkpoint, which isn't part of the results.
     missing = {image_cell(size, cell.seed) for cell in open_cells if cell.needs_image_model}
     gone = [cell for cell in missing if not _has_checkpoint(cell, size, results, workdirs)]
     to_run = [cell for cell in cells if cell in open_cells or cell in gone]
@@ -98,15 +116,16 @@ def run_cells(
 
 
 def _has_checkpoint(cell: Cell, size: Size, results: Path, workdirs: Path) -> bool:
-    """Whether the checkpoint of a cell's result is still there, and not just one on the way to it."""
+    """Return whether the final checkpoint of a cell's result still exists, not just an earlier one."""
     result = read_result(cell, size, results)
     return result is not None and (workdir_of(cell, size, workdirs) / "checkpoints" / str(result["results"]["step"])).is_dir()
 
 
 def run_cell(cell: Cell, size: Size, *, results: Path, workdirs: Path, places: Mapping[str, Mapping[str, str]]) -> Result:
-    """Trains and tests it, and writes its result. One that was interrupted goes on from its checkpoint, if it had one.
+    """Train and evaluate a cell and write its result; an interrupted one resumes from its checkpoint, if any.
 
-    Raises `InputError` with the last lines of its log where it fails.
+    Raises:
+        InputError: If the run fails, with the last lines of its log.
     """
     config, fields = fields_of(cell, size)
     workdirs.mkdir(parents=True, exist_ok=True)
@@ -115,7 +134,7 @@ def run_cell(cell: Cell, size: Size, *, results: Path, workdirs: Path, places: M
     began, started = time.perf_counter(), datetime.datetime.now(datetime.UTC)
     command = [sys.executable, "main.py", *flags_of(cell, size, places=places, workdirs=workdirs)]
     found = workdir_of(cell, size, workdirs) / "results.json"
-    found.unlink(missing_ok=True)  # of another test of the same training
+    found.unlink(missing_ok=True)  # from another evaluation of the same training
     with log.open("w") as file:
         done = subprocess.run(command, cwd=ROOT, env=_environment(size), stdout=file, stderr=subprocess.STDOUT, check=False)
     if done.returncode or not found.is_file():
@@ -150,7 +169,7 @@ def _environment(size: Size) -> dict[str, str]:
 
 
 def surroundings() -> dict[str, Any]:
-    """What besides its fields a result may depend on."""
+    """Return the commit, versions and processor, on which a result may depend besides its fields."""
     return {
         "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "--untracked-files=no") else ""),
         "versions": {"python": platform.python_version(), **{name: found for name in PACKAGES if (found := _version(name))}},
@@ -159,7 +178,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
-    """None if a package isn't installed: TensorFlow has another name on each platform."""
+    """Return the version of a package; None if it isn't installed, since TensorFlow's name depends on the platform."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

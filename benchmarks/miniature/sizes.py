@@ -1,4 +1,4 @@
-"""How large the experiments are: on a laptop, in a test, or with the paper's own recipes."""
+"""Sizes of the experiments: for a laptop, for a test, and with the paper's own recipes."""
 
 from collections.abc import Mapping
 
@@ -7,15 +7,15 @@ from benchmarks.miniature.experiments import CLIPS_ROW, IMAGE_MODEL, Changes, Ro
 DIGITS = {"spatial": "configs/moving_digits.py:digit", "temporal": "configs/moving_digits.py:motion"}
 DIGIT_WORDS = {"spatial": "which digit", "temporal": "which motion"}
 ABOUT_DIGITS = (
-    "The two tasks are to tell which digit it is and which of eight motions it makes: a digit is seen in any frame, while a "
-    "motion and its reversal are the same frames in opposite order, so that whoever ignores order is right half of the time. "
-    "Beside them stand the paper's K400 and SSv2, of which one asks for looks and the other for order. The paper's models "
-    "begin with ImageNet's weights, these with nothing where nothing else is said: after so few steps a figure is also about "
+    "The two tasks are to name the digit and to name its motion, one of eight. Any single frame shows the digit, while a "
+    "motion and its reversal consist of the same frames in opposite order, so a model that ignores order is right half of the "
+    "time. They correspond to the paper's K400, which depends on appearance, and SSv2, which depends on order. The paper's "
+    "models start from ImageNet weights. These start from scratch unless noted, and after so few steps, a figure also reflects "
     "how fast a model learns."
 )
 LOG_LITTLE = {"train.log_every_steps": 50, "train.evaluate_every_epochs": 1000.0, "train.checkpoint_every_epochs": 1000.0}
 EPOCHS = {"train.num_epochs": 2.5, "optimizer.warmup_epochs": 0.25}
-"""500 steps, 50 of them to warm up: with 27, divided attention ends ten points lower in naming digits."""
+"""500 steps with 50 warm-up steps. With 27, divided attention names digits ten points less accurately."""
 
 FRAMES: Mapping[str, Changes] = {
     "2": {"model.num_frames": 2, "data.num_frames": 2},
@@ -23,8 +23,8 @@ FRAMES: Mapping[str, Changes] = {
     "8": {},
 }
 FRAMES_NOTE = (
-    "Frames lie side by side, in the middle of the video: others would tell a motion's direction by where the digit is in "
-    "them, even to a model that ignores their order."
+    "The frames are consecutive, from the middle of the video. In others, the position of the digit would reveal the direction "
+    "of its motion even to a model that ignores their order."
 )
 CROPS: Mapping[str, Changes] = {
     "16": {"model.image_size": 16, "clips.short_side": (16, 16)},
@@ -32,8 +32,8 @@ CROPS: Mapping[str, Changes] = {
     "32": {},
 }
 FROM_IMAGES: Mapping[str, Row] = {
-    "with nothing": Row({}, {"spatial": 64.8}),
-    "with an image model": Row({"init_from": IMAGE_MODEL, "model.initialization": "official"}, {"spatial": 78.0}),
+    "scratch": Row({}, {"spatial": 64.8}),
+    "image model": Row({"init_from": IMAGE_MODEL, "model.initialization": "official"}, {"spatial": 78.0}),
 }
 ONE_FRAME: Changes = {"model.attention_type": "space_only", "model.num_frames": 1, "clips.placement": "centre"}
 HALF_A_VIDEO: Changes = {"model.num_frames": 4, "clips.placement": "centre", "eval.num_clips": 5}
@@ -52,7 +52,7 @@ SIZES: dict[str, Size] = {
         },
         seeds=(0, 1, 2),
         cpu_devices=2,
-        # Images are many and cheap: four times the videos, as many times over.
+        # Images are cheap, so there are four times as many, for the same number of epochs.
         image_model={**ONE_FRAME, "data.train_clips": 12_800},
         pretraining=FROM_IMAGES,
         frames=FRAMES,
@@ -65,12 +65,12 @@ SIZES: dict[str, Size] = {
         cost_frames=(8, 16, 32, 64, 96),
         cost_sizes=(224, 336, 448, 560),
     ),
-    # The main kinds of run, each too short to learn much.
+    # The main kinds of runs, each too short to learn much.
     "quick": Size(
         configs=DIGITS,
         words=DIGIT_WORDS,
         about=f"{ABOUT_DIGITS} Every training here is too short to learn much: this page shows that the main kinds of "
-        "run work, and its findings mean nothing.",
+        "runs work, and its findings mean nothing.",
         common={
             "data.train_clips": 320,
             "data.val_clips": 100,
@@ -100,17 +100,17 @@ SIZES: dict[str, Size] = {
             "clips": (CLIPS_ROW,),
         },
     ),
-    # The paper's own data sets and recipes, which begin with an image model.
+    # The paper's own data sets and recipes, which start from an image model.
     "full": Size(
         configs={"spatial": "configs/k400.py", "temporal": "configs/ssv2.py"},
         words={"spatial": "Kinetics-400", "temporal": "Something-Something v2"},
-        about="Kinetics-400 asks for looks, Something-Something v2 for the order of frames.",
+        about="Kinetics-400 depends on appearance, Something-Something v2 on the order of frames.",
         common={},
         seeds=(0,),
         image_model=None,
         pretraining={
-            "with nothing": Row({"config": "configs/k400.py:scratch"}, {"spatial": 64.8}),
-            "with an image model": Row({}, {"spatial": 78.0}),
+            "scratch": Row({"config": "configs/k400.py:scratch"}, {"spatial": 64.8}),
+            "image model": Row({}, {"spatial": 78.0}),
         },
         pretraining_tasks=("spatial",),
         frames={

@@ -224,7 +224,7 @@ def test_a_file_that_holds_no_results(tmp_path: Path, content: str, capsys: pyte
     document = tmp_path / "page.md"
     document.write_text(f"{table.BEGIN}\nold\n{table.END}\n")
     assert endurance.main(["--page", str(tmp_path / "x.json"), f"--document={document}"]) == 1
-    assert "x.json is no file of results" in capsys.readouterr().err
+    assert "x.json is not a results file" in capsys.readouterr().err
     assert "old" in document.read_text()
 
 

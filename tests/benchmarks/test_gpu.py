@@ -75,7 +75,7 @@ def test_a_file_that_holds_no_results(tmp_path: Path, content: str, capsys: pyte
     (tmp_path / "x.json").write_text(content)
     target = document(tmp_path)
     assert gpu.main(["--page", str(tmp_path / "x.json"), f"--document={target}"]) == 1
-    assert "x.json is no file of results" in capsys.readouterr().err
+    assert "x.json is not a results file" in capsys.readouterr().err
     assert "old" in target.read_text()
 
 

@@ -21,7 +21,7 @@ CLIP = ("video", "rows", "columns", "label")
 
 
 def kept_by_jpeg(pixels: np.ndarray) -> np.ndarray:
-    """Pixels that JPEG preserves: the fixed point of repeated storing, if blocks of 16 are whole."""
+    """Return pixels that JPEG preserves: the fixed point of repeated encoding, for sides that are multiples of 16."""
     for _ in range(100):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=90)
@@ -29,7 +29,7 @@ def kept_by_jpeg(pixels: np.ndarray) -> np.ndarray:
         if (stored == pixels).all():
             return pixels
         pixels = stored
-    raise AssertionError("it doesn't settle")
+    raise AssertionError("Repeated JPEG encoding doesn't converge.")
 
 
 def write_list(path: Path, rows: list[dict[str, object]]) -> Path:

@@ -192,7 +192,7 @@ def test_views_that_cannot_work(views: tuple[int, int], words: str):
 def test_a_test_begins_at_any_batch_and_decodes_nothing_before(
     folder: VideoDataset, monkeypatch: pytest.MonkeyPatch, placement: str
 ):
-    """Checked on each of two hosts, in the middle of a video and at the very end."""
+    """Both hosts check it, in the middle of a video and at the very end."""
     options = dataclasses.replace(OPTIONS, placement=placement, sampling_rate=4.0)
     read: list[int] = []
     get = type(folder.records("train")).__getitem__
