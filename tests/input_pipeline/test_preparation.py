@@ -242,7 +242,8 @@ def test_a_failed_read_stops_the_preparation(tmp_path: Path, made_clips: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "write_records", without_descriptors)
         with pytest.raises(
-            InputError, match=r"^Can't read .*mp4: this process has reached its limit .* stopped with 0 of 9 videos done; the same"
+            InputError,
+            match=r"^Can't read .*mp4: this process has reached its limit .* stopped with 0 of 9 videos done; the same",
         ):
             folder(clips, tmp_path / "data", num_workers=1)
     assert not list(tmp_path.rglob("dataset_info.json"))

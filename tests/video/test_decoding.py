@@ -155,7 +155,10 @@ def test_errors_of_the_disk_are_not_the_videos(made_clips: Path, monkeypatch: py
     path = made_clips / "down" / "0.mp4"
     with monkeypatch.context() as patch:
         patch.setattr(decoding, "open_container", failing(errno.EMFILE))
-        with pytest.raises(ReadError, match=r"^Can't read .*0.mp4: this process has reached its limit .*ulimit -n"), open_video(path):
+        with (
+            pytest.raises(ReadError, match=r"^Can't read .*0.mp4: this process has reached its limit .*ulimit -n"),
+            open_video(path),
+        ):
             pass
         patch.setattr(decoding, "open_container", failing(errno.EIO))
         with pytest.raises(UnreadableVideoError, match="Input/output error"), open_video(path):
