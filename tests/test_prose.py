@@ -35,7 +35,6 @@ BANNED = {
 """Phrase -> what to write instead."""
 
 QUOTED = {
-    "docs/paper_in_miniature.md": ("can't be told", "whoever ignores order", "a training of its own"),
     "docs/reliability.md": ("Whoever takes the lock next", "ended with one sentence each"),
 }
 """File -> what it may quote: text that code writes into it, benchmarks or `families_table`."""

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,16 @@ def test_shuffled_epochs_have_every_clip_once(made_clips: Path):
         source.shuffled(0)
 
 
-def test_equal_sources_print_the_same(made_clips: Path):
+def test_equal_sources_print_the_same(made_clips: Path, tmp_path: Path):
     """Grain compares this text when a loader is restored."""
     text = repr(ClipSource(made_clips, OPTIONS))
+    other = shutil.copytree(made_clips, tmp_path / "other")
+    (other / "down").rename(other / "up")
     assert text == repr(ClipSource(str(made_clips), OPTIONS))
     changed = [
         ClipSource(made_clips, OPTIONS, seed=1),
         ClipSource(made_clips, dataclasses.replace(OPTIONS, crop_size=23)),
-        ClipSource(made_clips / "..", OPTIONS),
+        ClipSource(other, OPTIONS),
         ClipSource(made_clips, OPTIONS, cropped=True),
         ClipSource(made_clips, OPTIONS).epoch(1),
         ClipSource(made_clips, OPTIONS).shuffled(1),
