@@ -45,7 +45,7 @@ class Worker:
             start_new_session=True,  # so that its children end with it
         )
         self.gives_no_more = False
-        """Whether a report is missing because the process hangs or has ended."""
+        """True if a report is missing because the process hangs or has ended."""
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

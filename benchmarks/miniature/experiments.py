@@ -54,9 +54,9 @@ class Experiment:
     tasks: tuple[str, ...] = TASKS
     first_column: str
     all_seeds: bool = False
-    """Whether every row is trained with every seed; otherwise only the unchanged model is."""
+    """True to train every row with every seed, False to train only the unchanged model with all of them."""
     plotted: bool = False
-    """Whether the rows are points of a curve."""
+    """True if the rows are points of a curve."""
     note: str = ""
 
 
