@@ -18,7 +18,7 @@ from timesformer_jax.modeling import TimeSformer
 from timesformer_jax.video import ClipOptions
 
 UNSET = object()
-"""Value for `change` that leaves an optional field without a value."""
+"""Value to pass to `change` to unset an optional field."""
 
 SECTIONS: dict[str, type] = {
     "model": TimeSformer,
@@ -32,7 +32,7 @@ NOT_IN_CONFIGS = {"model": ("num_classes", "num_channels", "parent", "name"), "c
 """Maps a section to the fields of its class that follow from the data or from `model`, or that no run changes."""
 
 EXCEPTIONS: dict[str, dict[str, Any]] = {
-    # `dtype` is text, as on a command line. Scanned layers make the compile time independent of the depth, at the price of a
+    # `dtype` is text, as on a command line. Scanned layers make the compile time independent of the depth, at the cost of a
     # stacked parameter tree.
     "model": {"dtype": "float32", "scan_layers": True},
 }
@@ -92,8 +92,8 @@ def new_config(**sections: Any) -> ConfigDict:
             # Regular expressions of tensors to ignore because the model has no place for them, such as ("aux_head.*",), and of
             # parameters to initialize randomly because the weights lack them.
             "init_from_allow": (),
-            # A sentence about the run for its log and results.json, such as the limits of the config. Omitted if `init_from` is
-            # set.
+            # A sentence about the run for its log and results.json, such as the limitations of the config. Omitted if
+            # `init_from` is set.
             "note": config_dict.placeholder(str),
             # Run a few steps on a few videos, and report where non-finite values first arise.
             "debug": False,
@@ -128,8 +128,8 @@ def new_config(**sections: Any) -> ConfigDict:
                 "name": "sgd",
                 "learning_rate": 0.005,
                 "schedule": "constant",
-                # For the schedule "steps": (epoch, share of learning_rate) pairs. A fraction of the run as text may replace the
-                # epoch and scales with `train.num_epochs`: ((0, 1.0), ("11/15", 0.1)).
+                # For the schedule "steps": (epoch, fraction of learning_rate) pairs. Instead of an epoch, a pair may give a
+                # part of the run as text, which scales with `train.num_epochs`: ((0, 1.0), ("11/15", 0.1)).
                 "steps": (),
                 "warmup_epochs": 0.0,
                 "weight_decay": 1e-4,
@@ -193,8 +193,8 @@ def change(config: Any, section: str, values: Any) -> None:
     Args:
         config: The config to change.
         section: A section, or the name of a field outside the sections.
-        values: The section's fields with their new values, or the value of a field outside the sections. `UNSET` leaves a field
-            without a value. `data` may get new fields.
+        values: The section's fields with their new values, or the value of a field outside the sections. `UNSET` unsets a
+            field. `data` may get new fields.
 
     Raises:
         InputError: If the section or a field doesn't exist.

@@ -2,8 +2,8 @@
 
 Without a variant, this config is a toy: a model of 1.2 million parameters at 64 px, trained from scratch, to check whether a
 data set can be read and learned at all. 32 short clips take about a minute on 2 CPU cores. It overfits small data sets and is
-not meant for accuracy. `finetune` is: it starts from published weights, and is meant for an accelerator. `finetune,small` is
-for few videos.
+not meant for accuracy. For that, use `finetune`, which starts from published weights and is meant for an accelerator.
+`finetune,small` is for few videos.
 
     python main.py --config=configs/folder.py:video_folder,finetune --config.data.root=FOLDER --workdir=runs/mine
     python main.py --config=configs/folder.py:video_folder,finetune,small --config.data.root=FOLDER --workdir=runs/few

@@ -23,8 +23,8 @@ training of 240,000 videos; memory: MiB for each clip of a device's batch in flo
 | scratch      | 64.8     | paper, 4.2, by its own recipe |    196 |  5.4e19  |   2365 |
 | modern       | unknown  | not measured                  |    196 |  1.6e19  |   2355 |
 
-Others who trained `base` reached 77.3 to 78.0 with this evaluation, and 4 points less if videos were missing or in the official
-code's validation, whose clips are random. The paper's training took 416 V100 hours.
+Others who trained `base` reached 77.3 to 78.0 with this evaluation. Their accuracy was 4 points lower if videos were missing,
+or in the official code's validation, whose clips are random. The paper's training took 416 V100 hours.
 
 `base` with `--config.model.remat=full` needs about 330 MiB per clip and a third more computation. `hr` starts from position
 embeddings that are resized like images; in the official code, their order is scrambled.

@@ -29,7 +29,7 @@ DIGITS: Table = {
         "scan_layers": False,
     },
     "clips": {"sampling_rate": 1.0, "short_side": (32, 32)},
-    # A flip would turn one motion into another, and a digit into none.
+    # A flip would turn one motion into another, and a digit into no digit at all.
     "pixels": {"flip": "off"},
     "train": {"batch_size": 32, "num_epochs": 2.0},
     "optimizer": {

@@ -9,9 +9,9 @@ Costs in the recipes' tables:
 - Training: 6 FLOPs per multiply-add of the logits, 2 for the forward pass and 4 for the backward pass; 2 if only the classifier
   is trained. The logits need 5 % fewer multiply-adds than a view (`count_multiply_adds(model, for_logits=True)`), since the
   last block computes only what the CLS token needs.
-- Memory: added by one more clip in the batch to the compiled training step, from XLA's analysis of the step for a CPU. Memory
-  layouts differ between devices, so this is an estimate. Parameters and optimizer state come on top: 0.9 GiB with SGD, 1.8 GiB
-  with `modern` (two moments, and the average).
+- Memory: what one more clip in the batch adds to the compiled training step, according to XLA's analysis of the step for a CPU.
+  Memory layouts differ between devices, so this is an estimate. Parameters and optimizer state come on top: 0.9 GiB with SGD,
+  1.8 GiB with `modern` (two moments, and the average).
 """
 
 from collections.abc import Mapping
@@ -52,8 +52,8 @@ OFFICIAL: Table = {
     },
     # From the official data loaders, which the released models expect; the ImageNet ViT was trained with 0.5 and 0.5.
     "pixels": {"mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225), "channel_order": "rgb"},
-    # The official files say 8 clips, but gradients are accumulated up to `GLOBAL_BATCH_SIZE`, 64 by default, which the rate of
-    # 0.005 is for.
+    # The official files say 8 clips, but gradients are accumulated up to `GLOBAL_BATCH_SIZE`, 64 by default, and the learning
+    # rate of 0.005 is meant for that size.
     "train": {"batch_size": 64, "num_epochs": 15.0},
     "optimizer": {
         "name": "sgd",
@@ -110,7 +110,7 @@ SMALL_DATA: Table = {
 }
 """Fine-tuning of an image or video model on a few to a few hundred videos; tuned by experiment (docs/small_data.md)."""
 HEAD_ONLY: Table = {"optimizer": {"learning_rate": 0.05, "weight_decay": 0.0, "rates": (("head/.*", 1.0), (".*", None))}}
-"""Train only the classifier on the given features, for a third of the computation."""
+"""Train only the classifier, on frozen features, at a third of the computation."""
 
 HR: Table = {
     "model": {"image_size": 448, "num_frames": 16, "remat": "full"},
@@ -140,7 +140,7 @@ MODERN: Table = {
         "layer_decay": 0.75,
     },
 }
-"""Fine-tuning of a ViT-B on Kinetics-400 as by VideoMAE and its successors, but shorter.
+"""Fine-tuning of a ViT-B on Kinetics-400 as in VideoMAE and its successors, but shorter.
 
 They train for 75 to 100 epochs after pretraining on videos. With two clips per video, 30 epochs see each video 60 times, at 4
 times the official cost. The gain for a TimeSformer has not been measured; PP-TimeSformer gained 1.3 points from part of these
@@ -174,7 +174,7 @@ def videos(
 
     Args:
         name: Data set, as in `configs/folder.py`.
-        storage: How prepared frames are stored.
+        storage: Codec of the prepared frames.
         short_side: Short side of the stored frames in pixels; None to follow `clips.short_side`.
         max_fps: Largest frame rate to store; None for the original one.
         **layout: Fields that only this data set has.

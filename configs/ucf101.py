@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from configs.recipes import FINETUNED, FINETUNED_VARIANTS, OFFICIAL, Table, recipe, videos
 
 UCF: Table = {
-    # Videos last 7 seconds, Kinetics' 10: the span of 256 frames would repeat the last frame.
+    # Videos last 7 seconds, not 10 as in Kinetics, so a span of 256 frames would repeat the last frame.
     "clips": {"span": 192.0},
 }
 

@@ -17,7 +17,7 @@ CHECKPOINTS = ("latest", "best")
 
 
 def check_config(config: Any, trains: bool) -> None:
-    """Raise `InputError` for invalid fields that nothing else checks, such as numbers, splits and dtypes."""
+    """Raise `InputError` for invalid fields that aren't checked elsewhere, such as numbers, splits and dtypes."""
     if trains and config.model.dtype == "float16":
         raise tsf.InputError(
             "model.dtype=float16 is for testing: in training, small gradients would underflow, since the loss isn't "
@@ -55,7 +55,7 @@ def check_config(config: Any, trains: bool) -> None:
 
 
 def check_workdir(workdir: str) -> None:
-    """Raise `InputError` if the workdir exists and isn't writable; buckets aren't tried."""
+    """Raise `InputError` if the workdir exists and isn't writable; buckets aren't checked."""
     folder = folder_at(workdir)
     if "://" in workdir or not folder.is_dir():
         return
@@ -107,7 +107,7 @@ LABELS = {"softmax": "one label per video", "sigmoid": "any number of labels per
 
 
 def check_objective(workdir: str, objective: str) -> None:
-    """Raise `InputError` if the workdir's checkpoint was trained for the other objective, which old ones don't record."""
+    """Raise `InputError` if the workdir's checkpoint was trained for the other objective; old checkpoints record none."""
     checkpoint = find_checkpoint(folder_at(workdir) / "checkpoints")
     trained = None if checkpoint is None else read_notes(checkpoint).get("objective")
     if trained not in (None, objective):

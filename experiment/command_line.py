@@ -80,7 +80,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         _stop(_unknown_flag(error.flagname))
     except flags.Error as error:
-        inner = error.__context__  # of a failing config: ml_collections puts the whole traceback into its message
+        inner = error.__context__  # ml_collections puts a failing config's whole traceback into its message
         _refuse(str(inner.args[0]) if isinstance(inner, InputError) else str(error))
     except (AttributeError, KeyError) as error:
         if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
@@ -187,7 +187,7 @@ def no_config_file(path: str) -> str:
 
 
 class _Lines(logging.Handler):
-    """Log lines on stderr, above the progress bar: this project's log, the metrics, and all warnings.
+    """Handler that prints to stderr, above the progress bar: this project's log, the metrics, and all warnings.
 
     If there are several processes, only the first one logs; warnings come from all.
     """
@@ -217,7 +217,7 @@ def log_to_stderr() -> None:
 
 
 def next_commands(mode: str, typed: Sequence[str], config: Any, workdir: str) -> list[str]:
-    """Commands that may follow a finished job, ready to be copied to the shell that started it.
+    """Suggested commands after a finished job, ready to be pasted into the shell that started it.
 
     Args:
         mode: Mode of the job.

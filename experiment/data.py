@@ -43,7 +43,7 @@ class RunData:
         return self.dataset.label_names
 
     def num_videos(self, split: str) -> int:
-        """Number of a split's readable videos that the run uses."""
+        """Number of readable videos of a split that the run uses."""
         return self.dataset.num_videos(split)
 
     @property
@@ -111,7 +111,7 @@ def describe_preprocess(config: Any) -> Preprocess:
 
 
 def _drawn(num_videos: int, config: Any) -> tuple[int, ...]:
-    """Indices of the training videos in use; a smaller share is a subset of a larger one."""
+    """Indices of the training videos to use; a smaller `data_share` selects a subset of a larger one."""
     count = max(round(config.train.data_share * num_videos), 1)
     return tuple(sorted(np.random.default_rng([config.seed, num_videos]).permutation(num_videos)[:count].tolist()))
 

@@ -27,7 +27,8 @@ PARTIAL = "test.part"
 def evaluate(run: Run, params: Any, step: int) -> None:
     """Score every video of `eval.split` with all its views, and write results.json, predictions.jsonl and confusion.csv.
 
-    An interrupted evaluation is resumed if it was the same. Raises `Preempted` after SIGTERM or Ctrl-C.
+    An interrupted evaluation is resumed if its checkpoint, data and settings were the same. Raises `Preempted` after SIGTERM or
+    Ctrl-C.
     """
     run.files.lock("eval")
     if jax.process_index() == 0:

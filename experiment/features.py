@@ -39,11 +39,11 @@ from timesformer_jax.training.mesh import Share
 log = logging.getLogger("timesformer_jax")
 
 FOLDER = "features"
-"""Folder in the workdir, with a subfolder per split."""
+"""Folder of the features in the workdir, with a subfolder per split."""
 
 
 def check_features(config: Any, workdir: str) -> None:
-    """Raise `InputError` for invalid options, before the data are prepared, which can take long."""
+    """Raise `InputError` for invalid options, before the data are prepared, which can take hours."""
     options = config.features
     check_options(options.kind, options.dtype, options.videos_per_shard)
     splits = options.splits
@@ -148,7 +148,8 @@ def turns(missing: list[int], share: Share) -> Iterator[tuple[int, bool]]:
     """Yield the feature shard that this process computes in each round, and whether it writes that shard.
 
     Processes that hold the same clips compute the same shard, and one of them writes it. In the last round there may be fewer
-    shards than processes: the others compute the last shard as well, since all processes must provide equally many batches.
+    shards than processes: the others compute the last shard as well, since all processes must provide the same number of
+    batches.
     """
     for first in range(0, len(missing), share.count):
         these = missing[first : first + share.count]
@@ -174,7 +175,7 @@ def _rows(
         compute: Result of `make_feature_fn`.
         split: "train" or "val".
         views: Views of each video.
-        part: (k, N): shard k of N has the videos k, k + N, k + 2 N, ... of the split.
+        shard: (k, N): shard k of N has the videos k, k + N, k + 2 N, ... of the split.
     """
     rows = ShardRows(run.config.features.dtype)
     spec = training.batch_sharding(run.model.mesh).spec
@@ -190,7 +191,7 @@ def _rows(
     for batch in run.data.eval_batches(split, views, shard):
         given = {name: batch[name] for name in batch.keys() - NOT_FOR_DEVICES}
         waiting.append((batch, compute(params, training.to_devices(given, run.model.mesh))))
-        if len(waiting) > 1:  # keep one in flight while the videos of the next are decoded
+        if len(waiting) > 1:  # keep one batch in flight while the next one's videos are decoded
             take()
     while waiting:
         take()

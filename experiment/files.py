@@ -58,7 +58,7 @@ class RunFiles:
         return None if self._config.init_from else self._config.note
 
     def lock(self, mode: str) -> None:
-        """Take the workdir's lock of `mode`, a key of `MODES`; raises `InputError` in all processes if another job has it."""
+        """Take the workdir's lock for `mode`, a key of `MODES`; raises `InputError` in all processes if another job has it."""
         lock_workdir(self.workdir, mode)
 
     def restore_params(self, model: RunModel) -> tuple[Any, int]:
@@ -71,7 +71,7 @@ class RunFiles:
 
 
 def describe_run(config: Any, module: tsf.TimeSformer) -> dict[str, dict[str, Any]]:
-    """Describe a run for its checkpoints, as far as it doesn't depend on the data."""
+    """Describe a run for its checkpoints, except for whatever depends on the data."""
     return {
         "model": describe_model(module),
         # Everything that determines the arrays of the optimizer's state.
@@ -86,12 +86,12 @@ def describe_run(config: Any, module: tsf.TimeSformer) -> dict[str, dict[str, An
 
 
 def lock_of(workdir: str, mode: str) -> tuple[Any, str]:
-    """Return the arguments of `take_lock` for a workdir's lock of `mode`, a key of `MODES`."""
+    """Return the arguments with which `take_lock` takes a workdir's lock for `mode`, a key of `MODES`."""
     return epath.Path(workdir) / f".{mode}.lock", f"{MODES[mode].locks} in {workdir}"
 
 
 def lock_workdir(workdir: str, mode: str) -> None:
-    """Take a workdir's lock of `mode`; raises `InputError` in all processes if another job has it."""
+    """Take a workdir's lock for `mode`; raises `InputError` in all processes if another job has it."""
     from_first(lambda: take_lock(*lock_of(workdir, mode)), "the workdir to be locked")
 
 

@@ -132,7 +132,7 @@ def _check_fixed(config: Any, weights: Architecture, source: str, typed: Collect
 
 
 def _guesses(weights: Architecture) -> dict[str, str]:
-    """Map fields whose value neither the tensors nor anything next to them states to the reason for the guess."""
+    """Map guessed fields, stated neither by the tensors nor by anything next to them, to the reason for the guess."""
     paths = {"pixels": ("pixels.mean", "pixels.std")}
     return {path: why for name, why in weights.guesses.items() for path in paths.get(name, (f"model.{name}",))}
 

@@ -18,7 +18,7 @@ log = logging.getLogger("timesformer_jax")
 
 
 def check_frozen(config: Any, workdir: str, mode: str) -> None:
-    """Raise `InputError` if there are no weights, or if the checkpoint is of another model; needs no data.
+    """Raise `InputError` if there are no weights, or if the checkpoint belongs to another model; needs no data.
 
     `follow_weights` has already checked that `init_from` fits the model.
     """

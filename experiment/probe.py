@@ -36,7 +36,7 @@ Accuracies = dict[str, float | None]
 
 
 def check_probe(config: Any, workdir: str) -> None:
-    """Raise `InputError` for invalid options, before the data are prepared, which can take long."""
+    """Raise `InputError` for invalid options, before the data are prepared, which can take hours."""
     options = config.probe
     training.probe_rates(options.learning_rates, options.weight_decays)
     _make_probe(config, make_model(config))
@@ -235,7 +235,7 @@ def _write(
         heads: Stacked parameters of all heads.
         rates: Hyperparameters of each head.
         found: Accuracies of each head.
-        notes: Further entries of the table; requires `num_videos`.
+        notes: Further entries of the table; must include `num_videos`.
     """
     options, best = run.config.probe, _best(found)
     log.info("Every head on %d videos of 'val', 1 clip x 1 crop:\n%s", notes["num_videos"], _table(found, rates))

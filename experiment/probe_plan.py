@@ -9,7 +9,7 @@ from timesformer_jax import training
 
 EPOCHS = 20.0
 STEPS = 300
-"""Length of the training if `num_epochs` isn't given: `EPOCHS`, or on small sets the number that makes `STEPS` steps."""
+"""Minimum number of steps if `num_epochs` isn't given: small data sets train for more than `EPOCHS` to reach it."""
 
 SMALLEST_BATCH = 8
 """Lower limit to which `train.batch_size` is halved while an epoch has fewer than four batches."""
@@ -67,7 +67,7 @@ def plan_probe(
 
 
 def describe_edges(rates: Sequence[training.Rates], scores: Sequence[float | None]) -> list[str]:
-    """Return a warning for each of learning rate and weight decay whose best value lies at the edge of its grid.
+    """Warn about each hyperparameter (learning rate, weight decay) whose best value lies at the edge of its grid.
 
     Args:
         rates: Hyperparameters of the heads.

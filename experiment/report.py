@@ -30,7 +30,7 @@ log = logging.getLogger("timesformer_jax")
 
 FILE = "report.html"
 MOST_COLOURS = 20
-"""Largest number of labels that are shown as colours of points."""
+"""Maximum number of labels that are distinguished by the points' colours."""
 FRAMES_PER_SECOND = 3.0
 """Frame rate of the animations, slow enough to follow a map from frame to frame."""
 
@@ -98,7 +98,7 @@ def _read_results(workdir: epath.Path) -> tuple[dict[str, Any], list[dict[str, A
 
 
 def _read_config(workdir: epath.Path) -> dict[str, Any]:
-    """Config of the workdir's last training; empty if unknown."""
+    """Config of the workdir's last training run; empty if unknown."""
     path = workdir / CONFIG
     remedy = "delete it to make the report without it, or train again"
     return read_json(path, remedy=remedy) if path.exists() else {}
@@ -153,7 +153,7 @@ class _Videos:
         return self._run.data.num_videos(self._split)
 
     def clips(self, numbers: Sequence[int], at_once: int = 8) -> Iterator[tuple[jax.Array, np.ndarray, int]]:
-        """Yield prepared clips `[at_once, T, H, W, C]` of these videos, their labels, and the number that isn't padding."""
+        """Yield prepared clips `[at_once, T, H, W, C]` of these videos, their labels, and the number of real clips."""
         run = self._run
         chosen: VideoDataset = dataclasses.replace(run.data.dataset, chosen=(self._split, tuple(numbers)))
         centre = dataclasses.replace(run.data.clips, placement="centre")
@@ -178,7 +178,7 @@ def _shown(run: Run, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any
 
 
 def _points(run: Run, params: Any, data: _Videos) -> tuple[bytes | None, str]:
-    """Plot the CLS tokens of some videos, with a caption; returns (None, "") if they are too few or all alike."""
+    """Plot the CLS tokens of some videos, with a caption; returns (None, "") if they are too few or all identical."""
     count = min(data.count, run.config.report.num_points)
     numbers = np.sort(np.random.default_rng(run.config.seed).permutation(data.count)[:count])
     features, labels = [], []
@@ -221,7 +221,7 @@ def _summary(run: Run, results: Mapping[str, Any]) -> str:
 
 
 def compare_with_validation(results: Mapping[str, Any], curves: Mapping[str, Mapping[str, evaluation.Curve]]) -> str:
-    """Explain a difference of top-1 between validation and evaluation on the same split; empty if there is none."""
+    """Explain a difference in top-1 between validation and evaluation on the same split; empty if there is none."""
     steps, values = curves.get("top-1", {}).get("validation", ((), ()))
     if results["split"] != "val" or not steps:
         return ""

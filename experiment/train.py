@@ -33,7 +33,7 @@ from timesformer_jax.training.damaged import set_damaged_aside
 log = logging.getLogger("timesformer_jax")
 
 CONFIG = "config.json"
-"""File in the workdir with every field of the config of its last training."""
+"""File in the workdir with all fields of the last training run's config."""
 DEBUG_STEPS = 4
 OVERFIT_STEPS = 500
 OVERFIT_LOSS = 0.02

@@ -1,7 +1,7 @@
 """Batches of uint8 windows for the device: endless random clips of a split, or every video of a split once.
 
-Frames and crops are chosen in NumPy from (seed, epoch, example) alone. So an example of an epoch yields the same clip whatever
-the number of workers, hosts or restarts. The order of an epoch is one permutation that all hosts share.
+Frames and crops are chosen in NumPy from (seed, epoch, example) alone. In a given epoch, an example therefore yields the same
+clip regardless of the number of workers, hosts or restarts. The order of an epoch is one permutation that all hosts share.
 """
 
 import functools
@@ -116,7 +116,7 @@ def eval_batches(
     views: EvalViews,
     shard: Shard | None = None,
 ) -> "SplitBatches":
-    """Return batches with every clip of every video of a split once.
+    """Return batches that hold every clip of every video of a split exactly once.
 
     Each batch is a dict with
 

@@ -123,8 +123,8 @@ def open_dataset(*, name: str, check: CheckLabels | None = None, **options: Any)
 
     Args:
         name: A key of `DATASETS`.
-        check: Called before a user's own videos are prepared, which can take long, with the label names and whether a video may
-            have several; may raise `InputError`.
+        check: Called before a user's own videos are prepared, which can take hours, with the label names and whether a video
+            may have several; may raise `InputError`.
         options: The other fields of `data`. `data_dir` is the folder for prepared data; None for $TFDS_DATA_DIR or TFDS's
             default.
 

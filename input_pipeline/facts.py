@@ -123,7 +123,7 @@ def facts_of_split(folder: Any, split: str, records: Any) -> SplitFacts:
     found = read_facts(folder, split, records.fingerprint)
     if found is None:
         found = make_facts(_read(records, f"Names and frame counts of '{split}', which are read once"))
-        with contextlib.suppress(OSError):  # a read-only folder: they are made again next time
+        with contextlib.suppress(OSError):  # a read-only folder: the facts are collected again next time
             save_facts(folder, split, found, records.fingerprint)
     return found
 

@@ -1,7 +1,7 @@
 """Lists of a data set's missing and unreadable videos, which are skipped, and of damaged ones, which are used.
 
 TFDS's metadata hold the counts and a few examples. The full lists, which can have a million names, are in `left_out.json.gz`
-and read on demand. Older versions kept the full lists in the metadata.
+and are read on demand. Older versions kept the full lists in the metadata.
 """
 
 import dataclasses

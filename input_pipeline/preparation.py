@@ -74,7 +74,7 @@ class Part:
             return False
         try:
             note = read_json(self._note, remedy="it is made again")
-        except DamagedFileError:  # truncated or empty after a failure of the disk
+        except DamagedFileError:  # truncated or empty after a disk failure
             return False
         if note.keys() not in ({*_NOTED}, {*_NOTED} - {"facts"}):
             return False
@@ -165,8 +165,8 @@ class Preparation:
     def write_all(self) -> list[Part]:
         """Write the split's record files and return them in order.
 
-        Existing record files are reused. If they come from preparations with different numbers of shares, the number of shares
-        with the most videos done is resumed.
+        Existing record files are reused. If they come from preparations with different numbers of shares, the preparation that
+        has processed the most videos is resumed.
         """
         counts = [1, *(int(path.name.partition("_")[0]) for path in self._folder.glob("*_shares"))]
         ways = [[Share(number, count) for number in range(1, count + 1)] for count in sorted(counts)]
@@ -276,7 +276,7 @@ def _passing(folder: epath.Path) -> Iterator[str]:
 
 
 def _check_costs_one_video(entry: Entry, error: InputError) -> None:
-    """Raise `error` unless it concerns only this video, which can then be skipped."""
+    """Raise `error` unless it affects only this video, which can then be skipped."""
     if not isinstance(error, UnreadableVideoError | CrashError):
         raise error
     if not Path(entry.path).parent.exists():

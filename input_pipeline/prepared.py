@@ -109,7 +109,7 @@ def _open(
 
 
 def _known(builder: tfds.core.DatasetBuilder, config: VideoConfig, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Return the builder of the same videos prepared under another folder name or by an older version, or `builder` itself."""
+    """Return the builder of the same videos if prepared under another folder name or by an older version, else `builder`."""
     if config.listing is None or builder.is_prepared():
         return builder
     title, _, digest = config.name.rpartition("_")

@@ -76,7 +76,7 @@ def read_index(content: bytes) -> Int[ndarray, "examples 3"] | None:
     file = io.BytesIO(content)
     try:
         index = np.load(file, allow_pickle=False)
-    except Exception:  # a damaged header can raise anything; the index is made again
+    except Exception:  # a damaged header can raise anything; the index is rebuilt
         return None
     end = file.tell()
     if index.ndim != 2 or index.shape[1] != 3 or index.dtype != np.int64 or content[end:] not in (b"", _digest(content[:end])):
@@ -195,7 +195,7 @@ class Records:
                 f"The prepared data of {folder} are damaged (expected {num_examples} records of the split '{split}', got "
                 f"{found}): {self._remedy}."
             )
-        with contextlib.suppress(OSError):  # a read-only folder: it is made again next time
+        with contextlib.suppress(OSError):  # a read-only folder: the index is rebuilt next time
             save_index(folder, split, places)
         return np.concatenate([np.insert(part, 0, file, axis=1) for file, part in enumerate(places)])
 

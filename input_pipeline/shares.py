@@ -60,7 +60,7 @@ def alone(data_path: Any, share: Share | None = None) -> Iterator[None]:
     """Hold the lock on the data of a folder, or on one share of them.
 
     Raises:
-        InputError: If another process is preparing the same data or the same share, whose record files would get mixed up.
+        InputError: If another process is preparing the same data or the same share; their record files would get mixed up.
     """
     share = share or Share()
     folder = epath.Path(data_path)

@@ -221,7 +221,7 @@ def _recorded(folder: epath.Path) -> Iterator[tuple[str, str]]:
 
 
 PLACES = {"another path": 2, "another size": 3, "other labels": 4, "another start, end or rate": slice(5, None)}
-"""Maps each possible difference between two lines of a video to its place in the line."""
+"""Maps each way in which two lines of a video can differ to its place in the line."""
 
 
 def _differences(folder: epath.Path, source: Source, contents: Contents) -> list[str]:

@@ -229,7 +229,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for number, part in enumerate(parts):
                 part.records.replace(template.sharded_filepath(shard_index=number, num_shards=len(parts)))
             fingerprint = save_index(str(self.data_path), split, places_of(parts))
-            if all(part.has_facts for part in parts):  # otherwise they are made on first use
+            if all(part.has_facts for part in parts):  # otherwise the facts are collected on first use
                 facts = make_facts(row for part in parts for row in part.read_facts())
                 save_facts(self.data_path, split, facts, fingerprint)
             infos.append(
@@ -298,7 +298,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @property
     def _notes(self) -> epath.Path:
-        """Folder for the notes of Beam's workers, within the unfinished data, whose path they see as the final one."""
+        """Folder for the notes of Beam's workers, within the unfinished data (the workers see its final path)."""
         return epath.Path(self.data_path) / "notes"
 
     def _gather_left_out(self) -> None:

@@ -23,11 +23,11 @@ class VideoDataset:
 
     Attributes:
         builder: TFDS builder of the prepared data.
-        label: Feature of the builder that is the label; "labels" if a video may have any number of labels.
+        label: Name of the builder's label feature; "labels" if a video may have any number of labels.
         codec: Codec of the stored frames.
         short_side: Largest short side of the stored frames, in pixels.
         part_seconds: Duration of each segment of a long video but the last; 0 if videos aren't split.
-        most_videos: Limit each split to this many videos, the first ones; None for all.
+        most_videos: Use only the first `most_videos` videos of each split; None for all.
         chosen: A split and the numbers of its videos to use, in this order; None for all.
     """
 

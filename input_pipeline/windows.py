@@ -38,7 +38,7 @@ def decode_windows(
         choose: Called with (epoch, example), the video's facts and its `identity_of`; returns the views to decode.
         number_of: Maps a number in `examples` to (epoch, example).
         window: Side of the windows in pixels.
-        failed: List that receives the errors of unreadable records, of which TensorFlow would only pass on the text.
+        failed: List that receives the errors of unreadable records, of which TensorFlow would pass on only the text.
         parallel: Number of videos to decode at once.
 
     Returns:
@@ -107,7 +107,7 @@ def decode_windows(
 
 
 def videos_at_once(clips: int, frames: int, window: int) -> int:
-    """Return how many videos of `clips` windows of `frames` frames to decode at once: one per core, if memory allows."""
+    """Number of videos, of `clips` windows of `frames` frames each, to decode at once: one per core, if memory allows."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, MAX_DECODED_BYTES // (clips * frames * window**2 * 3)))
 

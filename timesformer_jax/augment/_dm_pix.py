@@ -1,4 +1,4 @@
-"""The only place that imports dm-pix, so that an error about it names the extra."""
+"""The only import of dm-pix, so that an import error names the extra to install."""
 
 from timesformer_jax.extras import MissingPackageError
 

@@ -18,7 +18,7 @@ class MixingOptions:
     If both are enabled, each clip uses one of them, chosen at random with equal probability.
 
     Attributes:
-        mixup: Alpha of the Beta(alpha, alpha) distribution from which mixup draws the share of the clip itself. Usual: 0.8.
+        mixup: Alpha of the Beta(alpha, alpha) distribution from which mixup draws the weight of the clip itself. Usual: 0.8.
         cutmix: The same for CutMix. Usual: 1.0.
 
     Raises:
@@ -46,9 +46,9 @@ def mix_clips(
 ) -> tuple[Float[Array, "B T H W C"], Shaped[Array, "B *classes"], Float[Array, "B"]]:
     """Mix each clip with another clip of the batch.
 
-    Clip i is paired with clip B - 1 - i, and each clip draws its own share. VideoMix pastes the same box of the other clip into
-    every frame, and the share is the area that the box actually leaves. (Two well-known implementations cut time and height
-    instead, or count a different area.)
+    Clip i is paired with clip B - 1 - i, and each clip draws its own weight. VideoMix pastes the same box of the other clip
+    into every frame, and the clip's weight is the fraction of the frame that the box leaves uncovered. (Two well-known
+    implementations cut time and height instead, or count a different area.)
 
     Args:
         key: Random key.
@@ -57,7 +57,7 @@ def mix_clips(
         options: Methods to use.
 
     Returns:
-        The mixed clips, the labels of the clips mixed in, and the share of each clip's own label.
+        The mixed clips, the labels of the clips mixed in, and the weight of each clip's own label.
     """
     batch, _, height, width, _ = video.shape
     way_key, mixup_key, cutmix_key, box_key = jax.random.split(key, 4)
@@ -88,7 +88,7 @@ def mix_clips(
 def _box(key: PRNGKeyArray, share: Float[Array, ""], height: int, width: int) -> Array:
     """Mask `[H, W]` of a box with the frame's aspect ratio.
 
-    It covers 1 - `share` of the frame, less what extends beyond the border.
+    It covers 1 - `share` of the frame, minus any area that extends beyond the border.
     """
     row_key, column_key = jax.random.split(key)
     box_height, box_width = jnp.sqrt(1 - share) * height, jnp.sqrt(1 - share) * width

@@ -1,6 +1,6 @@
 """Crop, augment and normalise batches of uint8 windows on the device.
 
-Random numbers are drawn once per clip, so all frames of a clip change alike.
+Random numbers are drawn once per clip, so all frames of a clip change in the same way.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
 class PixelOptions:
     """Augmentation of training clips on the device, and normalisation of all clips.
 
-    Every change applies to all frames of a clip alike. 0 disables a change. RandAugment comes first, then the flip and the
+    Every change is the same for all frames of a clip. 0 disables a change. RandAugment comes first, then the flip and the
     colour changes, then normalisation and erasing.
 
     Attributes:
@@ -38,10 +38,10 @@ class PixelOptions:
         brightness: Largest amount added or subtracted, in [0, 1].
         contrast: Largest relative change of contrast, in [0, 1].
         saturation: Largest relative change of saturation, in [0, 1].
-        hue: Largest shift around the colour circle, in [0, 0.5].
+        hue: Largest shift around the colour wheel, in [0, 0.5].
         grey: Probability of converting a clip to greyscale.
         blur: Probability of a Gaussian blur with a standard deviation of 0.1 to 2 pixels.
-        erase: Probability of replacing a box, 2 to 33 % of the frame, by noise.
+        erase: Probability of replacing a box, 2 to 33 % of the frame, with noise.
         rand_augment: RandAugment's (number of operations, magnitude from 0 to 10). Usual: (4, 7.0) or (2, 9.0).
 
     Raises:
@@ -187,7 +187,7 @@ CHANGES: dict[str, Callable[..., Any]] = {
 
 
 def _erase(key: PRNGKeyArray, clip: Float[Array, "T H W 3"], probability: float) -> Float[Array, "T H W 3"]:
-    """Replace a box by normal noise in all frames, with `probability`.
+    """Replace a box with normal noise in all frames, with the given probability.
 
     The box covers 2 to 33 % of the frame, with an aspect ratio from 1 : 3.3 to 3.3 : 1.
     """

@@ -118,7 +118,7 @@ def _equalize(clip: Array) -> Array:
 
 
 def _posterize(clip: Array, level: Array) -> Array:
-    """Keep 4 bits of each colour at level 0, down to none (black) at level 1."""
+    """Reduce each colour to 4 bits at level 0, down to 0 bits (black) at level 1."""
     dropped = 4 + jnp.floor(4 * level).astype(jnp.int32)
     return (_levels(clip) >> dropped << dropped).astype(jnp.float32) / 255
 

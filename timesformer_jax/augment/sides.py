@@ -25,7 +25,7 @@ NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_")
 
 
 def sides_matter(label_names: Sequence[str]) -> bool:
-    """Return True if any label names a side or a sense of rotation, so that a mirrored clip would have another label.
+    """Return True if any label names a side or a direction of rotation, so that a mirrored clip would have another label.
 
     "Pushing something from left to right", "TurnLeft", "lefthand" and "rotate_ccw" do; "bright" and "leftovers" don't.
     """

@@ -10,10 +10,11 @@ from timesformer_jax.modeling.implementations import IMPLEMENTATIONS, Projection
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention within each group of tokens (equations 2 to 4 and 5 to 8): `project(mix(x))`.
+    """Multi-head self-attention within each group of tokens (equations 2 to 8): `project(mix(x))`.
 
     Tokens attend only within their own group. The softmax is computed in float32 regardless of `dtype`. If the collection
-    `WATCHED` holds a variable "weights", zeros of shape `[B, G, Q, L]`, its gradient is the one that `watch` defines.
+    `WATCHED` has a variable "weights" (zeros of shape `[B, G, Q, L]`), its gradient measures the contribution of the attention
+    weights to a result (see `watch`).
 
     Source: official `models/vit.py`, class `Attention`. Its packed `qkv` rows `[q | k | v]`, each head-major, correspond to
     the axes `[3, num_heads, head_dim]` of the kernel here.
@@ -21,11 +22,12 @@ class Attention(nn.Module):
     Attributes:
         embed_dim: Token width D, divisible by `num_heads`.
         num_heads: Number of heads h.
-        kernel_init: Initializer of the kernels, drawn as matrices. Biases start at zero.
+        kernel_init: Initializer of the kernels, applied to them as matrices. Biases start at zero.
         dtype: Dtype of all matrix products. Parameters are float32.
         dropout_rate: Dropout rate after the projection, in training.
         attention_dropout_rate: Dropout rate of the attention weights, in training.
-        implementation: A key of `IMPLEMENTATIONS`. Returned weights, dropout of weights and single queries always use "xla".
+        implementation: A key of `IMPLEMENTATIONS`. Calls that return weights, apply dropout to them or have a single query
+            always use "xla".
     """
 
     embed_dim: int
@@ -87,13 +89,13 @@ class Attention(nn.Module):
             dropped = self.weight_dropout(weights, deterministic=not drop)
             mixed = jnp.matmul(dropped.astype(self.dtype), value).swapaxes(2, 3)  # [B, G, h, Q, d] -> [B, G, Q, h, d]
             return mixed, weights
-        # A single query has no large weight matrix to avoid. Initialization must work on machines and for sizes that the
-        # chosen implementation doesn't support.
+        # The weights of a single query are small enough to materialize. Initialization must also work on machines and with
+        # sizes that the chosen implementation doesn't support.
         plain = len(range(x.shape[2])[queries]) == 1 or self.is_initializing()
         return IMPLEMENTATIONS["xla" if plain else self.implementation](qkv, mask, queries), None
 
     def project(self, mixed: Float[Array, "B G Q h d"], *, train: bool = False) -> Float[Array, "B G Q D"]:
-        """Join the heads (equation 8)."""
+        """Concatenate the heads and project the result (equation 8)."""
         return self.output_dropout(self.proj(mixed), deterministic=not train)
 
     @property
@@ -107,7 +109,7 @@ class QueryKeyValue(nn.Module):
 
     Attributes:
         num_heads: Number of heads h.
-        kernel_init: Initializer of the kernel, drawn as one matrix `[D, 3 D]`. The bias starts at zero.
+        kernel_init: Initializer of the kernel, applied to it as one matrix `[D, 3 D]`. The bias starts at zero.
         dtype: Dtype of the result. Parameters are float32.
     """
 
@@ -120,7 +122,7 @@ class QueryKeyValue(nn.Module):
         dim = x.shape[-1]
         shape = (3, self.num_heads, dim // self.num_heads)
 
-        def init_kernel(key: Array) -> Array:  # drawn as a matrix, because the fans depend on the shape
+        def init_kernel(key: Array) -> Array:  # as a matrix, because fan-in and fan-out depend on the shape
             return self.kernel_init(key, (dim, 3 * dim), jnp.float32).reshape(dim, *shape)
 
         kernel = self.param("kernel", init_kernel)

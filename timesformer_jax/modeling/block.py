@@ -24,13 +24,13 @@ class BlockOutput(NamedTuple):
     patches: Float[Array, "B T h w D"] | None
     """Patch tokens; None if only the CLS was requested."""
     frame_cls: Float[Array, "B T D"] | None
-    """The CLS in each frame, before the mean over frames; None unless requested, and for schemes whose groups mix frames."""
+    """The CLS in each frame, before the mean over frames; None unless requested, or if the scheme's groups span frames."""
     attention: dict[str, Float[Array, "B G *heads Q L"]]
     """Maps each attention step to its weights; empty unless requested."""
 
 
 class Request(NamedTuple):
-    """Arguments of one call of a block that all of its steps share."""
+    """Arguments of a block's call that all of its steps share."""
 
     frame_mask: Bool[Array, "B T"] | None
     """False for masked frames; None if no frame is masked."""
@@ -39,7 +39,7 @@ class Request(NamedTuple):
     train: bool
     """Apply dropout."""
     with_attention: bool | str
-    """Return attention weights: True for every head's, "mean" for their mean over heads."""
+    """Return attention weights: per head if True, averaged over heads if "mean"."""
 
 
 class Block(nn.Module):
@@ -104,7 +104,7 @@ class Block(nn.Module):
             train: Whether dropout applies.
             cls_only: Compute only the CLS, which is all that a classifier needs of the last block.
             with_frame_cls: Also return the CLS in each frame, before the mean over frames.
-            with_attention: Also return attention weights: True for every head's, "mean" for their mean over heads.
+            with_attention: Also return attention weights: per head if True, averaged over heads if "mean".
 
         Returns:
             The output tokens and whatever else was requested.
@@ -140,7 +140,7 @@ class Block(nn.Module):
     def _extra_step(
         self, name: str, grouping: Grouping, cls: Array, patches: Float[Array, "B T h w D"], request: Request
     ) -> tuple[Float[Array, "B T h w D"], Array | None]:
-        """Return the patches' residual from a step that the image transformer lacks, and its weights (equation 11 for time).
+        """Return the patches' residual and the attention weights of an extra attention step (equation 11 if temporal).
 
         The CLS is excluded unless `temporal_cls_key` makes it an additional key.
         """
@@ -161,7 +161,8 @@ class Block(nn.Module):
             dtype=self.dtype,
             name=f"{name}_fc",
         )
-        # Paths are dropped before the last layer, as in the official code, so a dropped path still adds that layer's bias.
+        # Stochastic depth acts before the last layer, as in the official code, so a dropped residual still adds that layer's
+        # bias.
         if not folded:
             (mixed,) = self._drop(request, attention.project(mixed, train=request.train))
         return grouping.merge(output(mixed), sizes), weights
@@ -170,7 +171,7 @@ class Block(nn.Module):
     def _own_attention(
         self, cls: Array, patches: Float[Array, "B T h w D"], request: Request, cls_only: bool
     ) -> tuple[Float[Array, "B G D"], Float[Array, "B T h w D"] | None, Array | None]:
-        """Return the residuals of each group's copy of the CLS and of the patches, and the weights (equations 5 to 8)."""
+        """Return the residuals of each group's CLS copy and of the patches, and the attention weights (equations 5 to 8)."""
         scheme, sizes = SCHEMES[self.attention_type], patches.shape[1:4]
         mask = _seen_cls(scheme.groups.mask(sizes, request.frame_mask))
         tokens = self._norm("norm1")(_lead_by_cls(cls, scheme.groups.split(patches)))  # -> [B, G, 1 + L, D]
@@ -183,7 +184,7 @@ class Block(nn.Module):
     def _merge_cls(
         self, cls: Float[Array, "B F D"], group_cls: Float[Array, "B G D"], sizes: tuple[int, ...], frame_mask: Array | None
     ) -> tuple[Float[Array, "B F D"], Float[Array, "B T D"] | None]:
-        """Add the groups' mean residual to the CLS; also return the CLS in each frame (None if groups mix frames)."""
+        """Add the groups' mean residual to the CLS; also return the CLS in each frame (None if groups span frames)."""
         scheme, frame_cls = SCHEMES[self.attention_type], None
         if scheme.groups.keeps_frames:
             by_frame = group_cls.reshape(group_cls.shape[0], sizes[0], -1, self.embed_dim)  # [B, G, D] -> [B, T, G/T, D]
@@ -197,7 +198,7 @@ class Block(nn.Module):
 
     @nn.nowrap
     def _mlp(self, tokens: Mapping[str, Array | None], request: Request) -> dict[str, Any]:
-        """Apply the MLP to tokens by name (equation 9), dropping a row's CLS and patches together."""
+        """Apply the MLP to each entry of `tokens` (equation 9); stochastic depth drops a row's CLS and patches together."""
         scheme, norm = SCHEMES[self.attention_type], self._norm("norm2")
         mlp = Mlp(
             mlp_width(self.embed_dim, self.mlp_ratio),

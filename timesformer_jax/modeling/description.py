@@ -17,13 +17,13 @@ _FIELDS = {field.name: field.default for field in dataclasses.fields(TimeSformer
 
 
 def describe_model(model: TimeSformer) -> dict[str, Any]:
-    """Return, as JSON values, the fields that determine what a model's weights mean."""
+    """Return the fields that determine the meaning of a model's weights, as JSON values."""
     fields = {name: getattr(model, name) for name in _FIELDS}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def complete_description(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in the defaults of fields that did not exist yet when a description was written.
+    """Fill in the defaults of fields that were added after a description was written.
 
     Raises `InputError` if the description has unknown fields.
     """

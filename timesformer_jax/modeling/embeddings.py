@@ -15,8 +15,8 @@ from timesformer_jax.modeling.initialization import torch_convolution_bias, torc
 class PatchEmbed(nn.Module):
     """Linear embedding of non-overlapping patches: `[B, T, H, W, C] -> [B, T, H/P, W/P, D]`.
 
-    The kernel has a convolution's shape, `[P, P, C, D]`. Since its stride equals its size, a matrix product replaces the
-    convolution.
+    The kernel has a convolution's shape, `[P, P, C, D]`. Since the stride equals the kernel size, the convolution is computed
+    as a matrix product.
 
     Attributes:
         patch_size: Patch side P in pixels.
@@ -51,7 +51,7 @@ RESIZES: dict[str, tuple[Weights, Weights]] = {
     "linear": (linear, linear),
     "bicubic": (linear, cubic),
 }
-"""Maps `resize` to its interpolations in time and in space, each (old length, new length) -> weights `[new, old]`.
+"""Maps `resize` to its interpolations in time and in space: functions (old length, new length) -> weights `[new, old]`.
 
 "nearest" is the official code's mode.
 """

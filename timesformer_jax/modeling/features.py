@@ -10,17 +10,16 @@ from timesformer_jax.modeling.schemes import Grouping
 
 @struct.dataclass
 class AttentionMap:
-    """Attention weights of one attention step in every block, with named axes.
+    """Attention weights of a single attention step, for all blocks, with named axes.
 
     If an axis is split into groups of unequal size ("height_half", "time_parity"), the groups are padded. Padded and masked
     keys have weight 0. The rows of padded and masked queries are meaningless.
 
     Attributes:
         weights: Attention weights, which sum to 1 over the keys.
-        axes: Names of the axes of `weights`: "block", "batch", the axes that number the groups ("time" if each frame is a
-            group), "head" (unless the mean over heads was requested), "query" and "key".
-        tokens: Axes of the clip that the queries and keys of a group run over in row-major order, such as
-            ("height", "width").
+        axes: Names of the axes of `weights`: "block", "batch", the group axes ("time" if each frame is a group), "head" (unless
+            the mean over heads was requested), "query" and "key".
+        tokens: Axes of the clip that the queries and keys of a group enumerate in row-major order, such as ("height", "width").
         cls_queries: Number of leading queries that are the CLS, 0 or 1.
         cls_keys: Number of leading keys that are the CLS, 0 or 1.
     """
@@ -51,7 +50,7 @@ class Features(NamedTuple):
     """The clip's CLS token, which is the classifier's input."""
     frame_cls: Float[Array, "B T D"] | None
     """The CLS in each frame, before the last block's mean over frames. None for `joint_space_time` and `local_global`, whose
-    groups mix frames; use `patches.mean((2, 3))` there."""
+    groups span frames; use `patches.mean((2, 3))` there."""
     patches: Float[Array, "B T h w D"]
     """Patch tokens, at their positions in the clip."""
     blocks: Tokens | None
@@ -72,7 +71,7 @@ def name_attention(
     """Unflatten the group axis of an attention step's weights and name the axes.
 
     Args:
-        weights: Weights with G groups in one axis, with or without an axis of heads.
+        weights: Weights with all G groups on one axis, with or without a head axis.
         grouping: The step's grouping of patches.
         sizes: Numbers of frames, rows and columns of patches.
         cls_queries: Number of leading queries that are the CLS, 0 or 1.

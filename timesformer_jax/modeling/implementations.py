@@ -28,9 +28,10 @@ class Projections(NamedTuple):
     def heads_first(self, queries: slice = slice(None)) -> tuple[Array, Array, Array]:
         """Return the query `[B, G, h, Q, d]`, divided by sqrt(d), and key and value `[B, G, h, L, d]`.
 
-        Only the tokens in the slice `queries` are projected to queries. The parameters are packed, but the three products are
-        separate: each has its heads before its tokens, as the batched products that follow expect, and no gradients need to be
-        concatenated. On XLA:CPU this takes 0.8 of the packed product's time in temporal attention.
+        Only the tokens in the slice `queries` are projected to queries. Although the parameters are packed, query, key and
+        value are computed by separate products: each result has its heads before its tokens, as the batched products that
+        follow expect, and no gradients need to be concatenated. In temporal attention on XLA:CPU, this takes 0.8 times as long
+        as one packed product.
         """
 
         @jax.named_scope("qkv")
@@ -68,7 +69,7 @@ def attention_weights(
 
 
 def mix(query: Array, key: Array, value: Array, mask: Mask) -> Array:
-    """Mix the values with the full matrix of weights.
+    """Mix the values, materializing the full matrix of attention weights.
 
     Args:
         query: Scaled queries `[B, G, h, Q, d]`.
@@ -88,7 +89,7 @@ def _xla(qkv: Projections, mask: Mask, queries: slice) -> Array:
 
 
 _CHUNK = 2**22
-"""Number of weights of one head in one clip that "chunked" holds at a time."""
+"""Number of attention weights, per head and clip, that "chunked" materializes at a time."""
 
 
 def _chunked(qkv: Projections, mask: Mask, queries: slice) -> Array:
@@ -139,7 +140,7 @@ def _got(qkv: Projections, mask: Mask) -> str:
 
 
 def has_cudnn() -> bool:
-    """Return True if this process can trace cuDNN's attention: JAX needs the library and the GPU as early as tracing."""
+    """Return True if this process can trace cuDNN's attention; JAX requires the library and the GPU even at trace time."""
     try:
         return bool(jax.devices("cuda"))
     except RuntimeError:

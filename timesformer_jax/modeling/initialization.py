@@ -1,4 +1,4 @@
-"""Initializations of new parameters: the official one, and one that learns motion without pretrained weights."""
+"""Initializations of new parameters: the official one, and one for learning motion without pretrained weights."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from jax.nn import initializers
 
 
 class Initialization(NamedTuple):
-    """Distributions that differ between the rows of `INITIALIZATIONS`."""
+    """Initializers that differ between the entries of `INITIALIZATIONS`."""
 
     linear: Initializer
     """Kernels of all linear layers except those of `extra_step_output`."""
@@ -44,7 +44,7 @@ INITIALIZATIONS: dict[str, Initialization] = {
         time_embed=initializers.normal(0.7),
     ),
 }
-"""Maps `initialization` to its distributions: "official" for pretrained weights, "from_scratch" for training without any."""
+"""Maps `initialization` to its initializers: "official" for pretrained weights, "from_scratch" for training without any."""
 
 
 def torch_convolution_bias(fan_in: int) -> Initializer:

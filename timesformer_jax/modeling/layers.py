@@ -15,7 +15,7 @@ from timesformer_jax._typing import Array, Bool, Float, PRNGKeyArray
 
 @jax.custom_jvp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Exact GELU, `x * Phi(x)` with Phi the normal CDF, computed by erf in float32 and returned as `x.dtype`.
+    """Exact GELU, `x * Phi(x)` with Phi the normal CDF, computed with erf in float32 and returned as `x.dtype`.
 
     `jax.nn.gelu(approximate=False)` uses erfc, which is several times as expensive, and saves more for the backward pass.
     """
@@ -162,7 +162,7 @@ def drop_path_scale(key: PRNGKeyArray, rate: float | Float[Array, ""], rows: tup
     Args:
         key: Random key.
         rate: Probability of dropping a row.
-        rows: Sizes of the residual's leading axes; each of their entries is dropped independently, as a whole.
+        rows: Shape of the residual's leading axes. Each row is kept or dropped as a whole, independently of the others.
         dtype: Dtype of the factors.
 
     Returns:

@@ -1,8 +1,8 @@
 """Space-time attention schemes (paper section 3, Figures 1 and 2), as one table.
 
 All schemes share the same block: zero or more *extra steps*, in which patches attend to each other within groups, then the
-image transformer's own attention, in which the CLS token joins each group, then the MLP. A scheme only chooses the groups,
-and a grouping is one rule for each of the axes time, height and width.
+image transformer's own attention, in which the CLS token joins each group, then the MLP. A scheme only chooses the groups, by
+one rule each for the time, height and width axes.
 """
 
 import math
@@ -22,9 +22,9 @@ class AxisRule(NamedTuple):
         count: Maps n to the number of groups.
         length: Maps n to the number of positions per group.
         group: Name of the axis of groups in an attention map, in which {} stands for the name of the original axis. None if
-            there is only ever one group.
-        place: Name of the axis of positions within a group, likewise. None if a group only ever has one position.
-        blocks: Whether groups are contiguous. Position i belongs to group i // length if so, else to group i % count.
+            there is always one group.
+        place: Name of the axis of positions within a group, with the same placeholder. None if groups always have one position.
+        blocks: Whether groups are contiguous: position i belongs to group i // length if True, else to group i % count.
     """
 
     count: Callable[[int], int]
@@ -98,7 +98,7 @@ class Grouping(NamedTuple):
         return groups, tuple(rule.place.format(axis) for rule, axis in axes if rule.place is not None)
 
     def counts(self, sizes: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of groups along each axis of groups in `names`."""
+        """Return the number of groups along each group axis in `names`."""
         return tuple(rule.count(size) for rule, size in zip(self, sizes, strict=True) if rule.group is not None)
 
     @property
@@ -110,7 +110,7 @@ class Grouping(NamedTuple):
         return [rule.count(size) * rule.length(size) - size for rule, size in zip(self, sizes, strict=True)]
 
     def _layout(self, sizes: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Return the sizes of the six axes that the three are split into, and their order: groups first, then positions.
+        """Return the sizes of the six axes that time, height and width split into, and their order: groups, then positions.
 
         The order counts axes from 1, because axis 0 is the batch.
         """
@@ -125,7 +125,7 @@ class Grouping(NamedTuple):
 
 
 class Scheme(NamedTuple):
-    """Row of `SCHEMES`.
+    """A space-time attention scheme, the value type of `SCHEMES`.
 
     Attributes:
         extra_steps: Name and grouping of each attention step that the image transformer lacks, in order. The step's
@@ -172,10 +172,10 @@ SCHEMES: dict[str, Scheme] = {
 """Maps `attention_type` to its scheme (paper Table 1; official `models/vit.py`, class `Block`, for the first three).
 
 The last two were never released. The paper specifies their neighbourhoods (F x H/2 x W/2 patches, then stride 2; time, width,
-height), separate weights and a separate residual connection for each step, and, through the parameter counts in Table 1, one
-extra step for L+G and two for axial. The remaining choices are ours, by analogy with divided attention: the local
-neighbourhood is one of four fixed windows, not a window centred on each query; the global step attends within each of the
-eight residue classes; extra steps come first, with a zero output layer; the image transformer's own attention comes last and
-includes the CLS. Frame counts and grids that don't divide evenly are padded. Padding is masked, and groups of only padding
-don't contribute to the CLS.
+height), and separate weights and a separate residual connection for each step. Its parameter counts (Table 1) imply one extra
+step for L+G and two for axial. The remaining choices are ours, by analogy with divided attention: the local neighbourhood is
+one of four fixed windows, not a window centred on each query; the global step attends within each of the eight residue classes;
+extra steps come first, with a zero output layer; the image transformer's own attention comes last and includes the CLS. Frame
+counts and grids that don't divide evenly are padded. Padding is masked, and groups that consist only of padding don't
+contribute to the CLS.
 """

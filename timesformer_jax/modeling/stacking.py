@@ -62,15 +62,15 @@ def run_blocks(
     """Call `(output, kept) = run(block, (cls, patches), rate)` for every block but the last, and `run_last` for the last.
 
     Args:
-        run: Applies a block to its tokens, with a rate of stochastic depth.
+        run: Applies a block to its tokens, at a given stochastic depth rate.
         run_last: Applies the last block.
         blocks: A list of modules, or one module with stacked parameters.
         tokens: The CLS and patches that enter the first block.
-        rates: Rate of stochastic depth of each block.
+        rates: Stochastic depth rate of each block.
         policy: A policy of `jax.checkpoint_policies` for each block; None to save everything for the backward pass.
 
     Returns:
-        The last block's output, and what every call kept, stacked along a new first axis.
+        The last block's output, and the values `kept` of all calls, stacked along a new first axis.
     """
     scanned, depth = isinstance(blocks, nn.Module), len(rates)
 

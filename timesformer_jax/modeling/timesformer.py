@@ -39,8 +39,8 @@ class TimeSformer(nn.Module):
 
     Maps normalised video `[B, T, H, W, C]` to float32 logits `[B, num_classes]`. T is arbitrary, and H and W are multiples of
     `patch_size`; the position embeddings are resized to the input. Clips of different lengths are padded to the same T and
-    passed with a `frame_mask` `[B, T]` that is False for padding. Masked frames don't influence the result. T itself does if
-    the time embedding is resized to it, so pad to `num_frames`.
+    passed with a `frame_mask` `[B, T]` that is False for padding. Masked frames don't influence the result. The padded length T
+    does if the time embedding has to be resized to it, so pad to `num_frames`.
 
     With `train=True`, `apply` needs `rngs={"dropout": key}` if one of the three rates below is positive.
 
@@ -49,9 +49,10 @@ class TimeSformer(nn.Module):
 
     Attributes:
         num_classes: Number of classes; 0 for a feature extractor without a classifier.
-        image_size: Size in pixels, an int or (height, width), of the space embedding. Other inputs resize the embedding.
+        image_size: Size in pixels for which the space embedding is stored, an int or (height, width). The embedding is resized
+            for inputs of other sizes.
         patch_size: Side of the square patches in pixels.
-        num_frames: Number of frames of the time embedding. Other inputs resize the embedding.
+        num_frames: Number of frames of the time embedding, which is resized for inputs with other numbers of frames.
         num_channels: Number of channels C of the video.
 
         embed_dim: Token width D, a multiple of `num_heads`.
@@ -187,7 +188,7 @@ class TimeSformer(nn.Module):
         """Classify a batch of clips. The last block computes only what the CLS needs.
 
         Args:
-            video: Normalised clips, in floats.
+            video: Normalised clips, floating-point.
             frame_mask: False for masked frames; None if no frame is masked.
             train: Whether dropout and stochastic depth apply.
 
@@ -209,12 +210,12 @@ class TimeSformer(nn.Module):
         """Compute the features of a batch of clips, without the classifier.
 
         Args:
-            video: Normalised clips, in floats.
+            video: Normalised clips, floating-point.
             frame_mask: False for masked frames; None if no frame is masked.
             train: Whether dropout and stochastic depth apply.
             blocks: Also return the output of every block.
-            attention: Also return the attention maps of every block: True for every head's, "mean" for their mean over heads.
-                This materializes the full matrix of weights, whatever `attention_implementation` is.
+            attention: Also return the attention maps of every block: per head if True, averaged over heads if "mean". This
+                materializes the full matrix of weights, whatever `attention_implementation` is.
 
         Returns:
             The CLS of each clip and of its frames, and all patches, after the final LayerNorm. `blocks` and `attention` cost
@@ -287,7 +288,7 @@ class TimeSformer(nn.Module):
         """Run all blocks.
 
         Args:
-            video: Normalised clips, in floats.
+            video: Normalised clips, floating-point.
             frame_mask: False for masked frames; None if no frame is masked.
             train: Whether dropout and stochastic depth apply.
             with_blocks: Also return the tokens of every block.
@@ -299,7 +300,7 @@ class TimeSformer(nn.Module):
         """
         self._check(video.shape, video.dtype, frame_mask)
         self._check_layout()
-        if frame_mask is not None:  # masked frames may hold NaN, which zero weights would let through
+        if frame_mask is not None:  # masked frames may hold NaN, which survives a weight of zero
             video = jnp.where(frame_mask[:, :, None, None, None], video, jnp.zeros((), video.dtype))
         cls, patches = (self.dropout(x, deterministic=not train) for x in self._embed(video.astype(self.dtype)))
         rates = jnp.linspace(0.0, self.drop_path_rate, self.depth)
@@ -333,7 +334,7 @@ class TimeSformer(nn.Module):
                 )
 
     def _check_layout(self) -> None:
-        """Raise `InputError` for parameters that are stacked differently, or of another depth, than this model's."""
+        """Raise `InputError` if the parameters' stacking or depth doesn't match this model's."""
         params = self.variables.get("params", {})
         if self.is_initializing() or not params:
             return
@@ -352,7 +353,7 @@ def parameter_shapes(model: TimeSformer) -> Any:
     """Return the model's parameter tree with shapes and dtypes as leaves, without computing or allocating anything."""
     video = jax.ShapeDtypeStruct((1, 1, model.patch_size, model.patch_size, model.num_channels), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    # All blocks are alike, and tracing one takes a tenth of the time.
+    # All blocks have the same shapes, and tracing only one takes a tenth of the time.
     params = jax.eval_shape(model.clone(depth=1, scan_layers=False).init, key, video)["params"]
     block = params.pop("blocks_0")
     if model.scan_layers:

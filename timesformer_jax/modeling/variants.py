@@ -1,4 +1,4 @@
-"""Named models, from the paper and for debugging, each a row of keyword arguments for `TimeSformer`."""
+"""Named models, from the paper and for debugging, as keyword arguments of `TimeSformer`."""
 
 import dataclasses
 from typing import Any
@@ -30,7 +30,7 @@ The paper's TimeSformer-L is the 96-frame model, whose width is ViT-B's. Here, t
 
 
 def create(name: str, **fields: Any) -> TimeSformer:
-    """Create a model of `VARIANTS`.
+    """Create one of the models in `VARIANTS`.
 
     Args:
         name: A key of `VARIANTS`.

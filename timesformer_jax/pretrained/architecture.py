@@ -21,7 +21,7 @@ class Architecture(NamedTuple):
     """Model, preprocessing and objective that weights determine."""
 
     fields: dict[str, Any]
-    """Fields of `TimeSformer`, as far as the weights fix or suggest them; `num_classes` is that of their classifier."""
+    """Fields of `TimeSformer` that the weights fix or suggest; `num_classes` is that of their classifier."""
     preprocess: Preprocess
     """Preprocessing of the videos."""
     said: Mapping[str, Any] = MappingProxyType({})
@@ -31,7 +31,7 @@ class Architecture(NamedTuple):
     contents: Contents | None = None
     """Names and shapes that everything else is derived from, for `check`."""
     guesses: Mapping[str, str] = MappingProxyType({})
-    """Guessed value, a field of the model or "pixels" -> basis of the guess, phrased to follow "guessed"."""
+    """Maps a guessed value (a model field, or "pixels") to the basis of the guess, phrased to follow "guessed"."""
 
     @property
     def fixed(self) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Architecture(NamedTuple):
         return {name: value for name, value in self.fields.items() if name not in (*CHANGEABLE, "resize")}
 
     def check(self, source: str | Path, model: TimeSformer, allow: Sequence[str] = ()) -> None:
-        """Raise what `load(source, model=model, num_classes=...)` would raise for any number of classes; reads no file."""
+        """Raise what `load(source, model=model, num_classes=...)` would raise, whatever `num_classes` is; reads no file."""
         if self.contents is not None:
             _check_contents(self.contents, source, model, allow)
 
@@ -54,13 +54,13 @@ def read_architecture(
         entry: Entry of a file to read, as for `load`.
         prefix: Prefix of the tensors to read, as for `load`.
         allow: Patterns of tensors that may be missing or unknown, as for `load`.
-        **given: `num_heads` and `image_size`, for weights that don't show them, and `num_frames`. None means not given.
+        **given: `num_heads` and `image_size`, for weights that don't determine them, and `num_frames`. None means not given.
 
     Returns:
         The architecture that `load(source)` would build.
 
     Raises:
-        InputError: If the file holds no weights, or if they leave `num_heads` or `image_size` open.
+        InputError: If the file holds no weights, or if they don't determine `num_heads` or `image_size`.
     """
     given = {name: value for name, value in given.items() if value is not None}
     heads = given.pop("num_heads", None)
@@ -78,9 +78,9 @@ def read_architecture(
 
 
 def _said(contents: Contents, preprocess: Preprocess, source: str | Path) -> dict[str, Any]:
-    """Return `Architecture.said`: all entries for a published model, else the format's pixels and the entries in the file.
+    """Return `Architecture.said`: all entries for a published model, else those of the file and the format's pixel values.
 
-    The pixels of older checkpoints of this project, which don't store them, are unknown.
+    The pixel values (mean, std, channel order) of this project's older checkpoints, which don't store them, are unknown.
     """
     prepared = preprocess.as_dict()
     if published_name(contents.format, contents.fields, str(source)) is not None:
@@ -97,7 +97,7 @@ def check_weights(
     entry: str | None = None,
     prefix: str | None = None,
 ) -> None:
-    """Raise what `load(source, model=model, num_classes=...)` would raise for any number of classes.
+    """Raise what `load(source, model=model, num_classes=...)` would raise, whatever `num_classes` is.
 
     Only names and shapes are read, which is fast for files of any size, except for PyTorch's. Weights on the Hugging Face Hub
     are downloaded to the cache.

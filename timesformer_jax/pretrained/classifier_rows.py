@@ -1,4 +1,4 @@
-"""Transfer of classifier rows (kernel columns and biases) to a new set of labels: matched by name, the others drawn."""
+"""Transfer of classifier rows (kernel columns and biases) to a new set of labels: matched by name, the others initialised."""
 
 import re
 from collections import Counter
@@ -22,7 +22,7 @@ class Rows(NamedTuple):
     """Origin of every row of a classifier.
 
     Attributes:
-        origins: Index of the weights' row that each class takes over; -1 for a fresh row.
+        origins: For each class, the index of its row in the weights; -1 for a fresh row.
         account: Counts of kept, fresh and dropped rows, for the report.
     """
 
@@ -47,7 +47,7 @@ class Rows(NamedTuple):
 def match_rows(num_classes: int, labels: Sequence[str] | None, theirs: int | None, names: Sequence[str] | None) -> Rows:
     """Match the classes of a model to the rows of a classifier that was trained on other data.
 
-    Names that several classes share match no row.
+    Names shared by several classes are not matched.
 
     Args:
         num_classes: Number of classes of the model.
@@ -92,7 +92,7 @@ def take_rows(
     allow: Collection[str] = (),
     key: jax.Array | None = None,
 ) -> Rows:
-    """Replace the classifier in `contents` by one for the target's classes, unless no row is kept.
+    """Replace the classifier in `contents` with one for the target's classes, unless no row is kept.
 
     Args:
         contents: Contents of the file; only the classifier is changed, in place.

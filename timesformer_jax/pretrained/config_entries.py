@@ -34,7 +34,7 @@ def entry_of(config: Mapping[str, Any], name: str, wanted: type, source: str) ->
         source: Name of the configuration, for errors.
 
     Raises:
-        InputError: If the value has another type.
+        InputError: If the value has the wrong type.
     """
     value = config.get(name)
     if value is not None and not isinstance(value, wanted):
@@ -49,7 +49,7 @@ def read_interpolation(config: Mapping[str, Any], source: str) -> dict[str, Any]
 
 
 def read_statistics(config: Mapping[str, Any], mean: str, std: str, source: str) -> dict[str, Any]:
-    """Return `mean` and `std` of `Preprocess`, as far as the configuration has them.
+    """Return whichever of `mean` and `std` of `Preprocess` the configuration has.
 
     Args:
         config: The configuration.
@@ -84,7 +84,7 @@ def read_entries(config: Mapping[str, Any], table: Mapping[str, tuple[str, type]
 
     A list of equal sides, such as `[16, 16]`, becomes one number. Only the two sides of `image_size` may differ.
 
-    Raises `InputError` for values of another type.
+    Raises `InputError` for values of the wrong type.
     """
     fields: dict[str, Any] = {}
     for theirs, (ours, wanted) in table.items():

@@ -16,13 +16,13 @@ from timesformer_jax.modeling import TimeSformer, parameter_shapes
 LARGEST_TEXT = 8 << 20
 """Largest JSON file or header to read, in bytes: ten times that of the largest published models."""
 LONGEST_NAME = 500
-"""Largest number of characters of a tensor's name."""
+"""Maximum length of a tensor's name, in characters."""
 EXPANSION = 16
-"""Largest number of values per byte of a file; allows for compressed archives and files that are mostly zeros."""
+"""Maximum number of values per byte of a file; allows for compressed archives and files that are mostly zeros."""
 OWN_EXPANSION = 1000
 """The same for checkpoints of this project, which Zstandard compresses."""
 SLACK = 1 << 24
-"""Number of values allowed for any file in addition: 64 MiB of float32."""
+"""Number of values allowed for any file on top of that: 64 MiB of float32."""
 
 NOT_FILES: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
@@ -74,7 +74,7 @@ def check_numbers(claimed: Iterable[tuple[int, ...]], size: int, path: Path, exp
         claimed: Shapes of the arrays.
         size: Size of the file in bytes.
         path: The file, for errors.
-        expansion: Largest number of values per byte.
+        expansion: Maximum number of values per byte.
     """
     numbers = 0
     for shape in claimed:

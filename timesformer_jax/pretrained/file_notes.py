@@ -15,7 +15,7 @@ KEY = "timesformer_jax"
 
 
 def notes_for(pretrained: Pretrained) -> dict[str, Any]:
-    """Return everything that `load` needs and the tensors don't show, in JSON types."""
+    """Return everything that `load` needs but can't infer from the tensors, in JSON types."""
     return {
         "model": describe_model(pretrained.model),
         "data": {"label_names": None if pretrained.labels is None else list(pretrained.labels)},
@@ -36,7 +36,7 @@ def notes_of_ours(notes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fields_of_notes(own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the model fields in our notes that the tensors don't show."""
+    """Return the model fields in our notes that can't be inferred from the tensors."""
     model = own.get("model", {})
     return {name: model[name] for name in ("num_heads", "num_frames", "layer_norm_epsilon", "activation") if name in model}
 

@@ -21,7 +21,7 @@ def _nearest_in_a_row(embedding: np.ndarray, grid: tuple[int, int], new_grid: tu
     """Resize as the released loader does: nearest neighbour along the flattened patches, ignoring rows and columns.
 
     From 14 x 14 to 28 x 28, only 7 % of the locations receive the embedding of their spatial neighbour. All published 448-pixel
-    models started their training like this. Source: official `models/helpers.py`, `load_pretrained`.
+    models started their training this way. Source: official `models/helpers.py`, `load_pretrained`.
     """
     patches = nearest(embedding.shape[1] - 1, new_grid[0] * new_grid[1]) @ embedding[0, 1:]
     return np.concatenate([embedding[:, :1], patches[None]], axis=1).astype(np.float32)
@@ -85,8 +85,8 @@ class Steps(NamedTuple):
 
     Attributes:
         taken: Parameters that are in the file.
-        resized: Those of `taken` to resize: embeddings of another size.
-        copied: Parameter -> parameter that it copies.
+        resized: Parameters in `taken` that must be resized: embeddings of a different size.
+        copied: Maps parameters to the parameters that they copy.
         zero: Parameters that start at zero.
         drawn: Parameters to initialise.
     """
@@ -176,7 +176,7 @@ def raise_problems(source: str, problems: Sequence[str]) -> None:
 
 
 def check_unknown(unknown: Mapping[str, tuple[int, ...]], allowed: Mapping[str, str], source: str) -> None:
-    """Raise `InputError` for tensors that have no place in any model and aren't allowed."""
+    """Raise `InputError` for tensors that no model has a parameter for and that aren't allowed."""
     names = [name for name in unknown if not any(re.fullmatch(pattern, name) for pattern in allowed)]
     raise_problems(source, [f"{name} {unknown[name]}: {NO_PLACE}" for name in names])
 
@@ -198,25 +198,25 @@ def fit(
     """Build the parameters of `model` from those of a file, and record the origin of each in `report`.
 
     Args:
-        given: Parameter path -> array in our layout. Emptied, to release memory early.
+        given: Maps parameter paths to arrays in our layout; emptied, to release memory early.
         model: The model to fill.
         report: Receives the origin of every parameter.
         problems: Errors found before, to be raised together with those found here.
-        unknown: Tensors of the file that don't belong to its format -> their shapes.
+        unknown: Maps tensors of the file that don't belong to its format to their shapes.
         grid: Rows and columns of patches of the given position embedding; the model's by default.
         resize: Interpolation of the embeddings, a key of `POSITION_RESIZES`.
         inflate: Whether extra attention steps copy the spatial one.
         zeros: Parameters that may be missing and are zero.
-        allow: Pattern -> reason. Matching parameters may be missing and are initialised; matching tensors without a place in
-            the model are ignored.
+        allow: Maps patterns to reasons. Matching parameters may be missing and are initialised; matching tensors that the model
+            has no parameter for are ignored.
         key: Random key of the parameters that are initialised.
 
     Returns:
         The parameters, a tree of read-only NumPy arrays.
 
     Raises:
-        InputError: If anything doesn't fit. The message lists `problems`, every array without a place in the model, every
-            parameter that nothing fills and every shape that differs.
+        InputError: If anything doesn't fit. The message lists `problems`, every array that the model has no parameter for,
+            every parameter that no array fills and every shape mismatch.
     """
     shapes = {path: array.shape for path, array in given.items()}
     steps = plan_fit(shapes, model, report, problems, unknown, grid=grid, inflate=inflate, zeros=zeros, allow=allow)
@@ -252,7 +252,7 @@ def _expected(model: TimeSformer) -> dict[str, tuple[int, ...]]:
 def _is_other_size(
     path: str, given: tuple[int, ...], shape: tuple[int, ...], grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> bool:
-    """Return True if the array is an embedding of another size that can be resized to the model's.
+    """Return True if the array is an embedding of a different size that can be resized to the model's.
 
     Args:
         path: Path of the parameter.

@@ -126,7 +126,7 @@ CLIP = rows(
 
 
 def flax(norm1: str, attention: str, norm2: str, mlp: str) -> tuple[Row, ...]:
-    """Return the rows of a JAX image transformer, whose layouts are ours.
+    """Return the rows of a JAX image transformer, whose array layouts match ours.
 
     Args:
         norm1: Name of the LayerNorm before the attention.

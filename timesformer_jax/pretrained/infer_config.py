@@ -25,7 +25,7 @@ HEADS = {
 
 
 def fields_of_parameters(given: Mapping[str, np.ndarray], format: Format) -> dict[str, Any]:
-    """Return the model fields that the shapes show: all but `num_heads`, and `image_size` (see `place_positions`).
+    """Infer model fields from shapes: all but `num_heads` and `image_size` (see `place_positions` for the latter).
 
     `given` maps parameter paths to arrays in our layout, and has at least the parameters in `ESSENTIAL`.
     """
@@ -89,17 +89,18 @@ def known_heads(dim: int) -> int:
 
 
 def published_name(format: Format, fields: Mapping[str, Any], source: str) -> str | None:
-    """Return the published checkpoint of this name, or else of the same frames, size and classes; None if there is none."""
+    """Name the published checkpoint with this name, or else with the same frames, size and classes; None if there is none."""
     return name_of(source) or (published_as(fields) if format is not OWN and not format.image else None)
 
 
 def choose_preprocess(
     format: Format, said: Mapping[str, Any], fields: Mapping[str, Any], target: TimeSformer, source: str, report: Report
 ) -> Preprocess:
-    """Choose the preprocessing, and note in the report whatever is a guess.
+    """Choose the preprocessing, and note any guesses in the report.
 
-    Pixels are the format's. Sampling and channel order are those of the published checkpoint of the same name, or of the same
-    frames, size and classes. The configurations next to the weights override both. Frames and size are the target's.
+    The mean and standard deviation are the format's. Sampling and channel order are those of the published checkpoint with the
+    same name, or with the same frames, size and classes. Configurations next to the weights override both. The number of frames
+    and the crop size are the target's.
 
     Args:
         format: Format of the weights.

@@ -1,6 +1,6 @@
 """Integrity of weight files: digests in the headers of this project's `.safetensors` files, and CRCs of PyTorch files.
 
-A digest covers the header and all tensors, and is compared whenever the file is read. The two JSON files of a Hugging Face
+A digest covers the header and all tensors, and is verified whenever the file is read. The two JSON files of a Hugging Face
 folder, which users may edit, have their own digests in the header; a difference there is only a warning.
 """
 
@@ -23,14 +23,14 @@ FILES = f"{KEY}.files"
 OURS = "timesformer_jax"
 """Entry that marks a PyTorch file as written by this project."""
 OPEN = "0" * 16
-"""Placeholder of the same length, until the digest is known."""
+"""Placeholder with the length of a digest, until the digest is known."""
 
 
 def open_seal(files: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return metadata entries that `seal` completes once the file is written.
 
     Args:
-        files: Name -> text of other files in the folder.
+        files: Maps names of other files in the folder to their text.
     """
     digests = {name: digest_bytes(text.encode()) for name, text in (files or {}).items()}
     return {KEY: OPEN, **({FILES: json.dumps(digests)} if digests else {})}

@@ -31,7 +31,7 @@ from timesformer_jax.video import Preprocess
 log = logging.getLogger("timesformer_jax")
 
 CHANGEABLE = ("num_classes", "num_frames", "image_size", "attention_type", "layer_norm_epsilon", "activation")
-"""Fields that callers may set to other values than the file's. All other fields must agree with the file."""
+"""Fields that callers may set to values other than the file's. All other fields must agree with the file."""
 
 
 def load(
@@ -67,8 +67,8 @@ def load(
         model: The model to fill, instead of one built from the weights. Anything that doesn't fit it is an error, except for
             the sizes of its embeddings and, if `num_classes` is given, its classifier.
         num_classes: Number of classes. If both `labels` and the weights name their classes, the classifier keeps the rows
-            whose names match and draws the others from `key`; the report counts both. If either has no names, an equal
-            number keeps all rows and any other number gives a fresh classifier.
+            whose names match and draws the others from `key`; the report counts both. If either has no names, all rows are kept
+            if the numbers of classes are equal; otherwise the whole classifier is drawn from `key`.
         num_frames: Number of frames to resize the time embedding to.
         image_size: Size in pixels, an int or (height, width), to resize the position embedding to.
         resize: Interpolation of the embeddings, a key of `POSITION_RESIZES`.
@@ -77,13 +77,13 @@ def load(
         labels: Names of the classes, or a file of names (see `read_labels`). Without `num_classes` they replace the file's.
         preprocess: Preprocessing of the videos; by default the file's, or a guess that `report.notes` mentions.
         format: A key of `FORMATS`, for files whose content leaves the format open.
-        entry: Entry of a PyTorch file or of a checkpoint of this project, such as "model_ema". By default the model rather
-            than its moving average, or the only entry; for checkpoints of this project the moving average, if there is one.
-        prefix: Prefix of the tensors to load, such as "student.", for files whose names leave a choice. Tensors without it
-            are ignored.
+        entry: Entry of a PyTorch file or of a checkpoint of this project, such as "model_ema". By default the only entry, or
+            the model rather than its moving average; for checkpoints of this project, the moving average if there is one.
+        prefix: Prefix of the tensors to load, such as "student.", for files in which several prefixes are possible. Tensors
+            without it are ignored.
         objective: "softmax" for one label per video, "sigmoid" for multi-label models; by default the file's, else "softmax".
         key: Random key of parameters that are initialised; `jax.random.key(0)` by default.
-        headless: Load weights without a classifier as a model with `num_classes=0`, for its features.
+        headless: Accept weights without a classifier, which give a model with `num_classes=0`, for its features.
         kind: Former name of `format`.
         **fields: Other fields of `TimeSformer`, such as `dtype` or `drop_path_rate`; `attention_type` for the video model of
             an image transformer; `num_heads` if neither the file nor the width determines it.
@@ -158,7 +158,7 @@ def _take_classifier(
         target: The model to fill.
         labels: Names of the target's classes; None if unknown.
         report: Receives the counts of rows.
-        allowed: Pattern -> reason, as for `fit`; receives the classifier if it is dropped.
+        allowed: Maps patterns to reasons, as for `fit`; the classifier is added if it is dropped.
         key: Random key of the fresh rows.
 
     Returns:
@@ -213,7 +213,7 @@ def fit_options(contents: Contents, target: TimeSformer) -> dict[str, Any]:
 
 
 def params_from_official(tensors: Mapping[str, np.ndarray], model: TimeSformer) -> dict[str, Any]:
-    """Convert an official state dict in memory (name -> array, in PyTorch's layouts) to parameters of `model`.
+    """Convert an official state dict in memory (names to arrays in PyTorch's layouts) to parameters of `model`.
 
     Raises `InputError` if the tensors don't fit the model, and lists everything that doesn't.
     """
@@ -243,14 +243,14 @@ def target_model(
 ) -> TimeSformer:
     """Return the model to fill.
 
-    Tensors that have no place in any model are reported before missing classes or sizes, whose absence they may explain.
+    Tensors that no model has a parameter for are reported before missing classes or sizes, whose absence they may explain.
 
     Args:
         contents: Contents of the file.
         wanted: Fields of the model that the caller set.
         model: The caller's model; None to build one from the weights.
         source: The weights, for errors.
-        allowed: Pattern -> reason: unknown tensors that are ignored.
+        allowed: Maps patterns of unknown tensors that are ignored to the reason.
     """
     read = dict(contents.fields)
     fixed = {name: value for name, value in read.items() if name not in CHANGEABLE}

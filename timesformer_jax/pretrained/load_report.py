@@ -33,21 +33,21 @@ class Report:
     loaded: list[str] = dataclasses.field(default_factory=list)
     """Parameters loaded unchanged."""
     resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = dataclasses.field(default_factory=dict)
-    """Parameter -> (shape in the file, shape in the model)."""
+    """Maps resized parameters to (shape in the file, shape in the model)."""
     copied: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Parameter of an extra attention step -> parameter of the spatial attention that it copies."""
+    """Maps parameters of extra attention steps to the parameters of the spatial attention that they copy."""
     folded: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Parameter -> factor of the file that was folded into it, without changing any output."""
+    """Maps parameters to the factor of the file that was folded into them, without changing any output."""
     initialised: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Parameter missing from the file -> reason why it may be."""
+    """Maps parameters missing from the file to the reason why they may be missing."""
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Tensor of the file that the model doesn't use -> reason why it may be ignored."""
+    """Maps tensors of the file that the model doesn't use to the reason why they may be ignored."""
     entry: str | None = None
     """The entry of the file that was loaded, such as "model" or "model_ema"; None for a file without entries."""
     other_entries: tuple[str, ...] = ()
     """Other entries of the file that hold tensors by name, such as a moving average."""
     not_finite: dict[str, int] = dataclasses.field(default_factory=dict)
-    """Parameter -> number of its loaded values that are NaN or infinite."""
+    """Maps parameters to the number of their loaded values that are NaN or infinite."""
     classifier: str | None = None
     """Counts of classifier rows kept, fresh and dropped; None unless a number of classes was given."""
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -55,7 +55,7 @@ class Report:
     guesses: list[str] = dataclasses.field(default_factory=list)
     """Values that the weights don't state, shown at the top of the table."""
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Guessed value, a key of `DECISIONS` -> basis of the guess, phrased to follow "guessed"."""
+    """Maps guessed values (keys of `DECISIONS`) to the basis of the guess, phrased to follow "guessed"."""
 
     @property
     def kind(self) -> str:
@@ -63,7 +63,7 @@ class Report:
         return self.format
 
     def guess(self, name: str, value: Any, why: str) -> None:
-        """Record a value that nothing states; `name` is a key of `DECISIONS`, and `why` is phrased to follow "guessed"."""
+        """Record a guessed value; `name` is a key of `DECISIONS`, and `why` is phrased to follow "guessed"."""
         self.reasons[name] = why
         self.guesses.append(f"{name} {value} (guessed {why}; {DECISIONS[name]})")
         self.notes.append(self.guesses[-1])

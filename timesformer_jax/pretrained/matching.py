@@ -53,7 +53,7 @@ class Recognised(NamedTuple):
 
     @property
     def scales(self) -> list[str]:
-        """The names of the LayerScale tensors, one for all blocks."""
+        """The names of the LayerScale tensors, with the blocks' merged (`{0..11}`)."""
         return collapse_blocks(self.short[name] for name, (row, _) in self.places.items() if row.ours.endswith("/gamma"))
 
     @property
@@ -65,7 +65,7 @@ class Recognised(NamedTuple):
 def recognise(
     tensors: Tensors, source: str, format_name: str | None = None, prefix: str | None = None, allow: Sequence[str] = ()
 ) -> Recognised:
-    """Detect the format: the one with the most rows in the file, unless a format is given.
+    """Detect the format: the one with the most rows that match tensors of the file, unless a format is given.
 
     An official space-only model has the same tensors as an image transformer of timm. They are distinguished by other contents
     of the file: the key `model_state` or the configuration that the official trainer writes, or this project's notes. Prefixes
@@ -83,7 +83,7 @@ def recognise(
 
     Raises:
         InputError: If TimeSformer doesn't compute the model, if no format matches all `ESSENTIAL` parameters, or if the file
-            holds several models and their names leave a choice.
+            holds several models and their names don't decide which to load.
     """
     names = {name: without_wrappers(name) for name in tensors.shapes}
     if prefix is not None:
@@ -118,14 +118,14 @@ SAME_TENSORS = (
 
 
 def _is_video(tensors: Tensors) -> bool:
-    """Return True if contents besides the tensors show that an image transformer's tensors are a space-only TimeSformer's."""
+    """Return True if other contents show that an image transformer's tensors are a space-only TimeSformer's."""
     cfg = tensors.notes.get("cfg")
     official = isinstance(cfg, str) and "TIMESFORMER" in cfg
     return tensors.wrapper == "model_state" or official or bool(notes_of_ours(tensors.notes))
 
 
 _SURE = 8
-"""Number of matching tensors from which a file is taken to be of a format, rather than to share a few names with it."""
+"""Minimum number of matching tensors for a file to count as being in a format; fewer may match by coincidence."""
 
 
 def _check_features(tensors: Tensors, source: str, found: Recognised, allow: Sequence[str]) -> None:

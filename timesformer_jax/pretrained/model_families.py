@@ -26,7 +26,7 @@ class Refused(NamedTuple):
     axes: int | None = None
     """Number of axes of the tensors that `tensors` matches."""
     lacks: str | None = None
-    """Condition: no tensor of the file corresponds to this parameter of ours."""
+    """Condition: no tensor of the file corresponds to this parameter of our model."""
     without: str | None = None
     """Condition: no tensor's name matches this pattern."""
     packed: bool = False
@@ -172,7 +172,7 @@ def find_refused(
 
     Args:
         shapes: Tensor name without its prefix -> shape.
-        missing: Essential parameters of ours that no tensor of the file corresponds to.
+        missing: Essential parameters of our model that have no corresponding tensor in the file.
         mlp: Shapes of the first and second layer of a block's MLP in PyTorch's layout, `[out, in]`; None if unknown.
     """
     packed = mlp is not None and len(mlp[0]) == len(mlp[1]) == 2 and mlp[0][0] == 2 * mlp[1][1]
@@ -227,7 +227,7 @@ OTHER_CLASSIFIERS = (
     (r"(.*\.)?fc_norm\..*", "the mean of the patches"),
     (r"(head|heads|classifier|linear_head|lm_head|fc|dino_head|ibot_head)[./].*", "another task, or of several layers"),
 )
-"""Maps tensor names, without prefix, of classifiers other than a linear layer on the CLS to the classifier's input, phrased to
+"""Maps tensor names (without prefix) of classifiers that aren't a linear layer on the CLS to the classifier's input, phrased to
 follow "a classifier of"."""
 
 DISTILLED_HEAD = r"(.*\.)?(head_dist|distillation_classifier)\..*"
@@ -242,7 +242,7 @@ class Family(NamedTuple):
     formats: tuple[str, ...]
     """Formats of their files, keys of `FORMATS`."""
     outcome: str
-    """"exact", or the differences."""
+    """Differences from the original computation, or "exact"."""
 
 
 FRESH = "the classifier reads {}, and `num_classes=` gives a fresh one"

@@ -32,7 +32,7 @@ def find_checkpoint(path: Path) -> Path | None:
 def read_notes(path: Path) -> Mapping[str, Any]:
     """Read a checkpoint's notes: `model` (all fields), `data`, `preprocess` and `objective`; no parameters are read.
 
-    Raises `InputError` if the checkpoint is another program's, or damaged.
+    Raises `InputError` if the checkpoint was written by another program, or is damaged.
     """
     size = _size(path)
     check_utf8("checkpoint", str(path))  # before Orbax logs tracebacks
@@ -93,7 +93,7 @@ def read_checkpoint(path: Path, entry: str | None = None) -> tuple[dict[str, Any
 
     `entry` is the entry to read, by default the moving average of the parameters if the run kept one.
 
-    Raises `InputError` if the checkpoint is another program's, or damaged.
+    Raises `InputError` if the checkpoint was written by another program, or is damaged.
     """
     notes = read_notes(path)
     name, _ = checkpoint_entries(path, notes, entry)

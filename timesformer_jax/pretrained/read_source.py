@@ -31,7 +31,7 @@ from timesformer_jax.pretrained.weight_formats import OWN, Format
 
 
 class Guess(NamedTuple):
-    """A field of the model that nothing states."""
+    """Guess of a model field that neither the weights nor their configurations state."""
 
     value: Any
     """The guessed value."""
@@ -45,17 +45,17 @@ class Contents(NamedTuple):
     format: Format
     """The format, with a title for the report."""
     given: dict[str, np.ndarray]
-    """Parameter path -> array in our layout."""
+    """Maps parameter paths to arrays in our layout."""
     fields: dict[str, Any]
-    """Fields of the model, as far as the file determines them."""
+    """Fields of the model that the file determines."""
     problems: list[str]
     """Errors of single tensors, reported together with everything that doesn't fit the model."""
     unknown: dict[str, tuple[int, ...]]
-    """Tensors that don't belong to the format -> their shapes."""
+    """Maps tensors that don't belong to the format to their shapes."""
     ignored: dict[str, str]
-    """Tensors that the model doesn't use -> the reason."""
+    """Maps tensors that the model doesn't use to the reason."""
     preprocess: Mapping[str, Any]
-    """Entries of `Preprocess`, as far as they are known."""
+    """Known entries of `Preprocess`."""
     labels: Sequence[str] | None
     """Names of the classes; None if unknown."""
     notes: list[str]
@@ -63,17 +63,17 @@ class Contents(NamedTuple):
     objective: Any
     """The objective as the file spells it; None if the file doesn't state it."""
     short: Mapping[str, str] = MappingProxyType({})
-    """Name of a tensor -> its name without a prefix."""
+    """Maps tensor names to the names without a prefix."""
     entry: str | None = None
     """Entry of the file that holds the tensors."""
     other_entries: tuple[str, ...] = ()
     """Other entries that hold tensors by name."""
     guesses: Mapping[str, Guess] = MappingProxyType({})
-    """Fields of the model that nothing states."""
+    """Guesses of model fields that neither the weights nor their configurations state."""
     zeros: tuple[str, ...] = ()
     """Parameters that the file lacks and that are zero, in addition to the format's."""
     folded: Mapping[str, str] = MappingProxyType({})
-    """Parameter -> factor that was folded into it."""
+    """Maps parameters to the factor that was folded into them."""
     pooled: str | None = None
     """Input of the file's classifier, if it isn't the class token; such a classifier is ignored."""
 
@@ -99,7 +99,7 @@ def read_contents(
         prefix: Prefix of the tensors to read.
         allow: Patterns of tensor names that opt in to features which are refused otherwise.
         image_size: Size that the caller wants; determines the grid of positions that don't form a square.
-        numbers: Whether to read the tensors' values; otherwise the arrays have the right shapes and are zero.
+        numbers: Whether to read the tensors' values; otherwise the arrays are zeros of the right shapes.
 
     Returns:
         The contents, with at least the parameters in `ESSENTIAL`.

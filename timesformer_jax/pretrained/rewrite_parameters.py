@@ -16,7 +16,8 @@ from timesformer_jax.pretrained.weight_formats import Format
 from timesformer_jax.pretrained.weight_rows import PATCH_POSITIONS
 
 GAMMA = r"(blocks_\d+/(?:attn/proj|mlp/fc2))/gamma"
-"""Path that `translate` gives a LayerScale, which scales the output of the layer that precedes it in the path."""
+"""Pattern of the paths that `translate` gives to LayerScale factors, each of which scales the output of the layer in its
+path."""
 
 
 POOLED_NORM = "fc_norm, which normalises the mean of the patches, becomes the last LayerNorm: tokens are exact up to it"
@@ -26,7 +27,7 @@ class Rewritten(NamedTuple):
     """Changes made by `rewrite`, and what it found."""
 
     folded: dict[str, str]
-    """Parameter -> factor that was folded into it."""
+    """Maps parameters to the factor that was folded into them."""
     zeros: tuple[str, ...]
     """Parameters that the file lacks and that are zero."""
     image_size: Any
@@ -118,8 +119,8 @@ def place_positions(
 ) -> tuple[Any, list[str]]:
     """Determine the image size of the position embedding, and add a zero position for the CLS if the file has none.
 
-    `[1, 1 + h w, D]` has a position for the CLS, `[1, h w, D]` has none. The reading in which the patches form a square is
-    chosen, unless `wanted_size` fits the other one.
+    `[1, 1 + h w, D]` has a position for the CLS, `[1, h w, D]` has none. The interpretation in which the patches form a square
+    is chosen, unless `wanted_size` fits the other one.
 
     Args:
         given: Parameter path -> array in our layout; changed in place.
@@ -129,10 +130,10 @@ def place_positions(
         wanted_size: Image size that the caller wants; None if not given.
 
     Returns:
-        The image size, None if neither reading gives one, and notes for the report.
+        The image size (None if neither interpretation gives one) and notes for the report.
 
     Raises:
-        InputError: If `wanted_size` fits one reading and a square grid the other.
+        InputError: If `wanted_size` fits one interpretation and a square grid the other.
     """
     rows, patch = given["pos_embed"].shape[1], given["patch_embed/proj/kernel"].shape[0]
     certain = not format.image or any(row.layout is PATCH_POSITIONS for row in format.rows)  # the first row is the CLS's
@@ -160,7 +161,7 @@ def place_positions(
 
 
 def _fits(image_size: Any, patch: int, rows: int, *, certain: bool) -> str | None:
-    """Return "with" or "without" if the positions fit an image with or without the CLS's, else None.
+    """Return "with" or "without" if the positions fit the image with or without one for the CLS, else None.
 
     Args:
         image_size: Size of the image in pixels; None if unknown.

@@ -46,7 +46,7 @@ def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: b
     the one-crop view, and a model card, README.md, with the calls that give equal probabilities. Entries that transformers has
     no name for (sampling, channel order) are stored in `preprocessor_config.json` under `timesformer_jax`, for `load`.
 
-    A warning is logged for models whose videos transformers' pipeline can't prepare: those of BGR channels or of segments.
+    A warning is logged for models whose input transformers' pipeline can't prepare: BGR channels, or frames from segments.
 
     Raises `InputError` if transformers can't compute the model, and names the fields.
     """
@@ -195,7 +195,7 @@ def _tensors(pretrained: Pretrained, format: Format, target: str) -> dict[str, n
 
 
 def _check_params(pretrained: Pretrained) -> None:
-    """Raise `InputError` unless the parameters are the model's: not folded, stacked as it expects, of the same shapes."""
+    """Raise `InputError` unless the parameters are the model's: not folded, stacked as it expects, with the right shapes."""
     shapes = {path: leaf.shape for path, leaf in flatten_params(parameter_shapes(pretrained.model)).items()}
     own = {path: np.shape(array) for path, array in flatten_params(pretrained.params).items()}
     if own != shapes:

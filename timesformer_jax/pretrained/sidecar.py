@@ -1,4 +1,4 @@
-"""Configurations next to weights: those that each format reads, and their merged contents."""
+"""Configuration files next to weights: reading those of each format, and merging their contents."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ READERS: tuple[tuple[str, tuple[Reader, ...]], ...] = (
 """Maps patterns of keys of `FORMATS` to the configurations read next to such weights; the first takes precedence."""
 
 CONSTANTS = ("activation", "layer_norm_epsilon", "num_heads")
-"""Fields that no tensor shows."""
+"""Model fields that can't be inferred from any tensor."""
 
 
 def read_sidecars(path: Path, format: Format, width: int) -> tuple[Stated, list[str]]:

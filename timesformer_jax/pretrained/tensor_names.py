@@ -31,7 +31,7 @@ def _endings(format: Format, parameter: str = "cls_token") -> tuple[str, str]:
 
 
 def possible_prefixes(names: Iterable[str], format: Format) -> list[str]:
-    """Return prefixes under which the names may be the format's, shortest first: those of CLS tokens, and the empty one.
+    """Return candidate prefixes, shortest first: those in front of the format's CLS token, and the empty one.
 
     In models without a CLS, which are refused with an error that names the feature, the patch embedding's kernel is used.
     """
@@ -72,9 +72,9 @@ def choose_one(names: Iterable[str]) -> str | None:
 
 
 def template(name: str) -> tuple[str, str]:
-    """Replace the block number in the name of a tensor or parameter by `{i}`; return the result and the number ("" if none).
+    """Replace the block number in the name of a tensor or parameter with `{i}`; return the result and the number ("" if none).
 
-    The first number of a layer or block counts: `layers.3.ffns.0.layers.1` belongs to block 3.
+    The first number of a layer or block is the one that counts: `layers.3.ffns.0.layers.1` belongs to block 3.
     """
     match = re.search(r"(?:blocks[._]|layers?\.|encoderblock_|encoder_layer_)(\d+)", name)
     return (name, "") if match is None else (name[: match.start(1)] + "{i}" + name[match.end(1) :], match[1])

@@ -32,14 +32,14 @@ FIELDS: dict[str, tuple[str, type]] = {
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "quickgelu": "quick_gelu"}
 
 REFUSED = ((r".*(rope|eva02|dinov3|naflex).*|(vit_)?pe_.*", "rotary positions"), (r".*_rpn_.*", "LayerNorms after each layer"))
-"""Maps patterns of architecture names to features that no tensor shows and that TimeSformer lacks."""
+"""Maps patterns of architecture names to features that TimeSformer lacks and that no tensor reveals."""
 
 ARCHITECTURES: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"vit_.*_clip_quickgelu_.*", {"activation": "quick_gelu", "layer_norm_epsilon": 1e-5}),
     (r"vit_.*_clip_.*", {"activation": "gelu", "layer_norm_epsilon": 1e-5}),
     (r"(vit|deit3?|flexivit|test_vit)(_.*)?", {"activation": "gelu", "layer_norm_epsilon": 1e-6}),
 )
-"""Maps patterns of architecture names to constants that no tensor shows; the first match counts.
+"""Maps patterns of architecture names to constants that can't be inferred from any tensor; the first match wins.
 
 Source: timm's `models/vision_transformer.py`; the parity tests compare with each of its models.
 """

@@ -17,7 +17,7 @@ from timesformer_jax.pretrained.tensor_names import choose_one
 
 @functools.cache
 def plain_values() -> tuple[Any, ...]:
-    """Return harmless types in published files other than tensors and Python's own, as entries of PyTorch's allow-list.
+    """Return entries for PyTorch's allow-list: harmless types in published files besides tensors and Python's own types.
 
     These are argparse's `Namespace`, NumPy's numbers and arrays of numbers, and paths, which become pure paths.
     """
@@ -63,7 +63,7 @@ def _check_globals(path: Path) -> None:
 
 
 LARGEST_PICKLE = 64 << 20
-"""Number of bytes searched for globals: more than the names and shapes of any model take."""
+"""Number of bytes searched for globals: more than the names and shapes of any model take up."""
 
 
 def load_torch(torch: Any, path: Path) -> Any:

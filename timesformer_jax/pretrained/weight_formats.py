@@ -51,7 +51,7 @@ class Format(NamedTuple):
     image: bool = False
     """True for image transformers, whose attention becomes the spatial attention and is copied to each extra attention step."""
     fields: Mapping[str, Any] = MappingProxyType({})
-    """Fields of the model that the tensors don't show and that differ from `TimeSformer`'s defaults."""
+    """Model fields that can't be inferred from the tensors and that differ from `TimeSformer`'s defaults."""
     mean: tuple[float, ...] = OFFICIAL_MEAN
     """Mean of the pixels that such models were trained with, unless a configuration states another."""
     std: tuple[float, ...] = OFFICIAL_STD

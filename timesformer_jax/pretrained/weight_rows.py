@@ -47,7 +47,7 @@ TOKEN = Layout((1,), lambda x, num_heads: x.reshape(1, 1, -1))
 POSITIONS = Layout((2,), lambda x, num_heads: x.reshape(1, *x.shape[-2:]))
 """`[1 + N, D]` -> `[1, 1 + N, D]`."""
 PATCH_POSITIONS = Layout((3,), lambda x, num_heads: np.pad(x, ((0, 0), (1, 0), (0, 0))))
-"""`[1, N, D]` -> `[1, 1 + N, D]`: the CLS has no position, and gets a zero one."""
+"""`[1, N, D]` -> `[1, 1 + N, D]`: the CLS has no position, so a zero one is added."""
 SCALE = Layout((1,), lambda x, num_heads: x)
 """`[D]`: a factor per channel, to be folded into another parameter."""
 

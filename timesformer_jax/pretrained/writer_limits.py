@@ -16,7 +16,7 @@ class Target(NamedTuple):
 
     Attributes:
         reader: The program that reads the format.
-        values: Field of `TimeSformer` -> values that the reader supports. Other fields may have any value.
+        values: Maps fields of `TimeSformer` to the values that the reader supports. Other fields may have any value.
         square: Whether `image_size` must be one number.
     """
 
@@ -51,7 +51,7 @@ TARGETS: dict[str, Target] = {
 
 
 def unsupported(model: TimeSformer, target: str) -> list[str]:
-    """Return the fields, with their values, that the target's reader doesn't support; empty if it computes the model."""
+    """Return the fields, with their values, that the target's reader doesn't support; empty if it supports the model."""
     values, square = TARGETS[target].values, TARGETS[target].square
     problems = [
         f"{field}={getattr(model, field)!r}"

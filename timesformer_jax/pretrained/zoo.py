@@ -42,7 +42,7 @@ class Published(NamedTuple):
     image_size: int
     """Side of the square frames in pixels."""
     sampling_rate: float
-    """Distance of two sampled frames, in frames at 30 fps; unused if frames are sampled from segments of the whole video."""
+    """Distance between sampled frames, in frames at 30 fps; unused if frames are sampled from segments of the whole video."""
     top1: float
     """Top-1 accuracy in %, with three crops of one clip (HowTo100M: all clips), as published with the file."""
     top5: float | None
@@ -124,7 +124,7 @@ ZOO: dict[str, Published] = {
     "timesformer-32x32-howto100m": _published(
         "howto100m", 32, 224, 32, 61.2, None, "4roflx4q1gscu85/TimeSformer_divST_32x32_224_HowTo100M.pyth"
     ),
-    # The official README says 448 pixels for this one, the file's name and the configuration 224.
+    # The official README says 448 pixels for this one, but the file name and the configuration say 224.
     "timesformer-64x32-howto100m": _published(
         "howto100m", 64, 224, 32, 62.2, None, "15bvqltl1j5vyp3/TimeSformer_divST_64x32_224_HowTo100M.pyth"
     ),
@@ -228,7 +228,7 @@ def name_of(source: str) -> str | None:
 
 
 def published_as(fields: Mapping[str, Any]) -> str | None:
-    """Return the published checkpoint of the same frames, size, classes and architecture; None if there is none."""
+    """Name the published checkpoint with the same frames, size, classes and architecture; None if there is none."""
     for name, published in ZOO.items():
         expected = {
             "num_frames": published.num_frames,

@@ -3,7 +3,7 @@
 Divided attention needs little communication between devices that hold different frames of the same clips: spatial attention
 and the MLPs stay within a frame, temporal attention stays within a patch position. Tokens are therefore sharded by frame
 everywhere except in temporal attention, where they are sharded by position; each change of sharding is one all-to-all. In both
-cases the sharded axis is axis 1 of the tokens, which counts frames in the block and groups in `Attention`.
+cases the sharded axis is axis 1 of the tokens, which is the frame axis in the block and the group axis in `Attention`.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ FRAMES: Axes = (BATCH_AXES, None, "context")
 ACTIVATIONS: tuple[tuple[str, tuple[Axes, ...], tuple[Axes, ...]], ...] = (
     (r"patch_embed", (TOKENS,), (TOKENS,)),
     (r"blocks(_\d+)?", (TOKENS,), (TOKENS,)),
-    # Both changes of sharding are constrained on either side. Otherwise the compiler shards rows and columns if only their
+    # Both changes of sharding are constrained before and after. Otherwise the compiler shards rows and columns if only their
     # product is divisible by the number of devices (14 x 14 on 4 devices), and then gathers everything.
     (r"blocks(_\d+)?/temporal_norm1", (FRAMES,), (FRAMES, TOKENS)),
     (r"blocks(_\d+)?/temporal_fc", (TOKENS,), (TOKENS, FRAMES)),
@@ -43,7 +43,7 @@ The first match applies. An axis of size 1 (the frames of the CLS token) isn't s
 
 
 def split_clips(x: jax.Array, mesh: Mesh, axes: Axes = TOKENS) -> jax.Array:
-    """Constrain an array's first axes to these axes of the mesh; axes of size 1 are not sharded."""
+    """Constrain an array's leading axes to be sharded over `axes` of the mesh; axes of size 1 are not sharded."""
     named = tuple(None if size == 1 else axis for axis, size in zip(axes, x.shape, strict=False))
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*named)))
 

@@ -37,8 +37,9 @@ class Checkpoints:
 
     Args:
         directory: Folder of the checkpoints, local or in a bucket.
-        description: JSON, groups of entries. A checkpoint whose description differs in any entry is refused, with the
-            difference. The group `model` is the result of `describe_model`; `restore_params` compares only `model` and `data`.
+        description: JSON entries by group. A checkpoint whose description differs in any entry is refused with an error that
+            shows the difference. The group `model` is the result of `describe_model`; `restore_params` compares only `model`
+            and `data`.
         notes: JSON that is written next to the description and never compared.
         keep: Number of newest checkpoints to keep.
         read_only: Only read: a missing folder is an error instead of being created.
@@ -114,7 +115,7 @@ class Checkpoints:
 
         Args:
             state: State to save.
-            step: Its step.
+            step: Number of completed steps of the state.
             pipeline: JSON that the data pipeline needs to resume after this step.
             metric: Quality of the checkpoint, higher is better.
 
@@ -123,7 +124,7 @@ class Checkpoints:
         """
         if self.latest_step == step:
             return
-        # Stopped halfway, Orbax leaves threads behind that fail when the program ends.
+        # If interrupted, Orbax leaves threads behind that fail when the program ends.
         with interrupts_wait(), self._writing(step):
             self._finish()
             self._saving = step
@@ -173,7 +174,7 @@ class Checkpoints:
             The parameters and the step.
 
         Raises:
-            InputError: If there is no checkpoint, or it is damaged or of another model.
+            InputError: If there is no checkpoint, or it is damaged or belongs to another model.
         """
         step = self.latest_step if step is None else step
         if step is None:
@@ -201,7 +202,7 @@ class Checkpoints:
             self._finish()
 
     def close(self) -> None:
-        """Wait until everything is on disk, then end Orbax's threads."""
+        """Wait until everything is on disk, then stop Orbax's threads."""
         with interrupts_wait(), self._writing(None):
             try:
                 self._finish()
@@ -261,7 +262,7 @@ class Checkpoints:
 
 
 def _context(before_barrier: Callable[[], None], before_commit: Callable[[], None]) -> Any:
-    """Orbax options with callbacks for when a checkpoint is written but not yet committed; Orbax's thread calls them.
+    """Orbax options with callbacks that its thread calls once a checkpoint is written but not yet committed.
 
     Args:
         before_barrier: Called in every process, if there are several, once its files are written.
@@ -269,7 +270,7 @@ def _context(before_barrier: Callable[[], None], before_commit: Callable[[], Non
     """
     context = ocp.Context()
     options = context.asynchronous
-    # Orbax deep-copies the options, which keeps functions but copies bound methods.
+    # Orbax deep-copies the options. Functions survive that unchanged, but bound methods would be copied with their objects.
     options.post_finalization_callback = lambda: before_commit()
     if jax.process_count() == 1:
         return context
@@ -281,13 +282,13 @@ def _context(before_barrier: Callable[[], None], before_commit: Callable[[], Non
         wait(key=key, timeout_ms=timeout_ms)
 
     plain = type(options).v0
-    # Orbax v0 takes a barrier as an option; v1 passes on options that lack it.
+    # Orbax v0 accepts a barrier as an option, which v1 doesn't set in the options it passes on.
     options.v0 = types.MethodType(lambda own: dataclasses.replace(plain(own), barrier_sync_fn=barrier), options)
     return context
 
 
 WRITTEN = "async_write_complete"
-"""Part of the name of Orbax's barrier between writing and committing."""
+"""Substring of the name of Orbax's barrier between writing and committing."""
 
 
 def check_description(directory: str, metadata: Mapping[str, Any], description: Mapping[str, Mapping[str, Any]]) -> None:

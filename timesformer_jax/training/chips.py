@@ -30,7 +30,7 @@ PEAKS: dict[str, float] = {
     "TPU v6e": 918.0,
     "TPU7x": 1153.5,  # half a chip of 2307
 }
-"""Maps a substring of `jax.Device.device_kind` to one device's peak TFLOP/s in half precision; the longest match counts."""
+"""Maps a substring of `jax.Device.device_kind` to one device's peak TFLOP/s in half precision; the longest match wins."""
 
 
 def peak_teraflops(kind: str) -> float | None:

@@ -29,10 +29,10 @@ class Timing(NamedTuple):
 
 
 class DeviceClock:
-    """Time dispatched steps from a thread, so that the loop itself never waits for the device.
+    """Time dispatched steps from a background thread, so that the loop itself never waits for the device.
 
-    Steps are dispatched before the device starts them, so their rate can only be measured at their ends. The time spent in
-    `next(batches)` is not lost while the device is busy; only the part after the end of the last dispatched step is.
+    Steps are dispatched before the device starts them, so their rate can only be measured at their ends. Time spent in
+    `next(batches)` is not lost while the device is busy; only the time after the end of the last dispatched step is.
 
     Args:
         most_in_flight: Number of dispatched steps after which `dispatched` blocks.
@@ -102,7 +102,7 @@ class DeviceClock:
         return Timing(steps, end - begin, waited)
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._dispatched.put(None)
 
     def _wait_for(self, num_steps: int) -> None:

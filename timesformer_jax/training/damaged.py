@@ -19,19 +19,19 @@ log = logging.getLogger("timesformer_jax")
 ASIDE = "damaged-"
 """Prefix of the folder of a checkpoint that was set aside."""
 DELETING = 1.0
-"""Seconds within which a checkpoint whose deletion has begun is gone."""
+"""Seconds to wait for a deletion in progress before a checkpoint counts as damaged."""
 ELSEWHERE = "another process found one of its files to differ"
 
 
 def set_damaged_aside(directory: str, *, wholly: bool = True) -> int | None:
     """Rename damaged checkpoints to `damaged-STEP`, with a warning, so that the run resumes from the newest intact one.
 
-    All processes must call it, and all reach the same result. Only the newest intact checkpoint is read as a whole; for the
-    others, only metadata and metrics, which decide what is kept.
+    All processes must call it, and all reach the same result. Only the newest intact checkpoint is read in full. Of the others,
+    only the metadata and metrics are read, since they decide which checkpoints are kept.
 
     Args:
         directory: Folder of the run's checkpoints.
-        wholly: Whether to read the newest checkpoint as a whole; otherwise, only metadata and metrics are compared.
+        wholly: Whether to read the newest checkpoint in full; otherwise only its metadata and metrics are checked.
 
     Returns:
         The newest remaining step; None if there are no checkpoints.
@@ -94,7 +94,7 @@ def check_together(folder: Any, entries: Iterable[str] | None = ()) -> None:
 
 
 def find_damage_together(folder: Any, entries: Iterable[str] | None = ()) -> str | None:
-    """Call `find_damage` in all processes, each reading its share of the files; the result is None in all or in none."""
+    """Call `find_damage` in all processes, each reading its share of the files; all agree on whether there is any."""
     count = jax.process_count()
     damage = find_damage(folder, entries, (jax.process_index(), count))
     if count == 1:
@@ -109,7 +109,7 @@ def _any_process(true_here: bool) -> bool:
 
 
 def _agree_on_steps(folder: Any) -> list[int]:
-    """Steps that the first process finds, in every process."""
+    """Return the steps that the first process finds, the same in every process."""
     steps = steps_in(folder)
     if jax.process_count() == 1:
         return steps

@@ -35,7 +35,7 @@ def step_line(
 
 
 def rate_words(figures: Mapping[str, float], seconds_left: float | None) -> list[str]:
-    """Format the known ones of `188 clips/s`, `2 % waiting for data` and `ETA 3 min`."""
+    """Format `188 clips/s`, `2 % waiting for data` and `ETA 3 min`, omitting unknown values."""
     words = []
     if "clips_per_second" in figures:
         words.append(f"{number(figures['clips_per_second'])} clips/s")
@@ -54,7 +54,7 @@ def accuracy_text(figures: Mapping[str, float]) -> str:
 
 
 def epoch_text(epoch: float) -> str:
-    """Format an epoch with one decimal, `1.3`, or below 1 with two digits, `0.013`."""
+    """Format an epoch with one decimal (`1.3`), or with two significant digits if it is below 1 (`0.013`)."""
     return f"{epoch:.1f}" if epoch >= 1 else f"{epoch:.2g}"
 
 

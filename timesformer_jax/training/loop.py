@@ -68,8 +68,8 @@ def train(
 ) -> TrainState:
     """Train from `state.step` to the end of `plan`.
 
-    The step is compiled once, for the first batch; batches of another shape are an error. A checkpoint is saved after every
-    validation, at the intervals of `plan`, and at the end.
+    The step is compiled once, for the first batch; a batch with a different shape is an error. A checkpoint is saved after
+    every validation, at the intervals of `plan`, and at the end.
 
     Args:
         state: Initial or restored state.
@@ -78,14 +78,15 @@ def train(
         mesh: Mesh of the devices.
         plan: Number of steps and intervals.
         learning_rate: Maps a step to its learning rate, for the logs.
-        flops_per_clip: Operations of a clip's forward and backward pass (a multiply-add counts as two), for utilisation.
-        write_scalars: Called with a step and its scalars: every `plan.log_every` steps the result of `Window.take` and the
-            learning rate, under `train/`, which are also logged as one line; and the scalars of each validation.
+        flops_per_clip: FLOPs of one clip's forward and backward pass (a multiply-add counts as two), to compute utilisation.
+        write_scalars: Called with a step and its scalars: every `plan.log_every` steps with the result of `Window.take` and the
+            learning rate, which have the prefix `train/` and are also logged as one line; after each validation with its
+            scalars.
         checkpoints: Where to save.
         pipeline_state: Maps a step to the JSON that `batches` needs to resume after it, which is saved with each checkpoint.
         evaluate: Called with the state and `check`, every `plan.evaluate_every` steps and at the end; returns scalars and the
             metric that selects the best checkpoint. Since it may take longer than the grace period of a preempted machine, it
-            must call `check()` regularly, equally often in every process, and let its exceptions propagate.
+            must call `check()` regularly, the same number of times in every process, and let its exceptions propagate.
         profile: Folder for a trace of a few steps.
 
     Returns:
@@ -222,7 +223,7 @@ class _Remaining:
         return left * (timed.seconds / timed.steps + self.between / (step - self._first_step))
 
     def tell_once(self, step: int) -> None:
-        """Log the estimate for all steps once it is available."""
+        """Log the estimated time for all steps as soon as it is available; later calls do nothing."""
         if self._told or self.seconds(step) is None:
             return
         self._told = True
@@ -237,7 +238,7 @@ class _Remaining:
 
 
 class _Profiler:
-    """Trace `NUM_STEPS` steps, from the tenth of this run on (earlier in short runs), if a folder is given."""
+    """Trace `NUM_STEPS` steps, starting at the tenth of this run (earlier in short runs), if a folder is given."""
 
     NUM_STEPS = 5
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from timesformer_jax.errors import InputError
 
 AXES = ("data", "fsdp", "tensor", "context")
-"""Axes of the mesh. Neighbouring devices lie along the last ones.
+"""Axes of the mesh; neighbouring devices are adjacent along the last ones.
 
 - `data`: shards clips and replicates parameters.
 - `fsdp`: shards clips and parameters, which are gathered layer by layer.
@@ -32,7 +32,7 @@ def make_mesh(
 
     Args:
         devices: Devices of the mesh; all devices by default.
-        data: Size of the axis `data`. One of the four sizes may be -1, to use the devices that the others leave.
+        data: Size of the axis `data`. One of the four sizes may be -1, to infer it from the number of devices.
         fsdp: Size of the axis `fsdp`.
         tensor: Size of the axis `tensor`.
         context: Size of the axis `context`.
@@ -99,7 +99,7 @@ class Share(NamedTuple):
 def batch_share(mesh: Mesh, process: int | None = None) -> Share:
     """Share of every batch that `process` (this one by default) provides.
 
-    Raises `InputError` if two processes would have some, but not all, of their clips in common.
+    Raises `InputError` if the clips of two processes would overlap only partially.
     """
     process = jax.process_index() if process is None else process
     rows = mesh.devices.reshape(batch_shards(mesh), -1)

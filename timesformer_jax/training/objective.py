@@ -24,10 +24,10 @@ def make_targets(
     Args:
         labels: Class indices `[B]`, or for multi-label clips zeros and ones `[B, classes]`.
         num_classes: Number of classes.
-        smoothing: Label smoothing (Szegedy et al. 2016): the share of the targets that is replaced by 1 / `num_classes`, or by
-            1/2 for multi-label clips.
+        smoothing: Label smoothing (Szegedy et al. 2016): the fraction of each target that is replaced with 1 / `num_classes`,
+            or with 1/2 for multi-label clips.
         others: Labels of the clips mixed in.
-        share: Share of each clip's own labels; `others` have 1 - `share`.
+        share: Weight of each clip's own labels; `others` get 1 - `share`.
     """
 
     def dense(labels: Array) -> Array:
@@ -41,7 +41,7 @@ def make_targets(
 
 
 class Objective(NamedTuple):
-    """Loss function and the activation that belongs to it."""
+    """Loss function and the matching activation."""
 
     loss: Callable[[Array, Array], Array]
     """Maps logits and targets, both `[B, classes]`, to the loss of each clip `[B]`."""
@@ -71,8 +71,8 @@ def hits(
     Args:
         logits: Logits of the clips.
         labels: Class indices `[B]`, or for multi-label clips zeros and ones `[B, classes]`.
-        others: Labels of the clips mixed in; either label counts by its share.
-        share: Share of each clip's own labels.
+        others: Labels of the clips mixed in; a hit on either label counts by that label's weight.
+        share: Weight of each clip's own labels.
     """
     best = logits.argmax(axis=-1)
 

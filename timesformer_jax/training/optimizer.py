@@ -21,7 +21,7 @@ class Settings(NamedTuple):
 
     Attributes:
         weight_decay: Weight decay.
-        mask: Maps parameters to True for each that decays.
+        mask: Maps parameters to a tree of booleans: True for those that decay.
         momentum: Momentum of SGD, or the first beta.
         b2: The second beta.
     """
@@ -47,7 +47,7 @@ OPTIMIZERS: dict[str, Callable[[Settings], list[optax.GradientTransformation]]] 
         optax.stateless(_times_trust_ratio),
     ],
 }
-"""Maps a name to the transformations of clipped gradients, before the learning rate."""
+"""Maps a name to the transformations applied to clipped gradients, before scaling by the learning rate."""
 
 
 class Optimizer(NamedTuple):
@@ -87,8 +87,8 @@ def make_optimizer(
         name: Optimizer, a key of `OPTIMIZERS`.
         learning_rate: Peak learning rate.
         schedule: Learning-rate schedule, a key of `SCHEDULES`.
-        steps: Steps of the schedule "steps": (epoch, share of the peak) pairs, the first at epoch 0, such as
-            `((0, 1.0), (11, 0.1))`. A fraction of the run as text, such as `"11/15"`, may replace an epoch.
+        steps: Steps of the schedule "steps": (epoch, fraction of the peak) pairs, the first at epoch 0, such as
+            `((0, 1.0), (11, 0.1))`. Instead of an epoch, a pair may give a part of the run as text, such as `"11/15"`.
         warmup_epochs: Epochs in which the learning rate rises linearly from 0 to its peak.
         weight_decay: Weight decay of the parameters that match `decay_pattern`.
         decay_pattern: Pattern of the parameters that decay.
@@ -163,7 +163,7 @@ def frozen_paths(rates: Sequence[Any], params: Any) -> list[str]:
 
 
 def _rate_of_path(rates: Sequence[Any]) -> Callable[[str], float | None]:
-    """Compile `rates` to a function from a parameter's path to its factor, or None if the parameter is frozen."""
+    """Compile `rates` into a function from a parameter's path to its factor, or None if the parameter is frozen."""
     if not all(
         isinstance(rate, tuple | list) and len(rate) == 2 and isinstance(rate[0], str) and _is_factor(rate[1]) for rate in rates
     ):

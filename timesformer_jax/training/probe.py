@@ -56,7 +56,7 @@ def make_probe_optimizer(
     """Make AdamW for stacked heads, parameters `[heads, ...]`, each with its own learning rate and weight decay.
 
     The learning rates rise from 0 during the fraction `WARM_UP` of the epochs, then fall to 0 along a cosine. Kernels decay by
-    rate x decay; biases, LayerNorm scales and a learned query don't. Heads don't influence each other.
+    learning rate x weight decay per step; biases, LayerNorm scales and a learned query don't. Heads don't influence each other.
 
     Args:
         rates: Hyperparameters of each head.
@@ -94,7 +94,7 @@ def make_probe_optimizer(
 
 @struct.dataclass
 class ProbeState:
-    """Training state of a probe; the first axis of parameters and moments counts heads.
+    """Training state of a probe; the first axis of parameters and moments indexes the heads.
 
     Attributes:
         step: Number of completed steps.
@@ -187,7 +187,7 @@ def make_probe_step(
         heads_at_once: Train heads in groups of this size, which needs only one group's memory; 0 for all at once.
 
     Returns:
-        The step. Its metrics `loss` and `top1` are `[heads]`, over the whole batch.
+        The step. Its metrics `loss` and `top1` have shape `[heads]` and cover the whole batch.
     """
     read, loss_of = _reader(model, kind, mesh), OBJECTIVES[objective].loss
 
@@ -228,7 +228,7 @@ def make_probe_score_fn(
     """Make a jitted function ((model parameters, head parameters), batch of `B` clips) -> scores `[B, heads * classes]`.
 
     One forward pass of the model serves all heads. With one crop per clip, the function can be passed to `predict_videos`, with
-    `averages=("probabilities",)`, which treats all numbers alike.
+    `averages=("probabilities",)`, which averages each number independently.
 
     Args:
         model: The frozen model.

@@ -52,8 +52,8 @@ class AttentiveProbe(nn.Module):
             then one of cross-attention.
         num_heads: Number of attention heads; must divide D.
         mlp_ratio: Hidden width of the MLPs, as a multiple of D.
-        implementation: Implementation of self-attention, a key of `IMPLEMENTATIONS`. The full matrix of weights, T x h x w
-            squared, is too large to keep for every head that is trained.
+        implementation: Implementation of self-attention, a key of `IMPLEMENTATIONS`. The full matrix of attention weights, of
+            side T x h x w, is too large to keep for every head that is trained.
         dtype: Dtype of the computation.
 
     Source: V-JEPA (Bardes et al. 2024, attentive probe), V-JEPA 2 (Assran et al. 2025: four blocks, 16 heads).
@@ -172,7 +172,7 @@ FIELDS = ("num_classes", "depth", "num_heads", "mlp_ratio")
 
 
 def write_probe(path: Any, probe: AttentiveProbe, params: Any, notes: Mapping[str, Any]) -> None:
-    """Write an attentive probe as an .npz, whole or not at all.
+    """Write an attentive probe to an .npz file, atomically.
 
     Args:
         path: File to write, local or in a bucket.

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as functions of the epoch: the paper's and the common ones."""
+"""Learning-rate schedules as functions of the epoch: the paper's and other common ones."""
 
 import itertools
 import math
@@ -12,11 +12,11 @@ import optax
 from timesformer_jax.errors import InputError
 
 Factor = Callable[[Any], Any]
-"""Maps the (fractional) epoch to the learning rate's share of its peak."""
+"""Maps the (fractional) epoch to the learning rate as a fraction of its peak."""
 
 
 Steps = Sequence[tuple[float | str, float]]
-"""(epoch, share of the peak) pairs; a fraction of the run as text, such as "11/15", may replace the epoch."""
+"""(epoch, fraction of the peak) pairs; the epoch may also be a part of the run as text, such as "11/15"."""
 
 
 def _constant(warmup: float, epochs: float, steps: Steps) -> Factor:
@@ -37,7 +37,7 @@ def _progress(epoch: Any, warmup: float, epochs: float) -> Any:
 
 
 def _steps(warmup: float, epochs: float, steps: Steps) -> Factor:
-    """Piecewise constant, as the official `steps_with_relative_lrs`.
+    """Piecewise-constant schedule, like the official `steps_with_relative_lrs`.
 
     Example steps: `(0, 1), (11, 0.1), (14, 0.01)`, or `("11/15", 0.1)` for any number of epochs.
     """

@@ -35,19 +35,20 @@ SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 """(pattern of a parameter's path, mesh axis of each of its last axes); the first pattern that matches the whole path applies.
 
-Optimizer arrays that belong to a parameter have its path as a suffix of theirs, and its shape, so they are sharded alike.
+An optimizer array that belongs to a parameter has the same shape and a path that ends in the parameter's, so it is sharded
+alike.
 """
 
 
 def path_of(keys: Any) -> str:
-    """Join the keys of a leaf to a path such as `blocks/attn/qkv/kernel`, whatever the containers."""
+    """Join the keys of a leaf into a path such as `blocks/attn/qkv/kernel`, for any type of container."""
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def sharding_of(tree: Any, params: Any, mesh: Mesh) -> Any:
     """Sharding of each array of `tree` on the mesh.
 
-    Array axes that a mesh axis doesn't divide are not sharded.
+    Array axes that aren't divisible by their mesh axis are not sharded.
 
     Args:
         tree: Parameters, or a state that contains them, as arrays or shapes.

@@ -20,7 +20,7 @@ Prepare = Callable[[Array, dict[str, Array]], Array]
 """Maps (random key, batch) to the model's input `[B, T, H, W, C]`, on the device."""
 
 Mix = Callable[[Array, Array, Array], tuple[Array, Array, Array]]
-"""Maps (random key, prepared clips, labels `[B, ...]`) to mixed clips, the labels mixed in, and the share of the own `[B]`."""
+"""Maps (random key, prepared clips, labels `[B, ...]`) to (mixed clips, labels mixed in, weight of each own label `[B]`)."""
 
 Metrics = dict[str, Array]
 
@@ -161,12 +161,12 @@ def make_train_step(
         accumulation: Number of micro-batches over which the gradient of the batch is accumulated. Each has every
             `accumulation`th clip and its own random numbers.
         ema_decay: Decay of the moving average of the parameters, if the state has one.
-        trained: Maps parameters to a tree of booleans; no gradient is computed where False. All are trained by default.
+        trained: Maps parameters to a tree of booleans; no gradient is computed for False. All are trained by default.
         donate: Whether to reuse the memory of the old state.
 
     Returns:
-        The step. Its metrics are replicated scalars over the whole batch: `loss`, `top1` (mixed clips count either label by its
-        share), `grad_norm`, `update_norm`, `skipped` and `skipped_in_a_row`.
+        The step. Its metrics are replicated scalars over the whole batch: `loss`, `top1` (for mixed clips, a hit on either
+        label counts by its weight), `grad_norm`, `update_norm`, `skipped` and `skipped_in_a_row`.
     """
     loss_of = OBJECTIVES[objective].loss
     shapes = parameter_shapes(model)

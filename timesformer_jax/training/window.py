@@ -15,12 +15,12 @@ SUMS = ("skipped",)
 
 
 class Window:
-    """Collect the metrics of steps, on the devices, and report them with rates.
+    """Collect the metrics of steps on the devices, and report them together with rates.
 
     Args:
         clock: Clock with which every step is registered as well.
         batch_size: Number of clips per step.
-        flops_per_clip: Operations of a clip's forward and backward pass (a multiply-add counts as two).
+        flops_per_clip: FLOPs of one clip's forward and backward pass (a multiply-add counts as two).
         most_skipped: Number of consecutive skipped steps that end training.
     """
 

@@ -16,7 +16,7 @@ def identity_of(name: str | bytes, part: int | None = None) -> int:
 
 
 def clip_generator(seed: int, epoch: int, identity: int) -> np.random.Generator:
-    """Return the generator for the training clips of one video segment, given by its `identity_of`, in an epoch."""
+    """Return the generator for the clips that training draws in an epoch from the video segment with this `identity_of`."""
     return np.random.default_rng([seed, epoch, identity])
 
 

@@ -51,7 +51,7 @@ class ClipSource:
     The trainer (`input_pipeline`) produces the same clips for the same names, seed, epoch and settings: the same frames,
     windows and positions, and the same pixels up to JPEG or H.264 compression loss. There are two differences. The trainer
     splits videos longer than `data.part_seconds`, and it excludes every damaged frame of a video, whereas a source excludes
-    damaged frames only from clips whose decoding meets them.
+    damaged frames only from clips whose decoding encounters them.
 
     A source can be pickled and shared between threads. Each access opens one file.
 
@@ -64,9 +64,9 @@ class ClipSource:
         views: Views of each video in evaluation; None for training clips.
         label_names: Class names in order; by default the sorted labels of the videos (numbers in a list sort by value).
         multi_label: Whether a video may have any number of labels; pairs are then (path, labels).
-        short_side: Shrink frames with a longer short side to this many pixels first; `options.short_side[0]` by default, as in
-            the trainer (`data.short_side`).
-        max_fps: Thin videos with a higher frame rate to this rate (`data.max_fps`).
+        short_side: First shrink frames whose short side exceeds this many pixels; `options.short_side[0]` by default, as in the
+            trainer (`data.short_side`).
+        max_fps: Thin out videos with a higher frame rate to this rate (`data.max_fps`).
         even_sides: Round the frames' sides down to even numbers, as the trainer does for its "h264" storage.
         cropped: Crop and scale on the host.
         limits: Largest frame, duration and file size to accept.
@@ -136,7 +136,7 @@ class ClipSource:
         return f"ClipSource(num_videos={len(self.entries)}, seed={self._seed}, {epochs}, digest={digest})"
 
     def epoch(self, epoch: int) -> "ClipSource":
-        """Return a source of the clips of one epoch, in the order of the videos; `source` itself is epoch 0.
+        """Return a source of one epoch's clips, in the order of the videos; `source` itself is epoch 0.
 
         Raises:
             InputError: If `epoch` is negative.
@@ -144,7 +144,7 @@ class ClipSource:
         return self._of_epochs(epoch, 1, shuffled=False)
 
     def shuffled(self, num_epochs: int, *, first_epoch: int = 0) -> "ClipSource":
-        """Return a source of `num_epochs` consecutive epochs, each with every video once in an order from (seed, epoch).
+        """Return a source of `num_epochs` consecutive epochs, each with every video once, in an order given by (seed, epoch).
 
         A loader reads it from the first index to the last. Item k is always the same clip, so training can resume at any k.
 
@@ -257,7 +257,7 @@ def _read(
 
 
 def _named(entries: Sequence[Entry], label_names: Sequence[str]) -> list[Entry]:
-    """Replace the class numbers in the entries' labels by class names."""
+    """Replace the class numbers in the entries' labels with class names."""
     for entry in entries:
         if wrong := [label for label in entry.labels if int(label) >= len(label_names)]:
             raise InputError(f"{entry.name} has the label {wrong[0]}, but there are {len(label_names)} label_names.")

@@ -81,7 +81,7 @@ def open_container(path: str | Path, limits: Limits, *, picture: bool = False) -
     """
     _check_beginning(path)
     # FFmpeg decodes the first frames while it probes a file, so the file is opened twice. The first time all decoders are
-    # disabled, and the sizes are those that containers and headers announce.
+    # disabled, and the sizes are taken from the container and the stream headers.
     try:
         with _open(path, picture, {"codec_whitelist": "none"}) as announced:
             _check_sizes(path, announced, limits)

@@ -20,7 +20,7 @@ log = logging.getLogger("timesformer_jax")
 
 
 class VideoFile:
-    """An open video file: its frame rate, its frames in order, and a count of the damage met while decoding.
+    """An open video file: its frame rate, its frames in order, and a count of the damage encountered while decoding.
 
     Args:
         path: The file.
@@ -28,8 +28,9 @@ class VideoFile:
 
     Attributes:
         fps: Frames per second, on average.
-        num_damaged: Damaged packets and frames met so far by the latest `frames`. Only the damaged frames are lost.
-        num_decoded: Frames decoded without error so far by the latest `frames`.
+        num_damaged: Damaged packets and frames encountered so far by the latest call of `frames`. Only the damaged frames are
+            lost.
+        num_decoded: Frames decoded without error so far by the latest call of `frames`.
         shown: Presentation time of the latest decoded frame, in seconds from the first frame.
     """
 
@@ -42,7 +43,7 @@ class VideoFile:
         self._timeline = read_timeline(self._packets(), self._stream, jumps_ahead=self._jumps_ahead)
         limits.check_seconds(path, self._timeline.seconds)
         self.fps = self._timeline.fps
-        self.num_damaged = 0  # decoding meets the same damage again
+        self.num_damaged = 0  # decoding will encounter the same damage again
         self.num_decoded = 0
         self.shown = 0.0
 
@@ -83,7 +84,7 @@ class VideoFile:
         that the file records, as phones do, are applied.
 
         Args:
-            max_short_side: Shrink frames with a longer short side to this many pixels; None to keep their size.
+            max_short_side: Shrink frames whose short side exceeds this many pixels; None to keep their size.
             only: Indices of the frames to yield, all by default. The others are decoded, since frames depend on each other,
                 but not converted.
             span: Interval [begin, end) in seconds to decode; None for the whole video. Indices count from its first frame.
@@ -124,7 +125,7 @@ class VideoFile:
             raise UnreadableVideoError(self._path, f"it holds no frame that can be decoded{where}{large}")
 
     def count_packets(self) -> int:
-        """Number of frames that the packets announce, without decoding any."""
+        """Number of frames according to the packets, without decoding any."""
         return self._timeline.num_frames
 
     @property
@@ -216,7 +217,7 @@ class VideoFile:
         self._open()
 
     def _packets(self, *, flush: bool = False) -> Iterator[Any]:
-        """Yield the packets from here until the container ends or breaks off, with `flush` also the final empty one."""
+        """Yield the packets from here until the container ends or breaks off; `flush` adds the final empty one."""
         failures = num_bytes = 0
         while True:
             try:
@@ -254,7 +255,7 @@ MOST_FAILURES = 10_000
 
 
 def _upright(rgb: np.ndarray, frame: Any) -> np.ndarray:
-    """Rotate and mirror a frame by its display matrix, which shows (x, y) at (a x + c y, b x + d y)."""
+    """Rotate and mirror a frame by its display matrix, which maps (x, y) to (a x + c y, b x + d y)."""
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV 18 returns no side data at all if it doesn't know one kind, such as EXIF

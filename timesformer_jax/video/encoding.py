@@ -1,4 +1,4 @@
-"""Storage of RGB frames as one bytes object each: JPEG images, or H.264 with a key frame every few frames.
+"""Encoding of RGB frames as one bytes object per frame: JPEG images, or H.264 with a key frame every few frames.
 
 Frame i is entry i of the list, so reading a clip touches only the frames that it needs.
 """

@@ -26,7 +26,7 @@ class Entry:
         start: First second of the segment to use; None for the whole video.
         end: Second at which the segment ends; None for the whole video.
         fps: Frames per second of a folder of images.
-        perhaps_cut: Whether files of the data set are often kept already cut to the segment. If so, a file that is at most a
+        perhaps_cut: Whether the data set often comes as files already cut to their segments. If so, a file that is at most a
             second longer than the segment is used whole.
     """
 
@@ -93,7 +93,7 @@ def entries_of_list(videos: Sequence[Any]) -> tuple[list[Entry], int]:
     Entries stay as they are. A pair's path as given becomes the entry's name.
 
     Returns:
-        The entries, and the smallest possible number of classes if labels are class numbers, else 0.
+        The entries, and, if labels are class numbers, the smallest number of classes that includes them, else 0.
 
     Raises:
         InputError: If an item is neither an entry nor a pair, or if class numbers and class names are mixed.

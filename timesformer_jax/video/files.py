@@ -5,7 +5,7 @@ VIDEO_SUFFIXES = frozenset(
     | {".mk3d", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm"}
     | {".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".xvid", ".y4m"}
 )
-"""Suffixes of videos, which may be broken. Files with an unknown suffix are opened to find out."""
+"""Suffixes that mark a file as a video, even a broken one. Files with an unknown suffix are opened to find out."""
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 """Suffixes of the frames of a video that is stored as a folder of images."""
@@ -26,7 +26,7 @@ NOT_VIDEO_SUFFIXES = frozenset(
 
 
 def holds_text(head: bytes) -> bool:
-    """Return True if a file that begins with these bytes is text, which FFmpeg would render, or follow if it is a playlist.
+    """Return True if a file that begins with these bytes is text; FFmpeg would render it, or follow it if it is a playlist.
 
     Raw YUV4MPEG video begins with a line of text but isn't text.
     """

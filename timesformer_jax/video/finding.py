@@ -62,7 +62,8 @@ class FolderContents:
     """Files below a folder, found in one walk without decoding any video.
 
     Links to files and folders are followed. A folder that is reachable by several paths is read once, by a path without links
-    if there is one, so cycles of links end. Hidden files and folders are skipped, except for names made of dots alone ("...").
+    if there is one, so the walk ends even if links form a cycle. Hidden files and folders are skipped, except for names made of
+    dots alone ("...").
 
     Files with a suffix in `VIDEO_SUFFIXES` are videos and those with one in `NOT_VIDEO_SUFFIXES` aren't. For every other
     suffix, the first `PROBES` files are opened.

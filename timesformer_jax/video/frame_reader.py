@@ -38,13 +38,13 @@ class FrameReader:
     """Reads the frames that a plan asks for, decoding from the preceding key frame if that is safe.
 
     The plan receives the facts that prepared data would have: the number of frames in the entry's span after thinning to
-    `max_fps`, their rate in float32, and their size after shrinking to `short_side`. If the packets announce a reliable number
-    of frames, it is used until a frame turns out damaged or missing. Otherwise the whole video is decoded once to count the
+    `max_fps`, their rate in float32, and their size after shrinking to `short_side`. If the packets give a reliable number of
+    frames, it is used until a frame turns out to be damaged or missing. Otherwise the whole video is decoded once to count the
     frames, and the process caches the result.
 
     Args:
-        short_side: Shrink frames with a longer short side to this many pixels.
-        max_fps: Thin videos with a higher frame rate to this rate.
+        short_side: Shrink frames whose short side exceeds this many pixels.
+        max_fps: Thin out videos with a higher frame rate to this rate.
         even_sides: Round height and width down to even numbers, as the storage "h264" requires.
         limits: Largest frame, duration and file size to accept.
     """

@@ -8,7 +8,9 @@ from timesformer_jax._typing import Float, ndarray
 
 
 def scale_short_side(height: int, width: int, size: int) -> tuple[int, int]:
-    """Return (height, width) after scaling the short side to `size`; the long side is rounded down, or kept if nothing changes.
+    """Return (height, width) after scaling the short side to `size`, with the long side rounded down.
+
+    If the short side is `size` already, both are returned unchanged.
 
     Source: official `datasets/transform.py`, `random_short_side_scale_jitter`.
     """
@@ -82,7 +84,7 @@ def random_resized_crop(
         aspect: Width / height of the box.
         vertical: Vertical position of the box, from [0, 1).
         horizontal: Horizontal position of the box, from [0, 1).
-        longest: Largest side of the box in pixels. Sides are also clipped to the frame.
+        longest: Maximum side of the box in pixels. Sides are also clipped to the frame.
     """
     box_height = max(min(round(math.sqrt(area * height * width / aspect)), height, longest), 1)
     box_width = max(min(round(math.sqrt(area * height * width * aspect)), width, longest), 1)

@@ -35,8 +35,8 @@ class Limits:
     A file that exceeds a limit is rejected before decoding, or as soon as decoding reveals it.
 
     Attributes:
-        max_pixels: Pixels per frame. A side may also be at most twice as long as that of a square with this many pixels. The
-            default is an 8K panorama (8192 x 8192, sides up to 16384), which takes a few hundred MiB to decode.
+        max_pixels: Pixels per frame. In addition, no side may be more than twice as long as that of a square with this many
+            pixels. The default is an 8K panorama (8192 x 8192, sides up to 16384), which takes a few hundred MiB to decode.
         max_seconds: Duration by the timestamps. The default is a day.
         max_bytes: Size of the file, or of all images in a folder. The default is 64 GiB, two hours of film in master quality.
 

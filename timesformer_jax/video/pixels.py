@@ -52,7 +52,7 @@ def crop_and_scale(
 ) -> Float[Array, "B T R S C"]:
     """Crop and scale windows by bilinear interpolation at the pixel positions `rows` x `columns`; the result is in [0, 1].
 
-    Positions count pixels of the window, as `sample_positions` gives them. The interpolation is two matrix products, which
+    Positions are in pixels of the window, as returned by `sample_positions`. The interpolation is two matrix products, which
     suit accelerators, in full float32, since bfloat16 products would lose two bits of each pixel.
     """
 

@@ -1,4 +1,4 @@
-"""Preprocessing of a video into a model's input: the official evaluation views, with the constants of each checkpoint."""
+"""Preprocessing of a video into a model's input: the official evaluation views, with each checkpoint's constants."""
 
 import dataclasses
 import math

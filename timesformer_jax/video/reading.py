@@ -40,9 +40,9 @@ def sample_frames(
 ) -> tuple[dict[int, Any], np.ndarray]:
     """Read and transform the frames that `choose` picks.
 
-    Each frame is freed once it is transformed, so memory holds only the results, however long the video. Decoding stops after
-    the last chosen frame if the number of frames is known reliably. Otherwise all frames are decoded, and `choose` is called
-    again if their number differs from what the packets announced.
+    Each frame is freed once it is transformed, so only the results are held in memory, regardless of the video's length.
+    Decoding stops after the last chosen frame if the number of frames is known reliably. Otherwise all frames are decoded, and
+    `choose` is called again if their number differs from that in the packets.
 
     Args:
         path: A video file or a folder of images.
@@ -71,8 +71,8 @@ def stream_clips(
 ) -> Iterator[Clip]:
     """Yield the clips whose frames `choose` picks, each as soon as its last frame is decoded.
 
-    Memory holds only the transformed frames that one clip spans, however long the video. If the number of frames differs from
-    what the packets announced, the clips start over (see `Clip.number`).
+    Only the transformed frames that one clip spans are held in memory, regardless of the video's length. If the number of
+    frames differs from that in the packets, the clips start over (see `Clip.number`).
 
     Args:
         path: A video file or a folder of images.
@@ -103,7 +103,7 @@ def join_clips(indices: Int[ndarray, "K T"], fps: float, frames: Iterator[tuple[
 def _attempts(
     path: str | Path, choose: Choose, transform: Callable[[np.ndarray], Any], limits: Limits
 ) -> Iterator[tuple[np.ndarray, float, Iterator[tuple[int, Any]]]]:
-    """Choose and decode frames by the announced number of frames and, if that proves wrong, again by the real one.
+    """Choose and decode frames based on the announced number of frames and, if that proves wrong, again based on the real one.
 
     Yields:
         The chosen indices, the frames per second, and an iterator of (index, transformed frame) to consume.

@@ -26,8 +26,8 @@ def clip_frames(
         fps: Frames per second of the video.
         num_frames: Frames of the clip.
         sampling_rate: Frames at 30 fps per frame of the clip.
-        start: Position of the span in [0, 1]: 0 begins at the first frame, 1 ends with the video. Training draws it. Evaluation
-            uses k / K for clip k of K, so a single clip begins at the first frame.
+        start: Position of the span in [0, 1]: 0 begins at the first frame, 1 ends with the video. Training draws it at random.
+            Evaluation uses k / K for clip k of K, so a single clip begins at the first frame.
     """
     span = sampling_rate * num_frames * fps / TARGET_FPS
     first = max(num_video_frames - span, 0) * start

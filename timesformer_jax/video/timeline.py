@@ -19,7 +19,7 @@ JUMPING_FORMATS = ("mpegts", "mpeg")
 LARGEST_GAP = 10.0
 """Longest pause between frames in seconds; in `JUMPING_FORMATS` a longer gap is a jump of the clock."""
 RATES_AGREE = 0.02
-"""The announced rate, which is exact, is used if it differs from the measured rate by less than this fraction."""
+"""Relative difference from the measured rate up to which the announced rate, which is exact, is used."""
 DEFAULT_FPS = 30.0
 
 

@@ -188,13 +188,13 @@ class ClipOptions:
         return View(frames, rows, sample_positions(video.width, scaled[1], offset[1], self.crop_size))
 
     def training_window(self, stored_short_side: int) -> int:
-        """Return the side in pixels of windows that contain any training crop of frames of at most `stored_short_side`."""
+        """Return the side in pixels of windows that can hold any training crop, for frames of at most `stored_short_side`."""
         if self.jitter == "resized_crop":
             return math.ceil(stored_short_side * min(WIDEST, math.sqrt(self.area[1] * WIDEST * self.aspect[1]))) + 2
         return self._window(stored_short_side, self.short_side[0])
 
     def eval_window(self, stored_short_side: int, num_crops: int) -> int:
-        """Return the side in pixels of windows that contain any evaluation crop of frames of at most `stored_short_side`."""
+        """Return the side in pixels of windows that can hold any evaluation crop, for frames of at most `stored_short_side`."""
         return self._window(stored_short_side, self._eval_short_side(num_crops))
 
     def _eval_short_side(self, num_crops: int) -> int:
@@ -237,7 +237,7 @@ def plan_windows(views: Sequence[View], video: Video, size: int) -> Windows:
     rows, columns = np.stack([view.rows for view in views]), np.stack([view.columns for view in views])
     tops = np.floor(rows.min(axis=1)).astype(np.int64).clip(0, max(video.height - size, 0))
     lefts = np.floor(columns.min(axis=1)).astype(np.int64).clip(0, max(video.width - size, 0))
-    # One more pixel on every side, since the colours at the border of a cropped JPEG come out differently.
+    # One more pixel on every side, since decoding a cropped JPEG changes the colours at its border.
     top, left = max(int(tops.min()) - 1, 0), max(int(lefts.min()) - 1, 0)
     bottom, right = min(int(tops.max()) + size + 1, video.height), min(int(lefts.max()) + size + 1, video.width)
     return Windows(

@@ -1,9 +1,9 @@
 """Fused attention within short groups of tokens, a GPU kernel written in Pallas for Triton.
 
-A group's matrix of weights is never written to memory. Let a group have L tokens. One program processes one head of a tile of
-rows of the packed product `[q | k | v]`. A tile is either as many whole groups as fit into the number of rows in `TILES`,
+A group's matrix of weights is never written to memory. Each program processes one head of a tile of rows of the packed product
+`[q | k | v]`. With L tokens per group, a tile holds either as many whole groups as fit into the number of rows in `TILES`,
 separated by a block-diagonal mask (say, 128 / L locations in temporal attention), or one group of up to `LONGEST` tokens (a
-frame in spatial attention). Its keys and values stay in registers and shared memory, and are few enough that no running
+frame in spatial attention). The tile's keys and values stay in registers and shared memory, and are few enough that no running
 maximum is needed:
 
     S = (Q + b_q) (K + b_k)^T / sqrt(d);   P = softmax(S);   O = P (V + b_v)
@@ -70,7 +70,7 @@ def fused_attention(
         interpret: Run as ordinary JAX operations on any device, which is slow and meant for tests.
 
     Returns:
-        The values of each token's group, mixed by every head.
+        For each token, its group's values as mixed by each head.
     """
     return _split_over_devices("forward", interpret)(qkv, bias)
 
@@ -94,7 +94,7 @@ RULES = {"forward": "b g l t h d, t h d -> b g l h d", "backward": "b g l t h d,
 
 @functools.cache
 def _split_over_devices(direction: str, interpret: bool) -> Any:
-    """Return the kernel of one pass, partitioned over clips, groups and heads; by default, XLA would gather them all."""
+    """Return one pass's kernel, partitioned over clips, groups and heads, whose arrays XLA would otherwise gather."""
     call = functools.partial(_call, direction, interpret)
 
     def partition(mesh: Any, arguments: Any, result: Any) -> Any:
@@ -116,7 +116,7 @@ def _split_over_devices(direction: str, interpret: bool) -> Any:
         qkv, bias, *gradient = (
             x if has else jnp.broadcast_to(x, (size, *x.shape)) for x, has in zip(arrays, is_batched, strict=True)
         )
-        if is_batched[1]:  # the kernel takes a single bias, so entries with their own run one after another
+        if is_batched[1]:  # the kernel takes a single bias, so entries with different biases run in turn
             return jax.lax.map(lambda xs: batched(*xs), (qkv, bias, *gradient)), True
         merged = batched(_merge(qkv), arrays[1], *map(_merge, gradient))
         return merged.reshape(size, -1, *merged.shape[1:]), True
@@ -155,7 +155,7 @@ def _call(direction: str, interpret: bool, qkv: Array, bias: Array, *gradient: A
 
 
 def _power_of_two(number: int) -> int:
-    """Round up to a power of two, the only sizes of Triton's arrays."""
+    """Round up to a power of two, as Triton requires of array sizes."""
     return 1 << (number - 1).bit_length()
 
 
@@ -171,7 +171,7 @@ class _Shape(NamedTuple):
     queries: int
     """Queries processed at a time."""
     parts: int
-    """Number of such chunks of queries per tile."""
+    """Number of these chunks of queries per tile."""
     rows: int
     """Rows of the whole array."""
     dim: int
@@ -192,7 +192,7 @@ class _Head:
         return pl.ds(third * self._shape.dim + self._head * self._shape.head_dim, self._shape.head_dim)
 
     def rows(self, first: Any, count: int) -> tuple[Any, Array]:
-        """Return the slice of `count` rows of the tile, and a mask of those that exist."""
+        """Return the slice of `count` rows of the tile, and a mask that is False for padding."""
         from jax.experimental import pallas as pl
 
         row = first + jnp.arange(count)
