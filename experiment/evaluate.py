@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from experiment.files import lock_workdir
 from experiment.setup import Run
 from input_pipeline import EvalViews
 from timesformer_jax import evaluation
@@ -30,7 +31,7 @@ def evaluate(run: Run, params: Any, step: int) -> None:
     An interrupted evaluation is resumed if its checkpoint, data and settings were the same. Raises `Preempted` after SIGTERM or
     Ctrl-C.
     """
-    run.files.lock("eval")
+    lock_workdir(run.workdir, "eval")
     if jax.process_index() == 0:
         evaluation.finish_results(run.workdir)
     options = run.config.eval

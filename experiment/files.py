@@ -57,10 +57,6 @@ class RunFiles:
         """The config's `note`; None if `init_from` is set."""
         return None if self._config.init_from else self._config.note
 
-    def lock(self, mode: str) -> None:
-        """Take the workdir's lock for `mode`, a key of `MODES`; raises `InputError` in all processes if another job has it."""
-        lock_workdir(self.workdir, mode)
-
     def restore_params(self, model: RunModel) -> tuple[Any, int]:
         """Restore the parameters of the checkpoint that `eval.checkpoint` selects, on the model's mesh, and its step."""
         best = self._config.eval.checkpoint == "best"

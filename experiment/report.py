@@ -17,7 +17,7 @@ from experiment.curves import read_curves
 from experiment.setup import Run
 from experiment.show import pictures
 from experiment.train import CONFIG
-from input_pipeline import WINDOW_AXES, EvalViews, VideoDataset, eval_batches, prepare_eval
+from input_pipeline import WINDOW_AXES, EvalViews, VideoDataset, eval_batches
 from timesformer_jax import evaluation, explain
 from timesformer_jax.cost import count_multiply_adds, count_parameters
 from timesformer_jax.errors import first_line
@@ -160,7 +160,7 @@ class _Videos:
         batches = eval_batches(chosen, self._split, centre, batch_size=at_once, views=EvalViews(), shard=(0, 1))
         for batch in batches if numbers else ():
             windows = {name: jax.numpy.asarray(batch[name]) for name in WINDOW_AXES}
-            yield prepare_eval(windows, options=run.model.pixels), batch["label"], int(batch["mask"].sum())
+            yield run.model.prepare_eval(windows), batch["label"], int(batch["mask"].sum())
 
 
 def _shown(run: Run, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any]]) -> list[evaluation.ShownVideo]:

@@ -58,7 +58,7 @@ def set_up(config: Any, workdir: str, mode: str, *, lock: bool = True) -> Run:
     needs = MODES[mode]
     check_config(config, needs.trains)
     mesh: Mesh = training.make_mesh(**config.mesh)
-    training.batch_share(mesh)
+    training.batch_share(mesh)  # refuses a mesh that divides the clips unevenly, before the data are opened
     module = make_model(config)
     training.check_mesh(module, mesh)
     pixels, mixing, clips = PixelOptions(**config.pixels), MixingOptions(**config.mixing), clip_options(config)

@@ -15,7 +15,6 @@ from input_pipeline import (
     draw_clips,
     eval_batches,
     mix_clips,
-    prepare_eval,
     prepare_training,
     training_batches,
 )
@@ -53,7 +52,7 @@ def show(run: Run, num_clips: int = 8) -> None:
         for label, name in zip(tested["label"][real], tested["name"][real], strict=True)
     ]
     clips = {name: jax.numpy.asarray(tested[name][real]) for name in WINDOW_AXES}
-    _draw(run, run.config.eval.split, prepare_eval(clips, options=run.model.pixels), titles)
+    _draw(run, run.config.eval.split, run.model.prepare_eval(clips), titles)
     log.info("See %s/train.png and %s.png.", run.workdir, run.config.eval.split)
 
 
