@@ -11,21 +11,22 @@ runs out of memory is recorded with its message, and the run continues.
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # replaces this file's folder
 
+from benchmarks.accelerator.compiling import SUSPENDED, TIMING_FRACTION, Compilers  # noqa: E402
 from benchmarks.accelerator.page import RESULTS, write_page  # noqa: E402
 from benchmarks.accelerator.record import Record  # noqa: E402
-from benchmarks.accelerator.running import Run, Task  # noqa: E402
+from benchmarks.accelerator.running import Run, Task, Worker  # noqa: E402
 from benchmarks.accelerator.sizes import SIZES, Size  # noqa: E402
 
 
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.worker:
         from benchmarks.accelerator.working import work
 
-        work(json.loads(given.worker), size=given.size, output=given.output)
+        work(size=given.size, output=given.output, compile_only=given.worker == "compile")
         return 0
     wanted = given.only.split(",") if given.only else list(SECTIONS)
     if unknown := [name for name in wanted if name not in SECTIONS]:
@@ -68,28 +69,50 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="base", help="size of the model and the batches (default: base)")
     parser.add_argument("--trace", type=Path, metavar="FOLDER", help="keep the profiler's trace in this folder")
     parser.add_argument("--document", type=Path, default=ROOT / "docs/performance.md", help="page that --page updates")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--compilers",
+        type=int,
+        default=min((os.cpu_count() or 1) // 3, 5),
+        help="processes that compile ahead (default: %(default)s)",
+    )
+    parser.add_argument("--worker", choices=("time", "compile"), help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def measure(wanted: list[str], given: argparse.Namespace) -> int:
     """Run the sections, most informative measurements first; return the exit code."""
     from benchmarks.accelerator.profile import TRACE_FOLDER
+    from benchmarks.accelerator.sections import SECTIONS
 
     size = SIZES[given.size]
     given.output.parent.mkdir(parents=True, exist_ok=True)
     record = Record(given.output, {"size": given.size, "about": size.about, "minutes": given.minutes, "sections": wanted})
     record.write()
-    run = Run(record, minutes=given.minutes, options=[f"--size={given.size}", f"--output={given.output}"])
+    options = [f"--size={given.size}", f"--output={given.output}"]
+
+    def start(role: str, environment: Mapping[str, str]) -> Worker:
+        return Worker([sys.executable, str(ROOT / "benchmarks/gpu.py"), *options, f"--worker={role}"], environment)
+
+    run = Run(record, minutes=given.minutes, start=partial(start, "time"))
     if given.trace:
         os.environ[TRACE_FOLDER] = str(given.trace.resolve())
-    with tempfile.TemporaryDirectory() as cache:
-        defaults = {"JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **size.environment}
-        for name, value in defaults.items():  # the cache is shared, since sections compile the same programs
+    groups = plan(wanted, size)
+    ahead = [(task, environment) for tasks, environment in groups for task in tasks if SECTIONS[task.section].compiles]
+    with tempfile.TemporaryDirectory() as folder:
+        defaults = {
+            "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "XLA_PYTHON_CLIENT_MEM_FRACTION": TIMING_FRACTION if given.compilers else "0.92",
+            SUSPENDED: f"{folder}/compilers.json",
+            **size.environment,
+        }
+        for name, value in defaults.items():
             os.environ.setdefault(name, value)
+        compilers = Compilers(partial(start, "compile"), ahead, processes=given.compilers, groups_file=os.environ[SUSPENDED])
         try:
-            for tasks, environment in plan(wanted, size):
-                run.measure(tasks, environment)
+            with compilers:
+                for tasks, environment in groups:
+                    run.measure(tasks, environment, compilers)
         except KeyboardInterrupt:
             print(f"Interrupted. {given.output} has what was measured so far.", file=sys.stderr)
             return 130

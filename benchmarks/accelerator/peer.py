@@ -13,8 +13,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import IO, Any
 
+from benchmarks.accelerator.compiling import quiet
 from benchmarks.accelerator.sizes import Size
 from benchmarks.accelerator.timing import Measurement, Skipped
 
@@ -82,15 +83,8 @@ def compare(size: Size, contender: str, job: str, results: dict[str, Any]) -> di
             if "error" in about:
                 raise Skipped(about["error"])
             jax.block_until_ready(ours())
-            times: dict[str, list[float]] = {"ours": [], "peer": []}
-            for _ in range(ROUNDS):
-                print(CALLS, file=peer.stdin, flush=True)
-                times["peer"].append(json.loads(peer.stdout.readline()))
-                began = time.perf_counter()
-                for _ in range(CALLS):
-                    output = ours()
-                jax.block_until_ready(output)
-                times["ours"].append((time.perf_counter() - began) / CALLS)
+            with quiet():
+                times = _alternate(ours, peer.stdin, peer.stdout)
         finally:
             peer.kill()
     seconds = {name: median(values) for name, values in times.items()}
@@ -104,6 +98,22 @@ def compare(size: Size, contender: str, job: str, results: dict[str, Any]) -> di
         "ratio": median(ratios),
         "peer": about,
     }
+
+
+def _alternate(ours: Callable[[], Any], questions: IO[str], answers: IO[str]) -> dict[str, list[float]]:
+    """Return the seconds per call of both, in alternating rounds."""
+    import jax
+
+    times: dict[str, list[float]] = {"ours": [], "peer": []}
+    for _ in range(ROUNDS):
+        print(CALLS, file=questions, flush=True)
+        times["peer"].append(json.loads(answers.readline()))
+        began = time.perf_counter()
+        for _ in range(CALLS):
+            output = ours()
+        jax.block_until_ready(output)
+        times["ours"].append((time.perf_counter() - began) / CALLS)
+    return times
 
 
 def _our_call(size: Size, batch_size: int, job: str) -> Callable[[], Any]:

@@ -13,8 +13,9 @@ from typing import Any
 import jax
 from jax.profiler import ProfileData
 
+from benchmarks.accelerator.compiling import quiet
 from benchmarks.accelerator.sizes import Size
-from benchmarks.accelerator.timing import Measurement
+from benchmarks.accelerator.timing import Measurement, end_of_compilation
 from benchmarks.accelerator.whole_model import MEAN, STD, TrainingBench, make_model
 from timesformer_jax.video import normalize
 
@@ -52,10 +53,11 @@ def profile(size: Size, results: dict[str, Any]) -> dict[str, Any]:
     """Trace `STEPS` training steps and summarise them."""
     model = make_model(size, None, {})
     bench = TrainingBench(model, size.batch_size, lambda key, batch: normalize(batch["video"], mean=MEAN, std=STD))
+    end_of_compilation()
     jax.block_until_ready(bench.step())
     kept = os.environ.get(TRACE_FOLDER)
     folder = Path(kept or tempfile.mkdtemp())
-    with jax.profiler.trace(str(folder)):
+    with quiet(), jax.profiler.trace(str(folder)):
         for _ in range(STEPS):
             bench.step()
         jax.block_until_ready(bench.metrics)

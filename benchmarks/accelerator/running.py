@@ -6,17 +6,14 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.accelerator.record import Record, first_line
 
-SCRIPT = Path(__file__).parent.parent / "gpu.py"
 SIGN = "@result "
 """Prefix of each line that a worker writes for the run."""
 START_LIMIT = 90.0
@@ -32,13 +29,14 @@ class Task(NamedTuple):
 
 
 class Worker:
-    """A process that runs measurements one after another and reports each as one line of JSON on stdout."""
+    """A process that runs the measurements asked for on its stdin, and reports each as one line of JSON on stdout."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by `stop`)
         self._process = subprocess.Popen(
             command,
             env=merged(os.environ, environment),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
@@ -56,6 +54,17 @@ class Worker:
             if line.startswith(SIGN):
                 self._lines.put(json.loads(line.removeprefix(SIGN)))
         self._lines.put(None)
+
+    @property
+    def process_group(self) -> int:
+        """Process group of the worker and its children."""
+        return self._process.pid
+
+    def ask(self, task: Task) -> None:
+        """Send a task to the process; if it has ended, the next report says so."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps([task.section, task.name]), file=self._process.stdin, flush=True)
 
     def report(self, limit: float) -> dict[str, Any]:
         """Return the next report, or a failure if `limit` seconds pass or the process ends first."""
@@ -75,8 +84,10 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._reader.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
         self._errors.close()
 
     def _last_words(self) -> str:
@@ -90,16 +101,16 @@ class Run:
     Args:
         record: Record that receives the results.
         minutes: Time limit of the run.
-        options: Arguments of the worker processes.
+        start: Starts a worker process with additional environment variables.
     """
 
-    def __init__(self, record: Record, *, minutes: float, options: Sequence[str]):
+    def __init__(self, record: Record, *, minutes: float, start: Callable[[Mapping[str, str]], Worker]):
         self._record = record
         self._deadline = time.monotonic() + 60 * minutes
-        self._options = options
+        self._start = start
 
-    def measure(self, tasks: Sequence[Task], environment: Mapping[str, str]) -> None:
-        """Measure and record each task.
+    def measure(self, tasks: Sequence[Task], environment: Mapping[str, str], compilers: Any) -> None:
+        """Measure and record each task as soon as `compilers` has compiled it.
 
         If a worker hangs or crashes, its current measurement is lost and a new worker continues with the rest. If a worker
         can't start with `environment`, because XLA exits on an unknown option, the rest is measured without it.
@@ -110,8 +121,7 @@ class Run:
                 for task in rest:
                     self._add(task, 0.0, failure("not reached", "the time was up"))
                 return
-            names = json.dumps([[task.section, task.name] for task in rest])
-            worker = Worker([sys.executable, str(SCRIPT), *self._options, f"--worker={names}"], environment)
+            worker = self._start(environment)
             try:
                 started = worker.report(min(START_LIMIT, self._left))
                 if "failure" in started and environment:
@@ -122,15 +132,22 @@ class Run:
                     for task in rest:
                         self._add(task, 0.0, started)
                     return
-                rest = self._listen(worker, rest)
+                rest = self._listen(worker, rest, compilers)
             finally:
                 worker.stop()
+                compilers.resume()
 
-    def _listen(self, worker: Worker, tasks: list[Task]) -> list[Task]:
+    def _listen(self, worker: Worker, tasks: list[Task], compilers: Any) -> list[Task]:
         """Record the worker's reports; return the tasks that remain if it can't continue."""
         for position, task in enumerate(tasks):
+            ahead = compilers.wait(task, self._left)
+            if self._left <= 0:
+                return tasks[position:]
             began = time.monotonic()
+            worker.ask(task)
             outcome = worker.report(min(task.limit, self._left))
+            if "compile_seconds" in ahead.get("result", {}) and "result" in outcome:
+                outcome["result"]["compile_seconds"] = ahead["result"]["compile_seconds"]  # the worker's came from the cache
             self._add(task, time.monotonic() - began, outcome)
             if worker.gives_no_more:
                 return tasks[position + 1 :]

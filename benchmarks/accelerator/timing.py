@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from benchmarks.accelerator.compiling import quiet
+
 ROUNDS = 5
 
 
@@ -30,6 +32,30 @@ class Skipped(Exception):  # noqa: N818 (no error)
     """Raised with the reason to skip a measurement, which is recorded."""
 
 
+compile_only = False
+"""True in a process that only compiles (see `compiling`)."""
+
+
+class Compiled(Exception):  # noqa: N818 (no error)
+    """Ends a measurement in a process that only compiles; carries what is known of the compilation."""
+
+    def __init__(self, figures: dict[str, Any]):
+        super().__init__()
+        self.figures = figures
+
+
+_figures: dict[str, Any] = {}
+"""Figures of the measurement's first compilation."""
+
+
+def end_of_compilation() -> None:
+    """End the measurement here in a process that only compiles."""
+    if compile_only:
+        figures = dict(_figures)
+        _figures.clear()
+        raise Compiled(figures)
+
+
 def time_calls(call: Callable[[], Any], seconds: float) -> dict[str, float]:
     """Time `call`, which dispatches work and returns its output.
 
@@ -43,7 +69,13 @@ def time_calls(call: Callable[[], Any], seconds: float) -> dict[str, float]:
     Returns:
         Seconds per call, as median, minimum and maximum over rounds, and the number of timed calls.
     """
+    end_of_compilation()
     jax.block_until_ready(call())
+    with quiet():
+        return _time_calls(call, seconds)
+
+
+def _time_calls(call: Callable[[], Any], seconds: float) -> dict[str, float]:
     began = time.perf_counter()
     jax.block_until_ready(call())
     calls = max(round(seconds / ROUNDS / max(time.perf_counter() - began, 1e-6)), 1)
@@ -67,6 +99,7 @@ def compile_timed(function: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
     began = time.perf_counter()
     compiled = function.lower(*arguments).compile()
     figures: dict[str, Any] = {"compile_seconds": time.perf_counter() - began}
+    _figures.setdefault("compile_seconds", figures["compile_seconds"])
     if (memory := compiled.memory_analysis()) is not None:
         figures["temp_gib"] = memory.temp_size_in_bytes / 2**30
         needed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.accelerator import attention, page, profile, running
+from benchmarks.accelerator.compiling import SUSPENDED, Compilers, quiet
 from benchmarks.accelerator.record import FAILURES, Record, read_record
-from benchmarks.accelerator.running import Run, Task, merged
+from benchmarks.accelerator.running import Run, Task, Worker, merged
 from benchmarks.accelerator.sections import SECTIONS
 from benchmarks.accelerator.sizes import SIZES
 from tests.runs import ROOT
@@ -91,7 +92,8 @@ if "--unknown_flag" in os.environ.get("XLA_FLAGS", ""):
     sys.exit("Unknown flag in XLA_FLAGS")
 print("noise on stdout")
 print(sign + json.dumps({{"result": {{}}}}), flush=True)
-for section, name in json.loads(sys.argv[-1].removeprefix("--worker=")):
+for line in sys.stdin:
+    section, name = json.loads(line)
     if name == "crashes":
         print("the last words", file=sys.stderr)
         os._exit(3)
@@ -102,16 +104,23 @@ for section, name in json.loads(sys.argv[-1].removeprefix("--worker=")):
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
+def run(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     """Measure tasks of these names with a worker that behaves as each name says."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(sign=running.SIGN))
-    monkeypatch.setattr(running, "SCRIPT", script)
 
-    def measure(*names: str, minutes: float = 1.0, environment: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    def start(environment: Mapping[str, str]) -> Worker:
+        return Worker([sys.executable, str(script)], environment)
+
+    def measure(
+        *names: str, minutes: float = 1.0, environment: dict[str, str] | None = None, compilers: int = 0
+    ) -> list[dict[str, Any]]:
         record = Record(tmp_path / "results.json", {})
-        run = Run(record, minutes=minutes, options=[])
-        run.measure([Task("section", name, 1.0 if name == "hangs" else 30.0) for name in names], environment or {})
+        tasks = [Task("section", name, 1.0 if name == "hangs" else 30.0) for name in names]
+        ahead = [(task, environment or {}) for task in tasks]
+        file = str(tmp_path / "compilers.json")
+        with Compilers(start, ahead, processes=compilers, groups_file=file) as pool:
+            Run(record, minutes=minutes, start=start).measure(tasks, environment or {}, pool)
         return read_record(tmp_path / "results.json")["entries"]
 
     return measure
@@ -137,6 +146,30 @@ def test_when_the_time_is_up_the_rest_is_named(run: Callable[..., list[dict[str,
 def test_options_that_xla_does_not_know_are_left_out(run: Callable[..., list[dict[str, Any]]]):
     entries = run("a", "b", environment={"XLA_FLAGS": "--unknown_flag"})
     assert all("result" in entry for entry in entries)
+
+
+def test_compilers_that_crash_cost_no_measurement(run: Callable[..., list[dict[str, Any]]]):
+    entries = run("a", "crashes", "b", compilers=2)
+    assert [entry["name"] for entry in entries if "result" in entry] == ["a", "b"]
+
+
+def test_quiet_suspends_compilers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    counter = tmp_path / "count"
+    script = f"import time\nwhile True:\n    open({str(counter)!r}, 'a').write('x')\n    time.sleep(0.01)"
+    with subprocess.Popen([sys.executable, "-c", script], start_new_session=True) as process:
+        try:
+            (tmp_path / "groups.json").write_text(json.dumps([process.pid]))
+            monkeypatch.setenv(SUSPENDED, str(tmp_path / "groups.json"))
+            while not counter.exists():
+                time.sleep(0.01)
+            with quiet():
+                before = counter.stat().st_size
+                time.sleep(0.2)
+                assert counter.stat().st_size == before
+            while counter.stat().st_size == before:  # hangs if the process stays suspended
+                time.sleep(0.01)
+        finally:
+            process.kill()
 
 
 def test_flags_are_added_to_those_that_are_set():
