@@ -3,13 +3,14 @@
     python benchmarks/cls_layout.py [--blocks 4] [--rounds 7]
 
 Runs blocks of divided attention of base width on 8 frames of 14 x 14 patches, forward and backward, alternating between the
-layouts. `own` is the library's block: patches `[B, T, h, w, D]` and a CLS `[B, 1, D]`, which is concatenated to each frame for
+layouts. `own` is the library's block: patches `[B, T, N, D]` and a CLS `[B, 1, D]`, which is concatenated to each frame for
 spatial attention. `riding` carries `[B, T, 1 + h w, D]` through every block. It needs no concatenation, but temporal attention
 must skip the CLS, its copies must be averaged after each block, and the MLP processes every copy. The outputs of both are
 checked to be equal.
 """
 
 import argparse
+import functools
 import statistics
 import sys
 import time
@@ -66,12 +67,13 @@ def main() -> None:
     riding = RidingBlock(dtype)
     keys = jax.random.split(jax.random.key(0), arguments.blocks + 2)
     cls = jax.random.normal(keys[0], (arguments.batch_size, 1, WIDTH), dtype)
-    patches = jax.random.normal(keys[1], (arguments.batch_size, FRAMES, SIDE, SIDE, WIDTH), dtype)
-    params = [jax.jit(own.init)(key, cls, patches) for key in keys[2:]]
+    patches = jax.random.normal(keys[1], (arguments.batch_size, FRAMES, SIDE * SIDE, WIDTH), dtype)
+    grid = SIDE, SIDE
+    params = [jax.jit(functools.partial(own.init, grid=grid))(key, cls, patches) for key in keys[2:]]
 
     def run_own(params: Any, cls: jax.Array, patches: jax.Array) -> jax.Array:
         for block in params:
-            cls, patches, *_ = own.apply(block, cls, patches)
+            cls, patches, *_ = own.apply(block, cls, patches, grid=grid)
         return jnp.concatenate([cls, patches.reshape(*cls.shape[:1], -1, WIDTH)], axis=1)
 
     def run_riding(params: Any, cls: jax.Array, patches: jax.Array) -> jax.Array:

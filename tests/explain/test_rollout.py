@@ -159,7 +159,10 @@ def test_relevance_is_that_of_gradients_taken_one_by_one(name: str, monkeypatch:
         return weights + calls.pop(0)
 
     def logits(additions: list[jax.Array]) -> jax.Array:
-        calls[:] = additions
+        # The CLS comes first in maps, but last in the groups of the block's own attention.
+        calls[:] = [
+            jnp.roll(x, -1, axis=(-2, -1)) if order[i % len(order)] == steps[-1] else x for i, x in enumerate(additions)
+        ]
         with monkeypatch.context() as patched:
             patched.setattr(jax.nn, "softmax", softmax)
             found: Any = model.apply({"params": params}, CLIPS, method="features", attention=True)

@@ -176,11 +176,12 @@ def compare(
     keys = jax.random.split(jax.random.key(0), 3)
     cls = jax.random.normal(keys[0], (2, size[0] if attention_type == "space_only" else 1, 8))
     patches = jax.random.normal(keys[1], (2, *size, 8))
-    params = jax.jit(block.init)(keys[2], cls, patches)["params"]
+    tokens = cls, patches.reshape(2, size[0], -1, 8)
+    params = jax.jit(functools.partial(block.init, grid=size[1:]))(keys[2], *tokens)["params"]
     lengths = [size[0], real_frames or size[0]]
     mask = None if real_frames is None else jnp.arange(size[0])[None] < jnp.array(lengths)[:, None]
-    apply = functools.partial(block.apply, with_frame_cls=True, with_attention=True)
-    got = jax.jit(apply)({"params": params}, cls, patches, mask)
+    apply = functools.partial(block.apply, grid=size[1:], with_frame_cls=True, with_attention=True)
+    got = jax.jit(apply)({"params": params}, *tokens, mask)
     plain = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     scheme = tsf.SCHEMES[attention_type]
     assert (got.frame_cls is None) == (attention_type in ("joint_space_time", "local_global"))
@@ -197,15 +198,15 @@ def compare(
             real_frames=real,
         )
         close(got.cls[clip, :real], expected.cls)
-        close(got.patches[clip, :real], expected.patches[:real])
+        close(got.patches[clip, :real], expected.patches[:real].reshape(real, -1, 8))
         if got.frame_cls is not None:
             close(got.frame_cls[clip, :real], expected.frame_cls)
         for step, grouping in scheme.steps.items():
             # Patch number (from 1; 0 is padding or masked) at each place of each group.
-            numbers = np.arange(1, 1 + math.prod(size)).reshape(1, *size, 1)
+            numbers = np.arange(1, 1 + math.prod(size)).reshape(1, size[0], -1, 1)
             numbers[:, real:] = 0
             for group, weights in zip(
-                np.asarray(grouping.split(jnp.asarray(numbers)))[0, :, :, 0], got.attention[step][clip], strict=True
+                np.asarray(grouping.split(jnp.asarray(numbers), size))[0, :, :, 0], got.attention[step][clip], strict=True
             ):
                 cls_queries, cls_keys = (1, 1) if step == scheme.name else (0, int(cls_key and step == "temporal"))
                 assert weights.shape[1:] == (cls_queries + len(group), cls_keys + len(group))

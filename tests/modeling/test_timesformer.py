@@ -112,8 +112,9 @@ def small_block(attention_type: str, initialization: str) -> Block:
 def plain_and_dropped(block: Block, params: Any, tokens: tuple[jax.Array, jax.Array]):
     """The block's output without stochastic depth, and with a rate of 1/2."""
     rngs = {"dropout": jax.random.key(7)}
-    plain = jax.jit(block.apply)({"params": params}, *tokens)[:2]
-    return plain, jax.jit(lambda p: block.apply({"params": p}, *tokens, None, 0.5, train=True, rngs=rngs))(params)[:2]
+    apply = functools.partial(block.apply, grid=(5, 1))
+    plain = jax.jit(apply)({"params": params}, *tokens)[:2]
+    return plain, jax.jit(lambda p: apply({"params": p}, *tokens, None, 0.5, train=True, rngs=rngs))(params)[:2]
 
 
 @pytest.mark.parametrize(
@@ -126,13 +127,13 @@ def test_stochastic_depth_drops_official_rows(attention_type: str, patch_rows: s
     batch, frames, patches, dim = 8, 6, 5, 8
     block = small_block(attention_type, "official")
     num_cls = frames if cls_rows == "frame" else 1
-    tokens = random_video(batch, num_cls, dim), random_video(batch, frames, patches, 1, dim, seed=1)
-    params = jax.jit(block.init)(jax.random.key(0), *tokens)["params"]
+    tokens = random_video(batch, num_cls, dim), random_video(batch, frames, patches, dim, seed=1)
+    params = jax.jit(functools.partial(block.init, grid=(5, 1)))(jax.random.key(0), *tokens)["params"]
     params["mlp"]["fc2"] = jax.tree.map(jnp.zeros_like, params["mlp"]["fc2"])
     (cls, x), (dropped_cls, dropped) = plain_and_dropped(block, params, tokens)
-    factor = np.rint((dropped - tokens[1]) / (x - tokens[1]))  # [B, T, h, w, D]: 0 or 2
-    rows = factor[:, :, 0, 0, 0]
-    np.testing.assert_array_equal(factor, np.broadcast_to(rows[:, :, None, None, None], factor.shape))
+    factor = np.rint((dropped - tokens[1]) / (x - tokens[1]))  # [B, T, N, D]: 0 or 2
+    rows = factor[:, :, 0, 0]
+    np.testing.assert_array_equal(factor, np.broadcast_to(rows[:, :, None, None], factor.shape))
     assert set(rows.flat) == {0, 2}
     assert (rows == rows[:, :1]).all() == (patch_rows == "clip")
     # If frames share a CLS, its update is the mean over the frames' copies.
@@ -146,15 +147,15 @@ def test_stochastic_depth_drops_official_rows(attention_type: str, patch_rows: s
 def test_stochastic_depth_drops_time_by_place_and_before_temporal_fc():
     """A dropped temporal path still adds the bias of temporal_fc, and its rows are the places of a clip."""
     block = small_block("divided_space_time", "from_scratch")
-    tokens = random_video(4, 1, 8), random_video(4, 6, 5, 1, 8, seed=1)
-    params = jax.jit(block.init)(jax.random.key(0), *tokens)["params"]
+    tokens = random_video(4, 1, 8), random_video(4, 6, 5, 8, seed=1)
+    params = jax.jit(functools.partial(block.init, grid=(5, 1)))(jax.random.key(0), *tokens)["params"]
     for layer in (params["mlp"]["fc2"], params["attn"]["proj"]):
         layer.update(jax.tree.map(jnp.zeros_like, layer))
     params["temporal_fc"]["bias"] = jnp.full(8, 3.0)
     (_, x), (_, dropped) = plain_and_dropped(block, params, tokens)
-    factor = np.rint((dropped - tokens[1] - 3.0) / (x - tokens[1] - 3.0))  # [B, T, h, w, D]: 0 or 2
-    rows = factor[:, 0, :, 0, 0]  # [B, h]
-    np.testing.assert_array_equal(factor, np.broadcast_to(rows[:, None, :, None, None], factor.shape))
+    factor = np.rint((dropped - tokens[1] - 3.0) / (x - tokens[1] - 3.0))  # [B, T, N, D]: 0 or 2
+    rows = factor[:, 0, :, 0]  # [B, N]
+    np.testing.assert_array_equal(factor, np.broadcast_to(rows[:, None, :, None], factor.shape))
     assert set(rows.flat) == {0, 2}
 
 
@@ -162,15 +163,15 @@ def test_stochastic_depth_drops_time_by_place_and_before_temporal_fc():
 def test_stochastic_depth_drops_the_mlp_of_cls_and_patches_together(attention_type: str, rows: int):
     """Rows are clips, or frames if each frame has its own CLS; attention is zeroed so that only the MLP remains."""
     block = small_block(attention_type, "official")
-    tokens = random_video(8, rows, 8), random_video(8, 6, 5, 1, 8, seed=1)
-    params = jax.jit(block.init)(jax.random.key(0), *tokens)["params"]
+    tokens = random_video(8, rows, 8), random_video(8, 6, 5, 8, seed=1)
+    params = jax.jit(functools.partial(block.init, grid=(5, 1)))(jax.random.key(0), *tokens)["params"]
     params["attn"]["proj"] = jax.tree.map(jnp.zeros_like, params["attn"]["proj"])
     (cls, x), (dropped_cls, dropped) = plain_and_dropped(block, params, tokens)
     cls_factor = np.rint((dropped_cls - tokens[0]) / (cls - tokens[0]))  # [B, F, D]: 0 or 2
-    factor = np.rint((dropped - tokens[1]) / (x - tokens[1]))  # [B, T, h, w, D]: 0 or 2
+    factor = np.rint((dropped - tokens[1]) / (x - tokens[1]))  # [B, T, N, D]: 0 or 2
     assert set(cls_factor.flat) == {0, 2}
     np.testing.assert_array_equal(cls_factor, np.broadcast_to(cls_factor[..., :1], cls_factor.shape))
-    np.testing.assert_array_equal(factor, np.broadcast_to(cls_factor[:, :, None, None, :1], factor.shape))
+    np.testing.assert_array_equal(factor, np.broadcast_to(cls_factor[:, :, None, :1], factor.shape))
     if rows > 1:
         assert (cls_factor != cls_factor[:, :1]).any()
 

@@ -78,7 +78,8 @@ def _push_step(
     scheme = SCHEMES[model.attention_type]
     grouping, own = scheme.steps[step], step == scheme.name
     sizes = relevance.patches.shape[1:]
-    rows = grouping.split(relevance.patches[..., None])[..., 0]  # [B, T, h, w] -> [B, G, L]
+    flat = relevance.patches.reshape(*relevance.patches.shape[:2], -1, 1)  # [B, T, h, w] -> [B, T, N, 1]
+    rows = grouping.split(flat, sizes)[..., 0]  # -> [B, G, L]
     if own:  # each group has a copy of the CLS as a query, weighted by its share in the merged CLS
         copies = relevance.cls * (1.0 if scheme.cls_per_frame else _shares(grouping, sizes, frame_mask))
         rows = jnp.concatenate([copies[:, :, None], rows], axis=2)
@@ -87,14 +88,14 @@ def _push_step(
     if seen.shape[2] > rows.shape[2] or own:  # the CLS is the first key of every group
         cls = seen[:, :, 0] if scheme.cls_per_frame and own else seen[:, :, 0].sum(axis=1, keepdims=True)
         seen = seen[:, :, 1:]
-    return Relevance(cls, grouping.merge(seen[..., None], sizes)[..., 0])
+    return Relevance(cls, grouping.merge(seen[..., None], sizes).reshape(relevance.patches.shape))
 
 
 def _shares(grouping: Grouping, sizes: Sequence[int], frame_mask: Bool[Array, "B T"] | None) -> Float[Array, "b G"]:
     """Return the weight of each group's CLS copy in the mean over copies; zero for groups without unmasked patches."""
     mask = grouping.mask(sizes, frame_mask)
     if mask is None:
-        num_groups = grouping.split(jnp.zeros((1, *sizes, 1))).shape[1]
+        num_groups, _ = grouping.shape(sizes)
         return jnp.full((1, num_groups), 1 / num_groups)
     filled = mask.any(axis=2).astype(jnp.float32)
     return filled / jnp.maximum(filled.sum(axis=1, keepdims=True), 1)

@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
     def setup(self) -> None:
         self.qkv = QueryKeyValue(self.num_heads, kernel_init=self.kernel_init, dtype=self.dtype)
-        self.proj = nn.DenseGeneral(self.embed_dim, axis=(-2, -1), kernel_init=self.kernel_init, dtype=self.dtype)
+        self.proj = HeadsToTokens(self.embed_dim, kernel_init=self.kernel_init, dtype=self.dtype)
         self.weight_dropout = nn.Dropout(self.attention_dropout_rate)
         self.output_dropout = nn.Dropout(self.dropout_rate)
 
@@ -62,39 +62,45 @@ class Attention(nn.Module):
         x: Float[Array, "B G L D"],
         mask: Bool[Array, "b G L"] | None = None,
         *,
+        cls: Float[Array, "B G D"] | None = None,
         queries: slice = slice(None),
         with_weights: bool = False,
         train: bool = False,
-    ) -> tuple[Float[Array, "B G Q h d"], Float[Array, "B G h Q L"] | None]:
+    ) -> tuple[Float[Array, "B G Q h d"], Float[Array, "B G h Q K"] | None]:
         """Mix each group's values by its attention weights (equations 5 to 7).
 
         Args:
             x: G groups of L tokens.
             mask: False for tokens excluded as keys; None if no token is excluded.
-            queries: Slice of each group's tokens that act as queries; all by default.
-            with_weights: Also return the attention weights, in float32.
+            cls: CLS that joins each group as its last token, which is never masked; None for none.
+            queries: Slice of each group's tokens, including the CLS, that act as queries; all by default.
+            with_weights: Also return the attention weights, in float32, with the CLS as the first query and key.
             train: Whether dropout of the attention weights applies.
 
         Returns:
-            The values mixed by each head, and the attention weights, which may be None unless `with_weights` is set.
+            The values mixed by each head, and the attention weights, which may be None unless `with_weights` is set. The number
+            K of keys is L, or L + 1 with a CLS.
         """
-        qkv = self.qkv(x)
+        qkv = self.qkv(x, cls)
+        if mask is not None and cls is not None:
+            mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 1)), constant_values=True)
         drop = train and self.attention_dropout_rate > 0
         weights, watched = None, self.has_variable(WATCHED, "weights")
         if with_weights or drop or watched:
             query, key, value = qkv.heads_first(queries)
             weights = attention_weights(query, key, mask)
             if watched:
-                weights = watch(weights, self.get_variable(WATCHED, "weights"))
+                zeros = self.get_variable(WATCHED, "weights")
+                weights = watch(weights, zeros if cls is None else _move_cls(zeros, qkv.length, first=False))
             dropped = self.weight_dropout(weights, deterministic=not drop)
             mixed = jnp.matmul(dropped.astype(self.dtype), value).swapaxes(2, 3)  # [B, G, h, Q, d] -> [B, G, Q, h, d]
-            return mixed, weights
+            return mixed, weights if cls is None else _move_cls(weights, qkv.length, first=True)
         # The weights of a single query are small enough to materialize. Initialization must also work on machines and with
         # sizes that the chosen implementation doesn't support.
-        plain = len(range(x.shape[2])[queries]) == 1 or self.is_initializing()
+        plain = len(range(qkv.length)[queries]) == 1 or self.is_initializing()
         return IMPLEMENTATIONS["xla" if plain else self.implementation](qkv, mask, queries), None
 
-    def project(self, mixed: Float[Array, "B G Q h d"], *, train: bool = False) -> Float[Array, "B G Q D"]:
+    def project(self, mixed: Float[Array, "*tokens h d"], *, train: bool = False) -> Float[Array, "*tokens D"]:
         """Concatenate the heads and project the result (equation 8)."""
         return self.output_dropout(self.proj(mixed), deterministic=not train)
 
@@ -118,7 +124,7 @@ class QueryKeyValue(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B G L D"]) -> Projections:
+    def __call__(self, x: Float[Array, "B G L D"], cls: Float[Array, "B G D"] | None = None) -> Projections:
         dim = x.shape[-1]
         shape = (3, self.num_heads, dim // self.num_heads)
 
@@ -127,7 +133,42 @@ class QueryKeyValue(nn.Module):
 
         kernel = self.param("kernel", init_kernel)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        return Projections(*(jnp.asarray(array, self.dtype) for array in (x, kernel, bias)))
+        return jax.tree.map(lambda array: jnp.asarray(array, self.dtype), Projections(x, kernel, bias, cls))
+
+
+class HeadsToTokens(nn.Module):
+    """Linear layer on the concatenated heads: `[..., h, d] -> [..., D]`.
+
+    The kernel is stored as `[h, d, D]` and applied as a matrix, because TPUs pad the last two axes of an array.
+
+    Attributes:
+        embed_dim: Token width D.
+        kernel_init: Initializer of the kernel, applied to it as a matrix `[h d, D]`. The bias starts at zero.
+        dtype: Dtype of the computation. Parameters are float32.
+    """
+
+    embed_dim: int
+    kernel_init: Initializer
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*tokens h d"]) -> Float[Array, "*tokens D"]:
+        *tokens, heads, head_dim = x.shape
+        shape = heads * head_dim, self.embed_dim
+
+        def init_kernel(key: Array) -> Array:  # as a matrix, because fan-in and fan-out depend on the shape
+            return self.kernel_init(key, shape, jnp.float32).reshape(heads, head_dim, self.embed_dim)
+
+        kernel = self.param("kernel", init_kernel)
+        bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,), jnp.float32)
+        x, kernel, bias = (jnp.asarray(array, self.dtype) for array in (x, kernel, bias))
+        return x.reshape(*tokens, shape[0]) @ kernel.reshape(shape) + jax.lax.expand_dims(bias, range(len(tokens)))
+
+
+def _move_cls(weights: Float[Array, "*axes Q L"], length: int, *, first: bool) -> Float[Array, "*axes Q L"]:
+    """Make the last token of the keys, and of the queries unless they are a subset, the first; or the first the last."""
+    shift = 1 if first else -1
+    return jnp.roll(weights, shift, axis=(-2, -1) if weights.shape[-2] == length else -1)
 
 
 WATCHED = "watched_attention"

@@ -1,5 +1,6 @@
 """One TimeSformer block: attention in space and time, then the MLP (paper section 3)."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from flax.typing import Dtype
 
 from timesformer_jax._typing import Array, Bool, Float
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling.attention import Attention
+from timesformer_jax.modeling.attention import Attention, HeadsToTokens
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
 from timesformer_jax.modeling.layers import LayerNorm, Mlp, drop_path_scale, masked_mean, mlp_width
 from timesformer_jax.modeling.memory_order import row_major
@@ -21,8 +22,8 @@ class BlockOutput(NamedTuple):
 
     cls: Float[Array, "B F D"]
     """CLS tokens: F = 1 per clip, or one per frame (`space_only`)."""
-    patches: Float[Array, "B T h w D"] | None
-    """Patch tokens; None if only the CLS was requested."""
+    patches: Float[Array, "B T N D"] | None
+    """Patch tokens, row-major within a frame; None if only the CLS was requested."""
     frame_cls: Float[Array, "B T D"] | None
     """The CLS in each frame, before the mean over frames; None unless requested, or if the scheme's groups span frames."""
     attention: dict[str, Float[Array, "B G *heads Q L"]]
@@ -32,6 +33,8 @@ class BlockOutput(NamedTuple):
 class Request(NamedTuple):
     """Arguments of a block's call that all of its steps share."""
 
+    sizes: tuple[int, int, int]
+    """Numbers of frames, rows and columns of patches."""
     frame_mask: Bool[Array, "B T"] | None
     """False for masked frames; None if no frame is masked."""
     drop_path_rate: float | Float[Array, ""] | None
@@ -85,10 +88,11 @@ class Block(nn.Module):
     def __call__(
         self,
         cls: Float[Array, "B F D"],
-        patches: Float[Array, "B T h w D"],
+        patches: Float[Array, "B T N D"],
         frame_mask: Bool[Array, "B T"] | None = None,
         drop_path_rate: float | Float[Array, ""] | None = None,
         *,
+        grid: tuple[int, int],
         train: bool = False,
         cls_only: bool = False,
         with_frame_cls: bool = False,
@@ -98,9 +102,10 @@ class Block(nn.Module):
 
         Args:
             cls: CLS tokens: F = 1 per clip, or F = T if each frame has its own (`space_only`).
-            patches: Patch tokens of T frames.
+            patches: Patch tokens of T frames, row-major within a frame.
             frame_mask: False for masked frames; None if no frame is masked.
             drop_path_rate: Probability of dropping a residual; None disables stochastic depth.
+            grid: Rows and columns of a frame's N patches.
             train: Whether dropout applies.
             cls_only: Compute only the CLS, which is all that a classifier needs of the last block.
             with_frame_cls: Also return the CLS in each frame, before the mean over frames.
@@ -112,8 +117,8 @@ class Block(nn.Module):
         Raises:
             InputError: If the parameters were folded for inference and `train` is set.
         """
-        scheme, sizes = SCHEMES[self.attention_type], patches.shape[1:4]
-        request = Request(frame_mask, drop_path_rate, train, with_attention)
+        scheme = SCHEMES[self.attention_type]
+        request = Request((patches.shape[1], *grid), frame_mask, drop_path_rate, train, with_attention)
         parallel, late = self.attention_order == "parallel", self.attention_order == "space_then_time"
         maps: dict[str, Array | None] = {}
 
@@ -129,7 +134,7 @@ class Block(nn.Module):
         group_cls, residual, maps[scheme.name] = self._own_attention(cls, first if parallel else patches, request, cls_only)
         if residual is not None:
             patches = row_major(patches + residual)
-        cls, frame_cls = self._merge_cls(cls, group_cls, sizes, frame_mask)
+        cls, frame_cls = self._merge_cls(cls, group_cls, request)
         if late:
             patches = extra_steps(cls, patches)
         tokens = {"cls": cls, "patches": None if cls_only else patches, "frame_cls": frame_cls if with_frame_cls else None}
@@ -138,61 +143,60 @@ class Block(nn.Module):
 
     @nn.nowrap
     def _extra_step(
-        self, name: str, grouping: Grouping, cls: Array, patches: Float[Array, "B T h w D"], request: Request
-    ) -> tuple[Float[Array, "B T h w D"], Array | None]:
+        self, name: str, grouping: Grouping, cls: Array, patches: Float[Array, "B T N D"], request: Request
+    ) -> tuple[Float[Array, "B T N D"], Array | None]:
         """Return the patches' residual and the attention weights of an extra attention step (equation 11 if temporal).
 
         The CLS is excluded unless `temporal_cls_key` makes it an additional key.
         """
-        sizes = patches.shape[1:4]
-        tokens, mask = grouping.split(patches), grouping.mask(sizes, request.frame_mask)  # [B, T, h, w, D] -> [B, G, L, D]
-        queries = slice(None)
+        norm, queries, key = self._norm(f"{name}_norm1"), slice(None), None
         if self.temporal_cls_key and name == "temporal":
-            tokens, mask, queries = _lead_by_cls(cls, tokens), _seen_cls(mask), slice(1, None)
+            queries, key = slice(-1), norm(cls)
         attention = self._attention(name, f"{name}_attn")
-        mixed, weights = self._mix(attention, self._norm(f"{name}_norm1")(tokens), mask, queries, request)
+        mixed, weights = self._mix(attention, grouping, norm(patches), key, queries, request)
+        mixed = self._merge(grouping, mixed, request)
         folded = attention.is_folded
         if folded and request.train:
             raise InputError("These parameters were folded for inference and can't be trained: use the original ones.")
-        output = nn.DenseGeneral(
-            self.embed_dim,
-            axis=(-2, -1) if folded else -1,
-            kernel_init=INITIALIZATIONS[self.initialization].extra_step_output,
-            dtype=self.dtype,
-            name=f"{name}_fc",
-        )
+        init = INITIALIZATIONS[self.initialization].extra_step_output
+        layer = HeadsToTokens if folded else nn.Dense
+        output = layer(self.embed_dim, kernel_init=init, dtype=self.dtype, name=f"{name}_fc")
+        if folded:
+            return output(mixed), weights
         # Stochastic depth acts before the last layer, as in the official code, so a dropped residual still adds that layer's
         # bias.
-        if not folded:
-            (mixed,) = self._drop(request, attention.project(mixed, train=request.train))
-        return grouping.merge(output(mixed), sizes), weights
+        residual, _ = self._drop_groups(request, grouping, attention.project(mixed, train=request.train))
+        return output(residual), weights
 
     @nn.nowrap
     def _own_attention(
-        self, cls: Array, patches: Float[Array, "B T h w D"], request: Request, cls_only: bool
-    ) -> tuple[Float[Array, "B G D"], Float[Array, "B T h w D"] | None, Array | None]:
+        self, cls: Array, patches: Float[Array, "B T N D"], request: Request, cls_only: bool
+    ) -> tuple[Float[Array, "B G D"], Float[Array, "B T N D"] | None, Array | None]:
         """Return the residuals of each group's CLS copy and of the patches, and the attention weights (equations 5 to 8)."""
-        scheme, sizes = SCHEMES[self.attention_type], patches.shape[1:4]
-        mask = _seen_cls(scheme.groups.mask(sizes, request.frame_mask))
-        tokens = self._norm("norm1")(_lead_by_cls(cls, scheme.groups.split(patches)))  # -> [B, G, 1 + L, D]
+        scheme, norm = SCHEMES[self.attention_type], self._norm("norm1")
         attention = self._attention(scheme.name, "attn")
-        mixed, weights = self._mix(attention, tokens, mask, slice(1) if cls_only else slice(None), request)
-        (residual,) = self._drop(request, attention.project(mixed, train=request.train))
-        return residual[:, :, 0], None if cls_only else scheme.groups.merge(residual[:, :, 1:], sizes), weights
+        queries = slice(-1, None) if cls_only else slice(None)
+        mixed, weights = self._mix(attention, scheme.groups, norm(patches), norm(cls), queries, request)
+        project = functools.partial(attention.project, train=request.train)
+        residual = None if cls_only else project(self._merge(scheme.groups, mixed[:, :, :-1], request))
+        residual, group_cls = self._drop_groups(request, scheme.groups, residual, project(mixed[:, :, -1]))
+        return group_cls, residual, weights
 
     @nn.nowrap
     def _merge_cls(
-        self, cls: Float[Array, "B F D"], group_cls: Float[Array, "B G D"], sizes: tuple[int, ...], frame_mask: Array | None
+        self, cls: Float[Array, "B F D"], group_cls: Float[Array, "B G D"], request: Request
     ) -> tuple[Float[Array, "B F D"], Float[Array, "B T D"] | None]:
         """Add the groups' mean residual to the CLS; also return the CLS in each frame (None if groups span frames)."""
         scheme, frame_cls = SCHEMES[self.attention_type], None
         if scheme.groups.keeps_frames:
-            by_frame = group_cls.reshape(group_cls.shape[0], sizes[0], -1, self.embed_dim)  # [B, G, D] -> [B, T, G/T, D]
+            by_frame = group_cls.reshape(
+                group_cls.shape[0], request.sizes[0], -1, self.embed_dim
+            )  # [B, G, D] -> [B, T, G/T, D]
             frame_cls = cls + by_frame.mean(axis=2)
         if scheme.cls_per_frame:
             return cls + group_cls, frame_cls
         # Groups that hold only padding or masked frames are excluded from the mean.
-        mask = scheme.groups.mask(sizes, frame_mask)
+        mask = scheme.groups.mask(request.sizes, request.frame_mask)
         filled = None if mask is None else mask.any(axis=2)  # [b, G]
         return cls + masked_mean(group_cls, filled, keepdims=True), frame_cls  # [B, G, D] -> [B, 1, D]
 
@@ -233,31 +237,54 @@ class Block(nn.Module):
 
     @nn.nowrap
     def _mix(
-        self, attention: Attention, tokens: Array, mask: Array | None, queries: slice, request: Request
+        self,
+        attention: Attention,
+        grouping: Grouping,
+        patches: Float[Array, "B T N D"],
+        cls: Float[Array, "B F D"] | None,
+        queries: slice,
+        request: Request,
     ) -> tuple[Float[Array, "B G Q h d"], Array | None]:
-        """Return the values mixed by each head, and the weights in the requested form."""
+        """Return the values mixed by each head within the groups, and the weights in the requested form."""
+        groups, mask = grouping.split(patches, request.sizes), grouping.mask(request.sizes, request.frame_mask)
+        if cls is not None:  # a copy of the clip's (or its frame's) CLS for each group: [B, F, D] -> [B, G, D]
+            cls = jnp.broadcast_to(cls, (*groups.shape[:2], self.embed_dim))
         wanted = bool(request.with_attention)
-        mixed, weights = attention.mix(tokens, mask, queries=queries, train=request.train, with_weights=wanted)
+        mixed, weights = attention.mix(groups, mask, cls=cls, queries=queries, train=request.train, with_weights=wanted)
         if weights is None or not wanted:
             return mixed, None
         return mixed, weights.mean(axis=2) if request.with_attention == "mean" else weights
 
     @nn.nowrap
-    def _drop(self, request: Request, *residuals: Array, rows: int = 2) -> tuple[Array, ...]:
+    def _merge(self, grouping: Grouping, mixed: Float[Array, "B G L h d"], request: Request) -> Float[Array, "B T N h d"]:
+        """Return mixed values to the patches' positions."""
+        *groups, heads, head_dim = mixed.shape
+        patches = grouping.merge(mixed.reshape(*groups, heads * head_dim), request.sizes)
+        return patches.reshape(*patches.shape[:-1], heads, head_dim)
+
+    @nn.nowrap
+    def _drop(self, request: Request, *residuals: Array, rows: int) -> tuple[Array, ...]:
         """Apply stochastic depth over the first `rows` axes, with one draw for all residuals."""
         if request.drop_path_rate is None:
             return residuals
         scale = drop_path_scale(self.make_rng("dropout"), request.drop_path_rate, residuals[0].shape[:rows], self.dtype)
         return tuple(r * scale.reshape(scale.shape + (1,) * (r.ndim - rows)) for r in residuals)
 
-
-def _lead_by_cls(cls: Float[Array, "B F D"], groups: Float[Array, "B G L D"]) -> Float[Array, "B G 1+L D"]:
-    """Prepend a copy of the clip's (or its frame's) CLS to every group."""
-    batch, num_groups, _, dim = groups.shape
-    copies = jnp.broadcast_to(cls, (batch, num_groups, dim))[:, :, None]  # [B, F, D] -> [B, G, 1, D]
-    return jnp.concatenate([copies, groups], axis=2)
-
-
-def _seen_cls(mask: Bool[Array, "b G L"] | None) -> Bool[Array, "b G 1+L"] | None:
-    """Extend a mask to groups with a leading CLS, which is never masked."""
-    return None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (1, 0)), constant_values=True)
+    @nn.nowrap
+    def _drop_groups(
+        self,
+        request: Request,
+        grouping: Grouping,
+        patches: Float[Array, "B T N D"] | None,
+        group_cls: Float[Array, "B G D"] | None = None,
+    ) -> tuple[Any, Any]:
+        """Apply stochastic depth to the residuals of patches and of the groups' CLS copies, group by group."""
+        given = patches if group_cls is None else group_cls
+        if request.drop_path_rate is None or given is None:
+            return patches, group_cls
+        num_groups, length = grouping.shape(request.sizes)
+        rows = given.shape[0], num_groups
+        scale = drop_path_scale(self.make_rng("dropout"), request.drop_path_rate, rows, self.dtype)[:, :, None]  # [B, G, 1]
+        if patches is not None:
+            patches = patches * grouping.merge(jnp.broadcast_to(scale[:, :, None], (*rows, length, 1)), request.sizes)
+        return patches, None if group_cls is None else group_cls * scale

@@ -24,6 +24,21 @@ class Projections(NamedTuple):
     """Packed kernel of the query, key and value projections."""
     bias: Float[Array, "3 h d"]
     """Packed bias of the projections."""
+    cls: Float[Array, "B G D"] | None = None
+    """CLS that joins each group as its last token; None for none. L counts it in all results."""
+
+    @property
+    def length(self) -> int:
+        """Number L of tokens per group, including the CLS."""
+        return self.x.shape[2] + (self.cls is not None)
+
+    @property
+    def tokens(self) -> Float[Array, "B G L D"]:
+        """Tokens of each group, including the CLS.
+
+        The CLS comes last, so that it doesn't shift the patches in the tiles of a TPU's memory.
+        """
+        return self.x if self.cls is None else jnp.concatenate([self.x, self.cls[:, :, None]], axis=2)
 
     def heads_first(self, queries: slice = slice(None)) -> tuple[Array, Array, Array]:
         """Return the query `[B, G, h, Q, d]`, divided by sqrt(d), and key and value `[B, G, h, L, d]`.
@@ -36,17 +51,20 @@ class Projections(NamedTuple):
 
         @jax.named_scope("qkv")
         def project(which: int, x: Array) -> Array:
-            return jnp.einsum("BGLD,Dhd->BGhLd", x, self.kernel[:, which]) + self.bias[which][None, None, :, None]
+            flat = x @ self._matrix(which) + self.bias[which].reshape(-1)[None, None, None]
+            return flat.reshape(*x.shape[:-1], *self.kernel.shape[2:]).swapaxes(2, 3)
 
-        return project(0, self.x[:, :, queries]) * self.kernel.shape[-1] ** -0.5, project(1, self.x), project(2, self.x)
+        tokens = self.tokens
+        return project(0, tokens[:, :, queries]) * self.kernel.shape[-1] ** -0.5, project(1, tokens), project(2, tokens)
 
     @jax.named_scope("qkv")
     def tokens_first(self, pad: int = 0) -> tuple[Array, Array, Array]:
         """Return query, key and value `[B, G, L + pad, h, d]`, with `pad` tokens of zeros appended to the input."""
-        x = jnp.pad(self.x, ((0, 0), (0, 0), (0, pad), (0, 0)))
+        x = jnp.pad(self.tokens, ((0, 0), (0, 0), (0, pad), (0, 0)))
 
         def project(which: int) -> Array:
-            return jnp.einsum("BGLD,Dhd->BGLhd", x, self.kernel[:, which]) + self.bias[which][None, None, None]
+            flat = x @ self._matrix(which)
+            return flat.reshape(*x.shape[:-1], *self.kernel.shape[2:]) + self.bias[which][None, None, None]
 
         return project(0), project(1), project(2)
 
@@ -54,7 +72,13 @@ class Projections(NamedTuple):
     def packed(self) -> Float[Array, "B G L 3 h d"]:
         """Return query, key and value as one product, without the bias."""
         dim, *rest = self.kernel.shape
-        return (self.x @ self.kernel.reshape(dim, -1)).reshape(*self.x.shape[:-1], *rest)
+        tokens = self.tokens
+        return (tokens @ self.kernel.reshape(dim, -1)).reshape(*tokens.shape[:-1], *rest)
+
+    def _matrix(self, which: int) -> Float[Array, "D D"]:
+        """Return the kernel of queries, keys or values, taken from the packed matrix `[D, 3 D]`."""
+        dim = self.kernel.shape[0]
+        return self.kernel.reshape(dim, -1)[:, which * dim : (which + 1) * dim]
 
 
 def attention_weights(
@@ -119,7 +143,7 @@ def _cudnn(qkv: Projections, mask: Mask, queries: slice) -> Array:
             "Use 'auto', 'xla' or 'chunked'."
         )
     # JAX refuses to differentiate odd lengths, so they are padded by one token, which the sequence lengths exclude.
-    batch, groups, length, _ = qkv.x.shape
+    (batch, groups, *_), length = qkv.x.shape, qkv.length
     padding = length % 2
     rows = [x.reshape(-1, *x.shape[2:]) for x in qkv.tokens_first(padding)]  # [B, G, L, h, d] -> [B G, L, h, d]
     lengths = jnp.full(batch * groups, length, jnp.int32) if padding else None
@@ -136,7 +160,7 @@ def _cudnn(qkv: Projections, mask: Mask, queries: slice) -> Array:
 
 def _got(qkv: Projections, mask: Mask) -> str:
     """Describe dtype, head size, group length and mask for error messages."""
-    return f"got {qkv.x.dtype}, {qkv.kernel.shape[-1]}, {qkv.x.shape[2]}, {'no mask' if mask is None else 'a mask'}"
+    return f"got {qkv.x.dtype}, {qkv.kernel.shape[-1]}, {qkv.length}, {'no mask' if mask is None else 'a mask'}"
 
 
 def has_cudnn() -> bool:
@@ -167,7 +191,7 @@ def _fused(qkv: Projections, mask: Mask, queries: slice) -> Array:
 
 
 def _takes_fused(qkv: Projections, mask: Mask) -> bool:
-    return mask is None and fits(qkv.x.shape[2], qkv.kernel.shape[-1], qkv.x.dtype)
+    return mask is None and fits(qkv.length, qkv.kernel.shape[-1], qkv.x.dtype)
 
 
 def _auto(qkv: Projections, mask: Mask, queries: slice) -> Array:
@@ -191,7 +215,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Projections, Mask, slice], Array]] = {
 
 
 def _is_long(qkv: Projections, mask: Mask) -> bool:
-    return qkv.x.shape[2] ** 2 > _CHUNK
+    return qkv.length**2 > _CHUNK
 
 
 AUTOMATIC: tuple[tuple[str, str, Callable[[Projections, Mask], bool]], ...] = (

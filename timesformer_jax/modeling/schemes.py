@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from timesformer_jax._typing import Array, Bool, Float, Shaped
+from timesformer_jax._typing import Array, Bool, Shaped
 
 
 class AxisRule(NamedTuple):
@@ -61,23 +61,33 @@ class Grouping(NamedTuple):
     width: AxisRule
     """Rule for the columns of patches."""
 
-    def split(self, patches: Shaped[Array, "B T h w D"]) -> Shaped[Array, "B G L D"]:
-        """Split patches into groups: `[B, T, h, w, D] -> [B, G, L, D]`, padded with zeros if an axis doesn't divide evenly."""
-        batch, *sizes, dim = patches.shape
+    def split(self, patches: Shaped[Array, "B T N D"], sizes: Sequence[int]) -> Shaped[Array, "B G L D"]:
+        """Split patches into groups: `[B, T, N, D] -> [B, G, L, D]`, padded with zeros if an axis doesn't divide evenly.
+
+        Args:
+            patches: Patches of T frames, row-major within a frame.
+            sizes: Numbers of frames, rows and columns.
+        """
+        batch, dim = patches.shape[0], patches.shape[-1]
         padding = [(0, after) for after in self._padding(sizes)]
-        patches = jnp.pad(patches, [(0, 0), *padding, (0, 0)])
+        patches = jnp.pad(patches.reshape(batch, *sizes, dim), [(0, 0), *padding, (0, 0)])
         axes, order = self._layout(sizes)
         patches = patches.reshape(batch, *axes, dim).transpose(0, *order, 7)  # -> [B, groups x 3, places x 3, D]
-        return patches.reshape(batch, math.prod(patches.shape[1:4]), math.prod(patches.shape[4:7]), dim)
+        return patches.reshape(batch, *self.shape(sizes), dim)
 
-    def merge(self, groups: Float[Array, "B G L D"], sizes: Sequence[int]) -> Float[Array, "B T h w D"]:
+    def merge(self, groups: Shaped[Array, "B G L D"], sizes: Sequence[int]) -> Shaped[Array, "B T N D"]:
         """Invert `split`; `sizes` are the numbers of frames, rows and columns."""
         batch, dim = groups.shape[0], groups.shape[-1]
         axes, order = self._layout(sizes)
         groups = groups.reshape(batch, *(axes[axis - 1] for axis in order), dim)
         patches = groups.transpose(0, *(1 + int(axis) for axis in np.argsort(order)), 7)  # -> [B, t, t, h, h, w, w, D]
         patches = patches.reshape(batch, axes[0] * axes[1], axes[2] * axes[3], axes[4] * axes[5], dim)
-        return patches[:, : sizes[0], : sizes[1], : sizes[2]]
+        return patches[:, : sizes[0], : sizes[1], : sizes[2]].reshape(batch, sizes[0], sizes[1] * sizes[2], dim)
+
+    def shape(self, sizes: Sequence[int]) -> tuple[int, int]:
+        """Return the number of groups and the number of positions in each, padding included."""
+        rules = tuple(zip(self, sizes, strict=True))
+        return math.prod(rule.count(size) for rule, size in rules), math.prod(rule.length(size) for rule, size in rules)
 
     def mask(self, sizes: Sequence[int], frame_mask: Bool[Array, "B T"] | None = None) -> Bool[Array, "b G L"] | None:
         """Return a mask that is False for padding and for patches of masked frames; None if nothing is masked.
@@ -88,8 +98,8 @@ class Grouping(NamedTuple):
             if not any(self._padding(sizes)):
                 return None
             frame_mask = jnp.ones((1, sizes[0]), bool)
-        places = jnp.broadcast_to(frame_mask[:, :, None, None, None], (frame_mask.shape[0], *sizes, 1))
-        return self.split(places)[..., 0]
+        patches = jnp.broadcast_to(frame_mask[:, :, None, None], (*frame_mask.shape, sizes[1] * sizes[2], 1))
+        return self.split(patches, sizes)[..., 0]
 
     def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the names of the axes of groups and of positions: (("time",), ("height", "width")) if groups are frames."""

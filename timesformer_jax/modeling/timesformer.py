@@ -229,14 +229,22 @@ class TimeSformer(nn.Module):
         last, (tokens, weights) = self._run(
             video, frame_mask, train=train, with_frame_cls=True, with_blocks=blocks, with_attention=attention
         )
-        patches: Any = last.patches
+        grid = self._grid_of(video)
+
+        def in_rows(patches: Any) -> Array:  # [..., N, D] -> [..., h, w, D]
+            return patches.reshape(*patches.shape[:-2], *grid, patches.shape[-1])
+
         return Features(
             cls=self._clip_cls(last.cls, frame_mask),
             frame_cls=None if last.frame_cls is None else self.norm(last.frame_cls),
-            patches=self.norm(patches),
-            blocks=tokens,
-            attention=self._name_attention(weights, patches.shape[1:4]) if attention else None,
+            patches=in_rows(self.norm(last.patches)),
+            blocks=None if tokens is None else Tokens(tokens[0], in_rows(tokens[1])),
+            attention=self._name_attention(weights, (video.shape[1], *grid)) if attention else None,
         )
+
+    def _grid_of(self, video: Float[Array, "B T H W C"]) -> tuple[int, int]:
+        """Return the rows and columns of the video's patches."""
+        return video.shape[2] // self.patch_size, video.shape[3] // self.patch_size
 
     def _clip_cls(self, cls: Float[Array, "B F D"], frame_mask: Bool[Array, "B T"] | None) -> Float[Array, "B D"]:
         """Compute a clip's CLS (equation 10).
@@ -259,19 +267,20 @@ class TimeSformer(nn.Module):
             for step, grouping in scheme.steps.items()
         }
 
-    def _embed(self, video: Float[Array, "B T H W C"]) -> tuple[Float[Array, "B F D"], Float[Array, "B T h w D"]]:
+    def _embed(self, video: Float[Array, "B T H W C"]) -> tuple[Float[Array, "B F D"], Float[Array, "B T N D"]]:
         """Embed the CLS and the patches with their positions (equation 1), followed by a LayerNorm if `pre_norm`."""
         scheme = SCHEMES[self.attention_type]
         patches = self.patch_embed(video)
         batch, num_frames, rows, columns, dim = patches.shape
+        patches = patches.reshape(batch, num_frames, rows * columns, dim)
         cls = self.cls_token.astype(self.dtype)
         if self.position_embedding != "none":
             position = resize_position_embedding(self.pos_embed, self.grid, (rows, columns), self.resize).astype(self.dtype)
-            patches = patches + position[:, 1:].reshape(1, 1, rows, columns, dim)  # the same in every frame
+            patches = patches + position[:, None, 1:]  # [1, 1, N, D]: the same in every frame
             cls = cls + position[:, :1]  # the CLS has a space embedding (entry 0) but no time embedding
         if self._has_time_embedding:
             time = resize_time_embedding(self.time_embed, num_frames, self.resize).astype(self.dtype)
-            patches = patches + time[:, :, None, None]  # [1, T, 1, 1, D]: the same at every location
+            patches = patches + time[:, :, None]  # [1, T, 1, D]: the same at every location
         cls = jnp.broadcast_to(cls, (batch, num_frames if scheme.cls_per_frame else 1, dim))
         return (self.norm_pre(cls), self.norm_pre(patches)) if self.pre_norm else (cls, patches)
 
@@ -284,7 +293,7 @@ class TimeSformer(nn.Module):
         with_blocks: bool = False,
         with_attention: bool | str = False,
         **last_wants: bool,
-    ) -> tuple[BlockOutput, tuple[Tokens | None, dict[str, Array]]]:
+    ) -> tuple[BlockOutput, tuple[tuple[Array, Array] | None, dict[str, Array]]]:
         """Run all blocks.
 
         Args:
@@ -296,7 +305,7 @@ class TimeSformer(nn.Module):
             **last_wants: Further arguments of the last block.
 
         Returns:
-            The last block's output, and the stacked tokens and attention weights of all blocks, if requested.
+            The last block's output; and, if requested, the stacked tokens (CLS, patches) and attention weights of all blocks.
         """
         self._check(video.shape, video.dtype, frame_mask)
         self._check_layout()
@@ -305,11 +314,12 @@ class TimeSformer(nn.Module):
         cls, patches = (self.dropout(x, deterministic=not train) for x in self._embed(video.astype(self.dtype)))
         rates = jnp.linspace(0.0, self.drop_path_rate, self.depth)
         drop_paths = train and self.drop_path_rate > 0
+        grid = self._grid_of(video)
 
         def run(block: Any, tokens: tuple[Array, Array], rate: Array, **wants: bool) -> tuple[BlockOutput, Any]:
             given = rate if drop_paths else None
-            output = block(*tokens, frame_mask, given, train=train, with_attention=with_attention, **wants)
-            return output, (Tokens(output.cls, output.patches) if with_blocks else None, output.attention)
+            output = block(*tokens, frame_mask, given, grid=grid, train=train, with_attention=with_attention, **wants)
+            return output, ((output.cls, output.patches) if with_blocks else None, output.attention)
 
         def run_last(block: Any, tokens: tuple[Array, Array], rate: Array) -> tuple[BlockOutput, Any]:
             return run(block, tokens, rate, **last_wants)

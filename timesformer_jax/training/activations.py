@@ -2,8 +2,8 @@
 
 Divided attention needs little communication between devices that hold different frames of the same clips: spatial attention
 and the MLPs stay within a frame, temporal attention stays within a patch position. Tokens are therefore sharded by frame
-everywhere except in temporal attention, where they are sharded by position; each change of sharding is one all-to-all. In both
-cases the sharded axis is axis 1 of the tokens, which is the frame axis in the block and the group axis in `Attention`.
+everywhere except in temporal attention, where they are sharded by position; each change of sharding is one all-to-all, of the
+step's normalised input and of its output.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from timesformer_jax.training.mesh import BATCH_AXES
+from timesformer_jax.training.weights import call_with_whole_weights
 
 Axes = tuple[Any, ...]
 
 TOKENS: Axes = (BATCH_AXES, "context")
-"""Sharding of tokens `[B, T or G, ...]` by frame or group."""
-FRAMES: Axes = (BATCH_AXES, None, "context")
-"""Sharding of temporal attention's tokens `[B, positions, T, D]` by frame."""
+"""Sharding of tokens `[B, T, ...]` by frame."""
+PLACES: Axes = (BATCH_AXES, None, "context", None)
+"""Sharding of temporal attention's tokens `[B, T, N, D]` by position; the CLS `[B, F, D]` has none."""
 
 ACTIVATIONS: tuple[tuple[str, tuple[Axes, ...], tuple[Axes, ...]], ...] = (
     (r"patch_embed", (TOKENS,), (TOKENS,)),
     (r"blocks(_\d+)?", (TOKENS,), (TOKENS,)),
-    # Both changes of sharding are constrained before and after. Otherwise the compiler shards rows and columns if only their
-    # product is divisible by the number of devices (14 x 14 on 4 devices), and then gathers everything.
-    (r"blocks(_\d+)?/temporal_norm1", (FRAMES,), (FRAMES, TOKENS)),
-    (r"blocks(_\d+)?/temporal_fc", (TOKENS,), (TOKENS, FRAMES)),
+    # Both changes of sharding are constrained before and after, so that each moves the tokens once and in their own dtype.
+    (r"blocks(_\d+)?/temporal_norm1", (TOKENS,), (TOKENS, PLACES)),
+    (r"blocks(_\d+)?/temporal_fc", (PLACES,), (PLACES, TOKENS)),
     (r"blocks(_\d+)?/(.*_)?norm1", (TOKENS,), (TOKENS,)),
     (r"blocks(_\d+)?/.*_fc", (TOKENS,), (TOKENS,)),
     (r"blocks(_\d+)?/(.*_)?attn", (TOKENS,), (TOKENS,)),
@@ -43,14 +43,29 @@ The first match applies. An axis of size 1 (the frames of the CLS token) isn't s
 
 
 def split_clips(x: jax.Array, mesh: Mesh, axes: Axes = TOKENS) -> jax.Array:
-    """Constrain an array's leading axes to be sharded over `axes` of the mesh; axes of size 1 are not sharded."""
+    """Constrain an array's leading axes to be sharded over `axes` of the mesh; axes of size 1 are not sharded.
+
+    An array with fewer axes than `axes` is returned unconstrained.
+    """
+    if x.ndim < len(axes):
+        return x
     named = tuple(None if size == 1 else axis for axis, size in zip(axes, x.shape, strict=False))
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*named)))
 
 
+GATHERED = r"blocks(_\d+)?|patch_embed|head"
+"""Pattern of the paths of modules that are called with whole weights, if weights are sharded over `fsdp`."""
+
+
 @contextlib.contextmanager
-def split_activations(mesh: Mesh) -> Iterator[None]:
-    """Shard the activations of models traced within the context as in `ACTIVATIONS`."""
+def split_activations(mesh: Mesh, *, regather: bool = True) -> Iterator[None]:
+    """Shard the activations of models traced within the context as in `ACTIVATIONS`, and gather weights as in `GATHERED`.
+
+    Args:
+        mesh: Mesh of the devices.
+        regather: Whether the backward pass gathers weights again; unnecessary if the model recomputes its blocks (`remat`).
+    """
+    calling = set()  # paths of modules that are being called with whole weights
 
     def split(values: Any, ways: tuple[Axes, ...]) -> Any:
         def one(x: Any) -> Any:
@@ -63,6 +78,12 @@ def split_activations(mesh: Mesh) -> Iterator[None]:
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         path = "/".join(context.module.path)
         if context.method_name == "__call__":
+            if mesh.shape["fsdp"] > 1 and path not in calling and re.fullmatch(GATHERED, path):
+                calling.add(path)
+                try:
+                    return call_with_whole_weights(context.module, mesh, args, kwargs, regather=regather)
+                finally:
+                    calling.remove(path)
             for pattern, taken, given in ACTIVATIONS:
                 if re.fullmatch(pattern, path):
                     return split(call(*split(args, taken), **kwargs), given)

@@ -1,6 +1,7 @@
 """Sharding of parameters and optimizer state, by a table of path patterns applied from outside the modules."""
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,25 +16,31 @@ from timesformer_jax.modeling.layers import mlp_width
 
 log = logging.getLogger("timesformer_jax")
 
-SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+Axes = tuple[str | tuple[str, ...] | None, ...]
+
+SHARDING_RULES: tuple[tuple[str, Axes], ...] = (
     # Attention: heads over `tensor`.                          kernel [D, 3, heads, head_dim]
     (r".*attn/qkv/kernel", ("fsdp", None, "tensor", None)),
     (r".*attn/qkv/bias", (None, "tensor", None)),
-    (r".*attn/proj/kernel", ("tensor", None, "fsdp")),  # [heads, head_dim, D]
+    (r".*attn/proj/kernel", ("tensor", "fsdp", None)),  # [heads, head_dim, D]
     # The last layer of the additional attention steps; folded ones have [heads, head_dim, D].
-    (r".*_fc/kernel", (None, "fsdp")),
+    (r".*_fc/kernel", ("fsdp", None)),
     # The MLP: hidden units over `tensor`.
     (r".*mlp/fc1/kernel", ("fsdp", "tensor")),
     (r".*mlp/fc1/bias", ("tensor",)),
-    (r".*mlp/fc2/kernel", ("tensor", "fsdp")),
+    (r".*mlp/fc2/kernel", (("tensor", "fsdp"), None)),
     # Once per model.
-    (r"patch_embed/proj/kernel", (None, None, None, "fsdp")),  # [P, P, C, D]
+    (r"patch_embed/proj/kernel", ("fsdp", None, None, None)),  # [P, P, C, D]
     (r"head/kernel", ("fsdp", None)),
     # Small arrays: replicated.
     (r".*/(bias|scale)", ()),
     (r"cls_token|pos_embed|time_embed", ()),
 )
-"""(pattern of a parameter's path, mesh axis of each of its last axes); the first pattern that matches the whole path applies.
+"""(pattern of a parameter's path, mesh axis or axes of each of its last axes); the first pattern that matches the whole path
+applies.
+
+`fsdp` never shards the last axis: TPUs scatter gradients along it only if every shard is a multiple of 128 long, and 768 / 4
+isn't.
 
 An optimizer array that belongs to a parameter has the same shape and a path that ends in the parameter's, so it is sharded
 alike.
@@ -58,10 +65,10 @@ def sharding_of(tree: Any, params: Any, mesh: Mesh) -> Any:
     Raises:
         InputError: If no pattern matches a parameter.
     """
-    specs: dict[str, tuple[str | None, ...]] = {}
+    specs: dict[str, Axes] = {}
     for keys, _ in jax.tree_util.tree_flatten_with_path(params)[0]:
         path = path_of(keys)
-        specs[path] = _spec(path)
+        specs[path] = _axes_of(path)
 
     def sharding(keys: Any, leaf: Any) -> NamedSharding:
         parts = path_of(keys).split("/")
@@ -74,19 +81,30 @@ def sharding_of(tree: Any, params: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def _spec(path: str) -> tuple[str | None, ...]:
+def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Sharding of a parameter of this path and shape, without the mesh axes that don't divide it."""
+    return _fitting(_axes_of(path), shape, mesh)
+
+
+def _axes_of(path: str) -> Axes:
     for pattern, axes in SHARDING_RULES:
         if re.fullmatch(pattern, path):
             return axes
     raise InputError(f"No pattern of timesformer_jax.training.sharding.SHARDING_RULES matches the parameter {path}: add one.")
 
 
-def _fitting(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def _fitting(axes: Axes, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """Assign mesh axes to the last axes of a shape, except those that don't divide it."""
     whole = (None,) * (len(shape) - len(axes)) + axes[max(len(axes) - len(shape), 0) :]
-    return PartitionSpec(
-        *(None if axis is None or size % mesh.shape[axis] else axis for axis, size in zip(whole, shape, strict=True))
-    )
+
+    def fitting(names: str | tuple[str, ...] | None, size: int) -> Any:
+        kept: tuple[str, ...] = ()
+        for name in (names,) if isinstance(names, str) else names or ():
+            if size % math.prod(mesh.shape[axis] for axis in (*kept, name)) == 0:
+                kept += (name,)
+        return kept if len(kept) > 1 else kept[0] if kept else None
+
+    return PartitionSpec(*(fitting(names, size) for names, size in zip(whole, shape, strict=True)))
 
 
 def check_mesh(model: TimeSformer, mesh: Mesh) -> None:
@@ -124,7 +142,7 @@ def sharding_table(params: Any, optimizer_state: Any, mesh: Mesh) -> str:
     for (keys, leaf), sharding in zip(leaves, shardings, strict=True):
         path = path_of(keys)
         pattern = next(pattern for pattern, _ in SHARDING_RULES if re.fullmatch(pattern, path))
-        split = [axis for axis in sharding.spec if isinstance(axis, str) and mesh.shape[axis] > 1]
+        split = [axis for axis in jax.tree.leaves(tuple(sharding.spec)) if mesh.shape[axis] > 1]
         line = lines.setdefault(f"{pattern:32} {' x '.join(split) or 'every device':15}", [0, 0, 0])
         _add(line, leaf, sharding)
     total, rest = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]

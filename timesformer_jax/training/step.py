@@ -179,7 +179,7 @@ def make_train_step(
             video, others, share = mix(mix_key, video, labels)
         if trained is not None:
             params = jax.tree.map(lambda x, train: x if train else jax.lax.stop_gradient(x), params, trained(params))
-        with split_activations(mesh):
+        with split_activations(mesh, regather=model.remat == "none"):
             video = split_clips(video, mesh)
             logits: Any = model.apply({"params": params}, video, train=True, rngs={"dropout": dropout_key})
         targets = make_targets(labels, logits.shape[-1], smoothing=label_smoothing, others=others, share=share)
