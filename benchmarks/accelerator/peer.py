@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from benchmarks.accelerator.compiling import quiet
 from benchmarks.accelerator.sizes import Size
-from benchmarks.accelerator.timing import Measurement, Skipped
+from benchmarks.accelerator.timing import Measurement, Skipped, end_of_compilation
 
 ROOT = Path(__file__).parent.parent.parent
 ROUNDS = 5
@@ -83,6 +83,7 @@ def compare(size: Size, contender: str, job: str, results: dict[str, Any]) -> di
             if "error" in about:
                 raise Skipped(about["error"])
             jax.block_until_ready(ours())
+            end_of_compilation()
             with quiet():
                 times = _alternate(ours, peer.stdin, peer.stdout)
         finally:

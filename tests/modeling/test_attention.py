@@ -16,6 +16,7 @@ from tests.support import random_variables
 from timesformer_jax.modeling import implementations
 from timesformer_jax.modeling.attention import Attention
 from timesformer_jax.modeling.layers import Mlp
+from timesformer_jax.modeling.projections import Mixed, Projections
 
 TINY = {"num_classes": 3, "image_size": 16, "patch_size": 8, "num_frames": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 LINEAR = jax.nn.initializers.xavier_uniform()
@@ -70,11 +71,11 @@ def test_chunked_never_holds_the_whole_matrix():
     assert largest_array(whole.jaxpr) > 12 * 18_817**2 - 1
 
 
-class given(implementations.Projections):  # noqa: N801 (reads as what it is)
+class given(Projections):  # noqa: N801 (reads as what it is)
     """Queries, keys and values as precomputed inputs."""
 
     def heads_first(self, queries: slice = slice(None)) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return self[:3]
+        return self.x, self.kernel, self.bias
 
 
 @pytest.mark.parametrize("num_queries", [10, 3000])
@@ -171,15 +172,15 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch, dtype: Any, num_tokens
     """Both branches are traced on any machine; the compiler keeps the one for its target device."""
     traced = []
 
-    def attend(qkv: implementations.Projections, *_: Any, name: str) -> jax.Array:
+    def attend(qkv: Projections, *_: Any, name: str) -> Mixed:
         traced.append(name)
-        return qkv.packed()[:, :, :, 0]
+        return Mixed(qkv.x, None)
 
     for name in ("xla", "chunked", "cudnn", "fused"):
         monkeypatch.setitem(implementations.IMPLEMENTATIONS, name, functools.partial(attend, name=name))
     monkeypatch.setattr(implementations, "has_cudnn", lambda: False)
     shapes = (1, 1, num_tokens, 32), (32, 3, 2, 16), (3, 2, 16)
-    qkv = implementations.Projections(*(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
+    qkv = Projections(*(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
     mask = jax.ShapeDtypeStruct((1, 1, num_tokens), jnp.bool_) if masked else None
     jax.eval_shape(lambda qkv, mask: implementations.IMPLEMENTATIONS["auto"](qkv, mask, slice(None)), qkv, mask)
     assert sorted(traced) == sorted([cuda, "chunked" if num_tokens > 2048 else "xla"])

@@ -1,12 +1,16 @@
 """Multi-head self-attention within groups of tokens (paper section 3.1, equations 2 to 8)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from timesformer_jax._typing import Array, Bool, Float
-from timesformer_jax.modeling.implementations import IMPLEMENTATIONS, Projections, attention_weights
+from timesformer_jax.modeling.implementations import IMPLEMENTATIONS, attention_weights
+from timesformer_jax.modeling.projections import Mixed, Projections
+from timesformer_jax.modeling.schemes import Grouping
 
 
 class Attention(nn.Module):
@@ -55,24 +59,29 @@ class Attention(nn.Module):
     ) -> tuple[Float[Array, "B G Q D"], Float[Array, "B G h Q L"] | None]:
         """Attend within groups, then project. Arguments and returned weights are those of `mix`."""
         mixed, weights = self.mix(x, mask, queries=queries, with_weights=with_weights, train=train)
-        return self.project(mixed, train=train), weights
+        return self.project(mixed.patches, train=train), weights
 
     def mix(
         self,
-        x: Float[Array, "B G L D"],
+        x: Float[Array, "B T N D"],
         mask: Bool[Array, "b G L"] | None = None,
         *,
-        cls: Float[Array, "B G D"] | None = None,
+        cls: Float[Array, "B F D"] | None = None,
+        grouping: Grouping | None = None,
+        sizes: tuple[int, int, int] = (0, 0, 0),
         queries: slice = slice(None),
         with_weights: bool = False,
         train: bool = False,
-    ) -> tuple[Float[Array, "B G Q h d"], Float[Array, "B G h Q K"] | None]:
+    ) -> tuple[Mixed, Float[Array, "B G h Q K"] | None]:
         """Mix each group's values by its attention weights (equations 5 to 7).
 
         Args:
-            x: G groups of L tokens.
+            x: Patches of T frames; or G groups of L tokens, in place of T frames of N patches, if `grouping` is None.
             mask: False for tokens excluded as keys; None if no token is excluded.
-            cls: CLS that joins each group as its last token, which is never masked; None for none.
+            cls: CLS of the clip (F = 1) or of each group (F = G), which joins each group as its last token and is never masked;
+                None for none.
+            grouping: Groups of patches that attend to each other.
+            sizes: Numbers of frames, rows and columns of patches, if there is a grouping.
             queries: Slice of each group's tokens, including the CLS, that act as queries; all by default.
             with_weights: Also return the attention weights, in float32, with the CLS as the first query and key.
             train: Whether dropout of the attention weights applies.
@@ -81,7 +90,7 @@ class Attention(nn.Module):
             The values mixed by each head, and the attention weights, which may be None unless `with_weights` is set. The number
             K of keys is L, or L + 1 with a CLS.
         """
-        qkv = self.qkv(x, cls)
+        qkv = dataclasses.replace(self.qkv(x, cls), grouping=grouping, sizes=sizes)
         if mask is not None and cls is not None:
             mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 1)), constant_values=True)
         drop = train and self.attention_dropout_rate > 0
@@ -94,7 +103,7 @@ class Attention(nn.Module):
                 weights = watch(weights, zeros if cls is None else _move_cls(zeros, qkv.length, first=False))
             dropped = self.weight_dropout(weights, deterministic=not drop)
             mixed = jnp.matmul(dropped.astype(self.dtype), value).swapaxes(2, 3)  # [B, G, h, Q, d] -> [B, G, Q, h, d]
-            return mixed, weights if cls is None else _move_cls(weights, qkv.length, first=True)
+            return qkv.ungroup(mixed, queries), weights if cls is None else _move_cls(weights, qkv.length, first=True)
         # The weights of a single query are small enough to materialize. Initialization must also work on machines and with
         # sizes that the chosen implementation doesn't support.
         plain = len(range(qkv.length)[queries]) == 1 or self.is_initializing()
@@ -124,7 +133,7 @@ class QueryKeyValue(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B G L D"], cls: Float[Array, "B G D"] | None = None) -> Projections:
+    def __call__(self, x: Float[Array, "B T N D"], cls: Float[Array, "B F D"] | None = None) -> Projections:
         dim = x.shape[-1]
         shape = (3, self.num_heads, dim // self.num_heads)
 

@@ -14,6 +14,7 @@ from timesformer_jax.modeling.attention import Attention, HeadsToTokens
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
 from timesformer_jax.modeling.layers import LayerNorm, Mlp, drop_path_scale, masked_mean, mlp_width
 from timesformer_jax.modeling.memory_order import row_major
+from timesformer_jax.modeling.projections import Mixed
 from timesformer_jax.modeling.schemes import SCHEMES, Grouping
 
 
@@ -154,7 +155,6 @@ class Block(nn.Module):
             queries, key = slice(-1), norm(cls)
         attention = self._attention(name, f"{name}_attn")
         mixed, weights = self._mix(attention, grouping, norm(patches), key, queries, request)
-        mixed = self._merge(grouping, mixed, request)
         folded = attention.is_folded
         if folded and request.train:
             raise InputError("These parameters were folded for inference and can't be trained: use the original ones.")
@@ -162,10 +162,10 @@ class Block(nn.Module):
         layer = HeadsToTokens if folded else nn.Dense
         output = layer(self.embed_dim, kernel_init=init, dtype=self.dtype, name=f"{name}_fc")
         if folded:
-            return output(mixed), weights
+            return output(mixed.patches), weights
         # Stochastic depth acts before the last layer, as in the official code, so a dropped residual still adds that layer's
         # bias.
-        residual, _ = self._drop_groups(request, grouping, attention.project(mixed, train=request.train))
+        residual, _ = self._drop_groups(request, grouping, attention.project(mixed.patches, train=request.train))
         return output(residual), weights
 
     @nn.nowrap
@@ -178,8 +178,8 @@ class Block(nn.Module):
         queries = slice(-1, None) if cls_only else slice(None)
         mixed, weights = self._mix(attention, scheme.groups, norm(patches), norm(cls), queries, request)
         project = functools.partial(attention.project, train=request.train)
-        residual = None if cls_only else project(self._merge(scheme.groups, mixed[:, :, :-1], request))
-        residual, group_cls = self._drop_groups(request, scheme.groups, residual, project(mixed[:, :, -1]))
+        residual = None if mixed.patches is None else project(mixed.patches)
+        residual, group_cls = self._drop_groups(request, scheme.groups, residual, project(mixed.cls))
         return group_cls, residual, weights
 
     @nn.nowrap
@@ -244,23 +244,14 @@ class Block(nn.Module):
         cls: Float[Array, "B F D"] | None,
         queries: slice,
         request: Request,
-    ) -> tuple[Float[Array, "B G Q h d"], Array | None]:
+    ) -> tuple[Mixed, Array | None]:
         """Return the values mixed by each head within the groups, and the weights in the requested form."""
-        groups, mask = grouping.split(patches, request.sizes), grouping.mask(request.sizes, request.frame_mask)
-        if cls is not None:  # a copy of the clip's (or its frame's) CLS for each group: [B, F, D] -> [B, G, D]
-            cls = jnp.broadcast_to(cls, (*groups.shape[:2], self.embed_dim))
-        wanted = bool(request.with_attention)
-        mixed, weights = attention.mix(groups, mask, cls=cls, queries=queries, train=request.train, with_weights=wanted)
+        wanted, mask = bool(request.with_attention), grouping.mask(request.sizes, request.frame_mask)
+        groups = {"grouping": grouping, "sizes": request.sizes, "queries": queries}
+        mixed, weights = attention.mix(patches, mask, cls=cls, **groups, train=request.train, with_weights=wanted)
         if weights is None or not wanted:
             return mixed, None
         return mixed, weights.mean(axis=2) if request.with_attention == "mean" else weights
-
-    @nn.nowrap
-    def _merge(self, grouping: Grouping, mixed: Float[Array, "B G L h d"], request: Request) -> Float[Array, "B T N h d"]:
-        """Return mixed values to the patches' positions."""
-        *groups, heads, head_dim = mixed.shape
-        patches = grouping.merge(mixed.reshape(*groups, heads * head_dim), request.sizes)
-        return patches.reshape(*patches.shape[:-1], heads, head_dim)
 
     @nn.nowrap
     def _drop(self, request: Request, *residuals: Array, rows: int) -> tuple[Array, ...]:

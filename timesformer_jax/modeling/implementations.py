@@ -2,83 +2,18 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from timesformer_jax._typing import Array, Bool, Float
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling.kernels.fused_attention import LONGEST, fits, fused_attention
+from timesformer_jax.modeling.kernels.fused_attention import fused_attention
+from timesformer_jax.modeling.kernels.tiles import LONGEST, fits
+from timesformer_jax.modeling.projections import Mixed, Projections
 
 Mask = Bool[Array, "b G L"] | None
 """False for tokens excluded as keys (b = 1 if all clips have the same mask); None if no token is excluded."""
-
-
-class Projections(NamedTuple):
-    """Inputs and parameters of equations 2 to 4, from which each implementation computes q, k and v in its own layout."""
-
-    x: Float[Array, "B G L D"]
-    """G groups of L tokens."""
-    kernel: Float[Array, "D 3 h d"]
-    """Packed kernel of the query, key and value projections."""
-    bias: Float[Array, "3 h d"]
-    """Packed bias of the projections."""
-    cls: Float[Array, "B G D"] | None = None
-    """CLS that joins each group as its last token; None for none. L counts it in all results."""
-
-    @property
-    def length(self) -> int:
-        """Number L of tokens per group, including the CLS."""
-        return self.x.shape[2] + (self.cls is not None)
-
-    @property
-    def tokens(self) -> Float[Array, "B G L D"]:
-        """Tokens of each group, including the CLS.
-
-        The CLS comes last, so that it doesn't shift the patches in the tiles of a TPU's memory.
-        """
-        return self.x if self.cls is None else jnp.concatenate([self.x, self.cls[:, :, None]], axis=2)
-
-    def heads_first(self, queries: slice = slice(None)) -> tuple[Array, Array, Array]:
-        """Return the query `[B, G, h, Q, d]`, divided by sqrt(d), and key and value `[B, G, h, L, d]`.
-
-        Only the tokens in the slice `queries` are projected to queries. Although the parameters are packed, query, key and
-        value are computed by separate products: each result has its heads before its tokens, as the batched products that
-        follow expect, and no gradients need to be concatenated. In temporal attention on XLA:CPU, this takes 0.8 times as long
-        as one packed product.
-        """
-
-        @jax.named_scope("qkv")
-        def project(which: int, x: Array) -> Array:
-            flat = x @ self._matrix(which) + self.bias[which].reshape(-1)[None, None, None]
-            return flat.reshape(*x.shape[:-1], *self.kernel.shape[2:]).swapaxes(2, 3)
-
-        tokens = self.tokens
-        return project(0, tokens[:, :, queries]) * self.kernel.shape[-1] ** -0.5, project(1, tokens), project(2, tokens)
-
-    @jax.named_scope("qkv")
-    def tokens_first(self, pad: int = 0) -> tuple[Array, Array, Array]:
-        """Return query, key and value `[B, G, L + pad, h, d]`, with `pad` tokens of zeros appended to the input."""
-        x = jnp.pad(self.tokens, ((0, 0), (0, 0), (0, pad), (0, 0)))
-
-        def project(which: int) -> Array:
-            flat = x @ self._matrix(which)
-            return flat.reshape(*x.shape[:-1], *self.kernel.shape[2:]) + self.bias[which][None, None, None]
-
-        return project(0), project(1), project(2)
-
-    @jax.named_scope("qkv")
-    def packed(self) -> Float[Array, "B G L 3 h d"]:
-        """Return query, key and value as one product, without the bias."""
-        dim, *rest = self.kernel.shape
-        tokens = self.tokens
-        return (tokens @ self.kernel.reshape(dim, -1)).reshape(*tokens.shape[:-1], *rest)
-
-    def _matrix(self, which: int) -> Float[Array, "D D"]:
-        """Return the kernel of queries, keys or values, taken from the packed matrix `[D, 3 D]`."""
-        dim = self.kernel.shape[0]
-        return self.kernel.reshape(dim, -1)[:, which * dim : (which + 1) * dim]
 
 
 def attention_weights(
@@ -107,6 +42,21 @@ def mix(query: Array, key: Array, value: Array, mask: Mask) -> Array:
     return jnp.matmul(attention_weights(query, key, mask).astype(value.dtype), value)
 
 
+Implementation = Callable[[Projections, Mask, slice], Mixed]
+"""(projections, mask, slice of a group's tokens that act as queries) -> values mixed by each head."""
+
+
+def _by_group(mix_groups: Callable[[Projections, Mask, slice], Float[Array, "B G Q h d"]]) -> Implementation:
+    """Turn a function that returns the groups' mixed values into an implementation."""
+
+    @functools.wraps(mix_groups)
+    def implementation(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
+        return qkv.ungroup(mix_groups(qkv, mask, queries), queries)
+
+    return implementation
+
+
+@_by_group
 def _xla(qkv: Projections, mask: Mask, queries: slice) -> Array:
     """Materialize the full matrix of weights."""
     return mix(*qkv.heads_first(queries), mask).swapaxes(2, 3)
@@ -116,6 +66,7 @@ _CHUNK = 2**22
 """Number of attention weights, per head and clip, that "chunked" materializes at a time."""
 
 
+@_by_group
 def _chunked(qkv: Projections, mask: Mask, queries: slice) -> Array:
     """Process the queries in chunks, so that memory grows linearly, not quadratically, with the number of tokens.
 
@@ -134,6 +85,7 @@ def _chunked(qkv: Projections, mask: Mask, queries: slice) -> Array:
     return jnp.moveaxis(mixed, 0, 3).reshape(padded.shape)[:, :, :, :num_queries].swapaxes(2, 3)
 
 
+@_by_group
 def _cudnn(qkv: Projections, mask: Mask, queries: slice) -> Array:
     """Use cuDNN's fused attention, which never materializes the weights; NVIDIA GPUs and half precision only."""
     if not _takes_cudnn(qkv, mask):
@@ -143,7 +95,7 @@ def _cudnn(qkv: Projections, mask: Mask, queries: slice) -> Array:
             "Use 'auto', 'xla' or 'chunked'."
         )
     # JAX refuses to differentiate odd lengths, so they are padded by one token, which the sequence lengths exclude.
-    (batch, groups, *_), length = qkv.x.shape, qkv.length
+    batch, groups, length = qkv.x.shape[0], qkv.num_groups, qkv.length
     padding = length % 2
     rows = [x.reshape(-1, *x.shape[2:]) for x in qkv.tokens_first(padding)]  # [B, G, L, h, d] -> [B G, L, h, d]
     lengths = jnp.full(batch * groups, length, jnp.int32) if padding else None
@@ -160,7 +112,7 @@ def _cudnn(qkv: Projections, mask: Mask, queries: slice) -> Array:
 
 def _got(qkv: Projections, mask: Mask) -> str:
     """Describe dtype, head size, group length and mask for error messages."""
-    return f"got {qkv.x.dtype}, {qkv.kernel.shape[-1]}, {qkv.length}, {'no mask' if mask is None else 'a mask'}"
+    return f"got {qkv.x.dtype}, {qkv.head_dim}, {qkv.length}, {'no mask' if mask is None else 'a mask'}"
 
 
 def has_cudnn() -> bool:
@@ -172,46 +124,57 @@ def has_cudnn() -> bool:
 
 
 def _takes_cudnn(qkv: Projections, mask: Mask) -> bool:
-    head_dim = qkv.kernel.shape[-1]
+    head_dim = qkv.head_dim
     return mask is None and qkv.x.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
 
 
-def _fused(qkv: Projections, mask: Mask, queries: slice) -> Array:
+def _fused(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
     """Use our own kernel for short groups on GPUs, in half precision; interpret it on other devices, for tests."""
-    if not _takes_fused(qkv, mask):
+    strides = qkv.strides
+    if strides is None or not _takes_fused(qkv, mask):
         raise InputError(
             "attention_implementation 'fused' needs dtype bfloat16 or float16, a head size (embed_dim / num_heads) of 16, 32, "
-            f"64 or 128, groups of at most {LONGEST} tokens, and neither frame masks nor padded groups; {_got(qkv, mask)}. "
-            "Use 'auto' or 'xla'."
+            f"64 or 128, groups of at most {LONGEST} tokens, an attention_type other than 'local_global', and neither frame "
+            f"masks nor padded groups; {_got(qkv, mask)}. Use 'auto' or 'xla'."
         )
-    mixed = jax.lax.platform_dependent(
-        qkv.packed(), qkv.bias, cuda=fused_attention, default=functools.partial(fused_attention, interpret=True)
+    patches, cls = qkv.packed()
+    (batch, *positions, _), parts = qkv.x.shape, qkv.bias.shape
+    arguments = (
+        patches.reshape(batch, *strides, *parts),  # [B, T, N, 3 D] -> [B, X, L, Y, 3, h, d]
+        qkv.bias,
+        None if cls is None else cls.reshape(batch, -1, *parts),
     )
-    return mixed[:, :, queries]
+    interpreted = functools.partial(fused_attention, interpret=True)
+    mixed, cls_mixed = jax.lax.platform_dependent(*arguments, cuda=fused_attention, default=interpreted)
+    if queries.start is None and cls_mixed is not None and queries.stop is None:
+        cls_mixed = cls_mixed.reshape(batch, qkv.num_groups, *parts[1:])  # [B, X, Y, h, d] -> [B, G, h, d]
+    else:
+        cls_mixed = None
+    return Mixed(mixed.reshape(batch, *positions, *parts[1:]), cls_mixed)
 
 
 def _takes_fused(qkv: Projections, mask: Mask) -> bool:
-    return mask is None and fits(qkv.length, qkv.kernel.shape[-1], qkv.x.dtype)
+    return mask is None and qkv.strides is not None and fits(qkv.length, qkv.head_dim, qkv.x.dtype)
 
 
-def _auto(qkv: Projections, mask: Mask, queries: slice) -> Array:
+def _auto(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
     """Use the first applicable row of `AUTOMATIC`, chosen when the program is lowered for a platform, not when it is traced."""
 
-    def chosen(platform: str) -> Callable[[Projections], Array]:
+    def chosen(platform: str) -> Callable[[Projections], Mixed]:
         name = next(name for where, name, takes in AUTOMATIC if where in (platform, "any") and takes(qkv, mask))
         return lambda qkv: IMPLEMENTATIONS[name](qkv, mask, queries)
 
     return jax.lax.platform_dependent(qkv, cuda=chosen("cuda"), default=chosen("default"))
 
 
-IMPLEMENTATIONS: dict[str, Callable[[Projections, Mask, slice], Array]] = {
+IMPLEMENTATIONS: dict[str, Implementation] = {
     "auto": _auto,
     "xla": _xla,
     "chunked": _chunked,
     "cudnn": _cudnn,
     "fused": _fused,
 }
-"""Maps a name to its implementation: (projections, mask, slice of queries) -> mixed values `[B, G, Q, h, d]`."""
+"""Maps a name to its implementation."""
 
 
 def _is_long(qkv: Projections, mask: Mask) -> bool:

@@ -89,6 +89,21 @@ class Grouping(NamedTuple):
         rules = tuple(zip(self, sizes, strict=True))
         return math.prod(rule.count(size) for rule, size in rules), math.prod(rule.length(size) for rule, size in rules)
 
+    def strides(self, sizes: Sequence[int]) -> tuple[int, int, int] | None:
+        """Factor the axes of the patches into (X, L, Y): X * Y groups, each with L patches at a distance of Y.
+
+        None if the groups interleave in other ways or are padded.
+        """
+        x = length = y = 1
+        for rule, size in zip(self, sizes, strict=True):
+            if rule is TOGETHER and (y == 1 or size == 1):
+                length *= size
+            elif rule is APART:
+                x, y = (x * size, y) if length == 1 else (x, y * size)
+            else:
+                return None
+        return x, length, y
+
     def mask(self, sizes: Sequence[int], frame_mask: Bool[Array, "B T"] | None = None) -> Bool[Array, "b G L"] | None:
         """Return a mask that is False for padding and for patches of masked frames; None if nothing is masked.
 

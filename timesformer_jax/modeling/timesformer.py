@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -229,7 +229,7 @@ class TimeSformer(nn.Module):
         last, (tokens, weights) = self._run(
             video, frame_mask, train=train, with_frame_cls=True, with_blocks=blocks, with_attention=attention
         )
-        grid = self._grid_of(video)
+        grid, patches = self._grid_of(video), cast(Array, last.patches)
 
         def in_rows(patches: Any) -> Array:  # [..., N, D] -> [..., h, w, D]
             return patches.reshape(*patches.shape[:-2], *grid, patches.shape[-1])
@@ -237,7 +237,7 @@ class TimeSformer(nn.Module):
         return Features(
             cls=self._clip_cls(last.cls, frame_mask),
             frame_cls=None if last.frame_cls is None else self.norm(last.frame_cls),
-            patches=in_rows(self.norm(last.patches)),
+            patches=in_rows(self.norm(patches)),
             blocks=None if tokens is None else Tokens(tokens[0], in_rows(tokens[1])),
             attention=self._name_attention(weights, (video.shape[1], *grid)) if attention else None,
         )

@@ -1,10 +1,13 @@
-"""Fused attention within short groups of tokens, a GPU kernel written in Pallas for Triton.
+"""Fused attention within groups of tokens, a GPU kernel written in Pallas for Triton.
 
-A group's matrix of weights is never written to memory. Each program processes one head of a tile of rows of the packed product
-`[q | k | v]`. With L tokens per group, a tile holds either as many whole groups as fit into the number of rows in `TILES`,
-separated by a block-diagonal mask (say, 128 / L locations in temporal attention), or one group of up to `LONGEST` tokens (a
-frame in spatial attention). The tile's keys and values stay in registers and shared memory, and are few enough that no running
-maximum is needed:
+The kernel reads the packed product `[q | k | v]` of the patches as it lies in memory, `[B, X, L, Y, 3, h, d]`: the L tokens of
+a group have a stride of Y. In temporal attention, L counts frames and Y locations; in spatial attention, X counts frames and L
+locations. So nothing is transposed, and the CLS, one more token of every group, is never concatenated to the patches.
+
+A group's matrix of weights is never written to memory. Each program processes one head of a tile: either P neighbouring groups
+together, separated by a block-diagonal mask, or a single group whose tokens are cut into pieces, since sizes in Triton are
+powers of two (197 <= 128 + 64 + 16). The pieces stay in registers and shared memory, and are few enough that no running maximum
+is needed:
 
     S = (Q + b_q) (K + b_k)^T / sqrt(d);   P = softmax(S);   O = P (V + b_v)
 
@@ -12,223 +15,268 @@ The backward pass recomputes P, a few queries at a time, and returns the full gr
 
     dV = P^T dO;   dP = dO V^T;   dS = P * (dP - rowsum(P * dP)) / sqrt(d);   dQ = dS K;   dK = dS^T Q
 
+The gradients of all the keys of a long group exceed the registers. Its pieces are therefore processed in two passes over the
+queries, which need the logarithm of each softmax's denominator from the forward pass, and rowsum(dO * O) = rowsum(P * dP).
+
 Sums and the softmax are computed in float32; operands of matrix products have the input's dtype. The backward pass is that of
 FlashAttention (Dao et al. 2022, algorithm 4); packing several groups into a tile is our own.
 """
 
 import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
 
 from timesformer_jax._typing import Array, Float
-
-LONGEST = 256
-"""Maximum number of tokens per group that the kernel supports."""
-
-
-class Tile(NamedTuple):
-    """Tiling of a kernel."""
-
-    rows: int
-    """Rows of a tile; more if a single group needs them."""
-    queries: int
-    """Number of queries processed at a time."""
-    warps: int
-    """Number of warps of a program."""
+from timesformer_jax.modeling.kernels.partitioned import partitioned
+from timesformer_jax.modeling.kernels.tiles import Piece, Shape, shape_of
 
 
-TILES: dict[tuple[str, str], Tile] = {
-    ("forward", "short"): Tile(64, 64, 4),
-    ("forward", "long"): Tile(64, 64, 4),
-    ("backward", "short"): Tile(32, 32, 4),
-    ("backward", "long"): Tile(64, 32, 8),
-}
-"""Maps (pass, "short" if a group fits into a tile, else "long") to the fastest tiling found on an H100."""
-
-
-def fits(num_tokens: int, head_dim: int, dtype: Any) -> bool:
-    """Return True if the kernel supports this number of tokens per group, head size and dtype."""
-    return num_tokens <= LONGEST and head_dim in (16, 32, 64, 128) and dtype in (jnp.bfloat16, jnp.float16)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def fused_attention(
-    qkv: Float[Array, "B G L 3 h d"], bias: Float[Array, "3 h d"], interpret: bool = False
-) -> Float[Array, "B G L h d"]:
+    qkv: Float[Array, "B X L Y 3 h d"],
+    bias: Float[Array, "3 h d"],
+    cls: Float[Array, "B F 3 h d"] | None = None,
+    interpret: bool = False,
+) -> tuple[Float[Array, "B X L Y h d"], Float[Array, "B X Y h d"] | None]:
     """Apply self-attention within each group.
 
     Args:
-        qkv: Unscaled queries, keys and values, without bias, of G groups of L tokens, in float16 or bfloat16. L is at most
-            `LONGEST`.
-        bias: Bias to be added to `qkv`.
+        qkv: Unscaled queries, keys and values, without bias, of X * Y groups of L patches, in float16 or bfloat16. A group has
+            at most `LONGEST` tokens.
+        bias: Bias to be added to `qkv` and `cls`.
+        cls: Unscaled query, key and value, without bias, of the CLS that joins every group of a clip (F = 1), or the groups of
+            one x (F = X); None for none.
         interpret: Run as ordinary JAX operations on any device, which is slow and meant for tests.
 
     Returns:
-        For each token, its group's values as mixed by each head.
+        For each patch, its group's values as mixed by each head; and the same for each group's copy of the CLS.
     """
-    return _split_over_devices("forward", interpret)(qkv, bias)
+    mixed, cls_mixed, _ = _forward_pass(qkv, bias, cls, interpret)
+    return mixed, cls_mixed
 
 
-def _forward(qkv: Array, bias: Array, interpret: bool) -> tuple[Array, tuple[Array, Array]]:
-    return fused_attention(qkv, bias, interpret), (qkv, bias)
+def _forward_pass(qkv: Array, bias: Array, cls: Array | None, interpret: bool) -> tuple[Array, Any, Any]:
+    """Return the mixed values of patches and CLS, and the logarithms of the denominators (None if a tile holds a group)."""
+    results = _kernel("forward", shape_of(qkv, cls), interpret)(*(x for x in (qkv, bias, cls) if x is not None))
+    mixed, *rest = results
+    cls_mixed = None if cls is None else rest.pop(0)
+    return mixed, cls_mixed, rest.pop() if rest else None
 
 
-def _backward(interpret: bool, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    qkv, bias = kept
-    dqkv = _split_over_devices("backward", interpret)(qkv, bias, gradient)
-    return dqkv, dqkv.sum((0, 1, 2), dtype=jnp.float32).astype(bias.dtype)
+def _forward(qkv: Array, bias: Array, cls: Array | None, interpret: bool) -> tuple[Any, Any]:
+    mixed, cls_mixed, log_sums = _forward_pass(qkv, bias, cls, interpret)
+    return (mixed, cls_mixed), (qkv, bias, cls, None if log_sums is None else (mixed, cls_mixed, log_sums))
+
+
+def _backward(interpret: bool, kept: Any, gradients: tuple[Array, Array | None]) -> tuple[Array, Array, Array | None]:
+    qkv, bias, cls, outputs = kept
+    given = (qkv, bias, cls, *(outputs or ()), *gradients)
+    dqkv, dbias, *rest = _kernel("backward", shape_of(qkv, cls), interpret)(*(x for x in given if x is not None))
+    dbias = dbias.sum((0, 1)).astype(bias.dtype)
+    if cls is None:
+        return dqkv, dbias, None
+    (dcls,) = rest
+    over = (2,) if cls.shape[1] == qkv.shape[1] else (1, 2)  # the CLS is shared by all groups, or by those of one x
+    return dqkv, dbias, dcls.sum(over, dtype=jnp.float32).astype(cls.dtype).reshape(cls.shape)
 
 
 fused_attention.defvjp(_forward, _backward)
 
 
-RULES = {"forward": "b g l t h d, t h d -> b g l h d", "backward": "b g l t h d, t h d, b g l h d -> b g l t h d"}
-"""Maps a pass to the axes of its arrays. Clips, groups and heads may be sharded over devices."""
+AXES = {
+    "qkv": "b x l y t h d",
+    "cls": "b f t h d",
+    "bias": "t h d",
+    "mixed": "b x l y h d",
+    "cls_mixed": "b x y h d",
+    "log_sums": "b x y h n",
+    "gradient": "b x l y h d",
+    "cls_gradient": "b x y h d",
+    "dqkv": "b x l y t h d",
+    "dcls": "b x y t h d",
+    "dbias": "b x t h d",
+}
+"""Maps an array to its axes: clips, the three axes of the patches, CLS tokens, q/k/v, heads, head size, queries.
+"""
+
+
+CLS_OF = {"qkv": "cls", "mixed": "cls_mixed", "gradient": "cls_gradient", "dqkv": "dcls"}
+"""Maps an array of patches to the array of the CLS."""
+
+
+def _names(direction: str, shape: Shape) -> tuple[list[str], list[str]]:
+    """Return the names of a kernel's arguments and results."""
+    arguments, outputs, kept = ["qkv", "bias", "cls"], ["mixed", "cls_mixed"], ["log_sums"]
+    taken, given = {
+        "forward": (arguments, [*outputs, *(kept if shape.is_long else [])]),
+        "backward": (
+            [*arguments, *([*outputs, *kept] if shape.is_long else []), "gradient", "cls_gradient"],
+            ["dqkv", "dbias", "dcls"],
+        ),
+    }[direction]
+    absent = () if shape.has_cls else CLS_OF.values()
+    return [name for name in taken if name not in absent], [name for name in given if name not in absent]
 
 
 @functools.cache
-def _split_over_devices(direction: str, interpret: bool) -> Any:
-    """Return one pass's kernel, partitioned over clips, groups and heads, whose arrays XLA would otherwise gather."""
-    call = functools.partial(_call, direction, interpret)
-
-    def partition(mesh: Any, arguments: Any, result: Any) -> Any:
-        batch, group, _, _, head, *_ = (*arguments[0].sharding.spec, *[None] * 6)
-        axes = {"b": batch, "g": group, "h": head}
-        taken, given = RULES[direction].split(" -> ")
-
-        def place(names: str) -> NamedSharding:
-            return NamedSharding(mesh, PartitionSpec(*(axes.get(name) for name in names.split())))
-
-        return mesh, call, place(given), tuple(place(names) for names in taken.split(", "))
-
-    split = custom_partitioning(call)
-    split.def_partition(partition=partition, sharding_rule=RULES[direction], need_replication_factors=("l", "t", "d"))
-    batched = custom_vmap(lambda *arrays: split(*arrays))
-
-    @batched.def_vmap
-    def over_one_more_axis(size: int, is_batched: list[bool], *arrays: Array) -> tuple[Array, bool]:
-        qkv, bias, *gradient = (
-            x if has else jnp.broadcast_to(x, (size, *x.shape)) for x, has in zip(arrays, is_batched, strict=True)
-        )
-        if is_batched[1]:  # the kernel takes a single bias, so entries with different biases run in turn
-            return jax.lax.map(lambda xs: batched(*xs), (qkv, bias, *gradient)), True
-        merged = batched(_merge(qkv), arrays[1], *map(_merge, gradient))
-        return merged.reshape(size, -1, *merged.shape[1:]), True
-
-    return batched
+def _kernel(direction: str, shape: Shape, interpret: bool) -> Any:
+    """Return one pass's kernel as a function of arrays."""
+    axes_of = {**AXES, "cls": AXES["cls"].replace("f", "x")} if shape.cls_per_x else AXES
+    taken, given = (tuple((name, axes_of[name]) for name in names) for names in _names(direction, shape))
+    return partitioned(functools.partial(_call, direction, shape, interpret), taken, given, summed=("dbias",))
 
 
-def _merge(x: Array) -> Array:
-    return x.reshape(-1, *x.shape[2:])
-
-
-def _call(direction: str, interpret: bool, qkv: Array, bias: Array, *gradient: Array) -> Array:
-    """Call the kernel of one pass on `[rows, features]`."""
+def _call(direction: str, shape: Shape, interpret: bool, *arrays: Array) -> tuple[Array, ...]:
+    """Call the kernel of one pass, with all heads of a token side by side."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
-    batch, groups, length, _, heads, head_dim = qkv.shape
-    dim, rows = heads * head_dim, batch * groups * length
-    tile = TILES[direction, "short" if length <= TILES[direction, "short"].rows else "long"]
-    at_once = max(tile.rows // length, 1)
-    tile_rows = max(tile.rows, _power_of_two(length))
-    queries = min(tile.queries, tile_rows)
-    parts = -(-at_once * length // queries)
-    forward = direction == "forward"
-    shape = _Shape(length, at_once, tile_rows, queries, parts, rows, dim, head_dim)
-    tiles = -(-rows // (at_once * length))
-    result = pl.pallas_call(
-        functools.partial(_forward_kernel if forward else _backward_kernel, shape),
-        grid=(tiles, parts, heads) if forward else (tiles, heads),
-        out_shape=jax.ShapeDtypeStruct((rows, dim if forward else 3 * dim), qkv.dtype),
-        compiler_params=triton.CompilerParams(num_warps=tile.warps, num_stages=1),
+    taken, given = _names(direction, shape)
+    clips, x, length, strides, _, heads, head_dim = arrays[0].shape
+    shape = shape._replace(strides=strides)  # of this device
+    dim, groups, tiles = heads * head_dim, clips * x, -(-strides // shape.together)
+    last, count = shape.queries[-1]
+    flat = {
+        **dict.fromkeys(("qkv", "dqkv"), (groups, length, strides, 3 * dim)),
+        **dict.fromkeys(("mixed", "gradient"), (groups, length, strides, dim)),
+        "bias": (3 * dim,),
+        "cls": (-1, 3 * dim),
+        **dict.fromkeys(("cls_mixed", "cls_gradient"), (groups, strides, dim)),
+        "dcls": (groups, strides, 3 * dim),
+        "log_sums": (groups, strides, heads, last + count),
+        "dbias": (groups, tiles, 3 * dim),
+    }
+    kernel = {"forward": _forward_kernel, "backward": _backward_kernel}[direction]
+    floats = ("log_sums", "dbias")
+    results = pl.pallas_call(
+        functools.partial(kernel, shape, 1 if shape.cls_per_x else x, interpret),
+        grid=(groups, tiles, heads),
+        out_shape=tuple(jax.ShapeDtypeStruct(flat[name], jnp.float32 if name in floats else arrays[0].dtype) for name in given),
+        compiler_params=triton.CompilerParams(num_warps=shape.tile.warps, num_stages=1),
         interpret=interpret,
         name=f"attention_{direction}",
-    )(qkv.reshape(rows, 3 * dim), bias.reshape(3 * dim), *(g.reshape(rows, dim) for g in gradient))
-    return result.reshape(batch, groups, length, *(() if forward else (3,)), heads, head_dim)
-
-
-def _power_of_two(number: int) -> int:
-    """Round up to a power of two, as Triton requires of array sizes."""
-    return 1 << (number - 1).bit_length()
-
-
-class _Shape(NamedTuple):
-    """Sizes that a kernel is compiled for."""
-
-    length: int
-    """Tokens per group."""
-    groups: int
-    """Groups per tile."""
-    tile_rows: int
-    """Rows of a tile, a power of two."""
-    queries: int
-    """Queries processed at a time."""
-    parts: int
-    """Number of these chunks of queries per tile."""
-    rows: int
-    """Rows of the whole array."""
-    dim: int
-    """Token width."""
-    head_dim: int
-    """Width of one head."""
+    )(*(array.reshape(flat[name]) for name, array in zip(taken, arrays, strict=True)))
+    sizes = {"b": clips, "x": x, "l": length, "y": strides, "t": 3, "h": heads, "d": head_dim, "n": last + count}
+    results = (part.sum(1) if name == "dbias" else part for name, part in zip(given, results, strict=True))
+    return tuple(part.reshape([sizes[axis] for axis in AXES[name].split()]) for name, part in zip(given, results, strict=True))
 
 
 class _Head:
-    """Masked loads and stores of one head's rows in a tile."""
+    """Loads and stores of one head's rows in a tile, and its attention weights.
 
-    def __init__(self, shape: _Shape, tile: Any, head: Any, bias_ref: Any):
-        self._shape, self._start, self._head, self._bias = shape, tile * shape.groups * shape.length, head, bias_ref
+    A piece is loaded as `[positions x P, head_dim]`, in which the P groups of the tile alternate.
+
+    Args:
+        shape: Sizes of the kernel.
+        groups_per_cls: Number of x that share a CLS.
+        direction: Pass of the kernel.
+        refs: Its arguments and results.
+    """
+
+    def __init__(self, shape: Shape, groups_per_cls: int, direction: str, refs: Sequence[Any]):
+        from jax.experimental import pallas as pl
+
+        taken, given = _names(direction, shape)
+        self.refs = dict(zip([*taken, *given], refs, strict=True))
+        self._shape, self._dim = shape, self.refs["bias"].shape[0] // 3
+        self._group, self._tile, self._head = (pl.program_id(axis) for axis in range(3))
+        self._clip = self._group // groups_per_cls
 
     def columns(self, third: int) -> Any:
+        """Return the columns of this head's queries (0), keys (1) or values (2)."""
         from jax.experimental import pallas as pl
 
-        return pl.ds(third * self._shape.dim + self._head * self._shape.head_dim, self._shape.head_dim)
+        return pl.ds(third * self._dim + self._head * self._shape.head_dim, self._shape.head_dim)
 
-    def rows(self, first: Any, count: int) -> tuple[Any, Array]:
-        """Return the slice of `count` rows of the tile, and a mask that is False for padding."""
-        from jax.experimental import pallas as pl
-
-        row = first + jnp.arange(count)
-        there = (row < self._shape.groups * self._shape.length) & (self._start + row < self._shape.rows)
-        return pl.ds(self._start + first, count), there[:, None]
-
-    def load(self, ref: Any, third: int, first: Any, count: int) -> Array:
+    def load(self, name: str, third: int, piece: Piece) -> Array:
+        """Load a piece of the patches in `name`, and the CLS from the array that belongs to it."""
         from jax.experimental.pallas import triton
 
-        rows, there = self.rows(first, count)
-        return triton.load(ref.at[rows, self.columns(third)], mask=there, other=0.0)
+        index, is_patch, is_cls = self._rows(piece)
+        x = triton.load(self.refs[name].at[(*index, self.columns(third))], mask=is_patch, other=0.0)
+        if self._may_hold_cls(piece):
+            ref, cls_index, inside = self._cls(name, third)
+            masked = {} if inside is None else {"mask": inside, "other": 0.0}
+            cls = triton.load(ref.at[cls_index], **masked)
+            x = jnp.where(is_cls, cls.reshape(1, -1, self._shape.head_dim), x)
+        return x.reshape(-1, self._shape.head_dim)
 
-    def load_biased(self, ref: Any, third: int, first: Any, count: int) -> Array:
+    def load_biased(self, third: int, piece: Piece) -> Array:
+        """Load a piece of the queries, keys or values, with their bias."""
         from jax.experimental.pallas import triton
 
-        x, bias = self.load(ref, third, first, count), triton.load(self._bias.at[self.columns(third)])
+        x, bias = self.load("qkv", third, piece), triton.load(self.refs["bias"].at[self.columns(third)])
         return (x.astype(jnp.float32) + bias.astype(jnp.float32)[None]).astype(x.dtype)
 
-    def store(self, ref: Any, third: int, first: Any, x: Array) -> None:
+    def store(self, name: str, third: int, piece: Piece, x: Array) -> None:
+        """Store what `load` loads."""
         from jax.experimental.pallas import triton
 
-        rows, there = self.rows(first, x.shape[0])
-        triton.store(ref.at[rows, self.columns(third)], x.astype(ref.dtype), mask=there)
+        index, is_patch, is_cls = self._rows(piece)
+        ref = self.refs[name]
+        x = x.reshape(piece[1], self._shape.together, self._shape.head_dim)
+        triton.store(ref.at[(*index, self.columns(third))], x.astype(ref.dtype), mask=is_patch)
+        if self._may_hold_cls(piece):
+            ref, cls_index, inside = self._cls(name, third)
+            first, count = piece
+            here = inside & (first <= self._shape.length) & (self._shape.length < first + count)
+            cls = jnp.where(is_cls, x.astype(jnp.float32), 0.0).sum(axis=0)
+            triton.store(ref.at[cls_index], cls.astype(ref.dtype), mask=here)
 
-    def weights(self, query: Array, key: Array, first: Any) -> Array:
-        """Compute the softmax over the keys of each query's own group, `[queries, tile_rows]`."""
-        shape, column = self._shape, jnp.arange(self._shape.tile_rows)
-        if shape.groups > 1:
-            row = first + jnp.arange(shape.queries)
-            seen = row[:, None] // shape.length == column[None] // shape.length
-        else:
-            seen = column[None] < shape.length
-        # The hardware computes exp2, not exp.
-        scores = jnp.where(seen, _dot(query, key.T) * (math.log2(math.e) * shape.head_dim**-0.5), -1e30)
-        exponentials = jnp.exp2(scores - scores.max(axis=1)[:, None])
-        return exponentials * (1.0 / exponentials.sum(axis=1))[:, None]
+    def _rows(self, piece: Piece) -> tuple[Any, Array, Array]:
+        """Return the index of a piece's patches, and which of the rows `[positions, P, 1]` are patches, and the CLS."""
+        from jax.experimental import pallas as pl
+
+        shape, (first, count) = self._shape, piece
+        position = (first + jnp.arange(count))[:, None, None]
+        # The first position is made dynamic, because Pallas refuses constant slices that exceed the array, masked or not.
+        index = self._group, pl.ds(first + 0 * self._group, count), self._places()
+        inside = self._inside()[None]
+        return index, (position < shape.length) & inside, (position == shape.length) & inside
+
+    def _places(self) -> Any:
+        from jax.experimental import pallas as pl
+
+        return pl.ds(self._tile * self._shape.together, self._shape.together)
+
+    def _inside(self) -> Array:
+        """Return which groups of the tile exist, `[P, 1]`."""
+        return (self._tile * self._shape.together + jnp.arange(self._shape.together) < self._shape.strides)[:, None]
+
+    def _may_hold_cls(self, piece: Piece) -> bool:
+        first, count = piece
+        return self._shape.has_cls and not (isinstance(first, int) and first + count <= self._shape.length)
+
+    def _cls(self, name: str, third: int) -> tuple[Any, Any, Any]:
+        """Return the array that holds the CLS of `name`, the index of the tile's rows, and which of them exist."""
+        ref = self.refs[CLS_OF[name]]
+        if name == "qkv":  # one row for all groups
+            return ref, (self._clip, self.columns(third)), None
+        return ref, (self._group, self._places(), self.columns(third)), self._inside()
+
+    def log_sums(self, piece: Piece) -> Any:
+        """Return the part of the array of logarithms that belongs to a piece of queries."""
+        from jax.experimental import pallas as pl
+
+        first, count = piece
+        return self.refs["log_sums"].at[self._group, self._tile, self._head, pl.ds(first + 0 * self._group, count)]
+
+    def scores(self, query: Array, key: Array, queries: Piece, keys: Piece) -> Array:
+        """Compute scores for base 2, since the hardware computes exp2; other groups and padding get a score of -1e30."""
+        shape, (first, count) = self._shape, keys
+        scores = _dot(query, key.T) * (math.log2(math.e) * shape.head_dim**-0.5)
+        column = jnp.arange(count * shape.together)
+        seen = (first + column // shape.together < shape.tokens)[None]
+        if shape.together > 1:
+            row = jnp.arange(queries[1] * shape.together)
+            seen = seen & (row[:, None] % shape.together == column[None] % shape.together)
+        elif first + count <= shape.tokens:
+            return scores
+        return jnp.where(seen, scores, -1e30)
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -237,37 +285,97 @@ def _dot(a: Array, b: Array) -> Array:
     return triton.dot(a, b)
 
 
-def _forward_kernel(shape: _Shape, qkv_ref: Any, bias_ref: Any, mixture_ref: Any) -> None:
+def _softmax(scores: Sequence[Array]) -> tuple[list[Array], Array, Array]:
+    """Return the exponentials of scores that are cut into pieces, their sums, and the logarithms of the denominators."""
+    highest = functools.reduce(jnp.maximum, (part.max(axis=1) for part in scores))
+    exponentials = [jnp.exp2(part - highest[:, None]) for part in scores]
+    sums = functools.reduce(jnp.add, (part.sum(axis=1) for part in exponentials))
+    return exponentials, sums, highest + jnp.log2(sums)
+
+
+def _forward_kernel(shape: Shape, groups_per_cls: int, interpret: bool, *refs: Any) -> None:
+    from jax.experimental.pallas import triton
+
+    head = _Head(shape, groups_per_cls, "forward", refs)
+    keys, values = ([head.load_biased(third, piece) for piece in shape.keys] for third in (1, 2))
+    for queries in shape.queries:
+        query = head.load_biased(0, queries)
+        scores = [head.scores(query, key, queries, piece) for key, piece in zip(keys, shape.keys, strict=True)]
+        exponentials, sums, log_sums = _softmax(scores)
+        mixed = sum(_dot(part.astype(value.dtype), value) for part, value in zip(exponentials, values, strict=True))
+        head.store("mixed", 0, queries, mixed * (1.0 / sums)[:, None])
+        if shape.is_long:
+            triton.store(head.log_sums(queries), log_sums)
+
+
+def _backward_kernel(shape: Shape, groups_per_cls: int, interpret: bool, *refs: Any) -> None:
     from jax.experimental import pallas as pl
+    from jax.experimental.pallas import triton
 
-    head = _Head(shape, pl.program_id(0), pl.program_id(2), bias_ref)
-    first = pl.program_id(1) * shape.queries
-    query = head.load_biased(qkv_ref, 0, first, shape.queries)
-    key, value = (head.load_biased(qkv_ref, third, 0, shape.tile_rows) for third in (1, 2))
-    weights = head.weights(query, key, first)
-    head.store(mixture_ref, 0, first, _dot(weights.astype(value.dtype), value))
+    head = _Head(shape, groups_per_cls, "backward", refs)
+    bias_sums = [jnp.zeros((shape.head_dim,), jnp.float32)] * 3
+    for number, pieces in enumerate(shape.passes):
+        if number and not interpret:
+            triton.debug_barrier()  # the first pass's gradients of the queries are read by other threads
+        sums = _backward_pass(shape, head, pieces, is_first=not number, is_last=number == len(shape.passes) - 1)
+        for third, parts in enumerate(sums):
+            bias_sums[third] += functools.reduce(jnp.add, (part.sum(axis=0) for part in parts))
+            if third:
+                for piece, part in zip(pieces, parts, strict=True):
+                    head.store("dqkv", third, piece, part)
+    for third, bias_sum in enumerate(bias_sums):
+        triton.store(head.refs["dbias"].at[pl.program_id(0), pl.program_id(1), head.columns(third)], bias_sum)
 
 
-def _backward_kernel(shape: _Shape, qkv_ref: Any, bias_ref: Any, gradient_ref: Any, dqkv_ref: Any) -> None:
-    from jax.experimental import pallas as pl
+def _backward_pass(
+    shape: Shape, head: _Head, pieces: tuple[Piece, ...], *, is_first: bool, is_last: bool
+) -> tuple[Sequence[Array], ...]:
+    """Add the gradients of queries due to some keys; return their sum, and the gradients of these keys and values."""
+    from jax.experimental.pallas import triton
 
-    head = _Head(shape, pl.program_id(0), pl.program_id(1), bias_ref)
-    key, value = (head.load_biased(qkv_ref, third, 0, shape.tile_rows) for third in (1, 2))
+    keys, values = ([head.load_biased(third, piece) for piece in pieces] for third in (1, 2))
 
-    def some_queries(part: Any, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        first = part * shape.queries
-        query = head.load_biased(qkv_ref, 0, first, shape.queries)
-        gradient = head.load(gradient_ref, 0, first, shape.queries)
-        weights = head.weights(query, key, first)
-        dweights = _dot(gradient, value.T)
-        dscores = weights * (dweights - (weights * dweights).sum(axis=1)[:, None]) * shape.head_dim**-0.5
-        dscores = dscores.astype(query.dtype)
-        head.store(dqkv_ref, 0, first, _dot(dscores, key))
-        dkey, dvalue = sums
-        return dkey + _dot(dscores.T, query), dvalue + _dot(weights.astype(gradient.dtype).T, gradient)
+    def some_queries(queries: Piece, totals: tuple[Any, ...]) -> tuple[Any, ...]:
+        dqueries, dkeys, dvalues = totals
+        query, gradient = head.load_biased(0, queries), head.load("gradient", 0, queries)
+        scores = [head.scores(query, key, queries, piece) for key, piece in zip(keys, pieces, strict=True)]
+        dweights = [_dot(gradient, value.T) for value in values]
+        if shape.is_long:
+            exists = queries[0] + jnp.arange(queries[1]) < shape.tokens
+            log_sums = triton.load(head.log_sums(queries), mask=exists, other=1e30)
+            weights = [jnp.exp2(part - log_sums[:, None]) for part in scores]
+            mixed = head.load("mixed", 0, queries).astype(jnp.float32)
+            row_sums = (mixed * gradient.astype(jnp.float32)).sum(axis=1)
+        else:
+            (exponentials,), sums, _ = _softmax(scores)
+            weights = [exponentials * (1.0 / sums)[:, None]]
+            row_sums = (weights[0] * dweights[0]).sum(axis=1)
+        dscores = [
+            (weight * (dweight - row_sums[:, None]) * shape.head_dim**-0.5).astype(query.dtype)
+            for weight, dweight in zip(weights, dweights, strict=True)
+        ]
+        dquery = functools.reduce(jnp.add, (_dot(dscore, key) for dscore, key in zip(dscores, keys, strict=True)))
+        if not is_first:
+            dquery += head.load("dqkv", 0, queries).astype(jnp.float32)
+        head.store("dqkv", 0, queries, dquery)
+        return (
+            dqueries + dquery.sum(axis=0) if is_last else dqueries,
+            tuple(total + _dot(dscore.T, query) for total, dscore in zip(dkeys, dscores, strict=True)),
+            tuple(
+                total + _dot(weight.astype(gradient.dtype).T, gradient) for total, weight in zip(dvalues, weights, strict=True)
+            ),
+        )
 
-    zeros = jnp.zeros((shape.tile_rows, shape.head_dim), jnp.float32)
-    sums = zeros, zeros
-    dkey, dvalue = some_queries(0, sums) if shape.parts == 1 else jax.lax.fori_loop(0, shape.parts, some_queries, sums)
-    head.store(dqkv_ref, 1, 0, dkey)
-    head.store(dqkv_ref, 2, 0, dvalue)
+    zeros = tuple(jnp.zeros((count * shape.together, shape.head_dim), jnp.float32) for _, count in pieces)
+    totals = jnp.zeros((shape.head_dim,), jnp.float32), zeros, zeros
+    if shape.is_long:
+        at_once = shape.tile.backward_queries
+
+        def step(i: Any, totals: tuple[Any, ...]) -> tuple[Any, ...]:
+            return some_queries((i * at_once, at_once), totals)
+
+        totals = jax.lax.fori_loop(0, -(-shape.tokens // at_once), step, totals)
+    else:
+        totals = some_queries(pieces[0], totals)
+    dqueries, dkeys, dvalues = totals
+    return [dqueries[None]], dkeys, dvalues
