@@ -1,10 +1,12 @@
 """The two attention steps of a divided block in isolation, with every implementation and further candidates.
 
-A contender maps tokens `[B, T, N, D]`, given the q/k/v parameters, to attention outputs `[B, T, N, h, d]`. Its time includes
-the q/k/v projections and any transpositions, since implementations need different layouts; "products alone" consists of the
-projections only. "time" attends over the T frames at each of N positions, "space" over the N positions of each frame.
+A contender maps patches `[B, T, N, D]`, given the CLS and the q/k/v parameters, to attention outputs `[B, T, N, h, d]`. Its
+time includes the q/k/v projections and any transpositions, since implementations need different layouts; "products alone"
+consists of the projections only. "time" attends over the T frames at each of N positions, "space" over the N positions of each
+frame and the CLS.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +17,9 @@ import jax.numpy as jnp
 from benchmarks.accelerator.sizes import Size
 from benchmarks.accelerator.timing import Measurement, compile_timed, time_calls
 from timesformer_jax._typing import Array
-from timesformer_jax.modeling.implementations import IMPLEMENTATIONS, Projections
+from timesformer_jax.modeling.implementations import IMPLEMENTATIONS
+from timesformer_jax.modeling.projections import Projections
+from timesformer_jax.modeling.schemes import SAME_FRAME, SAME_PLACE
 
 TILE = 128
 """Length of the sequences that "places side by side" packs."""
@@ -38,26 +42,28 @@ def measure(size: Size, step: str, name: str, results: dict[str, Any]) -> dict[s
     attend = CONTENDERS[name][0]
     fields = size.model
     heads, dim = fields["num_heads"], fields["embed_dim"]
-    tokens = (fields["image_size"] // 16) ** 2 + (step == "space")  # the CLS attends in space only
     shapes = {
-        "x": (size.batch_size, fields["num_frames"], tokens, dim),
+        "x": (size.batch_size, fields["num_frames"], (fields["image_size"] // 16) ** 2, dim),
+        "cls": (size.batch_size, 1, dim),
         "kernel": (dim, 3, heads, dim // heads),
         "bias": (3, heads, dim // heads),
     }
-    scales = {"x": 1.0, "kernel": dim**-0.5, "bias": 0.1}
-    keys = iter(jax.random.split(jax.random.key(0), 4))
+    scales = {"x": 1.0, "cls": 1.0, "kernel": dim**-0.5, "bias": 0.1}
+    keys = iter(jax.random.split(jax.random.key(0), 5))
     given = [scales[name] * jax.random.normal(next(keys), shape).astype(jnp.bfloat16) for name, shape in shapes.items()]
     cotangent = jax.random.normal(next(keys), (*shapes["x"][:3], heads, dim // heads)).astype(jnp.bfloat16)
 
-    def forward(x: Array, kernel: Array, bias: Array) -> Array:
-        return attend(x, kernel, bias, step)
+    def forward(*given: Array) -> Array:
+        return attend(*given, step)
 
-    def both(x: Array, kernel: Array, bias: Array, cotangent: Array) -> tuple[Array, tuple[Array, ...]]:
-        mixture, backward = jax.vjp(forward, x, kernel, bias)
+    def both(*given: Array) -> tuple[Array, tuple[Array, ...]]:
+        *arguments, cotangent = given
+        mixture, backward = jax.vjp(forward, *arguments)
         return mixture, backward(cotangent)
 
-    x, kernel, bias = given
-    agreement = {} if name == ALONE else agree(both, x[:CHECKED], kernel, bias, cotangent[:CHECKED], step=step)
+    x, cls, *parameters = given
+    few = x[:CHECKED], cls[:CHECKED], *parameters, cotangent[:CHECKED]
+    agreement = {} if name == ALONE else agree(both, *few, step=step)
     compiled, figures = compile_timed(jax.jit(both), *given, cotangent)
     alone, _ = compile_timed(jax.jit(forward), *given)
     one_way = time_calls(lambda: alone(*given), size.timing_seconds / 2)
@@ -75,7 +81,7 @@ def agree(both: Callable[..., Any], *given: Array, step: str) -> dict[str, Any]:
     got, (got_gradient, *_) = jax.jit(both)(*given)
     *wide, cotangent = (x.astype(jnp.float32) for x in given)
     with jax.default_matmul_precision("highest"):
-        wanted, backward = jax.vjp(lambda x, kernel, bias: library("xla")(x, kernel, bias, step), *wide)
+        wanted, backward = jax.vjp(lambda *wide: library("xla")(*wide, step), *wide)
         wanted_gradient, *_ = backward(cotangent)
     errors = [
         float(jnp.linalg.norm((a.astype(jnp.float32) - b).ravel()) / jnp.linalg.norm(b.ravel()))
@@ -88,25 +94,27 @@ def agree(both: Callable[..., Any], *given: Array, step: str) -> dict[str, Any]:
     }
 
 
-Contender = Callable[[Array, Array, Array, str], Array]
+Contender = Callable[..., Array]
+GROUPINGS = {"time": SAME_PLACE, "space": SAME_FRAME}
 
 
 def library(name: str) -> Contender:
     """Wrap one of the model's implementations as a contender."""
 
-    def attend(x: Array, kernel: Array, bias: Array, step: str) -> Array:
-        groups = x.swapaxes(1, 2) if step == "time" else x  # -> [B, G, L, D]
-        mixture = IMPLEMENTATIONS[name](Projections(groups, kernel, bias), None, slice(None))
-        return mixture.swapaxes(1, 2) if step == "time" else mixture
+    def attend(x: Array, cls: Array, kernel: Array, bias: Array, step: str) -> Array:
+        side = math.isqrt(x.shape[2])
+        given = {"cls": cls if step == "space" else None, "grouping": GROUPINGS[step], "sizes": (x.shape[1], side, side)}
+        return IMPLEMENTATIONS[name](Projections(x, kernel, bias, **given), None, slice(None)).patches
 
     return attend
 
 
 def _packed_product(x: Array, kernel: Array, bias: Array) -> Array:
-    return Projections(x, kernel, bias).packed() + bias[None, None, None]  # [B, T, N, 3, h, d]
+    packed, _ = Projections(x, kernel, bias).packed()
+    return packed.reshape(*packed.shape[:-1], *bias.shape) + bias[None, None, None]  # [B, T, N, 3, h, d]
 
 
-def products_alone(x: Array, kernel: Array, bias: Array, step: str) -> Array:
+def products_alone(x: Array, cls: Array, kernel: Array, bias: Array, step: str) -> Array:
     """Compute the packed q/k/v projection and use all of it."""
     return _packed_product(x, kernel, bias).sum(axis=3)
 
@@ -114,7 +122,7 @@ def products_alone(x: Array, kernel: Array, bias: Array, step: str) -> Array:
 def side_by_side(implementation: Any) -> Contender:
     """Attend over time with `TILE` // T positions in one sequence, separated by a block-diagonal mask."""
 
-    def attend(x: Array, kernel: Array, bias: Array, step: str) -> Array:
+    def attend(x: Array, cls: Array, kernel: Array, bias: Array, step: str) -> Array:
         qkv = _packed_product(x, kernel, bias)
         batch, frames, places, _, heads, dim = qkv.shape
         together = max(TILE // frames, 1)
@@ -130,7 +138,7 @@ def side_by_side(implementation: Any) -> Contender:
     return attend
 
 
-def elementwise(x: Array, kernel: Array, bias: Array, step: str) -> Array:
+def elementwise(x: Array, cls: Array, kernel: Array, bias: Array, step: str) -> Array:
     """Attend over time with elementwise products and sums in float32 instead of 8 x 8 matrix products."""
     qkv = _packed_product(x, kernel, bias)
     q, k, v = (qkv[:, :, :, i].astype(jnp.float32) for i in range(3))  # [B, T, N, h, d]

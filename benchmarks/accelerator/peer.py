@@ -44,21 +44,21 @@ FIRST = ("compiled", "train"), ("compiled", "forward")
 
 def first_measurements(size: Size) -> list[Measurement]:
     """Return the measurements of `FIRST`."""
-    return [_measurement(size, *contender) for contender in FIRST]
+    return [_measurement(size, *contender, later=False) for contender in FIRST]
 
 
 def measurements(size: Size) -> list[Measurement]:
     """Return the remaining measurements."""
     return [
-        _measurement(size, contender, job)
+        _measurement(size, contender, job, later=True)
         for contender in CONTENDERS
         for job in ("train", "forward")
         if (contender, job) not in FIRST
     ]
 
 
-def _measurement(size: Size, contender: str, job: str) -> Measurement:
-    return Measurement(f"{job}, {contender}", partial(compare, size, contender, job), limit=170)
+def _measurement(size: Size, contender: str, job: str, *, later: bool) -> Measurement:
+    return Measurement(f"{job}, {contender}", partial(compare, size, contender, job), limit=170, later=later)
 
 
 def compare(size: Size, contender: str, job: str, results: dict[str, Any]) -> dict[str, Any]:

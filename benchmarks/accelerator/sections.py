@@ -26,13 +26,13 @@ SECTIONS: dict[str, Section] = {
     "card": Section(card.measurements, compiles=False),
     "forward": Section(whole_model.forward_measurements),
     "train": Section(whole_model.train_measurements),
-    "peer_first": Section(peer.first_measurements, peer.ENVIRONMENT),
     "profile": Section(profile.measurements, profile.ENVIRONMENT),
     "attention": Section(attention.measurements),
     "remat": Section(whole_model.remat_measurements),
     "long_clips": Section(whole_model.long_clip_measurements),
     "augmentation": Section(feeding.augmentation_measurements),
     "copies": Section(feeding.copy_measurements),
+    "peer_first": Section(peer.first_measurements, peer.ENVIRONMENT),
     "peer": Section(peer.measurements, peer.ENVIRONMENT),
 }
 """Maps each name to its section."""

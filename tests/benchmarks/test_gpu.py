@@ -179,9 +179,9 @@ def test_flags_are_added_to_those_that_are_set():
 
 @pytest.mark.parametrize("name", ["library fused", "elementwise"])
 def test_candidates_compute_attention_over_time(name: str):
-    """Uses three frames of five places, so that no tile is full."""
-    shapes = (2, 3, 5, 32), (32, 3, 2, 16), (3, 2, 16)
-    keys = jax.random.split(jax.random.key(0), 3)
+    """Uses three frames of nine places, so that no tile is full."""
+    shapes = (2, 3, 9, 32), (2, 1, 32), (32, 3, 2, 16), (3, 2, 16)
+    keys = jax.random.split(jax.random.key(0), 4)
     given = [jax.random.normal(key, shape, jnp.bfloat16) / shape[-1] for key, shape in zip(keys, shapes, strict=True)]
     got = attention.CONTENDERS[name][0](*given, "time")
     assert jnp.allclose(got, attention.library("xla")(*given, "time"), atol=1e-2)

@@ -126,15 +126,16 @@ class Block(nn.Module):
         def extra_steps(cls: Array, patches: Array) -> Array:
             first = patches
             for name, grouping in scheme.extra_steps:
-                residual, maps[name] = self._extra_step(name, grouping, cls, first if parallel else patches, request)
-                patches = row_major(patches + residual)
+                kept, residual, maps[name] = self._extra_step(name, grouping, cls, first if parallel else patches, request)
+                patches = row_major((patches if parallel else kept) + residual)
             return patches
 
         first = row_major(patches)
         patches = first if late else extra_steps(cls, first)
-        group_cls, residual, maps[scheme.name] = self._own_attention(cls, first if parallel else patches, request, cls_only)
+        given = first if parallel else patches
+        group_cls, kept, residual, maps[scheme.name] = self._own_attention(cls, given, request, cls_only)
         if residual is not None:
-            patches = row_major(patches + residual)
+            patches = row_major((patches if parallel else kept) + residual)
         cls, frame_cls = self._merge_cls(cls, group_cls, request)
         if late:
             patches = extra_steps(cls, patches)
@@ -145,8 +146,8 @@ class Block(nn.Module):
     @nn.nowrap
     def _extra_step(
         self, name: str, grouping: Grouping, cls: Array, patches: Float[Array, "B T N D"], request: Request
-    ) -> tuple[Float[Array, "B T N D"], Array | None]:
-        """Return the patches' residual and the attention weights of an extra attention step (equation 11 if temporal).
+    ) -> tuple[Float[Array, "B T N D"], Float[Array, "B T N D"], Array | None]:
+        """Return the patches, their residual and the attention weights of an extra attention step (equation 11 if temporal).
 
         The CLS is excluded unless `temporal_cls_key` makes it an additional key.
         """
@@ -154,7 +155,8 @@ class Block(nn.Module):
         if self.temporal_cls_key and name == "temporal":
             queries, key = slice(-1), norm(cls)
         attention = self._attention(name, f"{name}_attn")
-        mixed, weights = self._mix(attention, grouping, norm(patches), key, queries, request)
+        patches, normal = norm(patches, fork=True)
+        mixed, weights = self._mix(attention, grouping, normal, key, queries, request)
         folded = attention.is_folded
         if folded and request.train:
             raise InputError("These parameters were folded for inference and can't be trained: use the original ones.")
@@ -162,25 +164,26 @@ class Block(nn.Module):
         layer = HeadsToTokens if folded else nn.Dense
         output = layer(self.embed_dim, kernel_init=init, dtype=self.dtype, name=f"{name}_fc")
         if folded:
-            return output(mixed.patches), weights
+            return patches, output(mixed.patches), weights
         # Stochastic depth acts before the last layer, as in the official code, so a dropped residual still adds that layer's
         # bias.
         residual, _ = self._drop_groups(request, grouping, attention.project(mixed.patches, train=request.train))
-        return output(residual), weights
+        return patches, output(residual), weights
 
     @nn.nowrap
     def _own_attention(
         self, cls: Array, patches: Float[Array, "B T N D"], request: Request, cls_only: bool
-    ) -> tuple[Float[Array, "B G D"], Float[Array, "B T N D"] | None, Array | None]:
-        """Return the residuals of each group's CLS copy and of the patches, and the attention weights (equations 5 to 8)."""
+    ) -> tuple[Float[Array, "B G D"], Float[Array, "B T N D"], Float[Array, "B T N D"] | None, Array | None]:
+        """Return the residual of each group's CLS copy, the patches, their residual, and the weights (equations 5 to 8)."""
         scheme, norm = SCHEMES[self.attention_type], self._norm("norm1")
         attention = self._attention(scheme.name, "attn")
         queries = slice(-1, None) if cls_only else slice(None)
-        mixed, weights = self._mix(attention, scheme.groups, norm(patches), norm(cls), queries, request)
+        patches, normal = norm(patches, fork=True)
+        mixed, weights = self._mix(attention, scheme.groups, normal, norm(cls), queries, request)
         project = functools.partial(attention.project, train=request.train)
         residual = None if mixed.patches is None else project(mixed.patches)
         residual, group_cls = self._drop_groups(request, scheme.groups, residual, project(mixed.cls))
-        return group_cls, residual, weights
+        return group_cls, patches, residual, weights
 
     @nn.nowrap
     def _merge_cls(
@@ -212,10 +215,11 @@ class Block(nn.Module):
             dropout_rate=self.dropout_rate,
             name="mlp",
         )
-        given = {name: x for name, x in tokens.items() if x is not None}
-        residuals = (mlp(norm(x), train=request.train) for x in given.values())
+        forks = {name: norm(x, fork=True) for name, x in tokens.items() if x is not None}
+        residuals = (mlp(fork.branch, train=request.train) for fork in forks.values())
         dropped = self._drop(request, *residuals, rows=2 if scheme.cls_per_frame else 1)
-        return {**tokens, **{name: x + residual for (name, x), residual in zip(given.items(), dropped, strict=True)}}
+        summed = (fork.residual + residual for fork, residual in zip(forks.values(), dropped, strict=True))
+        return {**tokens, **dict(zip(forks, summed, strict=True))}
 
     @nn.nowrap
     def _norm(self, name: str) -> LayerNorm:

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from timesformer_jax._typing import Array, Bool, Float, PRNGKeyArray
+from timesformer_jax.modeling.kernels.layer_norm import residual_gradients, supports
 
 
 @jax.custom_jvp
@@ -62,10 +63,30 @@ class LayerNorm(nn.Module):
     epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
+    def __call__(self, x: Float[Array, "*tokens D"], *, fork: bool = False) -> Any:
+        """Normalise tokens.
+
+        Args:
+            x: Tokens.
+            fork: Also return `x`, for the residual connection around the branch that receives the normalised tokens. On GPUs,
+                the gradients of both are then added in the same pass over memory that computes that of the LayerNorm.
+
+        Returns:
+            The normalised tokens, or a `Fork`.
+        """
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        return layer_norm(self.epsilon, x, jnp.asarray(scale), jnp.asarray(bias))
+        call = normalize_and_keep if fork else layer_norm
+        return call(self.epsilon, x, jnp.asarray(scale), jnp.asarray(bias))
+
+
+class Fork(NamedTuple):
+    """Tokens at the beginning of a residual branch."""
+
+    residual: Float[Array, "*tokens D"]
+    """Unchanged, for the residual connection."""
+    branch: Float[Array, "*tokens D"]
+    """Normalised, for the branch."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -122,6 +143,34 @@ def _layer_norm_derivative(epsilon: float, primals: tuple[Any, ...], tangents: t
         return (dnormal * _wide(scale, x) + normal * _wide(dscale, x) + _wide(dbias, x)).astype(x.dtype)
 
     return _affine(x, mean, rate, scale, bias), derivative(x, mean, rate, scale, *tangents)
+
+
+def normalize_and_keep(epsilon: float, x: Array, scale: Array, bias: Array) -> Fork:
+    """Apply `layer_norm` at the beginning of a residual branch."""
+
+    def plain(*arguments: Array) -> Fork:
+        return Fork(arguments[0], layer_norm(epsilon, *arguments))
+
+    if not supports(x):
+        return plain(x, scale, bias)
+    return jax.lax.platform_dependent(x, scale, bias, cuda=functools.partial(_fork, epsilon), default=plain)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fork(epsilon: float, x: Array, scale: Array, bias: Array) -> Fork:
+    return Fork(x, layer_norm(epsilon, x, scale, bias))
+
+
+def _fork_forward(epsilon: float, x: Array, scale: Array, bias: Array) -> tuple[Fork, tuple[Array, Array]]:
+    return _fork(epsilon, x, scale, bias), (x, scale)
+
+
+def _fork_backward(epsilon: float, kept: tuple[Array, Array], gradients: Fork) -> tuple[Array, Array, Array]:
+    x, scale = kept
+    return residual_gradients(x, scale, gradients.branch, gradients.residual, epsilon=epsilon)
+
+
+_fork.defvjp(_fork_forward, _fork_backward)
 
 
 def mlp_width(dim: int, mlp_ratio: float) -> int:

@@ -16,6 +16,7 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from timesformer_jax.modeling.layers import Fork
 from timesformer_jax.training.mesh import BATCH_AXES
 from timesformer_jax.training.weights import call_with_whole_weights
 
@@ -86,7 +87,10 @@ def split_activations(mesh: Mesh, *, regather: bool = True) -> Iterator[None]:
                     calling.remove(path)
             for pattern, taken, given in ACTIVATIONS:
                 if re.fullmatch(pattern, path):
-                    return split(call(*split(args, taken), **kwargs), given)
+                    outputs = call(*split(args, taken), **kwargs)
+                    if isinstance(outputs, Fork):  # the residual stream stays where it is
+                        return outputs._replace(branch=split(outputs.branch, given))
+                    return split(outputs, given)
         return call(*args, **kwargs)
 
     if mesh.size == 1:
