@@ -24,7 +24,7 @@ NAMES = ["abseiling", "air drumming", "answering, questions"]
         ("a.csv", '1,air drumming\n0,abseiling\n2,"answering, questions"\n'),
     ],
 )
-def test_files(name: str, text: str, tmp_path: Path):
+def test_labels_are_read_from_every_format(name: str, text: str, tmp_path: Path):
     (tmp_path / name).write_text(text)
     assert read_labels(tmp_path / name) == NAMES
 
@@ -41,7 +41,7 @@ def test_files(name: str, text: str, tmp_path: Path):
         ("a.csv", "0,a\n0,b\n", "number its 2 names"),
     ],
 )
-def test_files_that_are_none(name: str, text: str, told: str, tmp_path: Path):
+def test_malformed_label_files_are_rejected(name: str, text: str, told: str, tmp_path: Path):
     (tmp_path / name).write_text(text)
     with pytest.raises(tsf.InputError, match=told):
         read_labels(tmp_path / name)

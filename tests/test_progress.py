@@ -7,7 +7,7 @@ import pytest
 from timesformer_jax import progress
 
 
-def test_a_line_a_minute_without_a_terminal(monkeypatch: pytest.MonkeyPatch):
+def test_progress_logs_once_a_minute_without_a_terminal(monkeypatch: pytest.MonkeyPatch):
     """It is printed even if nothing has been done in the meantime."""
     monkeypatch.setattr(progress, "MINUTE", 0.01)
     lines: list[str] = []
@@ -26,7 +26,7 @@ def test_a_line_a_minute_without_a_terminal(monkeypatch: pytest.MonkeyPatch):
         assert shown.line() == "train: 1,200 of 240,000 videos, 2 a second, 1 d 9 h left, 3 unreadable so far"
 
 
-def test_quiet_work_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_quiet_progress_prints_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(progress, "MINUTE", 0.001)
     lines: list[str] = []
     with progress.Progress(2, quiet=True, say=lines.append) as shown:

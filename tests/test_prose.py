@@ -81,5 +81,5 @@ def test_no_banned_phrase():
         "so many",
     ],
 )
-def test_a_banned_phrase_is_found(text: str):
+def test_banned_phrases_are_found(text: str):
     assert len(found_in(text)) == 1

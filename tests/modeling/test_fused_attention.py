@@ -42,7 +42,7 @@ def arrays(groups: int, length: int, clips: int = 2) -> tuple[jax.Array, jax.Arr
         pytest.param(1, 256, id="the longest"),
     ],
 )
-def test_outputs_and_gradients(groups: int, length: int):
+def test_fused_attention_outputs_and_gradients(groups: int, length: int):
     qkv, bias, gradient = arrays(groups, length)
     outcomes = []
     for attend in (fused, plain):
@@ -52,7 +52,7 @@ def test_outputs_and_gradients(groups: int, length: int):
 
 
 @pytest.mark.parametrize("own_bias", [False, True])
-def test_over_one_more_axis(own_bias: bool):
+def test_fused_attention_under_vmap(own_bias: bool):
     qkv, bias, _ = arrays(2, 8, clips=3)
     qkv, axes = qkv[:, None], (0, 0 if own_bias else None)
     biases = jnp.stack([bias, 2 * bias, -bias]) if own_bias else bias
@@ -61,7 +61,7 @@ def test_over_one_more_axis(own_bias: bool):
     np.testing.assert_allclose(got, wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_devices_keep_their_clips_groups_and_heads():
+def test_fused_attention_keeps_sharded_axes():
     """Nothing is gathered, and the sums of the bias's gradient are the only communication between devices."""
     mesh = jax.make_mesh((2, 2, 2), ("data", "context", "tensor"), axis_types=(AxisType.Auto,) * 3)
     qkv, bias, _ = arrays(4, 8)
@@ -78,7 +78,7 @@ def test_devices_keep_their_clips_groups_and_heads():
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4), compiled(qkv, bias), wanted)
 
 
-def test_tiles_are_sizes_that_triton_has():
+def test_tiles_have_sizes_that_triton_supports():
     assert set(module.TILES) == {(direction, length) for direction in module.RULES for length in ("short", "long")}
     for tile in module.TILES.values():
         assert all(number & (number - 1) == 0 for number in tile)
