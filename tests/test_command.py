@@ -118,7 +118,7 @@ def test_second_interrupt_ends_the_process_at_once():
 
 
 @pytest.fixture(scope="module")
-def clips_with_broken_ones(tmp_path_factory: pytest.TempPathFactory, clips: Path, broken_clips: Path) -> tuple[Path, str]:
+def partly_broken_clips(tmp_path_factory: pytest.TempPathFactory, clips: Path, broken_clips: Path) -> tuple[Path, str]:
     """Videos of several sizes and rates, with broken ones under one of their labels."""
     root = tmp_path_factory.mktemp("mixed") / "clips"
     shutil.copytree(clips, root)
@@ -128,9 +128,9 @@ def clips_with_broken_ones(tmp_path_factory: pytest.TempPathFactory, clips: Path
     return root, label
 
 
-def test_readme_command_names_unreadable_files(tmp_path: Path, clips_with_broken_ones: tuple[Path, str], data_dir: str):
+def test_readme_command_names_unreadable_files(tmp_path: Path, partly_broken_clips: tuple[Path, str], data_dir: str):
     """Training completes, and unreadable videos are counted in training and in evaluation."""
-    root, label = clips_with_broken_ones
+    root, label = partly_broken_clips
     flags = ["--config=configs/folder.py", f"--config.data.root={root}", f"--config.data.data_dir={data_dir}"]
     flags += ["--config.model.depth=1", "--config.train.num_epochs=1.0"]
     done = command(*flags, f"--workdir={tmp_path}/run", devices=2)
@@ -144,8 +144,8 @@ def test_readme_command_names_unreadable_files(tmp_path: Path, clips_with_broken
 
 
 @pytest.mark.slow
-def test_readme_command_overfits_a_folder(tmp_path: Path, clips_with_broken_ones: tuple[Path, str], data_dir: str):
-    root, _ = clips_with_broken_ones
+def test_readme_command_overfits_a_folder(tmp_path: Path, partly_broken_clips: tuple[Path, str], data_dir: str):
+    root, _ = partly_broken_clips
     flags = ["--config=configs/folder.py", f"--config.data.root={root}", f"--config.data.data_dir={data_dir}"]
     epochs = 60 if "TIMESFORMER_CLIPS" in os.environ else 100
     done = command(*flags, f"--workdir={tmp_path}/run", f"--config.train.num_epochs={epochs}.0", devices=2)

@@ -111,9 +111,9 @@ def test_missing_platform_is_an_error(monkeypatch: pytest.MonkeyPatch):
 def test_computing_jobs_name_the_devices_first(job: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     output = [] if job == "predict" else [f"--output={tmp_path / 'x.gif'}"]
     assert main([job, str(tmp_path / "x.mp4"), f"--checkpoint={tmp_path / 'none'}", *output]) == 1
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == devices.describe_devices()
-    assert told[1].startswith("Error: ")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == devices.describe_devices()
+    assert lines[1].startswith("Error: ")
 
 
 def test_current_machine_is_described():

@@ -63,8 +63,8 @@ def test_follow_weights_of_any_kind(recipe, kind: str, given: dict[str, Any], mo
     assert (tuple(config.pixels.mean), config.pixels.channel_order) == pixels
     assert config.clips.short_side == (model["image_size"], round(model["image_size"] * 5 / 4))  # as `tsf.load` scales frames
     assert config.data.short_side == config.clips.short_side[0]
-    said = kind in ("timesformer_jax", "huggingface")
-    span = 96 if recipe[0] == "hmdb51" else 8 if said else 256
+    states_rate = kind in ("timesformer_jax", "huggingface")
+    span = 96 if recipe[0] == "hmdb51" else 8 if states_rate else 256
     assert config.clips.sampling_rate == span / model["num_frames"]
     assert all(config[section][name] is not None for section, fields in FOLLOWING.items() for name in fields)
 
@@ -213,11 +213,11 @@ def test_paper_recipes_are_independent_of_their_initial_weights(
 ):
     """Clips, pixels, scheme and frame sizes stay, even if the weights state otherwise."""
     config = config_of(file, None if variant == "default" else variant, init_from="weights")
-    said = {"sampling": "segments", "sampling_rate": 3.0, "placement": "dense", "channel_order": "bgr", "short_side": 400}
-    said |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    said |= {"sampling": "uniform", "channel_order": "rgb"} if file == "ssv2" else {}
+    stated = {"sampling": "segments", "sampling_rate": 3.0, "placement": "dense", "channel_order": "bgr", "short_side": 400}
+    stated |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    stated |= {"sampling": "uniform", "channel_order": "rgb"} if file == "ssv2" else {}
     fields = {**FOLLOWING["model"], "attention_type": "space_only", "num_frames": 4, "image_size": 384}
-    weights = Architecture(fields, tsf.Preprocess(num_frames=8, crop_size=224, **said), said)
+    weights = Architecture(fields, tsf.Preprocess(num_frames=8, crop_size=224, **stated), stated)
     monkeypatch.setattr("experiment.follow.read_architecture", lambda *_, **__: weights)
     filled = follow_weights(config, str(tmp_path), "train")
     assert {name: filled.model[name] for name in SCHEME} == SCHEME

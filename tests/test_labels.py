@@ -30,7 +30,7 @@ def test_labels_are_read_from_every_format(name: str, text: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "words"),
     [
         ("a.json", "{", "as JSON"),
         ("a.json", "3", "should hold a list of names"),
@@ -41,9 +41,9 @@ def test_labels_are_read_from_every_format(name: str, text: str, tmp_path: Path)
         ("a.csv", "0,a\n0,b\n", "number its 2 names"),
     ],
 )
-def test_malformed_label_files_are_rejected(name: str, text: str, told: str, tmp_path: Path):
+def test_malformed_label_files_are_rejected(name: str, text: str, words: str, tmp_path: Path):
     (tmp_path / name).write_text(text)
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         read_labels(tmp_path / name)
 
 

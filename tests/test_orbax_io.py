@@ -33,14 +33,14 @@ def test_arrays_are_restored_with_the_requested_placement(on_device: bool, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "words"),
     [
         ({**TREE, "a": TREE["a"][:1]}, r"'params/a' is \(2, 3\), expected \(1, 3\)"),
         ({**TREE, "b": {}}, r"'params/b/c' is \(\), expected missing"),
     ],
 )
-def test_wrong_shapes_are_rejected_on_the_host(asked: dict[str, Any], told: str, tmp_path: Path):
+def test_wrong_shapes_are_rejected_on_the_host(asked: dict[str, Any], words: str, tmp_path: Path):
     """Orbax itself would return the saved shape."""
     write_arrays(tmp_path / "a", {"params": TREE}, {})
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         read_host_arrays(tmp_path / "a", {"params": asked})

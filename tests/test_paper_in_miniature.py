@@ -116,18 +116,20 @@ def measured(a: float, b: float, num_videos: int = 1000) -> Table:
     ],
 )
 def test_claim_holds_only_beyond_chance(a: float, b: float, strictly: bool, words: str):
-    told = judge(experiment(Claim("spatial", "a", "b", strictly)), measured(a, b), dict.fromkeys(TASKS, 0.0), MINIATURE.words)
-    assert told.words == words
+    judged = judge(experiment(Claim("spatial", "a", "b", strictly)), measured(a, b), dict.fromkeys(TASKS, 0.0), MINIATURE.words)
+    assert judged.words == words
     reason = f"a is {abs(a - b):.1f} points {'above' if a > b else 'below'} b in which digit"
-    assert (reason if strictly or words == "does not hold" else "in 1 comparison the paper's better row") in told.sentence
+    assert (reason if strictly or words == "does not hold" else "in 1 comparison the paper's better row") in judged.sentence
 
 
 def test_claims_may_hold_in_part_or_be_untested():
     both = experiment(Claim("spatial", "a", "b"), Claim("temporal", "b", "a"), Claim("temporal", "a", "b", strictly=False))
-    told = judge(both, measured(90.0, 80.0), dict.fromkeys(TASKS, 0.0), MINIATURE.words)
-    assert told.words == "holds in part"
-    assert "; in 1 other comparison the paper's better row is not worse by more than chance; but" in told.sentence
-    assert re.search(r"a is 10.0 points above b in which digit.*; but b is 10.0 points below a in which motion", told.sentence)
+    judged = judge(both, measured(90.0, 80.0), dict.fromkeys(TASKS, 0.0), MINIATURE.words)
+    assert judged.words == "holds in part"
+    assert "; in 1 other comparison the paper's better row is not worse by more than chance; but" in judged.sentence
+    assert re.search(
+        r"a is 10.0 points above b in which digit.*; but b is 10.0 points below a in which motion", judged.sentence
+    )
     nothing_seen = experiment(Claim("spatial", "a", "b"), Claim("temporal", "a", "b", strictly=False))
     assert judge(nothing_seen, measured(80.1, 80.0), dict.fromkeys(TASKS, 0.0), MINIATURE.words).words == "is undecided"
     assert judge(both, {}, dict.fromkeys(TASKS, 0.0), MINIATURE.words).words == "was not tested"

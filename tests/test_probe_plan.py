@@ -57,9 +57,9 @@ RATES = training.probe_rates((0.1, 0.01, 0.001), (0.0, 0.5))
     ],
 )
 def test_probe_warns_at_the_edge_of_the_grid(scores: list, words: list[str]):
-    said = describe_edges(RATES, scores)
-    assert len(said) == len(words)
-    for sentence, pattern in zip(said, words, strict=True):
+    notes = describe_edges(RATES, scores)
+    assert len(notes) == len(words)
+    for sentence, pattern in zip(notes, words, strict=True):
         assert re.search(pattern, sentence)
 
 

@@ -44,10 +44,10 @@ def test_two_processes_equal_one_and_sigterm_to_one_stops_both(
     while not list((tmp_path / "two").glob("checkpoints/[0-9]")) and time.monotonic() < deadline:
         time.sleep(0.05)
     both[1].send_signal(signal.SIGTERM)
-    told = [re.findall(r"Stopped early: saved step (\d+) of 40", error) for error in finish(both)]
-    assert told[0] == told[1], told
-    assert len(told[0]) == 1, "the run was over before SIGTERM"
-    step = int(told[0][0])
+    reports = [re.findall(r"Stopped early: saved step (\d+) of 40", error) for error in finish(both)]
+    assert reports[0] == reports[1], reports
+    assert len(reports[0]) == 1, "the run was over before SIGTERM"
+    step = int(reports[0][0])
     assert (tmp_path / "two" / "checkpoints" / str(step)).is_dir()
     first, _ = finish(start(arguments, processes=2, devices=2))
     assert f"Resuming from the checkpoint of step {step} in" in first

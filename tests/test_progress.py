@@ -13,12 +13,12 @@ def test_progress_logs_once_a_minute_without_a_terminal(monkeypatch: pytest.Monk
     lines: list[str] = []
     two = threading.Event()
 
-    def say(line: str) -> None:
+    def record(line: str) -> None:
         lines.append(line)
         if len(lines) == 2:
             two.set()
 
-    with progress.Progress(240_000, "train", initial=1000, say=say, remark=lambda: "3 unreadable so far") as shown:
+    with progress.Progress(240_000, "train", initial=1000, say=record, remark=lambda: "3 unreadable so far") as shown:
         assert two.wait(60)
         assert lines[1] == "train: 1,000 of 240,000 videos, none done yet, 3 unreadable so far"
         shown.update(200)

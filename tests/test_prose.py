@@ -1,4 +1,4 @@
-"""Phrases that no native writer would use are gone, and stay gone."""
+"""Banned phrases are absent from tracked text."""
 
 import re
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ QUOTED = {
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """(path, content) of every text of the clean rooms."""
+    """(path, content) of every tracked text."""
     for room in CLEAN:
         path = ROOT / room
         assert path.exists(), room

@@ -163,7 +163,7 @@ def test_labels_naming_a_side_are_detected():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({"flip": "yes"}, "pixels.flip must be auto, on or off, got 'yes'"),
         ({"hue": 0.7}, r"pixels.hue must be from 0 to 0\.5, got 0\.7"),
@@ -181,8 +181,8 @@ def test_labels_naming_a_side_are_detected():
         ({"rand_augment": (2, 11.0)}, r"pixels.rand_augment must be .*magnitude from 0 to 10\), got \(2, 11\.0\)"),
     ],
 )
-def test_impossible_options_are_rejected(changes: dict, told: str):
-    with pytest.raises(InputError, match=told):
+def test_impossible_options_are_rejected(changes: dict, words: str):
+    with pytest.raises(InputError, match=words):
         PixelOptions(**{"flip": "off", "mean": MEAN, "std": STD, **changes})
 
 

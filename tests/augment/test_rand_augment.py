@@ -138,14 +138,14 @@ def test_uncovered_pixels_are_grey(name: str, axis: int, moved: int):
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
+def draw_operations(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
     """Draw with many keys: the number of operations, and the operation, level and sign of the last one."""
 
-    def tell(number: int, clip: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
+    def encode(number: int, clip: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
         pixels = jnp.stack([clip[0, 0, 0, 0] + 1 / 8, jnp.float32(number / 16), (level + 1) / 3])  # room on both sides
         return jnp.stack([pixels, jnp.stack([(sign + 1) / 2] * 3)]).reshape(2, 1, 1, 3)
 
-    stubs = {name: functools.partial(tell, number) for number, name in enumerate(OPERATIONS)}
+    stubs = {name: functools.partial(encode, number) for number, name in enumerate(OPERATIONS)}
     monkeypatch.setattr(module, "OPERATIONS", stubs)
 
     def draw(**options) -> np.ndarray:
@@ -157,8 +157,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
     return draw
 
 
-def test_operations_are_drawn_uniformly_and_applied_half_of_the_time(told: Callable[..., np.ndarray]):
-    happened, number, magnitude, sign = told(num_ops=1, magnitude=7.0).T
+def test_operations_are_drawn_uniformly_and_applied_half_of_the_time(draw_operations: Callable[..., np.ndarray]):
+    happened, number, magnitude, sign = draw_operations(num_ops=1, magnitude=7.0).T
     assert set(happened) == {0, 1}
     assert happened.mean() == pytest.approx(0.5, abs=0.03)
     number, magnitude, sign = (drawn[happened == 1] for drawn in (number, magnitude, sign))
@@ -173,15 +173,15 @@ def test_operations_are_drawn_uniformly_and_applied_half_of_the_time(told: Calla
     assert np.abs(drawn - np.eye(3)).max() < 0.07
 
 
-def test_operations_are_drawn_independently(told: Callable[..., np.ndarray]):
-    happened = told(num_ops=4, magnitude=7.0)[:, 0]
+def test_operations_are_drawn_independently(draw_operations: Callable[..., np.ndarray]):
+    happened = draw_operations(num_ops=4, magnitude=7.0)[:, 0]
     shares = np.bincount(happened.astype(int)) / len(happened)
     np.testing.assert_allclose(shares, np.array([1, 4, 6, 4, 1]) / 16, atol=0.03)
 
 
 @pytest.mark.parametrize(("magnitude", "cut"), [(10.0, 10.0), (0.0, 0.0)])
-def test_magnitudes_are_clipped(told: Callable[..., np.ndarray], magnitude: float, cut: float):
-    drawn = told(num_ops=1, magnitude=magnitude, magnitude_std=2.0)
+def test_magnitudes_are_clipped(draw_operations: Callable[..., np.ndarray], magnitude: float, cut: float):
+    drawn = draw_operations(num_ops=1, magnitude=magnitude, magnitude_std=2.0)
     magnitudes = drawn[drawn[:, 0] == 1, 2]
     assert magnitudes.min() >= -1e-5
     assert magnitudes.max() <= 10 + 1e-5

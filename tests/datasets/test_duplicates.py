@@ -39,8 +39,8 @@ def test_links_to_one_file_are_duplicates(tmp_path: Path):
 def test_linked_label_folders_are_duplicates(tmp_path: Path):
     root = grow(tmp_path, "train/run/0.mp4", "train/walk/1.mp4")
     (root / "val").symlink_to("train")
-    (told,) = describe_duplicates(read_video_folder(root))
-    assert ": 2 (train/run/0.mp4 = val/run/0.mp4 in train and val, " in told
+    (line,) = describe_duplicates(read_video_folder(root))
+    assert ": 2 (train/run/0.mp4 = val/run/0.mp4 in train and val, " in line
 
 
 def test_overlapping_segments_are_duplicates(tmp_path: Path):

@@ -40,7 +40,7 @@ def test_dead_worker_loses_only_its_item():
     assert str(results[5]) == "the process that read it died"
 
 
-def wait_for_the_last(path: Path) -> bool:
+def wait_for_last_item(path: Path) -> bool:
     """Make the first item wait until the last one is done."""
     if path.name == "0":
         until = time.monotonic() + 20
@@ -53,12 +53,12 @@ def wait_for_the_last(path: Path) -> bool:
 
 
 def test_slow_item_does_not_delay_the_others(tmp_path: Path):
-    found = list(map_in_processes(wait_for_the_last, [tmp_path / str(number) for number in range(41)], num_workers=2))
+    found = list(map_in_processes(wait_for_last_item, [tmp_path / str(number) for number in range(41)], num_workers=2))
     assert found == [(tmp_path / str(number), True) for number in range(41)]
 
 
 @pytest.mark.slow  # time for three processes to import the package
-@pytest.mark.parametrize("thread", [False, True], ids=["Linux's signal", "a look for the parent"])
+@pytest.mark.parametrize("thread", [False, True], ids=["Linux's signal", "polling for the parent"])
 def test_workers_end_with_a_killed_parent(thread: bool):
     """Linux's signal follows the thread that started the worker, so work must run in the main thread."""
     code = """

@@ -19,7 +19,7 @@ def predictions_of(scores: np.ndarray, labels: np.ndarray) -> Predictions:
     return Predictions([f"{i:06d}" for i in range(len(scores))], labels, scores, np.ones(len(scores), int))
 
 
-def one_label(videos: int = 200, classes: int = 9) -> Predictions:
+def single_label(videos: int = 200, classes: int = 9) -> Predictions:
     """Scores that are somewhat right, with ties; the last class has no video."""
     labels = RANDOM.integers(0, classes - 1, videos)
     logits = RANDOM.normal(size=(videos, classes)) + 1.5 * (np.arange(classes) == labels[:, None])
@@ -27,8 +27,8 @@ def one_label(videos: int = 200, classes: int = 9) -> Predictions:
     return predictions_of((odds / odds.sum(axis=1, keepdims=True)).round(2).astype(np.float32), labels)
 
 
-def several_labels(videos: int = 150, classes: int = 6) -> Predictions:
-    """As `one_label` with several labels; the last class has no video, and some videos have no label."""
+def multi_label(videos: int = 150, classes: int = 6) -> Predictions:
+    """As `single_label` with several labels; the last class has no video, and some videos have no label."""
     labels = (RANDOM.random((videos, classes)) < 0.2) * (np.arange(classes) < classes - 1)
     scores = 1 / (1 + np.exp(-RANDOM.normal(size=labels.shape) - labels))
     return predictions_of(scores.round(1).astype(np.float32), labels.astype(np.float32))
@@ -68,7 +68,7 @@ EXPECTED: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=[one_label, several_labels])
+@pytest.fixture(scope="module", params=[single_label, multi_label])
 def predictions(request: pytest.FixtureRequest) -> Predictions:
     return request.param()
 
@@ -149,7 +149,7 @@ def test_intervals_of_a_large_data_set_are_fast():
 
 
 def test_confusion_matrix_and_class_table():
-    predictions = one_label()
+    predictions = single_label()
     best = predictions.scores.argmax(axis=1)
     expected = sklearn_metrics.confusion_matrix(predictions.labels, best, labels=range(9))
     np.testing.assert_array_equal(evaluation.confusion_matrix(predictions), expected)

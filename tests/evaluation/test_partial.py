@@ -65,7 +65,7 @@ def check(scores: ClipScores) -> None:
     assert scores.averages == AVERAGE_NAMES
 
 
-@pytest.mark.parametrize("error", [training.Preempted("told"), KeyboardInterrupt()], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize("error", [training.Preempted("SIGTERM"), KeyboardInterrupt()], ids=["SIGTERM", "Ctrl-C"])
 def test_interrupted_evaluation_resumes(tmp_path: Path, caplog, error: BaseException):
     taken: list[int] = []
     with pytest.raises(type(error)):

@@ -115,7 +115,7 @@ def test_shares_give_the_same_data_as_a_single_preparation(tmp_path: Path, made_
 
 
 @pytest.mark.parametrize(
-    ("held", "wanted", "told"),
+    ("held", "wanted", "words"),
     [
         ("share_1_of_2", "1/2", r"is preparing the share 1/2 of"),
         ("share_1_of_2", None, r"is preparing .*share_1_of_2\.lock"),
@@ -123,12 +123,12 @@ def test_shares_give_the_same_data_as_a_single_preparation(tmp_path: Path, made_
         ("share_1_of_2", "2/2", ""),
     ],
 )
-def test_share_is_prepared_by_one_process(tmp_path: Path, held: str, wanted: str | None, told: str):
+def test_share_is_prepared_by_one_process(tmp_path: Path, held: str, wanted: str | None, words: str):
     lock = tmp_path / f".2.0.0{'.' * bool(held)}{held}.lock"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         holder = {**run_lock._me(), "pid": other.pid, "started": run_lock._started(other.pid), "since": "now", "token": "other"}
         write_json(lock, holder)
-        expected = pytest.raises(InputError, match=told) if told else contextlib.nullcontext()
+        expected = pytest.raises(InputError, match=words) if words else contextlib.nullcontext()
         with expected, shares.alone(tmp_path / "2.0.0", shares.Share.parse(wanted)):
             pass
         other.kill()
@@ -224,13 +224,13 @@ def without_descriptors(video: Labelled, **options: Any) -> Any:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def removed_meanwhile(video: Labelled, **options: Any) -> Any:
+def remove_video(video: Labelled, **options: Any) -> Any:
     if video.entry.path.parts[-2:] == ("down", "1.mp4"):
         os.remove(video.entry.path)
     return write_records(video, **options)
 
 
-def with_its_folder(video: Labelled, **options: Any) -> Any:
+def remove_folder(video: Labelled, **options: Any) -> Any:
     shutil.rmtree(video.entry.path.parent)
     return write_records(video, **options)
 
@@ -248,10 +248,10 @@ def test_failed_read_stops_the_preparation(tmp_path: Path, made_clips: Path, mon
             folder(clips, tmp_path / "data", num_workers=1)
     assert not list(tmp_path.rglob("dataset_info.json"))
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "write_records", with_its_folder)
+        patch.setattr(preparation, "write_records", remove_folder)
         with pytest.raises(InputError, match=r"^The folder .* is gone: is its disk"):
             folder(shutil.copytree(made_clips, tmp_path / "others"), tmp_path / "data", num_workers=1)
-    monkeypatch.setattr(preparation, "write_records", removed_meanwhile)
+    monkeypatch.setattr(preparation, "write_records", remove_video)
     data = folder(clips, tmp_path / "data", num_workers=1)
     left_out = {name: reason for split in data.left_out.values() for name, reason in split.items()}
     assert left_out == {"down/1.mp4": "No such file or directory"}

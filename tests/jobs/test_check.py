@@ -64,16 +64,16 @@ def test_check_reports_listed_videos_that_are_missing(tmp_path: Path, made_clips
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["/no/such"], "There is no folder /no/such: give the one that holds the videos."),
         ([], "No FOLDER was given."),
         (["--dataset=video_list"], "--dataset=video_list needs two lists: --train=FILE.csv --val=FILE.csv."),
     ],
 )
-def test_check_rejects_impossible_arguments(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]):
+def test_check_rejects_impossible_arguments(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):
     assert main(["check", *arguments]) == 1
-    assert capsys.readouterr().err == f"Error: {told}\n"
+    assert capsys.readouterr().err == f"Error: {words}\n"
 
 
 def test_check_reports_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

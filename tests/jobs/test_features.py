@@ -100,7 +100,7 @@ def test_features_job_keeps_an_existing_classifier(checkpoint: Path):
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "words"),
     [
         (
             ["predict"],
@@ -110,11 +110,11 @@ def test_features_job_keeps_an_existing_classifier(checkpoint: Path):
     ],
 )
 def test_jobs_that_need_a_classifier_report_its_absence(
-    image_model: Path, made_clips: Path, tmp_path: Path, command: list, told: str, capsys: Any
+    image_model: Path, made_clips: Path, tmp_path: Path, command: list, words: str, capsys: Any
 ):
     job, *more = (part.format(folder=tmp_path) for part in command)
     assert main([job, str(made_clips / "down" / "0.mp4"), *more, "--num-heads=3", f"--checkpoint={image_model}"]) == 1
-    assert told in capsys.readouterr().err
+    assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -162,9 +162,9 @@ def test_features_job_resumes(
     monkeypatch.setattr(job, "prepared", lambda pre, paths, **views: decoded.extend(paths) or prepared(pre, paths, **views))
     for output in ("two", "one"):
         assert main([*command, f"--output={tmp_path / output}"]) == 1
-        told = capsys.readouterr().err.splitlines()
-        assert told[-1] == "1 of 5 video(s) could not be read."
-        assert ("2 of 5 video(s) were already extracted." in told) == (output == "two")
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[-1] == "1 of 5 video(s) could not be read."
+        assert ("2 of 5 video(s) were already extracted." in lines) == (output == "two")
     assert [path.name for path in decoded[:3]] == ["1.mp4", "2.mp4", "3.mp4"]
     assert len(decoded) == 8
     one, two = (read_features(tmp_path / name) for name in ("one", "two"))
@@ -175,13 +175,13 @@ def test_features_job_resumes(
 
     shutil.copy(made_clips / "back" / "0.mp4", tmp_path / "clips" / "new.mp4")
     assert main([*command, f"--output={tmp_path / 'two'}"]) == 1
-    assert "two holds other features (" in (told := capsys.readouterr().err)
-    assert "videos.listed is 5 there and 6 here" in told
-    assert len(told.splitlines()) == 1
+    assert "two holds other features (" in (error := capsys.readouterr().err)
+    assert "videos.listed is 5 there and 6 here" in error
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["--num-clips=0"], "--num-clips must be at least 1, got 0."),
         (["--batch-size=0"], "--batch-size must be at least 1, got 0."),
@@ -190,13 +190,13 @@ def test_features_job_resumes(
     ],
 )
 def test_features_job_rejects_impossible_arguments(
-    checkpoint: Path, made_clips: Path, tmp_path: Path, arguments: list, told: str, capsys: Any
+    checkpoint: Path, made_clips: Path, tmp_path: Path, arguments: list, words: str, capsys: Any
 ):
     (tmp_path / "empty").mkdir()
     given = [argument.format(empty=tmp_path / "empty") for argument in arguments]
     assert main(["features", str(made_clips), *given, f"--checkpoint={checkpoint}", f"--output={tmp_path / 'out'}"]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("Error: " + told.format(empty=tmp_path / "empty"))
+    assert err.startswith("Error: " + words.format(empty=tmp_path / "empty"))
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
@@ -241,7 +241,7 @@ def test_embed_job_draws_selected_labels_and_points(sets: list[str], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["--output=plot.jpeg"], "--output must end in .png or .svg, got plot.jpeg."),
         (["--max-points=0"], "--max-points must be at least 1, got 0."),
@@ -252,10 +252,10 @@ def test_embed_job_draws_selected_labels_and_points(sets: list[str], tmp_path: P
         (["--output=/no/such/folder/plot.png"], "Can't write /no/such/folder/plot.png: "),
     ],
 )
-def test_embed_job_rejects_undrawable_input(sets: list[str], tmp_path: Path, arguments: list, told: str, capsys: Any):
+def test_embed_job_rejects_undrawable_input(sets: list[str], tmp_path: Path, arguments: list, words: str, capsys: Any):
     assert main(["embed", sets[0], f"--output={tmp_path / 'plot.png'}", "--method=pca", *arguments]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("Error: " + told.format(folder=sets[0]))
+    assert err.startswith("Error: " + words.format(folder=sets[0]))
     assert len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 

@@ -113,15 +113,15 @@ def test_predict_job_reports_broken_files_and_continues(
     assert main(["predict", *names, f"--checkpoint={checkpoint}", "--json"]) == 1
     out, err = capsys.readouterr()
     assert [json.loads(line)["video"] for line in out.splitlines()] == [good, names[3]]
-    told = err.splitlines()
-    assert told[0].startswith(f"Error: Can't read {names[0]} as a video: ")
-    assert told[1] == f"Error: Can't read {names[2]} as a video: No such file or directory."
-    assert told[2] == "2 of 4 video(s) could not be read."
-    assert len(told) == 3
+    errors = err.splitlines()
+    assert errors[0].startswith(f"Error: Can't read {names[0]} as a video: ")
+    assert errors[1] == f"Error: Can't read {names[2]} as a video: No such file or directory."
+    assert errors[2] == "2 of 4 video(s) could not be read."
+    assert len(errors) == 3
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["--top-k=0"], "--top-k must be at least 1, got 0."),
         (["--num-clips=0"], "--num-clips must be at least 1, got 0."),
@@ -130,9 +130,9 @@ def test_predict_job_reports_broken_files_and_continues(
         (["--labels=missing.txt"], "Can't read the labels in missing.txt: No such file or directory."),
     ],
 )
-def test_predict_job_rejects_impossible_arguments(checkpoint: Path, made_clips: Path, arguments: list[str], told: str, capsys):
+def test_predict_job_rejects_impossible_arguments(checkpoint: Path, made_clips: Path, arguments: list[str], words: str, capsys):
     assert main(["predict", str(made_clips), f"--checkpoint={checkpoint}", *arguments]) == 1
-    assert capsys.readouterr().err == f"Error: {told}\n"
+    assert capsys.readouterr().err == f"Error: {words}\n"
 
 
 def test_predict_job_reports_a_folder_without_videos(
@@ -259,7 +259,7 @@ def test_jobs_escape_names_and_labels_for_the_terminal(
     labels.write_text(json.dumps(["跑 ", "\x9b31m", "\u202eb"]))
     asked = [f"--checkpoint={checkpoint}", f"--labels={labels}"]
 
-    def said(*arguments: str) -> str:
+    def output_of(*arguments: str) -> str:
         written = io.BytesIO()
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, errors="strict"))
         assert main([*arguments, *asked]) == 0
@@ -267,13 +267,13 @@ def test_jobs_escape_names_and_labels_for_the_terminal(
         return written.getvalue().decode(encoding)
 
     shown = "跑 " if encoding == "utf-8" else r"\u8dd1 "
-    table = said("predict", str(tmp_path)).split("\n")
+    table = output_of("predict", str(tmp_path)).split("\n")
     assert table[0::4][:3] == [f"{tmp_path}/{name}" for name in (r"a\x1b[31m.mp4", r"caf\xe9.mp4", r"z\n.mp4")]
     assert {line[11:] for line in table[1:4]} == {shown, r"\x9b31m", r"\u202eb"}
-    text = said("predict", str(tmp_path), "--json")
+    text = output_of("predict", str(tmp_path), "--json")
     assert text.replace("\n", "").isprintable()
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["video"] for line in lines] == [f"{tmp_path}/{name}" for name in (names[0], r"caf\xe9.mp4", names[2])]
     assert {label for label, _ in lines[0]["best"]} == {"跑 ", "\x9b31m", "\u202eb"}
-    drawn = said("explain", str(tmp_path / names[1]), f"--output={tmp_path / names[1]}.png", "--label=跑 ")
+    drawn = output_of("explain", str(tmp_path / names[1]), f"--output={tmp_path / names[1]}.png", "--label=跑 ")
     assert drawn.endswith("caf\\xe9.mp4.png\n")

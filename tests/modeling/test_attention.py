@@ -197,11 +197,11 @@ def test_kernel_is_compiled_only_for_gpus():
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
     traced = jax.jit(model.apply).trace(variables, video)
     assert "triton" not in traced.lower(lowering_platforms=("tpu",)).as_text()
-    with a_gpu_that_is_not_there():
+    with abstract_gpu():
         assert "triton" in jax.jit(model.apply).trace(variables, video).lower(lowering_platforms=("cuda",)).as_text()
 
 
-def a_gpu_that_is_not_there() -> contextlib.AbstractContextManager[Any]:
+def abstract_gpu() -> contextlib.AbstractContextManager[Any]:
     """Abstract GPU that newer versions of JAX need to compile for a GPU without having one."""
     from jax._src import mesh
 

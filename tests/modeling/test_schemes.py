@@ -104,11 +104,11 @@ def slow_block(
     patches = np.stack([x[place] for place in places])
     maps = {}
 
-    def who_sees_whom(rule: Sees) -> np.ndarray:
+    def visible(rule: Sees) -> np.ndarray:
         return np.array([[rule(q, k, size) and (k[0] < real or k == q) for k in places] for q in places])
 
     def extra(name: str, rule: Sees, cls: np.ndarray, patches: np.ndarray) -> np.ndarray:
-        tokens, sees = np.concatenate([patches, cls]), who_sees_whom(rule)  # one CLS, after the patches
+        tokens, sees = np.concatenate([patches, cls]), visible(rule)  # one CLS, after the patches
         sees = np.pad(sees, ((0, 1), (0, 1)), constant_values=cls_key and name == "temporal")
         sees[-1, -1] = True
         attention, maps[name] = attend(p[f"{name}_attn"], norm(p[f"{name}_norm1"], tokens), sees)

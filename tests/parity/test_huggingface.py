@@ -207,7 +207,7 @@ def run_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, f
         ({"sampling_rate": 8.0, "short_side": 40}, 40, 64),
         ({"sampling_rate": 2.5, "short_side": 72}, 48, 64),
     ],
-    ids=["crop alone", "a border left out", "scaled up"],
+    ids=["crop alone", "border cropped", "scaled up"],
 )
 def test_transformers_pipeline_agrees_with_predict(
     preprocessing: dict[str, Any], height: int, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

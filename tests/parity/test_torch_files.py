@@ -85,7 +85,7 @@ def test_pickled_numpy_objects_are_rejected(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "words"),
     [
         ("norm.weight", torch.zeros(1).expand(1 << 40), r"claims to hold [\d,]+ numbers, too many for its [\d,]+ bytes"),
         ("norm.weight", torch.empty(1 << 40, device="meta"), r"claims to hold"),
@@ -93,9 +93,9 @@ def test_pickled_numpy_objects_are_rejected(tmp_path: Path):
     ],
     ids=["stride 0", "without storage", "long name"],
 )
-def test_tensors_of_excessive_size_are_rejected(name: str, value: torch.Tensor, told: str, tmp_path: Path):
+def test_tensors_of_excessive_size_are_rejected(name: str, value: torch.Tensor, words: str, tmp_path: Path):
     torch.save({"model": {**state("divided_space_time"), name: value}}, tmp_path / "a.pth")
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.load(tmp_path / "a.pth", num_heads=3)
 
 

@@ -55,11 +55,11 @@ def test_named_pipes_are_rejected(own: Path, tmp_path: Path):
     assert "manifest.ocdbt is a named pipe" in refused(tmp_path / "own")
 
 
-@pytest.mark.parametrize(("text", "told"), [("[" * 100_000, "nested too deeply"), ("{" + " " * (9 << 20), "too many")])
-def test_malicious_json_is_rejected(text: str, told: str, tmp_path: Path):
+@pytest.mark.parametrize(("text", "words"), [("[" * 100_000, "nested too deeply"), ("{" + " " * (9 << 20), "too many")])
+def test_malicious_json_is_rejected(text: str, words: str, tmp_path: Path):
     folder = golden_huggingface(tmp_path / "folder")
     (folder / "config.json").write_text(text)
-    assert told in refused(folder)
+    assert words in refused(folder)
 
 
 def test_deeply_nested_metadata_is_rejected(tmp_path: Path):
@@ -70,7 +70,7 @@ def test_deeply_nested_metadata_is_rejected(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({"depth": 10**9}, "says depth=1000000000, expected a whole number from 1 to 10,000"),
         ({"depth": "2"}, "says depth='2', expected a whole number"),
@@ -84,7 +84,7 @@ def test_deeply_nested_metadata_is_rejected(tmp_path: Path):
     ],
     ids=str,
 )
-def test_checkpoints_that_claim_other_models_are_rejected(changes: Any, told: str, own: Path, tmp_path: Path):
+def test_checkpoints_that_claim_other_models_are_rejected(changes: Any, words: str, own: Path, tmp_path: Path):
     shutil.copytree(own, tmp_path / "own")
     path = tmp_path / "own" / "_CHECKPOINT_METADATA"
     metadata = json.loads(path.read_text())
@@ -92,12 +92,12 @@ def test_checkpoints_that_claim_other_models_are_rejected(changes: Any, told: st
     notes["model"] = {**notes["model"], **changes} if isinstance(changes, dict) else changes
     path.write_text(json.dumps(metadata))
     write_digests(tmp_path / "own")  # as an attacker would
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.load(tmp_path / "own")
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "words"),
     [
         ("preprocess", 3, "says preprocess=3, expected an object"),
         ("preprocess", {"sampling": ["uniform"]}, r"says sampling=\['uniform'\], expected text"),
@@ -106,14 +106,14 @@ def test_checkpoints_that_claim_other_models_are_rejected(changes: Any, told: st
         ("objective", ["softmax"], r"says objective=\['softmax'\], expected text"),
     ],
 )
-def test_checkpoint_metadata_of_wrong_types_is_rejected(name: str, value: Any, told: str, own: Path, tmp_path: Path):
+def test_checkpoint_metadata_of_wrong_types_is_rejected(name: str, value: Any, words: str, own: Path, tmp_path: Path):
     shutil.copytree(own, tmp_path / "own")
     path = tmp_path / "own" / "_CHECKPOINT_METADATA"
     metadata = json.loads(path.read_text())
     metadata["custom_metadata"][name] = value
     path.write_text(json.dumps(metadata))
     write_digests(tmp_path / "own")  # as an attacker would
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.load(tmp_path / "own")
 
 
@@ -141,8 +141,8 @@ def test_config_values_are_shortened_in_errors(tmp_path: Path):
 
 def test_official_yaml_is_read():
     text = "TRAIN:\n  NUM_CLASSES: 5\nDATA:\n  NUM_FRAMES: 8\n  MEAN:\n  - 0.45\n  - 0.5\n  STD: [0.2, 0.3]\n  NUM_FRAMES: 9\n"
-    said = entries_of_yaml(text)
-    assert said == {"NUM_CLASSES": "5", "NUM_FRAMES": "8", "MEAN": "0.45 0.5", "STD": "[0.2, 0.3]"}
+    entries = entries_of_yaml(text)
+    assert entries == {"NUM_CLASSES": "5", "NUM_FRAMES": "8", "MEAN": "0.45 0.5", "STD": "[0.2, 0.3]"}
 
 
 @pytest.mark.parametrize("unit", ["\n", "  \n", " ", "  MEAN:\n", "\n  -", ":"])

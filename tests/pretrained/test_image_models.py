@@ -318,5 +318,5 @@ def test_space_only_model_is_an_image_model_unless_stated(prefix: str, tmp_path:
     assert "format='official'" in str(image.report)
     assert tsf.load(tmp_path / "a", num_heads=3, format="official").model.attention_type == "space_only"
     held = Tensors({name: tensor.shape for name, tensor in tensors.items()}, tensors.__getitem__)
-    for said in ({"wrapper": "model_state"}, {"notes": {"cfg": "TIMESFORMER:\n  ATTENTION_TYPE: space_only\n"}}):
-        assert recognise(held._replace(**said), "it").format is FORMATS["official"]
+    for stated in ({"wrapper": "model_state"}, {"notes": {"cfg": "TIMESFORMER:\n  ATTENTION_TYPE: space_only\n"}}):
+        assert recognise(held._replace(**stated), "it").format is FORMATS["official"]

@@ -232,13 +232,13 @@ def test_load_lists_all_problems_at_once(tmp_path: Path):
     path = write_safetensors(tmp_path / "a.safetensors", tensors)
     with pytest.raises(tsf.InputError) as caught:
         tsf.load(path, num_heads=3)
-    for told in (
+    for words in (
         "extra.thing (3,): no place in the model",
         "blocks_1/mlp/fc2/bias (24,): not in the file",
         "blocks_0/mlp/fc1/kernel: expected (24, 96), got (3, 96)",
         "blocks.1.attn.qkv.bias (71,): can't be split over 3 heads",
     ):
-        assert told in str(caught.value)
+        assert words in str(caught.value)
 
 
 def test_allow_permits_missing_and_extra_tensors(tmp_path: Path):
@@ -386,9 +386,9 @@ def test_non_finite_values_are_reported(tmp_path: Path, caplog: pytest.LogCaptur
     tensors["head.bias"][0] = -np.inf
     report = tsf.load(write_safetensors(tmp_path / "a", tensors), num_heads=3).report
     assert report.not_finite == {"head/bias": 1, "norm/scale": 2}
-    told = "3 value(s) are NaN or infinite, in head/bias (1), norm/scale (2)"
-    assert told in str(report)
-    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'a'}: {told}."]
+    words = "3 value(s) are NaN or infinite, in head/bias (1), norm/scale (2)"
+    assert words in str(report)
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'a'}: {words}."]
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])

@@ -362,13 +362,13 @@ REFUSALS: dict[str, Tensors] = {
 }
 
 
-@pytest.mark.parametrize("told", REFUSALS)
-def test_refusals_name_the_feature_and_the_nearest_model(told: str, tmp_path: Path):
+@pytest.mark.parametrize("words", REFUSALS)
+def test_refusals_name_the_feature_and_the_nearest_model(words: str, tmp_path: Path):
     """In one short sentence, before the classes or the size matter, and for any prefix."""
-    hard = told not in ("LayerScale by names", "a distillation token")
+    hard = words not in ("LayerScale by names", "a distillation token")
     for prefix in ("", "model."):
-        with pytest.raises(tsf.InputError, match=told) as caught:
-            load(tmp_path / "a", prefixed(REFUSALS[told], prefix), **({"allow": ".*"} if hard else {}))
+        with pytest.raises(tsf.InputError, match=words) as caught:
+            load(tmp_path / "a", prefixed(REFUSALS[words], prefix), **({"allow": ".*"} if hard else {}))
         assert re.search("The nearest that (can be loaded|is exact): ", str(caught.value))
         assert len(str(caught.value)) < 700
         assert not re.search("num_classes=|image_size=", str(caught.value))
@@ -378,7 +378,7 @@ def test_every_refused_family_is_rejected():
     """Each row is triggered by one of the files above; otherwise it would be dead."""
     features = [refused.feature for refused in REFUSED]
     for refused in REFUSED:
-        assert any(re.search(told.split(",")[0].split(r" \(")[0], refused.feature) for told in REFUSALS), refused.models
+        assert any(re.search(words.split(",")[0].split(r" \(")[0], refused.feature) for words in REFUSALS), refused.models
     assert len(set(features)) == len(features)
     assert {name for family in FAMILIES for name in family.formats} == {
         name for name, format in FORMATS.items() if format.image

@@ -235,9 +235,9 @@ def test_describe_unsupported_agrees_with_the_writers(pretrained: tsf.Pretrained
     assert TARGETS.keys() == WRITERS.keys()
     assert describe_unsupported(pretrained.model) is None
     model = pretrained.model.clone(pre_norm=True, layer_norm_epsilon=1e-5)
-    told = describe_unsupported(model) or ""
-    assert "huggingface (pre_norm=True); official, mmaction2 (pre_norm=True, layer_norm_epsilon=1e-05)" in told
-    assert "--to=timesformer_jax` can." in told
+    words = describe_unsupported(model) or ""
+    assert "huggingface (pre_norm=True); official, mmaction2 (pre_norm=True, layer_norm_epsilon=1e-05)" in words
+    assert "--to=timesformer_jax` can." in words
     for name in ("huggingface", "official", "mmaction2"):
         assert unsupported(model, name)
         with pytest.raises(tsf.InputError, match=f"can't compute a model with {', '.join(unsupported(model, name))}"):
@@ -245,7 +245,7 @@ def test_describe_unsupported_agrees_with_the_writers(pretrained: tsf.Pretrained
 
 
 @pytest.mark.parametrize(
-    ("changed", "said", "unsaid"),
+    ("changed", "present", "absent"),
     [
         (
             {},
@@ -260,8 +260,8 @@ def test_describe_unsupported_agrees_with_the_writers(pretrained: tsf.Pretrained
 )
 def test_model_card_states_pipeline_support(
     changed: dict,
-    said: list[str],
-    unsaid: list[str],
+    present: list[str],
+    absent: list[str],
     pretrained: tsf.Pretrained,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -270,10 +270,10 @@ def test_model_card_states_pipeline_support(
     preprocess = dataclasses.replace(PREPROCESS, **{"sampling": "uniform", "channel_order": "rgb", **changed})
     tsf.save_huggingface(dataclasses.replace(pretrained, preprocess=preprocess), tmp_path / "folder")
     card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
-    assert [text for text in said if text not in card] == []
-    assert [text for text in unsaid if text in card] == []
+    assert [text for text in present if text not in card] == []
+    assert [text for text in absent if text in card] == []
     beyond = any("pipeline can't prepare" in note for note in pretrained.report.notes)  # pyright: ignore
-    assert beyond == ("pipeline can't prepare" in caplog.text) == bool(unsaid)
+    assert beyond == ("pipeline can't prepare" in caplog.text) == bool(absent)
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
     expected = preprocess.sampling_rate if preprocess.sampling == "uniform" else None
     assert (config["num_frames"], config["frame_sampling"], config.get("frame_sampling_rate")) == (

@@ -173,7 +173,7 @@ def test_config_of_another_model_is_ignored(config: dict[str, Any], tensors: dic
 
 
 @pytest.mark.parametrize(
-    ("entries", "told"),
+    ("entries", "words"),
     [
         ({"model_args__num_heads": [3, 4]}, "config.json's model_args's num_heads should be a whole number above 0, got"),
         ({"model_args": [1]}, "config.json's model_args should be an object"),
@@ -194,14 +194,14 @@ def test_config_of_another_model_is_ignored(config: dict[str, Any], tensors: dic
     ],
     ids=str,
 )
-def test_malformed_configs_are_rejected(entries: dict[str, Any], told: str, tmp_path: Path):
+def test_malformed_configs_are_rejected(entries: dict[str, Any], words: str, tmp_path: Path):
     if any(name.split("__")[0] in OPEN_CLIP_CONFIG for name in entries):
         file = write(tmp_path, "a.safetensors", openai_tensors(), open_clip_config=changed(OPEN_CLIP_CONFIG, **entries))
     else:
         file = write(tmp_path, "a.safetensors", timm_tensors(), config=changed(TIMM_CONFIG, **entries))
     with pytest.raises(tsf.InputError) as caught:
         read_contents(file, numbers=False)
-    assert told in str(caught.value)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(

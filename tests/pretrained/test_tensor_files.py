@@ -20,7 +20,7 @@ from timesformer_jax.pretrained.tensor_files import open_tensors
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "words"),
     [
         (b"", "it is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS pointer"),
@@ -30,11 +30,11 @@ from timesformer_jax.pretrained.tensor_files import open_tensors
         (b"PK\x03\x04 and no more", "broken or truncated PyTorch or .npz file"),
     ],
 )
-def test_foreign_files_are_rejected(content: bytes, told: str, tmp_path: Path):
+def test_foreign_files_are_rejected(content: bytes, words: str, tmp_path: Path):
     (tmp_path / "a.pyth").write_bytes(content)
     with pytest.raises(tsf.InputError) as caught:
         tsf.load(tmp_path / "a.pyth")
-    assert told in str(caught.value)
+    assert words in str(caught.value)
     assert str(tmp_path / "a.pyth") in str(caught.value)
 
 
@@ -145,8 +145,8 @@ def test_damaged_checkpoints_are_rejected(damage: str, tmp_path: Path):
     command = [sys.executable, "-m", "timesformer_jax", "convert", str(tmp_path / "own"), str(tmp_path / "b.safetensors")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    (told,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert any(words in told for words in ("is damaged", "it has no params", "it doesn't say which model it is of"))
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert any(words in error for words in ("is damaged", "it has no params", "it doesn't say which model it is of"))
     assert not (tmp_path / "b.safetensors").exists()
 
 
@@ -188,7 +188,7 @@ def test_any_damage_is_a_clear_error(form: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "words"),
     [
         ("pos_embed", None, "nothing in the file is its pos_embed"),
         ("pos_embed", np.zeros(24), "pos_embed: expected 3 axes"),
@@ -205,18 +205,18 @@ def test_any_damage_is_a_clear_error(form: str, tmp_path: Path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_tensors_of_odd_shapes_are_rejected(name: str, value: np.ndarray | None, told: str, tmp_path: Path):
+def test_tensors_of_odd_shapes_are_rejected(name: str, value: np.ndarray | None, words: str, tmp_path: Path):
     tensors = golden_tensors("official_divided_space_time")
     tensors.pop(name, None)
     if value is not None:
         tensors[name] = value if value.dtype == np.int32 else value.astype(np.float32)
     path = write_safetensors(tmp_path / "a", tensors)
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.load(path, num_heads=3)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({"vision_config": 3}, "vision_config should be an object, got 3"),
         ({"hidden_act": ["gelu"]}, r"hidden_act must be one of|hidden_act should be"),
@@ -228,14 +228,14 @@ def test_tensors_of_odd_shapes_are_rejected(name: str, value: np.ndarray | None,
         ({"id2label": {"0": "a", "5": "b"}}, "id2label should number its 2 names"),
     ],
 )
-def test_impossible_configs_are_rejected(changes: dict, told: str, tmp_path: Path):
+def test_impossible_configs_are_rejected(changes: dict, words: str, tmp_path: Path):
     folder = golden_huggingface(tmp_path / "folder")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
     if changes.get("hidden_act") == ["gelu"]:  # a list of one, as sizes may be
         assert tsf.load(folder).model.activation == "gelu"
         return
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.load(folder)
 
 
@@ -257,7 +257,7 @@ def test_impossible_indices_are_rejected(places, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "words"),
     [
         ("https://example.org/a.pyth", "Download https://example.org/a.pyth"),
         ("x" * 300, "can't be a path"),
@@ -265,8 +265,8 @@ def test_impossible_indices_are_rejected(places, tmp_path: Path):
         ("", "no published model of this name"),
     ],
 )
-def test_impossible_sources_are_rejected(source: str, told: str):
-    with pytest.raises(tsf.InputError, match=told):
+def test_impossible_sources_are_rejected(source: str, words: str):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.load(source)
 
 

@@ -76,8 +76,8 @@ def test_file_of_a_known_shape_gets_the_zoo_preprocessing(name: str):
     assert published_as(fields) == name
     report = Report("file.pyth", "", model)
 
-    def chosen(format: str, said: dict, target: tsf.TimeSformer = model, source: str = "file.pyth") -> tsf.Preprocess:
-        return choose_preprocess(FORMATS[format], said, fields, target, source, report)
+    def chosen(format: str, stated: dict, target: tsf.TimeSformer = model, source: str = "file.pyth") -> tsf.Preprocess:
+        return choose_preprocess(FORMATS[format], stated, fields, target, source, report)
 
     assert chosen("official", {}) == ZOO[name].preprocess
     assert f"prepared as for {name}" in report.notes[0]
@@ -118,10 +118,10 @@ def test_official_config_determines_the_preprocessing():
         "DATA:\n  MEAN: [0.4, 0.5, 0.6]\n  NUM_FRAMES: 8\n  SAMPLING_RATE: 16\n  STD:\n  - 0.2\n  - 0.2\n  - 0.25\n"
         "TRAIN:\n  DATASET: ssv2\n"
     )
-    said = preprocess_of_notes({}, config)
+    stated = preprocess_of_notes({}, config)
     model = model_of("timesformer-base-k400")
     report = Report("", "", model)
-    preprocess = choose_preprocess(FORMATS["official"], said, describe_model(model), model, "file", report)
+    preprocess = choose_preprocess(FORMATS["official"], stated, describe_model(model), model, "file", report)
     assert preprocess.short_side == 256  # which the folder doesn't state
     assert not report.notes
     assert preprocess.mean == (0.4, 0.5, 0.6)

@@ -159,9 +159,9 @@ def test_log_has_a_line_per_window(caplog: pytest.LogCaptureFixture):
         rf"step 6/6 \(epoch 2\.0\) loss 9 top1 50\.0 % lr 5\.0e-1 {rates}",
         r"step 6/6 validation: top1 25\.0 %",
     ]
-    told = [line for line in lines if line.startswith(("step", "Estimated"))]
-    assert len(told) == len(expected)
-    for line, pattern in zip(told, expected, strict=True):
+    reported = [line for line in lines if line.startswith(("step", "Estimated"))]
+    assert len(reported) == len(expected)
+    for line, pattern in zip(reported, expected, strict=True):
         assert re.fullmatch(pattern, line)
 
 
@@ -228,13 +228,13 @@ def test_first_interrupt_saves_and_second_exits_at_once(monkeypatch: pytest.Monk
 def test_sigterm_saves_and_stops():
     """On SIGTERM the current step is saved, and no further step runs."""
 
-    def tell(number: int) -> None:
+    def send_sigterm(number: int) -> None:
         if number == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(training.Preempted, match=r"^Stopped early: saved step 4 of 9\. The same command resumes"):
-        run([1.0] * 9, on_batch=tell)
+        run([1.0] * 9, on_batch=send_sigterm)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -243,12 +243,12 @@ def test_sigterm_during_validation_saves_without_a_metric(steps: int):
     """Validation may take longer than the grace period, so it is abandoned and its step saved without a metric."""
     seen: list[Checkpoints] = []
 
-    def tell(checkpoints: Checkpoints) -> None:
+    def send_sigterm(checkpoints: Checkpoints) -> None:
         seen.append(checkpoints)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(training.Preempted, match=rf"saved step 4 of {steps}; its validation was cut short"):
-        run([1.0] * steps, on_evaluation=tell, evaluate_every=4)
+        run([1.0] * steps, on_evaluation=send_sigterm, evaluate_every=4)
     assert [checkpoints.saved for checkpoints in seen] == [{4: None}]
 
 

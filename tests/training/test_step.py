@@ -160,7 +160,7 @@ def collectives(program: str, kind: str) -> list[tuple[int, ...]]:
     return [tuple(int(size) for size in shape.split(",") if size) for shape in found]
 
 
-def check_that_no_clip_is_gathered(program: str) -> None:
+def check_no_clip_is_gathered(program: str) -> None:
     """Check that `context` uses all-to-alls between time and space, and no device holds a whole clip's tokens."""
     assert len(collectives(program, "all-to-all")) >= 4
     activations = [shape for shape in collectives(program, "all-gather") if len(shape) > 2]  # [T, D]: the time embedding's
@@ -168,7 +168,7 @@ def check_that_no_clip_is_gathered(program: str) -> None:
 
 
 def test_frames_are_sharded_without_gathering():
-    check_that_no_clip_is_gathered(five_steps("data 2, context 4")[2].as_text())
+    check_no_clip_is_gathered(five_steps("data 2, context 4")[2].as_text())
 
 
 @pytest.mark.slow
@@ -180,7 +180,7 @@ def test_frames_are_sharded_without_gathering_if_only_the_grid_size_divides():
     state = jax.eval_shape(lambda: training.init_state(model, sgd, 0, mesh))
     video = jax.ShapeDtypeStruct((8, 4, 112, 112, 3), jnp.uint8)
     compiled = step.lower(state, {"video": video, "label": jax.ShapeDtypeStruct((8,), jnp.int32)}).compile()
-    check_that_no_clip_is_gathered(compiled.as_text())
+    check_no_clip_is_gathered(compiled.as_text())
 
 
 @pytest.mark.slow

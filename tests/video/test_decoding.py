@@ -83,7 +83,7 @@ def test_frames_keep_the_first_size_if_the_stream_changes_it(tmp_path: Path):
     ],
     ids=[
         *("90 clockwise", "180", "90 counter-clockwise", "upright"),
-        *("left to right", "upside down", "rows for columns", "the same from the other corner"),
+        *("mirrored", "flipped", "transposed", "anti-transposed"),
     ],
 )
 def test_videos_of_rotated_phones_are_upright(matrix: tuple[int, ...], shown: Any, tmp_path: Path):

@@ -161,7 +161,7 @@ def test_files_without_frames_are_rejected(broken_clips: Path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({"sampling": "dense"}, "sampling must be one of uniform, segments, got 'dense'"),
         ({"channel_order": "gbr"}, "channel_order must be one of rgb, bgr"),
@@ -174,8 +174,8 @@ def test_files_without_frames_are_rejected(broken_clips: Path):
         ({"sampling_rate": -5.0}, "sampling_rate must be above 0"),
     ],
 )
-def test_impossible_values_are_rejected(changes: dict, told: str):
-    with pytest.raises(tsf.InputError, match=told):
+def test_impossible_values_are_rejected(changes: dict, words: str):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.Preprocess(**{"num_frames": 2, "crop_size": 8, **changes})
 
 

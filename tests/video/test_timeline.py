@@ -227,13 +227,13 @@ def test_any_exception_on_a_frame_loses_that_frame(tmp_path: Path, monkeypatch: 
     path = write(tmp_path / "a.mp4", range(10), **X264)
     upright, calls = "timesformer_jax.video.decoding._upright", []
 
-    def sometimes(rgb: np.ndarray, frame: Any) -> np.ndarray:
+    def fail_sometimes(rgb: np.ndarray, frame: Any) -> np.ndarray:
         calls.append(rgb)
         if len(calls) == 4:
             raise ZeroDivisionError
         return rgb
 
-    monkeypatch.setattr(upright, sometimes)
+    monkeypatch.setattr(upright, fail_sometimes)
     with open_video(path) as video:
         assert [number(frame) for frame in video.frames()] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
         assert video.num_damaged == 1
