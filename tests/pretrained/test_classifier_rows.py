@@ -61,7 +61,7 @@ def image_model(path: Path) -> Path:
     save_file(
         {name: np.asarray(jnp.asarray(tensor, jnp.bfloat16)) for name, tensor in tensors.items()}, path / "model.safetensors"
     )
-    config = {"num_attention_heads": 3, "id2label": dict(enumerate(NAMES)), "image_size": 16}
+    config = {"model_type": "vit", "num_attention_heads": 3, "id2label": dict(enumerate(NAMES)), "image_size": 16}
     (path / "config.json").write_text(json.dumps(config))
     return path
 
