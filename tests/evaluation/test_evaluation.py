@@ -219,7 +219,7 @@ def test_results_are_written_to_files(tmp_path: Path, params):
 
 
 def test_unknown_average_is_rejected():
-    with pytest.raises(tsf.InputError, match=r"eval\.average must be one of probabilities, logits, got 'mean'"):
+    with pytest.raises(tsf.InputError, match="average must be one of probabilities, logits, got 'mean'"):
         evaluation.check_average("mean")
 
 
