@@ -217,3 +217,13 @@ def test_end_process_waits_only_for_the_exit_handlers():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (3, "handled\n"), done.stderr
+
+
+def test_end_process_does_not_wait_for_idle_workers():
+    """Workers exit by themselves only after a minute without an item."""
+    code = (
+        "from experiment.command_line import end_process; from timesformer_jax.datasets import map_in_processes; "
+        "print(list(map_in_processes(abs, [-1], num_workers=1)), flush=True); end_process(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=45, check=False)
+    assert (done.returncode, done.stdout) == (0, "[(-1, 1)]\n"), done.stderr
