@@ -56,7 +56,7 @@ class Damage:
 
 
 FLIPS, OTHERS = "Bit flips", "Other damage"
-ROWS = {"flipped": "", "cut": "a cut end", "zeroed": "a zeroed block", "missing": "a missing file"}
+ROWS = {"flipped": "", "cut": "truncated file", "zeroed": "zeroed block", "missing": "missing file"}
 """Maps each type of damage to its row in the table; flips have a row per kind of file."""
 
 
