@@ -168,8 +168,8 @@ def judge(
         value = read()
     except InputError as error:
         text = str(error)
-        told = "\n".join([text, *heard.lines])
-        return ("refused" if any(name in told for name in names) else "unnamed"), text
+        said = "\n".join([text, *heard.lines])
+        return ("refused" if any(name in said for name in names) else "unnamed"), text
     except TimeoutError:
         return "hung", f"{SECONDS} s"
     except Exception as error:

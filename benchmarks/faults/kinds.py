@@ -100,7 +100,7 @@ def prepared(data: Path) -> Any:
     dataset = open_dataset(**config_of(data.parent.parent, data, data).data)
     return {
         "labels": dataset.label_names,
-        "left out": dataset.left_out,
+        "skipped": dataset.left_out,
         "damaged": dataset.damaged,
         "names": {split: dataset.facts(split, "name").tolist() for split in ("train", "val")},
         "records": {split: _records(dataset, split) for split in ("train", "val")},
