@@ -110,7 +110,7 @@ def test_commands_run_in_order(tmp_path: Path, made_clips: Path, data_dir: str):
 
 def test_every_section_has_a_snippet_and_a_link():
     sections = re.findall(r"^## (.*)$", GUIDE, flags=re.MULTILINE)
-    assert [*OF_THE_GUIDE, "Which options for which machine"] == sections
+    assert [*OF_THE_GUIDE, "Choose options for your machine"] == sections
     for text in (GUIDE, WEIGHTS):
         sections = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
         anchors = re.findall(r"\(#(.*?)\)", text)
