@@ -227,7 +227,7 @@ def _tell(run: Run, state: training.TrainState, total_steps: int) -> None:
     if limits := describe_unsupported(run.model.module):
         log.info("%s", limits)
     if config.pixels.flip == "auto":
-        reason = {"on": "no label names a side", "off": "a flip would swap sides, which some labels name"}
+        reason = {"on": "no label mentions a side", "off": "some labels mention a side"}
         log.info("Flips are %s: %s.", run.model.pixels.flip, reason[run.model.pixels.flip])
 
 

@@ -142,7 +142,7 @@ def test_training_with_every_augmentation(tmp_path: Path, made_clips: Path, data
         main.run(config, str(tmp_path), "train")
     assert results(tmp_path)["placement"] == "centre"
     assert tsf.load(tmp_path).preprocess.placement == "centre"
-    assert "Flips are on: no label names a side." in caplog.text
+    assert "Flips are on: no label mentions a side." in caplog.text
 
 
 def test_drawn_clips_are_the_model_input(tmp_path: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch):
