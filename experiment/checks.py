@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import timesformer_jax as tsf
+from experiment.sections import arguments_of
 from timesformer_jax import evaluation, training
 from timesformer_jax.features import folder_at
 from timesformer_jax.os_errors import sentence
@@ -42,7 +43,8 @@ def check_config(config: Any, trains: bool) -> None:
     for field in ("label_smoothing", "ema_decay"):
         if not 0 <= config.train[field] < 1:
             raise tsf.InputError(f"train.{field} must be at least 0 and below 1, got {config.train[field]}.")
-    evaluation.check_average(config.eval.average)
+    with arguments_of(config, "eval"):
+        evaluation.check_average(config.eval.average)
     if config.seed < 0:
         raise tsf.InputError(f"seed must be at least 0, got {config.seed}.")
     for name, value, choices in (

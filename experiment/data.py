@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 import timesformer_jax as tsf
+from experiment.sections import arguments_of
 from input_pipeline import ClipOptions, EvalViews, SplitBatches, VideoDataset, eval_batches, training_batches
 from timesformer_jax import training
 from timesformer_jax.video import Preprocess
@@ -91,7 +92,8 @@ def clip_options(config: Any) -> ClipOptions:
     image_size = config.model.image_size
     if not isinstance(image_size, int):
         raise tsf.InputError(f"model.image_size must be one number here, since crops are square; got {image_size}.")
-    return ClipOptions(num_frames=config.model.num_frames, crop_size=image_size, **config.clips)
+    with arguments_of(config, "clips"):
+        return ClipOptions(num_frames=config.model.num_frames, crop_size=image_size, **config.clips)
 
 
 def describe_preprocess(config: Any) -> Preprocess:

@@ -21,6 +21,7 @@ from experiment.files import RunFiles, describe_run, lock_workdir
 from experiment.follow import make_model
 from experiment.model import RunModel
 from experiment.modes import MODES, Mode
+from experiment.sections import arguments_of
 from input_pipeline import ClipOptions, EvalViews, MixingOptions, PixelOptions, check_clips_per_video, open_dataset
 from timesformer_jax import training
 from timesformer_jax.modeling import describe_model
@@ -61,8 +62,13 @@ def set_up(config: Any, workdir: str, mode: str, *, lock: bool = True) -> Run:
     training.batch_share(mesh)  # refuses a mesh that divides the clips unevenly, before the data are opened
     module = make_model(config)
     training.check_mesh(module, mesh)
-    pixels, mixing, clips = PixelOptions(**config.pixels), MixingOptions(**config.mixing), clip_options(config)
-    views = EvalViews(num_clips=config.eval.num_clips, num_crops=config.eval.num_crops)
+    clips = clip_options(config)
+    with arguments_of(config, "pixels"):
+        pixels = PixelOptions(**config.pixels)
+    with arguments_of(config, "mixing"):
+        mixing = MixingOptions(**config.mixing)
+    with arguments_of(config, "eval"):
+        views = EvalViews(num_clips=config.eval.num_clips, num_crops=config.eval.num_crops)
     if needs.needs_training_batches and not needs.needs_checkpoint:
         _check_batches(config, mesh, mixing, clips)
     if config.data.get("short_side", clips.short_side[0]) < clips.short_side[0]:
@@ -104,5 +110,6 @@ def _check_files(config: Any, workdir: str, module: tsf.TimeSformer, mode: Mode)
         check_checkpoint(workdir, {"model": describe_model(module)}, needed=mode.needs_checkpoint)
         return
     times = {"num_epochs": config.train.num_epochs, "steps_per_epoch": 1000.0}  # the actual number depends on the data
-    training.make_optimizer(**config.optimizer, depth=module.depth, **times)
+    with arguments_of(config, "optimizer"):
+        training.make_optimizer(**config.optimizer, depth=module.depth, **times)
     check_checkpoint(workdir, describe_run(config, module), needed=False)

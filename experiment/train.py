@@ -227,7 +227,8 @@ def _tell(run: Run, state: training.TrainState, total_steps: int) -> None:
     if limits := describe_unsupported(run.model.module):
         log.info("%s", limits)
     if config.pixels.flip == "auto":
-        log.info("Flips are %s: %s label names a side.", run.model.pixels.flip, "no" if run.model.pixels.flip == "on" else "a")
+        reason = {"on": "no label mentions a side", "off": "some labels mention a side"}
+        log.info("Flips are %s: %s.", run.model.pixels.flip, reason[run.model.pixels.flip])
 
 
 def hint_at_small(config: Any, num_videos: int, total_steps: int) -> str | None:

@@ -91,7 +91,7 @@ DECIDED_BY_THE_DATA = {
 
 def weights_of(what: What, value: Any) -> Architecture:
     """Return weights that state `value`; None for weights that don't state it."""
-    said: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
     fields = {name: default for name, default in FOLLOWING["model"].items() if name not in ("image_size", "num_frames")}
     section, name = what.field.split(".")
     if value is None:
@@ -99,8 +99,8 @@ def weights_of(what: What, value: Any) -> Architecture:
     elif section == "model":
         fields[name] = value
     else:
-        said = {name: value[0] if name == "short_side" else value}
-    return Architecture(fields, Preprocess(num_frames=8, crop_size=224, **said), said)
+        stated = {name: value[0] if name == "short_side" else value}
+    return Architecture(fields, Preprocess(num_frames=8, crop_size=224, **stated), stated)
 
 
 @contextmanager

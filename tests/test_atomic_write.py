@@ -10,7 +10,7 @@ from timesformer_jax.atomic_write import apply_umask, replacing, replacing_folde
 
 
 @pytest.mark.parametrize("make", [Path, epath.Path])
-def test_replacing_a_failed_block_leaves_the_old_file_alone(tmp_path: Path, make: type):
+def test_replacing_keeps_the_old_file_if_the_block_fails(tmp_path: Path, make: type):
     path = make(tmp_path / "file.txt")
     write_whole(path, "old ü")
     with pytest.raises(TypeError), replacing(path) as part:

@@ -36,7 +36,7 @@ def command(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[st
         (["--config=configs/folder.py", "--config.eval.num_crops=2"], 1, r"^Error: --config\.eval\.num_crops must be 1"),
     ],
 )
-def test_the_command_ends_in_one_line_and_not_with_0(tmp_path: Path, arguments: list[str], code: int, words: str):
+def test_command_fails_with_one_line_and_a_non_zero_exit_code(tmp_path: Path, arguments: list[str], code: int, words: str):
     """Usage errors exit with 2, invalid input with 1."""
     done = command(*arguments, f"--workdir={tmp_path}")
     assert done.returncode == code
@@ -46,7 +46,7 @@ def test_the_command_ends_in_one_line_and_not_with_0(tmp_path: Path, arguments: 
     assert len(before) == int("data.root" in str(arguments) or "eval" in str(arguments))  # the line about devices comes first
 
 
-def test_the_command_alone_shows_an_example_and_the_modes():
+def test_command_without_arguments_shows_an_example_and_the_modes():
     done = command()
     assert (done.returncode, done.stdout) == (2, "")
     assert "--config=configs/folder.py:video_folder,finetune --config.data.root=FOLDER --workdir=runs/mine" in done.stderr
@@ -68,7 +68,7 @@ def test_none_unsets_optional_fields():
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_and_goes_on(tmp_path: Path, made_clips: Path, data_dir: str):
+def test_interrupted_run_resumes(tmp_path: Path, made_clips: Path, data_dir: str):
     flags = [
         "--config=configs/folder.py",
         f"--config.data.root={made_clips}",
@@ -94,7 +94,7 @@ def test_an_interrupted_run_ends_and_goes_on(tmp_path: Path, made_clips: Path, d
     assert (tmp_path / "checkpoints" / saved[1]).is_dir()
 
 
-def test_the_second_interrupt_ends_the_process_at_once():
+def test_second_interrupt_ends_the_process_at_once():
     """Even in C code that no Python handler can interrupt, such as compilation."""
     code = (
         "import hashlib, signal; from experiment.command_line import second_interrupt_exits; "
@@ -118,7 +118,7 @@ def test_the_second_interrupt_ends_the_process_at_once():
 
 
 @pytest.fixture(scope="module")
-def clips_with_broken_ones(tmp_path_factory: pytest.TempPathFactory, clips: Path, broken_clips: Path) -> tuple[Path, str]:
+def partly_broken_clips(tmp_path_factory: pytest.TempPathFactory, clips: Path, broken_clips: Path) -> tuple[Path, str]:
     """Videos of several sizes and rates, with broken ones under one of their labels."""
     root = tmp_path_factory.mktemp("mixed") / "clips"
     shutil.copytree(clips, root)
@@ -128,9 +128,9 @@ def clips_with_broken_ones(tmp_path_factory: pytest.TempPathFactory, clips: Path
     return root, label
 
 
-def test_the_readmes_command_names_what_it_cannot_read(tmp_path: Path, clips_with_broken_ones: tuple[Path, str], data_dir: str):
+def test_readme_command_names_unreadable_files(tmp_path: Path, partly_broken_clips: tuple[Path, str], data_dir: str):
     """Training completes, and unreadable videos are counted in training and in evaluation."""
-    root, label = clips_with_broken_ones
+    root, label = partly_broken_clips
     flags = ["--config=configs/folder.py", f"--config.data.root={root}", f"--config.data.data_dir={data_dir}"]
     flags += ["--config.model.depth=1", "--config.train.num_epochs=1.0"]
     done = command(*flags, f"--workdir={tmp_path}/run", devices=2)
@@ -144,8 +144,8 @@ def test_the_readmes_command_names_what_it_cannot_read(tmp_path: Path, clips_wit
 
 
 @pytest.mark.slow
-def test_the_readmes_command_learns_a_folder_by_heart(tmp_path: Path, clips_with_broken_ones: tuple[Path, str], data_dir: str):
-    root, _ = clips_with_broken_ones
+def test_readme_command_overfits_a_folder(tmp_path: Path, partly_broken_clips: tuple[Path, str], data_dir: str):
+    root, _ = partly_broken_clips
     flags = ["--config=configs/folder.py", f"--config.data.root={root}", f"--config.data.data_dir={data_dir}"]
     epochs = 60 if "TIMESFORMER_CLIPS" in os.environ else 100
     done = command(*flags, f"--workdir={tmp_path}/run", f"--config.train.num_epochs={epochs}.0", devices=2)
@@ -195,12 +195,12 @@ TYPED = [
         ),
     ],
 )
-def test_next_commands_are_those_that_were_typed(mode: str, changes: dict, expected: list[str]):
+def test_suggested_commands_repeat_the_typed_flags(mode: str, changes: dict, expected: list[str]):
     typed = [*TYPED, *(f"--config.{name}={value}" for name, value in changes.items())]
     assert next_commands(mode, typed, config_of("folder", **changes), "runs/a b") == expected
 
 
-def test_the_next_command_names_a_video_that_is_there(tmp_path: Path):
+def test_suggested_command_names_an_existing_video(tmp_path: Path):
     (tmp_path / "predictions.jsonl").write_text('{"video": "a/1 x.mp4"}\n')
     config = config_of("folder", **{"data.root": str(tmp_path)})
     assert next_commands("eval", TYPED, config, "runs/a")[1].split()[4] == "VIDEO"
@@ -210,10 +210,20 @@ def test_the_next_command_names_a_video_that_is_there(tmp_path: Path):
     assert shlex.split(command)[4:] == [str(tmp_path / "a" / "1 x.mp4"), f"--checkpoint={tmp_path}"]
 
 
-def test_end_process_waits_for_nothing_but_the_exit_handlers():
+def test_end_process_waits_only_for_the_exit_handlers():
     code = (
         "import atexit, threading; from experiment.command_line import end_process; atexit.register(print, 'handled'); "
         "threading.Thread(target=threading.Event().wait).start(); end_process(3)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (3, "handled\n"), done.stderr
+
+
+def test_end_process_does_not_wait_for_idle_workers():
+    """Workers exit by themselves only after a minute without an item."""
+    code = (
+        "from experiment.command_line import end_process; from timesformer_jax.datasets import map_in_processes; "
+        "print(list(map_in_processes(abs, [-1], num_workers=1)), flush=True); end_process(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=45, check=False)
+    assert (done.returncode, done.stdout) == (0, "[(-1, 1)]\n"), done.stderr

@@ -63,7 +63,7 @@ def optimizer_of(config: ConfigDict, depth: int, steps_per_epoch: float = 100.0)
     )
 
 
-def test_the_issues_recipes_are_there():
+def test_expected_recipes_exist():
     assert set(FILES) == {*CLASSES, "folder", "moving_digits"}
     names = "base hr large joint space_only local_global axial scratch modern"
     assert set(module("k400").VARIANTS) == set(names.split())
@@ -74,7 +74,7 @@ def test_the_issues_recipes_are_there():
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_file_has_its_command_accuracy_cost_and_memory(file: str):
+def test_every_file_states_command_accuracy_cost_and_memory(file: str):
     text = str(module(file).__doc__)
     assert f"python main.py --config=configs/{file}.py" in text
     assert "Expected accuracy" in text
@@ -86,7 +86,7 @@ def test_every_file_has_its_command_accuracy_cost_and_memory(file: str):
 
 
 @pytest.mark.parametrize("file", sorted(CLASSES))
-def test_the_table_has_every_variant_with_its_cost(file: str):
+def test_table_lists_every_variant_with_its_cost(file: str):
     """The columns `a view` and `training` follow from the model and the schedule."""
     text = str(module(file).__doc__)
     videos = int(re.search(r"training of\s+([\d,]+) videos", text)[1].replace(",", ""))
@@ -121,7 +121,7 @@ def test_every_variant_builds(file: str, variant: str):
 
 
 @pytest.mark.parametrize("file", sorted(CLASSES))
-def test_the_data_set_takes_its_fields(file: str, tmp_path: Path):
+def test_data_set_accepts_its_fields(file: str, tmp_path: Path):
     """Only the data are missing. (Other tests open those of `folder` and `moving_digits`.)"""
     for variant in module(file).VARIANTS:
         with pytest.raises(InputError, match=r"data\.root is not set"):
@@ -136,13 +136,13 @@ def test_configs_share_nothing():
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file != "folder"])
-def test_an_unknown_variant_names_the_known_ones(file: str):
+def test_unknown_variant_error_names_the_known_ones(file: str):
     first, *_ = known = list(module(file).VARIANTS)
     with pytest.raises(InputError, match=rf"configs/{file}.py has no variant 'huge'. Known ones: {', '.join(known)};"):
         config_of(file, f"{first},huge")
 
 
-def test_the_folders_first_word_is_a_data_set():
+def test_folder_name_starts_with_a_data_set():
     with pytest.raises(
         InputError, match=r"folder.py:NAME must be one of kinetics400, .*video_list, got 'modern'; finetune and"
     ):
@@ -157,7 +157,7 @@ def test_only_the_small_model_from_random_weights_is_called_a_toy():
     assert config_of("k400").note is None
 
 
-def test_the_recipe_for_few_videos():
+def test_recipe_for_few_videos():
     """`small` is `finetune,small`; two dozen videos suffice for enough steps, and short videos are seen whole."""
     assert config_of("folder", "video_folder,small").to_json() == config_of("folder", "video_folder,finetune,small").to_json()
     config = filled("folder", "video_folder,small")
@@ -169,7 +169,7 @@ def test_the_recipe_for_few_videos():
     assert float(rate(90)) == pytest.approx(0, abs=1e-9)
 
 
-def test_the_later_variant_wins():
+def test_later_variant_wins():
     assert config_of("k400", "hr,large").clips.sampling_rate == 4.0
     assert config_of("k400", "large,hr").clips.sampling_rate == 16.0
     both = config_of("k400", "hr,modern")
@@ -180,7 +180,7 @@ def test_the_later_variant_wins():
 
 
 @pytest.mark.parametrize("file", OFFICIAL)
-def test_the_official_hyper_parameters(file: str):
+def test_official_hyperparameters(file: str):
     for variant in module(file).VARIANTS.keys() - {"modern", "scratch"}:
         config = config_of(file, variant)
         assert config.train.batch_size == 64  # over all devices and micro-batches
@@ -211,7 +211,7 @@ def test_the_official_hyper_parameters(file: str):
         *(("howto100m", f"frames_{frames}", frames, 224, 32, (256, 320)) for frames in (8, 32, 64, 96)),
     ],
 )
-def test_the_official_inputs(file: str, variant: str, frames: int, size: int, rate: float | None, short_side: tuple[int, int]):
+def test_official_inputs(file: str, variant: str, frames: int, size: int, rate: float | None, short_side: tuple[int, int]):
     config = config_of(file, variant)
     assert (config.model.num_frames, config.model.image_size, config.clips.short_side) == (frames, size, short_side)
     assert config.clips.sampling == ("segments" if rate is None else "uniform")
@@ -254,7 +254,7 @@ def distinct() -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "variant"), distinct())
-def test_a_small_copy_takes_two_steps(file: str, variant: str):
+def test_small_copy_trains_two_steps(file: str, variant: str):
     config, model = shrink(file, variant)
     mesh = training.make_mesh(jax.devices()[:1])
     mixing = MixingOptions(**config.mixing)
@@ -298,7 +298,7 @@ def batch_for(model: tsf.TimeSformer) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
-def test_a_recipe_from_videos_to_results(tmp_path: Path, data_dir: str):
+def test_recipe_runs_from_videos_to_results(tmp_path: Path, data_dir: str):
     """UCF-101 cut down to three classes and a dozen videos: full training, then the classifier alone from its weights."""
     root = tmp_path / "ucf"
     names = ["Across", "Down", "Back"]
@@ -334,12 +334,12 @@ def test_a_recipe_from_videos_to_results(tmp_path: Path, data_dir: str):
         assert (found["split"], found["num_videos"], found["num_clips"], found["num_crops"]) == ("val", 3, 1, 3)
 
 
-def test_limits_of_videos_are_the_library_s():
+def test_video_limits_equal_those_of_the_library():
     assert Limits(**recipes.videos("kinetics400")["limits"]) == Limits()
 
 
 @pytest.mark.parametrize("section", common.SECTIONS)
-def test_a_sections_defaults_are_those_of_its_class(section: str):
+def test_section_defaults_equal_those_of_its_class(section: str):
     """Except for the listed exceptions, which must be real; no field is missing unless listed."""
     fields = {field.name: field.default for field in dataclasses.fields(common.SECTIONS[section])}
     exceptions, absent = common.EXCEPTIONS.get(section, {}), common.NOT_IN_CONFIGS.get(section, ())

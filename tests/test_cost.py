@@ -21,7 +21,7 @@ from timesformer_jax.cost import cost_table, count_multiply_adds, count_paramete
         ("timesformer-large-frames", 2379.86, 7.14),
     ],
 )
-def test_three_views_cost_what_the_paper_says(name: str, giga: float, paper: float):
+def test_cost_of_three_views_matches_the_paper(name: str, giga: float, paper: float):
     count = count_multiply_adds(tsf.create(name, num_classes=400))
     assert count / 1e9 == pytest.approx(giga, abs=0.005)
     assert round(3 * count / 1e12, 2) == paper
@@ -31,7 +31,7 @@ def test_three_views_cost_what_the_paper_says(name: str, giga: float, paper: flo
     ("frames", "size", "divided", "joint"),  # the paper's Figure 3, 10^12 multiply-adds per view
     [(8, 224, 0.196, 0.180), (32, 224, 0.786, 1.262), (96, 224, 2.380, 8.136), (8, 448, 0.850, 1.262), (8, 560, 1.408, 2.609)],
 )
-def test_joint_against_divided(frames: int, size: int, divided: float, joint: float):
+def test_cost_of_joint_and_divided_attention(frames: int, size: int, divided: float, joint: float):
     model = tsf.create("timesformer-base", num_classes=400)
     assert count_multiply_adds(model, frames, size) / 1e12 == pytest.approx(divided, abs=6e-4)
     assert count_multiply_adds(model.clone(attention_type="joint_space_time"), frames, size) / 1e12 == pytest.approx(
@@ -42,7 +42,7 @@ def test_joint_against_divided(frames: int, size: int, divided: float, joint: fl
 @pytest.mark.parametrize(
     ("attention_type", "cls_key"), [("divided_space_time", True), *((attention_type, False) for attention_type in tsf.SCHEMES)]
 )
-def test_xla_counts_the_same(attention_type: str, cls_key: bool):
+def test_cost_matches_xla(attention_type: str, cls_key: bool):
     model = tsf.create("timesformer-base", num_classes=400, attention_type=attention_type, depth=2, temporal_cls_key=cls_key)
     video = jax.ShapeDtypeStruct((1, 8, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
@@ -63,7 +63,7 @@ def test_xla_counts_the_same(attention_type: str, cls_key: bool):
         ("divided_space_time", {"depth": 2, "image_size": 64}),  # another ratio of patches to groups
     ],
 )
-def test_multiply_adds_for_logits_are_what_xla_counts(attention_type: str, fields: dict):
+def test_multiply_adds_for_logits_match_xla(attention_type: str, fields: dict):
     """At depth 1 the savings in the last block, and errors in counting them, have the largest effect."""
     model = tsf.create("timesformer-base", num_classes=400, attention_type=attention_type, **{"depth": 1, **fields})
     size = model.grid[0] * model.patch_size
@@ -79,16 +79,16 @@ def test_multiply_adds_for_logits_of_base():
     assert count_multiply_adds(model, for_logits=True) / count_multiply_adds(model) == pytest.approx(0.950, abs=5e-4)
 
 
-def test_every_scheme_can_be_told_from_a_model_with_an_implementation_for_each_step():
+def test_cost_accepts_an_implementation_per_step():
     model = tsf.create("timesformer-base", num_classes=400, attention_implementation={"spatial": "cudnn"})
     assert {line.attention_type for line in cost_table(model, [8], [224])} == set(tsf.SCHEMES)
 
 
-def test_parameters():
+def test_count_parameters():
     assert count_parameters(tsf.create("timesformer-base", num_classes=174)) == 121_392_558
 
 
-def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+def test_cost_command_writes_tables_and_plots(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     plot = tmp_path / "cost.png"
     assert main(["cost", "--frames", "8", "96", "--sizes", "224", "--csv", f"--plot={plot}"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
@@ -105,7 +105,7 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     ("arguments", "words"),
     [(["--variant", "timesformer-huge"], "There is no variant"), (["--sizes", "100"], "not a whole number of 16 x 16 patches")],
 )
-def test_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str):
+def test_cost_rejects_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str):
     assert main(["cost", *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("Error: ")

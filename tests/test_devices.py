@@ -49,7 +49,7 @@ def test_accelerators_are_named(found: list, version: str, line: str):
         (Machine(2, {"CUDA_VISIBLE_DEVICES": ""}, smi=NEW, **GPU), "CPU, 2 cores (CUDA_VISIBLE_DEVICES='')"),
     ],
 )
-def test_a_cpu_is_named_with_the_reason(machine: Machine, line: str):
+def test_cpu_is_named_with_the_reason(machine: Machine, line: str):
     assert name_devices([("cpu", "cpu")], "cpu", lambda: machine) == line
 
 
@@ -89,14 +89,14 @@ def test_a_cpu_is_named_with_the_reason(machine: Machine, line: str):
         ),
     ],
 )
-def test_a_gpu_that_is_not_used_is_explained(found: dict, words: str, monkeypatch: pytest.MonkeyPatch):
+def test_unused_gpu_is_explained(found: dict, words: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(devices, "_cuda_error", lambda: "Unknown backend cuda")
     machine = Machine(4, {}, **{**GPU, "packages": JAXLIB, **found})
     line = name_devices([("cpu", "cpu")] * 2, "cpu", lambda: machine)
     assert line == f"CPU, 4 cores as 2 devices: an NVIDIA GPU is present, but {words}"
 
 
-def test_a_platform_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch):
+def test_missing_platform_is_an_error(monkeypatch: pytest.MonkeyPatch):
     def refuse() -> None:
         raise RuntimeError("Unable to initialize backend 'cuda': no such plugin")
 
@@ -108,13 +108,13 @@ def test_a_platform_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("job", ["predict", "explain", "features"])
-def test_a_job_that_computes_names_the_devices_first(job: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_computing_jobs_name_the_devices_first(job: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     output = [] if job == "predict" else [f"--output={tmp_path / 'x.gif'}"]
     assert main([job, str(tmp_path / "x.mp4"), f"--checkpoint={tmp_path / 'none'}", *output]) == 1
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == devices.describe_devices()
-    assert told[1].startswith("Error: ")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == devices.describe_devices()
+    assert lines[1].startswith("Error: ")
 
 
-def test_this_machine_is_described():
+def test_current_machine_is_described():
     assert devices.describe_devices().startswith(("CPU, ", "1 x ", f"{len(jax.devices())} x "))

@@ -35,7 +35,7 @@ WITH_TORCH = "Clips through PyTorch loaders"  # tests/parity runs it
 
 @pytest.mark.slow_cases("(Serving|In an NNX project|Clips for your own training loop)")
 @pytest.mark.parametrize("title", [title for title in SNIPPETS if title != WITH_TORCH])
-def test_snippet(title: str, made_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_snippet_runs(title: str, made_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("videos").symlink_to(made_clips)
     names: dict[str, Any] = {}
@@ -69,7 +69,7 @@ SMALLER = {
 
 
 @pytest.mark.slow
-def test_commands_run_from_first_to_last(tmp_path: Path, made_clips: Path, data_dir: str):
+def test_commands_run_in_order(tmp_path: Path, made_clips: Path, data_dir: str):
     """The guides' commands, which include the README's, predict, fine-tune, evaluate and report.
 
     They run as printed, except for file names and shorter training.
@@ -108,16 +108,16 @@ def test_commands_run_from_first_to_last(tmp_path: Path, made_clips: Path, data_
     assert (toy["model"]["embed_dim"], toy["note"][:5]) == (128, "A toy")
 
 
-def test_every_section_has_its_snippet_and_its_link():
+def test_every_section_has_a_snippet_and_a_link():
     sections = re.findall(r"^## (.*)$", GUIDE, flags=re.MULTILINE)
-    assert [*OF_THE_GUIDE, "Which options for which machine"] == sections
+    assert [*OF_THE_GUIDE, "Choose options for your machine"] == sections
     for text in (GUIDE, WEIGHTS):
         sections = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
         anchors = re.findall(r"\(#(.*?)\)", text)
         assert anchors == [re.sub(r"[^a-z ]", "", title.lower()).replace(" ", "-") for title in sections]
 
 
-def test_the_table_of_limits_is_the_writers():
+def test_limits_table_matches_the_writers():
     """docs/weights.md lists the supported values of each field by format."""
     fields = dict.fromkeys(field for target in TARGETS.values() for field in target.values)
     rows = [f"| field | {' | '.join(f'`{name}`' for name in WRITERS)} |", f"|---|{'---|' * len(WRITERS)}"]
@@ -130,7 +130,7 @@ def test_the_table_of_limits_is_the_writers():
     assert table in WEIGHTS, f"docs/weights.md should have:\n{table}"
 
 
-def test_the_tables_of_weights_are_complete():
+def test_weights_tables_are_complete():
     """They list every readable or writable format, and every published checkpoint with its figures."""
     for name in {*FORMATS, *WRITERS}:
         assert name in WEIGHTS, name
@@ -145,7 +145,7 @@ def test_the_tables_of_weights_are_complete():
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path):
+def test_links_resolve(path: Path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         assert target.startswith("https://") or (path.parent / target).exists(), target
 

@@ -42,13 +42,13 @@ def files(workdir: Path) -> dict[str, str]:
     return {name: (workdir / name).read_text() for name in FILES}
 
 
-def test_one_clip_and_crop_have_no_curve(run: Path):
+def test_single_view_has_no_curve(run: Path):
     found = results(run)
     assert "by_num_clips" not in found
     assert found["by_average"]["logits"]["top1"] == found["by_average"]["probabilities"]["top1"] == found["top1"]
 
 
-def test_figures_do_not_depend_on_batches_or_devices(
+def test_eval_figures_are_independent_of_batches_and_devices(
     run: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """36 clips in batches of 1, 7 (8 on eight devices) and 64."""
@@ -79,14 +79,14 @@ def test_figures_do_not_depend_on_batches_or_devices(
     counts = np.array([list(map(int, row[1:])) for row in table])
     assert counts.sum(axis=1).tolist() == [3, 3, 3]
     assert np.trace(counts) / 9 == pytest.approx(top["top1"], abs=1e-6)
-    said = [(row["label"], row["best"][0][0]) for row in rows[0].values()]
-    assert counts[0, 1] == said.count(("across", "back"))
+    predicted = [(row["label"], row["best"][0][0]) for row in rows[0].values()]
+    assert counts[0, 1] == predicted.count(("across", "back"))
     low, high = (100 * end for end in top["intervals"]["top1"])
     words = f"top-1 {100 * top['top1']:.2f} % (95 % interval {low:.2f} to {high:.2f})"
     assert words in caplog.text
 
 
-def test_clips_of_a_pass_are_those_of_a_smaller_test(run: Path, made_clips: Path, data_dir: str):
+def test_curve_reuses_the_clips_of_a_smaller_evaluation(run: Path, made_clips: Path, data_dir: str):
     """With official placement, two of four clips are exactly the clips of an evaluation with two."""
     main.run(small_folder(made_clips, data_dir, **VIEWS), str(run), "eval")
     four = results(run)
@@ -102,7 +102,7 @@ def test_tiled_clips_have_no_curve(run: Path, made_clips: Path, data_dir: str):
     assert {row["views"] for row in predictions(run).values()} == {9}
 
 
-def test_a_killed_test_goes_on_and_ends_as_if_it_had_not_been(
+def test_killed_evaluation_resumes_with_the_same_results(
     run: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """Killed at the third of five batches: finished clips are neither decoded nor scored again, and the files are the same."""
@@ -128,12 +128,12 @@ def test_a_killed_test_goes_on_and_ends_as_if_it_had_not_been(
     assert not (run / "results.json").exists()
     assert (run / "test.part" / "description.json").exists()
 
-    def go_on(self: evaluation.ClipRows, batch: dict[str, np.ndarray], sums: np.ndarray) -> None:
+    def add_and_note(self: evaluation.ClipRows, batch: dict[str, np.ndarray], sums: np.ndarray) -> None:
         clips.extend(zip(batch["name"][batch["mask"]], batch["clip"][batch["mask"], 1].tolist(), strict=True))
         add(self, batch, sums)
 
     with monkeypatch.context() as patch, caplog.at_level("INFO", logger="timesformer_jax"):
-        patch.setattr(evaluation.ClipRows, "add", go_on)
+        patch.setattr(evaluation.ClipRows, "add", add_and_note)
         main.run(config, str(run), "eval")
     assert "Resuming the evaluation: 2 of 5 batches are done." in caplog.text
     assert len(clips) == len(set(clips)) == 36
@@ -141,7 +141,7 @@ def test_a_killed_test_goes_on_and_ends_as_if_it_had_not_been(
     assert not (run / "test.part").exists()
 
 
-def test_what_another_checkpoint_left_is_discarded(run: Path, made_clips: Path, data_dir: str, caplog):
+def test_partial_scores_of_another_checkpoint_are_discarded(run: Path, made_clips: Path, data_dir: str, caplog):
     (run / "test.part").mkdir()
     (run / "test.part" / "description.json").write_text(json.dumps({"step": 7}))
     with caplog.at_level("INFO", logger="timesformer_jax"):
@@ -152,8 +152,8 @@ def test_what_another_checkpoint_left_is_discarded(run: Path, made_clips: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_a_test_that_is_told_to_end(run: Path, made_clips: Path, data_dir: str, told: signal.Signals):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_evaluation_stops_on_sigterm_and_ctrl_c(run: Path, made_clips: Path, data_dir: str, number: signal.Signals):
     """On SIGTERM the command, on one device, exits promptly with success, and the next one resumes."""
     given = {"data.root": made_clips, "data.data_dir": data_dir, "data.val_fraction": 0.3, "data.short_side": 48}
     given |= {"model.image_size": 32, "model.embed_dim": 32, "model.depth": 1, "clips.short_side": "(32, 40)"}
@@ -165,12 +165,12 @@ def test_a_test_that_is_told_to_end(run: Path, made_clips: Path, data_dir: str, 
         deadline = time.monotonic() + 120
         while not list(run.glob("test.part/*.npz")) and time.monotonic() < deadline:
             time.sleep(0.05)
-        process.send_signal(told)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     assert "Traceback" not in errors
-    code, how = {signal.SIGTERM: (0, "Stopped early"), signal.SIGINT: (130, "Interrupted")}[told]
+    code, how = {signal.SIGTERM: (0, "Stopped early"), signal.SIGINT: (130, "Interrupted")}[number]
     assert process.returncode == code
     found = re.search(rf"{how}: (\d+) of 3600 batches are evaluated\. The same command resumes from there\.", errors)
     assert found, errors

@@ -36,7 +36,7 @@ def test_notebook_keeps_the_outputs_of_one_clean_run(path: Path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_links_lead_somewhere(path: Path):
+def test_notebook_links_resolve(path: Path):
     for cell in json.loads(path.read_text())["cells"]:
         for target in re.findall(r"\]\(([^)#]+)\)", "".join(cell["source"]) if cell["cell_type"] == "markdown" else ""):
             assert target.startswith("https://") or (EXAMPLES / target).exists(), target

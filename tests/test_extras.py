@@ -44,7 +44,7 @@ def test_tables_cover_every_job_and_every_extra():
         assert set(job.modules) <= {module for extra in job.extras for module in EXTRAS[extra]}
 
 
-def test_only_the_helper_says_what_to_install():
+def test_only_the_helper_names_what_to_install():
     for room in ("timesformer_jax", "input_pipeline", "experiment", "main.py"):
         for path in [ROOT / room] if room.endswith(".py") else (ROOT / room).rglob("*.py"):
             assert path.name == "extras.py" or "pip install" not in path.read_text(), path
@@ -93,7 +93,7 @@ def test_job_names_one_command_for_all_it_needs(
     assert asked[1] == extras
 
 
-def test_trainer_asks_for_all_of_its_packages_in_the_clone(monkeypatch: pytest.MonkeyPatch):
+def test_trainer_names_all_missing_packages_in_a_clone(monkeypatch: pytest.MonkeyPatch):
     for job, module in (("main.py", "tensorflow"), ("main.py --mode=report", "jinja2")):
         uninstall(monkeypatch, module)
         with pytest.raises(MissingPackageError, match=rf'^`{job}` needs \w+, .*: pip install "\.\[train,plots\]"$'):

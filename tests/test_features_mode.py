@@ -78,7 +78,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_they_are_what_the_model_says_of_the_same_views(
+def test_features_mode_writes_the_model_outputs_of_the_same_views(
     tmp_path: Path, made_clips: Path, data_dir: str, weights: Any, kind: str, attention_type: str, overrides: dict
 ):
     given = {"init_from": weights(attention_type), "model.attention_type": attention_type, "features.kind": kind, **overrides}
@@ -125,7 +125,7 @@ def test_they_are_what_the_model_says_of_the_same_views(
     assert not np.allclose(each[0], each[1], atol=1e-2)
 
 
-def test_an_image_model_is_asked_about_every_frame(tmp_path: Path, made_clips: Path, data_dir: str):
+def test_image_model_is_applied_to_every_frame(tmp_path: Path, made_clips: Path, data_dir: str):
     """With its weights in a space_only model, "frames" are the image model's features of each frame."""
     vit = FlaxVit(False)
     random = np.random.default_rng(0)
@@ -156,7 +156,7 @@ def test_an_image_model_is_asked_about_every_frame(tmp_path: Path, made_clips: P
     np.testing.assert_allclose(found.values, np.asarray(expected).reshape(3, 4, 24)[order], atol=2e-5)
 
 
-def test_a_run_that_was_stopped_goes_on(
+def test_features_mode_resumes(
     tmp_path: Path, made_clips: Path, data_dir: str, weights: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ):
     """Existing shards are kept without reading their videos again, and the result is that of an uninterrupted run."""
@@ -203,7 +203,7 @@ def test_a_run_that_was_stopped_goes_on(
     np.testing.assert_array_equal(read_features(tmp_path / "two").values, one.values)
 
 
-def test_videos_that_cannot_be_read_are_named(tmp_path: Path, made_clips: Path, broken_clips: Path, weights: Any):
+def test_unreadable_videos_are_named(tmp_path: Path, made_clips: Path, broken_clips: Path, weights: Any):
     for split in ("train", "val"):
         for label in LABELS:
             (tmp_path / "clips" / split / label).mkdir(parents=True)
@@ -220,7 +220,7 @@ def test_videos_that_cannot_be_read_are_named(tmp_path: Path, made_clips: Path, 
 
 
 @pytest.mark.parametrize("missing", [[], [0, 1, 2, 3], [1, 4, 6]], ids=len)
-def test_processes_share_the_shards(missing: list[int]):
+def test_shards_are_divided_among_processes(missing: list[int]):
     """One process writes each shard, all run equally many steps, and those that hold the same clips make the same shard."""
     shares = [Share(index, 2, leads) for index in (0, 1) for leads in (True, False)]
     rounds = [list(turns(missing, share)) for share in shares]
@@ -230,7 +230,7 @@ def test_processes_share_the_shards(missing: list[int]):
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_does(tmp_path: Path, made_clips: Path, data_dir: str):
+def test_two_processes_write_the_same_as_one(tmp_path: Path, made_clips: Path, data_dir: str):
     model = tsf.TimeSformer(3, image_size=32, num_frames=8, embed_dim=32, depth=1, num_heads=4, initialization="from_scratch")
     preprocess = tsf.Preprocess(num_frames=8, crop_size=32)
     tsf.save(tsf.Pretrained(model, random_variables(model)["params"], preprocess, tuple(LABELS)), tmp_path / "weights")
@@ -255,7 +255,7 @@ def test_two_processes_write_what_one_does(tmp_path: Path, made_clips: Path, dat
     ],
     ids=lambda value: next(iter(value), "no backbone") if isinstance(value, dict) else "",
 )
-def test_bad_input_is_one_sentence(tmp_path: Path, overrides: dict, words: str):
+def test_features_mode_rejects_bad_input_with_a_clear_error(tmp_path: Path, overrides: dict, words: str):
     """Before anything is prepared or written."""
     with pytest.raises(InputError, match=words) as caught:
         main.run(features_config(Path("/no/such/folder"), "", **overrides), str(tmp_path / "new"), "features")

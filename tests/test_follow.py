@@ -63,18 +63,18 @@ def test_follow_weights_of_any_kind(recipe, kind: str, given: dict[str, Any], mo
     assert (tuple(config.pixels.mean), config.pixels.channel_order) == pixels
     assert config.clips.short_side == (model["image_size"], round(model["image_size"] * 5 / 4))  # as `tsf.load` scales frames
     assert config.data.short_side == config.clips.short_side[0]
-    said = kind in ("timesformer_jax", "huggingface")
-    span = 96 if recipe[0] == "hmdb51" else 8 if said else 256
+    states_rate = kind in ("timesformer_jax", "huggingface")
+    span = 96 if recipe[0] == "hmdb51" else 8 if states_rate else 256
     assert config.clips.sampling_rate == span / model["num_frames"]
     assert all(config[section][name] is not None for section, fields in FOLLOWING.items() for name in fields)
 
 
-def test_short_sides_of_the_released_models():
+def test_follow_weights_keeps_short_sides_of_the_released_models():
     assert (short_sides(224), short_sides(448)) == ((256, 320), (448, 512))
     assert short_sides(32) == (37, 46)
 
 
-def test_follow_weights_keeps_what_is_given(tmp_path: Path):
+def test_follow_weights_keeps_given_fields(tmp_path: Path):
     source = weights("huggingface", tmp_path / "weights")
     recipe = functools.partial(config_of, "folder", "video_folder,finetune", init_from=str(source))
     given = {"model.image_size": 48, "model.num_frames": 2, "clips.short_side": (50, 60), "pixels.channel_order": "rgb"}
@@ -95,7 +95,7 @@ def test_follow_weights_keeps_what_is_given(tmp_path: Path):
         main.run(recipe(init_from="/no/such"), str(tmp_path), "eval")
 
 
-def test_weights_that_do_not_fit_are_refused_before_data_are_prepared(tmp_path: Path):
+def test_unsuitable_weights_are_rejected_before_preparation(tmp_path: Path):
     source = weights("huggingface", tmp_path / "weights")
     config = config_of("folder", init_from=str(source), **{"data.root": "/no/such"})
     with pytest.raises(tsf.InputError, match=r"embed_dim=128 contradicts .* set --config.model.embed_dim=24, or use a recipe"):
@@ -117,7 +117,7 @@ def clip_folder(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["train", "probe", "features"])
-def test_jobs_prepare_clips_for_clip_as_load_does(mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_jobs_prepare_clips_like_load_for_clip_models(mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """No flag is needed, and the table in the log states the source."""
     source = clip_folder(tmp_path / "clip")
     with caplog.at_level("INFO", logger="timesformer_jax"):
@@ -141,7 +141,7 @@ def test_jobs_prepare_clips_for_clip_as_load_does(mode: str, tmp_path: Path, cap
     assert "pixels.channel_order" not in rows  # nothing differs
 
 
-def test_what_a_config_sets_precedes_init_from(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_config_settings_precede_init_from(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """The table names the source: the paper's recipes set their own pixels, whatever they begin with."""
     source = clip_folder(tmp_path / "clip")
     given = {"model.image_size": 16, "clips.short_side": (20, 30), "clips.span": 64.0}
@@ -153,7 +153,7 @@ def test_what_a_config_sets_precedes_init_from(tmp_path: Path, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("given", [None, "gelu"])
-def test_a_guess_is_no_fact_and_says_what_decides(given: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_guesses_are_reported_with_the_deciding_setting(given: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     source = write_safetensors(tmp_path / "clip", clip_tensors())  # without a config next to it
     fields: dict[str, Any] = {"model.num_heads": 3, **({"model.activation": given} if given else {})}
     config = config_of("folder", "video_folder,finetune", init_from=str(source), **fields)
@@ -179,7 +179,7 @@ def test_weights_of_segments_have_no_sampling_rate(tmp_path: Path, caplog: pytes
     assert "clips.sampling_rate" not in caplog.text
 
 
-def test_segments_do_not_take_over_tiles(tmp_path: Path):
+def test_segments_do_not_inherit_tiles(tmp_path: Path):
     """Tiled clips come from HowTo100M models, but the recipe for few videos spreads a clip over the whole video."""
     source = tmp_path / "weights"
     model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
@@ -190,7 +190,7 @@ def test_segments_do_not_take_over_tiles(tmp_path: Path):
         assert clip_options(follow_weights(config, str(tmp_path / "run"), "train")).placement == placement
 
 
-def test_a_refusal_names_the_flag_that_was_typed(tmp_path: Path):
+def test_errors_name_the_typed_flag(tmp_path: Path):
     model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
     notes = {"model": describe_model(model), "preprocess": PREPROCESS.as_dict(), "data": {"label_names": ["a", "b", "c"]}}
     write_checkpoint(tmp_path / "checkpoints" / "1", random_variables(model)["params"], notes)
@@ -208,16 +208,16 @@ SCHEME = {name: FOLLOWING["model"][name] for name in ("attention_type", "num_fra
 
 
 @pytest.mark.parametrize(("file", "variant"), PAPER)
-def test_the_paper_s_recipes_do_not_depend_on_what_they_begin_with(
+def test_paper_recipes_are_independent_of_their_initial_weights(
     file: str, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Clips, pixels, scheme and frame sizes stay, even if the weights state otherwise."""
     config = config_of(file, None if variant == "default" else variant, init_from="weights")
-    said = {"sampling": "segments", "sampling_rate": 3.0, "placement": "dense", "channel_order": "bgr", "short_side": 400}
-    said |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    said |= {"sampling": "uniform", "channel_order": "rgb"} if file == "ssv2" else {}
+    stated = {"sampling": "segments", "sampling_rate": 3.0, "placement": "dense", "channel_order": "bgr", "short_side": 400}
+    stated |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    stated |= {"sampling": "uniform", "channel_order": "rgb"} if file == "ssv2" else {}
     fields = {**FOLLOWING["model"], "attention_type": "space_only", "num_frames": 4, "image_size": 384}
-    weights = Architecture(fields, tsf.Preprocess(num_frames=8, crop_size=224, **said), said)
+    weights = Architecture(fields, tsf.Preprocess(num_frames=8, crop_size=224, **stated), stated)
     monkeypatch.setattr("experiment.follow.read_architecture", lambda *_, **__: weights)
     filled = follow_weights(config, str(tmp_path), "train")
     assert {name: filled.model[name] for name in SCHEME} == SCHEME
@@ -226,7 +226,7 @@ def test_the_paper_s_recipes_do_not_depend_on_what_they_begin_with(
             assert filled[section][name] == config[section][name] is not None, f"{section}.{name}"
 
 
-def test_a_checkpoint_without_notes_leaves_the_config_alone(tmp_path: Path):
+def test_checkpoint_without_metadata_leaves_the_config_unchanged(tmp_path: Path):
     """Checkpoints of older versions state nothing, so the config decides."""
     model = tsf.TimeSformer(3, image_size=32, patch_size=8, num_frames=4, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
     notes = {"model": describe_model(model), "data": {"label_names": ["a", "b", "c"]}}
@@ -265,7 +265,7 @@ def test_finetune_and_evaluate_without_fields_of_the_model(tmp_path: Path, made_
     assert (again.preprocess.mean, again.preprocess.channel_order) == (PREPROCESS.mean, "bgr")
 
 
-def test_one_of_several_models_without_another_head(tmp_path: Path):
+def test_init_from_one_of_several_models_without_a_new_head(tmp_path: Path):
     """`init_from_prefix` and `init_from_allow` reach every reader of the weights."""
     vit = golden_tensors("inflate_divided_space_time", "vit/")
     vit["aux_norm.weight"] = vit["norm.weight"]

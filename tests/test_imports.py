@@ -15,7 +15,7 @@ HEAVY = ("tensorflow", "tensorflow_datasets", "torch", "optax", "orbax", "av", "
 HEAVY += ("PIL", "loky", "safetensors", "huggingface_hub", "transformers", "dm_pix", "grain")
 
 
-def test_the_library_loads_nothing_heavy():
+def test_library_import_loads_no_heavy_packages():
     code = f"import sys, timesformer_jax; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -30,21 +30,21 @@ def test_the_library_loads_nothing_heavy():
         ("from timesformer_jax.datasets import read_video_folder; from timesformer_jax.video import ClipSource", set()),
     ],
 )
-def test_a_training_step_needs_few_packages(statement: str, needs: set[str]):
+def test_training_step_needs_few_packages(statement: str, needs: set[str]):
     """Other projects build their own steps on these modules, without Orbax or tqdm."""
     packages = {*HEAVY, "etils"} - needs
     code = f"import sys; sys.modules.update(dict.fromkeys({sorted(packages)})); {statement}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
 
-def test_the_library_works_without_jaxtyping():
+def test_library_works_without_jaxtyping():
     code = (
         "import sys; sys.modules['jaxtyping'] = None; import timesformer_jax, timesformer_jax.video, timesformer_jax.training"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
 
-def test_the_library_alone_needs_jax_flax_and_numpy():
+def test_library_requires_only_jax_flax_and_numpy():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert [Requirement(text).name for text in project["dependencies"]] == ["jax", "flax", "numpy"]
     assert set(project["optional-dependencies"]) == {
@@ -63,7 +63,7 @@ def test_the_library_alone_needs_jax_flax_and_numpy():
     }
 
 
-def test_tested_versions_are_what_the_project_allows():
+def test_pinned_versions_are_within_the_project_bounds():
     """Every dependency has an upper bound, and the pins for each Python are within the bounds."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [text for texts in project["optional-dependencies"].values() for text in texts]
@@ -91,7 +91,7 @@ def canonical(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def test_what_is_imported_is_pinned():
+def test_every_imported_package_is_pinned():
     pinned = {
         canonical(line.partition("==")[0])
         for file in ("requirements.txt", "docs/requirements.txt", "examples/requirements.txt", "tests/parity/requirements.txt")
@@ -166,7 +166,7 @@ MAY_IMPORT = {  # maps a room to the rooms that it may import besides itself and
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
-def test_who_may_import_whom(room: str):
+def test_imports_follow_the_room_rules(room: str):
     here = room.removesuffix(".py").replace("/", ".")
     for path in [ROOT / room] if room.endswith(".py") else (ROOT / room).rglob("*.py"):
         for name in imports(path):
@@ -175,7 +175,7 @@ def test_who_may_import_whom(room: str):
                 assert any(name == a or name.startswith(a + ".") for a in allowed), f"{path} imports {name}"
 
 
-def test_every_room_has_its_rule():
+def test_every_room_has_an_import_rule():
     rooms = {f"timesformer_jax/{path.parent.name}" for path in (ROOT / "timesformer_jax").glob("*/__init__.py")}
     assert rooms <= MAY_IMPORT.keys()
 
@@ -216,7 +216,7 @@ def test_every_room_has_its_rule():
         ("orbax", ["timesformer_jax/orbax_io.py", "timesformer_jax/training/checkpoints.py"]),
     ],
 )
-def test_heavy_modules_have_one_place(module: str, where: list[str]):
+def test_heavy_modules_are_imported_in_one_place(module: str, where: list[str]):
     rooms = ("timesformer_jax", "input_pipeline", "experiment")
     files = [*(path for room in rooms for path in ROOT.glob(f"{room}/**/*.py")), ROOT / "main.py"]
     importing = [path for path in files if any(name.partition(".")[0] == module for name in imports(path))]

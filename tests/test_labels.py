@@ -24,13 +24,13 @@ NAMES = ["abseiling", "air drumming", "answering, questions"]
         ("a.csv", '1,air drumming\n0,abseiling\n2,"answering, questions"\n'),
     ],
 )
-def test_files(name: str, text: str, tmp_path: Path):
+def test_labels_are_read_from_every_format(name: str, text: str, tmp_path: Path):
     (tmp_path / name).write_text(text)
     assert read_labels(tmp_path / name) == NAMES
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "words"),
     [
         ("a.json", "{", "as JSON"),
         ("a.json", "3", "should hold a list of names"),
@@ -41,9 +41,9 @@ def test_files(name: str, text: str, tmp_path: Path):
         ("a.csv", "0,a\n0,b\n", "number its 2 names"),
     ],
 )
-def test_files_that_are_none(name: str, text: str, told: str, tmp_path: Path):
+def test_malformed_label_files_are_rejected(name: str, text: str, words: str, tmp_path: Path):
     (tmp_path / name).write_text(text)
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         read_labels(tmp_path / name)
 
 

@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, made_clips: Path, data_dir
     return workdir
 
 
-def test_training_leaves_checkpoints_metrics_and_results(trained: Path):
+def test_training_writes_checkpoints_metrics_and_results(trained: Path):
     assert (trained / "checkpoints" / "2").is_dir()
     assert training.Checkpoints(str(trained / "checkpoints"), {}, read_only=True).pipeline == {"next_clip": 16}
     (events,) = trained.glob("events.out.tfevents*")
@@ -55,7 +55,7 @@ def test_training_leaves_checkpoints_metrics_and_results(trained: Path):
     assert all(row["views"] == 6 and row["video"].startswith(row["label"]) for row in rows.values())
 
 
-def test_eval_gives_the_same_scores_again(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
+def test_eval_reproduces_its_scores(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
     before = predictions(trained)
     for batch_size in (1, 64):
         main.run(small_folder(made_clips, data_dir, **{"eval.batch_size": batch_size}), str(trained), "eval")
@@ -65,7 +65,7 @@ def test_eval_gives_the_same_scores_again(trained: Path, tmp_path: Path, made_cl
     assert results(trained)["num_videos"] == 9
 
 
-def test_a_run_is_loaded_with_all_that_belongs_to_it(trained: Path, made_clips: Path):
+def test_run_is_loaded_with_its_labels_and_preprocessing(trained: Path, made_clips: Path):
     """From the run's files, `predict` matches the run's own evaluation of a video, up to JPEG rounding."""
     pretrained = tsf.load(trained)
     assert pretrained.labels == ("across", "back", "down")
@@ -87,7 +87,7 @@ OTHER_SETTINGS = {
 }
 
 
-def test_eval_takes_the_settings_of_the_run(trained: Path, made_clips: Path, data_dir: str, caplog):
+def test_eval_uses_the_settings_of_the_run(trained: Path, made_clips: Path, data_dir: str, caplog):
     """The config file's settings are ignored, as it serves other runs too; those of the command line are used and logged."""
     main.run(small_folder(made_clips, data_dir, **ONE_VIEW), str(trained), "eval")
     before, preprocess = predictions(trained), tsf.load(trained).preprocess.as_dict()
@@ -104,7 +104,7 @@ def test_eval_takes_the_settings_of_the_run(trained: Path, made_clips: Path, dat
     assert predictions(trained) != before
 
 
-def test_training_refuses_other_settings_than_the_run_s(trained: Path, tmp_path: Path):
+def test_training_rejects_settings_that_contradict_the_run(trained: Path, tmp_path: Path):
     """Only typed settings are refused, before any data are prepared; those of the config file give way."""
     config = small_folder(Path("/no/such/folder"), str(tmp_path), **OTHER_SETTINGS)
     words = r"--config.clips.sampling_rate is 2, and the checkpoint has 8; --config.clips.placement is centre, .* has official"
@@ -115,7 +115,7 @@ def test_training_refuses_other_settings_than_the_run_s(trained: Path, tmp_path:
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "features"])
-def test_other_labels_are_refused_before_data_are_prepared(mode: str, trained: Path, made_clips: Path, tmp_path: Path):
+def test_contradicting_labels_are_rejected_before_preparation(mode: str, trained: Path, made_clips: Path, tmp_path: Path):
     shutil.copytree(made_clips, tmp_path / "clips")
     (tmp_path / "clips" / "down").rename(tmp_path / "clips" / "up")
     config = small_folder(tmp_path / "clips", str(tmp_path / "data"))
@@ -124,14 +124,14 @@ def test_other_labels_are_refused_before_data_are_prepared(mode: str, trained: P
     assert not list((tmp_path / "data").rglob("*.tfrecord*"))
 
 
-def test_a_data_set_of_several_labels_is_not_the_run_s(trained: Path):
+def test_multi_label_data_are_rejected_for_a_single_label_run(trained: Path):
     check_objective(str(trained), "softmax")
     with pytest.raises(InputError, match=r"trained for one label per video \(objective softmax\), and this data set has any"):
         check_objective(str(trained), "sigmoid")
 
 
 @pytest.mark.slow
-def test_a_run_with_every_change_of_pixels_and_both_mixes(tmp_path: Path, made_clips: Path, data_dir: str, caplog):
+def test_training_with_every_augmentation(tmp_path: Path, made_clips: Path, data_dir: str, caplog):
     changes = {f"pixels.{name}": 0.3 for name in ("brightness", "contrast", "saturation", "hue", "grey", "blur", "erase")} | {
         "pixels.rand_augment": (2, 9.0)
     }
@@ -142,10 +142,10 @@ def test_a_run_with_every_change_of_pixels_and_both_mixes(tmp_path: Path, made_c
         main.run(config, str(tmp_path), "train")
     assert results(tmp_path)["placement"] == "centre"
     assert tsf.load(tmp_path).preprocess.placement == "centre"
-    assert "Flips are on: no label names a side." in caplog.text
+    assert "Flips are on: no label mentions a side." in caplog.text
 
 
-def test_clips_can_be_looked_at(tmp_path: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch):
+def test_drawn_clips_are_the_model_input(tmp_path: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch):
     """Drawn clips are exactly the model's input, and mixed clips list their components."""
     drawn = {}
     draw = experiment.show.draw_clips
@@ -170,7 +170,7 @@ def test_clips_can_be_looked_at(tmp_path: Path, made_clips: Path, data_dir: str,
     assert (tmp_path / "val.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_report_of_the_test(trained: Path, made_clips: Path, data_dir: str):
+def test_report_of_an_evaluation(trained: Path, made_clips: Path, data_dir: str):
     """It shows every evaluated video with its label and predictions, and the settings of training."""
     main.run(small_folder(made_clips, data_dir, **{"eval.num_clips": 2}), str(trained), "eval")
     main.run(small_folder(made_clips, data_dir), str(trained), "report")
@@ -187,12 +187,12 @@ def test_a_report_of_the_test(trained: Path, made_clips: Path, data_dir: str):
 
 
 @pytest.mark.parametrize(("field", "value"), [("num_videos", -1), ("num_points", 0)])
-def test_numbers_of_a_report_are_checked_first(trained: Path, tmp_path: Path, field: str, value: int):
+def test_report_options_are_checked_first(trained: Path, tmp_path: Path, field: str, value: int):
     with pytest.raises(InputError, match=f"--config.report.{field} must be at least {value + 1}, got {value}"):
         main.run(small_folder(Path("/no/such/folder"), str(tmp_path), **{f"report.{field}": value}), str(trained), "report")
 
 
-def test_a_report_needs_a_test_whose_checkpoint_is_there(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
+def test_report_needs_an_evaluation_with_its_checkpoint(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "results.json").write_text(json.dumps(sealed({**results(trained), "step": 7})))
     with pytest.raises(InputError, match=r"results.json is of step 7, whose checkpoint isn't kept any more .there are \d+"):
@@ -202,7 +202,7 @@ def test_a_report_needs_a_test_whose_checkpoint_is_there(trained: Path, tmp_path
         main.run(small_folder(made_clips, data_dir), str(tmp_path / "run"), "report")
 
 
-def test_a_second_run_goes_on_and_ends_where_one_run_ends(
+def test_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Two epochs and two more equal four in one run, bit by bit; with another mesh, also over frames, to 1e-5."""
@@ -236,7 +236,7 @@ def test_a_second_run_goes_on_and_ends_where_one_run_ends(
         assert dict(row["best"]) == pytest.approx(dict(predictions(tmp_path / "other")[name]["best"]), abs=1e-5)
 
 
-def test_a_run_begins_with_another_runs_weights(tmp_path: Path, trained: Path, made_clips: Path, data_dir: str, caplog):
+def test_run_starts_from_the_weights_of_another_run(tmp_path: Path, trained: Path, made_clips: Path, data_dir: str, caplog):
     """`init_from` only applies if the workdir has no checkpoint; the log states which was used."""
     options = {"init_from": str(trained), "optimizer.learning_rate": 1e-12, "train.ema_decay": 0.5}
     options |= {"train.evaluate_every_epochs": 2.0, **ONE_VIEW}
@@ -269,7 +269,7 @@ def test_a_run_begins_with_another_runs_weights(tmp_path: Path, trained: Path, m
         ("video_folder", 6, 45, None),  # random weights, not fine-tuned
     ],
 )
-def test_fine_tuning_in_few_steps_hints_at_small(variant: str, num_videos: int, total_steps: int, small_steps: int | None):
+def test_short_fine_tuning_hints_at_small(variant: str, num_videos: int, total_steps: int, small_steps: int | None):
     hint = hint_at_small(get_config(variant), num_videos, total_steps)
     if small_steps is None:
         assert hint is None
@@ -279,14 +279,14 @@ def test_fine_tuning_in_few_steps_hints_at_small(variant: str, num_videos: int, 
         assert f":{variant.split(',')[0]},finetune,small would make {small_steps} " in hint
 
 
-def test_the_best_checkpoint_can_be_tested(trained: Path, made_clips: Path, data_dir: str):
+def test_eval_of_the_best_checkpoint(trained: Path, made_clips: Path, data_dir: str):
     best = training.Checkpoints(str(trained / "checkpoints"), {}, read_only=True).best_step
     main.run(small_folder(made_clips, data_dir, **{"eval.checkpoint": "best"}), str(trained), "eval")
     assert results(trained)["step"] == best
 
 
 @pytest.mark.slow
-def test_one_batch_is_learned_by_heart(tmp_path: Path, made_clips: Path, data_dir: str, caplog):
+def test_overfit_succeeds_on_one_batch(tmp_path: Path, made_clips: Path, data_dir: str, caplog):
     options = {"overfit_batch": True, "pixels.flip": "on", "pixels.blur": 0.5, "mixing.mixup": 0.8, "model.drop_path_rate": 0.1}
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
@@ -296,14 +296,14 @@ def test_one_batch_is_learned_by_heart(tmp_path: Path, made_clips: Path, data_di
 
 
 @pytest.mark.slow
-def test_one_batch_that_is_not_learned_by_heart(tmp_path: Path, made_clips: Path, data_dir: str):
+def test_overfit_reports_failure(tmp_path: Path, made_clips: Path, data_dir: str):
     options = {"overfit_batch": True, "optimizer.learning_rate": 1e-9}
     with pytest.raises(InputError, match=r"overfit_batch: the loss of a single batch is still .* after 500 steps"):
         main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
 
 
 @pytest.mark.slow
-def test_debugging_shows_the_first_batch(tmp_path: Path, made_clips: Path, data_dir: str):
+def test_debug_draws_the_first_batch(tmp_path: Path, made_clips: Path, data_dir: str):
     main.run(small_folder(made_clips, data_dir, debug=True, profile=True), str(tmp_path), "train")
     assert (tmp_path / "debug" / "train.png").is_file()
     assert list((tmp_path / "debug" / "profile").rglob("*.xplane.pb"))
@@ -311,7 +311,7 @@ def test_debugging_shows_the_first_batch(tmp_path: Path, made_clips: Path, data_
 
 
 @pytest.mark.slow
-def test_debugging_stops_where_a_number_is_lost(tmp_path: Path, made_clips: Path, data_dir: str):
+def test_debug_stops_at_the_first_nan(tmp_path: Path, made_clips: Path, data_dir: str):
     options = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e30, "train.num_epochs": 4.0}
     with pytest.raises(FloatingPointError, match=r"(nan|inf)"):
         main.run(small_folder(made_clips, data_dir, debug=True, **options), str(tmp_path), "train")
@@ -324,7 +324,7 @@ def test_debugging_stops_where_a_number_is_lost(tmp_path: Path, made_clips: Path
         ({"data.root": None}, "data.root is not set"),
         ({"train.batch_size": 12}, "train.batch_size=12 can't be split evenly over 8 device"),
         ({"model.image_size": 33}, "image_size 33 x 33 .* 16 x 16 patches"),
-        ({"model.image_size": 64}, "clips.short_side .* at least the model's image_size 64"),
+        ({"model.image_size": 64}, "clips.short_side .* at least 64, the side of the crop"),
         ({"model.attention_type": "both"}, "attention_type must be one of"),
         ({"data.name": "kinetics"}, "data.name must be one of moving_digits, kinetics400, .*, video_folder"),
         ({"data.short_side": 31}, "data.short_side=31 would keep smaller frames than clips.short_side=.32, 40. needs"),
@@ -353,7 +353,7 @@ def test_debugging_stops_where_a_number_is_lost(tmp_path: Path, made_clips: Path
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_bad_input_is_one_sentence(trained: Path, made_clips: Path, data_dir: str, overrides: dict, words: str):
+def test_bad_input_is_a_clear_error(trained: Path, made_clips: Path, data_dir: str, overrides: dict, words: str):
     with pytest.raises(InputError, match=words) as caught:
         main.run(small_folder(made_clips, data_dir, **overrides), str(trained), "train")
     assert "\n" not in str(caught.value)
@@ -368,7 +368,10 @@ def test_bad_input_is_one_sentence(trained: Path, made_clips: Path, data_dir: st
         ({"pixels.std": (0.2, 0.0, 0.2)}, "pixels.std must be above 0"),
         ({"clips.short_side": ("a", "b")}, "clips.short_side must be .smallest, largest."),
         ({"train.num_epochs": math.inf}, "train.num_epochs must be above 0 and finite, got inf"),
-        ({"optimizer.warmup_epochs": math.nan}, "optimizer.learning_rate must be positive and warmup_epochs not negative"),
+        (
+            {"optimizer.warmup_epochs": math.nan},
+            "optimizer.learning_rate must be positive and optimizer.warmup_epochs must not be negative",
+        ),
         ({"init_from_allow": ("(",)}, "--config.init_from_allow takes regular expressions, and '.' is not one"),
         ({"model.num_frames": 0}, "--config.model.num_frames must be a whole number of at least 1, got 0"),
         ({"optimizer.name": "adam"}, "optimizer.name must be one of sgd, adamw"),
@@ -383,7 +386,7 @@ def test_bad_input_is_one_sentence(trained: Path, made_clips: Path, data_dir: st
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_cannot_work_is_told_before_the_data_are_prepared(tmp_path: Path, overrides: dict, words: str):
+def test_impossible_configs_are_rejected_before_preparation(tmp_path: Path, overrides: dict, words: str):
     """And before there is a model to evaluate: here there aren't even data."""
     with pytest.raises(InputError, match=words):
         main.run(small_folder(Path("/no/such/folder"), str(tmp_path), **overrides), str(tmp_path / "run"), "train")
@@ -403,7 +406,7 @@ def test_what_cannot_work_is_told_before_the_data_are_prepared(tmp_path: Path, o
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 @pytest.mark.parametrize("mode", ["train", "probe", "features"])
-def test_weights_that_do_not_fit_are_told_before_the_data_are_prepared(
+def test_unsuitable_weights_are_rejected_before_preparation(
     trained: Path, tmp_path: Path, mode: str, overrides: dict, words: str
 ):
     """In every mode that starts from weights; fitting ones proceed to the data, which are missing."""
@@ -412,7 +415,7 @@ def test_weights_that_do_not_fit_are_told_before_the_data_are_prepared(
         main.run(config, str(tmp_path / "run"), mode)
 
 
-def test_a_run_of_other_settings_is_told_before_the_data_are_prepared(trained: Path, tmp_path: Path):
+def test_contradicting_run_is_rejected_before_preparation(trained: Path, tmp_path: Path):
     for mode, overrides, words in (
         ("train", {"model.depth": 2}, "model.depth is 1 there and 2 here"),
         ("train", {"seed": 1}, "run.seed is 0 there and 1 here"),
@@ -427,7 +430,7 @@ def test_a_run_of_other_settings_is_told_before_the_data_are_prepared(trained: P
             main.run(small_folder(Path("/no/such/folder"), str(tmp_path)), str(tmp_path / "new"), mode)
 
 
-def test_other_labels_are_another_model(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
+def test_different_labels_are_a_different_model(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
     clips = tmp_path / "clips"
     shutil.copytree(made_clips, clips)
     (clips / "back").rename(clips / "forth")
@@ -441,7 +444,7 @@ def test_eval_needs_a_checkpoint(tmp_path: Path, made_clips: Path, data_dir: str
     assert not (tmp_path / "new").exists()
 
 
-def test_a_workdir_that_is_a_file(tmp_path: Path, made_clips: Path, data_dir: str):
+def test_workdir_must_not_be_a_file(tmp_path: Path, made_clips: Path, data_dir: str):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--workdir=.*file can't be used as a folder: File exists"):
         main.run(small_folder(made_clips, data_dir), str(tmp_path / "file"), "train")
@@ -474,7 +477,7 @@ def test_snippets_of_readme_and_guides_run():
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, made_clips: Path, data_dir: str):
+def test_non_finite_loss_ends_training(tmp_path: Path, made_clips: Path, data_dir: str):
     config = small_folder(
         made_clips,
         data_dir,
@@ -504,7 +507,7 @@ def test_every_config_field_is_read(name: str):
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS.keys() - {"moving_digits"}))
-def test_every_data_set_has_its_config(name: str, tmp_path: Path):
+def test_every_data_set_has_a_config(name: str, tmp_path: Path):
     """It accepts the config's fields of `data`: only the data are missing."""
     data = config_of("folder", name).data
     with pytest.raises(InputError, match=r"data\.(root|train) is not set"):
@@ -513,7 +516,7 @@ def test_every_data_set_has_its_config(name: str, tmp_path: Path):
         open_dataset(**data, nonsense=1)
 
 
-def test_several_labels(tmp_path: Path, made_clips: Path):
+def test_multi_label_training(tmp_path: Path, made_clips: Path):
     """Multi-label targets are mixed and smoothed like others, and evaluated by mean average precision."""
     for split in ("train", "val"):
         rows = [
@@ -536,7 +539,7 @@ def test_several_labels(tmp_path: Path, made_clips: Path):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_has_its_command_and_cost(name: str):
+def test_every_config_states_its_command_and_cost(name: str):
     text = (ROOT / "configs" / f"{name}.py").read_text()
     assert f"python main.py --config=configs/{name}.py" in text.partition('"""')[2].partition('"""')[0]
     assert re.search(r"minute|FLOPs", text)
@@ -544,7 +547,7 @@ def test_every_config_has_its_command_and_cost(name: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "params/ocdbt.process_0/d/*"])
-def test_a_damaged_newest_checkpoint_costs_its_steps_alone(
+def test_damaged_newest_checkpoint_loses_only_its_steps(
     trained: Path, tmp_path: Path, made_clips: Path, data_dir: str, name: str, caplog: pytest.LogCaptureFixture
 ):
     """Evaluation names it; training resumes from the previous one and ends like an undisturbed run."""

@@ -15,7 +15,7 @@ TREE: dict[str, Any] = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": 
 
 
 @pytest.mark.parametrize("on_device", [False, True])
-def test_arrays_come_back_where_they_are_asked_for(on_device: bool, tmp_path: Path):
+def test_arrays_are_restored_with_the_requested_placement(on_device: bool, tmp_path: Path):
     """On the host or on devices, independent of where they were written from."""
     write_arrays(tmp_path / "a", {"params": jax.tree.map(jnp.asarray, TREE) if on_device else TREE}, {"note": 1})
     metadata = read_metadata(tmp_path / "a")
@@ -33,14 +33,14 @@ def test_arrays_come_back_where_they_are_asked_for(on_device: bool, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "words"),
     [
         ({**TREE, "a": TREE["a"][:1]}, r"'params/a' is \(2, 3\), expected \(1, 3\)"),
         ({**TREE, "b": {}}, r"'params/b/c' is \(\), expected missing"),
     ],
 )
-def test_other_shapes_are_refused_on_the_host_too(asked: dict[str, Any], told: str, tmp_path: Path):
+def test_wrong_shapes_are_rejected_on_the_host(asked: dict[str, Any], words: str, tmp_path: Path):
     """Orbax itself would return the saved shape."""
     write_arrays(tmp_path / "a", {"params": TREE}, {})
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         read_host_arrays(tmp_path / "a", {"params": asked})

@@ -12,7 +12,7 @@ from timesformer_jax.os_errors import NAMES, WriteError, name_os_error, sentence
 
 
 @pytest.mark.parametrize("number", NAMES)
-def test_name_os_error_finds_it_in_the_chain_and_in_texts(number: int):
+def test_name_os_error_searches_the_chain_and_messages(number: int):
     named = NAMES[number]
     error = OSError(number, os.strerror(number))
     assert name_os_error(error) == named
@@ -24,7 +24,7 @@ def test_name_os_error_finds_it_in_the_chain_and_in_texts(number: int):
     assert name_os_error(ValueError(text)) == named
 
 
-def test_name_os_error_names_lost_peers_and_nothing_else():
+def test_name_os_error_names_only_lost_peers():
     lost = name_os_error(TimeoutError("Timed out while waiting for async_write_complete barrier."))
     assert lost is not None
     assert "another process" in lost.what
@@ -32,7 +32,7 @@ def test_name_os_error_names_lost_peers_and_nothing_else():
     assert sentence(ValueError("odd."), "Can't write x") == "Can't write x: odd."
 
 
-def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unwritable_file_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It is bad input to the jobs, and still an `OSError` for callers that can do without the file."""
 
     def full(self: Path, content: bytes) -> None:

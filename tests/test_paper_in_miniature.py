@@ -58,7 +58,7 @@ def changed(config: Any, field: str) -> Any:
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-def test_every_claim_is_of_rows_that_exist(size: Size):
+def test_every_claim_refers_to_existing_rows(size: Size):
     full = dataclasses.replace(size, only=None)
     for name, experiment in experiments(full).items():
         rows = set(map(str, size.clip_counts)) if name == "clips" else set(experiment.rows)
@@ -73,7 +73,7 @@ def test_every_claim_is_of_rows_that_exist(size: Size):
         assert name in experiments(full)
 
 
-def test_a_workdir_is_of_one_training():
+def test_workdir_belongs_to_one_training():
     """Another evaluation of the same training finds its checkpoint; another training, even just a longer schedule, doesn't."""
     full = SIZES["full"]
     clips, unchanged = cell_of("temporal", full.clips, 0), cell_of("temporal", {}, 0)
@@ -89,7 +89,7 @@ def test_a_workdir_is_of_one_training():
         assert len({workdir_of(cell, size, folder) for cell in all_cells(size)}) == len(trained)
 
 
-def test_the_image_model_comes_before_what_begins_with_it():
+def test_image_model_is_trained_before_runs_that_start_from_it():
     cells = all_cells(MINIATURE)
     first = next(number for number, cell in enumerate(cells) if cell.needs_image_model)
     assert cells.index(image_cell(MINIATURE, 0)) < first
@@ -115,25 +115,27 @@ def measured(a: float, b: float, num_videos: int = 1000) -> Table:
         (70.0, 80.0, False, "does not hold"),
     ],
 )
-def test_a_claim_holds_by_more_than_chance(a: float, b: float, strictly: bool, words: str):
-    told = judge(experiment(Claim("spatial", "a", "b", strictly)), measured(a, b), dict.fromkeys(TASKS, 0.0), MINIATURE.words)
-    assert told.words == words
+def test_claim_holds_only_beyond_chance(a: float, b: float, strictly: bool, words: str):
+    judged = judge(experiment(Claim("spatial", "a", "b", strictly)), measured(a, b), dict.fromkeys(TASKS, 0.0), MINIATURE.words)
+    assert judged.words == words
     reason = f"a is {abs(a - b):.1f} points {'above' if a > b else 'below'} b in which digit"
-    assert (reason if strictly or words == "does not hold" else "in 1 comparison the paper's better row") in told.sentence
+    assert (reason if strictly or words == "does not hold" else "in 1 comparison the paper's better row") in judged.sentence
 
 
-def test_some_of_several_claims_hold_in_part_and_what_was_not_run_says_so():
+def test_claims_may_hold_in_part_or_be_untested():
     both = experiment(Claim("spatial", "a", "b"), Claim("temporal", "b", "a"), Claim("temporal", "a", "b", strictly=False))
-    told = judge(both, measured(90.0, 80.0), dict.fromkeys(TASKS, 0.0), MINIATURE.words)
-    assert told.words == "holds in part"
-    assert "; in 1 other comparison the paper's better row is not worse by more than chance; but" in told.sentence
-    assert re.search(r"a is 10.0 points above b in which digit.*; but b is 10.0 points below a in which motion", told.sentence)
+    judged = judge(both, measured(90.0, 80.0), dict.fromkeys(TASKS, 0.0), MINIATURE.words)
+    assert judged.words == "holds in part"
+    assert "; in 1 other comparison the paper's better row is not worse by more than chance; but" in judged.sentence
+    assert re.search(
+        r"a is 10.0 points above b in which digit.*; but b is 10.0 points below a in which motion", judged.sentence
+    )
     nothing_seen = experiment(Claim("spatial", "a", "b"), Claim("temporal", "a", "b", strictly=False))
     assert judge(nothing_seen, measured(80.1, 80.0), dict.fromkeys(TASKS, 0.0), MINIATURE.words).words == "is undecided"
     assert judge(both, {}, dict.fromkeys(TASKS, 0.0), MINIATURE.words).words == "was not tested"
 
 
-def test_chance_is_that_of_seeds_and_of_videos(tmp_path: Path):
+def test_chance_covers_seeds_and_videos(tmp_path: Path):
     """A row with one seed is assumed to vary like the unchanged model."""
     one, three = Measured((80.0,), 1000), Measured((89.0, 90.0, 91.0), 500)
     assert chance(one, three, 4.0) == pytest.approx(2 * (4 + 1e4 * 0.8 * 0.2 / 1000 + 1 / 3 + 1e4 * 0.9 * 0.1 / 500) ** 0.5)
@@ -146,7 +148,7 @@ def test_chance_is_that_of_seeds_and_of_videos(tmp_path: Path):
     assert seed_variances(MINIATURE, tmp_path) == {"spatial": pytest.approx(4.0), "temporal": 0.0}
 
 
-def test_a_result_of_other_fields_does_not_count(tmp_path: Path):
+def test_result_with_other_fields_is_ignored(tmp_path: Path):
     cell = all_cells(MINIATURE)[0]
     assert read_result(cell, MINIATURE, tmp_path) is None
     config, fields = fields_of(cell, MINIATURE)
@@ -160,7 +162,7 @@ def test_a_result_of_other_fields_does_not_count(tmp_path: Path):
         read_result(cell, MINIATURE, tmp_path)
 
 
-def test_what_is_finished_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_finished_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Except an image model whose checkpoint is gone, if another run still has to start from it."""
     ran = []
 
@@ -191,19 +193,19 @@ def test_what_is_finished_is_not_run_again(tmp_path: Path, monkeypatch: pytest.M
         assert ran == again
 
 
-def test_a_run_that_fails_ends_with_what_its_log_says(tmp_path: Path):
+def test_failed_run_reports_the_end_of_its_log(tmp_path: Path):
     size = dataclasses.replace(SIZES["quick"], configs=dict.fromkeys(TASKS, "configs/nowhere.py"))
     with pytest.raises(InputError, match=r"(?s)ended with exit code 1; its log, .*there is no config file configs/nowhere"):
         run_cell(cell_of("spatial", {}, 0), size, results=tmp_path / "results", workdirs=tmp_path, places={})
     assert not list((tmp_path / "results").iterdir())
 
 
-def test_full_size_asks_for_its_data(capsys: pytest.CaptureFixture[str]):
+def test_full_size_requires_its_data(capsys: pytest.CaptureFixture[str]):
     assert paper_in_miniature.main(["--full", "--k400=somewhere"]) == 1
     assert "give --ssv2=FOLDER" in capsys.readouterr().err
 
 
-def test_the_page_is_what_its_results_say():
+def test_page_matches_its_results():
     """Text must match exactly, plots to a hundredth of a point, since processors differ."""
     text, plots = render(MINIATURE, DOCS / "paper_in_miniature", "paper_in_miniature")
     assert (DOCS / "paper_in_miniature.md").read_text() == text
@@ -249,7 +251,7 @@ def test_every_training_of_the_page_is_finished():
 
 
 @pytest.mark.slow
-def test_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_quick_run_covers_every_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Runs every kind of experiment; repeating the command trains nothing and draws the same page."""
     arguments = ["--quick", f"--folder={tmp_path}"]
     assert paper_in_miniature.main(arguments) == 0

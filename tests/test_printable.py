@@ -16,7 +16,7 @@ HOSTILE = "a\nb\tc\x1b[31m\x7f\x9b\u2028\u202e\u2066\u200f\udce9\ud800"
 @pytest.mark.parametrize(
     "name", ["run ", " ", "", "قفز", "跑步", "😀", "é", "family 👨\u200d👩", r"back\slash", r"caf\xe9", "$x_1$ <b> 100%"]
 )
-def test_printable_text_stays(name: str):
+def test_printable_text_is_unchanged(name: str):
     assert printable(name) == as_utf8(name) == json.loads(to_json(name)) == name
 
 
@@ -26,12 +26,12 @@ def test_control_characters_are_escaped():
     assert printable("a\n\x1b", newlines=True) == "a\n\\x1b"
 
 
-def test_as_utf8_changes_nothing_but_what_utf8_lacks():
+def test_as_utf8_changes_only_surrogates():
     assert as_utf8(HOSTILE) == HOSTILE[:-2] + r"\xe9\ud800"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "ascii", "cp1252"])
-def test_json_is_utf8_of_which_every_loader_makes_the_same_text(encoding: str):
+def test_json_is_utf8_that_every_loader_reads_alike(encoding: str):
     value = {"video": HOSTILE, "label": "跑 😀 é"}
     text = to_json(value, encoding=encoding, indent=1)
     assert json.loads(text.encode("utf-8")) == value
@@ -40,7 +40,7 @@ def test_json_is_utf8_of_which_every_loader_makes_the_same_text(encoding: str):
     assert text.isascii() or encoding.lower().startswith("utf")
 
 
-def test_streams_escape_what_their_encoding_lacks(monkeypatch: pytest.MonkeyPatch):
+def test_streams_escape_unencodable_characters(monkeypatch: pytest.MonkeyPatch):
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252", errors="strict"))
     escape_unencodable()
@@ -57,7 +57,7 @@ def test_errors_and_log_lines_are_printable(caplog: pytest.LogCaptureFixture):
     assert [record.getMessage() for record in caplog.records] == [r"a\n\x1b: 1 of 2.0", "a\\nb of:\none\\x1b\ntwo", "100 %"]
 
 
-def test_folders_that_libraries_cannot_write_to_are_refused():
+def test_folders_that_libraries_cannot_write_to_are_rejected():
     check_utf8("--workdir", "/runs/跑 ")
     with pytest.raises(InputError, match=r"--workdir=/runs/caf\\xe9 isn't UTF-8"):
         check_utf8("--workdir", "/runs/caf\udce9")

@@ -66,7 +66,9 @@ def table_of(workdir: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_linear_heads_on_a_run(run: Path, tmp_path: Path, made_clips: Path, data_dir: str, caplog: Any, capsys: Any):
+def test_probe_trains_linear_heads_on_a_run(
+    run: Path, tmp_path: Path, made_clips: Path, data_dir: str, caplog: Any, capsys: Any
+):
     """Any features encode a square's colour, so a head learns it, and saved heads have the accuracy in the table."""
     with caplog.at_level("INFO", logger="timesformer_jax"):
         main.run(probe_config(made_clips, data_dir, init_from=str(run)), str(tmp_path), "probe")
@@ -111,7 +113,7 @@ def test_linear_heads_on_a_run(run: Path, tmp_path: Path, made_clips: Path, data
 
 
 @pytest.mark.slow
-def test_an_attentive_probe_on_the_workdirs_own_checkpoint(run: Path, made_clips: Path, data_dir: str):
+def test_attentive_probe_on_the_checkpoint_of_its_workdir(run: Path, made_clips: Path, data_dir: str):
     config = probe_config(made_clips, data_dir, **{"probe.kind": "attentive", "probe.learning_rates": (3e-3, 1e38)})
     main.run(config, str(run), "probe")
     table = table_of(run)
@@ -148,7 +150,7 @@ def test_an_attentive_probe_on_the_workdirs_own_checkpoint(run: Path, made_clips
     ],
     ids=lambda value: next(iter(value), "no backbone") if isinstance(value, dict) else "",
 )
-def test_bad_input_is_one_sentence(tmp_path: Path, overrides: dict, words: str):
+def test_probe_rejects_bad_input_with_a_clear_error(tmp_path: Path, overrides: dict, words: str):
     """Before anything is prepared or written."""
     with pytest.raises(InputError, match=words) as caught:
         main.run(probe_config(Path("/no/such/folder"), "", **overrides), str(tmp_path / "new"), "probe")
@@ -156,7 +158,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path, overrides: dict, words: str):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
+def test_probe_leaves_foreign_folders_untouched(tmp_path: Path):
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe" / "mine.txt").write_text("")
     with pytest.raises(InputError, match="is not a checkpoint of this project"):

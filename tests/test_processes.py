@@ -28,7 +28,7 @@ def first_loss(workdir: Path) -> tuple[int, float]:
     return steps[0], losses[0]
 
 
-def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both(
+def test_two_processes_equal_one_and_sigterm_to_one_stops_both(
     tmp_path: Path, made_clips: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Both save the same step and exit with 0; the same command resumes and ends like an undisturbed run on one process."""
@@ -44,10 +44,10 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
     while not list((tmp_path / "two").glob("checkpoints/[0-9]")) and time.monotonic() < deadline:
         time.sleep(0.05)
     both[1].send_signal(signal.SIGTERM)
-    told = [re.findall(r"Stopped early: saved step (\d+) of 40", error) for error in finish(both)]
-    assert told[0] == told[1], told
-    assert len(told[0]) == 1, "the run was over before SIGTERM"
-    step = int(told[0][0])
+    reports = [re.findall(r"Stopped early: saved step (\d+) of 40", error) for error in finish(both)]
+    assert reports[0] == reports[1], reports
+    assert len(reports[0]) == 1, "the run was over before SIGTERM"
+    step = int(reports[0][0])
     assert (tmp_path / "two" / "checkpoints" / str(step)).is_dir()
     first, _ = finish(start(arguments, processes=2, devices=2))
     assert f"Resuming from the checkpoint of step {step} in" in first
@@ -76,7 +76,7 @@ def test_two_processes_are_as_good_as_one_and_one_that_is_told_to_end_stops_both
         ({}, "maybe", r"--distributed must be one of auto, on, off"),
     ],
 )
-def test_processes_that_cannot_meet(environment: dict, mode: str, words: str):
+def test_unreachable_coordinator_is_an_error(environment: dict, mode: str, words: str):
     done = joined(environment, mode)
     assert re.search(words, done.stderr), done
 
@@ -95,7 +95,7 @@ def test_processes_that_cannot_meet(environment: dict, mode: str, words: str):
         ("JAX_COORDINATOR_ADDRESS=a:1 PROCESS_ID=-1 NUM_PROCESSES=2", "PROCESS_ID must be a whole number, got '-1'"),
     ],
 )
-def test_a_part_of_the_three_variables_is_an_error(given: str, words: str, monkeypatch: pytest.MonkeyPatch):
+def test_incomplete_process_variables_are_an_error(given: str, words: str, monkeypatch: pytest.MonkeyPatch):
     """Before JAX is initialized; with --distributed=off the variables are ignored."""
     for name in ("JAX_COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
         monkeypatch.delenv(name, raising=False)
@@ -107,7 +107,7 @@ def test_a_part_of_the_three_variables_is_an_error(given: str, words: str, monke
     training.start_distributed("off")
 
 
-def test_an_occupied_port_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch):
+def test_occupied_port_is_reported_with_its_remedy(monkeypatch: pytest.MonkeyPatch):
     """Before JAX is initialized, which would crash; the other processes don't check."""
     monkeypatch.setattr(jax.distributed, "initialize", lambda **given: None)
     with socket.socket() as other:
@@ -125,7 +125,7 @@ def test_an_occupied_port_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPat
         training.start_distributed("auto")
 
 
-def test_processes_that_never_meet_end_with_one_error(monkeypatch: pytest.MonkeyPatch):
+def test_processes_that_never_connect_fail_with_one_error(monkeypatch: pytest.MonkeyPatch):
     """Before JAX aborts, and only by the first process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -158,7 +158,7 @@ def joined(environment: dict[str, str], mode: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize("mode", ["auto", "off"])
-def test_a_single_process_needs_nothing(mode: str):
+def test_single_process_needs_no_settings(mode: str):
     assert joined({}, mode).stdout.strip() == "False"
 
 
@@ -181,7 +181,7 @@ def test_a_single_process_needs_nothing(mode: str):
     ],
     ids=["slurm", "openmpi"],
 )
-def test_schedulers_are_recognised(environment: dict):
+def test_schedulers_are_detected(environment: dict):
     """By their environment variables: two processes find each other without further settings."""
     code = (
         "from timesformer_jax.training import start_distributed; start_distributed(); import jax; "
@@ -202,7 +202,7 @@ def test_schedulers_are_recognised(environment: dict):
 
 
 @pytest.mark.slow
-def test_a_fault_of_one_process_ends_the_others():
+def test_failure_of_one_process_ends_the_others():
     """They wait for it, and JAX would otherwise abort them once it has gone."""
     code = """
 from timesformer_jax.training import start_distributed
@@ -223,7 +223,7 @@ with watch_peers() as peers:
 
 
 @pytest.mark.slow
-def test_what_the_first_process_finds_wrong_with_the_data_ends_all(tmp_path: Path):
+def test_data_error_of_the_first_process_ends_all(tmp_path: Path):
     """The others neither check nor wait, and only one process prints the error."""
     started = start(flags(tmp_path / "nowhere", str(tmp_path), tmp_path / "run"), processes=2, devices=1)
     try:

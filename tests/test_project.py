@@ -19,7 +19,7 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
-def test_changelog_has_the_version_and_every_renamed_name():
+def test_changelog_lists_the_version_and_every_renamed_name():
     text = (ROOT / "CHANGELOG.md").read_text()
     versions = re.findall(r"^## \[(.*?)\](?: - (\d{4}-\d\d-\d\d))?$", text, flags=re.MULTILINE)
     assert versions[0] == ("Unreleased", "")
@@ -31,7 +31,7 @@ def test_changelog_has_the_version_and_every_renamed_name():
                 assert f"| `{old}` | `{new}` |" in text, f"{old} of {path}"
 
 
-def test_citation_agrees_with_the_project():
+def test_citation_matches_the_project():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
     assert citation["version"] == VERSION
@@ -40,7 +40,7 @@ def test_citation_agrees_with_the_project():
     assert citation["references"][0]["url"] in (ROOT / "README.md").read_text()
 
 
-def test_contributing_names_what_exists():
+def test_contributing_names_existing_files():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     assert len(text.splitlines()) <= 80
     quoted = re.findall(r"`([^`\n]+)`", text)
@@ -63,7 +63,7 @@ def test_contributing_lists_the_steps_of_ci():
     assert listed == steps
 
 
-def test_workflow_runs_targets_that_exist_with_pinned_actions():
+def test_workflow_runs_existing_targets_with_pinned_actions():
     assert {step["run"].split()[1] for step in STEPS if "run" in step} <= make_targets()
     assert [step["uses"] for step in STEPS if "uses" in step and not re.search(r"@v\d+$", step["uses"])] == []
     assert "secrets" not in (ROOT / ".github" / "workflows" / "test.yml").read_text()

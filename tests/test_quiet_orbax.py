@@ -14,7 +14,7 @@ import pytest
 from timesformer_jax.quiet_orbax import quiet_orbax
 
 
-def test_late_news_for_a_closed_event_loop_is_dropped_and_nothing_else(monkeypatch: pytest.MonkeyPatch):
+def test_quiet_orbax_drops_only_late_callbacks_to_a_closed_event_loop(monkeypatch: pytest.MonkeyPatch):
     """As TensorStore delivers it, without a Python frame before asyncio's."""
     printed: list[Any] = []
     caught: list[Any] = []
@@ -42,7 +42,7 @@ def test_late_news_for_a_closed_event_loop_is_dropped_and_nothing_else(monkeypat
 
 
 @pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
-def test_event_loops_that_could_not_be_made_are_deleted_without_a_word(monkeypatch: pytest.MonkeyPatch):
+def test_quiet_orbax_deletes_half_made_event_loops_silently(monkeypatch: pytest.MonkeyPatch):
     def socketpair(*arguments: Any) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -59,9 +59,7 @@ def test_event_loops_that_could_not_be_made_are_deleted_without_a_word(monkeypat
 
 
 @pytest.mark.parametrize(("path", "messages"), [("/lib/orbax/checkpoint/async_path.py", 0), ("/home/me/server.py", 1)])
-def test_failures_that_asyncio_reports_are_dropped_if_they_are_those_of_orbax(
-    path: str, messages: int, caplog: pytest.LogCaptureFixture
-):
+def test_quiet_orbax_drops_asyncio_reports_of_orbax_failures(path: str, messages: int, caplog: pytest.LogCaptureFixture):
     async def leave_a_failed_future() -> None:
         future = asyncio.get_running_loop().run_in_executor(None, eval, compile("1 / 0", path, "eval"))
         await asyncio.wait([future])

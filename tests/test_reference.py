@@ -21,7 +21,7 @@ def resolve(path: str) -> Any:
     return getattr(importlib.import_module(room), name)
 
 
-def test_reference_has_every_public_name_once():
+def test_reference_lists_every_public_name_once():
     """A name that several rooms export is described in one of them."""
     paths = documented()
     assert len(paths) == len(set(paths))
@@ -39,7 +39,7 @@ def test_reference_has_every_public_name_once():
         assert not private, f"docs/reference describes what {room}.__all__ doesn't have: {private}"
 
 
-def test_navigation_has_every_page():
+def test_navigation_lists_every_page():
     """docs/ and the site's navigation have the same pages."""
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
     assert sorted(re.findall(r'"([\w/]+\.md)"', (ROOT / "zensical.toml").read_text())) == sorted(pages)

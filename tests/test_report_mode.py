@@ -41,7 +41,7 @@ def curves(*values: float) -> dict:
         ({}, {}, "^$"),
     ],
 )
-def test_why_validation_and_test_differ(validation: dict, changes: dict, words: str):
+def test_report_explains_why_validation_and_test_differ(validation: dict, changes: dict, words: str):
     """One sentence with both numbers; none if they agree or can't be compared."""
     sentence = compare_with_validation({**RESULTS, **changes}, validation)
     assert re.search(words, sentence), sentence

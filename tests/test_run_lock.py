@@ -32,7 +32,7 @@ def held_by(number: int, path: Path, **changes: Any) -> Path:
     return path
 
 
-def test_a_lock_of_a_living_process_is_refused(tmp_path: Path, other: subprocess.Popen[bytes]):
+def test_run_lock_refuses_a_lock_held_by_a_live_process(tmp_path: Path, other: subprocess.Popen[bytes]):
     """However old the lock is, the process may merely have been paused."""
     path = held_by(other.pid, tmp_path / "lock")
     os.utime(path, (0, 0))
@@ -45,7 +45,7 @@ def test_a_lock_of_a_living_process_is_refused(tmp_path: Path, other: subprocess
     assert [file.name for file in tmp_path.iterdir()] == ["lock"]
 
 
-def test_a_lock_is_free_once_its_process_is_gone(tmp_path: Path, other: subprocess.Popen[bytes]):
+def test_run_lock_takes_over_from_a_dead_process(tmp_path: Path, other: subprocess.Popen[bytes]):
     """Even if another process has its number by now."""
     path = tmp_path / "lock"
     for changes in ({"pid": 2**22 + 1}, {"started": "1"}):
@@ -55,7 +55,7 @@ def test_a_lock_is_free_once_its_process_is_gone(tmp_path: Path, other: subproce
         assert not list(tmp_path.iterdir())
 
 
-def test_what_killed_processes_left_of_a_lock_is_deleted(tmp_path: Path, other: subprocess.Popen[bytes]):
+def test_run_lock_deletes_leftovers_of_killed_processes(tmp_path: Path, other: subprocess.Popen[bytes]):
     for number, name in (
         (2**22 + 1, "lock.a.part"),
         (2**22 + 1, "lock.b.stale"),
@@ -71,7 +71,7 @@ def test_what_killed_processes_left_of_a_lock_is_deleted(tmp_path: Path, other: 
     assert sorted(file.name for file in tmp_path.iterdir()) == ["lock.c.part", "lock.new.now", "lock.txt"]
 
 
-def test_a_lock_of_another_host_is_judged_by_its_age(tmp_path: Path):
+def test_run_lock_judges_locks_of_other_hosts_by_age(tmp_path: Path):
     path = held_by(1, tmp_path / "lock", host="elsewhere", machine="elsewhere")
     with pytest.raises(InputError, match="process 1 on elsewhere"):
         run_lock.take_lock(path, "trains")
@@ -82,14 +82,14 @@ def test_a_lock_of_another_host_is_judged_by_its_age(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_lock_is_judged_by_its_age(tmp_path: Path, other: subprocess.Popen[bytes]):
+def test_run_lock_judges_damaged_locks_by_age(tmp_path: Path, other: subprocess.Popen[bytes]):
     path = held_by(other.pid, tmp_path / "lock")
     path.write_bytes(path.read_bytes().replace(str(other.pid).encode(), b"1"))
     with pytest.raises(InputError, match="Another process trains"):
         run_lock.take_lock(path, "trains")
 
 
-def test_a_lock_is_touched_and_never_stolen_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+def test_run_lock_is_refreshed_and_never_stolen_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     monkeypatch.setattr(run_lock, "BEAT", 0.01)
     path = tmp_path / "lock"
     with run_lock.locked(path, "trains"):
@@ -107,7 +107,7 @@ def test_a_lock_is_touched_and_never_stolen_back(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_two_processes_and_a_killed_one(tmp_path: Path, number: int):
+def test_run_lock_excludes_a_second_process_and_survives_kills(tmp_path: Path, number: int):
     """The second one is refused; SIGTERM releases the lock, and after SIGKILL the next process takes it over."""
     path = tmp_path / "lock"
     code = (
@@ -126,7 +126,7 @@ def test_two_processes_and_a_killed_one(tmp_path: Path, number: int):
         pass
 
 
-def test_a_second_training_touches_no_checkpoint(
+def test_second_training_leaves_checkpoints_untouched(
     tmp_path: Path, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ):
     """A step that the first one is just deleting would look damaged."""

@@ -40,7 +40,7 @@ def stored_videos(data: Any, split: str) -> dict[str, tuple[np.ndarray, float]]:
 
 
 @pytest.mark.slow
-def test_every_job_sees_the_clips_of_load(tmp_path: Path, made_clips: Path, data_dir: str):
+def test_every_job_uses_the_clips_of_load(tmp_path: Path, made_clips: Path, data_dir: str):
     """Features and scores of the same frames agree, and saved files state how clips are prepared."""
     source = clip_folder(tmp_path / "clip")
     loaded = tsf.load(source, num_classes=3)

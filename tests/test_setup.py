@@ -7,7 +7,7 @@ from experiment.setup import set_up
 from tests.runs import small_folder
 
 
-def test_a_share_of_the_training_videos(tmp_path: Path, made_clips: Path, data_dir: str):
+def test_shares_of_the_training_videos_are_nested(tmp_path: Path, made_clips: Path, data_dir: str):
     """Shares are nested; evaluation keeps all of its videos; another seed draws others."""
 
     def names(seed: int = 0, **changes: float) -> list[bytes]:

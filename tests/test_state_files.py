@@ -24,7 +24,7 @@ def flips(content: bytes, step: int) -> list[bytes]:
     return flipped
 
 
-def test_any_flipped_bit_of_json_is_told(tmp_path: Path):
+def test_json_state_detects_any_flipped_bit(tmp_path: Path):
     """Except for those that JSON ignores; including the digest's own key."""
     path = tmp_path / "state.json"
     write_json(path, VALUE)
@@ -41,7 +41,7 @@ def test_any_flipped_bit_of_json_is_told(tmp_path: Path):
     assert found > 200
 
 
-def test_json_of_older_versions_is_checked_by_its_fields(tmp_path: Path):
+def test_json_state_of_older_versions_is_checked_by_field(tmp_path: Path):
     path = tmp_path / "state.json"
     path.write_text('{"step": 12, "split": "val"}')
     assert read_json(path, fields={"step": int, "split": str}, **REMEDY) == {"step": 12, "split": "val"}
@@ -58,7 +58,7 @@ def test_json_of_older_versions_is_checked_by_its_fields(tmp_path: Path):
             read_json(path, fields={"step": int, "split": str}, **REMEDY)
 
 
-def test_any_flipped_bit_of_arrays_is_told(tmp_path: Path):
+def test_array_state_detects_any_flipped_bit(tmp_path: Path):
     """A shape that became smaller would otherwise end before the checksum is compared."""
     path = tmp_path / "shard.npz"
     arrays = {"values": np.arange(12, dtype=np.float32).reshape(4, 3), "names": np.array(["a", "b"])}
@@ -72,7 +72,7 @@ def test_any_flipped_bit_of_arrays_is_told(tmp_path: Path):
         assert all(np.array_equal(found[name], array) for name, array in arrays.items())
 
 
-def test_a_failed_read_is_no_damage(tmp_path: Path):
+def test_failed_read_is_not_reported_as_damage(tmp_path: Path):
     class Failing:
         def read_bytes(self) -> bytes:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

@@ -3,6 +3,6 @@
 from tests.taken_from import PAGE, render, written
 
 
-def test_the_table_of_docs_is_what_the_jobs_do():
+def test_documented_table_matches_the_jobs():
     """`python -m tests.taken_from` rewrites it."""
     assert written(PAGE.read_text()) == render()

@@ -47,7 +47,7 @@ def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None
 
 
 @pytest.mark.slow
-def test_a_second_training_is_refused_and_the_first_unharmed(
+def test_second_training_is_refused_and_the_first_unharmed(
     tmp_path: Path, made_clips: Path, data_dir: str, running: list[subprocess.Popen[str]]
 ):
     """The first one is paused meanwhile, so that all three coexist, and ends like an undisturbed run."""
@@ -88,7 +88,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 @pytest.mark.slow
-def test_few_descriptors_are_enough_for_many_shards(
+def test_few_descriptors_suffice_for_many_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: list[subprocess.Popen[str]]
 ):
     """With `ulimit -n 256` and more record files than that per split, all are read and none is called damaged."""

@@ -56,7 +56,7 @@ class Damage:
 
 
 FLIPS, OTHERS = "Bit flips", "Other damage"
-ROWS = {"flipped": "", "cut": "a cut end", "zeroed": "a zeroed block", "missing": "a missing file"}
+ROWS = {"flipped": "", "cut": "truncated file", "zeroed": "zeroed block", "missing": "missing file"}
 """Maps each type of damage to its row in the table; flips have a row per kind of file."""
 
 
@@ -168,8 +168,8 @@ def judge(
         value = read()
     except InputError as error:
         text = str(error)
-        told = "\n".join([text, *heard.lines])
-        return ("refused" if any(name in told for name in names) else "unnamed"), text
+        said = "\n".join([text, *heard.lines])
+        return ("refused" if any(name in said for name in names) else "unnamed"), text
     except TimeoutError:
         return "hung", f"{SECONDS} s"
     except Exception as error:

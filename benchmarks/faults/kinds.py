@@ -100,7 +100,7 @@ def prepared(data: Path) -> Any:
     dataset = open_dataset(**config_of(data.parent.parent, data, data).data)
     return {
         "labels": dataset.label_names,
-        "left out": dataset.left_out,
+        "skipped": dataset.left_out,
         "damaged": dataset.damaged,
         "names": {split: dataset.facts(split, "name").tolist() for split in ("train", "val")},
         "records": {split: _records(dataset, split) for split in ("train", "val")},
@@ -260,13 +260,15 @@ KINDS: tuple[Kind, ...] = (
         **RESUME,
     ),
     Kind(
-        "checkpoint: an older one",
+        "checkpoint: an older step",
         files=(f"{OLDER}/**/*",),
         readers=(resumed, evaluated("latest")),
         **RESUME,
     ),
     Kind("tsf.save: arrays", "exports/own", ("**/d/*",), (load_at(),)),
-    Kind("tsf.save: all else", "exports/own", ("*", "params/*", "params/array_metadatas/*", "params/ocdbt*/*"), (load_at(),)),
+    Kind(
+        "tsf.save: other files", "exports/own", ("*", "params/*", "params/array_metadatas/*", "params/ocdbt*/*"), (load_at(),)
+    ),
     Kind("safetensors", "exports/safetensors", ("*",), (load_at("model.safetensors"),)),
     Kind("Hugging Face: model.safetensors", "exports/huggingface", ("model.safetensors",), (load_at(),)),
     Kind("Hugging Face: config.json", files=("config.json",), **EDITED),
@@ -301,9 +303,9 @@ KINDS: tuple[Kind, ...] = (
     Kind("results.json", "reference", ("results.json",), (results,)),
     Kind("predictions.jsonl", "reference", ("predictions.jsonl",), (results,)),
     Kind("confusion.csv", "reference", ("confusion.csv",), (results,)),
-    Kind("config.json of the workdir", "reference", ("config.json",), (trained_with,), optional=True),
+    Kind("workdir: config.json", "reference", ("config.json",), (trained_with,), optional=True),
     Kind(
-        "figures for TensorBoard",
+        "TensorBoard files",
         "reference",
         ("events.out.tfevents.*",),
         (curves,),

@@ -22,7 +22,7 @@ RESULTS = ROOT / "benchmarks/results/endurance"
 BEGIN, END = "<!-- benchmarks/endurance.py --page writes from here -->", "<!-- to here -->"
 NOT_YET = "The campaign has not been run yet."
 
-SURVIVED, LOST, SILENT = "survived", "lost", "wrong in silence"
+SURVIVED, LOST, SILENT = "survived", "lost", "silently wrong"
 COLUMNS = ("tried", SURVIVED, LOST, SILENT)
 VERDICTS = {
     "resumed": SURVIVED,  # the same command ended with the results of an undisturbed run
@@ -109,7 +109,7 @@ def exit_code(rows: Sequence[dict[str, Any]]) -> int:
 
 def draw_table(rows: Sequence[dict[str, Any]]) -> str:
     """Return a Markdown table with a line per row and a total per section."""
-    lines = [f"| what | {' | '.join(COLUMNS)} |", "|---|" + "---|" * len(COLUMNS)]
+    lines = [f"| event | {' | '.join(COLUMNS)} |", "|---|" + "---|" * len(COLUMNS)]
     for section in dict.fromkeys(row["section"] for row in rows):
         its = [row for row in rows if row["section"] == section]
         total = [sum(row[column] for row in its) for column in COLUMNS]

@@ -64,9 +64,9 @@ labels.
 - **Sampling.** One clip per video and epoch. `clips.sampling=segments` splits the video into `num_frames` equal segments and
   draws a random frame from each, so a clip covers the whole video whatever its length. `finetune` spans 256 frames, and pads a
   shorter video by repeating its last frame.
-- **Regularisation.** Random crops, flips (unless a label names a side), drop path of 0.1 and label smoothing of 0.1. No mixup,
-  no CutMix and no moving average of the parameters, all of which `finetune,modern` has. The figures below don't isolate these
-  choices.
+- **Regularisation.** Random crops, flips (unless a label mentions a side), drop path of 0.1 and label smoothing of 0.1. No
+  mixup, no CutMix and no moving average of the parameters, all of which `finetune,modern` has. The figures below don't isolate
+  these choices.
 
 The learning rate of 2e-4 is for models of width 768 (ViT-B). For other widths, scale it in inverse proportion with
 `--config.optimizer.learning_rate`: 4e-4 for width 384, 1.5e-4 for width 1024.

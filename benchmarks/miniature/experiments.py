@@ -48,7 +48,7 @@ class Experiment:
 
     title: str
     found: str
-    """The paper's finding, in a sentence."""
+    """The paper's finding, one sentence."""
     rows: Mapping[str, Row]
     claims: tuple[Claim, ...]
     tasks: tuple[str, ...] = TASKS

@@ -75,15 +75,15 @@ def _introduction(size: Size, finished: Sequence[Result], minutes: int) -> list[
     model = next((result for result in finished if result["name"] in names), None)
     if model is None:
         return ["# The paper in miniature", "Nothing is finished yet."]
-    told, batch_size = model["results"], model["fields"].get("train.batch_size", "the config's number of")
+    base, batch_size = model["results"], model["fields"].get("train.batch_size", "the config's number of")
     return [
         "# The paper in miniature",
         f"The experiments of the paper at a size that shows within {minutes} minutes, on {_processors(finished)}, "
         "whether a change broke the science. `python benchmarks/paper_in_miniature.py` writes this page from the files in the "
         "folder of the same name; only the paper's own numbers are typed by hand.",
-        f"Every row is a training by `main.py` with `{model['config']}` or its counterpart for the other task: {told['step']} "
+        f"Every row is a training by `main.py` with `{model['config']}` or its counterpart for the other task: {base['step']} "
         f"steps of {batch_size} clips and {_thousands(model['parameters'])} parameters unless noted, evaluated on "
-        f"{_thousands(told['num_videos'])} videos. {size.about}",
+        f"{_thousands(base['num_videos'])} videos. {size.about}",
         "Figures are top-1 in %, for several seeds as mean and standard deviation. Two models differ by more than chance if "
         "their difference exceeds two of its standard deviations. These combine the variance between seeds (that of the "
         "unchanged model for rows with a single seed) with the variance due to the number of evaluated videos. This is a rule "
@@ -91,8 +91,8 @@ def _introduction(size: Size, finished: Sequence[Result], minutes: int) -> list[
     ]
 
 
-def _section(title: str, found: str, told: Verdict, lines: str, plot: str | None, note: str) -> str:
-    parts = [f"## {title}", f"The paper: {found}. {told.sentence}", lines]
+def _section(title: str, found: str, judged: Verdict, lines: str, plot: str | None, note: str) -> str:
+    parts = [f"## {title}", f"The paper: {found}. {judged.sentence}", lines]
     parts += [f"![{title}]({plot})"] if plot else []
     parts += [note] if note else []
     return "\n\n".join(parts)
@@ -163,8 +163,8 @@ def _judge_costs(counted: Mapping[str, Any]) -> Verdict:
                 f"joint costs {small:.2f} x divided at {smallest[axis]} {words} and {large:.2f} x at {largest[axis]}, {how}"
             )
     apart = max(abs(line["compiled"] / line["multiply_adds"] - 1) for line in counted["lines"])
-    told = verdict(claims[True], claims[False])
-    return Verdict(told.words, f"{told.sentence[:-1]}; the two counts are at most {100 * apart:.1f} % apart.")
+    judged = verdict(claims[True], claims[False])
+    return Verdict(judged.words, f"{judged.sentence[:-1]}; the two counts are at most {100 * apart:.1f} % apart.")
 
 
 def _conditions(size: Size, finished: Sequence[Result], minutes: int) -> list[str]:

@@ -142,15 +142,15 @@ def run_cell(cell: Cell, size: Size, *, results: Path, workdirs: Path, places: M
         raise tsf.InputError(
             f"The run of {cell.name} ended with exit code {done.returncode}; its log, {log}, ends with:\n{last}"
         )
-    told = json.loads(found.read_text())
-    model = tsf.TimeSformer(**complete_description(told["model"]))
+    recorded = json.loads(found.read_text())
+    model = tsf.TimeSformer(**complete_description(recorded["model"]))
     result = {
         "name": cell.name,
         "task": cell.task,
         "seed": cell.seed,
         "config": config,
         "fields": fields,
-        "results": {name: told[name] for name in KEPT if name in told},
+        "results": {name: recorded[name] for name in KEPT if name in recorded},
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model),
         "seconds": round(time.perf_counter() - began),

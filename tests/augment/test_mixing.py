@@ -25,7 +25,7 @@ def mixed(seed: int = 0, **options: float) -> tuple[np.ndarray, np.ndarray, np.n
     return np.asarray(got), np.asarray(others), np.asarray(share)
 
 
-def test_mixup_shows_each_clip_by_its_share():
+def test_mixup_weighs_each_clip_by_its_share():
     got, _, share = mixed(mixup=0.8, cutmix=0.0)
     own, other = np.arange(1.0, 33), np.arange(32.0, 0, -1)
     expected = share * own + (1 - share) * other
@@ -53,14 +53,14 @@ def test_videomix_cuts_one_box_through_all_frames():
     assert share.min() < 0.5 < 0.9 < share.max()
 
 
-def test_each_clip_gets_one_of_the_two():
+def test_each_clip_gets_either_mixup_or_videomix():
     got, _, share = mixed(mixup=1.0, cutmix=1.0)
     whole = (got.std(axis=(2, 3, 4)) < 1e-5).all(axis=1)  # mixup, or a tiny cut
     assert 4 < whole.sum() < 28
     assert ((share >= 0) & (share <= 1)).all()
 
 
-def test_shares_are_drawn_as_asked():
+def test_mixing_shares_follow_the_beta_distribution():
     """Shares follow Beta(alpha, alpha), whose variance is 1 / (4 (2 alpha + 1))."""
     for alpha in (0.3, 1.0, 4.0):
         share = np.concatenate([mixed(seed, mixup=alpha, cutmix=0.0)[2] for seed in range(30)])
@@ -68,9 +68,9 @@ def test_shares_are_drawn_as_asked():
         assert share.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.15)
 
 
-def test_options():
+def test_mixing_options_are_checked():
     assert not MixingOptions(mixup=0.0, cutmix=0.0).mixes
     assert MixingOptions(mixup=0.0, cutmix=1.0).mixes
     for value in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(InputError, match=rf"mixing\.mixup must be at least 0 and finite, got {value}"):
+        with pytest.raises(InputError, match=rf"mixup must be at least 0 and finite, got {value}"):
             MixingOptions(mixup=value, cutmix=0.0)

@@ -33,7 +33,7 @@ def test_pixels_are_normalised_per_channel():
     np.testing.assert_allclose(prepared(random_clips()), random_clips() / 255.0, atol=1e-5)
 
 
-def test_about_half_of_the_clips_are_mirrored_whole():
+def test_flips_mirror_about_half_of_the_clips():
     video = random_clips()
     got = prepared(video, flip="on")
     plain, mirrored = video / 255.0, video[:, :, :, ::-1] / 255.0
@@ -50,7 +50,7 @@ def soft_clips(size: int = 4) -> np.ndarray:
     return clips
 
 
-def test_brightness_is_one_number_a_clip():
+def test_brightness_is_one_factor_per_clip():
     difference = prepared(soft_clips(), brightness=0.2) - soft_clips() / 255.0
     numbers = difference.mean(axis=(1, 2, 3, 4))
     np.testing.assert_allclose(difference, np.broadcast_to(numbers[:, None, None, None, None], difference.shape), atol=1e-5)
@@ -59,7 +59,7 @@ def test_brightness_is_one_number_a_clip():
     assert numbers.min() < -0.1 < 0.1 < numbers.max()
 
 
-def test_contrast_is_around_the_clip_s_mean():
+def test_contrast_is_around_the_clip_mean():
     video = soft_clips() / 255.0
     got = prepared(soft_clips(), contrast=0.5)
     mean = video.mean(axis=(1, 2, 3, 4), keepdims=True)
@@ -70,7 +70,7 @@ def test_contrast_is_around_the_clip_s_mean():
 
 
 @pytest.mark.parametrize(("change", "index"), [("saturation", 1), ("hue", 0)])
-def test_colours_in_hue_and_saturation(change: str, index: int):
+def test_hue_and_saturation_keep_the_value(change: str, index: int):
     """The value (brightness) is unchanged, and all frames of a clip change by the same amount."""
     got = prepared(soft_clips(), **{change: 0.3})
     pixels = (soft_clips() / 255.0)[:8, :, 0, 0], got[:8, :, 0, 0]
@@ -82,7 +82,7 @@ def test_colours_in_hue_and_saturation(change: str, index: int):
 
 
 @pytest.mark.parametrize(("change", "share"), [("grey", 0.25), ("blur", 0.5), ("erase", 0.5)])
-def test_some_clips_are_changed_and_the_others_are_not(change: str, share: float):
+def test_augmentation_changes_only_some_clips(change: str, share: float):
     video = soft_clips(12)
     got = np.stack([prepared(video, seed=seed, **{change: share}) for seed in range(4)])
     changed = np.abs(got - video / 255.0).max(axis=(2, 3, 4, 5)) > 1e-3
@@ -95,7 +95,7 @@ def test_some_clips_are_changed_and_the_others_are_not(change: str, share: float
         assert clip.mean() == pytest.approx((video / 255.0)[changed[0]][0].mean(), abs=0.02)
 
 
-def test_the_same_box_is_erased_in_all_frames():
+def test_erasing_uses_the_same_box_in_all_frames():
     video = soft_clips(30)
     got = prepared(video, erase=1.0)
     boxes = np.abs(got - video / 255.0).max(axis=-1) > 1e-6  # [B, T, H, W]
@@ -110,7 +110,7 @@ def test_the_same_box_is_erased_in_all_frames():
     assert (centres.std(axis=0) > 3).all()  # anywhere
 
 
-def test_the_same_key_gives_the_same_clips():
+def test_prepare_is_deterministic_for_a_key():
     changes = {
         "flip": "on",
         "brightness": 0.3,
@@ -128,7 +128,7 @@ def test_the_same_key_gives_the_same_clips():
     assert np.isfinite(one).all()
 
 
-def test_labels_that_speak_of_sides():
+def test_labels_naming_a_side_are_detected():
     assert sides_matter(["walking", "Pushing [something] from left to right"])
     assert sides_matter(["move_left"])
     assert sides_matter(["RIGHT"])
@@ -163,29 +163,29 @@ def test_labels_that_speak_of_sides():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
-        ({"flip": "yes"}, "pixels.flip must be auto, on or off, got 'yes'"),
-        ({"hue": 0.7}, r"pixels.hue must be from 0 to 0\.5, got 0\.7"),
-        ({"erase": -0.1}, "pixels.erase must be from 0 to 1"),
-        ({"rand_augment": (2,)}, r"pixels.rand_augment must be .*, got \(2,\)"),
-        ({"rand_augment": 2}, "pixels.rand_augment must be .*, got 2"),
+        ({"flip": "yes"}, "flip must be auto, on or off, got 'yes'"),
+        ({"hue": 0.7}, r"hue must be from 0 to 0\.5, got 0\.7"),
+        ({"erase": -0.1}, "erase must be from 0 to 1"),
+        ({"rand_augment": (2,)}, r"rand_augment must be .*, got \(2,\)"),
+        ({"rand_augment": 2}, "rand_augment must be .*, got 2"),
         ({"rand_augment": (2.5, 9.0)}, r"must be \(whole number of operations, .*, got \(2\.5, 9\.0\)"),
-        ({"rand_augment": (-1, 9.0)}, "pixels.rand_augment must be"),
-        ({"rand_augment": (2, float("nan"))}, "pixels.rand_augment must be"),
-        ({"rand_augment": (2, "9")}, "pixels.rand_augment must be"),
-        ({"hue": float("nan")}, "pixels.hue must be from 0"),
-        ({"std": (0.2, 0.0, 0.2)}, r"pixels.std must be above 0, .* got \(0\.2, 0\.0, 0\.2\)"),
-        ({"std": (0.2, float("nan"), 0.2)}, "pixels.mean and pixels.std must be three numbers each"),
-        ({"mean": (0.5,)}, "pixels.mean and pixels.std must be three numbers each"),
-        ({"rand_augment": (2, 11.0)}, r"pixels.rand_augment must be .*magnitude from 0 to 10\), got \(2, 11\.0\)"),
+        ({"rand_augment": (-1, 9.0)}, "rand_augment must be"),
+        ({"rand_augment": (2, float("nan"))}, "rand_augment must be"),
+        ({"rand_augment": (2, "9")}, "rand_augment must be"),
+        ({"hue": float("nan")}, "hue must be from 0"),
+        ({"std": (0.2, 0.0, 0.2)}, r"std must be above 0, .* got \(0\.2, 0\.0, 0\.2\)"),
+        ({"std": (0.2, float("nan"), 0.2)}, "mean and std must be three numbers each"),
+        ({"mean": (0.5,)}, "mean and std must be three numbers each"),
+        ({"rand_augment": (2, 11.0)}, r"rand_augment must be .*magnitude from 0 to 10\), got \(2, 11\.0\)"),
     ],
 )
-def test_options_that_cannot_work(changes: dict, told: str):
-    with pytest.raises(InputError, match=told):
+def test_impossible_options_are_rejected(changes: dict, words: str):
+    with pytest.raises(InputError, match=words):
         PixelOptions(**{"flip": "off", "mean": MEAN, "std": STD, **changes})
 
 
-def test_every_option_has_its_change():
+def test_every_option_has_an_augmentation():
     fields = set(PixelOptions.__dataclass_fields__) - {"mean", "std", "channel_order", "erase", "rand_augment"}
     assert CHANGES.keys() == fields

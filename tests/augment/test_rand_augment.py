@@ -80,14 +80,14 @@ def by_pillow(name: str, clip: np.ndarray, level: float, sign: float) -> np.ndar
     return np.concatenate(changed).reshape(clip.shape).astype(np.float32)
 
 
-def test_all_fifteen_operations_are_there():
+def test_rand_augment_has_all_fifteen_operations():
     assert len(OPERATIONS) == 15
     assert OPERATIONS.keys() == BY_PILLOW.keys()
 
 
 @pytest.mark.parametrize(("level", "sign"), [(0.0, 1), (0.3, -1), (0.7, 1), (0.97, -1)])
 @pytest.mark.parametrize("name", BY_PILLOW)
-def test_an_operation_is_pillow_s_on_the_whole_clip(name: str, level: float, sign: int):
+def test_operations_match_pillow_on_a_clip(name: str, level: float, sign: int):
     clip = uneven_clip()
     np.testing.assert_allclose(apply(name, clip, level, sign), by_pillow(name, clip, level, sign), atol=1.6)
 
@@ -100,12 +100,12 @@ def test_operations_on_whole_levels_are_exact(name: str):
 
 @pytest.mark.parametrize("name", NO_CHANGE_AT_ZERO)
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_the_least_level_changes_nothing(name: str, sign: int):
+def test_lowest_level_changes_nothing(name: str, sign: int):
     np.testing.assert_allclose(apply(name, uneven_clip(), 0.0, sign), uneven_clip(), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["auto_contrast", "equalize"])
-def test_a_channel_of_one_colour_stays(name: str):
+def test_constant_channel_is_unchanged(name: str):
     clip = uneven_clip()
     clip[..., 1] = 77
     changed = apply(name, clip, 0.5, 1)
@@ -115,7 +115,7 @@ def test_a_channel_of_one_colour_stays(name: str):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_equal_frames_stay_equal(name: str):
+def test_rand_augment_keeps_equal_frames_equal(name: str):
     clip = np.repeat(uneven_clip()[:1], FRAMES, axis=0)
     for sign in (-1, 1):
         changed = apply(name, clip, 0.7, sign)
@@ -124,7 +124,7 @@ def test_equal_frames_stay_equal(name: str):
 
 
 @pytest.mark.parametrize(("name", "axis", "moved"), [("translate_x", 2, 9), ("translate_y", 1, 9)])
-def test_where_the_clip_moves_out_grey_comes_in(name: str, axis: int, moved: int):
+def test_uncovered_pixels_are_grey(name: str, axis: int, moved: int):
     clip = uneven_clip()
     level = moved / (0.45 * clip.shape[axis])
     grey = np.full_like(np.take(clip, range(moved), axis), 127.5, dtype=np.float32)
@@ -138,14 +138,14 @@ def test_where_the_clip_moves_out_grey_comes_in(name: str, axis: int, moved: int
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
+def draw_operations(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
     """Draw with many keys: the number of operations, and the operation, level and sign of the last one."""
 
-    def tell(number: int, clip: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
+    def encode(number: int, clip: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
         pixels = jnp.stack([clip[0, 0, 0, 0] + 1 / 8, jnp.float32(number / 16), (level + 1) / 3])  # room on both sides
         return jnp.stack([pixels, jnp.stack([(sign + 1) / 2] * 3)]).reshape(2, 1, 1, 3)
 
-    stubs = {name: functools.partial(tell, number) for number, name in enumerate(OPERATIONS)}
+    stubs = {name: functools.partial(encode, number) for number, name in enumerate(OPERATIONS)}
     monkeypatch.setattr(module, "OPERATIONS", stubs)
 
     def draw(**options) -> np.ndarray:
@@ -157,8 +157,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
     return draw
 
 
-def test_one_operation_is_drawn_evenly_and_happens_half_of_the_time(told: Callable[..., np.ndarray]):
-    happened, number, magnitude, sign = told(num_ops=1, magnitude=7.0).T
+def test_operations_are_drawn_uniformly_and_applied_half_of_the_time(draw_operations: Callable[..., np.ndarray]):
+    happened, number, magnitude, sign = draw_operations(num_ops=1, magnitude=7.0).T
     assert set(happened) == {0, 1}
     assert happened.mean() == pytest.approx(0.5, abs=0.03)
     number, magnitude, sign = (drawn[happened == 1] for drawn in (number, magnitude, sign))
@@ -173,15 +173,15 @@ def test_one_operation_is_drawn_evenly_and_happens_half_of_the_time(told: Callab
     assert np.abs(drawn - np.eye(3)).max() < 0.07
 
 
-def test_operations_are_drawn_one_by_one(told: Callable[..., np.ndarray]):
-    happened = told(num_ops=4, magnitude=7.0)[:, 0]
+def test_operations_are_drawn_independently(draw_operations: Callable[..., np.ndarray]):
+    happened = draw_operations(num_ops=4, magnitude=7.0)[:, 0]
     shares = np.bincount(happened.astype(int)) / len(happened)
     np.testing.assert_allclose(shares, np.array([1, 4, 6, 4, 1]) / 16, atol=0.03)
 
 
 @pytest.mark.parametrize(("magnitude", "cut"), [(10.0, 10.0), (0.0, 0.0)])
-def test_magnitudes_are_cut_off(told: Callable[..., np.ndarray], magnitude: float, cut: float):
-    drawn = told(num_ops=1, magnitude=magnitude, magnitude_std=2.0)
+def test_magnitudes_are_clipped(draw_operations: Callable[..., np.ndarray], magnitude: float, cut: float):
+    drawn = draw_operations(num_ops=1, magnitude=magnitude, magnitude_std=2.0)
     magnitudes = drawn[drawn[:, 0] == 1, 2]
     assert magnitudes.min() >= -1e-5
     assert magnitudes.max() <= 10 + 1e-5
@@ -192,7 +192,7 @@ def float_clips(number: int) -> jax.Array:
     return jnp.asarray(np.stack([np.roll(uneven_clip(), index, axis=2) for index in range(number)]), jnp.float32) / 255
 
 
-def test_one_draw_for_all_frames_and_the_same_key_gives_the_same_clip():
+def test_draw_is_shared_by_frames_and_determined_by_the_key():
     clip = jnp.repeat(float_clips(1)[0, :1], FRAMES, axis=0)
     changed = [np.asarray(AUGMENT(jax.random.key(seed), clip, num_ops=4, magnitude=7.0)) for seed in (*range(40), 0)]
     for one in changed:
@@ -207,7 +207,7 @@ def test_one_draw_for_all_frames_and_the_same_key_gives_the_same_clip():
     assert len({one.tobytes() for one in changed}) > 30
 
 
-def test_a_batch_on_several_devices_is_the_same_as_clip_by_clip():
+def test_sharded_batch_equals_single_clips():
     key, clips, over = jax.random.key(1), float_clips(16), batch_sharding(make_mesh(data=2, fsdp=2, context=2))
     options = {"num_ops": 4, "magnitude": 7.0}
     plain = AUGMENT_BATCH(key, clips, **options)
@@ -218,7 +218,7 @@ def test_a_batch_on_several_devices_is_the_same_as_clip_by_clip():
     assert split.sharding.is_equivalent_to(over, split.ndim)
 
 
-def test_a_batch_computes_only_what_was_drawn():
+def test_batch_computes_only_the_drawn_operations():
     clips = jax.ShapeDtypeStruct((2, *SHAPE, 3), jnp.float32)
     augment = functools.partial(rand_augment_batch, num_ops=1, magnitude=7.0)
     jaxpr = str(jax.make_jaxpr(augment)(jax.random.key(0), clips))

@@ -47,7 +47,7 @@ def videos(tmp_path: Path) -> Path:
 
 
 @pytest.mark.beam
-def test_beam_prepares_what_processes_do(videos: Path, tmp_path: Path):
+def test_beam_prepares_the_same_data_as_processes(videos: Path, tmp_path: Path):
     """Beam yields the same examples and the same report of skipped videos."""
     name = "kinetics400/h264_256"
     alone = build(name, videos, tmp_path / "alone")

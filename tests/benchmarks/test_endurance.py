@@ -86,7 +86,7 @@ def without(folder: Path) -> None:
         (falls_back_silently, {"editable": True}, "differs"),
     ],
 )
-def test_judge_calls_a_reader_what_it_is(tmp_path: Path, reader: Callable[[Path], Any], options: dict, outcome: str):
+def test_judge_classifies_readers(tmp_path: Path, reader: Callable[[Path], Any], options: dict, outcome: str):
     found, message = judged(tmp_path, reader, **options)
     assert found == outcome, message
 
@@ -100,16 +100,16 @@ def test_judge_calls_a_reader_what_it_is(tmp_path: Path, reader: Callable[[Path]
         (Damage("number.json", "flipped", 8 * 5 + 3), "traceback"),  # the space turns into a bracket
     ],
 )
-def test_judge_takes_other_exceptions_for_faults(tmp_path: Path, done: Damage, outcome: str):
+def test_judge_reports_other_exceptions_as_tracebacks(tmp_path: Path, done: Damage, outcome: str):
     assert judged(tmp_path, careless, done)[0] == outcome
     assert (tmp_path / "world/files/number.json").read_text() == '{"n": 7}'  # only copies are damaged
 
 
-def test_judge_finds_an_unharmed_value(tmp_path: Path):
+def test_judge_recognises_an_unharmed_value(tmp_path: Path):
     assert judged(tmp_path, lambda folder: len((folder / "number.json").read_text()))[0] == "unharmed"
 
 
-def test_judge_allows_a_part_only_where_it_is_said(tmp_path: Path):
+def test_judge_accepts_partial_values_only_if_allowed(tmp_path: Path):
     def letters(folder: Path) -> list[str]:
         return list((folder / "number.json").read_text())
 
@@ -121,7 +121,7 @@ def test_judge_allows_a_part_only_where_it_is_said(tmp_path: Path):
     assert judged(tmp_path, letters, **partial, silently=("cut",))[0] == "differs"
 
 
-def test_undamaged_files_that_cannot_be_read_stop_the_campaign(tmp_path: Path):
+def test_unreadable_undamaged_files_stop_the_campaign(tmp_path: Path):
     def broken(folder: Path) -> int:
         raise InputError("no")
 
@@ -133,7 +133,7 @@ def test_undamaged_files_that_cannot_be_read_stop_the_campaign(tmp_path: Path):
     assert "numbers: undamaged files can't be read: InputError: no" in str(error)
 
 
-def test_damages_are_drawn_by_the_seed_within_the_files(tmp_path: Path):
+def test_damage_is_drawn_from_the_seed_within_the_files(tmp_path: Path):
     for name, size in (("a.json", 3), ("b/c.json", 5000), ("empty.json", 0)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(bytes(size))
@@ -155,7 +155,7 @@ def test_damages_are_drawn_by_the_seed_within_the_files(tmp_path: Path):
     assert content[77] ^ changed[77] == 1 << 5
 
 
-def test_differences_name_the_place():
+def test_differences_name_the_path():
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == ["/a/c: 2 for 3"]
     assert differences({"a": 1}, {}) == ["/a: 1 for None"]
     assert differences([1], [1]) == []
@@ -164,7 +164,7 @@ def test_differences_name_the_place():
 GOOD = [Trial("Kills", "SIGKILL in training", "resumed"), Trial("Bit flips", "records", "refused", "named")]
 
 
-def test_the_table_counts_by_row_and_section():
+def test_table_counts_by_row_and_section():
     bad = [Trial("Bit flips", "records", "differs", "byte 3"), Trial("Bit flips", "labels", "traceback", "KeyError")]
     rows = table.summarize([*GOOD, *bad])
     assert table.draw_table(rows).splitlines()[2:] == [
@@ -178,7 +178,7 @@ def test_the_table_counts_by_row_and_section():
 
 
 @pytest.mark.parametrize("outcome", VERDICTS)
-def test_the_exit_code_is_that_of_the_worst(outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_exit_code_is_that_of_the_worst_outcome(outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def section(campaign: Any) -> Iterator[Trial]:
         yield from GOOD
         yield Trial("Bit flips", "records", outcome, "here")
@@ -209,17 +209,17 @@ def test_the_exit_code_is_that_of_the_worst(outcome: str, tmp_path: Path, monkey
     assert "A note." in text
 
 
-def test_nothing_tried_is_no_success():
+def test_exit_code_without_trials_is_a_failure():
     assert table.exit_code([]) == 1
 
 
-def test_the_page_in_the_documentation_is_that_of_the_results():
+def test_documented_page_matches_the_results():
     written = table.DOCUMENT.read_text().partition(table.BEGIN)[2].partition(table.END)[0]
     assert written.strip() == table.render(sorted(table.RESULTS.glob("*.json")))
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 99, "rows": []}'])
-def test_a_file_that_holds_no_results(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]):
+def test_file_without_results_is_rejected(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "x.json").write_text(content)
     document = tmp_path / "page.md"
     document.write_text(f"{table.BEGIN}\nold\n{table.END}\n")
@@ -228,13 +228,13 @@ def test_a_file_that_holds_no_results(tmp_path: Path, content: str, capsys: pyte
     assert "old" in document.read_text()
 
 
-def test_an_unknown_section(capsys: pytest.CaptureFixture[str]):
+def test_unknown_section_is_rejected(capsys: pytest.CaptureFixture[str]):
     assert endurance.main(["--only=kills,flipz"]) == 1
     assert "no section flipz; choose from flips, growth, kills" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_some_kills_of_a_real_run(tmp_path: Path):
+def test_kills_of_a_real_run(tmp_path: Path):
     output = tmp_path / "results.json"
     command = [sys.executable, "benchmarks/endurance.py", "--only=kills", "--kills=4", f"--output={output}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

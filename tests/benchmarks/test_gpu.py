@@ -36,7 +36,7 @@ def document(folder: Path) -> Path:
     return path
 
 
-def test_two_sections_and_their_page(tmp_path: Path):
+def test_two_sections_are_measured_and_drawn(tmp_path: Path):
     output = tmp_path / "new" / "cpu.json"
     subprocess.run(command(f"--output={output}", "--only=forward,card"), cwd=ROOT, check=True, capture_output=True)
     content = read_record(output)
@@ -60,19 +60,19 @@ def test_two_sections_and_their_page(tmp_path: Path):
     assert "| forward: batch 2, attention cudnn | failed | InputError:" in text
 
 
-def test_the_page_in_the_documentation_is_that_of_the_results():
+def test_documented_page_matches_the_results():
     written = (ROOT / "docs/performance.md").read_text().partition(page.BEGIN)[2].partition(page.END)[0]
     assert written.strip() == page.render(sorted(page.RESULTS.glob("*.json")))
 
 
-def test_without_results_the_page_says_so(tmp_path: Path):
+def test_page_states_that_results_are_missing(tmp_path: Path):
     target = document(tmp_path)
     page.write_page([], target)
     assert target.read_text() == f"# Speed\n\n{page.BEGIN}\n\n{page.NOT_YET}\n\n{page.END}\n\n## More\n"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99, "entries": []}'])
-def test_a_file_that_holds_no_results(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]):
+def test_file_without_results_is_rejected(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "x.json").write_text(content)
     target = document(tmp_path)
     assert gpu.main(["--page", str(tmp_path / "x.json"), f"--document={target}"]) == 1
@@ -80,7 +80,7 @@ def test_a_file_that_holds_no_results(tmp_path: Path, content: str, capsys: pyte
     assert "old" in target.read_text()
 
 
-def test_an_unknown_section(capsys: pytest.CaptureFixture[str]):
+def test_unknown_section_is_rejected(capsys: pytest.CaptureFixture[str]):
     assert gpu.main(["--output=never.json", "--only=card,trian"]) == 1
     assert "no section trian; choose from card, forward" in capsys.readouterr().err
 
@@ -126,7 +126,7 @@ def run(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     return measure
 
 
-def test_a_measurement_that_crashes_or_hangs_costs_no_other(run: Callable[..., list[dict[str, Any]]]):
+def test_crashed_or_hung_measurement_affects_no_other(run: Callable[..., list[dict[str, Any]]]):
     entries = run("a", "crashes", "b", "hangs", "c", "d")
     outcomes = {entry["name"]: entry for entry in entries}
     assert list(outcomes) == ["a", "crashes", "b", "hangs", "c", "d"]
@@ -139,16 +139,16 @@ def test_a_measurement_that_crashes_or_hangs_costs_no_other(run: Callable[..., l
     assert processes[2] == processes[3]
 
 
-def test_when_the_time_is_up_the_rest_is_named(run: Callable[..., list[dict[str, Any]]]):
+def test_remaining_measurements_are_named_when_time_is_up(run: Callable[..., list[dict[str, Any]]]):
     assert [entry["failure"] for entry in run("a", "b", minutes=0)] == ["not reached"] * 2
 
 
-def test_options_that_xla_does_not_know_are_left_out(run: Callable[..., list[dict[str, Any]]]):
+def test_options_unknown_to_xla_are_dropped(run: Callable[..., list[dict[str, Any]]]):
     entries = run("a", "b", environment={"XLA_FLAGS": "--unknown_flag"})
     assert all("result" in entry for entry in entries)
 
 
-def test_compilers_that_crash_cost_no_measurement(run: Callable[..., list[dict[str, Any]]]):
+def test_crashing_compilers_lose_no_measurement(run: Callable[..., list[dict[str, Any]]]):
     entries = run("a", "crashes", "b", compilers=2)
     assert [entry["name"] for entry in entries if "result" in entry] == ["a", "b"]
 
@@ -172,13 +172,13 @@ def test_quiet_suspends_compilers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             process.kill()
 
 
-def test_flags_are_added_to_those_that_are_set():
+def test_flags_are_appended_to_existing_ones():
     assert merged({"XLA_FLAGS": "--a", "X": "1"}, {"XLA_FLAGS": "--b"}) == {"XLA_FLAGS": "--a --b", "X": "1"}
     assert merged({}, {"XLA_FLAGS": "--b"}) == {"XLA_FLAGS": "--b"}
 
 
 @pytest.mark.parametrize("name", ["library fused", "elementwise"])
-def test_candidates_compute_attention_over_time(name: str):
+def test_candidates_compute_temporal_attention(name: str):
     """Uses three frames of nine places, so that no tile is full."""
     shapes = (2, 3, 9, 32), (2, 1, 32), (32, 3, 2, 16), (3, 2, 16)
     keys = jax.random.split(jax.random.key(0), 4)
@@ -200,7 +200,7 @@ def test_names_are_unique(size: str):
         assert len(names) == len(set(names)) > 0
 
 
-def test_operations_are_summed_by_part():
+def test_profile_sums_operations_by_model_part():
     program = """
   %fusion.1 = f32[8] fusion(%a), kind=kLoop, metadata={op_name="jit(train_step)/jvp(TimeSformer)/blocks_0/mlp/fc1/dot_general"}
   ROOT %copy.2 = f32[8] copy(%b), metadata={op_type="x" op_name="jit(train_step)/transpose(jvp(TimeSformer))/blocks_0/attn/mul"}
@@ -216,7 +216,7 @@ def test_operations_are_summed_by_part():
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_leaves_what_it_has(tmp_path: Path):
+def test_interrupted_run_keeps_its_results(tmp_path: Path):
     output = tmp_path / "cpu.json"
     process = subprocess.Popen(command(f"--output={output}"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -232,7 +232,7 @@ def test_an_interrupted_run_leaves_what_it_has(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_every_section(tmp_path: Path):
+def test_every_section_runs(tmp_path: Path):
     output = tmp_path / "cpu.json"
     environment = {**os.environ, "TIMESFORMER_GPU_TRACE": str(tmp_path / "trace")}
     wanted = ",".join(name for name in SECTIONS if not name.startswith("peer"))

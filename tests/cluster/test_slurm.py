@@ -168,7 +168,7 @@ def requeue(job: SlurmJob) -> None:
     ],
     ids=["kill 0", "kill 1", "preempt", "requeue"],
 )
-def test_disturbed_job_ends_as_an_undisturbed_one(
+def test_preempted_job_equals_an_undisturbed_one(
     disturb: Callable[[SlurmJob], None],
     words: str,
     undisturbed: Path,
@@ -185,7 +185,7 @@ def test_disturbed_job_ends_as_an_undisturbed_one(
     same(job.folder / "run", undisturbed)
 
 
-def test_job_at_its_time_limit_is_queued_again(undisturbed: Path, tmp_path: Path, made_clips: Path, data_dir: str):
+def test_job_at_its_time_limit_is_requeued(undisturbed: Path, tmp_path: Path, made_clips: Path, data_dir: str):
     job = SlurmJob(tmp_path, made_clips, data_dir, "--time=0:02:00", "--signal=TERM@60")
     wait_until(lambda: job.shows(r"queueing the job again, restart 1") and job.state == "PENDING", job)
     subprocess.run(["scontrol", "update", f"job={job.number}", "TimeLimit=20"], check=True)  # enough for a busy machine
@@ -240,7 +240,7 @@ def test_sweep_runs_each_line_in_its_own_workdir(undisturbed: Path, tmp_path: Pa
         (("--export=ALL,PYTHON=nowhere/python",), "there is no Python at nowhere/python: run make install"),
     ],
 )
-def test_impossible_requests_are_refused(
+def test_impossible_requests_are_rejected(
     options: tuple[str, ...], words: str, cluster: None, tmp_path: Path, made_clips: Path, data_dir: str
 ):
     job = SlurmJob(tmp_path, made_clips, data_dir, *options)

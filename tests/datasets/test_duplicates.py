@@ -14,7 +14,7 @@ def lists(root: Path, train: str, val: str, header: str = "path,label") -> list[
     return describe_duplicates(read_video_list(root / "train.csv", root / "val.csv"))
 
 
-def test_one_path_in_both_splits(tmp_path: Path):
+def test_path_in_both_splits_is_a_duplicate(tmp_path: Path):
     grow(tmp_path, "0.mp4", "1.mp4", "3.mp4")
     assert lists(tmp_path, "0.mp4,run\n1.mp4,walk\n", "0.mp4,run\n3.mp4,walk\n") == [
         "Videos in more than one split, so that evaluation sees what training has seen: 1 (0.mp4 in train and val)."
@@ -22,7 +22,7 @@ def test_one_path_in_both_splits(tmp_path: Path):
     assert lists(tmp_path, "0.mp4,run\n1.mp4,walk\n", "3.mp4,walk\n") == []
 
 
-def test_links_to_one_file(tmp_path: Path):
+def test_links_to_one_file_are_duplicates(tmp_path: Path):
     root = grow(tmp_path / "root", "train/run/0.mp4", "train/walk/1.mp4", "val/run/2.mp4")
     (root / "val" / "run" / "linked.mp4").symlink_to(root / "train" / "run" / "0.mp4")
     (root / "train" / "walk" / "3.mp4").symlink_to("../run/0.mp4")
@@ -36,14 +36,14 @@ def test_links_to_one_file(tmp_path: Path):
     ]
 
 
-def test_linked_label_folders(tmp_path: Path):
+def test_linked_label_folders_are_duplicates(tmp_path: Path):
     root = grow(tmp_path, "train/run/0.mp4", "train/walk/1.mp4")
     (root / "val").symlink_to("train")
-    (told,) = describe_duplicates(read_video_folder(root))
-    assert ": 2 (train/run/0.mp4 = val/run/0.mp4 in train and val, " in told
+    (line,) = describe_duplicates(read_video_folder(root))
+    assert ": 2 (train/run/0.mp4 = val/run/0.mp4 in train and val, " in line
 
 
-def test_pieces_are_the_same_if_they_overlap(tmp_path: Path):
+def test_overlapping_segments_are_duplicates(tmp_path: Path):
     grow(tmp_path, "0.mp4", "1.mp4")
     header, other = "path,start,end,label", "1.mp4,,,walk\n"
     assert lists(tmp_path, f"0.mp4,0,5,run\n{other}", "0.mp4,5,9,run\n", header) == []
@@ -51,7 +51,7 @@ def test_pieces_are_the_same_if_they_overlap(tmp_path: Path):
     assert len(lists(tmp_path, f"0.mp4,0,5,run\n{other}", "0.mp4,,,run\n", header)) == 1
 
 
-def test_pieces_of_a_long_video_are_not_compared_with_all_others(monkeypatch: pytest.MonkeyPatch):
+def test_segments_are_not_compared_pairwise(monkeypatch: pytest.MonkeyPatch):
     pieces = [Entry(name=f"{n}", path=Path("0.mp4"), labels=("run",), start=n, end=n + 1) for n in range(2000)]
     looked = []
     end_of = duplicates._end

@@ -14,7 +14,7 @@ VAL = HEADER + "zumba,9,5,15,validate,1\n"
 VIDEOS = ("train/zumba/-3B32lodo2M_000012_000022.mp4", "train/_a-b_C.mkv", "val/zumba/9_000005_000015.mp4")
 
 
-def test_official_lists(tmp_path: Path):
+def test_official_lists_are_read(tmp_path: Path):
     listing = read_kinetics(write(grow(tmp_path, *VIDEOS), {"train.csv": TRAIN, "val.csv": VAL}))
     assert listing.label_names == ("answering, questions", "zumba")
     assert labels(listing) == {
@@ -31,7 +31,7 @@ def test_official_lists(tmp_path: Path):
     assert not listing.missing
 
 
-def test_a_piece_is_taken_before_the_whole_video(tmp_path: Path):
+def test_trimmed_segment_is_preferred_to_the_whole_video(tmp_path: Path):
     grow(tmp_path, *VIDEOS, "train/-3B32lodo2M.mp4")
     listing = read_kinetics(write(tmp_path, {"train.csv": TRAIN, "val.csv": VAL}))
     assert listing.splits["train"][0].path == tmp_path / VIDEOS[0]
@@ -40,12 +40,12 @@ def test_a_piece_is_taken_before_the_whole_video(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["val.csv", "validate.csv", "validation.csv"])
 @pytest.mark.parametrize("folder", ["", "annotations/", "k400/annotations/"])
-def test_where_lists_are(tmp_path: Path, folder: str, name: str):
+def test_lists_are_searched_in_known_folders(tmp_path: Path, folder: str, name: str):
     lists = {f"{folder}train.csv": TRAIN, f"{folder}{name}": VAL}
     assert len(read_kinetics(write(grow(tmp_path, *VIDEOS), lists)).splits["val"]) == 1
 
 
-def test_line_ends_marks_and_other_columns(tmp_path: Path):
+def test_lists_may_have_bom_crlf_and_extra_columns(tmp_path: Path):
     train = "\ufeff" + "time_end,time_start,label,youtube_id\n22,12.0, zumba ,-3B32lodo2M\n10,0,läuft,_a-b_C\n\n\n"
     write(grow(tmp_path, *VIDEOS), {"train.csv": train.replace("\n", "\r\n"), "val.csv": VAL.replace("\n", "\r\n")})
     listing = read_kinetics(tmp_path)
@@ -53,7 +53,7 @@ def test_line_ends_marks_and_other_columns(tmp_path: Path):
     assert paths(listing, tmp_path)["-3B32lodo2M_000012_000022"] == VIDEOS[0]
 
 
-def test_replacements_come_first_and_then_the_splits_own_folder(tmp_path: Path):
+def test_replacements_precede_the_folder_of_the_split(tmp_path: Path):
     grow(tmp_path, *VIDEOS, "replacement/replacement_for_corrupted_k400/-3B32lodo2M_000012_000022.mp4")
     grow(tmp_path, "a/9_000005_000015.mp4", "train/9_000005_000015.mp4", "train/a/_a-b_C_000000_000010.mp4")
     listing = read_kinetics(write(tmp_path, {"train.csv": TRAIN, "val.csv": VAL}))
@@ -61,7 +61,7 @@ def test_replacements_come_first_and_then_the_splits_own_folder(tmp_path: Path):
     assert paths(listing, tmp_path)["9_000005_000015"] == VIDEOS[2]
 
 
-def test_missing_videos(tmp_path: Path):
+def test_missing_videos_are_reported(tmp_path: Path):
     train = TRAIN + "zumba,gone,1,11,train,0\n"
     listing = read_kinetics(write(grow(tmp_path, *VIDEOS), {"train.csv": train, "val.csv": VAL}))
     assert listing.missing == {"train": {"gone_000001_000011": "there is no such file"}}
@@ -79,7 +79,7 @@ def test_missing_videos(tmp_path: Path):
         ("label,youtube_id,time_start,time_end,split\n,9,5,15,test\n", {"train", "val"}),
     ],
 )
-def test_a_test_list_without_labels_is_left_out(tmp_path: Path, test: str, splits: set[str]):
+def test_test_list_without_labels_is_skipped(tmp_path: Path, test: str, splits: set[str]):
     listing = read_kinetics(write(grow(tmp_path, *VIDEOS), {"train.csv": TRAIN, "val.csv": VAL, "test.csv": test}))
     assert listing.splits.keys() == splits
 
@@ -102,13 +102,13 @@ def test_a_test_list_without_labels_is_left_out(tmp_path: Path, test: str, split
         (HEADER + "zumba,9,5,15,train,0\n", r"two different labels or more, got zumba"),
     ],
 )
-def test_official_lists_that_are_wrong(tmp_path: Path, train: str, words: str):
+def test_malformed_official_lists_are_rejected(tmp_path: Path, train: str, words: str):
     write(grow(tmp_path, *VIDEOS), {"train.csv": train, "val.csv": VAL})
     with pytest.raises(InputError, match=words):
         read_kinetics(tmp_path)
 
 
-def test_lists_are_found_once(tmp_path: Path):
+def test_each_list_is_found_once(tmp_path: Path):
     with pytest.raises(InputError, match=r"There is no folder"):
         read_kinetics(tmp_path / "none")
     with pytest.raises(InputError, match=r"Expected the lists .* train.csv or train.txt; val.csv or validate.csv"):
@@ -118,7 +118,7 @@ def test_lists_are_found_once(tmp_path: Path):
         read_kinetics(tmp_path)
 
 
-def test_lists_that_are_no_text(tmp_path: Path):
+def test_binary_lists_are_rejected(tmp_path: Path):
     write(tmp_path, {"val.csv": VAL})
     (tmp_path / "train.csv").write_bytes(TRAIN.encode() + b"caf\xe9,9,5,15,train,0\n")
     with pytest.raises(InputError, match=r"train.csv, line 5: expected text in UTF-8, got the byte 0xe9"):
@@ -130,7 +130,7 @@ PATHS = ("a b/1.mp4", "ä, ö/2.mp4", "c/3.mp4")
 
 @pytest.mark.parametrize("separator", [" ", ",", "\t"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_lists_of_paths(tmp_path: Path, separator: str, end: str):
+def test_lists_of_paths_are_read(tmp_path: Path, separator: str, end: str):
     train = end.join(f"{path}{separator}{label}" for path, label in zip(PATHS, "020", strict=True)) + end + end
     listing = read_kinetics(
         write(grow(tmp_path, *PATHS), {"train.csv": "\ufeff" + train, "val.csv": f"{PATHS[0]}{separator}1"})
@@ -140,12 +140,12 @@ def test_lists_of_paths(tmp_path: Path, separator: str, end: str):
     assert paths(listing, tmp_path) == {path: path for path in PATHS}
 
 
-def test_commas_in_every_path(tmp_path: Path):
+def test_lists_may_have_commas_in_every_path(tmp_path: Path):
     listing = read_kinetics(write(grow(tmp_path, "a, b.mp4"), {"train.csv": "a, b.mp4 0\n", "val.csv": "a, b.mp4 1\n"}))
     assert labels(listing) == {"train": {"a, b.mp4": "0"}, "val": {"a, b.mp4": "1"}}
 
 
-def test_names_as_labels(tmp_path: Path):
+def test_lists_may_have_names_as_labels(tmp_path: Path):
     lists = {"train.csv": 'c/3.mp4,class 3\n"ä, ö/2.mp4",class 1\n', "val.csv": 'a b/1.mp4,"class 1"\n'}
     listing = read_kinetics(write(grow(tmp_path, *PATHS), lists))
     assert listing.label_names == ("class 1", "class 3")
@@ -162,14 +162,14 @@ def test_names_as_labels(tmp_path: Path):
         ("labels.json", '{"1": "answer, question", "0": "run"}'),
     ],
 )
-def test_names_of_numbers(tmp_path: Path, name: str, text: str):
+def test_class_name_files_map_numbers_to_names(tmp_path: Path, name: str, text: str):
     lists = {"lists/train.csv": "1.mp4 1\n", "lists/val.csv": "1.mp4 0\n", f"lists/{name}": text}
     listing = read_kinetics(write(grow(tmp_path, "1.mp4"), lists))
     assert listing.label_names == ("run", "answer, question")
     assert labels(listing) == {"train": {"1.mp4": "answer, question"}, "val": {"1.mp4": "run"}}
 
 
-def test_where_paths_start(tmp_path: Path):
+def test_list_paths_are_relative_to_the_list_or_root(tmp_path: Path):
     grow(tmp_path, "root/at_root.mp4", "root/lists/beside.mp4", "elsewhere/absolute.mp4", "root/lists/at_root.mp4")
     train = f"at_root.mp4 0\nbeside.mp4 1\n{tmp_path}/elsewhere/absolute.mp4 0\ngone.mp4 1\n"
     listing = read_kinetics(write(tmp_path / "root", {"lists/train.csv": train, "lists/val.csv": "beside.mp4 1\n"}))
@@ -178,19 +178,19 @@ def test_where_paths_start(tmp_path: Path):
     assert listing.missing == {"train": {"gone.mp4": "there is no such file"}}
 
 
-def test_lists_of_mere_ids(tmp_path: Path):
+def test_lists_of_bare_ids_are_read(tmp_path: Path):
     grow(tmp_path, "train/-a_b/-3B32lodo2M.mp4", "x/_b_000001_000011.mp4", "x/_c_000001_000011.mp4", "x/_c_000021_000031.mp4")
     listing = read_kinetics(write(tmp_path, {"train.csv": "-3B32lodo2M 0\n_b 1\n_c 1\n", "val.csv": "_b 1\n"}))
     assert paths(listing, tmp_path) == {"-3B32lodo2M": "train/-a_b/-3B32lodo2M.mp4", "_b": "x/_b_000001_000011.mp4"}
     assert listing.missing["train"].keys() == {"_c"}  # it could be either of the two segments
 
 
-def test_a_name_in_another_folder_is_another_video(tmp_path: Path):
+def test_same_name_in_another_folder_is_another_video(tmp_path: Path):
     listing = read_kinetics(write(grow(tmp_path, "b/1.mp4"), {"train.csv": "a/1.mp4 0\nb/1.mp4 1\n", "val.csv": "b/1.mp4 1\n"}))
     assert listing.missing == {"train": {"a/1.mp4": "there is no such file"}}
 
 
-def test_a_folder_of_pictures_is_told_apart(tmp_path: Path):
+def test_folder_of_images_in_a_list_is_reported(tmp_path: Path):
     listing = read_kinetics(write(grow(tmp_path, "1.mp4", "2/1.jpg"), {"train.csv": "1.mp4 0\n2 1\n", "val.csv": "1.mp4 1\n"}))
     assert "can be listed as a video_list" in listing.missing["train"]["2"]
 
@@ -211,7 +211,7 @@ def test_a_folder_of_pictures_is_told_apart(tmp_path: Path):
         ("\n\n", r"train.csv: expected a path and a label in each line, got an empty file"),
     ],
 )
-def test_lists_of_paths_that_are_wrong(tmp_path: Path, train: str, words: str):
+def test_malformed_lists_of_paths_are_rejected(tmp_path: Path, train: str, words: str):
     write(grow(tmp_path, "1.mp4", "2.mp4"), {"train.csv": train, "val.csv": "1.mp4 0\n", "labels.txt": "run\nsit\n"})
     with pytest.raises(InputError, match=words):
         read_kinetics(tmp_path)

@@ -42,7 +42,7 @@ def something(train: list | None = None, names: str = "something-something-v2-{}
 
 
 @pytest.mark.parametrize("names", ["something-something-v2-{}.json", "labels/{}.json", "{}.json"])
-def test_something_something(tmp_path: Path, names: str):
+def test_something_something_is_listed(tmp_path: Path, names: str):
     grow(tmp_path, "videos/78687.webm", "videos/4.mp4", "frames/5/000001.jpg", "frames/4/000001.jpg", "frames/6/000001.jpg")
     listing = read_something_v2(write(tmp_path, something(names=names)))
     assert listing.label_names == ("Approaching something with your camera", "Holding something next to something")
@@ -54,7 +54,7 @@ def test_something_something(tmp_path: Path, names: str):
     assert [entry.fps for split in listing.splits.values() for entry in split] == [None, None, 30.0]
 
 
-def test_a_folder_without_pictures_is_no_video(tmp_path: Path):
+def test_folder_without_images_is_not_a_video(tmp_path: Path):
     grow(tmp_path, "78687.webm", "4/notes.txt", "4/5.webm")  # and it is searched
     listing = read_something_v2(write(tmp_path, something()))
     assert listing.missing == {"train": {"4": "there is no such file"}}
@@ -76,7 +76,7 @@ def test_a_folder_without_pictures_is_no_video(tmp_path: Path):
         (something() | {"something-something-v2-labels.json": '{"a": "0", "b": "2"}'}, r"number its 2 names from 0 to 1"),
     ],
 )
-def test_something_something_that_is_wrong(tmp_path: Path, lists: dict[str, str], words: str):
+def test_malformed_something_something_is_rejected(tmp_path: Path, lists: dict[str, str], words: str):
     with pytest.raises(InputError, match=words):
         read_something_v2(write(grow(tmp_path, "4.webm"), lists))
 
@@ -89,7 +89,7 @@ def diving(**further: str) -> dict[str, str]:
     return lists | {"Diving48_vocab.json": vocab} | {f"Diving48_{name}.json": text for name, text in further.items()}
 
 
-def test_diving(tmp_path: Path):
+def test_diving_is_listed(tmp_path: Path):
     grow(tmp_path, "rgb/_8Vy3dlHg2w_00000.mp4", "rgb/-a_00001.mp4")
     listing = read_diving48(write(tmp_path, diving()))
     assert listing.label_names == ("Back / 15som / 05Twis / FREE", "Back / 15som / 15Twis / FREE")
@@ -113,7 +113,7 @@ def test_diving(tmp_path: Path):
         ({"vocab": '["Back", "Front"]'}, r"vocab.json: expected a list with the words of each class"),
     ],
 )
-def test_diving_that_is_wrong(tmp_path: Path, further: dict[str, str], words: str):
+def test_malformed_diving_is_rejected(tmp_path: Path, further: dict[str, str], words: str):
     with pytest.raises(InputError, match=words):
         read_diving48(write(grow(tmp_path, "-a_00001.mp4"), diving(**further)))
 
@@ -128,7 +128,7 @@ def howto(rows: list[tuple], titles: str = "9\tMake Tea\n10\tPet a Cat, Gently\n
 TASKS = [(f"{task}-{i}", i, task) for task in (9, 10, 11) for i in range(10)] + [("12-0", 0, 12)]
 
 
-def test_howto100m(tmp_path: Path):
+def test_howto100m_is_listed(tmp_path: Path):
     grow(tmp_path, *(f"videos/{video}.mp4" for video, _, _ in TASKS if video != "10-3"))
     listing = read_howto100m(write(tmp_path, howto(TASKS)), min_videos=10, val_fraction=0.3)
     assert listing.label_names == ("Make Tea (9)", "Pet a Cat, Gently", "Make Tea (11)")
@@ -148,7 +148,7 @@ def test_howto100m(tmp_path: Path):
     }
 
 
-def test_a_video_of_two_tasks_is_of_the_one_that_ranks_it_higher(tmp_path: Path):
+def test_howto100m_video_of_two_tasks_gets_the_task_that_ranks_it_higher(tmp_path: Path):
     rows = [("a", 7, 9), ("a", 3, 10), ("b", 1, 9), ("c", 1, 9), ("d", 1, 10), ("a", 5, 9)]
     titles = '\ufefftask_id,title\r\n9,Make Tea\r\n10,"Pet a Cat, Gently"\r\n'
     listing = read_howto100m(write(grow(tmp_path, *(f"{video}.mp4" for video in "abcd")), howto(rows, titles)), min_videos=2)
@@ -168,7 +168,7 @@ def test_a_video_of_two_tasks_is_of_the_one_that_ranks_it_higher(tmp_path: Path)
         (howto([*TASKS, ("a", "first", 9)]), {}, r"HowTo100M_v1.csv, line 33: expected a video_id"),
     ],
 )
-def test_howto100m_that_is_wrong(tmp_path: Path, lists: dict[str, str], options: dict, words: str):
+def test_malformed_howto100m_is_rejected(tmp_path: Path, lists: dict[str, str], options: dict, words: str):
     with pytest.raises(InputError, match=words):
         read_howto100m(write(grow(tmp_path, "9-0.mp4"), lists), **options)
 
@@ -188,7 +188,7 @@ UCF_VIDEOS = ("v_YoYo_g08_c01.avi", "v_YoYo_g01_c01.mp4", "HandstandPushups/v_Ha
 
 
 @pytest.mark.parametrize("folder", ["", "ucfTrainTestlist/", "a/b/ucfTrainTestlist/"])
-def test_ucf101(tmp_path: Path, folder: str):
+def test_ucf101_is_listed(tmp_path: Path, folder: str):
     listing = read_ucf101(write(grow(tmp_path / "UCF-101", *UCF_VIDEOS).parent, ucf(folder)))
     assert listing.label_names == ("YoYo", "HandstandPushups")
     assert labels(listing) == {
@@ -209,7 +209,7 @@ def test_ucf101(tmp_path: Path, folder: str):
         (ucf(classInd="0 YoYo\n1 HandstandPushups\n"), 1, r"classInd.txt, line 1: expected the number 1"),
     ],
 )
-def test_ucf101_that_is_wrong(tmp_path: Path, lists: dict[str, str], fold: int, words: str):
+def test_malformed_ucf101_is_rejected(tmp_path: Path, lists: dict[str, str], fold: int, words: str):
     with pytest.raises(InputError, match=words):
         read_ucf101(write(grow(tmp_path, *UCF_VIDEOS), lists), fold=fold)
 
@@ -225,7 +225,7 @@ HMDB = {
 HMDB_VIDEOS = (f"v/brush_hair/{ODD}", "v/brush_hair/b.avi", "v/brush_hair/unused.avi", "v/wave/b.avi", "v/wave/w.avi")
 
 
-def test_hmdb51(tmp_path: Path):
+def test_hmdb51_is_listed(tmp_path: Path):
     listing = read_hmdb51(write(grow(tmp_path, *HMDB_VIDEOS), HMDB))
     assert listing.label_names == ("brush_hair", "wave")
     assert labels(listing) == {
@@ -249,7 +249,7 @@ def test_hmdb51(tmp_path: Path):
         ({"splits/wave_test_split1.txt": "b.avi 3\n"}, 1, r"wave_test_split1.txt, line 1: expected a file and 0, 1 or 2"),
     ],
 )
-def test_hmdb51_that_is_wrong(tmp_path: Path, further: dict[str, str], fold: int, words: str):
+def test_malformed_hmdb51_is_rejected(tmp_path: Path, further: dict[str, str], fold: int, words: str):
     with pytest.raises(InputError, match=words):
         read_hmdb51(write(grow(tmp_path, *HMDB_VIDEOS), HMDB | further), fold=fold)
 
@@ -282,7 +282,7 @@ MINIATURES: dict[str, Callable[[Path], Listing]] = {
 }
 
 
-def test_every_layout_is_tried():
+def test_every_layout_has_a_miniature():
     assert LAYOUTS.keys() == EXPECTED_CLASSES.keys() == MINIATURES.keys()
     assert all(
         str(number) in re.findall(r"\d+$", name) for name, number in EXPECTED_CLASSES.items() if number and number != 174
@@ -290,7 +290,7 @@ def test_every_layout_is_tried():
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_what_all_layouts_have_in_common(tmp_path: Path, name: str):
+def test_every_layout_lists_existing_videos_and_known_labels(tmp_path: Path, name: str):
     listing = MINIATURES[name](tmp_path / "ünï cödé")
     assert {"train", "val"} <= listing.splits.keys()
     for entries in listing.splits.values():

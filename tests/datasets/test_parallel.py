@@ -23,7 +23,7 @@ def work(number: int) -> int:
     return number**2
 
 
-def test_results_come_in_order_and_errors_among_them():
+def test_results_and_errors_keep_their_order():
     results = dict(map_in_processes(work, iter([0, 1, 2, 3, 4]), num_workers=2))
     assert list(results) == [0, 1, 2, 3, 4]
     assert isinstance(error := results.pop(3), InputError)
@@ -32,7 +32,7 @@ def test_results_come_in_order_and_errors_among_them():
 
 
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs were given")
-def test_a_process_that_dies_costs_its_own_item_alone():
+def test_dead_worker_loses_only_its_item():
     results = dict(map_in_processes(work, range(60), num_workers=2))
     assert [number for number, result in results.items() if isinstance(result, CrashError)] == [5]
     assert results[6] == 36
@@ -40,7 +40,7 @@ def test_a_process_that_dies_costs_its_own_item_alone():
     assert str(results[5]) == "the process that read it died"
 
 
-def wait_for_the_last(path: Path) -> bool:
+def wait_for_last_item(path: Path) -> bool:
     """Make the first item wait until the last one is done."""
     if path.name == "0":
         until = time.monotonic() + 20
@@ -52,13 +52,13 @@ def wait_for_the_last(path: Path) -> bool:
     return True
 
 
-def test_an_item_that_takes_long_does_not_hold_up_the_others(tmp_path: Path):
-    found = list(map_in_processes(wait_for_the_last, [tmp_path / str(number) for number in range(41)], num_workers=2))
+def test_slow_item_does_not_delay_the_others(tmp_path: Path):
+    found = list(map_in_processes(wait_for_last_item, [tmp_path / str(number) for number in range(41)], num_workers=2))
     assert found == [(tmp_path / str(number), True) for number in range(41)]
 
 
 @pytest.mark.slow  # time for three processes to import the package
-@pytest.mark.parametrize("thread", [False, True], ids=["Linux's signal", "a look for the parent"])
+@pytest.mark.parametrize("thread", [False, True], ids=["Linux's signal", "polling for the parent"])
 def test_workers_end_with_a_killed_parent(thread: bool):
     """Linux's signal follows the thread that started the worker, so work must run in the main thread."""
     code = """

@@ -39,7 +39,7 @@ def pixels(video: StoredVideo, codec: str = "jpeg") -> np.ndarray:
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "h264"])
-def test_every_frame_is_kept(file: Path, codec: str):
+def test_storage_keeps_every_frame(file: Path, codec: str):
     (video,) = stored(file, codec)
     assert (video.fps, video.source_fps, video.height, video.width, video.num_damaged) == (30, 30, 48, 64, 0)
     assert len(video.frames) == 40
@@ -51,7 +51,7 @@ def test_every_frame_is_kept(file: Path, codec: str):
 
 
 @pytest.mark.parametrize(("max_fps", "count"), [(30.0, 40), (15.0, 20), (10.0, 14), (100.0, 40)])
-def test_fewer_frames_a_second_are_an_even_choice(file: Path, max_fps: float, count: int):
+def test_lower_frame_rate_selects_frames_evenly(file: Path, max_fps: float, count: int):
     (video,) = stored(file, max_fps=max_fps)
     assert (video.fps, video.source_fps) == (min(max_fps, 30.0), 30.0)
     assert len(video.frames) == count
@@ -60,7 +60,7 @@ def test_fewer_frames_a_second_are_an_even_choice(file: Path, max_fps: float, co
     assert video.frames == [whole.frames[round(number * step)] for number in range(count)]
 
 
-def test_frames_are_shrunk_to_the_short_side_and_even_for_h264(file: Path):
+def test_frames_are_shrunk_to_the_short_side_with_even_sizes_for_h264(file: Path):
     assert stored(file, short_side=24)[0][3:5] == (24, 32)
     assert stored(file, short_side=100)[0][3:5] == (48, 64)
     assert stored(file, short_side=21)[0][3:5] == (21, 28)
@@ -69,7 +69,7 @@ def test_frames_are_shrunk_to_the_short_side_and_even_for_h264(file: Path):
     assert pixels(video, "h264").shape == (40, 20, 28, 3)
 
 
-def test_a_piece_is_cut_out_of_a_longer_file(file: Path):
+def test_segment_is_cut_out_of_a_longer_file(file: Path):
     """In 40 frames at 30 fps, the segment from 0.2 s to 0.3 s is the frames 6, 7 and 8."""
     long = [frame for _ in range(3) for frame in FRAMES]
     path = write_video(file.with_name("long.mp4"), np.stack(long))
@@ -80,7 +80,7 @@ def test_a_piece_is_cut_out_of_a_longer_file(file: Path):
         stored(path, start=30.0, end=31.0)
 
 
-def test_pieces_are_cut_out_of_short_files_too(tmp_path: Path):
+def test_segments_are_cut_out_of_short_files(tmp_path: Path):
     """Two segments of one second each, listed for a file of two seconds: neither may be taken for the whole file."""
     video = write_video(tmp_path / "two.mp4", np.concatenate([moving_square(0, 0, num_frames=30), moving_square(1, 1, 30)]))
     lists = [tmp_path / f"{split}.csv" for split in ("train", "val")]
@@ -93,7 +93,7 @@ def test_pieces_are_cut_out_of_short_files_too(tmp_path: Path):
     assert [inspect_video(entry).num_frames for entry in entries] == [30, 30]
 
 
-def test_what_may_be_cut_already_is_left_whole_where_it_is_as_long_as_the_piece(file: Path):
+def test_trimmed_file_as_long_as_its_segment_is_kept_whole(file: Path):
     (whole,) = stored(file, start=12.0, end=13.0, perhaps_cut=True)
     assert len(whole.frames) == 40
     with pytest.raises(UnreadableVideoError, match="no frame that can be decoded from 12 to 13 s"):
@@ -102,14 +102,14 @@ def test_what_may_be_cut_already_is_left_whole_where_it_is_as_long_as_the_piece(
     assert len(piece.frames) == 3
 
 
-def test_long_videos_become_parts(file: Path):
+def test_long_videos_are_split_into_segments(file: Path):
     parts = stored(file, part_seconds=0.5)
     assert [len(part.frames) for part in parts] == [15, 15, 10]
     assert [frame for part in parts for frame in part.frames] == stored(file)[0].frames
     assert [len(part.frames) for part in stored(file, part_seconds=0.5, max_fps=15.0)] == [8, 8, 4]
 
 
-def test_a_folder_of_pictures_is_a_video(tmp_path: Path):
+def test_folder_of_images_is_a_video(tmp_path: Path):
     """Images are ordered by the numbers in their names, at the given rate; other files are ignored."""
     for number, picture in enumerate(encode_jpeg(FRAMES[:12], quality=95)):
         (tmp_path / f"frame{number}.jpg").write_bytes(picture)
@@ -127,20 +127,20 @@ def test_a_folder_of_pictures_is_a_video(tmp_path: Path):
         stored(tmp_path)
 
 
-def test_what_a_check_says(file: Path, broken_clips: Path):
+def test_check_describes_a_video(file: Path, broken_clips: Path):
     assert inspect_video(Entry(name="a", path=file, labels=())) == (40, 30.0, 48, 64, 0)
     with pytest.raises(UnreadableVideoError, match="the file is empty"):
         inspect_video(Entry(name="a", path=broken_clips / "empty.mp4", labels=()))
 
 
-def test_only_packets_that_lead_to_a_frame_are_needed():
+def test_only_packets_that_lead_to_a_frame_are_decoded():
     assert packets_needed([0, 1, 2, 6, 7], 1) == [0, 1, 2, 6, 7]
     assert packets_needed([0, 3, 4, 9], 2) == [0, 2, 3, 4, 8, 9]
     assert packets_needed([5, 6, 7], 4) == [4, 5, 6, 7]
     assert packets_needed([2, 9], 4) == [0, 1, 2, 8, 9]
 
 
-def test_frames_are_found_in_h264_without_the_others(file: Path):
+def test_h264_frames_are_found_without_decoding_the_others(file: Path):
     (video,) = stored(file, "h264")
     whole = pixels(video, "h264")
     for indices in ([0], [39], [3, 4, 20], [1, 38, 39]):
@@ -161,18 +161,18 @@ def test_frames_are_found_in_h264_without_the_others(file: Path):
         ({"part_seconds": -1.0}, "data.part_seconds must be above 0"),
     ],
 )
-def test_storage_that_cannot_be(changes: dict, words: str):
+def test_impossible_storage_is_rejected(changes: dict, words: str):
     with pytest.raises(InputError, match=words):
         Storage(**{"codec": "jpeg", "short_side": 48, **changes})
 
 
 @pytest.mark.parametrize("limits", [Limits(max_pixels=3000), Limits(max_seconds=1), Limits(max_bytes=99)])
-def test_storing_has_limits(file: Path, limits: Limits):
+def test_storage_applies_limits(file: Path, limits: Limits):
     with pytest.raises(OverLimitError):
         stored(file, limits=limits)
 
 
-def test_what_an_encoder_refuses_costs_that_video_alone(file: Path, monkeypatch: pytest.MonkeyPatch):
+def test_encoder_failure_skips_only_its_video(file: Path, monkeypatch: pytest.MonkeyPatch):
     def refuses(frames: Iterable[np.ndarray]) -> list[bytes]:
         raise ValueError("too wide")
 

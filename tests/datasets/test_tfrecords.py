@@ -21,7 +21,7 @@ EXAMPLES: dict[str, Features] = {
 
 
 @pytest.mark.parametrize("features", EXAMPLES.values(), ids=EXAMPLES.keys())
-def test_examples_are_tensorflows_byte_by_byte(features: Features):
+def test_examples_equal_those_of_tensorflow_bytewise(features: Features):
     lists = {
         bytes: lambda values: tf.train.Feature(bytes_list=tf.train.BytesList(value=values)),
         float: lambda values: tf.train.Feature(float_list=tf.train.FloatList(value=values)),
@@ -32,7 +32,7 @@ def test_examples_are_tensorflows_byte_by_byte(features: Features):
     assert b"".join(encode_example(features)) == expected.SerializeToString(deterministic=True)
 
 
-def test_records_are_tensorflows_byte_by_byte(tmp_path: Path):
+def test_records_equal_those_of_tensorflow_bytewise(tmp_path: Path):
     records = [b"", b"short", b"x" * 100_000]
     with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
         for record in records:

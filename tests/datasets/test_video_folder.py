@@ -24,14 +24,14 @@ def test_given_splits_are_kept(tmp_path: Path):
     assert listing.label_names == ("a", "b")
 
 
-def test_stray_files_are_none_of_ours(tmp_path: Path):
+def test_stray_files_are_ignored(tmp_path: Path):
     strays = ("README.md", "loose.mp4", "a/notes.txt", "a/.hidden.mp4", ".git/a.mp4", "a/cover.jpg", "c/only.txt")
     grow(tmp_path, *strays, "a/1.mp4", "a/2.MP4", "a/deeper/3.mov", "b/1.mp4", "b/2.mp4")
     found = names(read_video_folder(tmp_path))
     assert sorted(found["train"] + found["val"]) == ["a/1.mp4", "a/2.MP4", "a/deeper/3.mov", "b/1.mp4", "b/2.mp4"]
 
 
-def test_the_split_follows_from_the_file_names(tmp_path: Path):
+def test_split_is_determined_by_the_file_names(tmp_path: Path):
     files = [f"{label}/{i:03d}.mp4" for label in "ab" for i in range(20)]
     here = names(read_video_folder(grow(tmp_path / "here", *files), val_fraction=0.25))
     there = names(read_video_folder(grow(tmp_path / "elsewhere", *reversed(files)), val_fraction=0.25))
@@ -43,18 +43,18 @@ def test_the_split_follows_from_the_file_names(tmp_path: Path):
     assert len(set(here["val"]) - set(after["val"])) <= 1  # a new file moves at most one other
 
 
-def test_the_split_is_the_one_of_earlier_versions(tmp_path: Path):
+def test_split_equals_that_of_earlier_versions(tmp_path: Path):
     files = [f"{label}/{i}.mp4" for label in "ab" for i in range(6)]
     found = names(read_video_folder(grow(tmp_path, *files), val_fraction=0.3))
     assert found["val"] == ["a/0.mp4", "a/4.mp4", "b/0.mp4", "b/4.mp4"]
 
 
-def test_a_label_may_be_called_train(tmp_path: Path):
+def test_label_may_be_called_train(tmp_path: Path):
     files = [f"{label}/{i}.mp4" for label in ("bus", "train") for i in range(2)]
     assert read_video_folder(grow(tmp_path, *files), val_fraction=0.5).label_names == ("bus", "train")
 
 
-def test_linked_folders_are_read_and_loops_end(tmp_path: Path):
+def test_linked_folders_are_read_without_looping(tmp_path: Path):
     grow(tmp_path / "elsewhere", "1.mp4", "2.mp4")
     root = grow(tmp_path / "root", "a/1.mp4", "a/2.mp4")
     (root / "b").symlink_to(tmp_path / "elsewhere")
@@ -62,13 +62,13 @@ def test_linked_folders_are_read_and_loops_end(tmp_path: Path):
     assert read_video_folder(root, val_fraction=0.5).label_names == ("a", "b")
 
 
-def test_two_files_of_a_label_give_one_each(tmp_path: Path):
+def test_two_files_of_a_label_are_split_one_each(tmp_path: Path):
     listing = read_video_folder(grow(tmp_path, "a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4"), val_fraction=0.01)
     assert [entry.labels for entry in listing.splits["val"]] == [("a",), ("b",)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files must be text")
-def test_names_that_are_no_text_become_some(tmp_path: Path):
+def test_names_that_are_not_utf8_are_escaped(tmp_path: Path):
     grow(tmp_path, "train/b/1.mp4", "val/b/2.mp4")
     for folder in (b"train", b"val"):
         odd = os.path.join(os.fsencode(tmp_path), folder, b"caf\xe9")
@@ -92,19 +92,19 @@ def test_names_that_are_no_text_become_some(tmp_path: Path):
         (("train/a/1.mp4", "train/b/1.mp4", "val/c/1.mp4"), r"val has labels that .*train lacks: c"),
     ],
 )
-def test_folders_that_cannot_be_trained_on(tmp_path: Path, files: tuple[str, ...] | None, words: str):
+def test_unusable_folders_are_rejected(tmp_path: Path, files: tuple[str, ...] | None, words: str):
     root = tmp_path / "missing" if files is None else grow(tmp_path, *files)
     with pytest.raises(InputError, match=words):
         read_video_folder(root)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
-def test_shares_that_are_none(tmp_path: Path, fraction: float):
+def test_impossible_validation_shares_are_rejected(tmp_path: Path, fraction: float):
     with pytest.raises(InputError, match=r"val_fraction must be above 0 and below 1"):
         read_video_folder(grow(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "val/a/1.mp4"), val_fraction=fraction)
 
 
-def test_what_is_next_to_given_splits_is_counted(tmp_path: Path):
+def test_files_next_to_given_splits_are_counted(tmp_path: Path):
     grow(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "val/a/2.mp4", "train/loose.mp4", "val/.hidden.mp4", "README.md")
     grow(tmp_path, "Test/a/3.mp4", "c/4.mp4", "loose.mp4")
     (tmp_path / "val" / "a" / "gone.mp4").symlink_to("nowhere.mp4")
@@ -120,7 +120,7 @@ def test_what_is_next_to_given_splits_is_counted(tmp_path: Path):
 
 
 @pytest.mark.parametrize("split", ["test", "Test", "validation"])
-def test_a_further_split_next_to_labels_is_no_label(tmp_path: Path, split: str):
+def test_extra_split_next_to_labels_is_not_a_label(tmp_path: Path, split: str):
     grow(tmp_path, *(f"{label}/{i}.mp4" for label in "ab" for i in range(2)), f"{split}/a/1.mp4", f"{split}/2.mp4", "3.mp4")
     listing = read_video_folder(tmp_path, val_fraction=0.5)
     assert listing.label_names == ("a", "b")
@@ -131,14 +131,14 @@ def test_a_further_split_next_to_labels_is_no_label(tmp_path: Path, split: str):
     assert f"Folders called like a split are read as labels: {split}." in listing.notes
 
 
-def test_labels_are_the_folders_names_whatever_these_are(tmp_path: Path):
+def test_any_folder_name_is_a_label(tmp_path: Path):
     odd = ["run", "run ", " ", "...", "\n", "a\x1b[31m", "قفز", "😀", "$x$", "<b>", r"caf\xe9"]
     grow(tmp_path, *(f"{label}/{i}.mp4" for label in odd for i in range(2)))
     assert read_video_folder(tmp_path, val_fraction=0.5).label_names == tuple(sorted(odd))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files must be text")
-def test_two_labels_never_become_one(tmp_path: Path):
+def test_distinct_labels_stay_distinct(tmp_path: Path):
     grow(tmp_path, *(os.fsdecode(label) + f"/{i}.mp4" for label in (b"a", b"caf\xe9", rb"caf\xe9") for i in range(2)))
     with pytest.raises(InputError, match=r"Two folders of .* give the same label .*caf.*rename one"):
         read_video_folder(tmp_path)

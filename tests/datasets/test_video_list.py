@@ -23,7 +23,7 @@ def lines(*objects: dict) -> str:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_csv(tmp_path: Path, end: str):
+def test_csv_list_is_read(tmp_path: Path, end: str):
     train = end.join(["\ufefflabel,path", "run,a b.mp4", 'sit,"ö/c, d.mp4"', "", ""])
     listing = read(tmp_path, train, "path,label\na b.mp4,sit")
     assert listing.label_names == ("run", "sit")
@@ -32,7 +32,7 @@ def test_csv(tmp_path: Path, end: str):
     assert paths(listing, tmp_path) == {name: name for name in VIDEOS[:2]}
 
 
-def test_jsonl_is_the_same(tmp_path: Path):
+def test_jsonl_list_equals_csv(tmp_path: Path):
     train = lines(
         {"path": "a b.mp4", "label": "run"}, {"path": "ö/c, d.mp4", "label": "sit", "start": 1.5, "end": 2, "name": "x"}
     )
@@ -41,7 +41,7 @@ def test_jsonl_is_the_same(tmp_path: Path):
     assert (listing.splits["train"][1].start, listing.splits["train"][1].end) == (1.5, 2.0)
 
 
-def test_several_labels(tmp_path: Path):
+def test_list_with_multiple_labels(tmp_path: Path):
     listing = read(tmp_path, "path,labels\na b.mp4,sit; run;sit\nframes,\n", "path,labels\na b.mp4,run\n")
     assert listing.several
     assert listing.label_names == ("run", "sit")
@@ -51,13 +51,13 @@ def test_several_labels(tmp_path: Path):
     assert again == listing
 
 
-def test_pieces_of_one_video(tmp_path: Path):
+def test_list_with_segments_of_one_video(tmp_path: Path):
     listing = read(tmp_path, "path,label,start,end\na b.mp4,x,0,1.5\na b.mp4,y,1.5,3\na b.mp4,y,,\n", "path,label\na b.mp4,x")
     found = [(entry.name, entry.start, entry.end) for entry in listing.splits["train"]]
     assert found == [("a b.mp4 0-1.5", 0, 1.5), ("a b.mp4 1.5-3", 1.5, 3), ("a b.mp4", None, None)]
 
 
-def test_folders_of_pictures(tmp_path: Path):
+def test_list_with_folders_of_images(tmp_path: Path):
     grow(tmp_path, "none/.1.jpg", "none/notes.txt", "other/1.JPEG")
     train = "path,label,fps\na b.mp4,x,25\nframes,y,\nother,y,12.5\nnone,y,\n"
     listing = read(tmp_path, train, "path,label\na b.mp4,x")
@@ -65,7 +65,7 @@ def test_folders_of_pictures(tmp_path: Path):
     assert listing.missing == {"train": {"none": "there are no pictures in the folder"}}
 
 
-def test_where_paths_start(tmp_path: Path):
+def test_list_paths_are_relative_to_the_list_or_root(tmp_path: Path):
     grow(tmp_path / "videos", "1.mp4")
     grow(tmp_path / "lists", "2.mp4")
     train = f"path,label\n1.mp4,x\n2.mp4,y\n{tmp_path}/lists/2.mp4,y\n"
@@ -78,7 +78,7 @@ def test_where_paths_start(tmp_path: Path):
         read_video_list(*files, root=tmp_path / "nowhere")
 
 
-def test_order_of_the_classes(tmp_path: Path):
+def test_list_order_of_the_classes(tmp_path: Path):
     train = "path,label\na b.mp4,10\nframes,9\n"
     assert read(tmp_path, train, "path,label\na b.mp4,9\n").label_names == ("9", "10")  # class numbers, not text
     write(tmp_path, {"names.txt": "other\n10\n9\n"})
@@ -116,7 +116,7 @@ GOOD = "path,label\na b.mp4,run\nframes,sit\n"
         (GOOD, "path,label\ngone.mp4,run\n", r"None of the 1 videos .*'val' exists \(gone.mp4: there is no such file\)"),
     ],
 )
-def test_csv_that_is_wrong(tmp_path: Path, train: str, val: str, words: str):
+def test_malformed_csv_is_rejected(tmp_path: Path, train: str, val: str, words: str):
     with pytest.raises(InputError, match=words):
         read(tmp_path, train, val)
 
@@ -135,12 +135,12 @@ def test_csv_that_is_wrong(tmp_path: Path, train: str, val: str, words: str):
         ("", r"train.jsonl: expected a JSON object in each line, got an empty file"),
     ],
 )
-def test_jsonl_that_is_wrong(tmp_path: Path, train: str, words: str):
+def test_malformed_jsonl_is_rejected(tmp_path: Path, train: str, words: str):
     with pytest.raises(InputError, match=words):
         read(tmp_path, train, lines({"path": "frames", "label": "run"}), "jsonl")
 
 
-def test_lists_that_are_none(tmp_path: Path):
+def test_files_other_than_lists_are_rejected(tmp_path: Path):
     write(tmp_path, {"train.csv": GOOD, "val.xlsx": GOOD})
     with pytest.raises(InputError, match=r"val.xlsx: expected a list with the suffix .csv or .jsonl"):
         read_video_list(tmp_path / "train.csv", tmp_path / "val.xlsx")

@@ -80,7 +80,7 @@ def predict(params, average: str, *, batch_size: int, devices: int, clips: bool 
 
 
 @pytest.mark.parametrize("average", evaluation.AVERAGES["softmax"])
-def test_scores_are_the_average_over_views(params, average: str):
+def test_scores_are_averaged_over_views(params, average: str):
     got = predict(params, average, batch_size=4, devices=2)
     logits = np.stack([jax.jit(MODEL.apply)({"params": params}, to_float(CLIPS[:, view])) for view in range(VIEWS)], axis=1)
 
@@ -95,7 +95,7 @@ def test_scores_are_the_average_over_views(params, average: str):
 
 
 @pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (8, 8), (16, 4)])
-def test_every_video_counts_once_whatever_the_batches(params, batch_size: int, devices: int):
+def test_every_video_counts_once_for_any_batch_size(params, batch_size: int, devices: int):
     one, other = predict(params, "probabilities", batch_size=11, devices=1), None
     other = predict(params, "probabilities", batch_size=batch_size, devices=devices)
     assert other.names == one.names
@@ -114,7 +114,7 @@ def test_clips_of_a_video_may_be_in_any_batch(params, average: str):
     assert (clips.scores[0] != whole.scores[0]).any()
 
 
-def test_any_clips_of_every_video_count(params):
+def test_selected_clips_are_averaged_from_one_pass(params):
     """Selected clips can be averaged either way from one pass, whatever batches they came in."""
     mesh = training.make_mesh(jax.devices()[:2])
     score = evaluation.make_score_fn(model=MODEL, prepare=prepare, mesh=mesh)
@@ -144,7 +144,7 @@ def test_any_clips_of_every_video_count(params):
     assert other.clips_per_video is None
 
 
-def test_parts_of_a_video_follow_each_other(params):
+def test_segments_of_a_video_are_adjacent(params):
     """Clip 0 of a video's second segment follows all clips of its first one."""
     mesh = training.make_mesh(jax.devices()[:1])
     score = evaluation.make_score_fn(model=MODEL, prepare=prepare, mesh=mesh)
@@ -156,7 +156,7 @@ def test_parts_of_a_video_follow_each_other(params):
     assert got.num_clips.tolist() == [VIDEOS]
 
 
-def test_logits_of_many_views_keep_their_ranking():
+def test_averaging_many_views_keeps_the_ranking():
     """A softmax of the summed logits would underflow to 0 for all classes but one and lose their ranking."""
     sums = np.array([[[0, 0, 0], [0, 120, 240]]], np.float32)
     scores = evaluation.ClipScores(["a"], np.array([1]), np.array([1]), sums, 30, evaluation.AVERAGE_NAMES, "softmax")
@@ -164,7 +164,7 @@ def test_logits_of_many_views_keep_their_ranking():
 
 
 @pytest.mark.parametrize("average", evaluation.AVERAGES["sigmoid"])
-def test_scores_of_several_labels_are_probabilities_each(params, average: str):
+def test_multi_label_scores_are_independent_probabilities(params, average: str):
     mesh = training.make_mesh(jax.devices()[:2])
     options = {"mesh": mesh, "objective": "sigmoid"}
     score = evaluation.make_score_fn(model=MODEL, prepare=prepare, **options)
@@ -178,7 +178,7 @@ def test_scores_of_several_labels_are_probabilities_each(params, average: str):
     np.testing.assert_allclose(got.scores, expected, atol=1e-5)
 
 
-def test_accuracies_of_several_labels():
+def test_multi_label_accuracies():
     """A hit is any label among the best; mean average precision is over the classes of some video."""
     labels = np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], np.float32)
     scores = np.array([[0.9, 0.8, 0.1, 0.0], [0.7, 0.2, 0.1, 0.0], [0.1, 0.3, 0.6, 0.0]], np.float32)
@@ -188,13 +188,13 @@ def test_accuracies_of_several_labels():
     assert got["map"] == pytest.approx((1 + (1 + 2 / 3) / 2 + 1) / 3)  # of class 1 the second hit is third
 
 
-def test_accuracies():
+def test_accuracies_count_top_hits():
     scores = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.4, 0.35, 0.25], [0.2, 0.5, 0.3]], np.float32)
     predictions = evaluation.Predictions(list("abcd"), np.array([0, 1, 2, 1]), scores, np.ones(4, int))
     assert evaluation.accuracies(predictions, top=(1, 2, 5)) == {"top1": 0.5, "top2": 0.75, "top5": 1.0}
 
 
-def test_files(tmp_path: Path, params):
+def test_results_are_written_to_files(tmp_path: Path, params):
     predictions = predict(params, "probabilities", batch_size=11, devices=1)
     rows = evaluation.prediction_rows(predictions, list("abcdefg"), {"broken.mp4": "the file is empty"})
     confusion = evaluation.confusion_matrix(predictions)
@@ -218,13 +218,13 @@ def test_files(tmp_path: Path, params):
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "predictions.jsonl"}
 
 
-def test_an_average_that_is_none():
-    with pytest.raises(tsf.InputError, match=r"eval\.average must be one of probabilities, logits, got 'mean'"):
+def test_unknown_average_is_rejected():
+    with pytest.raises(tsf.InputError, match="average must be one of probabilities, logits, got 'mean'"):
         evaluation.check_average("mean")
 
 
 @pytest.mark.parametrize("steps", range(8))
-def test_results_are_of_one_evaluation_wherever_a_kill_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int):
+def test_results_are_of_one_evaluation_after_a_kill_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int):
     """Readers see the old results until the new ones are complete, and the next evaluation cleans up."""
     matrix = (np.eye(2, dtype=np.int64), ["a", "b"])
     evaluation.write_results(str(tmp_path), {"step": 1, "split": "val"}, [{"video": "old"}], matrix)
@@ -253,7 +253,7 @@ def test_results_are_of_one_evaluation_wherever_a_kill_comes(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("name", ["results.json", "predictions.jsonl", "confusion.csv"])
-def test_any_flipped_bit_of_results_is_told(tmp_path: Path, name: str):
+def test_results_detect_any_flipped_bit(tmp_path: Path, name: str):
     matrix = (np.eye(2, dtype=np.int64), ["a", "b"])
     evaluation.write_results(str(tmp_path), {"step": 12, "split": "val"}, [{"video": "a", "views": 10}], matrix)
     whole, path = evaluation.read_results(str(tmp_path)), tmp_path / name

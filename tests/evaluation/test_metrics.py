@@ -19,7 +19,7 @@ def predictions_of(scores: np.ndarray, labels: np.ndarray) -> Predictions:
     return Predictions([f"{i:06d}" for i in range(len(scores))], labels, scores, np.ones(len(scores), int))
 
 
-def one_label(videos: int = 200, classes: int = 9) -> Predictions:
+def single_label(videos: int = 200, classes: int = 9) -> Predictions:
     """Scores that are somewhat right, with ties; the last class has no video."""
     labels = RANDOM.integers(0, classes - 1, videos)
     logits = RANDOM.normal(size=(videos, classes)) + 1.5 * (np.arange(classes) == labels[:, None])
@@ -27,8 +27,8 @@ def one_label(videos: int = 200, classes: int = 9) -> Predictions:
     return predictions_of((odds / odds.sum(axis=1, keepdims=True)).round(2).astype(np.float32), labels)
 
 
-def several_labels(videos: int = 150, classes: int = 6) -> Predictions:
-    """As `one_label` with several labels; the last class has no video, and some videos have no label."""
+def multi_label(videos: int = 150, classes: int = 6) -> Predictions:
+    """As `single_label` with several labels; the last class has no video, and some videos have no label."""
     labels = (RANDOM.random((videos, classes)) < 0.2) * (np.arange(classes) < classes - 1)
     scores = 1 / (1 + np.exp(-RANDOM.normal(size=labels.shape) - labels))
     return predictions_of(scores.round(1).astype(np.float32), labels.astype(np.float32))
@@ -68,12 +68,12 @@ EXPECTED: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=[one_label, several_labels])
+@pytest.fixture(scope="module", params=[single_label, multi_label])
 def predictions(request: pytest.FixtureRequest) -> Predictions:
     return request.param()
 
 
-def test_metrics(predictions: Predictions):
+def test_metrics_match_the_references(predictions: Predictions):
     found = evaluation.measure(predictions)
     names = METRICS.keys() - ({"map"} if predictions.labels.ndim == 1 else {"mean_class_accuracy", "calibration_error"})
     assert found.keys() == names
@@ -86,7 +86,7 @@ def test_metrics(predictions: Predictions):
     assert evaluation.measure(predictions, ["top5"]) == {"top5": found["top5"]}
 
 
-def test_intervals_are_those_of_videos_drawn_again(predictions: Predictions):
+def test_intervals_match_resampled_videos(predictions: Predictions):
     """The reference resamples the videos themselves, with the same seed, and measures each sample."""
     random, count = np.random.default_rng(0), len(predictions.names)
     values: dict[str, list[float]] = {name: [] for name in evaluation.measure(predictions)}
@@ -107,7 +107,7 @@ def test_intervals_are_those_of_videos_drawn_again(predictions: Predictions):
     assert got != evaluation.intervals(predictions, resamples=40, seed=1)
 
 
-def test_an_interval_is_as_wide_as_it_should_be():
+def test_interval_of_a_hit_rate_is_binomial():
     """The interval of a hit rate is the binomial one and contains the measured value."""
     scores = np.eye(2, dtype=np.float32)[(RANDOM.random(2000) < 0.7).astype(int)]
     found = evaluation.intervals(predictions_of(scores, np.ones(2000, int)))["top1"]
@@ -120,7 +120,7 @@ def test_an_interval_is_as_wide_as_it_should_be():
     ("hits", "videos", "expected"),
     [(8, 8, (0.6756, 1.0)), (0, 8, (0.0, 0.3244)), (7, 8, (0.5291, 0.9776)), (81, 263, (0.2553, 0.3662))],
 )
-def test_intervals_of_proportions_are_wilsons(hits: int, videos: int, expected: tuple[float, float]):
+def test_intervals_of_proportions_match_wilson(hits: int, videos: int, expected: tuple[float, float]):
     """Eight hits of eight are not certain. The last case is Newcombe's example (1998), 0.2553 to 0.3662."""
     scores = np.eye(2, dtype=np.float32)[(np.arange(videos) < hits).astype(int)]
     found = evaluation.intervals(predictions_of(scores, np.ones(videos, int)))
@@ -128,7 +128,7 @@ def test_intervals_of_proportions_are_wilsons(hits: int, videos: int, expected: 
     assert found["top1"][0] <= hits / videos <= found["top1"][1]
 
 
-def test_what_videos_cannot_tell_has_no_interval():
+def test_too_few_videos_give_no_interval():
     """Resampling a few videos, or videos that are all correct, would suggest certainty."""
     scores = np.eye(2, dtype=np.float32)[np.arange(100) % 2]
     all_right = evaluation.intervals(predictions_of(scores, np.arange(100) % 2))
@@ -139,7 +139,7 @@ def test_what_videos_cannot_tell_has_no_interval():
     assert enough["mean_class_accuracy"] is not None
 
 
-def test_intervals_of_a_large_set_are_quick():
+def test_intervals_of_a_large_data_set_are_fast():
     """With 20,000 videos and 400 classes, intervals must not add minutes to an evaluation."""
     scores = RANDOM.random((20_000, 400), dtype=np.float32)
     predictions = predictions_of(scores, RANDOM.integers(0, 400, 20_000))
@@ -148,8 +148,8 @@ def test_intervals_of_a_large_set_are_quick():
     assert time.process_time() - began < 20
 
 
-def test_confusion_and_classes():
-    predictions = one_label()
+def test_confusion_matrix_and_class_table():
+    predictions = single_label()
     best = predictions.scores.argmax(axis=1)
     expected = sklearn_metrics.confusion_matrix(predictions.labels, best, labels=range(9))
     np.testing.assert_array_equal(evaluation.confusion_matrix(predictions), expected)
@@ -162,7 +162,7 @@ def test_confusion_and_classes():
     assert np.isnan(accuracy[8])
 
 
-def test_of_equal_scores_the_first_class_comes_first():
+def test_ties_rank_the_first_class_first():
     """Ranks and top labels break ties alike; scores that aren't numbers are an error."""
     predictions = predictions_of(np.full((2, 3), 1 / 3, np.float32), np.array([0, 2]))
     assert evaluation.label_ranks(predictions).tolist() == [0, 2]
@@ -175,7 +175,7 @@ def test_of_equal_scores_the_first_class_comes_first():
 
 
 @pytest.mark.parametrize("objective", ["softmax", "sigmoid"])
-def test_mean_loss_is_that_of_each_videos_mean_logits(objective: str):
+def test_mean_loss_uses_the_mean_logits_of_each_video(objective: str):
     """The videos have one, three and two clips of two crops each; the sums stored with the logits don't contribute."""
     num_clips, logits = np.array([1, 3, 2]), RANDOM.normal(size=(6, 2, 4)).astype(np.float32)  # [clips, crops, classes]
     labels = np.array([2, 0, 3]) if objective == "softmax" else np.array([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]], np.float32)

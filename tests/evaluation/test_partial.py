@@ -65,8 +65,8 @@ def check(scores: ClipScores) -> None:
     assert scores.averages == AVERAGE_NAMES
 
 
-@pytest.mark.parametrize("error", [training.Preempted("told"), KeyboardInterrupt()], ids=["SIGTERM", "Ctrl-C"])
-def test_a_test_that_is_stopped_goes_on(tmp_path: Path, caplog, error: BaseException):
+@pytest.mark.parametrize("error", [training.Preempted("SIGTERM"), KeyboardInterrupt()], ids=["SIGTERM", "Ctrl-C"])
+def test_interrupted_evaluation_resumes(tmp_path: Path, caplog, error: BaseException):
     taken: list[int] = []
     with pytest.raises(type(error)):
         score(tmp_path / "part", taken, stop=stop_at(101, error))
@@ -80,7 +80,7 @@ def test_a_test_that_is_stopped_goes_on(tmp_path: Path, caplog, error: BaseExcep
     assert not list(tmp_path.iterdir())
 
 
-def test_a_test_that_is_killed_loses_a_hundredth(tmp_path: Path):
+def test_killed_evaluation_loses_at_most_a_hundredth(tmp_path: Path):
     taken: list[int] = []
     with pytest.raises(RuntimeError):
         score(tmp_path, taken, stop=stop_at(101, RuntimeError("killed")))
@@ -90,7 +90,7 @@ def test_a_test_that_is_killed_loses_a_hundredth(tmp_path: Path):
     check(scores)
 
 
-def test_what_is_damaged_is_scored_again(tmp_path: Path):
+def test_damaged_partial_scores_are_computed_again(tmp_path: Path):
     score(tmp_path, [])
     files = sorted(tmp_path.glob("*.npz"))
     files[60].write_bytes(files[60].read_bytes()[:100])
@@ -104,7 +104,7 @@ def test_what_is_damaged_is_scored_again(tmp_path: Path):
     check(scores)
 
 
-def test_another_test_begins_anew(tmp_path: Path, caplog):
+def test_different_evaluation_starts_afresh(tmp_path: Path, caplog):
     score(tmp_path, [])
     other = {**DESCRIPTION, "views": {"num_clips": 3}}
     with caplog.at_level("INFO", logger="timesformer_jax"):
@@ -114,7 +114,7 @@ def test_another_test_begins_anew(tmp_path: Path, caplog):
     check(scores)
 
 
-def test_processes_agree_on_what_all_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_processes_agree_on_the_scores_that_all_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The other process lacks 41 batches, so these are scored and saved again; files may then overlap."""
     score(tmp_path, [])
     with monkeypatch.context() as patch:
@@ -134,14 +134,14 @@ def test_processes_agree_on_what_all_have(tmp_path: Path, monkeypatch: pytest.Mo
     check(scores)
 
 
-def test_a_full_disk_stops_no_test(tmp_path: Path, caplog):
+def test_full_disk_does_not_stop_an_evaluation(tmp_path: Path, caplog):
     (tmp_path / "file").write_text("")
     scores, _ = score(tmp_path / "file" / "part", [])
     assert caplog.text.count("Can't save scores in") == 1
     check(scores)
 
 
-def test_fingerprints_of_parameters():
+def test_fingerprint_depends_only_on_parameter_values():
     """Fingerprints are the same on one device and on eight and in any dictionary, and change with the smallest difference."""
     params = {"kernel": np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8), "bias": np.ones(3, np.float32)}
     one, eight = (training.make_mesh(jax.devices()[:count]) for count in (1, 8))

@@ -82,7 +82,7 @@ class Page(html.parser.HTMLParser):
         self.text += data if self.open and self.open[-1] not in ("script", "style") else ""
 
 
-def test_the_page_asks_for_nothing_and_says_what_it_was_given():
+def test_report_is_self_contained_and_shows_its_input():
     page = Page(evaluation.render_report(REPORT))
     assert all(link.startswith(("data:", "#")) for link in page.links)
     assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
@@ -102,7 +102,7 @@ def test_the_page_asks_for_nothing_and_says_what_it_was_given():
     assert "/a/<i>folder</i>" in words  # as text, not as an element
 
 
-def test_the_first_column_is_the_headlines_average():
+def test_first_column_uses_the_average_of_the_headline():
     results = {**RESULTS, "average": "logits"}
     page = Page(evaluation.render_report(dataclasses.replace(REPORT, results=results, validation="It differs.")))
     words = " ".join(page.text.split())
@@ -111,7 +111,7 @@ def test_the_first_column_is_the_headlines_average():
     assert "A small one. It differs." in words
 
 
-def test_what_is_not_there_is_left_out():
+def test_report_omits_absent_sections():
     bare = REPORT.__class__(
         **{
             **REPORT.__dict__,
@@ -129,7 +129,7 @@ def test_what_is_not_there_is_left_out():
     assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
 
 
-def test_rows_of_the_classes():
+def test_report_lists_the_classes():
     assert evaluation.class_rows(CONFUSION, NAMES) == [
         ("<b>jumps</b>", 8, 0.625, "runs", 2),
         ("runs", 3, 1.0, "", 0),
@@ -137,7 +137,7 @@ def test_rows_of_the_classes():
     ]
 
 
-def test_the_same_report_is_the_same_page():
+def test_report_is_deterministic():
     assert evaluation.render_report(REPORT) == evaluation.render_report(REPORT)
 
 
@@ -145,7 +145,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-def test_the_table_sorts_in_a_browser(tmp_path: Path):
+def test_report_table_sorts_in_a_browser(tmp_path: Path):
     """Two clicks sort by accuracy in descending order."""
     clicks = """<script>const head = document.querySelectorAll("table.sortable th button")[2]; head.click(); head.click();
     document.title = [...document.querySelectorAll("table.sortable tbody td:first-child")].map((x) => x.textContent).join("|");
@@ -159,7 +159,7 @@ def test_the_table_sorts_in_a_browser(tmp_path: Path):
     assert 'aria-sort="descending"' in done.stdout
 
 
-def test_names_are_drawn_and_written_as_they_are_without_control_characters():
+def test_names_are_drawn_and_written_without_control_characters():
     names = ["$x_1$ 100%", "$ a_^", "_\x1b[31m\u202e"]
     shown = evaluation.ShownVideo("a\x9b.mp4", [names[2]], [(names[2], 0.9)], GIF)
     report = dataclasses.replace(REPORT, label_names=names, best=[shown], unreadable={"b\n\x00.mp4": "c\x07"})

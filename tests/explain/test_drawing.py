@@ -14,7 +14,7 @@ RANDOM = np.random.default_rng(0)
 FRAMES = RANDOM.integers(40, 200, (10, 30, 45, 3), dtype=np.uint8)
 
 
-def test_a_map_colours_where_it_is_high_and_leaves_the_rest():
+def test_overlay_colours_only_high_values():
     """Maps are bilinear between patches with one scale per clip: half the value is half as bright."""
     maps = np.full((10, 2, 3), 0.1)
     maps[0, 0, 0], maps[1, 0, 0] = 0.9, 0.5
@@ -28,7 +28,7 @@ def test_a_map_colours_where_it_is_high_and_leaves_the_rest():
     assert (changes[1, :7, :7] < 600).all()
 
 
-def test_a_map_that_is_the_same_everywhere_is_no_picture():
+def test_constant_map_is_not_drawn():
     assert (overlay(FRAMES, np.full((10, 2, 3), 0.3)) == FRAMES).all()
 
 
@@ -36,7 +36,7 @@ LONG = "a very long title that can't be read in one line of so few pixels 93.2%"
 PANELS = [Panel("a.mp4", FRAMES), Panel(LONG, FRAMES[:, ::-1])]
 
 
-def test_panels_stand_side_by_side_enlarged_with_their_titles():
+def test_panels_are_drawn_side_by_side_with_titles():
     frames = side_by_side(PANELS)
     factor = -(-LEAST_SIDE // 30)
     assert frames.shape == (10, 30 * factor + TITLE_HEIGHT, 2 * 45 * factor, 3)
@@ -47,7 +47,7 @@ def test_panels_stand_side_by_side_enlarged_with_their_titles():
     assert np.abs(middle.astype(int) - FRAMES[3]).mean() < 25
 
 
-def test_a_sheet_has_eight_frames_at_most():
+def test_sheet_has_at_most_eight_frames():
     factor = -(-LEAST_SIDE // 30)
     assert sheet(PANELS).shape == (2 * (30 * factor + TITLE_HEIGHT), 8 * (45 * factor + 4), 3)
     few = [Panel("x", FRAMES[:3])]
@@ -55,7 +55,7 @@ def test_a_sheet_has_eight_frames_at_most():
 
 
 @pytest.mark.parametrize("ending", WRITERS)
-def test_files_can_be_read_again(ending: str, tmp_path: Path):
+def test_drawn_files_are_readable(ending: str, tmp_path: Path):
     content = WRITERS[ending](PANELS, 5.0)
     if ending == ".mp4":
         (tmp_path / "x.mp4").write_bytes(content)

@@ -20,7 +20,7 @@ GROUPS = (CENTRES[LABELS] + RANDOM.normal(size=(36, 16))).astype(np.float32)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_apart_stays_apart_and_the_same_numbers_give_the_same_points(method: str):
+def test_embedding_separates_clusters_and_is_deterministic(method: str):
     points = embed_points(GROUPS, method)
     assert points.shape == (36, 2)
     assert np.isfinite(points).all()
@@ -30,14 +30,14 @@ def test_what_is_apart_stays_apart_and_the_same_numbers_give_the_same_points(met
     np.testing.assert_array_equal(nearest, LABELS)
 
 
-def test_principal_components_are_those_of_the_largest_variance():
+def test_pca_finds_the_directions_of_largest_variance():
     points = embed_points(GROUPS, "pca")
     variances = np.linalg.svd(GROUPS - GROUPS.mean(axis=0), compute_uv=False)[:2] ** 2 / 36
     np.testing.assert_allclose(points.var(axis=0), variances, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_few_points(method: str):
+def test_embedding_of_few_points(method: str):
     assert np.isfinite(embed_points(GROUPS[::7], method)).all()  # 6: less than any usual perplexity
     with pytest.raises(InputError, match=r"^Embedding needs at least 5 videos, got 4\.$"):
         embed_points(GROUPS[:4], method)
@@ -45,7 +45,7 @@ def test_few_points(method: str):
         embed_points(np.ones((9, 16)), method)
 
 
-def test_a_method_that_is_none():
+def test_unknown_method_is_rejected():
     with pytest.raises(InputError, match="method must be one of tsne, pca, got 'umap'"):
         embed_points(GROUPS, "umap")
 
@@ -74,7 +74,7 @@ def test_nearest_neighbours(most: int):
 
 
 @pytest.mark.parametrize("sizes", [(2,) * 8, (2, 20, 7), (3, 3), (12, 12, 12)])
-def test_labels_that_are_apart_score_100_percent(sizes: tuple[int, ...]):
+def test_separated_labels_score_100_percent(sizes: tuple[int, ...]):
     """A label with few videos isn't outvoted by the others."""
     labels = np.repeat(np.arange(len(sizes)), sizes)
     values = 8 * np.eye(len(sizes), 16)[labels] + np.random.default_rng(0).normal(size=(len(labels), 16))
@@ -83,7 +83,7 @@ def test_labels_that_are_apart_score_100_percent(sizes: tuple[int, ...]):
     assert (found.accuracy, found.k) == (1.0, min(5, min(sizes) - 1))
 
 
-def test_a_label_with_one_video_is_not_counted():
+def test_label_with_one_video_is_not_counted():
     labels = np.array([0, 0, 0, 1, 1, 1, 2])
     values = np.concatenate([GROUPS[:3], GROUPS[12:15], GROUPS[:1]])  # it would be nearest to the first
     found = nearest_neighbours(values, labels)
@@ -94,7 +94,7 @@ def test_a_label_with_one_video_is_not_counted():
 
 
 @pytest.mark.parametrize(("format", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
-def test_the_picture(format: str, begins: bytes):
+def test_points_are_drawn_in_every_format(format: str, begins: bytes):
     points = embed_points(GROUPS, "pca")
     panels = [[Panel(points, LABELS, "$one_two\nof them"), Panel(points, None, "no labels")], [Panel(points, LABELS, "below")]]
     picture = draw_points(panels, ["a label", "another", "$x_y"], format=format)

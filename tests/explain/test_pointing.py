@@ -27,7 +27,7 @@ def test_inside_over_outside_weighs_patches_by_their_pixels():
 
 
 @pytest.mark.parametrize("index", [0, 1, 6, 7])
-def test_boxes_hold_the_digit(index: int):
+def test_boxes_contain_the_digit(index: int):
     """The digit, brighter than any background, is fully inside its box, also when played backwards."""
     frames, _, motion = draw_clip("val", index)
     boxes = digit_boxes("val", index)

@@ -129,7 +129,7 @@ def frame_masks(name: str) -> list[np.ndarray | None]:
 
 @pytest.mark.slow_cases("(divided, scanned|joint|axial)")
 @pytest.mark.parametrize("name", CASES)
-def test_rollout_is_the_product_of_all_matrices(name: str):
+def test_rollout_is_the_product_of_all_attention_matrices(name: str):
     model, params = make(name)
     for frame_mask in frame_masks(name):
         got = explain.attention_rollout(model, params, VIDEO, frame_mask)
@@ -145,7 +145,7 @@ def test_rollout_is_the_product_of_all_matrices(name: str):
 
 @pytest.mark.slow_cases("(divided, (scanned|the CLS|space first|parallel)|joint|axial)")
 @pytest.mark.parametrize("name", CASES)
-def test_relevance_is_that_of_gradients_taken_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_relevance_matches_gradients_taken_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch):
     """Each weight's gradient comes from adding to it: a table of additions replaces `watch`."""
     model, params = make(name)
     model = model.clone(scan_layers=False)
@@ -189,7 +189,7 @@ def test_relevance_is_that_of_gradients_taken_one_by_one(name: str, monkeypatch:
         assert expected.max() > 0
 
 
-def test_maps_of_all_heads_together():
+def test_maps_combine_all_heads():
     model, params = make("divided")
     apply = jax.jit(functools.partial(model.apply, method="features"), static_argnames="attention")
     each, mean = (apply({"params": params}, CLIPS, attention=attention) for attention in (True, "mean"))
@@ -201,7 +201,7 @@ def test_maps_of_all_heads_together():
         model.apply({"params": params}, CLIPS, method="features", attention="max")
 
 
-def test_relevance_is_of_the_label_that_is_asked_for():
+def test_relevance_is_for_the_requested_label():
     """Clips of a batch may use different labels."""
     model, params = make("divided")
     both = explain.class_relevance(model, params, VIDEO, np.array([0, 1]))
@@ -215,13 +215,13 @@ def test_relevance_is_of_the_label_that_is_asked_for():
 
 
 @pytest.mark.parametrize("label", [1, [1, 1], np.int32(1), jnp.int32(1)], ids=lambda label: type(label).__name__)
-def test_class_relevance_one_label_for_all_clips(label: Any):
+def test_class_relevance_accepts_one_label_for_all_clips(label: Any):
     model, params = make("divided")
     expected = explain.class_relevance(model, params, VIDEO, np.array([1, 1]))
     np.testing.assert_array_equal(explain.class_relevance(model, params, VIDEO, label), expected)
 
 
-def test_folded_parameters_are_explained_alike():
+def test_folded_parameters_give_the_same_maps():
     model, params = make("divided")
     folded = tsf.fold_for_inference(params)
     labels = np.array([2, 0])

@@ -59,7 +59,7 @@ def written(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def test_there_and_back(written: Path):
+def test_feature_files_round_trip(written: Path):
     found = read_features(written)
     assert found.names == ["b.mp4", "c.mp4", "é 1.mp4"]
     np.testing.assert_array_equal(found.labels, [[1, 0, 1], [0, 0, 0], [0, 1, 0]])
@@ -87,7 +87,7 @@ def test_there_and_back(written: Path):
         ({"params": random_variables(MODEL, 1)["params"], "step": 9}, "from here, step 7, there and from here, step 9, here"),
     ],
 )
-def test_another_description_is_refused(written: Path, changes: dict, words: str):
+def test_conflicting_description_is_rejected(written: Path, changes: dict, words: str):
     before = {path.name: path.read_bytes() for path in written.iterdir()}
     with pytest.raises(InputError, match=words):
         FeatureWriter(written, description(**changes), num_shards=2)
@@ -95,7 +95,7 @@ def test_another_description_is_refused(written: Path, changes: dict, words: str
     FeatureWriter(written, description(source="elsewhere", step=None), num_shards=2)  # the same weights, moved
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
+def test_foreign_folder_is_left_untouched(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(InputError, match="holds something other than features"):
         FeatureWriter(tmp_path, description(), num_shards=1)
@@ -147,21 +147,21 @@ def damage(folder: Path, how: str) -> None:
         ("no values", "is not a shard of features: it has no values"),
     ],
 )
-def test_damaged_files_are_one_sentence(written: Path, how: str, words: str):
+def test_damaged_feature_files_are_a_clear_error(written: Path, how: str, words: str):
     damage(written, how)
     with pytest.raises(InputError, match=words) as caught:
         read_features(written)
     assert "\n" not in str(caught.value)
 
 
-def test_what_does_not_fit_or_is_not_finite():
+def test_misfitting_or_non_finite_features_are_rejected():
     with pytest.raises(InputError, match=r"features of a\.mp4 don't fit into float16: use float32"):
         ShardRows("float16").add_clip("a.mp4", 1e6 * values(1), seconds=0.0)
     with pytest.raises(InputError, match=r"features of a\.mp4 are not finite"):
         ShardRows("float32").add_clip("a.mp4", np.nan * values(1), seconds=0.0)
 
 
-def test_no_video_at_all(tmp_path: Path):
+def test_features_without_any_readable_video(tmp_path: Path):
     writer = FeatureWriter(tmp_path / "set", description(label_names=None), num_shards=1)
     writer.begin()
     rows = ShardRows("float32")
@@ -172,7 +172,7 @@ def test_no_video_at_all(tmp_path: Path):
         read_features(tmp_path / "set")
 
 
-def test_the_digest_is_that_of_the_numbers():
+def test_digest_depends_only_on_the_parameter_values():
     """The digest is independent of sharding and unique to the parameters."""
     mesh = training.make_mesh(fsdp=8)
     split = jax.device_put(PARAMS, training.sharding_of(PARAMS, PARAMS, mesh))
@@ -181,7 +181,7 @@ def test_the_digest_is_that_of_the_numbers():
     assert weights_digest(other) != weights_digest(PARAMS)
 
 
-def test_how_many_videos_a_shard_has():
+def test_number_of_videos_per_shard():
     def shards(num_videos: int, kind: str, rows: int, given: int | None = None) -> int:
         base = tsf.create("timesformer-base", num_classes=3)
         return count_shards(num_videos, base, kind=kind, dtype="float32", rows_per_video=rows, videos_per_shard=given)

@@ -76,7 +76,9 @@ def trained_on(dataset: VideoDataset, options: ClipOptions, seed: int, epochs: i
 
 
 @pytest.mark.parametrize("changes", [{}, {"jitter": "resized_crop", "sampling": "segments"}], ids=["uniform", "segments"])
-def test_training_clips_are_the_trainers_to_the_bit(pictures: tuple[VideoDataset, Listing], changes: dict[str, object]):
+def test_clip_source_training_clips_equal_the_trainers_bitwise(
+    pictures: tuple[VideoDataset, Listing], changes: dict[str, object]
+):
     dataset, listing = pictures
     options = dataclasses.replace(OPTIONS, **changes)
     source = source_of(listing, "train", options, seed=3, short_side=40)
@@ -89,7 +91,7 @@ def test_training_clips_are_the_trainers_to_the_bit(pictures: tuple[VideoDataset
 
 
 @pytest.mark.parametrize("placement", ["dense", "tiled"])
-def test_eval_views_are_the_trainers_to_the_bit(pictures: tuple[VideoDataset, Listing], placement: str):
+def test_clip_source_eval_views_equal_the_trainers_bitwise(pictures: tuple[VideoDataset, Listing], placement: str):
     dataset, listing = pictures
     options, views = dataclasses.replace(OPTIONS, placement=placement), EvalViews(num_clips=2, num_crops=3)
     batches = eval_batches(dataset, "val", options, batch_size=3, views=views)
@@ -107,7 +109,7 @@ def test_eval_views_are_the_trainers_to_the_bit(pictures: tuple[VideoDataset, Li
     assert num_clips == len(theirs)
 
 
-def test_pieces_of_videos_differ_by_their_encoding_alone(made_clips: Path, tmp_path: Path, data_dir: str):
+def test_clip_source_segments_differ_only_by_encoding(made_clips: Path, tmp_path: Path, data_dir: str):
     """With thinned frames, even sides, several clips and labels, all but the exact pixels equal prepared data."""
     names = ("across", "down", "back")
     rows = [

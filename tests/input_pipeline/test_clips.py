@@ -27,7 +27,7 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return all((one[name] == other[name]).all() for name in one)
 
 
-def test_training_batches_repeat_and_resume_exactly(digits):
+def test_train_batches_repeat_and_resume_exactly(digits):
     batches = take(digits, 30)  # 210 clips of 96 videos: more than two epochs, and batches across their ends
     assert batches[0]["video"].shape == (7, 4, 32, 32, 3)
     assert batches[0]["video"].dtype == np.uint8
@@ -39,7 +39,7 @@ def test_training_batches_repeat_and_resume_exactly(digits):
         assert same(resumed, batches[done])
 
 
-def test_seeds_and_epochs_differ(digits):
+def test_train_batches_differ_by_seed_and_epoch(digits):
     epochs = take(digits, 3, batch_size=96)
     for batch in epochs:
         assert np.bincount(batch["label"]).tolist() == [12] * 8  # every video once
@@ -49,7 +49,7 @@ def test_seeds_and_epochs_differ(digits):
     assert (first != second).mean() > 0.9  # other crops of the same videos
 
 
-def test_clips_do_not_depend_on_the_order(digits):
+def test_train_clips_are_independent_of_their_order(digits):
     """A crop is a function of (seed, epoch, video), whatever the batch size or restarts."""
     small = np.concatenate([batch["video"] for batch in take(digits, 24, batch_size=4)])
     large = take(digits, 1, batch_size=96)[0]["video"]
@@ -57,7 +57,7 @@ def test_clips_do_not_depend_on_the_order(digits):
 
 
 @pytest.mark.parametrize("hosts", [2, 3])
-def test_hosts_share_the_batches_of_one(digits, monkeypatch: pytest.MonkeyPatch, hosts: int):
+def test_train_batches_are_split_across_hosts(digits, monkeypatch: pytest.MonkeyPatch, hosts: int):
     """The hosts' shards concatenate to the batch of a single host, from any starting clip."""
     whole = take(digits, 20, batch_size=12, first_clip=36)
     monkeypatch.setattr(jax, "process_count", lambda: hosts)
@@ -70,7 +70,7 @@ def test_hosts_share_the_batches_of_one(digits, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("hosts", [2, 5])
-def test_hosts_test_every_video_once(digits, monkeypatch: pytest.MonkeyPatch, hosts: int):
+def test_eval_batches_of_all_hosts_have_every_video_once(digits, monkeypatch: pytest.MonkeyPatch, hosts: int):
     monkeypatch.setattr(jax, "process_count", lambda: hosts)
     names, counts = [], []
     for host in range(hosts):
@@ -83,7 +83,7 @@ def test_hosts_test_every_video_once(digits, monkeypatch: pytest.MonkeyPatch, ho
 
 
 @pytest.mark.parametrize(("num_clips", "num_crops"), [(1, 1), (1, 3), (3, 3)])
-def test_every_test_video_comes_once(digits, num_clips: int, num_crops: int):
+def test_eval_batches_have_every_video_once(digits, num_clips: int, num_crops: int):
     batches = list(
         eval_batches(digits, "val", OPTIONS, batch_size=8, views=EvalViews(num_clips=num_clips, num_crops=num_crops))
     )
@@ -112,7 +112,7 @@ def clips_of(batch: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(crop_and_scale(*arrays)).reshape(*batch["video"].shape[:-3], 24, 24, 3) * 255
 
 
-def test_views_of_real_videos(folder: VideoDataset, made_clips: Path):
+def test_eval_views_match_the_video_file(folder: VideoDataset, made_clips: Path):
     """Row k of a video is clip k, with its crops from left to right; pixels match the file up to encoding."""
     options = dataclasses.replace(OPTIONS, short_side=(24, 24))
     (batch,) = eval_batches(folder, "val", options, batch_size=6, views=EvalViews(num_clips=2, num_crops=3))
@@ -128,7 +128,7 @@ def test_views_of_real_videos(folder: VideoDataset, made_clips: Path):
             assert min(errors) > 2 * np.abs(clip - half[:, :, left : left + 24]).mean()
 
 
-def test_several_clips_of_a_video_are_together(folder: VideoDataset):
+def test_clips_of_a_video_are_adjacent_in_a_batch(folder: VideoDataset):
     """The first clip is the one that a single clip would be; all have the video's label."""
     twice = take(folder, 2, batch_size=8, options=dataclasses.replace(OPTIONS, clips_per_video=2))
     once = take(folder, 2, batch_size=4)
@@ -142,14 +142,14 @@ def test_several_clips_of_a_video_are_together(folder: VideoDataset):
         take(folder, 1, options=dataclasses.replace(OPTIONS, clips_per_video=2))
 
 
-def test_tiled_tests_have_as_many_rows_as_the_videos_need(folder: VideoDataset):
+def test_tiled_eval_has_one_row_per_tile(folder: VideoDataset):
     options = dataclasses.replace(OPTIONS, placement="tiled", sampling_rate=4.0)  # 16 frames a clip, of 40
     batches = list(eval_batches(folder, "val", options, batch_size=4, views=EvalViews()))
     identities = np.concatenate([batch["identity"][batch["mask"]] for batch in batches])
     assert np.unique(identities, return_counts=True)[1].tolist() == [3, 3, 3]
 
 
-def test_a_damaged_record_is_one_sentence(folder: VideoDataset, monkeypatch: pytest.MonkeyPatch):
+def test_damaged_record_is_a_short_error(folder: VideoDataset, monkeypatch: pytest.MonkeyPatch):
     """Damage after preparation ends the run with a short error instead of TensorFlow's long one."""
     records = folder.records("train")
     example = records[0]
@@ -162,7 +162,7 @@ def test_a_damaged_record_is_one_sentence(folder: VideoDataset, monkeypatch: pyt
         take(folder, 1)
 
 
-def test_dropped_batches_have_no_thread_to_wait_for(digits, monkeypatch: pytest.MonkeyPatch):
+def test_dropped_batches_leave_no_running_thread(digits, monkeypatch: pytest.MonkeyPatch):
     """tf.data's autotuning thread can take a minute to end while holding the GIL."""
     made = []
     as_numpy = clips_module.as_numpy
@@ -183,13 +183,13 @@ def test_batches_leave_no_generated_code_behind(folder: VideoDataset, tmp_path: 
 @pytest.mark.parametrize(
     ("views", "words"), [((1, 2), "num_crops must be 1 .* or 3"), ((0, 1), "num_clips must be at least 1")]
 )
-def test_views_that_cannot_work(views: tuple[int, int], words: str):
+def test_impossible_views_are_rejected(views: tuple[int, int], words: str):
     with pytest.raises(InputError, match=words):
         EvalViews(num_clips=views[0], num_crops=views[1])
 
 
 @pytest.mark.parametrize("placement", ["official", "tiled"])
-def test_a_test_begins_at_any_batch_and_decodes_nothing_before(
+def test_eval_batches_start_at_any_batch_without_decoding_earlier_ones(
     folder: VideoDataset, monkeypatch: pytest.MonkeyPatch, placement: str
 ):
     """Both hosts check it, in the middle of a video and at the very end."""
@@ -213,7 +213,7 @@ def test_a_test_begins_at_any_batch_and_decodes_nothing_before(
             assert all(same(*pair) for pair in zip(later, whole[first:], strict=True))
 
 
-def test_only_the_rest_of_a_video_is_decoded(folder: VideoDataset, monkeypatch: pytest.MonkeyPatch):
+def test_eval_resumed_within_a_video_decodes_only_the_remaining_frames(folder: VideoDataset, monkeypatch: pytest.MonkeyPatch):
     """If an evaluation begins in the middle of a video, only the frames of the remaining clips are decoded."""
     planned: list[int] = []
     plan = windows_module.plan_windows

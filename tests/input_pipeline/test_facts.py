@@ -31,7 +31,7 @@ def refuse_to_read(*arguments):
 
 
 @pytest.mark.parametrize("older", ["", "no file", "damaged", "of other records"])
-def test_facts_are_those_of_the_records(prepared: VideoDataset, monkeypatch: pytest.MonkeyPatch, older: str):
+def test_facts_match_the_records(prepared: VideoDataset, monkeypatch: pytest.MonkeyPatch, older: str):
     """Data of older versions lack facts, which are then made once from the records."""
     path = facts_path(prepared.builder.data_path, "train")
     whole = path.read_bytes()
@@ -63,7 +63,7 @@ def test_tiled_views_read_no_records(prepared: VideoDataset, monkeypatch: pytest
     assert clips._tiles(again(prepared), "val", TILED).tolist() == [10] * 3  # 40 frames in clips of 2 x 2
 
 
-def test_long_lists_of_what_is_left_out_are_told_by_the_first_and_a_count(tmp_path: Path):
+def test_long_lists_of_skipped_videos_are_abbreviated(tmp_path: Path):
     """The full list is read only on demand."""
     make_kinetics(tmp_path / "videos")
     with open(tmp_path / "videos/train.csv", "a") as file:
@@ -83,7 +83,7 @@ def test_long_lists_of_what_is_left_out_are_told_by_the_first_and_a_count(tmp_pa
         _ = again(data).left_out
 
 
-def test_lists_of_older_versions_are_in_the_metadata(tmp_path: Path):
+def test_skipped_videos_of_older_versions_are_read_from_the_metadata(tmp_path: Path):
     found = LeftOut({"train": {"a": "why", "ü": "why"}, "val": {}}, {"b": 2})
     assert read_left_out(tmp_path, {"left_out": found.videos, "damaged": found.damaged}) == found
     metadata = write_left_out(tmp_path, found)

@@ -15,7 +15,7 @@ def brightest_place(frame: np.ndarray, background: np.ndarray) -> np.ndarray:
     return np.array([(rows * weight).sum(), (columns * weight).sum()]) / weight.sum()
 
 
-def test_every_motion_goes_where_its_name_says():
+def test_motions_move_in_the_named_direction():
     ways = {"right": (0, 1), "left": (0, -1), "down": (1, 0), "up": (-1, 0)}
     for index in range(24):
         frames, _, motion = draw_clip("train", index)
@@ -26,7 +26,7 @@ def test_every_motion_goes_where_its_name_says():
         assert (np.sign(way[expected != 0]) == expected[expected != 0]).all(), motion
 
 
-def test_a_motion_and_its_reversal_are_the_same_frames(monkeypatch: pytest.MonkeyPatch):
+def test_motion_and_its_reversal_share_the_same_frames(monkeypatch: pytest.MonkeyPatch):
     """So the unordered set of frames never distinguishes the two."""
     frames, digit, motion = draw_clip("train", 4)
     axis, backwards = MOTIONS[motion]
@@ -38,14 +38,14 @@ def test_a_motion_and_its_reversal_are_the_same_frames(monkeypatch: pytest.Monke
     assert (frames != other).any()
 
 
-def test_four_axes_each_in_both_directions():
+def test_motions_cover_four_axes_in_both_directions():
     axes = [axis for axis, _ in MOTIONS.values()]
     assert len(MOTIONS) == 8
     assert all(axes.count(axis) == 2 for axis in axes)
     assert {backwards for _, backwards in MOTIONS.values()} == {True, False}
 
 
-def test_validation_digits_are_images_never_seen_in_training(monkeypatch: pytest.MonkeyPatch):
+def test_validation_digits_are_not_in_the_training_set(monkeypatch: pytest.MonkeyPatch):
     used: dict[str, set[int]] = {}
     images, labels = moving_digits._digits()
 
@@ -69,14 +69,14 @@ def test_validation_digits_are_images_never_seen_in_training(monkeypatch: pytest
     assert not used["train"] & used["val"]
 
 
-def test_a_clip_follows_from_split_and_index():
+def test_clip_is_determined_by_split_and_index():
     for split in ("train", "val"):
         first, again, other = draw_clip(split, 3), draw_clip(split, 3), draw_clip(split, 11)
         np.testing.assert_array_equal(first[0], again[0])
         assert (first[0] != other[0]).any()
 
 
-def test_built_data_set(digits):
+def test_moving_digits_builds(digits):
     info = digits.builder.info
     assert {split: info.splits[split].num_examples for split in info.splits} == {"train": 96, "val": 21}
     assert digits.label_names == list(MOTIONS)
@@ -93,7 +93,7 @@ def test_built_data_set(digits):
 
 
 @pytest.mark.parametrize("num_frames", [2, 4])
-def test_fewer_frames_are_the_middle_ones(data_dir: str, num_frames: int):
+def test_fewer_frames_are_taken_from_the_middle(data_dir: str, num_frames: int):
     """So a motion and its reversal still have the same frames."""
     few = open_dataset(
         name="moving_digits", label="motion", train_clips=8, val_clips=1, num_frames=num_frames, data_dir=data_dir
@@ -107,6 +107,6 @@ def test_fewer_frames_are_the_middle_ones(data_dir: str, num_frames: int):
         assert np.abs(video.astype(float) - frames[first : 8 - first]).mean() < 5
 
 
-def test_an_odd_number_of_frames_is_refused(data_dir: str):
+def test_odd_number_of_frames_is_rejected(data_dir: str):
     with pytest.raises(InputError, match=r"data.num_frames must be an even number from 2 to 8, got 3\."):
         open_dataset(name="moving_digits", label="motion", train_clips=8, val_clips=1, num_frames=3, data_dir=data_dir)

@@ -27,7 +27,7 @@ from timesformer_jax.state_files import write_json
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_an_interrupted_preparation_goes_on(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+def test_interrupted_preparation_resumes(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
     """Complete record files are kept whatever happens to the next one, and the result is that of an uninterrupted run."""
     whole = folder(made_clips, tmp_path / "whole")
     monkeypatch.setattr(preparation, "PART_BYTES", 1)  # a record file per video
@@ -65,7 +65,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path, made_clips: Path, mo
 
 
 @pytest.mark.parametrize("change", ["classes", "file"])
-def test_parts_of_what_has_changed_since_the_interruption_are_made_again(
+def test_resumed_preparation_rewrites_record_files_of_changed_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ):
     """A new class shifts the label numbers that records hold; a replaced file is another file."""
@@ -88,7 +88,7 @@ def test_parts_of_what_has_changed_since_the_interruption_are_made_again(
     assert len(record.features.feature["video"].bytes_list.value) == (12 if change == "classes" else 7)
 
 
-def test_shares_make_what_one_preparation_makes(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+def test_shares_give_the_same_data_as_a_single_preparation(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
     """Shares can be written in any order on any machine; missing ones are added at the end, and none is made twice."""
     whole = folder(made_clips, tmp_path / "whole")
     monkeypatch.setattr(preparation, "PART_BYTES", 1)
@@ -115,7 +115,7 @@ def test_shares_make_what_one_preparation_makes(tmp_path: Path, made_clips: Path
 
 
 @pytest.mark.parametrize(
-    ("held", "wanted", "told"),
+    ("held", "wanted", "words"),
     [
         ("share_1_of_2", "1/2", r"is preparing the share 1/2 of"),
         ("share_1_of_2", None, r"is preparing .*share_1_of_2\.lock"),
@@ -123,12 +123,12 @@ def test_shares_make_what_one_preparation_makes(tmp_path: Path, made_clips: Path
         ("share_1_of_2", "2/2", ""),
     ],
 )
-def test_a_share_is_prepared_by_one_process(tmp_path: Path, held: str, wanted: str | None, told: str):
+def test_share_is_prepared_by_one_process(tmp_path: Path, held: str, wanted: str | None, words: str):
     lock = tmp_path / f".2.0.0{'.' * bool(held)}{held}.lock"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         holder = {**run_lock._me(), "pid": other.pid, "started": run_lock._started(other.pid), "since": "now", "token": "other"}
         write_json(lock, holder)
-        expected = pytest.raises(InputError, match=told) if told else contextlib.nullcontext()
+        expected = pytest.raises(InputError, match=words) if words else contextlib.nullcontext()
         with expected, shares.alone(tmp_path / "2.0.0", shares.Share.parse(wanted)):
             pass
         other.kill()
@@ -136,7 +136,7 @@ def test_a_share_is_prepared_by_one_process(tmp_path: Path, held: str, wanted: s
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", ""])
-def test_shares_that_are_none(shard: str):
+def test_impossible_shares_are_rejected(shard: str):
     with pytest.raises(InputError, match=r"data\.shard must be like '3/16'"):
         shares.Share.parse(shard)
 
@@ -146,7 +146,7 @@ def interrupt(*arguments: Any) -> None:
 
 
 @pytest.mark.parametrize("note", ["", '{"end": 1, "pla', "[]", "{}"])
-def test_a_part_whose_note_is_damaged_is_not_whole(tmp_path: Path, note: str):
+def test_record_file_with_a_damaged_note_is_incomplete(tmp_path: Path, note: str):
     part = preparation.Part(epath.Path(tmp_path), 0)
     part.records.write_bytes(b"")
     part.finish()
@@ -155,7 +155,7 @@ def test_a_part_whose_note_is_damaged_is_not_whole(tmp_path: Path, note: str):
     assert not part.read()
 
 
-def test_a_killed_preparation_goes_on(tmp_path: Path, made_clips: Path):
+def test_killed_preparation_resumes(tmp_path: Path, made_clips: Path):
     """Runs the command with a record file per video and kills it while it writes."""
     code = (
         "import sys; from input_pipeline import open_dataset, preparation; preparation.PART_BYTES = 1; "
@@ -178,7 +178,7 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, made_clips: Path):
     assert set(kept.values()) <= set(times)
 
 
-def test_only_one_process_prepares_a_data_set(tmp_path: Path, made_clips: Path):
+def test_data_set_is_prepared_by_one_process(tmp_path: Path, made_clips: Path):
     """The other process fails with a clear error and does no harm."""
     builder = folder(made_clips, tmp_path / "elsewhere").builder
     name = builder.builder_config.name
@@ -193,7 +193,7 @@ def test_only_one_process_prepares_a_data_set(tmp_path: Path, made_clips: Path):
     assert folder(made_clips, tmp_path / "data").num_videos("train") == 9
 
 
-def test_a_full_disk_is_one_sentence_and_the_next_try_goes_on(
+def test_full_disk_is_a_clear_error_and_the_next_attempt_resumes(
     tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def fail(*arguments: Any) -> None:
@@ -224,19 +224,19 @@ def without_descriptors(video: Labelled, **options: Any) -> Any:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def removed_meanwhile(video: Labelled, **options: Any) -> Any:
+def remove_video(video: Labelled, **options: Any) -> Any:
     if video.entry.path.parts[-2:] == ("down", "1.mp4"):
         os.remove(video.entry.path)
     return write_records(video, **options)
 
 
-def with_its_folder(video: Labelled, **options: Any) -> Any:
+def remove_folder(video: Labelled, **options: Any) -> Any:
     shutil.rmtree(video.entry.path.parent)
     return write_records(video, **options)
 
 
 @pytest.mark.filterwarnings("ignore:A worker was restarted while some jobs")  # by loky, for the memory of its first imports
-def test_a_failed_read_stops_the_preparation(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+def test_failed_read_stops_the_preparation(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
     """A missing file loses only itself; lack of descriptors or an unmounted disk never skips a video."""
     clips = shutil.copytree(made_clips, tmp_path / "clips")
     with monkeypatch.context() as patch:
@@ -248,17 +248,17 @@ def test_a_failed_read_stops_the_preparation(tmp_path: Path, made_clips: Path, m
             folder(clips, tmp_path / "data", num_workers=1)
     assert not list(tmp_path.rglob("dataset_info.json"))
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "write_records", with_its_folder)
+        patch.setattr(preparation, "write_records", remove_folder)
         with pytest.raises(InputError, match=r"^The folder .* is gone: is its disk"):
             folder(shutil.copytree(made_clips, tmp_path / "others"), tmp_path / "data", num_workers=1)
-    monkeypatch.setattr(preparation, "write_records", removed_meanwhile)
+    monkeypatch.setattr(preparation, "write_records", remove_video)
     data = folder(clips, tmp_path / "data", num_workers=1)
     left_out = {name: reason for split in data.left_out.values() for name, reason in split.items()}
     assert left_out == {"down/1.mp4": "No such file or directory"}
     assert data.num_videos("train") + data.num_videos("val") == 11
 
 
-def test_a_read_only_folder_is_one_sentence(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+def test_read_only_folder_is_a_clear_error(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(*arguments: Any, **options: Any) -> None:
         raise PermissionError(13, "Permission denied", str(tmp_path))
 

@@ -15,7 +15,7 @@ from tests.input_pipeline.miniatures import folder
 from timesformer_jax.errors import InputError
 
 
-def test_records_by_number(digits):
+def test_records_are_read_by_index(digits):
     """A missing index is rebuilt from the files, and a truncated file is reported."""
     records = digits.records("val")
     names = [record.features.feature["name"].bytes_list.value[0].decode() for record in records]
@@ -24,7 +24,7 @@ def test_records_by_number(digits):
     assert index_path(str(digits.builder.data_path), "val").exists()
 
 
-def test_more_files_than_may_be_open(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+def test_records_read_more_files_than_may_be_open(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(preparation, "PART_BYTES", 1)
     monkeypatch.setattr(resource, "getrlimit", lambda which: (8, 1024))
     records = Records(folder(made_clips, tmp_path).builder, "train")
@@ -33,7 +33,7 @@ def test_more_files_than_may_be_open(tmp_path: Path, made_clips: Path, monkeypat
     assert records._opened.cache_info().currsize == 2
 
 
-def test_a_record_file_that_was_cut_is_told(tmp_path: Path, made_clips: Path):
+def test_records_report_truncated_files(tmp_path: Path, made_clips: Path):
     data = folder(made_clips, tmp_path)
     (path,) = tmp_path.rglob("*train.tfrecord*")
     path.write_bytes(path.read_bytes()[:-10])
@@ -48,7 +48,7 @@ def test_a_record_file_that_was_cut_is_told(tmp_path: Path, made_clips: Path):
         Records(data.builder, "train")
 
 
-def test_any_flipped_bit_of_a_record_is_told(tmp_path: Path, made_clips: Path):
+def test_records_detect_any_flipped_bit(tmp_path: Path, made_clips: Path):
     """Flips bits in the length, the data and both checksums; the error names the file, the record and the remedy."""
     data = folder(made_clips, tmp_path)
     (path,) = tmp_path.rglob("*train.tfrecord*")
@@ -66,7 +66,7 @@ def test_any_flipped_bit_of_a_record_is_told(tmp_path: Path, made_clips: Path):
     assert len(list(records)) == 9
 
 
-def test_a_damaged_record_ends_batches_with_its_own_sentence(tmp_path: Path, made_clips: Path):
+def test_train_batches_raise_the_error_of_a_damaged_record(tmp_path: Path, made_clips: Path):
     data = folder(made_clips, tmp_path)
     (path,) = tmp_path.rglob("*val.tfrecord*")
     path.write_bytes(flipped(path.read_bytes(), 400))
@@ -76,7 +76,9 @@ def test_a_damaged_record_ends_batches_with_its_own_sentence(tmp_path: Path, mad
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ENOENT])
-def test_a_failed_read_is_no_damage(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch, number: int):
+def test_records_do_not_report_failed_reads_as_damage(
+    tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
     def fail(*arguments):
         raise OSError(number, os.strerror(number))
 
@@ -89,7 +91,7 @@ def test_a_failed_read_is_no_damage(tmp_path: Path, made_clips: Path, monkeypatc
 
 
 @pytest.mark.parametrize("digest", [True, False], ids=["digest", "older"])
-def test_any_flipped_bit_of_an_index_is_found(digest: bool, tmp_path: Path):
+def test_record_index_detects_any_flipped_bit(digest: bool, tmp_path: Path):
     """Even without the digest that older versions lack, except in the length of a file's last record, which its header has."""
     rows = [np.array([[12, 100], [128, 50], [194, 77]]), np.array([[12, 20], [48, 30]])]
     save_index(str(tmp_path), "train", rows)
@@ -110,7 +112,7 @@ def flipped(content: bytes, place: int) -> bytes:
 
 
 @pytest.mark.parametrize("kept", [0, 40, -8])
-def test_a_damaged_index_is_made_again(tmp_path: Path, made_clips: Path, kept: int):
+def test_damaged_record_index_is_rebuilt(tmp_path: Path, made_clips: Path, kept: int):
     data = folder(made_clips, tmp_path)
     path = index_path(str(data.builder.data_path), "train")
     whole = path.read_bytes()
@@ -119,7 +121,7 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, made_clips: Path, kept: i
     assert path.read_bytes() == whole
 
 
-def test_another_number_of_records_is_told(tmp_path: Path, made_clips: Path):
+def test_records_report_a_wrong_number_of_records(tmp_path: Path, made_clips: Path):
     data = folder(made_clips, tmp_path)
     index_path(str(data.builder.data_path), "train").unlink()
     (path,) = tmp_path.rglob("*train.tfrecord*")

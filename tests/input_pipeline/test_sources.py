@@ -32,7 +32,7 @@ def reopen(place: Path, root: Path | None) -> VideoDataset:
     return open_dataset(name="kinetics400", root=None if root is None else str(root), **options)
 
 
-def test_the_same_videos_below_another_root_pass(kinetics: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_sources_accept_the_same_videos_under_another_root(kinetics: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     shutil.copytree(kinetics / "videos", tmp_path / "copy", copy_function=shutil.copy)  # with different times
     caplog.set_level("INFO")
     data = reopen(kinetics, tmp_path / "copy")
@@ -40,7 +40,7 @@ def test_the_same_videos_below_another_root_pass(kinetics: Path, tmp_path: Path,
     assert "modified" not in caplog.text
 
 
-def test_without_a_root_the_log_names_the_source(kinetics: Path, caplog: pytest.LogCaptureFixture):
+def test_sources_are_logged_without_a_root(kinetics: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO")
     data = reopen(kinetics, None)
     pattern = rf"{data.builder.data_path}, with 3 videos of {kinetics}/videos, prepared on \d{{4}}-\d\d-\d\d \d\d:\d\d UTC\."
@@ -91,7 +91,7 @@ def empty(root: Path) -> None:
         (empty, r"None of the 3 videos listed for the split 'train' exists"),
     ],
 )
-def test_other_videos_than_those_prepared_are_refused(kinetics: Path, tmp_path: Path, change: Any, words: str):
+def test_sources_reject_videos_that_differ_from_the_prepared_ones(kinetics: Path, tmp_path: Path, change: Any, words: str):
     shutil.copytree(kinetics / "videos", tmp_path / "changed")
     change(tmp_path / "changed")
     with pytest.raises(InputError, match=words) as error:
@@ -101,12 +101,12 @@ def test_other_videos_than_those_prepared_are_refused(kinetics: Path, tmp_path: 
     assert "omit data.root" in str(error.value)
 
 
-def test_a_root_that_is_not_there_is_refused(kinetics: Path):
+def test_sources_reject_a_missing_root(kinetics: Path):
     with pytest.raises(InputError, match=f"no folder /nowhere.* or omit data.root .*3 videos of {kinetics}/videos"):
         reopen(kinetics, Path("/nowhere"))
 
 
-def test_records_that_are_missing_or_damaged(kinetics: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_missing_or_damaged_source_records_are_reported(kinetics: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Data of an older version lack a record; they work, with a warning that nothing can be compared."""
     place = tmp_path / "place"
     shutil.copytree(kinetics, place)
@@ -140,7 +140,7 @@ def test_records_that_are_missing_or_damaged(kinetics: Path, tmp_path: Path, cap
     assert caplog.text.count("kept no record of its source: whether") == 1
 
 
-def test_files_modified_in_place_at_the_same_size_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_sources_warn_of_files_modified_in_place(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Only reading the files would show whether they differ."""
     make_folder(tmp_path / "videos")
     first = folder(tmp_path / "videos", tmp_path / "prepared").builder.data_path
@@ -150,7 +150,7 @@ def test_files_modified_in_place_at_the_same_size_are_a_warning(tmp_path: Path, 
     assert "(ü/1.mp4): they are assumed to be unchanged" in caplog.text
 
 
-def test_the_same_folder_elsewhere_is_not_prepared_again(tmp_path: Path):
+def test_moved_folder_is_not_prepared_again(tmp_path: Path):
     make_folder(tmp_path / "mine")
     first = folder(tmp_path / "mine", tmp_path / "prepared").builder.data_path
     for root in ("copies/mine", "under another name"):
@@ -160,7 +160,7 @@ def test_the_same_folder_elsewhere_is_not_prepared_again(tmp_path: Path):
     assert folder(tmp_path / "copies/mine", tmp_path / "prepared").builder.data_path != first
 
 
-def test_what_an_older_version_prepared_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_data_prepared_by_an_older_version_are_found(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Its folder is named by absolute paths and times, and it has no record of its source."""
     make_folder(tmp_path / "mine")
     first = Path(folder(tmp_path / "mine", tmp_path / "prepared").builder.data_path).parent
@@ -178,7 +178,7 @@ def test_what_an_older_version_prepared_is_found(tmp_path: Path, caplog: pytest.
     assert "kept no record" in caplog.text
 
 
-def test_the_record_is_small_and_apart_from_the_metadata(tmp_path: Path):
+def test_source_record_is_small_and_separate_from_the_metadata(tmp_path: Path):
     csv(tmp_path / "train.csv", "path,label,start,end", "a.mp4,up,0,0.2", "b.mp4,down,,")
     csv(tmp_path / "val.csv", "path,label", "b.mp4,up")
     for name in "ab":

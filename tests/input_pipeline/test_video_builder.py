@@ -20,7 +20,7 @@ from timesformer_jax.datasets.storing import Labelled, write_records
 from timesformer_jax.errors import InputError
 
 
-def test_every_data_set_has_its_builder_and_its_miniature():
+def test_every_data_set_has_a_builder_and_a_miniature():
     assert LAYOUTS.keys() == BUILDERS.keys() == MINIATURES.keys()
 
 
@@ -32,7 +32,7 @@ def test_builder_of_unprepared_data_leaves_no_temporary_folder(builder: Any, tmp
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_what_tfds_asks_of_a_builder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_builder_passes_the_tfds_checks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """TFDS's own test prepares from `--manual_dir`, reads back, and compares shapes, counts and metadata."""
     MINIATURES[name](tmp_path / "data")
     case = type(
@@ -71,7 +71,7 @@ def test_what_tfds_asks_of_a_builder(name: str, tmp_path: Path, monkeypatch: pyt
         ("hmdb51", 2, ["brush_hair", "wave"], "brush_hair/brush_hair!#1 & co.avi"),
     ],
 )
-def test_a_data_set_by_its_name(tmp_path: Path, name: str, num_train: int, label_names: list[str], example: str, caplog):
+def test_data_set_is_opened_by_name(tmp_path: Path, name: str, num_train: int, label_names: list[str], example: str, caplog):
     MINIATURES[name](tmp_path / "videos")
     layout = {"fold": 1} if name == "hmdb51" else {}
     options = {**OPTIONS, **layout, "data_dir": str(tmp_path / "prepared")}
@@ -90,7 +90,7 @@ def test_a_data_set_by_its_name(tmp_path: Path, name: str, num_train: int, label
         open_dataset(name=name, root=None, **{**options, "short_side": 20})
 
 
-def test_several_labels(tmp_path: Path):
+def test_builder_keeps_multiple_labels(tmp_path: Path):
     for name in "ab":
         video(tmp_path / f"{name}.mp4")
     (tmp_path / "train.jsonl").write_text('{"path": "a.mp4", "labels": ["x", "z"]}\n{"path": "b.mp4", "labels": ["y"]}\n')
@@ -104,7 +104,7 @@ def test_several_labels(tmp_path: Path):
     assert data.encode_label(none.features.feature).tolist() == [0, 0, 0]
 
 
-def test_a_changed_folder_is_another_data_set(tmp_path: Path):
+def test_changed_folder_is_a_new_data_set(tmp_path: Path):
     make_folder(tmp_path / "my clips")
 
     def name(**changes: Any) -> str:
@@ -120,7 +120,7 @@ def test_a_changed_folder_is_another_data_set(tmp_path: Path):
     assert name() != first
 
 
-def test_other_rates_and_frames_are_another_data_set_and_another_place_is_not(tmp_path: Path):
+def test_data_set_depends_on_rates_and_frames_but_not_on_its_location(tmp_path: Path):
     """Every image is checked, since a folder keeps its time if one of its images is overwritten."""
     base, pictures = (
         VideoConfig(storage=Storage(codec="jpeg", short_side=16)),
@@ -150,7 +150,7 @@ def test_other_rates_and_frames_are_another_data_set_and_another_place_is_not(tm
     assert own_config(base, "mine", Listing(label_names=("x", "y"), splits={"train": [gone]}), tmp_path / "one").name
 
 
-def test_preparing_deletes_what_a_killed_preparation_left(tmp_path: Path, made_clips: Path):
+def test_preparation_deletes_leftovers_of_a_killed_one(tmp_path: Path, made_clips: Path):
     data = folder(made_clips, tmp_path / "data")
     whole = Path(data.builder.data_path)
     shutil.copytree(whole, left := whole.with_name(f"incomplete.ABC123_{whole.name}"))
@@ -163,7 +163,7 @@ def test_preparing_deletes_what_a_killed_preparation_left(tmp_path: Path, made_c
     assert other.is_dir()  # of another version
 
 
-def test_broken_files_are_left_out_by_name(tmp_path: Path, made_clips: Path, broken_clips: Path):
+def test_broken_files_are_skipped_by_name(tmp_path: Path, made_clips: Path, broken_clips: Path):
     shutil.copytree(made_clips, tmp_path / "clips")
     shutil.copytree(broken_clips, tmp_path / "clips" / "across", dirs_exist_ok=True)
     data = folder(tmp_path / "clips", tmp_path / "data")
@@ -195,7 +195,7 @@ def test_too_few_readable_files_is_an_error_and_leaves_no_data_set(tmp_path: Pat
     assert not list((tmp_path / "d").rglob("*.tfrecord*"))
 
 
-def test_a_split_of_which_no_video_is_there_is_left_away(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_split_without_videos_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     make_kinetics(tmp_path / "videos")
     csv(tmp_path / "videos/test.csv", "label,youtube_id,time_start,time_end,split", "walking,nowhere,0,10,test")
     data = open_dataset(name="kinetics400", root=str(tmp_path / "videos"), **OPTIONS, data_dir=str(tmp_path / "prepared"))
@@ -204,7 +204,7 @@ def test_a_split_of_which_no_video_is_there_is_left_away(tmp_path: Path, caplog:
     assert data.left_out["test"] == {"nowhere_000000_000010": "there is no such file"}
 
 
-def test_config_names_tell_how_videos_are_kept():
+def test_config_names_encode_how_videos_are_stored():
     storage = Storage(codec="jpeg", short_side=320, max_fps=12.5, part_seconds=60.0)
     assert VideoConfig(storage=storage, layout={"fold": 2}).name == "jpeg_320_12p5fps_parts60s_fold2"
     for name, builder in BUILDERS.items():
@@ -212,7 +212,7 @@ def test_config_names_tell_how_videos_are_kept():
         assert len(set(names)) == len(names), name
 
 
-def test_examples_are_what_the_files_say(tmp_path: Path):
+def test_examples_match_the_video_files(tmp_path: Path):
     make_kinetics(tmp_path / "videos")
     data = open_dataset(name="kinetics400", root=str(tmp_path / "videos"), **OPTIONS, data_dir=str(tmp_path / "prepared"))
     (record,) = list(data.records("val"))
@@ -224,7 +224,7 @@ def test_examples_are_what_the_files_say(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("codec", "labels"), [("jpeg", ["b é"]), ("h264", ["b é"]), ("h264", ["b é", "a"]), ("h264", [])])
-def test_records_are_what_tfds_writes(tmp_path: Path, codec: str, labels: list[str]):
+def test_records_are_identical_to_those_of_tfds(tmp_path: Path, codec: str, labels: list[str]):
     """Records are bit-identical once the map of the features is sorted."""
     several = labels != ["b é"]
     config = VideoConfig(name="x", storage=Storage(codec=codec, short_side=16), several=several)
@@ -261,7 +261,7 @@ def numbers(data: VideoDataset) -> dict[str, int]:
     return {each["name"].bytes_list.value[0].decode(): each["label"].int64_list.value[0] for each in features}
 
 
-def test_labels_are_the_same_when_they_are_read_again(odd_labels: tuple[Path, Path]):
+def test_labels_survive_a_round_trip(odd_labels: tuple[Path, Path]):
     again = folder(*odd_labels)
     assert again.label_names == sorted(ODD)
     found = numbers(again)
@@ -271,7 +271,7 @@ def test_labels_are_the_same_when_they_are_read_again(odd_labels: tuple[Path, Pa
 
 
 @pytest.mark.parametrize("keeps_record", [True, False])
-def test_labels_of_an_older_version_can_be_read(odd_labels: tuple[Path, Path], tmp_path: Path, keeps_record: bool):
+def test_labels_of_older_versions_are_read(odd_labels: tuple[Path, Path], tmp_path: Path, keeps_record: bool):
     """Older versions passed the names to TFDS unescaped."""
     root, _ = odd_labels
     shutil.copytree(odd_labels[1], tmp_path / "prepared")
@@ -294,7 +294,7 @@ def test_labels_of_an_older_version_can_be_read(odd_labels: tuple[Path, Path], t
     assert data.label_names == older
 
 
-def test_what_is_skipped_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_skipped_videos_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     make_folder(tmp_path / "videos")
     (tmp_path / "videos" / "a b" / "notes.txt").write_text("text")
     (tmp_path / "videos" / "ü" / "linked.mp4").symlink_to(tmp_path / "videos" / "a b" / "1.mp4")
@@ -304,6 +304,6 @@ def test_what_is_skipped_is_in_the_log(tmp_path: Path, caplog: pytest.LogCapture
     assert "Videos listed with different labels: 1 (a b/1.mp4 = ü/linked.mp4 as a b and as ü)." in caplog.messages
 
 
-def test_limits_of_the_config_leave_videos_out(made_clips: Path, tmp_path: Path):
+def test_config_limits_exclude_videos(made_clips: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"Too few of the .*: it lasts 1 s or more, and max_seconds=0\.5"):
         folder(made_clips, tmp_path, limits=ConfigDict({"max_seconds": 0.5, "max_bytes": 10**9}), num_workers=1)

@@ -11,7 +11,7 @@ COMPUTING: tuple[ModuleType, ...] = (predict, explain, features)
 
 
 @pytest.fixture(autouse=True)
-def without_the_line_on_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+def silence_device_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence the line that names the devices, so that only the jobs' own output is compared (tests/test_devices.py has it)."""
     for module in COMPUTING:
         monkeypatch.setattr(module, "print_devices", lambda: None)

@@ -13,7 +13,7 @@ from timesformer_jax.__main__ import main
 from timesformer_jax.jobs import check
 
 
-def test_a_folder_and_what_cannot_be_read_in_it(
+def test_check_reports_unreadable_files_of_a_folder(
     tmp_path: Path, made_clips: Path, broken_clips: Path, capsys: pytest.CaptureFixture[str]
 ):
     shutil.copytree(made_clips, tmp_path / "clips")
@@ -33,7 +33,7 @@ def test_a_folder_and_what_cannot_be_read_in_it(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files must be text")
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_names_that_are_no_text_can_be_printed(tmp_path: Path, form: list[str]):
+def test_check_prints_names_that_are_not_utf8(tmp_path: Path, form: list[str]):
     """Prints into a pipe that accepts only UTF-8."""
     Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"caf\xe9.mp4"))).write_bytes(b"")
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
@@ -50,7 +50,7 @@ def test_names_that_are_no_text_can_be_printed(tmp_path: Path, form: list[str]):
     assert (json.dumps(name) if form else f"can't be read: {name}: the file is empty") in done.stdout
 
 
-def test_lists_and_what_they_name_in_vain(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+def test_check_reports_listed_videos_that_are_missing(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
     clips = [f"{label}/0.mp4" for label in ("across", "down")]
     (tmp_path / "train.csv").write_text("path,label\n" + "".join(f"{clip},{clip[:4]}\n" for clip in clips))
     (tmp_path / "val.csv").write_text("path,label\nacross/1.mp4,acro\ndown/9.mp4,down\n")
@@ -64,24 +64,24 @@ def test_lists_and_what_they_name_in_vain(tmp_path: Path, made_clips: Path, caps
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["/no/such"], "There is no folder /no/such: give the one that holds the videos."),
         ([], "No FOLDER was given."),
         (["--dataset=video_list"], "--dataset=video_list needs two lists: --train=FILE.csv --val=FILE.csv."),
     ],
 )
-def test_arguments_that_cannot_work(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]):
+def test_check_rejects_impossible_arguments(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):
     assert main(["check", *arguments]) == 1
-    assert capsys.readouterr().err == f"Error: {told}\n"
+    assert capsys.readouterr().err == f"Error: {words}\n"
 
 
-def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_check_reports_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["check", str(tmp_path)]) == 1
     assert "There is no video in the folder" in capsys.readouterr().err
 
 
-def test_every_file_of_a_folder_is_accounted_for(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+def test_check_accounts_for_every_file_of_a_folder(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
     for name in ("1.mp4", "2.mxf", "3.dat", "Test/4.MP4", ".5.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(made_clips / "down" / "0.mp4", tmp_path / name)
@@ -98,7 +98,7 @@ def test_every_file_of_a_folder_is_accounted_for(tmp_path: Path, made_clips: Pat
     assert capsys.readouterr().out.splitlines()[-2:] == notes
 
 
-def test_what_a_data_set_leaves_out_is_named(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+def test_check_names_videos_that_a_data_set_excludes(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
     for split in ("train", "val", "test"):
         shutil.copytree(made_clips, tmp_path / split)
     for split in ("train", "val"):
@@ -115,7 +115,7 @@ def test_what_a_data_set_leaves_out_is_named(tmp_path: Path, made_clips: Path, c
     ]
 
 
-def test_a_check_that_was_stopped_continues(
+def test_interrupted_check_resumes(
     tmp_path: Path, made_clips: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Earlier findings are reported without reading unchanged files again, and findings are printed as they come."""
@@ -153,7 +153,7 @@ def test_a_check_that_was_stopped_continues(
     assert not list(own_cache.rglob("*.jsonl"))
 
 
-def test_of_a_million_absent_videos_ten_are_named(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+def test_check_names_only_ten_of_a_million_missing_videos(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
     names = [f"absent/{number:03d}.mp4" for number in range(300)]
     for split in ("train", "val"):
         lines = ["path,label", "across/1.mp4,a", "down/1.mp4,b", *(f"{name},a" for name in names)]

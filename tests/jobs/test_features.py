@@ -50,7 +50,7 @@ def expected(checkpoint: Path, video: str, kind: str, **views: Any) -> np.ndarra
         ("patches", ["--num-clips=2", "--batch-size=7", "--dtype=float16"], {"num_clips": 2}, 2),
     ],
 )
-def test_they_are_what_the_model_says(
+def test_features_job_writes_the_model_outputs(
     checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: Any, kind: str, arguments: list, views: dict, num_clips: int
 ):
     command = ["features", str(made_clips), f"--checkpoint={checkpoint}", f"--output={tmp_path / 'out'}", f"--kind={kind}"]
@@ -80,7 +80,7 @@ def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_safetensors(tmp_path_factory.mktemp("image") / "vit.safetensors", backbone)
 
 
-def test_features_need_no_classifier(image_model: Path, made_clips: Path, tmp_path: Path, capsys: Any):
+def test_features_job_needs_no_classifier(image_model: Path, made_clips: Path, tmp_path: Path, capsys: Any):
     """Features don't depend on the number of classes, and no output mentions classes."""
     video, output = str(made_clips / "down" / "0.mp4"), tmp_path / "out"
     loaded = ["--num-heads=3", f"--checkpoint={image_model}"]
@@ -93,14 +93,14 @@ def test_features_need_no_classifier(image_model: Path, made_clips: Path, tmp_pa
     np.testing.assert_allclose(found.values, apply(seven.preprocess(video, num_crops=1)).cls, atol=1e-6)
 
 
-def test_weights_with_a_classifier_keep_it(checkpoint: Path):
+def test_features_job_keeps_an_existing_classifier(checkpoint: Path):
     assert tsf.load(checkpoint, headless=True).model.num_classes == 3
     with pytest.raises(tsf.InputError, match="num_classes must be at least 1, got 0; headless=True"):
         tsf.load(checkpoint, num_classes=0)
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "words"),
     [
         (
             ["predict"],
@@ -109,12 +109,12 @@ def test_weights_with_a_classifier_keep_it(checkpoint: Path):
         (["explain", "--output={folder}/out.png"], "has no classifier to explain a label of; --method=rollout needs none."),
     ],
 )
-def test_what_needs_a_classifier_says_so(
-    image_model: Path, made_clips: Path, tmp_path: Path, command: list, told: str, capsys: Any
+def test_jobs_that_need_a_classifier_report_its_absence(
+    image_model: Path, made_clips: Path, tmp_path: Path, command: list, words: str, capsys: Any
 ):
     job, *more = (part.format(folder=tmp_path) for part in command)
     assert main([job, str(made_clips / "down" / "0.mp4"), *more, "--num-heads=3", f"--checkpoint={image_model}"]) == 1
-    assert told in capsys.readouterr().err
+    assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -124,7 +124,7 @@ def test_rollout_needs_no_classifier(image_model: Path, made_clips: Path, tmp_pa
     assert (tmp_path / "out.png").exists()
 
 
-def test_ctrl_c_finishes_the_shard_under_way(
+def test_ctrl_c_finishes_the_current_shard(
     checkpoint: Path, made_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
     write = FeatureWriter.write
@@ -141,7 +141,7 @@ def test_ctrl_c_finishes_the_shard_under_way(
     assert [path.name for path in output.glob("*.npz*")] == ["00000-of-00002.npz"]
 
 
-def test_a_job_that_was_stopped_goes_on(
+def test_features_job_resumes(
     checkpoint: Path, made_clips: Path, broken_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
     """Unreadable videos are named once and stay excluded; existing shards aren't decoded again."""
@@ -162,9 +162,9 @@ def test_a_job_that_was_stopped_goes_on(
     monkeypatch.setattr(job, "prepared", lambda pre, paths, **views: decoded.extend(paths) or prepared(pre, paths, **views))
     for output in ("two", "one"):
         assert main([*command, f"--output={tmp_path / output}"]) == 1
-        told = capsys.readouterr().err.splitlines()
-        assert told[-1] == "1 of 5 video(s) could not be read."
-        assert ("2 of 5 video(s) were already extracted." in told) == (output == "two")
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[-1] == "1 of 5 video(s) could not be read."
+        assert ("2 of 5 video(s) were already extracted." in lines) == (output == "two")
     assert [path.name for path in decoded[:3]] == ["1.mp4", "2.mp4", "3.mp4"]
     assert len(decoded) == 8
     one, two = (read_features(tmp_path / name) for name in ("one", "two"))
@@ -175,13 +175,13 @@ def test_a_job_that_was_stopped_goes_on(
 
     shutil.copy(made_clips / "back" / "0.mp4", tmp_path / "clips" / "new.mp4")
     assert main([*command, f"--output={tmp_path / 'two'}"]) == 1
-    assert "two holds other features (" in (told := capsys.readouterr().err)
-    assert "videos.listed is 5 there and 6 here" in told
-    assert len(told.splitlines()) == 1
+    assert "two holds other features (" in (error := capsys.readouterr().err)
+    assert "videos.listed is 5 there and 6 here" in error
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["--num-clips=0"], "--num-clips must be at least 1, got 0."),
         (["--batch-size=0"], "--batch-size must be at least 1, got 0."),
@@ -189,14 +189,14 @@ def test_a_job_that_was_stopped_goes_on(
         (["{empty}"], "There is no video in the folder {empty} (.3g2, "),
     ],
 )
-def test_arguments_that_cannot_work(
-    checkpoint: Path, made_clips: Path, tmp_path: Path, arguments: list, told: str, capsys: Any
+def test_features_job_rejects_impossible_arguments(
+    checkpoint: Path, made_clips: Path, tmp_path: Path, arguments: list, words: str, capsys: Any
 ):
     (tmp_path / "empty").mkdir()
     given = [argument.format(empty=tmp_path / "empty") for argument in arguments]
     assert main(["features", str(made_clips), *given, f"--checkpoint={checkpoint}", f"--output={tmp_path / 'out'}"]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("Error: " + told.format(empty=tmp_path / "empty"))
+    assert err.startswith("Error: " + words.format(empty=tmp_path / "empty"))
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
@@ -214,7 +214,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory, made_clips: Path, checkpoint:
     return [str(folder / name) for name in ("divided", "space", "unnamed")]
 
 
-def test_a_column_for_each(sets: list[str], tmp_path: Path, capsys: Any):
+def test_embed_job_draws_one_column_per_feature_set(sets: list[str], tmp_path: Path, capsys: Any):
     command = ["embed", *sets[:2], "--method=both"]
     assert main([*command, f"--output={tmp_path / 'plot.svg'}"]) == 0
     out = capsys.readouterr().out
@@ -229,7 +229,7 @@ def test_a_column_for_each(sets: list[str], tmp_path: Path, capsys: Any):
     assert {path.name for path in tmp_path.iterdir()} == {"plot.svg", "again.svg"}
 
 
-def test_some_labels_and_some_points(sets: list[str], tmp_path: Path, capsys: Any):
+def test_embed_job_draws_selected_labels_and_points(sets: list[str], tmp_path: Path, capsys: Any):
     output = f"--output={tmp_path / 'plot.png'}"
     assert main(["embed", sets[0], output, "--labels=down,across", "--method=pca"]) == 0
     assert ": 8 videos, 3 nearest" in capsys.readouterr().out
@@ -241,7 +241,7 @@ def test_some_labels_and_some_points(sets: list[str], tmp_path: Path, capsys: An
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["--output=plot.jpeg"], "--output must end in .png or .svg, got plot.jpeg."),
         (["--max-points=0"], "--max-points must be at least 1, got 0."),
@@ -252,20 +252,20 @@ def test_some_labels_and_some_points(sets: list[str], tmp_path: Path, capsys: An
         (["--output=/no/such/folder/plot.png"], "Can't write /no/such/folder/plot.png: "),
     ],
 )
-def test_what_cannot_be_drawn(sets: list[str], tmp_path: Path, arguments: list, told: str, capsys: Any):
+def test_embed_job_rejects_undrawable_input(sets: list[str], tmp_path: Path, arguments: list, words: str, capsys: Any):
     assert main(["embed", sets[0], f"--output={tmp_path / 'plot.png'}", "--method=pca", *arguments]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("Error: " + told.format(folder=sets[0]))
+    assert err.startswith("Error: " + words.format(folder=sets[0]))
     assert len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_labels_of_what_has_none(sets: list[str], tmp_path: Path, capsys: Any):
+def test_embed_job_rejects_labels_for_unlabelled_features(sets: list[str], tmp_path: Path, capsys: Any):
     assert main(["embed", sets[2], f"--output={tmp_path / 'plot.png'}", "--labels=down"]) == 1
     assert "--labels needs features with labels" in capsys.readouterr().err
 
 
-def test_many_labels_and_several_a_video(sets: list[str], tmp_path: Path, capsys: Any):
+def test_embed_job_draws_the_most_frequent_single_labels(sets: list[str], tmp_path: Path, capsys: Any):
     """The most frequent labels are drawn; videos with several labels or none are not."""
     shutil.copytree(sets[0], tmp_path / "many")
     (path,) = (tmp_path / "many").glob("*.npz")

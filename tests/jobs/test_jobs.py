@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_folder_of_videos(checkpoint: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+def test_predict_job_on_a_folder(checkpoint: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["predict", str(made_clips), f"--checkpoint={checkpoint}", "--json", "--top-k=2"]) == 0
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
@@ -45,7 +45,7 @@ def test_a_folder_of_videos(checkpoint: Path, made_clips: Path, capsys: pytest.C
         assert line["views"] == 3
 
 
-def test_a_table_for_people(checkpoint: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+def test_predict_job_prints_a_table(checkpoint: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
     video = str(made_clips / "down" / "0.mp4")
     assert main(["predict", video, f"--checkpoint={checkpoint}", "--num-crops=1", "--num-clips=2"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -57,7 +57,7 @@ def test_a_table_for_people(checkpoint: Path, made_clips: Path, capsys: pytest.C
     assert sum(prediction.probability for prediction in best) == pytest.approx(1)
 
 
-def test_explaining_a_video(checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_explain_job_draws_a_sheet(checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """The sheet has the model's input frames and a row per label, and the drawn labels are printed."""
     video, output = str(made_clips / "down" / "0.mp4"), tmp_path / "x.PNG"
     asked = ["explain", video, f"--checkpoint={checkpoint}", f"--output={output}", "--num-clips=2"]
@@ -90,12 +90,12 @@ def test_explaining_a_video(checkpoint: Path, made_clips: Path, tmp_path: Path, 
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_what_cannot_be_explained(checkpoint: Path, made_clips: Path, arguments: list[str], words: str, capsys):
+def test_explain_job_rejects_unexplainable_input(checkpoint: Path, made_clips: Path, arguments: list[str], words: str, capsys):
     assert main(["explain", str(made_clips / "down" / "0.mp4"), f"--checkpoint={checkpoint}", *arguments]) == 1
     assert words in capsys.readouterr().err
 
 
-def test_clips_from_the_middle(checkpoint: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+def test_predict_job_takes_clips_from_the_middle(checkpoint: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
     video = str(made_clips / "down" / "0.mp4")
     assert main(["predict", video, f"--checkpoint={checkpoint}", "--placement=centre", "--json"]) == 0
     pretrained = tsf.load(checkpoint)
@@ -105,7 +105,7 @@ def test_clips_from_the_middle(checkpoint: Path, made_clips: Path, capsys: pytes
     assert best != pytest.approx(dict(pretrained.predict(video)), abs=1e-6)
 
 
-def test_broken_files_are_told_and_the_others_go_on(
+def test_predict_job_reports_broken_files_and_continues(
     checkpoint: Path, made_clips: Path, broken_clips: Path, capsys: pytest.CaptureFixture[str]
 ):
     good = str(made_clips / "down" / "0.mp4")
@@ -113,15 +113,15 @@ def test_broken_files_are_told_and_the_others_go_on(
     assert main(["predict", *names, f"--checkpoint={checkpoint}", "--json"]) == 1
     out, err = capsys.readouterr()
     assert [json.loads(line)["video"] for line in out.splitlines()] == [good, names[3]]
-    told = err.splitlines()
-    assert told[0].startswith(f"Error: Can't read {names[0]} as a video: ")
-    assert told[1] == f"Error: Can't read {names[2]} as a video: No such file or directory."
-    assert told[2] == "2 of 4 video(s) could not be read."
-    assert len(told) == 3
+    errors = err.splitlines()
+    assert errors[0].startswith(f"Error: Can't read {names[0]} as a video: ")
+    assert errors[1] == f"Error: Can't read {names[2]} as a video: No such file or directory."
+    assert errors[2] == "2 of 4 video(s) could not be read."
+    assert len(errors) == 3
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["--top-k=0"], "--top-k must be at least 1, got 0."),
         (["--num-clips=0"], "--num-clips must be at least 1, got 0."),
@@ -130,12 +130,14 @@ def test_broken_files_are_told_and_the_others_go_on(
         (["--labels=missing.txt"], "Can't read the labels in missing.txt: No such file or directory."),
     ],
 )
-def test_arguments_that_cannot_work(checkpoint: Path, made_clips: Path, arguments: list[str], told: str, capsys):
+def test_predict_job_rejects_impossible_arguments(checkpoint: Path, made_clips: Path, arguments: list[str], words: str, capsys):
     assert main(["predict", str(made_clips), f"--checkpoint={checkpoint}", *arguments]) == 1
-    assert capsys.readouterr().err == f"Error: {told}\n"
+    assert capsys.readouterr().err == f"Error: {words}\n"
 
 
-def test_a_folder_without_videos(checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_predict_job_reports_a_folder_without_videos(
+    checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     good = str(made_clips / "down" / "0.mp4")
     assert main(["predict", str(tmp_path), good, f"--checkpoint={checkpoint}"]) == 1
     out, err = capsys.readouterr()
@@ -143,14 +145,16 @@ def test_a_folder_without_videos(checkpoint: Path, made_clips: Path, tmp_path: P
     assert out.startswith(good)
 
 
-def test_labels_from_a_file(checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_predict_job_reads_labels_from_a_file(
+    checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "labels.txt").write_text("one\ntwo\nthree\n")
     video = str(made_clips / "down" / "0.mp4")
     assert main(["predict", video, f"--checkpoint={checkpoint}", f"--labels={tmp_path / 'labels.txt'}"]) == 0
     assert {line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]} == {"one", "two", "three"}
 
 
-def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_convert_job_round_trip(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     source = official_file(tmp_path / "a.safetensors")
     assert main(["convert", str(source), str(tmp_path / "folder"), "--num-heads=3"]) == 0
     assert "loaded       49 parameters" in capsys.readouterr().out
@@ -204,7 +208,7 @@ def test_usage_errors_are_one_line(arguments: list[str], error: str, capsys: pyt
 @pytest.mark.parametrize(
     ("job", "former"), [("predict", "--kind"), ("explain", "--kind"), ("convert", "--kind"), ("features", "--checkpoint-kind")]
 )
-def test_checkpoint_format_and_its_former_names(job: str, former: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_checkpoint_format_accepts_its_former_names(job: str, former: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Both spellings reach `load`, which then expects an image model in an official file."""
     source = official_file(tmp_path / "a.safetensors")
     arguments = {
@@ -221,20 +225,20 @@ def test_checkpoint_format_and_its_former_names(job: str, former: str, tmp_path:
     assert "doesn't fit the model" in errors[0]
 
 
-def test_no_job_lists_the_jobs(capsys: pytest.CaptureFixture[str]):
+def test_command_without_a_job_lists_the_jobs(capsys: pytest.CaptureFixture[str]):
     assert main([]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert all(f"\n    {job} " in err for job in JOBS)
 
 
-def test_version(capsys: pytest.CaptureFixture[str]):
+def test_command_prints_the_version(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as done:
         main(["--version"])
     assert (done.value.code, capsys.readouterr().out) == (0, f"timesformer_jax {tsf.__version__}\n")
 
 
-def test_the_command_itself(checkpoint: Path, made_clips: Path):
+def test_command_as_a_process(checkpoint: Path, made_clips: Path):
     """Runs it as a process: only JSON on stdout, and help for every job."""
     arguments = ["predict", str(made_clips / "down"), f"--checkpoint={checkpoint}", "--json"]
     done = subprocess.run([sys.executable, "-m", "timesformer_jax", *arguments], capture_output=True, text=True, check=True)
@@ -245,7 +249,7 @@ def test_the_command_itself(checkpoint: Path, made_clips: Path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files must be text")
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_names_and_labels_that_a_terminal_cannot_show(
+def test_jobs_escape_names_and_labels_for_the_terminal(
     checkpoint: Path, made_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
 ):
     names = [os.fsdecode(name) for name in (b"a\x1b[31m.mp4", b"caf\xe9.mp4", b"z\n.mp4")]
@@ -255,7 +259,7 @@ def test_names_and_labels_that_a_terminal_cannot_show(
     labels.write_text(json.dumps(["跑 ", "\x9b31m", "\u202eb"]))
     asked = [f"--checkpoint={checkpoint}", f"--labels={labels}"]
 
-    def said(*arguments: str) -> str:
+    def output_of(*arguments: str) -> str:
         written = io.BytesIO()
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, errors="strict"))
         assert main([*arguments, *asked]) == 0
@@ -263,13 +267,13 @@ def test_names_and_labels_that_a_terminal_cannot_show(
         return written.getvalue().decode(encoding)
 
     shown = "跑 " if encoding == "utf-8" else r"\u8dd1 "
-    table = said("predict", str(tmp_path)).split("\n")
+    table = output_of("predict", str(tmp_path)).split("\n")
     assert table[0::4][:3] == [f"{tmp_path}/{name}" for name in (r"a\x1b[31m.mp4", r"caf\xe9.mp4", r"z\n.mp4")]
     assert {line[11:] for line in table[1:4]} == {shown, r"\x9b31m", r"\u202eb"}
-    text = said("predict", str(tmp_path), "--json")
+    text = output_of("predict", str(tmp_path), "--json")
     assert text.replace("\n", "").isprintable()
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["video"] for line in lines] == [f"{tmp_path}/{name}" for name in (names[0], r"caf\xe9.mp4", names[2])]
     assert {label for label, _ in lines[0]["best"]} == {"跑 ", "\x9b31m", "\u202eb"}
-    drawn = said("explain", str(tmp_path / names[1]), f"--output={tmp_path / names[1]}.png", "--label=跑 ")
+    drawn = output_of("explain", str(tmp_path / names[1]), f"--output={tmp_path / names[1]}.png", "--label=跑 ")
     assert drawn.endswith("caf\\xe9.mp4.png\n")

@@ -26,7 +26,7 @@ def pretrained() -> tsf.Pretrained:
     return tsf.Pretrained(model, random_variables(model)["params"], PREPROCESS)
 
 
-def test_items_are_made_ahead_and_not_without_bound():
+def test_prefetch_is_bounded():
     made, asked = [], threading.Semaphore(0)
 
     def items():
@@ -43,7 +43,7 @@ def test_items_are_made_ahead_and_not_without_bound():
     assert made == [0, 1, 2]
 
 
-def test_every_video_has_its_clips_or_its_reason(made_clips: Path, broken_clips: Path):
+def test_every_video_yields_clips_or_an_error(made_clips: Path, broken_clips: Path):
     good = sorted(made_clips.rglob("*.mp4"))[:2]
     found = []
     for path, clips in prepared(PREPROCESS, [good[0], broken_clips / "empty.mp4", good[1], good[0]], **VIEWS):
@@ -62,7 +62,7 @@ def test_every_video_has_its_clips_or_its_reason(made_clips: Path, broken_clips:
 
 
 @pytest.mark.parametrize(("num_clips", "num_crops"), [(1, 3), (4, 1), (7, 1)])
-def test_scores_of_clips_as_they_come_are_those_of_all_at_once(pretrained: tsf.Pretrained, num_clips: int, num_crops: int):
+def test_incremental_scores_equal_batch_scores(pretrained: tsf.Pretrained, num_clips: int, num_crops: int):
     views = np.random.default_rng(0).normal(size=(num_clips, num_crops, 2, 16, 16, 3)).astype(np.float32)
     clips = [Clip(number, num_clips, 0.0, each) for number, each in enumerate(views)]
     flat = views.reshape(-1, *views.shape[2:])
@@ -77,7 +77,7 @@ def test_scores_of_clips_as_they_come_are_those_of_all_at_once(pretrained: tsf.P
     np.testing.assert_array_equal(pretrained.clip_scores(again)[0], expected)
 
 
-def test_rows_of_a_video_can_be_taken_back():
+def test_shard_rows_drop_a_video():
     rows, values = ShardRows("float32"), np.ones((2, 4), np.float32)
     for name, number in (("a", 2), ("b", 3)):
         for clip in range(number):
@@ -102,7 +102,7 @@ def test_rows_of_a_video_can_be_taken_back():
         ("check", "--max-seconds=1", "max_seconds=1"),
     ],
 )
-def test_jobs_over_videos_have_limits(
+def test_jobs_over_videos_apply_limits(
     pretrained: tsf.Pretrained,
     made_clips: Path,
     tmp_path: Path,
@@ -127,7 +127,7 @@ def test_jobs_over_videos_have_limits(
 
 
 @pytest.mark.parametrize(("num_clips", "numbers"), [(2, [0, 1]), (3, [0, 1, 2]), (4, [0, 1, 2]), (844, [0, 281, 562])])
-def test_a_few_clips_of_many_are_drawn(monkeypatch: pytest.MonkeyPatch, num_clips: int, numbers: list[int]):
+def test_only_a_few_of_many_clips_are_drawn(monkeypatch: pytest.MonkeyPatch, num_clips: int, numbers: list[int]):
     monkeypatch.setattr(explain, "MOST_DRAWN", 3)
     clips = [Clip(number, num_clips, 0.0, np.zeros(1)) for number in range(num_clips)]
     kept: list[Clip] = []

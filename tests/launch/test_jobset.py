@@ -85,7 +85,7 @@ def test_jobset_has_the_fields_of_the_api(jobset: Any):
     check(jobset, JOBSET)
 
 
-def test_jobset_agrees_with_itself_and_with_the_dockerfile(jobset: Any):
+def test_jobset_is_consistent_with_the_dockerfile(jobset: Any):
     (worker,) = jobset["spec"]["replicatedJobs"]
     job = worker["template"]["spec"]
     pod = job["template"]["spec"]

@@ -71,7 +71,7 @@ def test_slurm_divides_a_node(variables: dict[str, str], processes: list[str], t
         ({"PYTHON": "nowhere/python"}, "there is no Python at nowhere/python: run make install"),
     ],
 )
-def test_slurm_refuses_what_cannot_work(variables: dict[str, str], words: str, tmp_path: Path):
+def test_slurm_rejects_impossible_requests(variables: dict[str, str], words: str, tmp_path: Path):
     done = slurm(tmp_path, **variables)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
@@ -90,7 +90,7 @@ def test_slurm_refuses_what_cannot_work(variables: dict[str, str], words: str, t
         ({"CODE": "75", "STATE": "CANCELLED"}, False),
     ],
 )
-def test_slurm_queues_unfinished_jobs_again(variables: dict[str, str], queued: bool, tmp_path: Path):
+def test_slurm_requeues_unfinished_jobs(variables: dict[str, str], queued: bool, tmp_path: Path):
     done = slurm(tmp_path, **variables)
     assert ("requeue 7" in done.stdout) == queued, done
     assert done.returncode == int(variables["CODE"])

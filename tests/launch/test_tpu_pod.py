@@ -62,7 +62,7 @@ def tpu_pod(pod: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_tpu_pod_installs_once_and_runs_detached_until_it_is_stopped(pod: Path):
+def test_tpu_pod_installs_once_and_runs_detached_until_stopped(pod: Path):
     arguments = ["--config=configs/k400.py", "--workdir=gs://a bucket/run"]
     started = tpu_pod(pod, *arguments)
     assert started.returncode == 0, started.stderr

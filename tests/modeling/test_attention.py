@@ -28,7 +28,7 @@ def layer(embed_dim: int = 8, **fields: Any) -> Attention:
 
 @pytest.mark.parametrize("queries", [slice(None), slice(1, None), slice(1)], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
-def test_chunked_is_xla(monkeypatch: pytest.MonkeyPatch, masked: bool, queries: slice):
+def test_chunked_attention_matches_xla(monkeypatch: pytest.MonkeyPatch, masked: bool, queries: slice):
     """Compares outputs and gradients, with chunks that don't divide the number of queries."""
     monkeypatch.setattr(implementations, "_CHUNK", 3 * 2 * 10)  # 3 queries at a time, of 10
     keys = jax.random.split(jax.random.key(0), 3)
@@ -53,7 +53,7 @@ def largest_array(jaxpr: Any) -> int:
     return max([*sizes, *inner])
 
 
-def test_chunked_never_holds_the_whole_matrix():
+def test_chunked_attention_never_materializes_the_matrix():
     """Joint attention on 96 frames of 224 px has 18,817 tokens, whose scores would take 17 GB for 12 heads."""
     model = tsf.create(
         "timesformer-large-frames",
@@ -79,7 +79,7 @@ class given(Projections):  # noqa: N801 (reads as what it is)
 
 
 @pytest.mark.parametrize("num_queries", [10, 3000])
-def test_chunked_keeps_no_weights_for_the_backward_pass(num_queries: int):
+def test_chunked_attention_saves_no_weights_for_the_backward_pass(num_queries: int):
     """With one chunk or many, no residual is larger than queries, keys and values."""
     shapes = [jax.ShapeDtypeStruct((1, 1, 2, length, 4), jnp.float32) for length in (num_queries, 3000, 3000)]
     kept = {
@@ -91,7 +91,7 @@ def test_chunked_keeps_no_weights_for_the_backward_pass(num_queries: int):
     assert kept["chunked"] <= 2 * 3001 * 4
 
 
-def test_chunks_are_of_equal_size(monkeypatch: pytest.MonkeyPatch):
+def test_chunks_have_equal_sizes(monkeypatch: pytest.MonkeyPatch):
     """At most one query per chunk is wasted: 2,157 tokens would otherwise be two chunks of 1,944."""
     query = jax.ShapeDtypeStruct((1, 1, 1, 2157, 8), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda q: implementations.IMPLEMENTATIONS["chunked"](given(q, q, q), None, slice(None)))(query).jaxpr
@@ -100,7 +100,7 @@ def test_chunks_are_of_equal_size(monkeypatch: pytest.MonkeyPatch):
     assert chunks[0] * chunks[4] in (2157, 2158)
 
 
-def test_an_implementation_for_each_step(monkeypatch: pytest.MonkeyPatch):
+def test_implementation_can_be_set_per_step(monkeypatch: pytest.MonkeyPatch):
     used = []
     for name in ("xla", "chunked"):
         compute = implementations.IMPLEMENTATIONS[name]
@@ -119,7 +119,7 @@ def test_an_implementation_for_each_step(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_cudnn_says_what_it_needs(dtype: Any):
+def test_cudnn_reports_its_requirements(dtype: Any):
     model = tsf.TimeSformer(**TINY, attention_implementation="cudnn", dtype=dtype)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 3, 16, 16, 3)))  # works anywhere
     with pytest.raises(tsf.InputError, match=r"'cudnn' needs an NVIDIA GPU.*Use 'auto', 'xla' or 'chunked'\."):
@@ -134,7 +134,7 @@ def test_cudnn_says_what_it_needs(dtype: Any):
         ({"dtype": jnp.bfloat16, "attention_type": "joint_space_time", "image_size": 72}, "got bfloat16, 16, 325, no mask"),
     ],
 )
-def test_fused_says_what_it_needs(fields: dict[str, Any], message: str):
+def test_fused_reports_its_requirements(fields: dict[str, Any], message: str):
     model = tsf.TimeSformer(**{**TINY, "embed_dim": 32, **fields}, attention_implementation="fused")
     video = jnp.zeros((1, 4, fields.get("image_size", 16), fields.get("image_size", 16), 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
@@ -144,7 +144,7 @@ def test_fused_says_what_it_needs(fields: dict[str, Any], message: str):
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's attention runs on an NVIDIA GPU alone")
 @pytest.mark.parametrize("name", ["cudnn", "fused", "auto"])
-def test_a_gpu_s_implementations_are_xla(name: str):
+def test_gpu_implementations_match_xla(name: str):
     """Five tokens in space are an odd number, which cuDNN needs padded."""
     model = tsf.TimeSformer(**{**TINY, "embed_dim": 32}, dtype=jnp.bfloat16)
     video = jax.random.normal(jax.random.key(0), (2, 4, 16, 16, 3))
@@ -168,7 +168,7 @@ def test_a_gpu_s_implementations_are_xla(name: str):
         (jnp.float32, 2049, False, "chunked"),
     ],
 )
-def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch, dtype: Any, num_tokens: int, masked: bool, cuda: str):
+def test_auto_selects_by_device(monkeypatch: pytest.MonkeyPatch, dtype: Any, num_tokens: int, masked: bool, cuda: str):
     """Both branches are traced on any machine; the compiler keeps the one for its target device."""
     traced = []
 
@@ -191,18 +191,18 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch, dtype: Any, num_tokens
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # docs/decisions.md
-def test_the_kernel_is_in_the_program_of_a_gpu_alone():
+def test_kernel_is_compiled_only_for_gpus():
     """Compiles for a machine other than this one."""
     model = tsf.TimeSformer(**{**TINY, "embed_dim": 32}, dtype=jnp.bfloat16)
     video = jax.ShapeDtypeStruct((1, 4, 16, 16, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
     traced = jax.jit(model.apply).trace(variables, video)
     assert "triton" not in traced.lower(lowering_platforms=("tpu",)).as_text()
-    with a_gpu_that_is_not_there():
+    with abstract_gpu():
         assert "triton" in jax.jit(model.apply).trace(variables, video).lower(lowering_platforms=("cuda",)).as_text()
 
 
-def a_gpu_that_is_not_there() -> contextlib.AbstractContextManager[Any]:
+def abstract_gpu() -> contextlib.AbstractContextManager[Any]:
     """Abstract GPU that newer versions of JAX need to compile for a GPU without having one."""
     from jax._src import mesh
 
@@ -268,7 +268,7 @@ def test_dropout_drops_tokens():
 @pytest.mark.slow_cases("True")
 @pytest.mark.parametrize("rates", [{"dropout_rate": 0.3}, {"attention_dropout_rate": 0.3}, {"drop_path_rate": 0.3}], ids=str)
 @pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_rates_work_in_training_alone(rates: dict[str, float], scan_layers: bool):
+def test_dropout_applies_only_in_training(rates: dict[str, float], scan_layers: bool):
     model = tsf.TimeSformer(**TINY, **rates, scan_layers=scan_layers)
     video = jax.random.normal(jax.random.key(0), (2, 4, 16, 16, 3))
     params = random_variables(model)
@@ -296,6 +296,6 @@ def test_rates_work_in_training_alone(rates: dict[str, float], scan_layers: bool
         ({"resize": "lanczos"}, "resize must be one of nearest, linear, bicubic, got 'lanczos'"),
     ],
 )
-def test_fields_that_cannot_work_are_refused(fields: dict, words: str):
+def test_impossible_fields_are_rejected(fields: dict, words: str):
     with pytest.raises(tsf.InputError, match=words):
         tsf.TimeSformer(**TINY, **fields)

@@ -44,7 +44,7 @@ def shapes(model: tsf.TimeSformer) -> tuple[Any, jax.Array]:
     return jax.eval_shape(model.init, jax.random.key(0), video), video
 
 
-def test_scanned_blocks_are_traced_once_for_all():
+def test_scanned_blocks_are_traced_once():
     """The scanned program has the same length for 9 blocks as for 3, unlike the unrolled one."""
     lengths = {
         (scan, depth): equations(backward(tsf.TimeSformer(**{**TINY, "depth": depth}, scan_layers=scan)), "dot_general")
@@ -55,7 +55,7 @@ def test_scanned_blocks_are_traced_once_for_all():
     assert lengths[False, 9] > 2 * lengths[False, 3]
 
 
-def test_one_block_can_be_scanned():
+def test_single_block_can_be_scanned():
     model = tsf.create("timesformer-nano", num_classes=3)
     variables, video = random_variables(model), jax.random.normal(jax.random.key(0), (2, 2, 16, 16, 3))
     scanned = {"params": tsf.stack_blocks(variables["params"])}
@@ -69,7 +69,7 @@ def test_one_block_can_be_scanned():
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_remat_computes_again(scan_layers: bool):
+def test_remat_recomputes_matrix_products(scan_layers: bool):
     """ "full" recomputes every matrix product of a block, "dots" those of attention."""
     model = tsf.TimeSformer(**TINY, scan_layers=scan_layers)
     products = {remat: equations(backward(model.clone(remat=remat)), "dot_general") for remat in ("none", "dots", "full")}
@@ -78,7 +78,7 @@ def test_remat_computes_again(scan_layers: bool):
 
 @pytest.mark.slow_cases(".*True")
 @pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=slow), True])
-def test_remat_changes_nothing(scan_layers: bool):
+def test_remat_leaves_results_unchanged(scan_layers: bool):
     """Recomputation draws the same random bits."""
     model, variables, video = made(scan_layers=scan_layers, drop_path_rate=0.3, dropout_rate=0.1)
 
@@ -108,7 +108,7 @@ CASES = [
 
 @pytest.mark.slow_cases("(local_global|axial|space_only|.*parallel)")
 @pytest.mark.parametrize(("attention_type", "order", "scan_layers"), CASES)
-def test_logits_are_those_of_the_whole_last_block(attention_type: str, order: str, scan_layers: bool):
+def test_logits_equal_those_of_the_full_last_block(attention_type: str, order: str, scan_layers: bool):
     """Gradients agree as well, with identical draws of stochastic depth."""
     model, variables, video = made(
         attention_type=attention_type, attention_order=order, scan_layers=scan_layers, drop_path_rate=0.4
@@ -146,7 +146,7 @@ def test_logits_are_those_of_the_whole_last_block(attention_type: str, order: st
         ("axial", True, False),
     ],
 )
-def test_folded_parameters_give_the_same(attention_type: str, scan_layers: bool, cls_key: bool):
+def test_folded_parameters_give_the_same_outputs(attention_type: str, scan_layers: bool, cls_key: bool):
     model, variables, video = made(attention_type=attention_type, scan_layers=scan_layers, temporal_cls_key=cls_key)
     params = variables["params"]
     folded = tsf.fold_for_inference(params)
@@ -160,13 +160,13 @@ def test_folded_parameters_give_the_same(attention_type: str, scan_layers: bool,
         model.apply({"params": folded}, video, train=True)
 
 
-def test_only_a_models_parameters_are_folded():
+def test_only_model_parameters_are_folded():
     _, variables, _ = made()
     with pytest.raises(tsf.InputError, match=r'Expected .* variables\["params"\], with its blocks; got params'):
         tsf.fold_for_inference(variables)
 
 
-def test_without_extra_steps_there_is_nothing_to_fold():
+def test_schemes_without_extra_steps_have_nothing_to_fold():
     for attention_type in ("joint_space_time", "space_only"):
         variables, _ = shapes(tsf.TimeSformer(**TINY, attention_type=attention_type))
         assert jax.tree.leaves(tsf.fold_for_inference(variables["params"])) == jax.tree.leaves(variables["params"])
@@ -180,7 +180,7 @@ def test_without_extra_steps_there_is_nothing_to_fold():
         (("attn", "proj"), ScopeParamNotFoundError),
     ],
 )
-def test_a_missing_layer_is_not_taken_for_folding(layers: tuple[str, ...], error: type[Exception]):
+def test_missing_layer_is_not_mistaken_for_folding(layers: tuple[str, ...], error: type[Exception]):
     model, variables, video = made()
     place = variables["params"]["blocks_1"]
     for name in layers[:-1]:
@@ -196,7 +196,7 @@ def multiply_adds(model: tsf.TimeSformer, variables: Any, video: Any, **options:
     return analysis["flops"] / 2
 
 
-def test_less_work_at_8_frames_of_224():
+def test_folding_reduces_flops_at_8_frames_of_224():
     """XLA's count falls by 5 % for the last block and by 5.6 % for folding."""
     model = tsf.create("timesformer-base", num_classes=400)
     video = jax.ShapeDtypeStruct((1, 8, 224, 224, 3), jnp.float32)
@@ -207,7 +207,7 @@ def test_less_work_at_8_frames_of_224():
     assert multiply_adds(model, folded, video) < 0.90 * whole
 
 
-def test_what_isnt_asked_for_costs_nothing():
+def test_unrequested_outputs_cost_nothing():
     """Under scan no compiler could remove unused outputs afterwards, so the outputs of the blocks must not be kept."""
     model = tsf.TimeSformer(**{**TINY, "depth": 8}, scan_layers=True)  # 7 scanned, and the last one
     variables, video = shapes(model)
@@ -225,7 +225,7 @@ def test_what_isnt_asked_for_costs_nothing():
 
 @pytest.mark.slow_cases(".*True")
 @pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=slow), True])
-def test_nnx_gives_the_same(scan_layers: bool):
+def test_nnx_gives_the_same_outputs(scan_layers: bool):
     model, variables, video = made(scan_layers=scan_layers, drop_path_rate=0.3)
     module = tsf.to_nnx(model, variables)
     np.testing.assert_array_equal(nnx.jit(lambda m: m(video))(module), jax.jit(model.apply)(variables, video))
@@ -242,7 +242,7 @@ def test_nnx_gives_the_same(scan_layers: bool):
     jax.tree.map(close, features, expected)
 
 
-def test_nnx_takes_variables():
+def test_nnx_accepts_variables():
     model, variables, video = made()
     close(tsf.to_nnx(model, freeze(variables))(video), model.apply(variables, video))
     with pytest.raises(tsf.InputError, match=r'Expected variables, \{"params": \.\.\.\}.*; got .*blocks_0'):
@@ -254,7 +254,7 @@ def test_nnx_takes_variables():
     ("attention_type", "scan_layers"),
     [("divided_space_time", True), *((attention_type, False) for attention_type in tsf.SCHEMES)],
 )
-def test_export_for_every_platform_with_any_batch(attention_type: str, scan_layers: bool):
+def test_export_for_every_platform_and_batch_size(attention_type: str, scan_layers: bool):
     model, variables, video = made(attention_type=attention_type, scan_layers=scan_layers)
     (batch,) = export.symbolic_shape("batch")
     arguments = (

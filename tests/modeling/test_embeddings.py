@@ -20,28 +20,28 @@ from timesformer_jax.modeling.embeddings import RESIZES, resize_position_embeddi
         (3, 3, [0, 1, 2]),
     ],
 )
-def test_nearest_is_pytorchs(source: int, target: int, expected: list[int]):
+def test_nearest_resizing_matches_pytorch(source: int, target: int, expected: list[int]):
     assert nearest_indices(source, target).tolist() == expected
 
 
-def test_nearest_rounds_in_float32_as_pytorch_does():
+def test_nearest_resizing_rounds_in_float32():
     """From 2 to 82, position 41 is exactly 1, but float32 puts it just below."""
     assert nearest_indices(2, 82)[41] == 0
 
 
-def test_time_embedding():
+def test_time_embedding_is_resized():
     embedding = jnp.arange(8.0).reshape(1, 8, 1)
     assert resize_time_embedding(embedding, 4).reshape(-1).tolist() == [0, 2, 4, 6]
     assert resize_time_embedding(embedding, 8) is embedding
 
 
-def test_position_embedding_follows_rows_and_columns_and_keeps_cls():
+def test_position_embedding_is_resized_by_rows_and_columns_and_keeps_cls():
     embedding = jnp.concatenate([jnp.array([-1.0]), jnp.arange(6.0)]).reshape(1, 7, 1)  # CLS, then a grid of 2 x 3
     resized = np.asarray(resize_position_embedding(embedding, (2, 3), (4, 3))).reshape(-1)
     assert resized.tolist() == [-1, 0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
 
 
-def test_a_grid_of_equal_size_but_other_shape_is_resized_too():
+def test_grid_of_equal_size_but_other_shape_is_resized():
     """The official code only compares the number of patches and would use a 2 x 3 grid's entries for 3 x 2 unchanged."""
     embedding = jnp.concatenate([jnp.array([-1.0]), jnp.arange(6.0)]).reshape(1, 7, 1)
     resized = np.asarray(resize_position_embedding(embedding, (2, 3), (3, 2))).reshape(-1)
@@ -77,20 +77,20 @@ PLANE = {
 
 @pytest.mark.parametrize("num_frames", LINEAR)
 @pytest.mark.parametrize("resize", ["linear", "bicubic"])
-def test_time_embedding_between_its_entries(resize: str, num_frames: int):
+def test_time_embedding_is_interpolated(resize: str, num_frames: int):
     resized = resize_time_embedding(jnp.array(LINE).reshape(1, 5, 1), num_frames, resize)
     np.testing.assert_allclose(resized.reshape(-1), LINEAR[num_frames], atol=1e-5)
 
 
 @pytest.mark.parametrize(("resize", "rows", "columns"), PLANE)
-def test_position_embedding_between_its_entries(resize: str, rows: int, columns: int):
+def test_position_embedding_is_interpolated(resize: str, rows: int, columns: int):
     embedding = jnp.array([-1.0, *np.ravel(GRID)]).reshape(1, 13, 1)
     resized = np.asarray(resize_position_embedding(embedding, (3, 4), (rows, columns), resize)).reshape(-1)
     assert resized[0] == -1
     np.testing.assert_allclose(resized[1:].reshape(rows, columns), PLANE[resize, rows, columns], atol=2e-5)
 
 
-def test_the_model_resizes_as_it_is_told():
+def test_model_resizes_embeddings_by_its_fields():
     """In space and in time, each field changes the logits at another size but not at the model's own."""
     video = jax.random.normal(jax.random.key(0), (1, 4, 32, 32, 3))
     other = jax.random.normal(jax.random.key(0), (1, 6, 40, 24, 3))

@@ -45,7 +45,7 @@ def test_every_step_of_every_scheme_is_listed():
 @pytest.mark.parametrize(
     ("attention_type", "scan_layers"), [("divided_space_time", True), *((attention_type, False) for attention_type in AXES)]
 )
-def test_everything_at_once(attention_type: str, scan_layers: bool):
+def test_features_returns_every_output(attention_type: str, scan_layers: bool):
     model = tsf.TimeSformer(
         num_classes=3,
         image_size=(16, 24),
@@ -99,7 +99,7 @@ def test_everything_at_once(attention_type: str, scan_layers: bool):
         np.testing.assert_allclose(attention.weights.sum(axis=-1), 1, atol=1e-5)
 
 
-def test_a_frames_cls_is_the_clips_where_there_is_one_frame():
+def test_frame_cls_equals_clip_cls_for_a_single_frame():
     model = tsf.create("timesformer-tiny", num_classes=3, initialization="from_scratch")
     video = jax.random.normal(jax.random.key(0), (2, 1, 32, 32, 3))
     variables = random_variables(model)
@@ -107,7 +107,7 @@ def test_a_frames_cls_is_the_clips_where_there_is_one_frame():
     np.testing.assert_allclose(features.frame_cls[:, 0], features.cls, atol=1e-6)
 
 
-def test_cls_as_a_temporal_key_is_in_the_map():
+def test_attention_map_includes_cls_as_a_temporal_key():
     model = tsf.create("timesformer-tiny", num_classes=3, temporal_cls_key=True)
     video = jax.random.normal(jax.random.key(0), (1, 3, 32, 32, 3))
     variables = random_variables(model)
@@ -117,7 +117,7 @@ def test_cls_as_a_temporal_key_is_in_the_map():
     assert (temporal.cls_queries, temporal.cls_keys) == (0, 1)
 
 
-def test_a_head_on_any_feature_can_be_initialised():
+def test_head_on_any_feature_can_be_initialised():
     class Head(nn.Module):
         backbone: tsf.TimeSformer
         wanted: str

@@ -21,7 +21,7 @@ SMALL = {"num_classes": 3, "image_size": 16, "patch_size": 8, "num_frames": 2, "
         ("quick_gelu", lambda x: x * expit(1.702 * x)),
     ],
 )
-def test_activations(name: str, formula):
+def test_activations_match_their_formulas(name: str, formula):
     x = np.linspace(-4, 4, 41, dtype=np.float32)
     np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x)), formula(x.astype(np.float64)), atol=2e-6)
 
@@ -38,7 +38,7 @@ def test_activations_are_complete_and_reach_the_mlp():
 
 @pytest.mark.slow_cases("fields[12]")
 @pytest.mark.parametrize("fields", [{"layer_norm_epsilon": 0.5}, {"activation": "quick_gelu"}])
-def test_the_fields_change_what_the_model_says(fields):
+def test_fields_change_the_logits(fields):
     model = tsf.TimeSformer(**SMALL)
     variables = random_variables(model)
     video = jax.random.normal(jax.random.key(0), (1, 2, 16, 16, 3))
@@ -60,13 +60,13 @@ def test_pre_norm_normalises_every_embedded_token():
 
 
 @pytest.mark.parametrize(("dim", "hidden"), [(1152, 4304), (768, 3072), (24, 95)])
-def test_a_ratio_read_from_shapes_gives_the_width_back(dim: int, hidden: int):
+def test_mlp_ratio_from_shapes_restores_the_width(dim: int, hidden: int):
     assert mlp_width(dim, hidden / dim) == hidden
 
 
 @pytest.mark.parametrize(
     ("fields", "named"), [({"activation": "relu"}, "gelu_tanh"), ({"layer_norm_epsilon": 0.0}, "positive")]
 )
-def test_fields_that_cannot_work_are_told(fields, named: str):
+def test_impossible_fields_are_rejected(fields, named: str):
     with pytest.raises(tsf.InputError, match=named):
         tsf.TimeSformer(**SMALL, **fields)

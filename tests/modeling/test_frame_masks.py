@@ -24,7 +24,7 @@ def made(**fields: Any) -> tuple[tsf.TimeSformer, Any, jax.Array]:
 @pytest.mark.parametrize(
     ("attention_type", "cls_key"), [("divided_space_time", True), *((attention_type, False) for attention_type in tsf.SCHEMES)]
 )
-def test_a_masked_frame_influences_nothing(attention_type: str, cls_key: bool):
+def test_masked_frame_has_no_influence(attention_type: str, cls_key: bool):
     """Not even if it holds NaN; and a short clip has the same logits as on its own."""
     model, variables, video = made(attention_type=attention_type, temporal_cls_key=cls_key)
     apply = jax.jit(model.apply)
@@ -43,7 +43,7 @@ def test_a_masked_frame_influences_nothing(attention_type: str, cls_key: bool):
 
 
 @pytest.mark.parametrize(("scan_layers", "implementation"), [(False, "xla"), (True, "chunked")])
-def test_features_of_real_frames_are_those_of_the_short_clip(scan_layers: bool, implementation: str):
+def test_features_of_unmasked_frames_equal_those_of_the_short_clip(scan_layers: bool, implementation: str):
     model, variables, video = made(scan_layers=scan_layers, attention_implementation=implementation, position_embedding="space")
     features = jax.jit(lambda *args: model.apply(*args, method="features", blocks=True))
     long, short = features(variables, video, MASK), features(variables, video[:1, :4])
@@ -60,7 +60,7 @@ def test_features_of_real_frames_are_those_of_the_short_clip(scan_layers: bool, 
         for name in tsf.SCHEMES
     ],
 )
-def test_a_clip_without_any_frame_spoils_no_other(attention_type: str):
+def test_fully_masked_clip_leaves_the_others_finite(attention_type: str):
     """As in a padded batch: its logits and all gradients are finite."""
     model, variables, video = made(attention_type=attention_type)
     mask = MASK.at[0].set(False)
@@ -82,7 +82,7 @@ def test_a_clip_without_any_frame_spoils_no_other(attention_type: str):
         ([[True] * 6] * 2, "got list"),
     ],
 )
-def test_masks_that_cannot_work_are_refused(mask: Any, words: str):
+def test_impossible_masks_are_rejected(mask: Any, words: str):
     model = tsf.TimeSformer(**TINY)
     with pytest.raises(tsf.InputError, match=words):  # called directly, since jaxtyping would raise first in tests
         model._check((2, 6, 16, 16, 3), jnp.float32, mask)

@@ -61,7 +61,7 @@ def arrays(sizes: tuple[int, int, int], cls: str = "none", clips: int = 2) -> tu
         pytest.param((1, 256, 1), "none", id="the longest"),
     ],
 )
-def test_fused_attention_equals_the_paper(sizes: tuple[int, int, int], cls: str):
+def test_fused_attention_outputs_and_gradients(sizes: tuple[int, int, int], cls: str):
     given, gradients = arrays(sizes, cls)
     outcomes = []
     for attend in (fused, plain):
@@ -71,7 +71,7 @@ def test_fused_attention_equals_the_paper(sizes: tuple[int, int, int], cls: str)
 
 
 @pytest.mark.parametrize("own_bias", [False, True])
-def test_fused_attention_maps_over_one_more_axis(own_bias: bool):
+def test_fused_attention_under_vmap(own_bias: bool):
     (qkv, bias, cls), _ = arrays((1, 8, 2), "clip", clips=3)
     qkv, cls, axes = qkv[:, None], cls[:, None], (0, 0 if own_bias else None, 0)
     biases = jnp.stack([bias, 2 * bias, -bias]) if own_bias else bias
@@ -93,7 +93,7 @@ def test_fused_attention_maps_over_one_more_axis(own_bias: bool):
     ],
     ids=["space", "time"],
 )
-def test_devices_keep_their_clips_groups_and_heads(sizes: tuple[int, int, int], spec: tuple[str | None, ...]):
+def test_fused_attention_keeps_sharded_axes(sizes: tuple[int, int, int], spec: tuple[str | None, ...]):
     """Nothing is gathered, and sums of gradients are the only communication between devices."""
     mesh = jax.make_mesh((2, 2, 2), ("data", "context", "tensor"), axis_types=(AxisType.Auto,) * 3)
     cls = "clip" if sizes[2] == 1 else "none"

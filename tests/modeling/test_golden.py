@@ -15,7 +15,7 @@ scanned = pytest.mark.parametrize("scan_layers", [False, True])
 
 @scanned
 @pytest.mark.parametrize("size", ["", "resized/"], ids=["own size", "6 frames of 24 x 16"])
-def test_logits_and_features(golden: Golden, scan_layers: bool, size: str):
+def test_golden_logits_and_features(golden: Golden, scan_layers: bool, size: str):
     model, params = golden.model.clone(scan_layers=scan_layers), golden.params(scan_layers=scan_layers)
     video = golden.video(size)
 
@@ -39,7 +39,7 @@ def loss_function(golden: Golden):
     return loss
 
 
-def test_loss_and_gradients(golden: Golden):
+def test_golden_loss_and_gradients(golden: Golden):
     loss, grads = jax.jit(jax.value_and_grad(loss_function(golden)))(golden.params())
     assert abs(float(loss) - float(golden.arrays["loss"])) < 1e-5
     expected = golden.params("grad/")
@@ -51,7 +51,7 @@ def test_loss_and_gradients(golden: Golden):
         assert error < 1e-4, f"{name}: relative error {error}"
 
 
-def test_five_steps_of_sgd(golden: Golden):
+def test_golden_five_steps_of_sgd(golden: Golden):
     optimizer = make_optimizer(
         name="sgd",
         learning_rate=float(golden.arrays["sgd/lr"]),

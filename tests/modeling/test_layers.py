@@ -33,7 +33,7 @@ def test_gelu_and_its_derivatives():
 
 
 @pytest.mark.parametrize("layer", [gelu, lambda x: layer_norm(1e-6, x, jnp.ones(64), jnp.zeros(64))])
-def test_little_is_kept_for_the_backward_pass(layer):
+def test_layers_save_little_for_the_backward_pass(layer):
     """The input in its own dtype and a few numbers per token, without a float32 copy (which would take 2048 bytes)."""
     x = jax.ShapeDtypeStruct((8, 64), jnp.bfloat16)
     kept = jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(layer, x)[1], x))

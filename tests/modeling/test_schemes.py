@@ -104,11 +104,11 @@ def slow_block(
     patches = np.stack([x[place] for place in places])
     maps = {}
 
-    def who_sees_whom(rule: Sees) -> np.ndarray:
+    def visible(rule: Sees) -> np.ndarray:
         return np.array([[rule(q, k, size) and (k[0] < real or k == q) for k in places] for q in places])
 
     def extra(name: str, rule: Sees, cls: np.ndarray, patches: np.ndarray) -> np.ndarray:
-        tokens, sees = np.concatenate([patches, cls]), who_sees_whom(rule)  # one CLS, after the patches
+        tokens, sees = np.concatenate([patches, cls]), visible(rule)  # one CLS, after the patches
         sees = np.pad(sees, ((0, 1), (0, 1)), constant_values=cls_key and name == "temporal")
         sees[-1, -1] = True
         attention, maps[name] = attend(p[f"{name}_attn"], norm(p[f"{name}_norm1"], tokens), sees)
@@ -154,7 +154,7 @@ def slow_block(
     return Slow(cls, patches.reshape(x.shape), frame_cls, maps)
 
 
-def test_every_scheme_has_its_reference():
+def test_every_scheme_has_a_reference():
     assert NEIGHBOURS.keys() == tsf.SCHEMES.keys()
 
 
@@ -228,19 +228,19 @@ SIZES = [(3, 4, 3), *(pytest.param(size, marks=slow) for size in ((4, 4, 4), (3,
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("attention_type", NEIGHBOURS)
-def test_block_is_the_slow_one(attention_type: str, size: Place):
+def test_block_matches_the_slow_reference(attention_type: str, size: Place):
     """Includes sizes that don't divide, so padding must change nothing and groups of padding alone must be ignored."""
     compare(attention_type, size)
 
 
 @pytest.mark.parametrize("attention_type", NEIGHBOURS)
-def test_a_masked_frame_is_seen_by_none(attention_type: str):
+def test_masked_frames_match_the_reference(attention_type: str):
     compare(attention_type, (4, 3, 2), real_frames=2)
 
 
 @pytest.mark.parametrize("order", ["space_then_time", "parallel"])
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "local_global", "axial"])
-def test_orders(attention_type: str, order: str):
+def test_orders_match_the_reference(attention_type: str, order: str):
     compare(attention_type, (3, 2, 3), order=order)
 
 
@@ -248,13 +248,13 @@ def test_orders(attention_type: str, order: str):
     ("attention_type", "order"),
     [("divided_space_time", "time_then_space"), ("divided_space_time", "space_then_time"), ("axial", "parallel")],
 )
-def test_cls_as_a_key_in_time(attention_type: str, order: str):
+def test_cls_as_a_temporal_key_matches_the_reference(attention_type: str, order: str):
     compare(attention_type, (3, 2, 3), order=order, cls_key=True)
 
 
 @pytest.mark.slow_cases("local_global")
 @pytest.mark.parametrize("attention_type", ["local_global", "axial"])
-def test_gradients_are_finite_where_groups_are_empty(attention_type: str):
+def test_gradients_are_finite_with_empty_groups(attention_type: str):
     """With one frame of one row, half of the windows and most residue classes hold only padding."""
     model = tsf.TimeSformer(
         num_classes=3,

@@ -36,13 +36,13 @@ def random_video(*shape: int, seed: int = 0) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def test_every_attention_type_has_its_parameter_count():
+def test_every_attention_type_has_an_expected_parameter_count():
     assert PARAMETERS.keys() == tsf.SCHEMES.keys()
 
 
 @pytest.mark.parametrize("attention_type", PARAMETERS)
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_parameter_counts(attention_type: str, scan_layers: bool):
+def test_parameter_counts_match(attention_type: str, scan_layers: bool):
     for num_classes, expected in zip((174, 400), PARAMETERS[attention_type], strict=True):
         model = tsf.TimeSformer(num_classes=num_classes, attention_type=attention_type, scan_layers=scan_layers)
         shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 224, 224, 3), jnp.float32))
@@ -63,7 +63,7 @@ def test_scanned_and_unrolled_blocks_agree(attention_type: str):
     jax.tree.map(np.testing.assert_array_equal, again, stacked)
 
 
-def test_official_start_is_the_image_model_frame_by_frame():
+def test_official_initialization_equals_the_image_model_per_frame():
     """With zero time embeddings and zero temporal_fc in every block, temporal attention contributes nothing."""
     model = tsf.TimeSformer(**TINY)
     video = random_video(2, 4, 16, 16, 3)
@@ -77,7 +77,7 @@ def test_official_start_is_the_image_model_frame_by_frame():
     np.testing.assert_allclose(apply(model, params, video), apply(model, params, shuffled), atol=1e-5)
 
 
-def test_start_from_scratch_sees_the_order_of_frames():
+def test_initialization_from_scratch_depends_on_frame_order():
     model = tsf.TimeSformer(**TINY, initialization="from_scratch")
     video = random_video(2, 4, 16, 16, 3)
     params = jax.jit(model.init)(jax.random.key(0), video)["params"]
@@ -85,7 +85,7 @@ def test_start_from_scratch_sees_the_order_of_frames():
     assert float(jnp.abs(difference).min()) > 1e-3
 
 
-def test_official_start_has_the_official_spread():
+def test_official_initialization_has_the_official_spread():
     model = tsf.TimeSformer(**{**TINY, "embed_dim": 192})
     params = jax.jit(model.init)(jax.random.key(0), random_video(1, 4, 16, 16, 3))["params"]
     for path, spread in {
@@ -122,7 +122,7 @@ def plain_and_dropped(block: Block, params: Any, tokens: tuple[jax.Array, jax.Ar
     # Unit that the block's spatial (or joint) attention drops: a frame of a clip, or the clip.
     [("divided_space_time", "frame", "clip"), ("joint_space_time", "clip", "clip"), ("space_only", "frame", "frame")],
 )
-def test_stochastic_depth_drops_official_rows(attention_type: str, patch_rows: str, cls_rows: str):
+def test_stochastic_depth_drops_the_official_rows(attention_type: str, patch_rows: str, cls_rows: str):
     """Without the MLP, the block's update of a patch is its attention: per row, either zero or twice the undropped update."""
     batch, frames, patches, dim = 8, 6, 5, 8
     block = small_block(attention_type, "official")
@@ -144,7 +144,7 @@ def test_stochastic_depth_drops_official_rows(attention_type: str, patch_rows: s
         np.testing.assert_array_equal(np.rint(cls_factor), np.broadcast_to(rows[:, :num_cls, None], cls_factor.shape))
 
 
-def test_stochastic_depth_drops_time_by_place_and_before_temporal_fc():
+def test_stochastic_depth_drops_time_per_place_before_temporal_fc():
     """A dropped temporal path still adds the bias of temporal_fc, and its rows are the places of a clip."""
     block = small_block("divided_space_time", "from_scratch")
     tokens = random_video(4, 1, 8), random_video(4, 6, 5, 8, seed=1)
@@ -176,7 +176,7 @@ def test_stochastic_depth_drops_the_mlp_of_cls_and_patches_together(attention_ty
         assert (cls_factor != cls_factor[:, :1]).any()
 
 
-def test_drop_path_rate_rises_from_zero_to_its_value():
+def test_drop_path_rate_increases_from_zero():
     """The first block never drops, the last does."""
     model = tsf.TimeSformer(**{**TINY, "depth": 1}, drop_path_rate=0.9)
     video = random_video(2, 4, 16, 16, 3)
@@ -200,7 +200,7 @@ def test_scanned_blocks_drop_independently(scan_layers: bool):
 
 
 @pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_blocks_do_not_drop_alike(scan_layers: bool):
+def test_blocks_of_equal_rate_drop_independently(scan_layers: bool):
     """With two equal blocks in the middle, of equal rates: what they add to a clip's tokens is dropped in one and kept in the
     other, sooner or later."""
     model = tsf.TimeSformer(**{**TINY, "depth": 4}, drop_path_rate=0.6, scan_layers=scan_layers)
@@ -258,7 +258,7 @@ def test_bfloat16_keeps_float32_parameters_and_logits(attention_type: str):
         ("space_time", "space_only", {"pos_embed"}),
     ],
 )
-def test_position_embeddings(position_embedding: str, attention_type: str, names: set[str]):
+def test_embeddings_encode_order_in_space_and_time(position_embedding: str, attention_type: str, names: set[str]):
     """Without spatial embeddings, patches can be shuffled alike in all frames; without temporal ones, frames can."""
     model = tsf.TimeSformer(
         **TINY, attention_type=attention_type, position_embedding=position_embedding, initialization="from_scratch"
@@ -274,7 +274,7 @@ def test_position_embeddings(position_embedding: str, attention_type: str, names
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (2, 9, 24, 40), (1, 3, 8, 32)], ids=str)
-def test_any_size_at_run_time(shape: tuple[int, ...]):
+def test_model_accepts_any_input_size(shape: tuple[int, ...]):
     model = tsf.TimeSformer(**TINY, initialization="from_scratch")
     variables = jax.jit(model.init)(jax.random.key(0), random_video(1, 4, 16, 16, 3))
     assert apply(model, variables["params"], random_video(*shape, 3)).shape == (shape[0], 3)
@@ -296,7 +296,7 @@ def test_any_size_at_run_time(shape: tuple[int, ...]):
         ({"drop_path_rate": 1.0}, "drop_path_rate .* below 1, got 1.0"),
     ],
 )
-def test_fields_that_cannot_work_are_refused(fields: dict, words: str):
+def test_impossible_fields_are_rejected(fields: dict, words: str):
     with pytest.raises(tsf.InputError, match=words):
         tsf.TimeSformer(**{**TINY, **fields})
 
@@ -310,7 +310,7 @@ def test_fields_that_cannot_work_are_refused(fields: dict, words: str):
         ((4, 16, 16, 3), r"\[batch, frames, height, width, 3\].*\(4, 16, 16, 3\)"),
     ],
 )
-def test_videos_that_cannot_work_are_refused(shape: tuple[int, ...], words: str):
+def test_impossible_videos_are_rejected(shape: tuple[int, ...], words: str):
     model = tsf.TimeSformer(**TINY)
     with pytest.raises(tsf.InputError, match=words):
         model._check(shape, jnp.float32, None)
@@ -320,7 +320,7 @@ def test_videos_that_cannot_work_are_refused(shape: tuple[int, ...], words: str)
             jax.eval_shape(model.apply, variables, jnp.zeros(shape))
 
 
-def test_pixels_that_are_not_normalised_are_refused():
+def test_unnormalised_pixels_are_rejected():
     model = tsf.TimeSformer(**TINY)
     with pytest.raises(tsf.InputError, match=r"must be normalised floats, got uint8: see timesformer_jax\.video\.normalize"):
         model._check((2, 4, 16, 16, 3), jnp.uint8, None)
@@ -335,7 +335,7 @@ def test_pixels_that_are_not_normalised_are_refused():
         ({}, {"depth": 1}, r"have 2 block\(s\), but depth=1"),
     ],
 )
-def test_parameters_of_another_layout_are_refused(made: dict, used: dict, words: str):
+def test_parameters_of_another_layout_are_rejected(made: dict, used: dict, words: str):
     video = jnp.zeros((1, 4, 16, 16, 3))
     variables = jax.eval_shape(tsf.TimeSformer(**TINY, **made).init, jax.random.key(0), video)
     with pytest.raises(tsf.InputError, match=words):
@@ -343,7 +343,7 @@ def test_parameters_of_another_layout_are_refused(made: dict, used: dict, words:
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_a_model_can_be_tabulated_hashed_and_bound(scan_layers: bool):
+def test_model_can_be_tabulated_hashed_and_bound(scan_layers: bool):
     model = tsf.TimeSformer(
         **{**TINY, "image_size": [16, 16]}, attention_implementation={"spatial": "chunked"}, scan_layers=scan_layers
     )

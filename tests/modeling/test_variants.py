@@ -19,7 +19,7 @@ PARAMETERS = {  # 400 classes, divided attention
 }
 
 
-def test_every_variant_has_its_row():
+def test_every_variant_has_a_row():
     assert PARAMETERS.keys() == tsf.VARIANTS.keys()
 
 
@@ -42,7 +42,7 @@ def test_parameter_count(name: str):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name] == by_hand(model)
 
 
-def test_fields_can_be_given_otherwise():
+def test_create_overrides_fields():
     model = tsf.create("timesformer-tiny", num_classes=3, attention_type="joint_space_time", num_frames=2)
     assert (model.num_classes, model.attention_type, model.num_frames, model.embed_dim) == (3, "joint_space_time", 2, 64)
     video = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 32, 32, 3)), jnp.float32)
@@ -59,6 +59,6 @@ def test_fields_can_be_given_otherwise():
         ("timesformer-base", {"droppath": 0.1}, r"no field 'droppath'. Did you mean 'drop_path_rate'\?"),
     ],
 )
-def test_what_cannot_be_created(name: str, fields: dict, words: str):
+def test_create_rejects_unknown_names_and_fields(name: str, fields: dict, words: str):
     with pytest.raises(tsf.InputError, match=words):
         tsf.create(name, **fields)

@@ -47,7 +47,7 @@ def video_model(**fields: Any) -> Any:
 
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time"])
 @pytest.mark.parametrize("form", ["safetensors", "bin", "sharded", "sharded bin", "one file"])
-def test_every_form_of_their_files(form: str, attention_type: str, tmp_path: Path):
+def test_every_form_of_transformers_files_is_read(form: str, attention_type: str, tmp_path: Path):
     model = randomised(video_model(**SMALL, num_frames=4, num_labels=5, attention_type=attention_type), 0.3)
     model.config.save_pretrained(tmp_path)
     if form == "bin":
@@ -74,7 +74,7 @@ def test_every_form_of_their_files(form: str, attention_type: str, tmp_path: Pat
     ids=["224", "256x320"],
 )
 @pytest.mark.parametrize("num_frames", [8, 12, 16])
-def test_base_size_both_ways(num_frames: int, config_size: int, height: int, width: int, tmp_path: Path):
+def test_base_size_round_trip(num_frames: int, config_size: int, height: int, width: int, tmp_path: Path):
     model = randomised(video_model(num_frames=num_frames, image_size=config_size, num_labels=400), 0.01)
     model.save_pretrained(tmp_path / "theirs")
     pixels = np.random.default_rng(0).normal(size=(1, num_frames, 3, height, width)).astype(np.float32)
@@ -89,10 +89,11 @@ def test_base_size_both_ways(num_frames: int, config_size: int, height: int, wid
     for (name, before), (other, after) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert name == other
         assert torch.equal(before, after), name
-    np.testing.assert_array_equal(theirs(again, pixels).logits.numpy(), expected.logits.numpy())
+    # Only to rounding: the same weights in memory of another alignment may be summed in another order.
+    np.testing.assert_allclose(theirs(again, pixels).logits.numpy(), expected.logits.numpy(), atol=1e-5)
 
 
-def test_hidden_states_in_both(tmp_path: Path):
+def test_hidden_states_match_transformers(tmp_path: Path):
     model = randomised(video_model(**SMALL, num_frames=4, num_labels=5), 0.3)
     model.save_pretrained(tmp_path)
     pixels = np.random.default_rng(0).normal(size=(2, 4, 3, 16, 16)).astype(np.float32)
@@ -108,7 +109,7 @@ def test_hidden_states_in_both(tmp_path: Path):
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu"])
-def test_their_activations(activation: str, tmp_path: Path):
+def test_activations_match_transformers(activation: str, tmp_path: Path):
     model = randomised(video_model(**SMALL, num_frames=2, num_labels=5, hidden_act=activation, layer_norm_eps=1e-3), 0.3)
     model.save_pretrained(tmp_path / "theirs")
     pixels = np.random.default_rng(0).normal(size=(1, 2, 3, 16, 16)).astype(np.float32)
@@ -137,7 +138,7 @@ def image_models() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", image_models())
-def test_image_models_on_still_videos(name: str, tmp_path: Path):
+def test_image_models_match_transformers_on_still_videos(name: str, tmp_path: Path):
     """The CLS after the last LayerNorm matches, and so do the logits if there is a classifier."""
     model = randomised(image_models()[name], 0.2)
     model.save_pretrained(tmp_path)
@@ -156,7 +157,7 @@ def test_image_models_on_still_videos(name: str, tmp_path: Path):
     assert pretrained.model.layer_norm_epsilon == (1e-5 if is_clip else 1e-12)
 
 
-def test_their_processor_reads_our_folder(tmp_path: Path):
+def test_transformers_processor_reads_a_saved_folder(tmp_path: Path):
     """Frames at a size that needs no scaling yield the same pixels."""
     model = tsf.create("timesformer-nano", num_classes=2)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2, 16, 16, 3)))["params"]
@@ -170,7 +171,7 @@ def test_their_processor_reads_our_folder(tmp_path: Path):
     np.testing.assert_allclose(np.asarray(theirs)[0].transpose(0, 2, 3, 1), ours[0], atol=1e-5)
 
 
-def test_the_names_that_transformers_5_has_in_memory(tmp_path: Path):
+def test_in_memory_names_of_transformers_5_are_read(tmp_path: Path):
     """`torch.save(model.state_dict())` uses other names than transformers' own files."""
     model = randomised(image_models()["vit"], 0.2)
     model.save_pretrained(tmp_path / "folder")
@@ -207,9 +208,9 @@ def run_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, f
         ({"sampling_rate": 8.0, "short_side": 40}, 40, 64),
         ({"sampling_rate": 2.5, "short_side": 72}, 48, 64),
     ],
-    ids=["crop alone", "a border left out", "scaled up"],
+    ids=["crop alone", "border cropped", "scaled up"],
 )
-def test_their_pipeline_agrees_with_predict(
+def test_transformers_pipeline_agrees_with_predict(
     preprocessing: dict[str, Any], height: int, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Runs the model card's own code on a file with one crop; other scaling or another rate gives very different results."""
@@ -223,9 +224,7 @@ def test_their_pipeline_agrees_with_predict(
 @pytest.mark.parametrize(
     "preprocessing", [{"channel_order": "bgr"}, {"sampling": "segments"}, {"placement": "centre"}], ids=str
 )
-def test_the_cards_frames_are_ours_whatever_the_pipeline_can_do(
-    preprocessing: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_model_card_code_yields_the_same_frames(preprocessing: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Also when frames are scaled down, where the pipeline's antialiasing would give another image."""
     pretrained = folder_with_a_clip(tmp_path, height=90, width=122, sampling_rate=6.0, short_side=37, **preprocessing)
     expected = dict(pretrained.predict(tmp_path / "clip.mp4", num_crops=1))
@@ -234,7 +233,7 @@ def test_the_cards_frames_are_ours_whatever_the_pipeline_can_do(
     assert dict(zip(pretrained.labels or (), ours.tolist(), strict=True)) == pytest.approx(expected, abs=1e-5)
 
 
-def test_their_configuration_keeps_our_frames(tmp_path: Path):
+def test_transformers_configuration_keeps_the_number_of_frames(tmp_path: Path):
     folder_with_a_clip(tmp_path, height=32, width=48, sampling_rate=6.0)
     config = transformers.AutoConfig.from_pretrained(tmp_path / "FOLDER")
     assert (config.num_frames, config.frame_sampling_rate, config.frame_rate) == (4, 6, 30)

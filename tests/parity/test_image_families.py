@@ -229,7 +229,7 @@ def assert_equal(ours: Any, theirs: torch.Tensor | None) -> None:
         np.testing.assert_allclose(np.asarray(ours).reshape(expected.shape), expected, rtol=0, atol=1e-5 * abs(expected).max())
 
 
-def test_features_and_logits(family: Family):
+def test_image_families_match_features_and_logits(family: Family):
     """On a still video, which the extra attention steps initially leave unchanged."""
     pretrained = tsf.load(family.source, num_frames=2, **family.options)
     height, width = tsf.modeling.checks.pair(pretrained.model.image_size)
@@ -247,7 +247,7 @@ def test_features_and_logits(family: Family):
         assert_equal(pretrained(video), expected.logits)
 
 
-def test_one_step_of_fine_tuning(family: Family, tmp_path: Path):
+def test_one_step_of_fine_tuning_from_image_weights(family: Family, tmp_path: Path):
     """With a recipe that derives the model from the weights, all but the classifier is theirs, and every parameter moves."""
     given = {"init_from": str(family.source), "model.num_frames": 2}
     config = follow_weights(config_of("folder", "video_folder,finetune", **given), str(tmp_path), "train")
@@ -333,7 +333,7 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_refused_models(name: str, tmp_path: Path):
+def test_unsupported_image_models_are_rejected(name: str, tmp_path: Path):
     """Refused by the tensors alone, whether or not a classifier is requested."""
     make, feature = REFUSALS[name]
     save_file({key: tensor.contiguous() for key, tensor in noisy(make()).state_dict().items()}, tmp_path / "a.safetensors")
@@ -343,7 +343,7 @@ def test_refused_models(name: str, tmp_path: Path):
         assert len(str(caught.value)) < 700
 
 
-def test_pooled_classifiers(tmp_path: Path):
+def test_pooled_classifiers_are_replaced(tmp_path: Path):
     """A classifier of the mean of the patches can have the names of one on the class token."""
     model = noisy(timm.create_model("vit_base_patch16_224", **TIMM, num_classes=5, global_pool="avg", fc_norm=False))
     save_for_hf(model, tmp_path, safe_serialization=True)
@@ -357,7 +357,7 @@ def test_pooled_classifiers(tmp_path: Path):
         assert_equal(features.cls, model.forward_features(torch.from_numpy(pixels))[:, 0])
 
 
-def test_constants_of_timm_s_architectures():
+def test_architecture_constants_match_timm():
     """The table is right for every timm image transformer with a class token and plain blocks."""
     checked = 0
     for name in [name for module in ("vision_transformer", "deit") for name in timm.list_models(module=module)]:
@@ -376,7 +376,7 @@ def test_constants_of_timm_s_architectures():
     assert checked > 60
 
 
-def test_architectures_with_rotary_positions_are_refused():
+def test_architectures_with_rotary_positions_are_rejected():
     """Covers every timm architecture whose tensors could be taken for a plain model's."""
     for name in timm.list_models(module="eva"):
         if "rope" in name or "dinov3" in name or "eva02" in name or "_pe_" in name:
@@ -384,7 +384,7 @@ def test_architectures_with_rotary_positions_are_refused():
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_defaults_of_transformers(model_type: str):
+def test_defaults_match_transformers(model_type: str):
     config = transformers.AutoConfig.for_model(model_type)
     expected = fields_of_config(config.to_dict())
     stated = fields_of_config({"model_type": model_type})

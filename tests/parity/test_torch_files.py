@@ -40,7 +40,7 @@ def state(attention_type: str, prefix: str = "") -> dict[str, Any]:
         (None, "", True),
     ],
 )
-def test_official_files(attention_type: str, wrapper: str | None, prefix: str, zipped: bool, tmp_path: Path):
+def test_official_files_are_read(attention_type: str, wrapper: str | None, prefix: str, zipped: bool, tmp_path: Path):
     tensors = state(attention_type, prefix)
     content = {"epoch": 14, wrapper: tensors, "optimizer_state": {"state": {}}, "cfg": "A: 1"} if wrapper else tensors
     torch.save(content, tmp_path / "a.pyth", _use_new_zipfile_serialization=zipped)
@@ -62,13 +62,13 @@ def test_official_files(attention_type: str, wrapper: str | None, prefix: str, z
     ids=lambda extra: next(iter(extra)),
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_numpy_numbers_and_paths_are_data(extra: dict[str, Any], zipped: bool, tmp_path: Path):
+def test_pickled_numpy_numbers_and_paths_are_accepted(extra: dict[str, Any], zipped: bool, tmp_path: Path):
     content = {"model": state("divided_space_time"), **extra}
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     assert len(tsf.load(tmp_path / "a.pth", num_heads=3).report.loaded) == len(content["model"])
 
 
-def test_numpy_numbers_that_numpy_1_wrote(tmp_path: Path):
+def test_numbers_pickled_by_numpy_1_are_accepted(tmp_path: Path):
     torch.save(
         {"model": state("divided_space_time"), "acc": np.float64(1)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False
     )
@@ -78,14 +78,14 @@ def test_numpy_numbers_that_numpy_1_wrote(tmp_path: Path):
     tsf.load(tmp_path / "b.pth", num_heads=3)
 
 
-def test_numpy_objects_are_not_data(tmp_path: Path):
+def test_pickled_numpy_objects_are_rejected(tmp_path: Path):
     torch.save({"model": state("divided_space_time"), "x": np.array([print], dtype=object)}, tmp_path / "a.pth")
     with pytest.raises(tsf.InputError, match="is not loaded, because that could run code"):
         tsf.load(tmp_path / "a.pth", num_heads=3)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "words"),
     [
         ("norm.weight", torch.zeros(1).expand(1 << 40), r"claims to hold [\d,]+ numbers, too many for its [\d,]+ bytes"),
         ("norm.weight", torch.empty(1 << 40, device="meta"), r"claims to hold"),
@@ -93,14 +93,14 @@ def test_numpy_objects_are_not_data(tmp_path: Path):
     ],
     ids=["stride 0", "without storage", "long name"],
 )
-def test_tensors_that_claim_too_much(name: str, value: torch.Tensor, told: str, tmp_path: Path):
+def test_tensors_of_excessive_size_are_rejected(name: str, value: torch.Tensor, words: str, tmp_path: Path):
     torch.save({"model": {**state("divided_space_time"), name: value}}, tmp_path / "a.pth")
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.load(tmp_path / "a.pth", num_heads=3)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_byte_arrays_of_any_size_are_refused(zipped: bool, tmp_path: Path):
+def test_byte_arrays_of_any_size_are_rejected(zipped: bool, tmp_path: Path):
     """PyTorch's allow-list includes `bytearray`, which a pickle may call with any number."""
 
     class Large:
@@ -114,7 +114,7 @@ def test_byte_arrays_of_any_size_are_refused(zipped: bool, tmp_path: Path):
 
 
 @pytest.mark.parametrize("cfg", ["\n" * 10**6, "  NUM_FRAMES: many", "  NUM_FRAMES: " + "9" * 5000])
-def test_configurations_that_no_trainer_writes(cfg: str, tmp_path: Path):
+def test_implausible_configurations_are_rejected(cfg: str, tmp_path: Path):
     torch.save({"model_state": state("divided_space_time"), "cfg": cfg}, tmp_path / "a.pyth")
     if cfg.strip():
         with pytest.raises(tsf.InputError, match=r"cfg says NUM_FRAMES: '.*, expected a whole number"):
@@ -133,7 +133,7 @@ def test_configurations_that_no_trainer_writes(cfg: str, tmp_path: Path):
         (("state.network", "state.ema.shadow"), "state.network", ("state.ema.shadow",)),
     ],
 )
-def test_moving_averages(entries: tuple[str, ...], chosen: str, others: tuple[str, ...], tmp_path: Path):
+def test_moving_averages_in_torch_files(entries: tuple[str, ...], chosen: str, others: tuple[str, ...], tmp_path: Path):
     content: dict[str, Any] = {"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "epoch": 3}
     for number, entry in enumerate(entries):
         place = content
@@ -153,7 +153,7 @@ def test_moving_averages(entries: tuple[str, ...], chosen: str, others: tuple[st
         tsf.load(tmp_path / "a.pth", entry="modle_ema")
 
 
-def test_entries_that_leave_a_choice(tmp_path: Path):
+def test_ambiguous_entries_need_a_choice(tmp_path: Path):
     tensors = state("divided_space_time")
     torch.save({"encoder": tensors, "target_encoder": tensors}, tmp_path / "a.pth")
     with pytest.raises(tsf.InputError, match=r"several entries of tensors by name: encoder, target_encoder\. Choose one with"):
@@ -161,7 +161,7 @@ def test_entries_that_leave_a_choice(tmp_path: Path):
     assert tsf.load(tmp_path / "a.pth", num_heads=3, entry="encoder").report.other_entries == ("target_encoder",)
 
 
-def test_an_image_model_of_deit(tmp_path: Path):
+def test_deit_image_model_is_read(tmp_path: Path):
     golden = golden_arrays("inflate_divided_space_time")
     vit = {name[4:]: torch.from_numpy(golden[name]) for name in golden if name.startswith("vit/")}
     torch.save({"model": vit, "args": argparse.Namespace(lr=0.1)}, tmp_path / "deit.pth")
@@ -171,7 +171,7 @@ def test_an_image_model_of_deit(tmp_path: Path):
     np.testing.assert_allclose(features.cls, golden["features"], atol=1e-5)
 
 
-def test_half_precision(tmp_path: Path):
+def test_half_precision_torch_files_are_read(tmp_path: Path):
     tensors = {name: tensor.to(torch.bfloat16) for name, tensor in state("joint_space_time", "model.").items()}
     torch.save({"model_state": tensors}, tmp_path / "a.pyth")
     scale = tsf.load(tmp_path / "a.pyth", num_heads=3).params["norm"]["scale"]
@@ -259,7 +259,7 @@ class Mmaction2(nn.Module):
 
 
 @pytest.mark.parametrize("attention_type", OFFICIAL)
-def test_mmaction2_both_ways(attention_type: str, tmp_path: Path):
+def test_mmaction2_round_trip(attention_type: str, tmp_path: Path):
     model = Mmaction2(attention_type).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -286,7 +286,7 @@ TARGETS = {"huggingface": "folder", "official": "a.pyth", "mmaction2": "a.pth", 
 
 @pytest.mark.parametrize("second", WRITERS)
 @pytest.mark.parametrize("first", WRITERS)
-def test_every_pair(first: str, second: str, tmp_path: Path):
+def test_conversion_between_every_pair_of_formats(first: str, second: str, tmp_path: Path):
     """Conversion between any two formats is bit-exact; heads, names and preprocessing are kept."""
     preprocess = tsf.Preprocess(num_frames=4, crop_size=16, sampling="segments", channel_order="bgr", mean=(0.1, 0.2, 0.3))
     source = tsf.load(official_file(tmp_path / "s"), num_heads=3, labels=list("abcde"), preprocess=preprocess)
@@ -299,7 +299,7 @@ def test_every_pair(first: str, second: str, tmp_path: Path):
     assert (again.labels, again.preprocess) == (source.labels, source.preprocess)
 
 
-def test_the_official_code_finds_its_entries(tmp_path: Path):
+def test_written_file_has_the_entries_of_the_official_code(tmp_path: Path):
     save_official(tsf.load(official_file(tmp_path / "s"), num_heads=3), tmp_path / "a.pyth")
     content = torch.load(tmp_path / "a.pyth", weights_only=True)
     assert content["model_state"].keys() == {f"model.{name}" for name in golden_tensors("official_divided_space_time")}
@@ -312,7 +312,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("form", ["plain", "torch", "legacy"])
-def test_code_in_a_pickle_is_refused(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_code_in_a_pickle_is_rejected(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     content = {"model_state": state("space_only"), "surprise": Evil()}
     if form == "plain":
@@ -325,7 +325,7 @@ def test_code_in_a_pickle_is_refused(form: str, tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "owned.txt").exists()
 
 
-def test_torchscript_is_refused(tmp_path: Path):
+def test_torchscript_is_rejected(tmp_path: Path):
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
     with pytest.raises(tsf.InputError, match=r"TorchScript program, which is code"):
         tsf.load(tmp_path / "a.pt")
@@ -333,7 +333,7 @@ def test_torchscript_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
-def test_truncated_files(share: float, zipped: bool, tmp_path: Path):
+def test_truncated_torch_files_are_rejected(share: float, zipped: bool, tmp_path: Path):
     torch.save({"model_state": state("space_only")}, tmp_path / "a.pyth", _use_new_zipfile_serialization=zipped)
     data = (tmp_path / "a.pyth").read_bytes()
     (tmp_path / "b.pyth").write_bytes(data[: int(share * len(data))])
@@ -343,14 +343,14 @@ def test_truncated_files(share: float, zipped: bool, tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], {"model_state": {"epoch": 3}}, torch.zeros(3)])
-def test_files_without_tensors_by_name(content: Any, tmp_path: Path):
+def test_files_without_named_tensors_are_rejected(content: Any, tmp_path: Path):
     torch.save(content, tmp_path / "a.pyth")
     with pytest.raises(tsf.InputError, match=r"holds no tensors by name"):
         tsf.load(tmp_path / "a.pyth")
 
 
 @pytest.mark.parametrize("name", ["a.pyth", "a.pth"])
-def test_a_flipped_bit_in_a_written_file_is_found(name: str, tmp_path: Path):
+def test_flipped_bit_in_a_written_file_is_detected(name: str, tmp_path: Path):
     """PyTorch writes CRCs but doesn't verify them."""
     model = tsf.create("timesformer-tiny", num_classes=2)
     params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 4, 32, 32, 3), np.float32))["params"]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parity
 OPTIONS = ClipOptions(num_frames=4, crop_size=24, sampling="uniform", sampling_rate=1.0, short_side=(26, 40))
 
 
-def test_workers_give_the_clips_of_the_source(made_clips: Path):
+def test_torch_workers_yield_the_clips_of_the_source(made_clips: Path):
     source = ClipSource(made_clips, OPTIONS).shuffled(2)
     loader = torch.utils.data.DataLoader(source, batch_size=5, num_workers=2, multiprocessing_context="spawn")
     batches = list(loader)
@@ -32,7 +32,7 @@ def test_workers_give_the_clips_of_the_source(made_clips: Path):
                 np.testing.assert_array_equal(batch[field][row].numpy(), expected, strict=True)
 
 
-def test_the_guides_snippet_names_a_label_of_each_video(made_clips: Path, tmp_path: Path):
+def test_guide_snippet_names_a_label_of_each_video(made_clips: Path, tmp_path: Path):
     (tmp_path / "videos").symlink_to(made_clips)
     (tmp_path / "evaluate.py").write_text(OF_THE_GUIDE[WITH_TORCH])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

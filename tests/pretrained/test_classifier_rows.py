@@ -61,7 +61,7 @@ def image_model(path: Path) -> Path:
     save_file(
         {name: np.asarray(jnp.asarray(tensor, jnp.bfloat16)) for name, tensor in tensors.items()}, path / "model.safetensors"
     )
-    config = {"num_attention_heads": 3, "id2label": dict(enumerate(NAMES)), "image_size": 16}
+    config = {"model_type": "vit", "num_attention_heads": 3, "id2label": dict(enumerate(NAMES)), "image_size": 16}
     (path / "config.json").write_text(json.dumps(config))
     return path
 
@@ -84,7 +84,7 @@ def drawn() -> dict[str, np.ndarray]:
         pytest.param(image_model, True, marks=pytest.mark.slow),
     ],
 )
-def test_rows_follow_their_labels(make: Callable[[Path], Path], into_a_model: bool, tmp_path: Path):
+def test_classifier_rows_follow_their_labels(make: Callable[[Path], Path], into_a_model: bool, tmp_path: Path):
     """Labels are permuted with one more class, whose row is that of a fresh classifier."""
     source = make(tmp_path / "weights")
     old = tsf.load(source)
@@ -122,13 +122,13 @@ def test_rows_follow_their_labels(make: Callable[[Path], Path], into_a_model: bo
         (["a"], None, [-1], "0 rows kept, 1 fresh, 2 dropped: other numbers of classes, and the weights don't name"),
     ],
 )
-def test_matching(labels: list[str] | None, names: list[str] | None, origins: list[int], account: str):
+def test_match_rows(labels: list[str] | None, names: list[str] | None, origins: list[int], account: str):
     rows = match_rows(len(origins), labels, 2 if names is None else len(names), names)
     assert rows.origins.tolist() == origins
     assert rows.account.startswith(account)
 
 
-def test_ten_thousand_classes():
+def test_match_rows_of_ten_thousand_classes():
     names = [f"class {number}" for number in range(10_000)]
     rows = match_rows(10_001, [*names[::-1], "one more"], 10_000, names)
     assert rows.origins.tolist() == [*range(9_999, -1, -1), -1]
@@ -136,7 +136,7 @@ def test_ten_thousand_classes():
     assert len(other.account) < 300
 
 
-def test_a_fresh_classifier_if_no_label_is_the_same(tmp_path: Path):
+def test_classifier_is_fresh_if_no_label_matches(tmp_path: Path):
     """Even if the number of classes is equal."""
     new = tsf.load(huggingface(tmp_path / "a"), num_classes=5, labels=list("vwxyz"))
     assert new.report.initialised.keys() == {"head/kernel", "head/bias"}
@@ -144,7 +144,7 @@ def test_a_fresh_classifier_if_no_label_is_the_same(tmp_path: Path):
     assert "classifier" not in "".join(new.report.notes)
 
 
-def test_weights_without_names_keep_their_rows_unchecked(tmp_path: Path):
+def test_weights_without_labels_keep_their_rows(tmp_path: Path):
     source = official_file(tmp_path / "a.safetensors")
     new = tsf.load(source, num_heads=3, num_classes=5, labels=NAMES)
     np.testing.assert_array_equal(new.params["head"]["kernel"], golden_tensors("official_divided_space_time")["head.weight"].T)
@@ -153,7 +153,7 @@ def test_weights_without_names_keep_their_rows_unchecked(tmp_path: Path):
         tsf.load(source, num_heads=3, labels=MORE)
 
 
-def test_kept_rows_keep_their_objective(tmp_path: Path):
+def test_kept_rows_keep_the_objective(tmp_path: Path):
     folder = huggingface(tmp_path / "a")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "problem_type": "multi_label_classification"}))
@@ -164,7 +164,7 @@ def test_kept_rows_keep_their_objective(tmp_path: Path):
     assert "the classifier was trained with objective 'sigmoid', but 'softmax' is used here" in other.report.notes
 
 
-def test_a_classifier_that_is_not_whole_gives_no_rows(tmp_path: Path):
+def test_incomplete_classifier_gives_no_rows(tmp_path: Path):
     """The bias is missing or has another length."""
     own = {"timesformer_jax": json.dumps({"data": {"label_names": NAMES}})}
     tensors = golden_tensors("official_divided_space_time")
@@ -180,7 +180,7 @@ def test_a_classifier_that_is_not_whole_gives_no_rows(tmp_path: Path):
         tsf.load(write("c.safetensors", {**tensors, "head.bias": np.zeros(4, np.float32)}), **more)
 
 
-def test_one_class(tmp_path: Path):
+def test_classifier_of_one_class(tmp_path: Path):
     source = official_file(tmp_path / "a.safetensors")
     one = tsf.load(source, num_heads=3, num_classes=1, labels=["only"])
     save_official(one, tmp_path / "one.safetensors")

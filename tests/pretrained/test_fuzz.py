@@ -62,7 +62,7 @@ def dump(value: Any) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
-def test_folders(name: str, tmp_path: Path):
+def test_fuzzed_folders_are_read_or_rejected(name: str, tmp_path: Path):
     tsf.save_huggingface(tsf.load(golden_huggingface(tmp_path / "golden")), tmp_path / "folder")
     path = tmp_path / "folder" / name
     original = json.loads(path.read_text())
@@ -77,7 +77,7 @@ def test_folders(name: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "open_clip_config.json"])
-def test_configurations_of_image_models(name: str, tmp_path: Path):
+def test_fuzzed_image_model_configs_are_read_or_rejected(name: str, tmp_path: Path):
     clip = name != "config.json"
     write_safetensors(tmp_path / "a.safetensors", openai_tensors() if clip else timm_tensors())
     original = OPEN_CLIP_CONFIG if clip else TIMM_CONFIG
@@ -91,7 +91,7 @@ def test_configurations_of_image_models(name: str, tmp_path: Path):
     run()
 
 
-def test_checkpoints_of_our_own(tmp_path: Path):
+def test_fuzzed_checkpoints_are_read_or_rejected(tmp_path: Path):
     tsf.save(tsf.load(official_file(tmp_path / "a"), num_heads=3, labels=list("abcde")), tmp_path / "own")
     original = json.loads((tmp_path / "own" / "_CHECKPOINT_METADATA").read_text())
 
@@ -104,7 +104,7 @@ def test_checkpoints_of_our_own(tmp_path: Path):
     run()
 
 
-def test_notes_and_configurations_in_files(tmp_path: Path):
+def test_fuzzed_metadata_and_configs_are_read_or_rejected(tmp_path: Path):
     from safetensors.numpy import save_file
 
     tensors = golden_tensors("official_divided_space_time")
@@ -122,7 +122,7 @@ def test_notes_and_configurations_in_files(tmp_path: Path):
 
 
 @pytest.mark.parametrize("form", ["safetensors", "npz"])
-def test_tensors(form: str, tmp_path: Path):
+def test_fuzzed_tensors_are_read_or_rejected(form: str, tmp_path: Path):
     tensors = golden_tensors("official_divided_space_time")
     names = st.sampled_from(list(tensors)) | st.text(max_size=9) | st.sampled_from(list(tensors)).map("net.".__add__)
     kinds = st.sampled_from(["float32", "float16", "float64", "int32", "bool"])

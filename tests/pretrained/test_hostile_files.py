@@ -34,7 +34,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("special", ["a named pipe", "a device", "a folder"])
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
-def test_what_is_no_file_is_never_opened(special: str, name: str, tmp_path: Path):
+def test_special_files_are_never_opened(special: str, name: str, tmp_path: Path):
     folder = golden_huggingface(tmp_path / "folder")
     (folder / name).unlink(missing_ok=True)
     if special == "a named pipe":
@@ -46,7 +46,7 @@ def test_what_is_no_file_is_never_opened(special: str, name: str, tmp_path: Path
     assert f"{name} is {special}, where a file is expected" in refused(folder)
 
 
-def test_a_named_pipe_alone_and_in_a_checkpoint(own: Path, tmp_path: Path):
+def test_named_pipes_are_rejected(own: Path, tmp_path: Path):
     os.mkfifo(tmp_path / "a.pyth")
     assert "a.pyth is a named pipe" in refused(tmp_path / "a.pyth")
     shutil.copytree(own, tmp_path / "own")
@@ -55,14 +55,14 @@ def test_a_named_pipe_alone_and_in_a_checkpoint(own: Path, tmp_path: Path):
     assert "manifest.ocdbt is a named pipe" in refused(tmp_path / "own")
 
 
-@pytest.mark.parametrize(("text", "told"), [("[" * 100_000, "nested too deeply"), ("{" + " " * (9 << 20), "too many")])
-def test_json_without_end_or_ground(text: str, told: str, tmp_path: Path):
+@pytest.mark.parametrize(("text", "words"), [("[" * 100_000, "nested too deeply"), ("{" + " " * (9 << 20), "too many")])
+def test_malicious_json_is_rejected(text: str, words: str, tmp_path: Path):
     folder = golden_huggingface(tmp_path / "folder")
     (folder / "config.json").write_text(text)
-    assert told in refused(folder)
+    assert words in refused(folder)
 
 
-def test_notes_nested_too_deeply(tmp_path: Path):
+def test_deeply_nested_metadata_is_rejected(tmp_path: Path):
     from safetensors.numpy import save_file
 
     save_file(golden_tensors("official_divided_space_time"), tmp_path / "a", {"timesformer_jax": "[" * 100_000})
@@ -70,7 +70,7 @@ def test_notes_nested_too_deeply(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({"depth": 10**9}, "says depth=1000000000, expected a whole number from 1 to 10,000"),
         ({"depth": "2"}, "says depth='2', expected a whole number"),
@@ -84,7 +84,7 @@ def test_notes_nested_too_deeply(tmp_path: Path):
     ],
     ids=str,
 )
-def test_checkpoints_that_claim_other_models(changes: Any, told: str, own: Path, tmp_path: Path):
+def test_checkpoints_that_claim_other_models_are_rejected(changes: Any, words: str, own: Path, tmp_path: Path):
     shutil.copytree(own, tmp_path / "own")
     path = tmp_path / "own" / "_CHECKPOINT_METADATA"
     metadata = json.loads(path.read_text())
@@ -92,12 +92,12 @@ def test_checkpoints_that_claim_other_models(changes: Any, told: str, own: Path,
     notes["model"] = {**notes["model"], **changes} if isinstance(changes, dict) else changes
     path.write_text(json.dumps(metadata))
     write_digests(tmp_path / "own")  # as an attacker would
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.load(tmp_path / "own")
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "words"),
     [
         ("preprocess", 3, "says preprocess=3, expected an object"),
         ("preprocess", {"sampling": ["uniform"]}, r"says sampling=\['uniform'\], expected text"),
@@ -106,18 +106,18 @@ def test_checkpoints_that_claim_other_models(changes: Any, told: str, own: Path,
         ("objective", ["softmax"], r"says objective=\['softmax'\], expected text"),
     ],
 )
-def test_checkpoints_with_notes_of_other_types(name: str, value: Any, told: str, own: Path, tmp_path: Path):
+def test_checkpoint_metadata_of_wrong_types_is_rejected(name: str, value: Any, words: str, own: Path, tmp_path: Path):
     shutil.copytree(own, tmp_path / "own")
     path = tmp_path / "own" / "_CHECKPOINT_METADATA"
     metadata = json.loads(path.read_text())
     metadata["custom_metadata"][name] = value
     path.write_text(json.dumps(metadata))
     write_digests(tmp_path / "own")  # as an attacker would
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.load(tmp_path / "own")
 
 
-def test_headers_that_claim_more_than_there_is(tmp_path: Path):
+def test_headers_that_exceed_the_file_are_rejected(tmp_path: Path):
     data = official_file(tmp_path / "a").read_bytes()
     (tmp_path / "a").write_bytes((1 << 29).to_bytes(8, "little") + data[8:])
     assert "a header of 536,870,912 bytes" in refused(tmp_path / "a")
@@ -126,12 +126,12 @@ def test_headers_that_claim_more_than_there_is(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "head\x1b[31m", "a\nb"])
-def test_names_that_no_program_gives(name: str, tmp_path: Path):
+def test_implausible_tensor_names_are_rejected(name: str, tmp_path: Path):
     tensors = golden_tensors("official_divided_space_time") | {name: np.zeros(3, np.float32)}
     assert "with an invalid name of" in refused(write_safetensors(tmp_path / "a", tensors))
 
 
-def test_values_of_a_config_are_shortened(tmp_path: Path):
+def test_config_values_are_shortened_in_errors(tmp_path: Path):
     folder = golden_huggingface(tmp_path / "folder")
     config = json.loads((folder / "config.json").read_text())
     for value in ("x" * 5000, ["\x1b[31m"] * 5000, 10**400, float("inf")):
@@ -139,14 +139,14 @@ def test_values_of_a_config_are_shortened(tmp_path: Path):
         assert "hidden_size should be a whole number above 0" in refused(folder)
 
 
-def test_the_official_yaml():
+def test_official_yaml_is_read():
     text = "TRAIN:\n  NUM_CLASSES: 5\nDATA:\n  NUM_FRAMES: 8\n  MEAN:\n  - 0.45\n  - 0.5\n  STD: [0.2, 0.3]\n  NUM_FRAMES: 9\n"
-    said = entries_of_yaml(text)
-    assert said == {"NUM_CLASSES": "5", "NUM_FRAMES": "8", "MEAN": "0.45 0.5", "STD": "[0.2, 0.3]"}
+    entries = entries_of_yaml(text)
+    assert entries == {"NUM_CLASSES": "5", "NUM_FRAMES": "8", "MEAN": "0.45 0.5", "STD": "[0.2, 0.3]"}
 
 
 @pytest.mark.parametrize("unit", ["\n", "  \n", " ", "  MEAN:\n", "\n  -", ":"])
-def test_the_official_yaml_takes_time_by_its_length(unit: str):
+def test_official_yaml_is_parsed_in_linear_time(unit: str):
     began = time.process_time()
     entries_of_yaml("  MEAN:" + unit * 300_000 + "x")
     assert time.process_time() - began < 10  # in quadratic time, minutes

@@ -21,7 +21,7 @@ DRAW = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time"])
-def test_the_official_inflation(attention_type: str, tmp_path: Path):
+def test_inflation_matches_the_official_code(attention_type: str, tmp_path: Path):
     """The released loader's tensors are matched bit by bit, and so are the official model's features on them."""
     golden = golden_arrays(f"inflate_{attention_type}")
     source = write_safetensors(tmp_path / "vit", golden_tensors(f"inflate_{attention_type}", "vit/"))
@@ -139,7 +139,7 @@ def both(pretrained: tsf.Pretrained, video: jax.Array) -> tuple[jax.Array, tsf.F
 
 
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "space_only"])
-def test_a_still_video_is_the_image(flax_vit, attention_type: str):
+def test_still_video_has_the_logits_of_the_image(flax_vit, attention_type: str):
     """If all frames are alike, the video model's initial features and logits are the image model's."""
     path, model, params = flax_vit
     images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
@@ -153,7 +153,7 @@ def test_a_still_video_is_the_image(flax_vit, attention_type: str):
 
 
 @pytest.mark.parametrize("attention_type", tsf.SCHEMES)
-def test_every_extra_step_gets_a_copy(flax_vit, attention_type: str):
+def test_inflation_copies_attention_to_every_extra_step(flax_vit, attention_type: str):
     pretrained = tsf.load(flax_vit[0], num_frames=3, attention_type=attention_type)
     extra = [name for name, _ in tsf.SCHEMES[attention_type].extra_steps]
     assert len(pretrained.report.copied) == 2 * 6 * len(extra)
@@ -165,7 +165,7 @@ def test_every_extra_step_gets_a_copy(flax_vit, attention_type: str):
 
 
 @pytest.mark.parametrize("position_embedding", UNUSED_EMBEDDINGS)
-def test_init_from_leaves_aside_the_embeddings_that_are_turned_off(flax_vit, position_embedding: str):
+def test_init_from_skips_disabled_embeddings(flax_vit, position_embedding: str):
     """No others are dropped, and the report names the tensors in the file."""
     whole = tsf.load(flax_vit[0], num_frames=3)
     model, off = whole.model.clone(position_embedding=position_embedding), UNUSED_EMBEDDINGS[position_embedding]
@@ -174,7 +174,7 @@ def test_init_from_leaves_aside_the_embeddings_that_are_turned_off(flax_vit, pos
     assert loaded.report.ignored.keys() == {"pos_embed"} & set(off)
 
 
-def test_frames_that_differ_are_averaged(flax_vit):
+def test_logits_of_different_frames_are_averaged(flax_vit):
     """Space-only averages the image model's outputs over frames, before the last LayerNorm."""
     path, model, params = flax_vit
     video = jax.random.normal(jax.random.key(2), (2, 3, 16, 16, 3))
@@ -184,14 +184,14 @@ def test_frames_that_differ_are_averaged(flax_vit):
     np.testing.assert_allclose(own.frame_cls.reshape(-1, 24), frames, atol=2e-5)
 
 
-def test_the_jax_models_have_their_own_gelu(flax_vit):
+def test_gelu_of_jax_models_is_kept(flax_vit):
     path, _, _ = flax_vit
     assert tsf.load(path).model.activation == "gelu_tanh"
     assert tsf.load(path, activation="gelu").model.activation == "gelu"
     assert tsf.load(path).preprocess.mean == (0.5, 0.5, 0.5)
 
 
-def test_a_layer_between_cls_and_classifier_is_told(flax_vit, tmp_path: Path):
+def test_layer_between_cls_and_classifier_is_reported(flax_vit, tmp_path: Path):
     """Old files have `pre_logits`: their classifier can't be kept even for as many classes, but a fresh one is possible."""
     with np.load(flax_vit[0]) as file:
         arrays = dict(file)
@@ -203,7 +203,7 @@ def test_a_layer_between_cls_and_classifier_is_told(flax_vit, tmp_path: Path):
         assert "fresh classifier" in str(tsf.load(tmp_path / "old.npz", num_classes=classes).report)
 
 
-def test_a_model_without_cls_is_told(flax_vit, tmp_path: Path):
+def test_model_without_cls_is_rejected(flax_vit, tmp_path: Path):
     with np.load(flax_vit[0]) as file:
         arrays = {name: file[name] for name in file if name not in ("cls", "params/cls")}
     np.savez(tmp_path / "gap.npz", **arrays)
@@ -248,7 +248,7 @@ CLIP_CONFIG = {
 }
 
 
-def test_openai_s_names_and_hugging_face_s_are_the_same_model(tmp_path: Path):
+def test_clip_names_of_openai_and_hugging_face_give_the_same_model(tmp_path: Path):
     theirs = clip_tensors()
     folder = write_folder(tmp_path / "hf", theirs, CLIP_CONFIG)
     openai: dict[str, np.ndarray] = {"visual.proj": np.zeros((24, 8), np.float32), "logit_scale": np.zeros((), np.float32)}
@@ -288,13 +288,13 @@ def test_openai_s_names_and_hugging_face_s_are_the_same_model(tmp_path: Path):
         tsf.load(folder)
 
 
-def test_clip_without_its_first_norm_is_told(tmp_path: Path):
+def test_clip_without_its_first_norm_is_rejected(tmp_path: Path):
     theirs = {name: tensor for name, tensor in clip_tensors().items() if not name.startswith("pre_layrnorm")}
     with pytest.raises(tsf.InputError, match=r"norm_pre/bias .* not in the file"):
         tsf.load(write_folder(tmp_path / "hf", theirs, CLIP_CONFIG), num_classes=4)
 
 
-def test_old_patch_embeddings_are_linear_layers(tmp_path: Path):
+def test_linear_patch_embeddings_are_read(tmp_path: Path):
     tensors = golden_tensors("inflate_divided_space_time", "vit/")
     convolution = tsf.load(write_safetensors(tmp_path / "a", tensors), num_heads=3, num_classes=2)
     tensors["patch_embed.proj.weight"] = tensors["patch_embed.proj.weight"].reshape(24, -1)
@@ -302,7 +302,7 @@ def test_old_patch_embeddings_are_linear_layers(tmp_path: Path):
     jax.tree.map(np.testing.assert_array_equal, linear.params, convolution.params)
 
 
-def test_an_image_model_of_another_width_is_told(tmp_path: Path):
+def test_image_model_of_another_width_is_rejected(tmp_path: Path):
     source = write_safetensors(tmp_path / "a", golden_tensors("inflate_divided_space_time", "vit/"))
     model = tsf.TimeSformer(5, image_size=16, patch_size=4, num_frames=4, embed_dim=48, depth=2, num_heads=3)
     with pytest.raises(tsf.InputError, match=r"embed_dim is 24 by .*, but 48 by the model"):
@@ -310,7 +310,7 @@ def test_an_image_model_of_another_width_is_told(tmp_path: Path):
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
-def test_a_space_only_model_is_an_image_model_unless_it_says_so(prefix: str, tmp_path: Path):
+def test_space_only_model_is_an_image_model_unless_stated(prefix: str, tmp_path: Path):
     """Holds for any prefix. The report names the argument to pass; files of the official trainer need none."""
     tensors = {prefix + name: tensor for name, tensor in golden_tensors("official_space_only").items()}
     image = tsf.load(write_safetensors(tmp_path / "a", tensors), num_heads=3)
@@ -318,5 +318,5 @@ def test_a_space_only_model_is_an_image_model_unless_it_says_so(prefix: str, tmp
     assert "format='official'" in str(image.report)
     assert tsf.load(tmp_path / "a", num_heads=3, format="official").model.attention_type == "space_only"
     held = Tensors({name: tensor.shape for name, tensor in tensors.items()}, tensors.__getitem__)
-    for said in ({"wrapper": "model_state"}, {"notes": {"cfg": "TIMESFORMER:\n  ATTENTION_TYPE: space_only\n"}}):
-        assert recognise(held._replace(**said), "it").format is FORMATS["official"]
+    for stated in ({"wrapper": "model_state"}, {"notes": {"cfg": "TIMESFORMER:\n  ATTENTION_TYPE: space_only\n"}}):
+        assert recognise(held._replace(**stated), "it").format is FORMATS["official"]

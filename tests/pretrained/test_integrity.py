@@ -28,7 +28,7 @@ def flip(path: Path, byte: int, bit: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["huggingface", "official"])
-def test_a_flipped_bit_is_found(kind: str, pretrained: tsf.Pretrained, tmp_path: Path):
+def test_flipped_bit_is_detected(kind: str, pretrained: tsf.Pretrained, tmp_path: Path):
     """Anywhere in the tensors; other readers see the usual tensors."""
     target = tmp_path / ("folder" if kind == "huggingface" else "file.safetensors")
     (tsf.save_huggingface if kind == "huggingface" else save_official)(pretrained, target)
@@ -46,7 +46,7 @@ def test_a_flipped_bit_is_found(kind: str, pretrained: tsf.Pretrained, tmp_path:
             tsf.load(target)
 
 
-def test_a_flipped_bit_in_the_header_is_found_or_harmless(tmp_path: Path):
+def test_flipped_bit_in_the_header_is_detected_or_harmless(tmp_path: Path):
     """A trailing space may become other white space, and damage to the digest's own name only hides the digest."""
     path = tmp_path / "file.safetensors"
     tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(5, np.float32)}
@@ -72,7 +72,7 @@ def test_a_flipped_bit_in_the_header_is_found_or_harmless(tmp_path: Path):
     assert found > 100
 
 
-def test_an_edited_config_is_warned_about(pretrained: tsf.Pretrained, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_edited_config_is_warned_about(pretrained: tsf.Pretrained, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     tsf.save_huggingface(pretrained, tmp_path / "folder")
     with caplog.at_level(logging.WARNING, "timesformer_jax"):
         tsf.load(tmp_path / "folder")

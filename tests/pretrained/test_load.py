@@ -46,7 +46,7 @@ def assert_golden(pretrained: tsf.Pretrained, attention_type: str) -> None:
 
 
 @pytest.mark.parametrize("attention_type", OFFICIAL)
-def test_official_tensors(attention_type: str, tmp_path: Path):
+def test_official_tensors_are_loaded(attention_type: str, tmp_path: Path):
     pretrained = tsf.load(official_file(tmp_path / "a.safetensors", attention_type), num_heads=3, format="official")
     assert_golden(pretrained, attention_type)
     golden = load_golden(attention_type).model
@@ -55,7 +55,7 @@ def test_official_tensors(attention_type: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "module.model.", "module."])
-def test_prefixes_of_official_files(prefix: str, tmp_path: Path):
+def test_prefixes_of_official_files_are_stripped(prefix: str, tmp_path: Path):
     path = official_file(tmp_path / "the name says nothing", prefix=prefix)
     pretrained = tsf.load(str(path), num_heads=3)
     jax.tree.map(np.testing.assert_array_equal, pretrained.params, load_golden("divided_space_time").params())
@@ -63,7 +63,7 @@ def test_prefixes_of_official_files(prefix: str, tmp_path: Path):
 
 @pytest.mark.parametrize("attention_type", OFFICIAL)
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_official_to_our_own_checkpoint(attention_type: str, scan_layers: bool, tmp_path: Path):
+def test_official_file_converts_to_a_checkpoint(attention_type: str, scan_layers: bool, tmp_path: Path):
     source = official_file(tmp_path / "a.safetensors", attention_type)
     pretrained = tsf.load(source, num_heads=3, scan_layers=scan_layers, labels=list("abcde"), format="official")
     tsf.save(pretrained, tmp_path / "own")
@@ -75,14 +75,14 @@ def test_official_to_our_own_checkpoint(attention_type: str, scan_layers: bool, 
 
 
 @pytest.mark.parametrize("attention_type", OFFICIAL[:2])
-def test_official_to_hugging_face(attention_type: str, tmp_path: Path):
+def test_official_file_converts_to_hugging_face(attention_type: str, tmp_path: Path):
     source = official_file(tmp_path / "a.safetensors", attention_type)
     tsf.convert(source, tmp_path / "folder", num_heads=3)
     assert_golden(tsf.load(tmp_path / "folder"), attention_type)  # with known heads
     assert_golden(tsf.load(tmp_path / "folder" / "model.safetensors"), attention_type)
 
 
-def test_hugging_face_folder(tmp_path: Path):
+def test_hugging_face_folder_is_loaded(tmp_path: Path):
     """Compares logits and all hidden states in the flat order: the CLS first, then patch-major with time fastest."""
     golden = golden_arrays("huggingface_divided")
     pretrained = tsf.load(golden_huggingface(tmp_path / "folder"))
@@ -103,7 +103,7 @@ def test_hugging_face_folder(tmp_path: Path):
     assert pretrained.labels is None  # LABEL_0, ... aren't names
 
 
-def test_hugging_face_model_without_a_classifier(tmp_path: Path):
+def test_hugging_face_model_without_a_classifier_is_loaded(tmp_path: Path):
     tensors = golden_tensors("huggingface_divided")
     tensors = {k.removeprefix("timesformer."): v for k, v in tensors.items() if not k.startswith("classifier")}
     path = write_safetensors(tmp_path / "a.safetensors", tensors)
@@ -114,7 +114,7 @@ def test_hugging_face_model_without_a_classifier(tmp_path: Path):
     assert pretrained.params["head"]["kernel"].shape == (24, 7)
 
 
-def test_heads_that_no_one_knows(tmp_path: Path):
+def test_unknown_number_of_heads_is_an_error(tmp_path: Path):
     path = official_file(tmp_path / "a.safetensors")
     with pytest.raises(tsf.InputError, match="width 24 has: give num_heads="):
         tsf.load(path)
@@ -129,7 +129,7 @@ def test_half_precision_becomes_float32(tmp_path: Path):
     np.testing.assert_array_equal(pretrained.params["norm"]["scale"], tensors["norm.weight"].astype(np.float32))
 
 
-def test_other_frames_and_sizes(tmp_path: Path):
+def test_load_resizes_to_other_frames_and_sizes(tmp_path: Path):
     path = official_file(tmp_path / "a.safetensors")
     plain = tsf.load(path, num_heads=3)
     resized = tsf.load(path, num_heads=3, num_frames=6, image_size=(24, 16))
@@ -144,13 +144,13 @@ def test_other_frames_and_sizes(tmp_path: Path):
     np.testing.assert_allclose(nearest(golden.video("resized/")), golden.arrays["resized/logits"], atol=1e-5)
 
 
-def test_a_grid_of_other_proportions_and_equal_size_is_resized(tmp_path: Path):
+def test_grid_of_equal_size_but_other_proportions_is_resized(tmp_path: Path):
     pretrained = tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3, image_size=(8, 32))
     assert "pos_embed" in pretrained.report.resized
     assert pretrained.model.grid == (2, 8)
 
 
-def test_the_released_loader_s_resizing(tmp_path: Path):
+def test_resizing_matches_the_released_loader(tmp_path: Path):
     """Nearest along the flattened patches: from 4 x 4 to 8 x 8, new patch j takes old patch j // 4."""
     path = official_file(tmp_path / "a.safetensors")
     old = tsf.load(path, num_heads=3).params["pos_embed"]
@@ -159,7 +159,7 @@ def test_the_released_loader_s_resizing(tmp_path: Path):
     np.testing.assert_array_equal(new[0, 1:], old[0, 1:][np.arange(64) // 4])
 
 
-def test_another_number_of_classes_gives_a_fresh_classifier(tmp_path: Path):
+def test_different_number_of_classes_gives_a_fresh_classifier(tmp_path: Path):
     path = official_file(tmp_path / "a.safetensors")
     one, other = (tsf.load(path, num_heads=3, num_classes=7, key=jax.random.key(i)) for i in range(2))
     assert one.params["head"]["kernel"].shape == (24, 7)
@@ -171,7 +171,7 @@ def test_another_number_of_classes_gives_a_fresh_classifier(tmp_path: Path):
     np.testing.assert_array_equal(kept.params["head"]["kernel"], golden_tensors("official_divided_space_time")["head.weight"].T)
 
 
-def test_fields_of_the_computation_are_the_caller_s(tmp_path: Path):
+def test_fields_of_the_computation_follow_the_caller(tmp_path: Path):
     path = official_file(tmp_path / "a.safetensors")
     model = tsf.load(path, num_heads=3, dtype=jnp.bfloat16, drop_path_rate=0.1, remat="full").model
     assert (model.dtype, model.drop_path_rate, model.remat) == (jnp.bfloat16, 0.1, "full")
@@ -181,7 +181,7 @@ def test_fields_of_the_computation_are_the_caller_s(tmp_path: Path):
         tsf.load(path, num_heads=3, embed_dim=768)
 
 
-def test_into_a_model_of_one_s_own(tmp_path: Path):
+def test_load_into_a_given_model(tmp_path: Path):
     path = official_file(tmp_path / "a.safetensors")
     model = load_golden("divided_space_time").model.clone(scan_layers=True, drop_path_rate=0.2, num_frames=2, image_size=32)
     pretrained = tsf.load(path, model=model)
@@ -197,7 +197,7 @@ def test_into_a_model_of_one_s_own(tmp_path: Path):
         tsf.load(path, model=model, num_frames=9)
 
 
-def test_a_joint_model_becomes_a_divided_one(tmp_path: Path):
+def test_joint_model_converts_to_divided(tmp_path: Path):
     """As for an image model, the spatial attention is copied and `temporal_fc` is zero."""
     source = official_file(tmp_path / "a.safetensors", "space_only")
     pretrained = tsf.load(source, num_heads=3, attention_type="divided_space_time", kind="official")  # format's former name
@@ -209,7 +209,7 @@ def test_a_joint_model_becomes_a_divided_one(tmp_path: Path):
     assert len(pretrained.report.copied) == 12
 
 
-def test_the_report_accounts_for_every_parameter(tmp_path: Path):
+def test_report_accounts_for_every_parameter(tmp_path: Path):
     path = official_file(tmp_path / "a.safetensors")
     report = tsf.load(path, num_heads=3, num_classes=2, num_frames=6).report
     accounted = [*report.loaded, *report.resized, *report.copied, *report.initialised]
@@ -223,7 +223,7 @@ def test_the_report_accounts_for_every_parameter(tmp_path: Path):
     assert "initialised  head/bias, head/kernel (a fresh classifier of 2 classes)" in text
 
 
-def test_all_problems_are_listed_at_once(tmp_path: Path):
+def test_load_lists_all_problems_at_once(tmp_path: Path):
     tensors = golden_tensors("official_divided_space_time")
     del tensors["blocks.1.mlp.fc2.bias"]
     tensors["blocks.0.mlp.fc1.weight"] = tensors["blocks.0.mlp.fc1.weight"][:, :3]
@@ -232,16 +232,16 @@ def test_all_problems_are_listed_at_once(tmp_path: Path):
     path = write_safetensors(tmp_path / "a.safetensors", tensors)
     with pytest.raises(tsf.InputError) as caught:
         tsf.load(path, num_heads=3)
-    for told in (
+    for words in (
         "extra.thing (3,): no place in the model",
         "blocks_1/mlp/fc2/bias (24,): not in the file",
         "blocks_0/mlp/fc1/kernel: expected (24, 96), got (3, 96)",
         "blocks.1.attn.qkv.bias (71,): can't be split over 3 heads",
     ):
-        assert told in str(caught.value)
+        assert words in str(caught.value)
 
 
-def test_what_is_allowed_by_name(tmp_path: Path):
+def test_allow_permits_missing_and_extra_tensors(tmp_path: Path):
     tensors = golden_tensors("official_divided_space_time")
     del tensors["blocks.1.attn.qkv.bias"]
     tensors["extra.thing"] = np.zeros(3, np.float32)
@@ -253,14 +253,14 @@ def test_what_is_allowed_by_name(tmp_path: Path):
         tsf.load(path, num_heads=3, allow=[r"blocks_\d/attn/qkv/bias"])
 
 
-def test_a_config_that_contradicts_its_tensors(tmp_path: Path):
+def test_config_that_contradicts_its_tensors_is_rejected(tmp_path: Path):
     config = json.loads(str(golden_arrays("huggingface_divided")["config"])) | {"num_hidden_layers": 3, "num_frames": 8}
     folder = write_folder(tmp_path / "folder", golden_tensors("huggingface_divided"), config)
     with pytest.raises(tsf.InputError, match=r"depth is 3 by the description, but 2 by the tensors; num_frames is 8 by"):
         tsf.load(folder)
 
 
-def test_grids_that_are_no_square(tmp_path: Path):
+def test_non_square_grids_round_trip(tmp_path: Path):
     model = tsf.TimeSformer(2, image_size=(8, 12), patch_size=4, num_frames=2, embed_dim=24, depth=1, num_heads=3)
     pretrained = tsf.Pretrained(model, random_variables(model)["params"], tsf.Preprocess(num_frames=2, crop_size=8))
     tsf.save(pretrained, tmp_path / "own")
@@ -282,7 +282,7 @@ def test_grids_that_are_no_square(tmp_path: Path):
 
 
 @pytest.mark.parametrize("scheme", ["local_global", "axial"])
-def test_schemes_without_published_weights_have_our_checkpoint(scheme: str, tmp_path: Path):
+def test_schemes_without_published_weights_round_trip_through_a_checkpoint(scheme: str, tmp_path: Path):
     model = tsf.TimeSformer(
         2, image_size=8, patch_size=4, num_frames=2, embed_dim=24, depth=1, num_heads=3, attention_type=scheme, pre_norm=True
     )
@@ -296,7 +296,7 @@ def test_schemes_without_published_weights_have_our_checkpoint(scheme: str, tmp_
     assert not (tmp_path / "folder").exists()
 
 
-def test_params_of_a_state_dict_in_memory():
+def test_params_from_a_state_dict_in_memory():
     golden = load_golden("divided_space_time")
     tensors = golden_tensors("official_divided_space_time")
     jax.tree.map(np.testing.assert_array_equal, params_from_official(tensors, golden.model), golden.params())
@@ -305,7 +305,7 @@ def test_params_of_a_state_dict_in_memory():
         params_from_official(wrong, golden.model)
 
 
-def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_relative_paths_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Paths such as `runs/mine`."""
     monkeypatch.chdir(tmp_path)
     tsf.convert(official_file(Path("a.safetensors")), "own", to="timesformer_jax", num_heads=3)
@@ -313,7 +313,7 @@ def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     jax.tree.map(np.testing.assert_array_equal, tsf.load("folder").params, tsf.load("own").params)
 
 
-def test_a_missing_part_of_a_classifier_is_not_mixed_with_a_fresh_one(tmp_path: Path):
+def test_incomplete_classifier_is_not_mixed_with_a_fresh_one(tmp_path: Path):
     tensors = golden_tensors("official_divided_space_time")
     del tensors["head.weight"]
     path = write_safetensors(tmp_path / "a", tensors)
@@ -324,13 +324,13 @@ def test_a_missing_part_of_a_classifier_is_not_mixed_with_a_fresh_one(tmp_path: 
     assert pretrained.report.ignored == {"head/bias": "a fresh classifier of 5 classes"}
 
 
-def test_what_an_official_configuration_says_of_the_model():
+def test_official_config_determines_model_fields():
     config = "MODEL:\n  NUM_CLASSES: 5\nDATA:\n  NUM_FRAMES: 4\nTIMESFORMER:\n  ATTENTION_TYPE: joint_space_time\n"
     assert fields_of_official_config(config) == {"num_classes": 5, "num_frames": 4, "attention_type": "joint_space_time"}
     assert fields_of_official_config(None) == {}
 
 
-def test_conclusions_are_noted(tmp_path: Path):
+def test_report_notes_inferred_fields(tmp_path: Path):
     """The report lists what the file leaves open: heads inferred from the width, or another activation in the given model."""
     model = tsf.TimeSformer(3, image_size=8, patch_size=4, num_frames=2, embed_dim=192, depth=1, num_heads=12)
     mine = tsf.Pretrained(model, random_variables(model)["params"], tsf.Preprocess(num_frames=2, crop_size=8))
@@ -354,7 +354,7 @@ def test_conclusions_are_noted(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["official_divided_space_time", "huggingface_divided"])
-def test_weights_are_checked_without_reading_them(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_weights_are_checked_without_being_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It fails if `load` would, but never reads the numbers and ignores the classes."""
     source = official_file(tmp_path / "a.safetensors") if name.startswith("official") else golden_huggingface(tmp_path / "a")
     model = tsf.load(source, num_heads=3).model
@@ -380,19 +380,19 @@ def error_of(function: Any, source: Path, model: tsf.TimeSformer) -> str:
     return str(caught.value)
 
 
-def test_values_that_are_not_finite_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_non_finite_values_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     tensors = golden_tensors("official_divided_space_time")
     tensors["norm.weight"][:2] = np.nan, np.inf
     tensors["head.bias"][0] = -np.inf
     report = tsf.load(write_safetensors(tmp_path / "a", tensors), num_heads=3).report
     assert report.not_finite == {"head/bias": 1, "norm/scale": 2}
-    told = "3 value(s) are NaN or infinite, in head/bias (1), norm/scale (2)"
-    assert told in str(report)
-    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'a'}: {told}."]
+    words = "3 value(s) are NaN or infinite, in head/bias (1), norm/scale (2)"
+    assert words in str(report)
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'a'}: {words}."]
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_nothing_is_put_on_a_device(scan_layers: bool, tmp_path: Path):
+def test_load_puts_nothing_on_a_device(scan_layers: bool, tmp_path: Path):
     """Not even briefly, from tensor files or this project's checkpoints, stacked or not."""
     pretrained = tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3)
     tsf.save(pretrained, tmp_path / "own")
@@ -404,7 +404,7 @@ def test_nothing_is_put_on_a_device(scan_layers: bool, tmp_path: Path):
         jax.tree.map(np.testing.assert_array_equal, per_block, pretrained.params)
 
 
-def test_what_is_computed_for_a_model_is_computed_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_load_computes_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Covers resized embeddings and fresh parameters, with the last device as the default."""
     official_file(tmp_path / "a.safetensors")
     used: list[set[jax.Device]] = []
@@ -424,7 +424,7 @@ def test_what_is_computed_for_a_model_is_computed_on_the_cpu(tmp_path: Path, mon
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(pretrained.params))
 
 
-def test_a_loaded_model_is_placed_once(tmp_path: Path):
+def test_loaded_model_is_placed_once(tmp_path: Path):
     pretrained = tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3)
     video = jnp.asarray(load_golden("divided_space_time").video())
     first = pretrained(video)

@@ -29,7 +29,7 @@ def pretrained(tmp_path: Path) -> tsf.Pretrained:
     )
 
 
-def test_what_transformers_gets(pretrained: tsf.Pretrained, tmp_path: Path):
+def test_saved_hugging_face_folder_has_names_shapes_and_config(pretrained: tsf.Pretrained, tmp_path: Path):
     """Names, shapes and configuration match its own folders (parity tests compare the numbers)."""
     tsf.save_huggingface(pretrained, tmp_path / "folder")
     golden = golden_huggingface(tmp_path / "golden")
@@ -47,7 +47,7 @@ def test_what_transformers_gets(pretrained: tsf.Pretrained, tmp_path: Path):
     assert (preprocessor["size"], preprocessor["crop_size"]) == ({"shortest_edge": 20}, {"height": 16, "width": 16})
 
 
-def test_nothing_is_lost_in_a_hugging_face_folder(pretrained: tsf.Pretrained, tmp_path: Path):
+def test_hugging_face_folder_round_trip(pretrained: tsf.Pretrained, tmp_path: Path):
     tsf.save_huggingface(pretrained, tmp_path / "folder")
     again = tsf.load(tmp_path / "folder")
     assert (again.model, again.labels, again.preprocess) == (pretrained.model, pretrained.labels, PREPROCESS)
@@ -66,7 +66,7 @@ def test_written_files_have_the_permissions_of_the_umask(pretrained: tsf.Pretrai
         assert path.stat().st_mode & 0o777 == (0o750 if path.is_dir() else 0o640), path
 
 
-def test_official_tensors_go_back_as_they_came(pretrained: tsf.Pretrained, tmp_path: Path):
+def test_official_tensors_round_trip(pretrained: tsf.Pretrained, tmp_path: Path):
     save_official(pretrained, tmp_path / "a.safetensors")
     again = load_file(tmp_path / "a.safetensors")
     tensors = golden_tensors("official_divided_space_time")
@@ -76,7 +76,7 @@ def test_official_tensors_go_back_as_they_came(pretrained: tsf.Pretrained, tmp_p
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_scanned_models_are_written_too(scan_layers: bool, tmp_path: Path):
+def test_scanned_models_are_written(scan_layers: bool, tmp_path: Path):
     source = official_file(tmp_path / "source.safetensors")
     tsf.convert(source, tmp_path / "folder", num_heads=3, scan_layers=scan_layers)
     jax.tree.map(np.testing.assert_array_equal, tsf.load(tmp_path / "folder").params, tsf.load(source, num_heads=3).params)
@@ -99,7 +99,7 @@ def test_multi_label_models_stay_multi_label(target: str, pretrained: tsf.Pretra
     assert tsf.load(tmp_path / target, num_heads=3, num_classes=3).objective == "softmax"
 
 
-def test_hugging_face_s_own_multi_label_folders(tmp_path: Path):
+def test_multi_label_folders_of_hugging_face_are_read(tmp_path: Path):
     folder = golden_huggingface(tmp_path / "golden")
     config = json.loads((folder / "config.json").read_text())
     assert tsf.load(folder).objective == "softmax"
@@ -110,7 +110,7 @@ def test_hugging_face_s_own_multi_label_folders(tmp_path: Path):
         tsf.load(folder, objective="focal")
 
 
-def test_other_activations_and_epsilons_are_hugging_face_s_too(pretrained: tsf.Pretrained, tmp_path: Path):
+def test_hugging_face_folder_keeps_activation_and_epsilon(pretrained: tsf.Pretrained, tmp_path: Path):
     model = pretrained.model.clone(activation="gelu_tanh", layer_norm_epsilon=1e-5)
     tsf.save_huggingface(dataclasses.replace(pretrained, model=model), tmp_path / "folder")
     assert tsf.load(tmp_path / "folder").model == model
@@ -121,7 +121,7 @@ def test_other_activations_and_epsilons_are_hugging_face_s_too(pretrained: tsf.P
 
 
 @pytest.mark.parametrize("field", [field for field in TARGETS["official"].values if field != "attention_type"])
-def test_what_others_cannot_compute_is_refused(field: str, pretrained: tsf.Pretrained, tmp_path: Path):
+def test_models_that_a_format_cannot_express_are_rejected(field: str, pretrained: tsf.Pretrained, tmp_path: Path):
     others = {
         "attention_order": "parallel",
         "position_embedding": "space",
@@ -134,7 +134,7 @@ def test_what_others_cannot_compute_is_refused(field: str, pretrained: tsf.Pretr
     assert not (tmp_path / "a.safetensors").exists()
 
 
-def test_space_only_is_not_for_transformers(tmp_path: Path):
+def test_space_only_is_rejected_for_transformers(tmp_path: Path):
     """Its logits are one row per frame (version 5.23), so equal logits can't be promised."""
     source = official_file(tmp_path / "source.safetensors", "space_only")
     with pytest.raises(tsf.InputError, match="transformers can't compute a model with attention_type='space_only'"):
@@ -149,12 +149,12 @@ def test_folded_parameters_cannot_be_written(pretrained: tsf.Pretrained, tmp_pat
         assert not (tmp_path / target).exists()
 
 
-def test_every_ending_is_of_a_kind_that_can_be_written():
+def test_every_suffix_belongs_to_a_writable_format():
     assert set(SUFFIXES.values()) <= WRITERS.keys()
 
 
 @pytest.mark.parametrize(("target", "kind"), [("folder", None), ("a.safetensors", None), ("own", "timesformer_jax")])
-def test_nothing_is_overwritten_unless_told(target: str, kind: str | None, tmp_path: Path):
+def test_existing_files_are_overwritten_only_on_request(target: str, kind: str | None, tmp_path: Path):
     source = official_file(tmp_path / "source.safetensors")
     tsf.convert(source, tmp_path / target, to=kind, num_heads=3)
     with pytest.raises(tsf.InputError, match=f"{target} exists"):
@@ -164,7 +164,7 @@ def test_nothing_is_overwritten_unless_told(target: str, kind: str | None, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"source.safetensors", target})
 
 
-def test_a_failure_leaves_nothing_behind(pretrained: tsf.Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_failed_save_leaves_nothing_behind(pretrained: tsf.Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tsf.save_huggingface(pretrained, tmp_path / "folder")
     before = (tmp_path / "folder" / "config.json").read_text()
     monkeypatch.setattr(json, "dumps", lambda *a, **k: 1 / 0)
@@ -175,7 +175,7 @@ def test_a_failure_leaves_nothing_behind(pretrained: tsf.Pretrained, tmp_path: P
     assert (tmp_path / "folder" / "config.json").read_text() == before
 
 
-def test_what_is_something_else_is_never_overwritten(pretrained: tsf.Pretrained, tmp_path: Path):
+def test_foreign_files_are_never_overwritten(pretrained: tsf.Pretrained, tmp_path: Path):
     """Nor is anything next to the target."""
     others = {name: tmp_path / name for name in ("home", "home.old", "home.part")}
     for folder in others.values():
@@ -188,7 +188,7 @@ def test_what_is_something_else_is_never_overwritten(pretrained: tsf.Pretrained,
     assert all((folder / "precious.txt").exists() for folder in others.values())
 
 
-def test_a_folder_in_place_of_a_file_and_back(pretrained: tsf.Pretrained, tmp_path: Path):
+def test_save_replaces_a_file_by_a_folder_and_back(pretrained: tsf.Pretrained, tmp_path: Path):
     save_official(pretrained, tmp_path / "x.safetensors")
     tsf.save_huggingface(pretrained, tmp_path / "x.safetensors", overwrite=True)
     assert (tmp_path / "x.safetensors").is_dir()
@@ -198,18 +198,18 @@ def test_a_folder_in_place_of_a_file_and_back(pretrained: tsf.Pretrained, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["y" * 300, "a\0b"])
-def test_names_that_cannot_be(name: str, pretrained: tsf.Pretrained, tmp_path: Path):
+def test_impossible_file_names_are_rejected(name: str, pretrained: tsf.Pretrained, tmp_path: Path):
     with pytest.raises(tsf.InputError, match="Can't write"):
         tsf.save_huggingface(pretrained, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
 
 
-def test_no_names_stay_no_names(pretrained: tsf.Pretrained, tmp_path: Path):
+def test_missing_labels_stay_missing(pretrained: tsf.Pretrained, tmp_path: Path):
     tsf.save_huggingface(dataclasses.replace(pretrained, labels=None), tmp_path / "folder")
     assert tsf.load(tmp_path / "folder").labels is None
 
 
-def test_targets_that_cannot_be(tmp_path: Path):
+def test_impossible_targets_are_rejected(tmp_path: Path):
     source = official_file(tmp_path / "source.safetensors")
     with pytest.raises(tsf.InputError, match="give its format, to= one of"):
         tsf.convert(source, tmp_path / "a.onnx", num_heads=3)
@@ -219,7 +219,7 @@ def test_targets_that_cannot_be(tmp_path: Path):
         tsf.convert(source, tmp_path / "nowhere" / "a.safetensors", num_heads=3)
 
 
-def test_a_fine_tuned_model_is_published(pretrained: tsf.Pretrained, tmp_path: Path):
+def test_fine_tuned_model_is_published(pretrained: tsf.Pretrained, tmp_path: Path):
     """Saves parameters from anywhere with their model, as a training script would."""
     model = tsf.create("timesformer-nano", num_classes=2)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2, 16, 16, 3)))["params"]
@@ -231,13 +231,13 @@ def test_a_fine_tuned_model_is_published(pretrained: tsf.Pretrained, tmp_path: P
     assert again.labels == ("yes", "no")
 
 
-def test_the_formats_that_cannot_hold_a_model_are_named_as_they_refuse_it(pretrained: tsf.Pretrained, tmp_path: Path):
+def test_describe_unsupported_agrees_with_the_writers(pretrained: tsf.Pretrained, tmp_path: Path):
     assert TARGETS.keys() == WRITERS.keys()
     assert describe_unsupported(pretrained.model) is None
     model = pretrained.model.clone(pre_norm=True, layer_norm_epsilon=1e-5)
-    told = describe_unsupported(model) or ""
-    assert "huggingface (pre_norm=True); official, mmaction2 (pre_norm=True, layer_norm_epsilon=1e-05)" in told
-    assert "--to=timesformer_jax` can." in told
+    words = describe_unsupported(model) or ""
+    assert "huggingface (pre_norm=True); official, mmaction2 (pre_norm=True, layer_norm_epsilon=1e-05)" in words
+    assert "--to=timesformer_jax` can." in words
     for name in ("huggingface", "official", "mmaction2"):
         assert unsupported(model, name)
         with pytest.raises(tsf.InputError, match=f"can't compute a model with {', '.join(unsupported(model, name))}"):
@@ -245,7 +245,7 @@ def test_the_formats_that_cannot_hold_a_model_are_named_as_they_refuse_it(pretra
 
 
 @pytest.mark.parametrize(
-    ("changed", "said", "unsaid"),
+    ("changed", "present", "absent"),
     [
         (
             {},
@@ -258,10 +258,10 @@ def test_the_formats_that_cannot_hold_a_model_are_named_as_they_refuse_it(pretra
         ({"sampling": "segments"}, ["frames from 4 equal segments"], ["pipeline(", "pipeline_tag", "frame_sampling_rate"]),
     ],
 )
-def test_the_model_card_says_what_the_pipeline_can(
+def test_model_card_states_pipeline_support(
     changed: dict,
-    said: list[str],
-    unsaid: list[str],
+    present: list[str],
+    absent: list[str],
     pretrained: tsf.Pretrained,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -270,10 +270,10 @@ def test_the_model_card_says_what_the_pipeline_can(
     preprocess = dataclasses.replace(PREPROCESS, **{"sampling": "uniform", "channel_order": "rgb", **changed})
     tsf.save_huggingface(dataclasses.replace(pretrained, preprocess=preprocess), tmp_path / "folder")
     card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
-    assert [text for text in said if text not in card] == []
-    assert [text for text in unsaid if text in card] == []
+    assert [text for text in present if text not in card] == []
+    assert [text for text in absent if text in card] == []
     beyond = any("pipeline can't prepare" in note for note in pretrained.report.notes)  # pyright: ignore
-    assert beyond == ("pipeline can't prepare" in caplog.text) == bool(unsaid)
+    assert beyond == ("pipeline can't prepare" in caplog.text) == bool(absent)
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
     expected = preprocess.sampling_rate if preprocess.sampling == "uniform" else None
     assert (config["num_frames"], config["frame_sampling"], config.get("frame_sampling_rate")) == (
@@ -285,7 +285,7 @@ def test_the_model_card_says_what_the_pipeline_can(
 
 
 @pytest.mark.parametrize("text", ["I/O error: No space left on device (os error 28)", "a fault of the program"])
-def test_a_full_disk_is_named_whichever_library_reports_it(tmp_path: Path, text: str):
+def test_full_disk_is_reported_for_every_writer(tmp_path: Path, text: str):
     """safetensors has its own exception, which isn't an `OSError`."""
     expected = tsf.InputError if "space" in text else RuntimeError
     with pytest.raises(expected, match="the disk is full; free" if "space" in text else text), _new(tmp_path / "hf", False):

@@ -40,7 +40,7 @@ def write(folder: Path, name: str, tensors: dict[str, np.ndarray], **configs: di
 
 
 @pytest.mark.parametrize("tensors", [openai_tensors(), clip_tensors(1, 192)], ids=["openai", "huggingface"])
-def test_an_activation_that_nothing_states_is_a_guess(tensors: dict[str, np.ndarray], tmp_path: Path):
+def test_unstated_activation_is_a_guess(tensors: dict[str, np.ndarray], tmp_path: Path):
     file = write(tmp_path, "a.safetensors", tensors)
     guessed = tsf.load(file, num_classes=2)
     assert guessed.model.activation == "quick_gelu"
@@ -54,7 +54,7 @@ def test_an_activation_that_nothing_states_is_a_guess(tensors: dict[str, np.ndar
     assert not any("activation" in note or "num_heads" in note for note in decided.notes)
 
 
-def test_a_model_that_follows_a_guess_reports_it(tmp_path: Path):
+def test_model_based_on_a_guess_reports_it(tmp_path: Path):
     """As in a run whose config follows the weights of `init_from`."""
     file = write(tmp_path, "a.safetensors", openai_tensors())
     model = tsf.load(file, num_classes=2).model
@@ -78,7 +78,7 @@ def test_a_model_that_follows_a_guess_reports_it(tmp_path: Path):
     ],
     ids=str,
 )
-def test_open_clip_config(changes: dict[str, Any], fields: dict[str, Any], tmp_path: Path):
+def test_open_clip_config_is_read(changes: dict[str, Any], fields: dict[str, Any], tmp_path: Path):
     file = write(tmp_path, "a.safetensors", openai_tensors(), open_clip_config=changed(OPEN_CLIP_CONFIG, **changes))
     contents = read_contents(file, numbers=False)
     assert {name: contents.fields[name] for name in fields} == fields
@@ -86,14 +86,14 @@ def test_open_clip_config(changes: dict[str, Any], fields: dict[str, Any], tmp_p
 
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "my_clip.safetensors"])
-def test_open_clip_pixels(name: str, tmp_path: Path):
+def test_open_clip_preprocessing_is_read(name: str, tmp_path: Path):
     """In a folder under OpenCLIP's names, and next to a file of any name."""
     file = write(tmp_path / "a", name, openai_tensors(), open_clip_config=OPEN_CLIP_CONFIG)
     preprocess = tsf.load(file.parent if name.startswith("open_clip") else file, num_classes=2).preprocess
     assert (preprocess.mean, preprocess.std, preprocess.short_side) == ((0.5,) * 3, (0.25,) * 3, 32)
 
 
-def test_open_clip_config_has_a_say_where_no_config_json_is(tmp_path: Path):
+def test_open_clip_config_applies_without_config_json(tmp_path: Path):
     tensors = clip_tensors(1, 192)
     open_clip = changed(OPEN_CLIP_CONFIG, model_cfg__vision_cfg__patch_size=4, model_cfg__vision_cfg__image_size=16)
     file = write(tmp_path, "model.safetensors", tensors, open_clip_config=open_clip)
@@ -108,7 +108,7 @@ def test_open_clip_config_has_a_say_where_no_config_json_is(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.fp16.safetensors", "vit.safetensors"])
-def test_timm_config(name: str, tmp_path: Path):
+def test_timm_config_is_read(name: str, tmp_path: Path):
     """In a folder, and next to a file of any name."""
     file = write(tmp_path / "a", name, timm_tensors(), config=TIMM_CONFIG)
     pretrained = tsf.load(file.parent if name.startswith("model") else file)
@@ -132,7 +132,7 @@ def test_timm_config(name: str, tmp_path: Path):
     ],
     ids=str,
 )
-def test_what_timm_s_config_states_of_the_model(changes: dict[str, Any], fields: dict[str, Any], tmp_path: Path):
+def test_timm_config_determines_model_fields(changes: dict[str, Any], fields: dict[str, Any], tmp_path: Path):
     file = write(tmp_path, "a.safetensors", timm_tensors(), config=changed(TIMM_CONFIG, **changes))
     contents = read_contents(file, numbers=False)
     assert {name: contents.fields[name] for name in fields} == fields
@@ -140,7 +140,7 @@ def test_what_timm_s_config_states_of_the_model(changes: dict[str, Any], fields:
     assert contents.preprocess["mean"] == changes.get("mean", [0.5, 0.5, 0.5])
 
 
-def test_a_classifier_of_the_patches_is_not_put_onto_the_class_token(tmp_path: Path):
+def test_classifier_of_the_patches_is_not_used_on_the_class_token(tmp_path: Path):
     for change in ({"global_pool": "avg"}, {"model_args__global_pool": "avg"}):
         config = changed(TIMM_CONFIG, model_args__fc_norm=False, **change)
         file = write(tmp_path, "model.safetensors", timm_tensors(), config=config)
@@ -165,9 +165,7 @@ def test_a_classifier_of_the_patches_is_not_put_onto_the_class_token(tmp_path: P
     ids=["bert", "mmaction2"],
 )
 @pytest.mark.parametrize("tensors", [timm_tensors(), clip_tensors(1, 192)], ids=["timm", "huggingface_clip"])
-def test_the_configuration_of_another_model_is_left_alone(
-    config: dict[str, Any], tensors: dict[str, np.ndarray], tmp_path: Path
-):
+def test_config_of_another_model_is_ignored(config: dict[str, Any], tensors: dict[str, np.ndarray], tmp_path: Path):
     file = write(tmp_path, "a.safetensors", tensors, config=config)
     contents = read_contents(file, numbers=False)
     assert (contents.fields["num_heads"], contents.fields.get("layer_norm_epsilon", 1e-6) < 1e-4) == (3, True)
@@ -175,7 +173,7 @@ def test_the_configuration_of_another_model_is_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("entries", "told"),
+    ("entries", "words"),
     [
         ({"model_args__num_heads": [3, 4]}, "config.json's model_args's num_heads should be a whole number above 0, got"),
         ({"model_args": [1]}, "config.json's model_args should be an object"),
@@ -196,14 +194,14 @@ def test_the_configuration_of_another_model_is_left_alone(
     ],
     ids=str,
 )
-def test_malformed_configurations(entries: dict[str, Any], told: str, tmp_path: Path):
+def test_malformed_configs_are_rejected(entries: dict[str, Any], words: str, tmp_path: Path):
     if any(name.split("__")[0] in OPEN_CLIP_CONFIG for name in entries):
         file = write(tmp_path, "a.safetensors", openai_tensors(), open_clip_config=changed(OPEN_CLIP_CONFIG, **entries))
     else:
         file = write(tmp_path, "a.safetensors", timm_tensors(), config=changed(TIMM_CONFIG, **entries))
     with pytest.raises(tsf.InputError) as caught:
         read_contents(file, numbers=False)
-    assert told in str(caught.value)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +215,7 @@ def test_malformed_configurations(entries: dict[str, Any], told: str, tmp_path: 
     ],
     ids=str,
 )
-def test_preprocessor_of_an_image_model(preprocessor: dict[str, Any], expected: tuple[Any, ...], tmp_path: Path):
+def test_preprocessor_of_an_image_model_is_read(preprocessor: dict[str, Any], expected: tuple[Any, ...], tmp_path: Path):
     """Sizes only count for crops of the model's own size."""
     file = write(tmp_path, "model.safetensors", clip_tensors(1, 192), preprocessor_config=preprocessor)
     chosen = read_architecture(file).preprocess

@@ -20,7 +20,7 @@ from timesformer_jax.pretrained.tensor_files import open_tensors
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "words"),
     [
         (b"", "it is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS pointer"),
@@ -30,16 +30,16 @@ from timesformer_jax.pretrained.tensor_files import open_tensors
         (b"PK\x03\x04 and no more", "broken or truncated PyTorch or .npz file"),
     ],
 )
-def test_foreign_files(content: bytes, told: str, tmp_path: Path):
+def test_foreign_files_are_rejected(content: bytes, words: str, tmp_path: Path):
     (tmp_path / "a.pyth").write_bytes(content)
     with pytest.raises(tsf.InputError) as caught:
         tsf.load(tmp_path / "a.pyth")
-    assert told in str(caught.value)
+    assert words in str(caught.value)
     assert str(tmp_path / "a.pyth") in str(caught.value)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.99])
-def test_truncated_safetensors(share: float, tmp_path: Path):
+def test_truncated_safetensors_is_rejected(share: float, tmp_path: Path):
     data = official_file(tmp_path / "a.safetensors").read_bytes()
     (tmp_path / "b.safetensors").write_bytes(data[: int(len(data) * share)])
     with pytest.raises(tsf.InputError, match="broken or truncated safetensors file"):
@@ -47,7 +47,7 @@ def test_truncated_safetensors(share: float, tmp_path: Path):
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.99])
-def test_truncated_npz(share: float, tmp_path: Path):
+def test_truncated_npz_is_rejected(share: float, tmp_path: Path):
     np.savez(tmp_path / "a.npz", **golden_tensors("inflate_divided_space_time", "vit/"))
     data = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "b.npz").write_bytes(data[: int(len(data) * share)])
@@ -55,7 +55,7 @@ def test_truncated_npz(share: float, tmp_path: Path):
         tsf.load(tmp_path / "b.npz")
 
 
-def test_an_npz_with_a_damaged_tensor(tmp_path: Path):
+def test_npz_with_a_damaged_tensor_is_rejected(tmp_path: Path):
     np.savez(tmp_path / "a.npz", **golden_tensors("inflate_divided_space_time", "vit/"))
     data = bytearray((tmp_path / "a.npz").read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -64,26 +64,26 @@ def test_an_npz_with_a_damaged_tensor(tmp_path: Path):
         tsf.load(tmp_path / "a.npz", num_heads=3)
 
 
-def test_an_npz_with_objects_is_not_unpickled(tmp_path: Path):
+def test_npz_with_objects_is_not_unpickled(tmp_path: Path):
     np.savez(tmp_path / "a.npz", cls=np.array([print], dtype=object))
     with pytest.raises(tsf.InputError):
         tsf.load(tmp_path / "a.npz")
 
 
-def test_zips_of_something_else(tmp_path: Path):
+def test_foreign_zips_are_rejected(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("holiday.jpg", b"0")
     with pytest.raises(tsf.InputError, match=r"zip archive without weights, of holiday\.jpg"):
         tsf.load(tmp_path / "a.zip")
 
 
-def test_tensors_of_something_else(tmp_path: Path):
+def test_foreign_tensors_are_rejected(tmp_path: Path):
     path = write_safetensors(tmp_path / "a", {"layer1.conv.weight": np.zeros((2, 2), np.float32)})
     with pytest.raises(tsf.InputError, match=r"in no known format .* Its tensors: layer1\.conv\.weight"):
         tsf.load(path)
 
 
-def test_folders_of_something_else(tmp_path: Path):
+def test_foreign_folders_are_rejected(tmp_path: Path):
     with pytest.raises(tsf.InputError, match=r"holds no weights .* but nothing"):
         tsf.load(tmp_path)
     (tmp_path / "notes.txt").write_text("")
@@ -93,14 +93,14 @@ def test_folders_of_something_else(tmp_path: Path):
         tsf.load(tmp_path / "missing.pyth")
 
 
-def test_a_config_that_is_no_json(tmp_path: Path):
+def test_config_that_is_not_json_is_rejected(tmp_path: Path):
     folder = golden_huggingface(tmp_path / "folder")
     (folder / "config.json").write_text("{")
     with pytest.raises(tsf.InputError, match=r"config\.json as JSON"):
         tsf.load(folder)
 
 
-def test_an_activation_that_is_not_ours(tmp_path: Path):
+def test_unknown_activation_is_rejected(tmp_path: Path):
     folder = golden_huggingface(tmp_path / "folder")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
@@ -108,7 +108,7 @@ def test_an_activation_that_is_not_ours(tmp_path: Path):
         tsf.load(folder)
 
 
-def test_sharded_folders(tmp_path: Path):
+def test_sharded_folders_are_read(tmp_path: Path):
     folder = golden_huggingface(tmp_path / "folder")
     whole = tsf.load(folder)
     tensors = list(golden_tensors("huggingface_divided").items())
@@ -126,7 +126,7 @@ def test_sharded_folders(tmp_path: Path):
         tsf.load(folder)
 
 
-def test_a_pickle_without_torch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_pickle_without_torch_installed_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "a.pyth").write_bytes(pickle.dumps({"model_state": {}}))
     with pytest.raises(tsf.InputError, match=r'needs PyTorch, .* pip install "timesformer_jax\[torch\]"'):
@@ -134,7 +134,7 @@ def test_a_pickle_without_torch_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("damage", ["_CHECKPOINT_METADATA", "params/manifest.ocdbt", "params"])
-def test_damaged_checkpoints_of_our_own(damage: str, tmp_path: Path):
+def test_damaged_checkpoints_are_rejected(damage: str, tmp_path: Path):
     """Runs in a separate process, since Orbax leaves unfinished tasks behind that complain when collected."""
     tsf.save(tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3), tmp_path / "own")
     path = tmp_path / "own" / damage
@@ -145,12 +145,12 @@ def test_damaged_checkpoints_of_our_own(damage: str, tmp_path: Path):
     command = [sys.executable, "-m", "timesformer_jax", "convert", str(tmp_path / "own"), str(tmp_path / "b.safetensors")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    (told,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert any(words in told for words in ("is damaged", "it has no params", "it doesn't say which model it is of"))
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert any(words in error for words in ("is damaged", "it has no params", "it doesn't say which model it is of"))
     assert not (tmp_path / "b.safetensors").exists()
 
 
-def test_a_checkpoint_of_the_future(tmp_path: Path):
+def test_checkpoint_of_a_newer_version_is_rejected(tmp_path: Path):
     tsf.save(tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3), tmp_path / "own")
     path = tmp_path / "own" / "_CHECKPOINT_METADATA"
     metadata = json.loads(path.read_text())
@@ -167,7 +167,7 @@ def test_a_checkpoint_of_the_future(tmp_path: Path):
 
 
 @pytest.mark.parametrize("form", ["safetensors", "npz"])
-def test_any_damage_is_one_sentence(form: str, tmp_path: Path):
+def test_any_damage_is_a_clear_error(form: str, tmp_path: Path):
     """Random bytes are changed: the result is a model of the same shape, or an InputError."""
     tensors = golden_tensors("inflate_divided_space_time", "vit/")
     path = tmp_path / "whole"
@@ -188,7 +188,7 @@ def test_any_damage_is_one_sentence(form: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "words"),
     [
         ("pos_embed", None, "nothing in the file is its pos_embed"),
         ("pos_embed", np.zeros(24), "pos_embed: expected 3 axes"),
@@ -205,18 +205,18 @@ def test_any_damage_is_one_sentence(form: str, tmp_path: Path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_tensors_of_odd_shapes(name: str, value: np.ndarray | None, told: str, tmp_path: Path):
+def test_tensors_of_odd_shapes_are_rejected(name: str, value: np.ndarray | None, words: str, tmp_path: Path):
     tensors = golden_tensors("official_divided_space_time")
     tensors.pop(name, None)
     if value is not None:
         tensors[name] = value if value.dtype == np.int32 else value.astype(np.float32)
     path = write_safetensors(tmp_path / "a", tensors)
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.load(path, num_heads=3)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({"vision_config": 3}, "vision_config should be an object, got 3"),
         ({"hidden_act": ["gelu"]}, r"hidden_act must be one of|hidden_act should be"),
@@ -228,21 +228,21 @@ def test_tensors_of_odd_shapes(name: str, value: np.ndarray | None, told: str, t
         ({"id2label": {"0": "a", "5": "b"}}, "id2label should number its 2 names"),
     ],
 )
-def test_configs_that_cannot_be(changes: dict, told: str, tmp_path: Path):
+def test_impossible_configs_are_rejected(changes: dict, words: str, tmp_path: Path):
     folder = golden_huggingface(tmp_path / "folder")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
     if changes.get("hidden_act") == ["gelu"]:  # a list of one, as sizes may be
         assert tsf.load(folder).model.activation == "gelu"
         return
-    with pytest.raises(tsf.InputError, match=told):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.load(folder)
 
 
 @pytest.mark.parametrize(
     "preprocessor", [{"image_mean": 0.5}, {"image_mean": ["a", "b", "c"]}, {"timesformer_jax": {"sampling": 3}}]
 )
-def test_preprocessors_that_cannot_be(preprocessor: dict, tmp_path: Path):
+def test_impossible_preprocessors_are_rejected(preprocessor: dict, tmp_path: Path):
     folder = golden_huggingface(tmp_path / "folder")
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     with pytest.raises(tsf.InputError, match=r"how videos are prepared can't be used|sampling|mean"):
@@ -250,14 +250,14 @@ def test_preprocessors_that_cannot_be(preprocessor: dict, tmp_path: Path):
 
 
 @pytest.mark.parametrize("places", [None, ["a"], {"x": 3}, {"x": "../model.safetensors"}, {"x": "/etc/passwd"}])
-def test_indices_that_cannot_be(places, tmp_path: Path):
+def test_impossible_indices_are_rejected(places, tmp_path: Path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     with pytest.raises(tsf.InputError, match="should have a weight_map from tensors to files in its folder"):
         tsf.load(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "words"),
     [
         ("https://example.org/a.pyth", "Download https://example.org/a.pyth"),
         ("x" * 300, "can't be a path"),
@@ -265,12 +265,12 @@ def test_indices_that_cannot_be(places, tmp_path: Path):
         ("", "no published model of this name"),
     ],
 )
-def test_sources_that_cannot_be(source: str, told: str):
-    with pytest.raises(tsf.InputError, match=told):
+def test_impossible_sources_are_rejected(source: str, words: str):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.load(source)
 
 
-def test_arguments_that_cannot_be(tmp_path: Path):
+def test_impossible_arguments_are_rejected(tmp_path: Path):
     path = official_file(tmp_path / "a.safetensors")
     with pytest.raises(tsf.InputError, match=r"There is no weight format 'keras'; format must be one of official"):
         tsf.load(path, format="keras")
@@ -282,12 +282,12 @@ def test_arguments_that_cannot_be(tmp_path: Path):
         tsf.load(path, num_heads=3, resize="cubic")
 
 
-def test_a_config_beside_a_file_of_another_kind_is_none_of_ours(tmp_path: Path):
+def test_foreign_config_next_to_a_file_is_ignored(tmp_path: Path):
     (tmp_path / "config.json").write_text("{")
     assert tsf.load(official_file(tmp_path / "a.safetensors"), num_heads=3).model.depth == 2
 
 
-def test_bfloat16_archives(tmp_path: Path):
+def test_bfloat16_archives_are_read(tmp_path: Path):
     import jax.numpy as jnp
 
     tensors = golden_tensors("inflate_divided_space_time", "vit/")
@@ -311,7 +311,7 @@ def test_archives_are_read_by_many_threads_at_once(tmp_path: Path):
         sys.setswitchinterval(interval)
 
 
-def test_variants_of_folders(tmp_path: Path):
+def test_variants_of_folders_are_read(tmp_path: Path):
     """Folders that transformers writes with variant="fp16"; full precision is preferred if both exist."""
     folder = golden_huggingface(tmp_path / "folder")
     whole = golden_tensors("huggingface_divided")

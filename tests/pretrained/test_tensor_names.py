@@ -21,14 +21,14 @@ def assert_divided(pretrained: tsf.Pretrained):
 @pytest.mark.parametrize(
     "prefix", ["net.", "_orig_mod.", "backbone.", "module.module.", "model.backbone.", "module._orig_mod.model.encoder."]
 )
-def test_prefixes_of_any_combination(prefix: str, tmp_path: Path):
+def test_prefixes_are_stripped_in_any_combination(prefix: str, tmp_path: Path):
     path = official_file(tmp_path / "a.safetensors", prefix=prefix)
     assert_divided(tsf.load(path, num_heads=3, format=None))
 
 
 @pytest.mark.parametrize("prefix", ["", "net.", "module._orig_mod."])
 @pytest.mark.parametrize("short", [False, True])
-def test_prefixes_of_hugging_face_names(prefix: str, short: bool, tmp_path: Path):
+def test_prefixes_of_hugging_face_names_are_stripped(prefix: str, short: bool, tmp_path: Path):
     """Including the model without a classifier, whose names lack `timesformer.`."""
     tensors = golden_tensors("huggingface_divided")
     if short:
@@ -38,7 +38,7 @@ def test_prefixes_of_hugging_face_names(prefix: str, short: bool, tmp_path: Path
     assert (found.format.title, len(found.places)) == ("Hugging Face TimeSformer", len(tensors))
 
 
-def test_components_of_wrappers_within_names(tmp_path: Path):
+def test_wrapper_components_within_names_are_removed(tmp_path: Path):
     """Names of compiled, sharded or rematerialized blocks, and the counter of an averaged model."""
     tensors = {
         re.sub(r"^(blocks\.\d+\.)", r"\1_checkpoint_wrapped_module._fsdp_wrapped_module.", name): tensor
@@ -50,7 +50,7 @@ def test_components_of_wrappers_within_names(tmp_path: Path):
     assert pretrained.report.ignored.keys() == {"n_averaged"}
 
 
-def test_a_classifier_next_to_the_backbone(tmp_path: Path):
+def test_classifier_next_to_the_backbone_is_read(tmp_path: Path):
     tensors = {
         ("model." if name.startswith("head.") else "model.backbone.") + name: tensor
         for name, tensor in golden_tensors("official_divided_space_time").items()
@@ -58,7 +58,7 @@ def test_a_classifier_next_to_the_backbone(tmp_path: Path):
     assert_divided(tsf.load(write_safetensors(tmp_path / "a", tensors), num_heads=3))
 
 
-def test_a_moving_average_in_the_names_is_left_aside(tmp_path: Path):
+def test_moving_average_in_the_names_is_ignored(tmp_path: Path):
     tensors = golden_tensors("official_divided_space_time")
     both = {f"model.{k}": v for k, v in tensors.items()} | {f"ema_model.{k}": v + 1 for k, v in tensors.items()}
     path = write_safetensors(tmp_path / "a", both)
@@ -70,7 +70,7 @@ def test_a_moving_average_in_the_names_is_left_aside(tmp_path: Path):
     assert "not under the prefix ema_model." in str(average.report)
 
 
-def test_several_models_are_a_choice(tmp_path: Path):
+def test_multiple_models_need_a_choice(tmp_path: Path):
     tensors = golden_tensors("official_divided_space_time")
     both = {f"student.net.{k}": v for k, v in tensors.items()} | {f"teacher.net.{k}": v + 1 for k, v in tensors.items()}
     path = write_safetensors(tmp_path / "a", both)
@@ -81,7 +81,7 @@ def test_several_models_are_a_choice(tmp_path: Path):
         tsf.load(path, num_heads=3, prefix="pupil")
 
 
-def test_patterns_match_names_without_their_prefix(tmp_path: Path):
+def test_allow_patterns_match_names_without_their_prefix(tmp_path: Path):
     tensors = golden_tensors("official_divided_space_time") | {"decoder_norm.weight": np.ones(3, np.float32)}
     path = write_safetensors(tmp_path / "a", {f"module.{name}": tensor for name, tensor in tensors.items()})
     with pytest.raises(tsf.InputError, match=r"module\.decoder_norm\.weight \(3,\): no place in the model.*--allow"):
@@ -90,13 +90,13 @@ def test_patterns_match_names_without_their_prefix(tmp_path: Path):
         assert tsf.load(path, num_heads=3, allow=pattern).report.ignored.keys() == {"module.decoder_norm.weight"}
 
 
-def test_entries_of_files_without_any(tmp_path: Path):
+def test_entry_of_a_file_without_entries_is_rejected(tmp_path: Path):
     path = official_file(tmp_path / "a.safetensors")
     with pytest.raises(tsf.InputError, match=r"without entries such as 'model_ema': .* with prefix=\.\.\."):
         tsf.load(path, entry="model_ema")
 
 
-def test_entries_of_our_own_checkpoints(tmp_path: Path):
+def test_entry_selects_parameters_of_a_checkpoint(tmp_path: Path):
     tsf.save(tsf.load(golden_huggingface(tmp_path / "folder")), tmp_path / "own")
     assert tsf.load(tmp_path / "own", entry="params").report.entry == "params"
     with pytest.raises(tsf.InputError, match=r"has no entry 'ema' of parameters, but params\."):

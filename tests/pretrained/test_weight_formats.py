@@ -39,7 +39,7 @@ def test_every_format_is_in_the_table():
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_format_s_rows_are_a_model_s_parameters(name: str):
+def test_format_rows_match_the_model_parameters(name: str):
     """Exactly these, except for what the format lacks: a classifier of the CLS alone, and zeros."""
     format = FORMATS[name]
     model = tsf.TimeSformer(**SMALL, **FIELDS[name])
@@ -59,7 +59,7 @@ def test_a_format_s_rows_are_a_model_s_parameters(name: str):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_name_in_its_normal_form_stays(name: str):
+def test_normalized_name_is_unchanged(name: str):
     format = FORMATS[name]
     for row in format.rows:
         written = row.theirs.replace("{i}", "11")
@@ -67,7 +67,7 @@ def test_a_name_in_its_normal_form_stays(name: str):
         assert template(written) == (row.theirs, "11" if "{i}" in row.theirs else "")
 
 
-def test_the_golden_names_are_all_known():
+def test_golden_names_are_all_known():
     for file, name, prefix in (
         ("official_divided_space_time", "official", "param/"),
         ("huggingface_divided", "huggingface", "param/"),
@@ -78,7 +78,7 @@ def test_the_golden_names_are_all_known():
 
 
 @pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if layout.write is not None])
-def test_layouts_go_back_as_they_came(name: str):
+def test_layouts_round_trip(name: str):
     """Checked on the parameters that the official table gives."""
     layout = LAYOUTS[name]
     params = flatten_params(random_variables(tsf.TimeSformer(**SMALL))["params"])
@@ -94,7 +94,7 @@ def test_every_layout_is_used():
     assert set(LAYOUTS.values()) == {row.layout for format in FORMATS.values() for row in (*format.rows, *format.scales)}
 
 
-def test_shapes_of_one_block_are_those_of_all():
+def test_shapes_of_one_block_apply_to_all():
     """`parameter_shapes` traces one block; this test traces all of them."""
     for scan_layers in (False, True):
         model = tsf.TimeSformer(**{**SMALL, "depth": 3}, scan_layers=scan_layers)

@@ -25,7 +25,7 @@ def model_of(name: str) -> tsf.TimeSformer:
     return tsf.TimeSformer(num_classes=DATASETS[row.dataset].num_classes, image_size=row.image_size, num_frames=row.num_frames)
 
 
-def test_the_table_is_the_official_one():
+def test_zoo_table_matches_the_official_one():
     """Repeats the facts of the README's model zoo."""
     assert len(ZOO) == 13
     assert sum(row.repository is not None for row in ZOO.values()) == 6
@@ -60,7 +60,7 @@ def test_the_table_is_the_official_one():
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_what_a_video_must_look_like(name: str):
+def test_zoo_preprocessing_matches_the_official_models(name: str):
     preprocess = ZOO[name].preprocess
     assert (preprocess.mean, preprocess.std) == ((0.45,) * 3, (0.225,) * 3)
     ssv2 = name.endswith("ssv2")
@@ -69,15 +69,15 @@ def test_what_a_video_must_look_like(name: str):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_a_file_of_the_same_shape_is_prepared_the_same_way(name: str):
+def test_file_of_a_known_shape_gets_the_zoo_preprocessing(name: str):
     """The files don't state the preprocessing; the report says what was inferred."""
     model = model_of(name)
     fields = describe_model(model)
     assert published_as(fields) == name
     report = Report("file.pyth", "", model)
 
-    def chosen(format: str, said: dict, target: tsf.TimeSformer = model, source: str = "file.pyth") -> tsf.Preprocess:
-        return choose_preprocess(FORMATS[format], said, fields, target, source, report)
+    def chosen(format: str, stated: dict, target: tsf.TimeSformer = model, source: str = "file.pyth") -> tsf.Preprocess:
+        return choose_preprocess(FORMATS[format], stated, fields, target, source, report)
 
     assert chosen("official", {}) == ZOO[name].preprocess
     assert f"prepared as for {name}" in report.notes[0]
@@ -93,14 +93,14 @@ def test_a_file_of_the_same_shape_is_prepared_the_same_way(name: str):
     )
 
 
-def test_a_model_of_one_s_own_is_none_of_them():
+def test_custom_model_is_not_in_the_zoo():
     base = tsf.create("timesformer-base", num_classes=400)
     assert published_as(describe_model(base)) == "timesformer-base-k400"
     assert published_as(describe_model(base.clone(num_classes=401))) is None
     assert published_as(describe_model(base.clone(attention_type="joint_space_time"))) is None
 
 
-def test_fine_tuned_weights_are_prepared_as_what_they_were():
+def test_fine_tuned_weights_keep_the_zoo_preprocessing():
     """With other classes, a BGR model stays BGR and a 96 x 4 model keeps its sampling rate."""
     for name in ("timesformer-base-ssv2", "timesformer-large-frames-k400"):
         target = model_of(name).clone(num_classes=10)
@@ -112,16 +112,16 @@ def test_fine_tuned_weights_are_prepared_as_what_they_were():
             assert len(report.notes) == (source == "file.pyth" or "None" in source)
 
 
-def test_an_official_configuration_decides():
+def test_official_config_determines_the_preprocessing():
     """The training code leaves it in its checkpoints, as YAML in either style."""
     config = (
         "DATA:\n  MEAN: [0.4, 0.5, 0.6]\n  NUM_FRAMES: 8\n  SAMPLING_RATE: 16\n  STD:\n  - 0.2\n  - 0.2\n  - 0.25\n"
         "TRAIN:\n  DATASET: ssv2\n"
     )
-    said = preprocess_of_notes({}, config)
+    stated = preprocess_of_notes({}, config)
     model = model_of("timesformer-base-k400")
     report = Report("", "", model)
-    preprocess = choose_preprocess(FORMATS["official"], said, describe_model(model), model, "file", report)
+    preprocess = choose_preprocess(FORMATS["official"], stated, describe_model(model), model, "file", report)
     assert preprocess.short_side == 256  # which the folder doesn't state
     assert not report.notes
     assert preprocess.mean == (0.4, 0.5, 0.6)
@@ -149,7 +149,7 @@ def cached(cache: Path, repository: str) -> Path:
     return snapshot
 
 
-def test_a_name_of_the_zoo_from_the_cache(offline: Path):
+def test_zoo_name_is_loaded_from_the_cache(offline: Path):
     """Uses a base model with one block, which the folder states, so that the test is quick."""
     snapshot = cached(offline, "facebook/timesformer-base-finetuned-ssv2")
     snapshot.mkdir()
@@ -175,12 +175,12 @@ def test_a_name_of_the_zoo_from_the_cache(offline: Path):
     }
 
 
-def test_any_repository_by_name(offline: Path):
+def test_any_repository_is_loaded_by_name(offline: Path):
     golden_huggingface(cached(offline, "someone/mine"))
     assert tsf.load("hf:someone/mine").model.embed_dim == 24
 
 
-def test_what_is_not_cached_is_told(offline: Path):
+def test_uncached_weights_are_reported(offline: Path):
     with pytest.raises(
         tsf.InputError, match=r"timesformer-base-finetuned-k400 is not in the cache, and the .* can't be reached"
     ):
@@ -189,19 +189,19 @@ def test_what_is_not_cached_is_told(offline: Path):
         tsf.load("hf:not/a/name")
 
 
-def test_unknown_names_are_told_the_known_ones():
+def test_unknown_name_error_lists_the_known_ones():
     with pytest.raises(
         tsf.InputError, match=r"no published model of this name. Known: timesformer-base-k400, .*96x32-howto100m"
     ):
         tsf.load("timesformer-base-k401")
 
 
-def test_what_is_only_a_file_is_told_its_address():
+def test_models_without_a_repository_report_their_download_address():
     with pytest.raises(tsf.InputError, match=r"download https://www.dropbox.com/s/.*96x4_224_K400.pyth\?dl=1 and load"):
         tsf.load("timesformer-large-frames-k400")
 
 
-def test_the_job_prints_them_all(capsys: pytest.CaptureFixture[str]):
+def test_zoo_job_prints_all_models(capsys: pytest.CaptureFixture[str]):
     assert main(["zoo"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ZOO)

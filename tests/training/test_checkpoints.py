@@ -16,7 +16,7 @@ from tests.training.saved_states import MODEL, OPTIMIZER, describe, kept, saved
 from timesformer_jax import training
 
 
-def test_the_newest_is_restored_on_other_devices(tmp_path: Path):
+def test_newest_checkpoint_is_restored_on_other_devices(tmp_path: Path):
     state = saved(tmp_path / "c", 1, 2, 5)
     checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))
     assert checkpoints.latest_step == 5
@@ -57,7 +57,7 @@ def test_restoring_into_shapes_allocates_one_state(tmp_path: Path):
     jax.tree.map(np.testing.assert_array_equal, restored.ema, fresh.params)
 
 
-def test_the_newest_two_and_the_best_are_kept(tmp_path: Path):
+def test_checkpoints_keep_the_newest_two_and_the_best(tmp_path: Path):
     """Also after a restart, when metrics come from disk, and if the newest have no metric."""
     saved(tmp_path / "c", 1, 2, 5, 9, metrics={1: 0.3, 2: 0.7, 5: 0.1})
     assert kept(tmp_path / "c") == [2, 5, 9]
@@ -70,14 +70,14 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path: Path):
     checkpoints.close()
 
 
-def test_the_newest_is_the_best_where_none_was_rated(tmp_path: Path):
+def test_newest_checkpoint_is_the_best_if_none_has_a_metric(tmp_path: Path):
     saved(tmp_path / "c", 1, 4)
     checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))
     assert checkpoints.best_step == 4
     checkpoints.close()
 
 
-def test_the_moving_average_is_what_is_tested(tmp_path: Path):
+def test_evaluation_uses_the_moving_average(tmp_path: Path):
     mesh = training.make_mesh(jax.devices()[:1])
     state = training.init_state(MODEL, OPTIMIZER, 0, mesh, ema=True)
     state = state.replace(ema=jax.tree.map(lambda x: x + 1, state.ema))
@@ -113,7 +113,7 @@ checkpoints.wait()
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path.cwd())
 
 
-def test_killed_in_the_middle_of_a_save(tmp_path: Path):
+def test_partial_checkpoint_of_a_killed_save_is_ignored(tmp_path: Path):
     """A partial checkpoint isn't taken for a complete one, and the next run deletes it."""
     done = interrupted(
         tmp_path / "c",
@@ -140,7 +140,7 @@ time.sleep(30)
     assert not list((tmp_path / "c").glob("*tmp*"))
 
 
-def test_a_disk_that_fills_while_saving(tmp_path: Path):
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path):
     """Files are limited to a kilobyte: the error is one sentence, and the previous checkpoint is intact."""
     done = interrupted(
         tmp_path / "c",
@@ -166,7 +166,7 @@ os._exit(0)
     checkpoints.close()
 
 
-def test_nothing_there(tmp_path: Path):
+def test_missing_checkpoint_is_an_error(tmp_path: Path):
     checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))
     mesh = training.make_mesh(jax.devices()[:1])
     state = training.init_state(MODEL, OPTIMIZER, 0, mesh)
@@ -187,7 +187,7 @@ def test_nothing_there(tmp_path: Path):
         ({"num_classes": 4}, "model.num_classes is 3 there and 4 here"),
     ],
 )
-def test_another_models_checkpoint_is_refused(tmp_path: Path, changes: dict, words: str):
+def test_checkpoint_of_another_model_is_rejected(tmp_path: Path, changes: dict, words: str):
     saved(tmp_path / "c", 1)
     other = MODEL.clone(**changes)
     checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(other))
@@ -199,7 +199,7 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path, changes: dict, wor
     checkpoints.close()
 
 
-def test_of_two_lists_the_first_difference_is_told(tmp_path: Path):
+def test_first_difference_of_two_lists_is_reported(tmp_path: Path):
     saved(tmp_path / "c", 1)
     for labels, words in ((["a", "b", "d"], "'c' there and 'd' here at number 2"), (["a"], "3 long there and 1 here")):
         checkpoints = training.Checkpoints(str(tmp_path / "c"), {**describe(MODEL), "data": {"label_names": labels}})
@@ -208,7 +208,7 @@ def test_of_two_lists_the_first_difference_is_told(tmp_path: Path):
         checkpoints.close()
 
 
-def test_what_does_not_change_the_weights_may_differ(tmp_path: Path):
+def test_fields_that_leave_the_weights_unchanged_may_differ(tmp_path: Path):
     saved(tmp_path / "c", 1)
     other = MODEL.clone(drop_path_rate=0.1, initialization="from_scratch", dtype="bfloat16")
     checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(other))
@@ -217,7 +217,7 @@ def test_what_does_not_change_the_weights_may_differ(tmp_path: Path):
     checkpoints.close()
 
 
-def test_an_interrupt_waits_for_the_save_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_interrupt_waits_for_the_save_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Ctrl-C amid Orbax's own work left failing threads, and a partial folder for the next start."""
     state = saved(tmp_path / "c")
     checkpoints = training.Checkpoints(str(tmp_path / "c"), describe(MODEL))

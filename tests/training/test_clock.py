@@ -36,7 +36,7 @@ def slow_batches(seconds: float, count: int):
 
 
 @pytest.mark.parametrize(("data", "device", "waits"), [(0.05, 0.2, False), (0.2, 0.02, True)])
-def test_only_idle_time_counts(monkeypatch: pytest.MonkeyPatch, data: float, device: float, waits: bool):
+def test_clock_counts_only_idle_time(monkeypatch: pytest.MonkeyPatch, data: float, device: float, waits: bool):
     """In four steps the device waits 0 s, or 0.72 s."""
     simulated = Device(monkeypatch)
     clock = DeviceClock()
@@ -54,7 +54,7 @@ def test_only_idle_time_counts(monkeypatch: pytest.MonkeyPatch, data: float, dev
     clock.close()
 
 
-def test_a_step_is_timed_by_its_end_and_not_when_it_is_dispatched(monkeypatch: pytest.MonkeyPatch):
+def test_clock_times_steps_by_their_end_and_not_by_dispatch(monkeypatch: pytest.MonkeyPatch):
     """With one step in flight, as in the loop, the time of three steps counts for three, however early it is read."""
     simulated = Device(monkeypatch)
     clock = DeviceClock()
@@ -76,7 +76,7 @@ def test_a_step_is_timed_by_its_end_and_not_when_it_is_dispatched(monkeypatch: p
     clock.close()
 
 
-def test_what_is_too_short_to_time_is_timed_with_what_follows(monkeypatch: pytest.MonkeyPatch):
+def test_clock_merges_windows_too_short_to_time(monkeypatch: pytest.MonkeyPatch):
     simulated = Device(monkeypatch)
     clock = DeviceClock()
     monkeypatch.setattr("timesformer_jax.training.clock.SHORTEST", 0.1)
@@ -90,7 +90,7 @@ def test_what_is_too_short_to_time_is_timed_with_what_follows(monkeypatch: pytes
     clock.close()
 
 
-def test_the_loop_cannot_run_ahead_without_end(monkeypatch: pytest.MonkeyPatch):
+def test_clock_bounds_the_steps_in_flight(monkeypatch: pytest.MonkeyPatch):
     simulated = Device(monkeypatch)
     clock = DeviceClock(most_in_flight=2)
     begin = time.perf_counter()
@@ -101,7 +101,7 @@ def test_the_loop_cannot_run_ahead_without_end(monkeypatch: pytest.MonkeyPatch):
     clock.close()
 
 
-def test_an_error_on_the_device_reaches_the_loop(monkeypatch: pytest.MonkeyPatch):
+def test_clock_passes_device_errors_to_the_loop(monkeypatch: pytest.MonkeyPatch):
     simulated = Device(monkeypatch)
     clock = DeviceClock()
     clock.dispatched(simulated.work(0.0, RuntimeError("out of memory")))
@@ -113,7 +113,7 @@ def test_an_error_on_the_device_reaches_the_loop(monkeypatch: pytest.MonkeyPatch
     clock.close()
 
 
-def test_real_arrays():
+def test_clock_on_real_arrays():
     clock = DeviceClock()
     for batch in clock.batches(iter([1.0, 2.0])):
         clock.dispatched({"loss": jnp.asarray(batch)})

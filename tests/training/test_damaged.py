@@ -56,7 +56,7 @@ def evaluated(folder: Path) -> tuple:
     return checkpoints.restore_params(MODEL, training.make_mesh(jax.devices()[:4]))
 
 
-def test_a_flipped_bit_in_any_file_is_found_or_harmless(whole: Path, tmp_path: Path):
+def test_flipped_bit_in_any_file_is_detected_or_harmless(whole: Path, tmp_path: Path):
     """Three bits of every file; only Orbax's commit time and its empty note may change unnoticed."""
     names = files(whole / "5")
     kinds = {"_CHECKPOINT_METADATA", "digests.json", "params/_METADATA", "params/_sharding", "params/manifest.ocdbt"}
@@ -82,7 +82,7 @@ def test_a_flipped_bit_in_any_file_is_found_or_harmless(whole: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["params/ocdbt.process_0/d/*", "params/_METADATA", digests.MARK, digests.FILE])
-def test_every_reader_names_the_damage_and_the_step_before(folder: Path, name: str):
+def test_every_reader_names_the_damage_and_the_previous_step(folder: Path, name: str):
     (path,) = (folder / "5").glob(name)
     flip(path, 1)
     before = files(folder / "5")
@@ -94,7 +94,7 @@ def test_every_reader_names_the_damage_and_the_step_before(folder: Path, name: s
     assert files(folder / "5") == before  # a job that only reads moves nothing
 
 
-def test_damage_to_the_optimizer_leaves_the_parameters_readable(folder: Path):
+def test_damaged_optimizer_leaves_the_parameters_readable(folder: Path):
     (path,) = (folder / "5").glob("opt_state/ocdbt.process_0/d/*")
     flip(path, 1)
     assert loaded(folder).keys() == fresh_state().params.keys()
@@ -107,7 +107,7 @@ def test_damage_to_the_optimizer_leaves_the_parameters_readable(folder: Path):
 @pytest.mark.parametrize(
     "harm", ["flip", *(pytest.param(harm, marks=pytest.mark.slow) for harm in ("no digests", "no metadata", "cut"))]
 )
-def test_resuming_uses_the_step_before_and_keeps_the_damaged_one(folder: Path, harm: str, caplog: pytest.LogCaptureFixture):
+def test_resuming_uses_the_previous_step_and_keeps_the_damaged_one(folder: Path, harm: str, caplog: pytest.LogCaptureFixture):
     """On other devices, with its position; later checkpoints equal those of a run from that step."""
     (path,) = (folder / "5").glob("opt_state/ocdbt.process_0/d/*")
     if harm == "flip":
@@ -131,7 +131,7 @@ def test_resuming_uses_the_step_before_and_keeps_the_damaged_one(folder: Path, h
     jax.tree.map(np.testing.assert_array_equal, loaded(folder), jax.device_get(restored.params))
 
 
-def test_damaged_metrics_do_not_choose_the_best(folder: Path):
+def test_damaged_metrics_do_not_select_the_best(folder: Path):
     path = folder / "1" / "metrics" / "metrics"
     path.write_text(path.read_text().replace("0.5", "0.1"))
     with pytest.raises(tsf.InputError, match="1 is damaged: metrics/metrics differs from its digest"):
@@ -142,7 +142,7 @@ def test_damaged_metrics_do_not_choose_the_best(folder: Path):
     assert (folder / "damaged-1").is_dir()
 
 
-def test_no_whole_checkpoint_is_an_error(folder: Path):
+def test_no_complete_checkpoint_is_an_error(folder: Path):
     for step in (1, 2, 5):
         (folder / str(step) / digests.FILE).unlink()
     with pytest.raises(tsf.InputError, match=r"Every checkpoint in .* is damaged \(step 5: digests.json is missing; step 2"):
@@ -152,7 +152,7 @@ def test_no_whole_checkpoint_is_an_error(folder: Path):
         loaded(folder)
 
 
-def test_checkpoints_from_before_digests_load_with_one_warning(folder: Path, caplog: pytest.LogCaptureFixture):
+def test_checkpoints_without_digests_load_with_one_warning(folder: Path, caplog: pytest.LogCaptureFixture):
     for step in (1, 2, 5):
         (folder / str(step) / digests.FILE).unlink()
         path = folder / str(step) / digests.MARK
@@ -167,7 +167,7 @@ def test_checkpoints_from_before_digests_load_with_one_warning(folder: Path, cap
     assert caplog.text.count("has no digests") == 1
 
 
-def test_a_checkpoint_of_its_own_is_compared_too(whole: Path, tmp_path: Path):
+def test_standalone_checkpoint_is_verified(whole: Path, tmp_path: Path):
     shutil.copytree(whole / "5", tmp_path / "model")
     flip(next((tmp_path / "model").glob("params/ocdbt.process_0/d/*")), 0)
     with pytest.raises(tsf.InputError, match=r"model is damaged: params/.* Use a copy of it"):
@@ -175,7 +175,7 @@ def test_a_checkpoint_of_its_own_is_compared_too(whole: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_saved_model_is_compared_too(whole: Path, tmp_path: Path):
+def test_saved_model_is_verified(whole: Path, tmp_path: Path):
     tsf.save(tsf.load(whole, labels=["a", "b", "c"]), tmp_path / "model")
     jax.tree.map(np.testing.assert_array_equal, loaded(tmp_path / "model"), loaded(whole))
     flip(next((tmp_path / "model").glob("params/ocdbt.process_0/d/*")), 0)
@@ -296,7 +296,7 @@ def test_descriptors_and_threads_stay_flat_over_200_checkpoints(tmp_path: Path):
     check_descriptors(tmp_path / "c", 200)
 
 
-def test_digests_wait_for_orbaxs_metadata(tmp_path: Path):
+def test_digests_wait_for_orbax_metadata(tmp_path: Path):
     """A thread may write the metadata late, and a digest of the earlier content would suggest damage."""
     path = tmp_path / digests.MARK
     path.write_text(json.dumps({"custom_metadata": {}, "item_handlers": None}))

@@ -6,7 +6,7 @@ from timesformer_jax.progress import duration, number
 from timesformer_jax.training.log_lines import accuracy_text, step_line
 
 
-def test_step_line_has_everything_that_is_known():
+def test_step_line_has_every_known_figure():
     figures = {"loss": 1.8712, "top1": 0.4123, "learning_rate": 5e-3, "clips_per_second": 188.3, "waiting_for_data": 0.021}
     line = "step 50/750 (epoch 1.3) loss 1.87 top1 41.2 % lr 5.0e-3 188 clips/s 2 % waiting for data ETA 3 min"
     assert step_line(50, 750, figures, steps_per_epoch=37.5, seconds_left=190.0) == line
@@ -28,10 +28,10 @@ def test_step_line_has_everything_that_is_known():
         (100 * 3600, "4 d 4 h"),
     ],
 )
-def test_durations_have_their_two_largest_units(seconds: float, text: str):
+def test_durations_show_the_two_largest_units(seconds: float, text: str):
     assert duration(seconds) == text
 
 
-def test_numbers_and_shares():
+def test_numbers_and_percentages_are_formatted():
     assert [number(value) for value in (0.0512, 1.874, 188.3, 999.6, 12345.6)] == ["0.0512", "1.87", "188", "1,000", "12,346"]
     assert accuracy_text({"loss": 1.52, "top1": 0.49, "map": 0.815}) == "loss 1.52 top1 49.0 % map 81.5 %"

@@ -103,7 +103,7 @@ def untyped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "train", getattr(training.train, "__wrapped__", training.train))
 
 
-def test_means_over_the_window_and_a_last_report():
+def test_loop_reports_window_means_and_a_final_report():
     final, written, saved, evaluated = run([1.0, 3.0, 5.0, 7.0, 9.0])
     assert int(final.step) == 5
     assert [(step, values["train/loss"]) for step, values in written] == [(2, 2.0), (4, 6.0), (5, 9.0)]
@@ -112,7 +112,7 @@ def test_means_over_the_window_and_a_last_report():
     assert evaluated == []
 
 
-def test_checkpoints_and_evaluations_come_at_their_steps():
+def test_checkpoints_and_evaluations_happen_at_their_steps():
     """Evaluated steps are saved with their metric, including the last step, whatever the other interval."""
     _, written, saved, evaluated = run([1.0] * 7, first_step=2, checkpoint_every=6, evaluate_every=4)
     assert saved == {4: 0.25, 6: None, 8: 0.25, 9: 0.25}
@@ -121,7 +121,7 @@ def test_checkpoints_and_evaluations_come_at_their_steps():
 
 
 @pytest.mark.parametrize("log_every", [4, 1])
-def test_rates_leave_the_first_step_out(log_every: int):
+def test_rates_exclude_the_first_step(log_every: int):
     """Batches take 0.1 s and nothing else takes time: 40 clips per second, all of it waiting, in every window."""
     _, written, _, _ = run([1.0] * 8, seconds=0.1, log_every=log_every)
     timed = [values for _, values in written if "train/clips_per_second" in values]
@@ -134,7 +134,7 @@ def test_rates_leave_the_first_step_out(log_every: int):
     assert waited > 0.2
 
 
-def test_no_rate_is_zero():
+def test_rates_are_never_zero():
     """Even if a checkpoint falls one step after a log line, or a window is too short to time."""
     _, written, _, _ = run([1.0] * 7, seconds=0.1, checkpoint_every=3, log_every=2)
     assert [step for step, _ in written] == [2, 3, 5, 6, 7]
@@ -146,7 +146,7 @@ def test_no_rate_is_zero():
     assert not any("train/waiting_for_data" in values for _, values in written[:1])
 
 
-def test_the_log_has_a_line_for_every_window(caplog: pytest.LogCaptureFixture):
+def test_log_has_a_line_per_window(caplog: pytest.LogCaptureFixture):
     with caplog.at_level("INFO", logger="timesformer_jax"):
         run([1.0, 3.0, 5.0, 7.0, 9.0, 9.0], seconds=0.15, evaluate_every=4, steps_per_epoch=3.0)
     lines = [record.getMessage() for record in caplog.records]
@@ -159,13 +159,13 @@ def test_the_log_has_a_line_for_every_window(caplog: pytest.LogCaptureFixture):
         rf"step 6/6 \(epoch 2\.0\) loss 9 top1 50\.0 % lr 5\.0e-1 {rates}",
         r"step 6/6 validation: top1 25\.0 %",
     ]
-    told = [line for line in lines if line.startswith(("step", "Estimated"))]
-    assert len(told) == len(expected)
-    for line, pattern in zip(told, expected, strict=True):
+    reported = [line for line in lines if line.startswith(("step", "Estimated"))]
+    assert len(reported) == len(expected)
+    for line, pattern in zip(reported, expected, strict=True):
         assert re.fullmatch(pattern, line)
 
 
-def test_nothing_left_to_do():
+def test_finished_run_has_nothing_to_do():
     final, written, saved, _ = run([], first_step=3)
     assert int(final.step) == 3
     assert (written, saved) == ([], {})
@@ -174,7 +174,7 @@ def test_nothing_left_to_do():
 NAN = float("nan")
 
 
-def test_steps_that_are_not_finite_are_counted_and_left_out_of_the_means(caplog: pytest.LogCaptureFixture):
+def test_non_finite_steps_are_counted_and_excluded_from_the_means(caplog: pytest.LogCaptureFixture):
     with caplog.at_level("WARNING", logger="timesformer_jax"):
         final, written, _, _ = run([1.0, NAN, 3.0, 5.0, NAN, 7.0])
     assert [values["train/loss"] for _, values in written] == [1.0, 4.0, 7.0]
@@ -184,7 +184,7 @@ def test_steps_that_are_not_finite_are_counted_and_left_out_of_the_means(caplog:
 
 
 @pytest.mark.parametrize("losses", [[1.0, NAN, NAN, NAN, 1.0, 1.0, 1.0, 1.0], [NAN] * 8])
-def test_too_many_in_a_row_end_training(losses: list[float]):
+def test_too_many_consecutive_non_finite_steps_end_training(losses: list[float]):
     """Even if they are over when the window is reported."""
     with pytest.raises(
         tsf.InputError, match=r"not finite in \d steps in a row, up to step \d or shortly before; they were skipped"
@@ -192,13 +192,13 @@ def test_too_many_in_a_row_end_training(losses: list[float]):
         run(losses, most_skipped=3, log_every=4)
 
 
-def test_training_ends_early_where_the_loss_is_low_enough():
+def test_training_ends_early_once_the_loss_is_low_enough():
     final, _, saved, _ = run([1.0, 0.5, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0], stop_below=0.2)
     assert int(final.step) == 5
     assert saved == {5: None}
 
 
-def test_the_first_interrupt_saves_and_the_second_does_not_wait(monkeypatch: pytest.MonkeyPatch):
+def test_first_interrupt_saves_and_second_exits_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("timesformer_jax.preemption.SAME_INTERRUPT", 0.01)
     times = 0
 
@@ -225,34 +225,34 @@ def test_the_first_interrupt_saves_and_the_second_does_not_wait(monkeypatch: pyt
     assert times == 3
 
 
-def test_told_to_end():
+def test_sigterm_saves_and_stops():
     """On SIGTERM the current step is saved, and no further step runs."""
 
-    def tell(number: int) -> None:
+    def send_sigterm(number: int) -> None:
         if number == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(training.Preempted, match=r"^Stopped early: saved step 4 of 9\. The same command resumes"):
-        run([1.0] * 9, on_batch=tell)
+        run([1.0] * 9, on_batch=send_sigterm)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("steps", [6, 4])
-def test_told_to_end_during_a_validation(steps: int):
+def test_sigterm_during_validation_saves_without_a_metric(steps: int):
     """Validation may take longer than the grace period, so it is abandoned and its step saved without a metric."""
     seen: list[Checkpoints] = []
 
-    def tell(checkpoints: Checkpoints) -> None:
+    def send_sigterm(checkpoints: Checkpoints) -> None:
         seen.append(checkpoints)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(training.Preempted, match=rf"saved step 4 of {steps}; its validation was cut short"):
-        run([1.0] * steps, on_evaluation=tell, evaluate_every=4)
+        run([1.0] * steps, on_evaluation=send_sigterm, evaluate_every=4)
     assert [checkpoints.saved for checkpoints in seen] == [{4: None}]
 
 
-def test_the_step_is_compiled_once_and_for_these_shapes():
+def test_train_step_is_compiled_once_for_fixed_shapes():
     """A batch of another shape is an error instead of another minute of compilation."""
     step = jax.jit(lambda state, batch: (state, {"loss": batch["video"].sum()}))
     compiled = compile_step(step, state_of(0), {"video": jnp.zeros((4, 2))})
@@ -261,7 +261,7 @@ def test_the_step_is_compiled_once_and_for_these_shapes():
         compiled(state_of(0), {"video": jnp.ones((3, 2))})
 
 
-def test_too_little_memory_is_told_with_the_settings_to_change():
+def test_out_of_memory_error_names_the_settings_to_change():
     compiled = jax.jit(lambda x: x + 1).lower(jnp.zeros(4)).compile()
     text = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12884901888 bytes.\nmore"
     words = r"needs 0\.0 GiB on each device: too much\. Lower train\.batch_size, .*accumulation.* model\.remat=full"
@@ -283,5 +283,5 @@ def test_too_little_memory_is_told_with_the_settings_to_change():
         ("cpu", None),
     ],
 )
-def test_peaks_of_known_chips(kind: str, peak: float | None):
+def test_peak_flops_of_known_chips(kind: str, peak: float | None):
     assert peak_teraflops(kind) == peak

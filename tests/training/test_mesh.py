@@ -28,7 +28,7 @@ ADAMW = optax.adamw(1e-3)
         ({"context": 4}, (2, 1, 1, 4)),
     ],
 )
-def test_sizes(sizes: dict, shape: tuple):
+def test_mesh_has_the_requested_sizes(sizes: dict, shape: tuple):
     mesh = training.make_mesh(**sizes)
     assert tuple(mesh.shape.values()) == shape
     assert mesh.axis_names == AXES
@@ -43,7 +43,7 @@ def test_sizes(sizes: dict, shape: tuple):
         ({"tensor": 0}, r"at least 1.*mesh.tensor=0"),
     ],
 )
-def test_sizes_that_cannot_be(sizes: dict, words: str):
+def test_impossible_mesh_sizes_are_rejected(sizes: dict, words: str):
     with pytest.raises(tsf.InputError, match=words):
         training.make_mesh(**sizes)
 
@@ -66,13 +66,13 @@ def fake_mesh(processes: int, *sizes: int) -> Any:
         (2, (1, 1, 2, 4), [(0, 1, True), (0, 1, False)]),
     ],
 )
-def test_shares(monkeypatch: pytest.MonkeyPatch, processes: int, sizes: tuple, shares: list):
+def test_batch_shares_of_processes(monkeypatch: pytest.MonkeyPatch, processes: int, sizes: tuple, shares: list):
     share = getattr(training.batch_share, "__wrapped__", training.batch_share)  # the run-time type check requires a real mesh
     monkeypatch.setattr("timesformer_jax.training.mesh.batch_shards", lambda mesh: sizes[0] * sizes[1])
     assert [tuple(share(fake_mesh(processes, *sizes), process)) for process in range(processes)] == shares
 
 
-def test_shares_that_overlap(monkeypatch: pytest.MonkeyPatch):
+def test_overlapping_batch_shares_are_rejected(monkeypatch: pytest.MonkeyPatch):
     share = getattr(training.batch_share, "__wrapped__", training.batch_share)
     monkeypatch.setattr("timesformer_jax.training.mesh.batch_shards", lambda mesh: 2)
     with pytest.raises(tsf.InputError, match=r"overlapping shares of a batch: let mesh.tensor x mesh.context divide"):
@@ -80,12 +80,12 @@ def test_shares_that_overlap(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("batch_size", [12, 0, 4])
-def test_a_batch_that_devices_do_not_divide(batch_size: int):
+def test_batch_size_must_be_divisible_by_the_devices(batch_size: int):
     with pytest.raises(tsf.InputError, match=rf"train.batch_size={batch_size} .* 8 device.* multiple of 8, such as (8|16)"):
         training.local_batch_size("train.batch_size", batch_size, training.make_mesh())
 
 
-def test_a_batch_that_parts_do_not_divide():
+def test_batch_size_must_be_divisible_by_the_micro_batches():
     mesh = training.make_mesh(data=2, context=4)
     assert training.local_batch_size("train.batch_size", 12, mesh, 3) == 12
     with pytest.raises(tsf.InputError, match=r"2 device\(s\) and 3 micro-batches: use a multiple of 6, such as 18"):
@@ -94,7 +94,7 @@ def test_a_batch_that_parts_do_not_divide():
 
 @pytest.mark.parametrize("scan_layers", [True, False])
 @pytest.mark.parametrize("attention_type", SCHEMES)
-def test_every_parameter_has_its_place(attention_type: str, scan_layers: bool):
+def test_every_parameter_has_a_sharding(attention_type: str, scan_layers: bool):
     model = MODEL.clone(attention_type=attention_type, scan_layers=scan_layers, pre_norm=True)
     shapes = parameter_shapes(model)
     mesh = training.make_mesh(data=2, fsdp=2, tensor=2)
@@ -104,13 +104,13 @@ def test_every_parameter_has_its_place(attention_type: str, scan_layers: bool):
         assert ("fsdp" in jax.tree.leaves(tuple(sharding.spec))) == kernel, path  # all large arrays are sharded
 
 
-def test_a_parameter_without_a_place():
+def test_parameter_without_a_sharding_is_an_error():
     tree = {"blocks_0": {"gate": {"weights": jax.ShapeDtypeStruct((4,), np.float32)}}}
     with pytest.raises(tsf.InputError, match=r"SHARDING_RULES matches the parameter blocks_0/gate/weights"):
         training.sharding_of(tree, tree, training.make_mesh())
 
 
-def test_every_pattern_is_of_use():
+def test_every_sharding_pattern_matches_a_parameter():
     paths = set()
     for attention_type in SCHEMES:
         shapes = parameter_shapes(MODEL.clone(attention_type=attention_type))
@@ -119,7 +119,7 @@ def test_every_pattern_is_of_use():
         assert any(re.fullmatch(pattern, path) for path in paths), pattern
 
 
-def test_moments_lie_where_their_parameters_lie_and_what_does_not_divide_stays_whole():
+def test_moments_are_sharded_like_parameters_and_indivisible_ones_are_replicated():
     model = MODEL.clone(embed_dim=36, num_heads=2, scan_layers=True)
     mesh = training.make_mesh(data=1, fsdp=8)
     state = training.init_state(model, ADAMW, 0, mesh, ema=True)
@@ -137,7 +137,7 @@ def test_moments_lie_where_their_parameters_lie_and_what_does_not_divide_stays_w
     assert kernel.sharding.shard_shape(kernel.shape) == (2, 144, 9)
 
 
-def test_the_table_adds_up():
+def test_memory_table_adds_up():
     model = MODEL.clone(scan_layers=True)
     mesh = training.make_mesh(data=2, fsdp=2, tensor=2)
     shapes = parameter_shapes(model)
@@ -159,6 +159,6 @@ def test_the_table_adds_up():
         ({"num_frames": 6}, {"context": 4}, r"mesh.context=4 must divide the 6 frames and the 4 x 4 = 16 patches"),
     ],
 )
-def test_meshes_that_a_model_cannot_be_split_over(changes: dict, sizes: dict, words: str):
+def test_unsuitable_meshes_are_rejected(changes: dict, sizes: dict, words: str):
     with pytest.raises(tsf.InputError, match=words):
         training.check_mesh(MODEL.clone(**changes), training.make_mesh(**sizes))

@@ -93,19 +93,19 @@ def lion(step, p, g, memory, decay):
 RULES = {"sgd": sgd, "adamw": adamw, "lamb": lamb, "lion": lion}
 
 
-def test_every_optimizer_has_its_reference():
+def test_every_optimizer_has_a_reference():
     assert RULES.keys() == training.OPTIMIZERS.keys()
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_optimizers_are_the_references(name: str):
+def test_optimizers_match_their_references(name: str):
     """Four steps, with decay of the kernel but not of the bias."""
     got, expected = run(make(name=name, weight_decay=0.3)), by_hand(RULES[name], 0.3)
     for leaf in ("kernel", "bias"):
         np.testing.assert_allclose(got[leaf], expected[leaf], rtol=2e-5, atol=1e-6)
 
 
-def test_stacked_blocks_are_updated_as_single_ones():
+def test_stacked_blocks_are_updated_like_single_ones():
     """Includes LAMB, whose ratio is per array: stacked blocks of very different norms would share one."""
     random = np.random.default_rng(0)
     lengths = np.array([1.0, 0.1, 0.01])[:, None, None]
@@ -133,14 +133,14 @@ def test_clipping_comes_before_decay_and_momentum():
     np.testing.assert_allclose(got["kernel"], expected["kernel"], rtol=2e-5)
 
 
-def test_clipping_can_be_switched_on_and_off_between_runs():
+def test_clipping_can_be_toggled_between_runs():
     """The optimizer state has the same structure either way."""
     with_clip, without = (make(clip_norm=norm).transformation.init(as_float32(draw(0))) for norm in (1.0, 0.0))
     assert jax.tree.structure(with_clip) == jax.tree.structure(without)
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])
-def test_layer_decay(scan_layers: bool):
+def test_layer_decay_scales_each_block(scan_layers: bool):
     """1 for the classifier and the last LayerNorm, one factor less per block from the last one down, then the embeddings."""
     model = tsf.create("timesformer-tiny", num_classes=3, depth=3, scan_layers=scan_layers)
     shapes = parameter_shapes(model)
@@ -156,7 +156,7 @@ def test_layer_decay(scan_layers: bool):
         assert [float(factors[f"blocks_{i}"]["mlp"]["fc1"]["kernel"]) for i in range(3)] == [0.125, 0.25, 0.5]
 
 
-def test_rates_multiply_the_update_and_none_freezes():
+def test_rates_scale_the_update_and_none_freezes():
     plain, changed = (run(make(rates=rates), 1) for rates in (((".*", 1.0),), ((".*/bias", None), (".*", 3.0))))
     before = draw(0)["head"]
     np.testing.assert_allclose(changed["kernel"] - before["kernel"], 3 * (plain["kernel"] - before["kernel"]), rtol=1e-4)
@@ -181,12 +181,12 @@ SCHEDULES = {
 }
 
 
-def test_every_schedule_has_its_values():
+def test_every_schedule_has_expected_values():
     assert SCHEDULES.keys() == training.SCHEDULES.keys()
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_schedules(name: str):
+def test_schedules_match_expected_values(name: str):
     changes, points = SCHEDULES[name]
     rate = make(schedule=name, learning_rate=0.005, **changes).learning_rate
     np.testing.assert_allclose(
@@ -195,7 +195,7 @@ def test_schedules(name: str):
 
 
 @pytest.mark.parametrize("epochs", [15.0, 6.0, 30.0])
-def test_steps_at_fractions_of_the_run_move_with_its_epochs(epochs: float):
+def test_fractional_schedule_steps_scale_with_the_epochs(epochs: float):
     steps = ((0, 1.0), ("11/15", 0.1), ("14/15", 0.01))
     rate = make(schedule="steps", learning_rate=1.0, steps=steps, num_epochs=epochs, steps_per_epoch=100.0).learning_rate
     before, after = round(epochs * 100 * 11 / 15), round(epochs * 100 * 14 / 15)
@@ -206,23 +206,23 @@ def test_steps_at_fractions_of_the_run_move_with_its_epochs(epochs: float):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": "adam"}, "optimizer.name must be one of sgd, adamw, lion, lamb, got 'adam'"),
-        ({"schedule": "step"}, "optimizer.schedule must be one of constant, linear, cosine, steps"),
-        ({"decay_pattern": "*kernel"}, r"optimizer.decay_pattern has '\*kernel', which is not a regular expression"),
+        ({"name": "adam"}, "name must be one of sgd, adamw, lion, lamb, got 'adam'"),
+        ({"schedule": "step"}, "schedule must be one of constant, linear, cosine, steps"),
+        ({"decay_pattern": "*kernel"}, r"decay_pattern has '\*kernel', which is not a regular expression"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"layer_decay": 0.0}, "layer_decay must be above 0 and at most 1, got 0.0"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
         ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
         ({"rates": (".*",)}, r"rates must be \(pattern, factor of at least 0 or None\) pairs"),
         ({"rates": ((".*", -1.0),)}, r"rates must be .* got \(\('\.\*', -1\.0\),\)"),
-        ({"rates": (("(", 1.0),)}, r"optimizer.rates has '\(', which is not a regular expression"),
-        ({"schedule": "steps"}, r"optimizer.steps must be \(epoch, share of learning_rate\) pairs"),
+        ({"rates": (("(", 1.0),)}, r"rates has '\(', which is not a regular expression"),
+        ({"schedule": "steps"}, r"steps must be \(epoch, share of learning_rate\) pairs"),
         ({"schedule": "steps", "steps": ((0, 1.0), (11, 0.1), (10, 0.1))}, "each later than the one before"),
         ({"schedule": "steps", "steps": ((0, 1.0), ("11/15", 0.1), (10, 0.1))}, "each later than the one before"),
         ({"schedule": "steps", "steps": ((0, 1.0), ("half", 0.1))}, r'a fraction of the run .* such as "11/15"; got .*half'),
         ({"schedule": "steps", "steps": ((0, 1.0), ("15/11", 0.1))}, "must be .epoch, share"),
     ],
 )
-def test_optimizers_that_cannot_work(changes: dict, words: str):
+def test_impossible_optimizers_are_rejected(changes: dict, words: str):
     with pytest.raises(tsf.InputError, match=words):
         make(**changes)

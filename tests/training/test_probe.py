@@ -73,7 +73,7 @@ def trained(kind: str, devices: int = 1, heads: tuple[int, ...] = (0, 1, 2, 3), 
 
 @pytest.mark.slow_cases("attentive")
 @pytest.mark.parametrize("kind", training.PROBES)
-def test_a_head_trains_as_it_would_alone(kind: str):
+def test_probe_head_trains_as_if_alone(kind: str):
     metrics, params, _, _ = trained(kind)
     for i in range(len(RATES)) if kind == "linear" else (2,):
         alone, own, _, _ = trained(kind, heads=(i,))
@@ -84,7 +84,7 @@ def test_a_head_trains_as_it_would_alone(kind: str):
 
 
 @pytest.mark.parametrize("kind", training.PROBES)
-def test_one_device_and_eight_agree(kind: str):
+def test_probe_agrees_on_one_and_eight_devices(kind: str):
     one, eight = trained(kind), trained(kind, devices=8)
     for a, b in zip(one[0], eight[0], strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
@@ -93,7 +93,7 @@ def test_one_device_and_eight_agree(kind: str):
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(eight[3]))
 
 
-def test_groups_of_heads_give_what_all_at_once_give():
+def test_grouped_heads_equal_all_heads_at_once():
     _compare(trained("linear")[1], trained("linear", heads_at_once=3)[1], 1e-6)
 
 
@@ -107,7 +107,7 @@ def _compare(ours: Any, theirs: Any, tolerance: float) -> None:
     jax.tree_util.tree_map_with_path(one, ours, theirs)
 
 
-def test_the_model_is_frozen():
+def test_probe_freezes_the_model():
     """It stays unchanged, and a step costs little more than the forward pass: no gradient passes through the blocks."""
     before = random_variables(MODEL)["params"]
     jax.tree.map(np.testing.assert_array_equal, before, trained("linear")[2])
@@ -126,14 +126,14 @@ def test_the_model_is_frozen():
     assert 0.9 * needed < flops(lambda params, batch: step(state, params, batch)[1]) < 1.2 * needed
 
 
-def test_several_labels_a_clip():
+def test_probe_with_multiple_labels_per_clip():
     metrics, _, _, _ = trained("linear", objective="sigmoid")
     assert metrics[0]["loss"] == pytest.approx([np.log(2)] * 4, abs=0.1)
     assert metrics[-1]["loss"].max() < 1
 
 
 @pytest.mark.parametrize("kind", training.PROBES)
-def test_scores_of_all_heads_come_from_one_pass(kind: str):
+def test_probe_scores_all_heads_in_one_pass(kind: str):
     given = {name: part for name, part in parts(kind, 8, RATES).items() if name != "optimizer"}
     params, backbone = trained(kind)[1], random_variables(MODEL)["params"]
     (batch,) = batches(1)
@@ -150,7 +150,7 @@ def test_scores_of_all_heads_come_from_one_pass(kind: str):
         np.testing.assert_allclose(by_head[:, i], jax.nn.softmax(logits), atol=1e-5)
 
 
-def test_a_linear_head_takes_the_classifiers_place():
+def test_linear_head_replaces_the_classifier():
     """Merged into the model's parameters, it yields the model's logits."""
     head = jax.tree.map(lambda x: x[0], trained("linear")[1])
     params = {**random_variables(MODEL)["params"], **head}
@@ -161,7 +161,7 @@ def test_a_linear_head_takes_the_classifiers_place():
     np.testing.assert_allclose(jax.jit(MODEL.apply)({"params": params}, video), expected, atol=1e-5)
 
 
-def test_decay_reaches_kernels_alone_each_by_its_own():
+def test_weight_decay_applies_per_head_and_only_to_kernels():
     """Without gradients only decay moves a parameter: by rate x decay, times the schedule's factor."""
     params = {"head": {"kernel": jnp.ones((4, 2, 2)), "bias": jnp.ones((4, 2))}, "query": jnp.ones((4, 1, 1, 2))}
     optimizer = training.make_probe_optimizer(rates=RATES, num_epochs=1.0, steps_per_epoch=1000.0)
@@ -174,7 +174,7 @@ def test_decay_reaches_kernels_alone_each_by_its_own():
     assert not updates["query"].any()
 
 
-def test_an_attentive_probe_is_written_and_read(tmp_path: Path):
+def test_attentive_probe_is_saved_and_loaded(tmp_path: Path):
     probe = training.make_probe(kind="attentive", model=MODEL, depth=2, num_heads=2)
     params = jax.tree.map(lambda x: x[0], trained("attentive")[1])
     training.write_probe(tmp_path / "probe.npz", probe, params, {"labels": ["a", "ü"]})
@@ -200,7 +200,7 @@ def test_an_attentive_probe_is_written_and_read(tmp_path: Path):
         ((float("nan"),), (0.1,), "probe.learning_rates .* positive"),
     ],
 )
-def test_rates_that_cannot_be(rates: Any, decays: Any, words: str):
+def test_impossible_probe_rates_are_rejected(rates: Any, decays: Any, words: str):
     with pytest.raises(tsf.InputError, match=words):
         training.probe_rates(rates, decays)
 
@@ -213,6 +213,6 @@ def test_rates_that_cannot_be(rates: Any, decays: Any, words: str):
         ({"num_heads": 3}, "probe.num_heads must be at least 1 and divide model.embed_dim=16, got 3"),
     ],
 )
-def test_probes_that_cannot_be(changes: dict, words: str):
+def test_impossible_probes_are_rejected(changes: dict, words: str):
     with pytest.raises(tsf.InputError, match=words):
         training.make_probe(**{"kind": "attentive", "model": MODEL, "depth": 1, "num_heads": 2, **changes})

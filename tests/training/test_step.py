@@ -118,7 +118,7 @@ def fresh_state() -> training.TrainState:
 
 @pytest.mark.slow_cases("(fsdp 2, tensor 2, context 2|fsdp 8)")
 @pytest.mark.parametrize("mesh_name", MESHES)
-def test_one_device_and_eight_agree(mesh_name: str):
+def test_train_step_agrees_on_one_and_eight_devices(mesh_name: str):
     """To 1e-5 of each array's largest value, dropped paths and random brightness included."""
     one, eight = five_steps(), five_steps(mesh_name)
     for name in ("loss", "top1", "grad_norm", "update_norm"):
@@ -132,7 +132,7 @@ def test_one_device_and_eight_agree(mesh_name: str):
     jax.tree.map(close, one[1].ema, eight[1].ema)
 
 
-def test_the_batch_is_split_and_the_state_is_everywhere():
+def test_batch_is_sharded_and_state_is_replicated():
     _, state, _, shardings = five_steps("data 8")
     mesh = training.make_mesh()
     batch = training.to_devices(batches(1)[0], mesh)
@@ -142,7 +142,7 @@ def test_the_batch_is_split_and_the_state_is_everywhere():
     assert int(state.step) == 5
 
 
-def test_the_state_stays_where_it_was_put():
+def test_state_keeps_its_sharding():
     """Also after a step: without pinned output shardings the compiler may return unsharded arrays."""
     name = "data 2, fsdp 2, tensor 2"
     sgd = optimizer(name="sgd").transformation
@@ -160,19 +160,19 @@ def collectives(program: str, kind: str) -> list[tuple[int, ...]]:
     return [tuple(int(size) for size in shape.split(",") if size) for shape in found]
 
 
-def check_that_no_clip_is_gathered(program: str) -> None:
+def check_no_clip_is_gathered(program: str) -> None:
     """Check that `context` uses all-to-alls between time and space, and no device holds a whole clip's tokens."""
     assert len(collectives(program, "all-to-all")) >= 4
     activations = [shape for shape in collectives(program, "all-gather") if len(shape) > 2]  # [T, D]: the time embedding's
     assert activations == []
 
 
-def test_a_clips_frames_are_split_without_gathering_them():
-    check_that_no_clip_is_gathered(five_steps("data 2, context 4")[2].as_text())
+def test_frames_are_sharded_without_gathering():
+    check_no_clip_is_gathered(five_steps("data 2, context 4")[2].as_text())
 
 
 @pytest.mark.slow
-def test_neither_where_rows_and_columns_do_not_divide_but_their_product_does():
+def test_frames_are_sharded_without_gathering_if_only_the_grid_size_divides():
     model = MODEL.clone(image_size=112)
     sgd = optimizer(name="sgd").transformation
     mesh = training.make_mesh(data=2, context=4)
@@ -180,11 +180,11 @@ def test_neither_where_rows_and_columns_do_not_divide_but_their_product_does():
     state = jax.eval_shape(lambda: training.init_state(model, sgd, 0, mesh))
     video = jax.ShapeDtypeStruct((8, 4, 112, 112, 3), jnp.uint8)
     compiled = step.lower(state, {"video": video, "label": jax.ShapeDtypeStruct((8,), jnp.int32)}).compile()
-    check_that_no_clip_is_gathered(compiled.as_text())
+    check_no_clip_is_gathered(compiled.as_text())
 
 
 @pytest.mark.slow
-def test_splitting_frames_takes_the_memory_down():
+def test_sharding_frames_reduces_memory():
     """Temporary memory per device of a step on one long clip falls to nearly a quarter on four devices."""
     model = tsf.TimeSformer(
         num_classes=3, image_size=32, patch_size=8, num_frames=32, embed_dim=64, depth=2, num_heads=4, scan_layers=True
@@ -202,7 +202,7 @@ def test_splitting_frames_takes_the_memory_down():
     assert temporary(context=4) < temporary() / 3.3
 
 
-def test_random_draws_follow_from_the_seed_and_the_step():
+def test_random_draws_are_determined_by_seed_and_step():
     """Another step or another seed changes the preparation and dropout of the same batch."""
     mesh = training.make_mesh(jax.devices()[:1])
     sgd = optimizer(name="sgd").transformation
@@ -221,7 +221,7 @@ def test_random_draws_follow_from_the_seed_and_the_step():
     assert abs(loss(seed_1) - first) > 1e-3
 
 
-def test_the_old_state_is_given_up():
+def test_train_step_donates_the_old_state():
     mesh = training.make_mesh(jax.devices()[:1])
     state = fresh_state()
     five_steps()[2](state, training.to_devices(batches(1)[0], mesh))
@@ -243,7 +243,7 @@ def one_gradient(model: tsf.TimeSformer, batch: dict[str, np.ndarray], accumulat
 
 @pytest.mark.slow_cases("1")
 @pytest.mark.parametrize("devices", [1, 4])
-def test_four_parts_of_eight_are_a_batch_of_32(devices: int):
+def test_four_micro_batches_of_8_equal_a_batch_of_32(devices: int):
     first, second = batches(2)
     batch = {name: np.concatenate([first[name], second[name]]) for name in first}
     whole, metrics = one_gradient(ONE_BLOCK, batch, 1)
@@ -253,7 +253,7 @@ def test_four_parts_of_eight_are_a_batch_of_32(devices: int):
         assert part_metrics[name] == pytest.approx(metrics[name], rel=1e-5)
 
 
-def test_the_moving_average_is_the_references():
+def test_moving_average_matches_the_reference():
     """Compared with the formula in NumPy, on the actual parameters of five steps."""
     mesh = training.make_mesh(jax.devices()[:1])
     state = fresh_state()
@@ -267,7 +267,7 @@ def test_the_moving_average_is_the_references():
     assert state.best_params is state.ema
 
 
-def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
+def test_non_finite_step_changes_only_the_counters():
     mesh = training.make_mesh(jax.devices()[:1])
     sgd = optimizer(name="sgd", schedule="constant", warmup_epochs=0.0).transformation
     step = training.make_train_step(
@@ -289,7 +289,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
     assert seen == [(True, 0, 0, 0, 1), (False, 1, 1, 1, 2), (False, 1, 2, 2, 3), (True, 0, 0, 2, 4)]
 
 
-def test_frozen_parameters_have_no_gradient_and_no_moments():
+def test_frozen_parameters_have_no_gradients_or_moments():
     frozen = optimizer(rates=(("head/.*", 1.0), (".*", None)))
     mesh = training.make_mesh(jax.devices()[:1])
     model = MODEL.clone(drop_path_rate=0.0)
@@ -311,7 +311,7 @@ def test_frozen_parameters_have_no_gradient_and_no_moments():
     jax.tree.map(np.testing.assert_array_equal, {**before, "head": 0}, {**after, "head": 0})
 
 
-def test_a_step_on_mixed_clips():
+def test_train_step_on_mixed_clips():
     """The model sees the mixed clips, and loss and accuracy count both labels."""
     model = ONE_BLOCK
     mesh = training.make_mesh(jax.devices()[:2])

@@ -28,7 +28,7 @@ def batch_of(clips: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
 
 
-def test_folder_gives_labels_and_names(made_clips: Path):
+def test_folder_yields_labels_and_names(made_clips: Path):
     source = ClipSource(made_clips, OPTIONS)
     assert source.label_names == ("across", "back", "down")
     assert [clip["name"] for clip in source] == [f"{label}/{k}.mp4" for label in source.label_names for k in range(4)]
@@ -53,7 +53,7 @@ def test_clip_is_a_function_of_seed_epoch_and_name(made_clips: Path):
         assert not any(map(same, clips, other))
 
 
-def test_seeds_mean_the_same_in_every_version():
+def test_seeds_are_stable_across_versions():
     """Runs resume, and figures repeat, with the clips of the version that began them."""
     assert identity_of("across/0.mp4") == identity_of(b"across/0.mp4") == 2930109220421686259
     assert clip_generator(3, 2, identity_of("across/0.mp4", part=0)).integers(1000, size=4).tolist() == [974, 148, 809, 105]
@@ -75,7 +75,7 @@ def test_shuffled_epochs_have_every_clip_once(made_clips: Path):
         source.shuffled(0)
 
 
-def test_equal_sources_print_the_same(made_clips: Path, tmp_path: Path):
+def test_equal_sources_have_equal_representations(made_clips: Path, tmp_path: Path):
     """Grain compares this text when a loader is restored."""
     text = repr(ClipSource(made_clips, OPTIONS))
     other = shutil.copytree(made_clips, tmp_path / "other")
@@ -108,7 +108,7 @@ def test_batches_are_prepared_on_the_device(made_clips: Path):
     np.testing.assert_allclose(prepared, crop_and_scale(*(views[name] for name in WINDOW_AXES)), atol=1e-6)
 
 
-def test_lists_may_have_names_numbers_or_several_labels(made_clips: Path):
+def test_lists_may_have_names_numbers_or_multiple_labels(made_clips: Path):
     files = [str(made_clips / "down" / f"{number}.mp4") for number in range(3)]
     named = ClipSource(list(zip(files, ("10", "9", "10"), strict=True)), OPTIONS)
     assert (named.label_names, [int(clip["label"]) for clip in named]) == (("9", "10"), [1, 0, 1])
@@ -135,12 +135,12 @@ def test_lists_may_have_names_numbers_or_several_labels(made_clips: Path):
         ([("a.mp4", "x")], {"short_side": 0}, "short_side must be a whole number, at least 1, got 0"),
     ],
 )
-def test_what_cannot_be_used_is_said_at_once(videos: Any, options: dict[str, Any], words: str):
+def test_unusable_sources_are_rejected_at_once(videos: Any, options: dict[str, Any], words: str):
     with pytest.raises(InputError, match=words):
         ClipSource(videos, OPTIONS, **options)
 
 
-def test_folder_of_splits_is_refused_and_what_is_skipped_is_said(
+def test_folder_of_splits_is_rejected_and_skipped_files_are_reported(
     made_clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     (tmp_path / "train").symlink_to(made_clips)
@@ -154,7 +154,7 @@ def test_folder_of_splits_is_refused_and_what_is_skipped_is_said(
     assert "Skipped videos outside any label's folder: 1 (loose.mp4)." in caplog.messages
 
 
-def test_unreadable_videos_are_named_and_skipped_only_if_asked(made_clips: Path, tmp_path: Path):
+def test_unreadable_videos_are_named_and_skipped_only_on_request(made_clips: Path, tmp_path: Path):
     (tmp_path / "b.mp4").write_text("this is no video")
     entries = [Entry(name=path.stem, path=path, labels=("x",)) for path in (made_clips / "down" / "0.mp4", tmp_path / "b.mp4")]
     source = ClipSource(entries, OPTIONS)

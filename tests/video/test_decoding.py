@@ -18,7 +18,7 @@ from timesformer_jax.video.encoding import encode_jpeg
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mp4", "libx264"), ("webm", "libvpx-vp9"), ("avi", "mpeg4"), ("mkv", "mjpeg")])
-def test_frames_of_any_codec(tmp_path: Path, suffix: str, codec: str):
+def test_frames_are_decoded_from_any_codec(tmp_path: Path, suffix: str, codec: str):
     frames = moving_square(0, 0, num_frames=12)
     path = write_video(tmp_path / f"a.{suffix}", frames, fps=25, codec=codec)
     with open_video(path) as video:
@@ -31,7 +31,7 @@ def test_frames_of_any_codec(tmp_path: Path, suffix: str, codec: str):
 
 
 @pytest.mark.parametrize("name", ["12:30.mp4", "file:a.mp4", "http:a.mp4"])
-def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+def test_colon_in_a_name_is_not_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "a.mp4", moving_square(0, 0, num_frames=3)).rename(name)
     with open_video(name) as video:
@@ -42,7 +42,7 @@ def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.Mo
     assert str(caught.value).startswith(f"Can't read {name} as a video: Invalid data")
 
 
-def test_a_colon_in_the_name_of_a_folder_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_colon_in_the_name_of_an_image_folder_is_not_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("12:30").mkdir()
     Path("12:30/1.jpg").write_bytes(encode_jpeg(moving_square(0, 0, num_frames=1), quality=90)[0])
@@ -51,14 +51,14 @@ def test_a_colon_in_the_name_of_a_folder_of_pictures(tmp_path: Path, monkeypatch
     assert not video.num_damaged
 
 
-def test_large_frames_shrink_and_small_ones_stay(tmp_path: Path):
+def test_only_large_frames_are_shrunk(tmp_path: Path):
     path = write_video(tmp_path / "a.mp4", moving_square(0, 0, num_frames=2, height=48, width=96))
     for limit, shape in ((24, (24, 48, 3)), (48, (48, 96, 3)), (100, (48, 96, 3)), (None, (48, 96, 3))):
         with open_video(path) as video:
             assert next(video.frames(limit)).shape == shape
 
 
-def test_frames_keep_the_first_size_where_the_stream_changes_its_own(tmp_path: Path):
+def test_frames_keep_the_first_size_if_the_stream_changes_it(tmp_path: Path):
     small = write_video(tmp_path / "small.ts", moving_square(0, 0, num_frames=5))
     large = write_video(tmp_path / "large.ts", moving_square(0, 0, num_frames=5, height=96, width=128))
     both = tmp_path / "both.ts"
@@ -83,10 +83,10 @@ def test_frames_keep_the_first_size_where_the_stream_changes_its_own(tmp_path: P
     ],
     ids=[
         *("90 clockwise", "180", "90 counter-clockwise", "upright"),
-        *("left to right", "upside down", "rows for columns", "the same from the other corner"),
+        *("mirrored", "flipped", "transposed", "anti-transposed"),
     ],
 )
-def test_videos_of_phones_held_sideways_stand_upright(matrix: tuple[int, ...], shown: Any, tmp_path: Path):
+def test_videos_of_rotated_phones_are_upright(matrix: tuple[int, ...], shown: Any, tmp_path: Path):
     """Rotation, and mirroring by front cameras, are recorded in the header instead of the pixels."""
     upright = write_video(tmp_path / "a.mp4", moving_square(0, 0, num_frames=3))
     with open_video(upright) as video:
@@ -101,7 +101,7 @@ def test_videos_of_phones_held_sideways_stand_upright(matrix: tuple[int, ...], s
     assert turned.flags.c_contiguous
 
 
-def test_a_title_in_another_encoding_does_no_harm(tmp_path: Path):
+def test_title_in_another_encoding_is_harmless(tmp_path: Path):
     path = write_video(tmp_path / "a.avi", moving_square(0, 0, num_frames=3), codec="mpeg4")
     data = path.read_bytes().replace(b"Lavf", b"\xe9\xe8\xff\xfe", 1)
     assert data != path.read_bytes()
@@ -110,14 +110,14 @@ def test_a_title_in_another_encoding_does_no_harm(tmp_path: Path):
         assert len(list(video.frames())) == 3
 
 
-def test_a_file_that_breaks_off_keeps_its_first_frames(tmp_path: Path):
+def test_truncated_file_keeps_its_first_frames(tmp_path: Path):
     path = write_video(tmp_path / "a.mkv", moving_square(0, 0), codec="mjpeg")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with open_video(path) as video:
         assert 0 < len(list(video.frames())) < 40
 
 
-def test_damage_in_the_middle_costs_no_more_than_that(tmp_path: Path):
+def test_damage_in_the_middle_loses_only_the_damaged_frames(tmp_path: Path):
     path = write_video(tmp_path / "a.mp4", moving_square(0, 0))
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
@@ -132,7 +132,7 @@ def test_damage_in_the_middle_costs_no_more_than_that(tmp_path: Path):
     ("name", "reason"),
     [("empty", "the file is empty"), ("text", "Invalid data"), ("truncated", "Invalid data"), ("missing", "No such file")],
 )
-def test_what_is_no_video_is_refused_with_the_reason(broken_clips: Path, name: str, reason: str):
+def test_unreadable_file_is_rejected_with_the_reason(broken_clips: Path, name: str, reason: str):
     with pytest.raises(UnreadableVideoError, match=reason) as caught, open_video(broken_clips / f"{name}.mp4"):
         pass
     assert f"{name}.mp4" in str(caught.value)
@@ -150,7 +150,7 @@ def failing_open(*arguments: Any, **options: Any) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def test_errors_of_the_disk_are_not_the_videos(made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+def test_disk_errors_are_not_blamed_on_the_video(made_clips: Path, monkeypatch: pytest.MonkeyPatch):
     """FFmpeg's EIO is damage as long as the file can be read; lack of descriptors never is."""
     path = made_clips / "down" / "0.mp4"
     with monkeypatch.context() as patch:
@@ -171,7 +171,7 @@ def test_errors_of_the_disk_are_not_the_videos(made_clips: Path, monkeypatch: py
             list(video.frames())
 
 
-def test_frames_that_all_resist_conversion_make_no_video(made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+def test_video_whose_frames_all_fail_conversion_is_rejected(made_clips: Path, monkeypatch: pytest.MonkeyPatch):
     from av.video import reformatter
 
     class Broken:
@@ -187,7 +187,7 @@ def test_frames_that_all_resist_conversion_make_no_video(made_clips: Path, monke
     assert video.num_damaged == 40
 
 
-def test_sound_alone_is_refused(tmp_path: Path):
+def test_audio_file_is_rejected(tmp_path: Path):
     import av
 
     path = tmp_path / "sound.mp4"

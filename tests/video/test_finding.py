@@ -42,7 +42,7 @@ def test_files_of_unknown_suffixes_are_videos_if_ffmpeg_finds_one(tmp_path: Path
     assert skipped == (finding.NO_VIDEO, (9, "known.txt, x.JSON, notes, ..."))
 
 
-def test_everything_else_is_counted_by_kind(tmp_path: Path):
+def test_other_files_are_counted_by_kind(tmp_path: Path):
     root = grow(tmp_path / "root", "a/1.mp4", ".git/2.mp4", "a/.3.mp4", "a/\x1b[31m.txt")
     (root / "a" / "gone.mp4").symlink_to("../../annex/gone.mp4")
     (root / "a" / "gone.txt").symlink_to("nowhere.txt")
@@ -77,7 +77,7 @@ def test_few_files_of_unknown_suffixes_are_opened(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files must be text")
-def test_names_that_are_not_utf8(tmp_path: Path):
+def test_names_that_are_not_utf8_are_found(tmp_path: Path):
     name = os.fsdecode(b"caf\xe9\n.mp4")
     grow(tmp_path, name, "." + name)
     contents = FolderContents(tmp_path)

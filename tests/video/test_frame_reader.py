@@ -40,7 +40,7 @@ def entry_of(path: Path, **fields) -> Entry:
 
 
 @pytest.mark.parametrize("frames", [[0], [99], [11, 12, 13], [5, 50, 95], [30, 31, 40, 90]])
-def test_frames_are_those_of_the_whole_video_and_few_are_decoded(
+def test_frames_equal_those_of_a_full_decode_and_few_are_decoded(
     keyed: Path, frames: list[int], monkeypatch: pytest.MonkeyPatch
 ):
     counts: list[int] = []
@@ -59,7 +59,7 @@ def test_frames_are_those_of_the_whole_video_and_few_are_decoded(
     assert sum(counts) <= 40
 
 
-def test_frames_of_a_piece_thinned_and_shrunk(keyed: Path):
+def test_frames_of_a_thinned_and_shrunk_segment(keyed: Path):
     reader = FrameReader(short_side=24, max_fps=15.0)
     video, _, pixels = reader.read(entry_of(keyed, start=1.0, end=2.5), whole([0, 7, 20]))
     assert video == (23, 15.0, 24, 32)
@@ -69,7 +69,7 @@ def test_frames_of_a_piece_thinned_and_shrunk(keyed: Path):
     np.testing.assert_array_equal(pixels, frames[30:75][kept][[0, 7, 20]])
 
 
-def test_a_damaged_video_is_counted_once_damage_is_met(keyed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_damaged_video_is_counted_once_damage_is_met(keyed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Frames before the damage follow the number of packets, those after it the number of remaining frames."""
     data = bytearray(keyed.read_bytes())
     with av.open(str(keyed)) as container:
@@ -91,7 +91,7 @@ def test_a_damaged_video_is_counted_once_damage_is_met(keyed: Path, tmp_path: Pa
     assert [record.getMessage()[:20] for record in caplog.records] == ["Used, though damaged"] * 2
 
 
-def test_a_gradual_refresh_is_no_place_to_begin(tmp_path: Path):
+def test_gradual_refresh_is_not_a_seek_point(tmp_path: Path):
     """x264's intra refresh marks packets as key frames that are complete only some frames later."""
     frames = np.concatenate([moving_square(0, 0), moving_square(1, 1)])
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
@@ -106,7 +106,7 @@ def test_a_gradual_refresh_is_no_place_to_begin(tmp_path: Path):
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_videos_whose_frames_have_no_certain_times(tmp_path: Path, joined: bool):
+def test_videos_with_uncertain_frame_times(tmp_path: Path, joined: bool):
     """A broadcast that begins between key frames, whose first packets yield no frame; or one joined to another."""
     path = write_video(tmp_path / "a.ts", moving_square(0, 0), fps=25, codec="mpeg2video")
     with av.open(str(path)) as container:
@@ -121,7 +121,7 @@ def test_videos_whose_frames_have_no_certain_times(tmp_path: Path, joined: bool)
     np.testing.assert_array_equal(pixels, frames[[10, -1]])
 
 
-def test_pictures_are_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_images_of_a_folder_are_read_individually(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     frames = moving_square(0, 0, num_frames=30)
     for number, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"{number}.png")
@@ -132,7 +132,7 @@ def test_pictures_are_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     np.testing.assert_array_equal(pixels, frames[[0, 6, 9, 29]])
 
 
-def test_what_is_no_video_is_named(tmp_path: Path):
+def test_unreadable_input_is_named(tmp_path: Path):
     (tmp_path / "a.mp4").write_text("this is no video")
     for path in (tmp_path / "a.mp4", tmp_path / "missing.mp4"):
         with pytest.raises(UnreadableVideoError, match=rf"Can't read .*/{path.name} as a video: "):

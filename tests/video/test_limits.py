@@ -45,14 +45,14 @@ def oversized(folder: Path, kind: str, width: int, height: int) -> Path:
 
 @pytest.mark.parametrize("kind", ["gif", "avi", "mp4"])
 @pytest.mark.parametrize("size", [(30000, 1), (12000, 12000), (65535, 65535)])
-def test_frames_that_are_too_large_are_refused_before_one_is_decoded(tmp_path: Path, kind: str, size: tuple[int, int]):
+def test_oversized_frames_are_rejected_before_decoding(tmp_path: Path, kind: str, size: tuple[int, int]):
     path = oversized(tmp_path, kind, *size)
     with pytest.raises(OverLimitError, match=rf"its frames have {size[0]} x {size[1]} pixels"), open_video(path):
         pass
 
 
 @pytest.mark.parametrize("name", ["a.ts", "a.flv", "a.mkv", "a.h264"])
-def test_sizes_that_only_the_codec_says_are_found(tmp_path: Path, name: str):
+def test_sizes_known_only_to_the_codec_are_checked(tmp_path: Path, name: str):
     path = write_video(tmp_path / name, FRAMES)
     with pytest.raises(OverLimitError, match="64 x 48 pixels"), open_video(path, limits=Limits(max_pixels=64 * 48 - 1)):
         pass
@@ -72,7 +72,7 @@ def test_frames_that_grow_midway_are_not_decoded(tmp_path: Path):
         assert video.num_damaged
 
 
-def test_videos_that_are_too_long_or_too_large_are_refused(tmp_path: Path):
+def test_too_long_or_too_large_videos_are_rejected(tmp_path: Path):
     path = write_video(tmp_path / "a.mp4", FRAMES)
     with pytest.raises(OverLimitError, match=r"lasts 1 s or more, and max_seconds=0.5"):
         open_video(path, limits=Limits(max_seconds=0.5)).__enter__()
@@ -81,7 +81,7 @@ def test_videos_that_are_too_long_or_too_large_are_refused(tmp_path: Path):
         open_video(path, limits=Limits(max_bytes=size - 1)).__enter__()
 
 
-def test_a_video_that_is_longer_than_it_says_ends_at_its_limits(tmp_path: Path):
+def test_video_longer_than_announced_ends_at_the_limits(tmp_path: Path):
     path = write_video(tmp_path / "a.mp4", FRAMES)
     with open_video(path) as video:
         video._limits = Limits(max_seconds=0.5)
@@ -96,7 +96,7 @@ def test_a_video_that_is_longer_than_it_says_ends_at_its_limits(tmp_path: Path):
             list(video.frames())
 
 
-def test_pictures_of_a_folder_have_limits_too(tmp_path: Path):
+def test_limits_apply_to_image_folders(tmp_path: Path):
     for number, picture in enumerate(encode_jpeg(FRAMES[:3], quality=90)):
         (tmp_path / f"{number}%d.jpg").write_bytes(picture)  # not expanded to many files
     with open_video(tmp_path) as video:
@@ -110,7 +110,7 @@ def test_pictures_of_a_folder_have_limits_too(tmp_path: Path):
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Limits)])
-def test_limits_are_above_0(field: str):
+def test_limits_must_be_positive(field: str):
     with pytest.raises(tsf.InputError, match=f"{field} must be above 0, got 0"):
         Limits(**{field: 0})
 
@@ -144,7 +144,7 @@ READ_AS = {".amv": "avi", ".dv": "dv", ".rm": "rm", ".rmvb": "rm", ".y4m": "yuv4
 
 
 @pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES - READ_AS.keys()))
-def test_the_usual_container_of_each_suffix_is_read(tmp_path: Path, suffix: str):
+def test_usual_container_of_each_suffix_is_read(tmp_path: Path, suffix: str):
     path = tmp_path / f"a{suffix}"
     if suffix == ".gif":
         write_gif(path)
@@ -155,7 +155,7 @@ def test_the_usual_container_of_each_suffix_is_read(tmp_path: Path, suffix: str)
         assert len(list(video.frames())) >= 3
 
 
-def test_other_containers_are_on_the_list():
+def test_other_containers_are_allowed():
     assert set(READ_AS.values()) <= set(CONTAINERS)
 
 
@@ -175,7 +175,9 @@ def playlist(kind: str, target: str) -> str:
 @pytest.mark.parametrize("kind", ["hls", "hls behind blanks", "concat", "dash", "sdp", "text"])
 @pytest.mark.parametrize("name", ["a.mp4", "a.m3u8", "a.ts", "a.mpd"])
 @pytest.mark.parametrize("known", [True, False])
-def test_what_names_other_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, known: bool):
+def test_files_that_reference_other_files_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, known: bool
+):
     """Either recognized by its first bytes or refused by FFmpeg's whitelists."""
     if not known:
         monkeypatch.setattr("timesformer_jax.video.containers.POINTERS", {})
@@ -189,7 +191,7 @@ def test_what_names_other_files_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("kind", ["hls", "concat", "dash"])
 @pytest.mark.parametrize("known", [True, False])
-def test_nothing_outside_of_the_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, known: bool):
+def test_nothing_outside_the_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, known: bool):
     asked = []
 
     class Server(http.server.BaseHTTPRequestHandler):
@@ -211,7 +213,7 @@ def test_nothing_outside_of_the_file_is_opened(tmp_path: Path, monkeypatch: pyte
     assert not asked
 
 
-def test_the_whitelist_has_only_what_ffmpeg_knows_somewhere():
+def test_whitelist_has_only_names_known_to_ffmpeg():
     """A misspelt name would match nothing; older and newer FFmpegs lack a few."""
     known = {name for names in av.formats_available for name in names.split(",")}
     assert len(set(CONTAINERS) - known) <= 8, sorted(set(CONTAINERS) - known)
@@ -230,7 +232,7 @@ def test_the_whitelist_has_only_what_ffmpeg_knows_somewhere():
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 16384), (16384, 1), (3, 9000)])
-def test_crops_of_thin_frames_are_cut_before_they_are_scaled(height: int, width: int):
+def test_crops_of_thin_frames_are_cut_before_scaling(height: int, width: int):
     """Scaled as a whole, the frame would have 224 x 3,670,016 pixels, and the weights 480 GB."""
     ramp = np.linspace(0, 255, max(height, width)).astype(np.uint8)
     frame = np.broadcast_to((ramp[None, :] if width > height else ramp[:, None])[..., None], (height, width, 3))
@@ -240,7 +242,7 @@ def test_crops_of_thin_frames_are_cut_before_they_are_scaled(height: int, width:
     assert left.mean() < centre.mean() < right.mean()
 
 
-def test_an_unknown_codec_is_the_reason(tmp_path: Path):
+def test_unknown_codec_is_reported(tmp_path: Path):
     path = write_video(tmp_path / "a.mp4", FRAMES)
     path.write_bytes(path.read_bytes().replace(b"avc1\0\0\0\0\0\0\0\1", b"zzzz\0\0\0\0\0\0\0\1"))
     with pytest.raises(UnreadableVideoError, match="FFmpeg doesn't know its codec"), open_video(path):

@@ -26,7 +26,7 @@ def loader_of(source: ClipSource) -> grain.DataLoader:
     return grain.DataLoader(data_source=source, sampler=sampler, operations=[grain.transforms.Batch(5, drop_remainder=True)])
 
 
-def test_grains_loader_resumes_in_another_process_with_the_next_clips(made_clips: Path):
+def test_grain_loader_resumes_in_another_process(made_clips: Path):
     """Its state identifies the source by its text, so an equal source created anew is accepted."""
     source = ClipSource(made_clips, OPTIONS).shuffled(2)
     batches = iter(loader_of(source))
@@ -38,7 +38,7 @@ def test_grains_loader_resumes_in_another_process_with_the_next_clips(made_clips
     assert_same(next(resumed), expected(source, 10))
 
 
-def test_grains_data_set_reads_the_source_by_threads(made_clips: Path):
+def test_grain_data_set_reads_the_source_in_threads(made_clips: Path):
     source = ClipSource(made_clips, OPTIONS).shuffled(2)
     data = grain.MapDataset.source(source).batch(5, drop_remainder=True)
     batches = list(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))

@@ -34,7 +34,7 @@ def golden() -> dict[str, np.ndarray]:
     ("name", "size", "short_side", "crops"),
     [("crop32", 32, None, 3), ("portrait_crop32", 32, None, 3), ("center48_of_64", 48, 64, 1)],
 )
-def test_crops_are_the_official_ones(golden, name: str, size: int, short_side: int | None, crops: int):
+def test_crops_match_the_official_code(golden, name: str, size: int, short_side: int | None, crops: int):
     video = golden["video_uint8_thwc"]
     if name.startswith("portrait"):
         video = np.ascontiguousarray(video.transpose(0, 2, 1, 3))
@@ -45,7 +45,7 @@ def test_crops_are_the_official_ones(golden, name: str, size: int, short_side: i
         np.testing.assert_allclose(view, golden[f"{name}/{crop}"], atol=1e-5)
 
 
-def test_frames_are_the_official_ones():
+def test_frames_match_the_official_code():
     uniform = tsf.Preprocess(num_frames=4, crop_size=8, sampling_rate=6.0)
     for clip in range(3):
         expected = clip_frames(50, 25.0, num_frames=4, sampling_rate=6.0, start=clip / 3)
@@ -68,7 +68,7 @@ def test_views_are_clip_major():
     np.testing.assert_array_equal(centre, views[[1, 4]])
 
 
-def test_tiles_are_as_many_as_it_takes():
+def test_tiles_cover_the_video():
     preprocess = tsf.Preprocess(num_frames=4, crop_size=20, sampling_rate=3.0, placement="tiled")
     views = preprocess(FRAMES, num_crops=1)
     assert len(views) == 5  # 50 frames, 12 at a time
@@ -77,7 +77,7 @@ def test_tiles_are_as_many_as_it_takes():
     assert (middle[0] != views[0]).any()
 
 
-def test_channels_in_the_other_order():
+def test_bgr_channels_are_normalised_in_their_order():
     """Each channel has its own mean, in the channel order of the model's input."""
     values = {"num_frames": 2, "crop_size": 40, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
     rgb = tsf.Preprocess(**values)(FRAMES, num_crops=1)
@@ -89,13 +89,13 @@ def test_channels_in_the_other_order():
 
 
 @pytest.mark.parametrize("channel_order", ["rgb", "bgr"])
-def test_denormalize_gives_back_the_frames(channel_order: str):
+def test_denormalize_restores_the_frames(channel_order: str):
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     ordered = FRAMES[..., ::-1] if channel_order == "bgr" else FRAMES
     np.testing.assert_array_equal(denormalize(normalize(ordered, mean, std), mean, std, channel_order), FRAMES)
 
 
-def test_a_file_gives_the_same_as_its_frames(tmp_path: Path):
+def test_file_gives_the_same_views_as_its_frames(tmp_path: Path):
     path = write_video(tmp_path / "a.mp4", moving_square(0, 0), fps=24)
     with open_video(path) as video:
         frames = np.stack(list(video.frames()))
@@ -108,7 +108,7 @@ def test_a_file_gives_the_same_as_its_frames(tmp_path: Path):
         np.testing.assert_array_equal(preprocess(str(path)), preprocess(path))
 
 
-def test_only_the_frames_that_are_wanted_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_only_requested_frames_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Decoding stops after the last of them."""
     path = write_video(tmp_path / "a.mp4", moving_square(1, 0))
     made = []
@@ -127,7 +127,7 @@ def test_only_the_frames_that_are_wanted_are_kept(tmp_path: Path, monkeypatch: p
     assert made[-1].num_decoded <= 10
 
 
-def test_a_container_that_announces_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_container_may_announce_too_many_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`choose` is called again with the number of decodable frames."""
     path = write_video(tmp_path / "a.mp4", moving_square(2, 0))
     monkeypatch.setattr(VideoFile, "count_packets", lambda self: 1000)
@@ -145,14 +145,14 @@ def test_a_container_that_announces_too_much(tmp_path: Path, monkeypatch: pytest
     assert asked == [1000, 40]
 
 
-def test_the_container_s_count_is_the_real_one(tmp_path: Path):
+def test_packet_count_equals_the_number_of_frames(tmp_path: Path):
     for suffix, codec in (("mp4", "libx264"), ("webm", "libvpx-vp9"), ("avi", "mpeg4")):
         path = write_video(tmp_path / f"a.{suffix}", moving_square(0, 0, num_frames=17), codec=codec)
         with open_video(path) as video:
             assert video.count_packets() == 17
 
 
-def test_files_without_a_frame(broken_clips: Path):
+def test_files_without_frames_are_rejected(broken_clips: Path):
     preprocess = tsf.Preprocess(num_frames=2, crop_size=16)
     for name in ("empty.mp4", "text.mp4", "truncated.mp4", "missing.mp4"):
         with pytest.raises(UnreadableVideoError, match=name):
@@ -161,7 +161,7 @@ def test_files_without_a_frame(broken_clips: Path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({"sampling": "dense"}, "sampling must be one of uniform, segments, got 'dense'"),
         ({"channel_order": "gbr"}, "channel_order must be one of rgb, bgr"),
@@ -174,12 +174,12 @@ def test_files_without_a_frame(broken_clips: Path):
         ({"sampling_rate": -5.0}, "sampling_rate must be above 0"),
     ],
 )
-def test_values_that_cannot_work(changes: dict, told: str):
-    with pytest.raises(tsf.InputError, match=told):
+def test_impossible_values_are_rejected(changes: dict, words: str):
+    with pytest.raises(tsf.InputError, match=words):
         tsf.Preprocess(**{"num_frames": 2, "crop_size": 8, **changes})
 
 
-def test_input_that_cannot_work():
+def test_impossible_input_is_rejected():
     preprocess = tsf.Preprocess(num_frames=2, crop_size=8)
     with pytest.raises(tsf.InputError, match="num_clips must be at least 1 and num_crops 1 or 3, got 1 and 2"):
         preprocess(FRAMES, num_crops=2)
@@ -189,12 +189,12 @@ def test_input_that_cannot_work():
         preprocess(FRAMES, fps=float("nan"))
 
 
-def test_frames_of_any_kind_of_array():
+def test_frames_may_be_any_kind_of_array():
     preprocess = tsf.Preprocess(num_frames=2, crop_size=8)
     np.testing.assert_array_equal(preprocess(jnp.asarray(FRAMES)), preprocess(FRAMES))
     np.testing.assert_array_equal(preprocess(list(FRAMES)), preprocess(FRAMES))
 
 
-def test_as_plain_values_and_back():
+def test_preprocess_round_trips_through_plain_values():
     preprocess = tsf.Preprocess(num_frames=2, crop_size=8, mean=[0.1, 0.2, 0.3], sampling="segments")
     assert tsf.Preprocess.from_dict(json.loads(json.dumps({**preprocess.as_dict(), "later": 1}))) == preprocess

@@ -18,7 +18,7 @@ FRAMES = moving_square(0, 0, num_frames=40)
 
 @pytest.mark.parametrize("placement", PLACEMENT_NAMES)
 @pytest.mark.parametrize("num_clips", [1, 3, 7])
-def test_clips_are_made_of_their_frames_and_hold_no_others(placement: str, num_clips: int):
+def test_join_clips_holds_only_the_frames_in_use(placement: str, num_clips: int):
     options: dict[str, Any] = {"num_frames": 4, "sampling": "uniform", "sampling_rate": 6.0, "placement": placement}
     indices = clips_of(200, 30.0, num_clips=num_clips, **options)
     pulled = []
@@ -47,7 +47,7 @@ class Announces(VideoFile):
         return False
 
 
-def test_clips_begin_again_if_the_number_of_frames_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_clips_restart_if_the_number_of_frames_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_video(tmp_path / "a.mp4", FRAMES)
     preprocess = tsf.Preprocess(num_frames=2, crop_size=8, sampling_rate=2.0, placement="dense")
     expected = preprocess(path, num_clips=3)
@@ -58,6 +58,6 @@ def test_clips_begin_again_if_the_number_of_frames_was_wrong(tmp_path: Path, mon
     np.testing.assert_array_equal(preprocess(path, num_clips=3), expected)
 
 
-def test_a_video_without_a_frame_has_no_clips(broken_clips: Path):
+def test_video_without_frames_has_no_clips(broken_clips: Path):
     with pytest.raises(tsf.InputError, match=r"truncated\.mp4"):
         next(tsf.Preprocess(num_frames=2, crop_size=8).clips(broken_clips / "truncated.mp4"))

@@ -20,7 +20,7 @@ from timesformer_jax.video import (
 SAMPLING = json.loads((GOLDEN / "sampling.json").read_text())
 
 
-def test_clips_are_the_official_ones():
+def test_clip_sampling_matches_the_official_code():
     for row in SAMPLING["uniform_clip_sampling"]:
         frames = clip_frames(
             row["num_video_frames"],
@@ -32,7 +32,7 @@ def test_clips_are_the_official_ones():
         assert frames.tolist() == row["indices"], row
 
 
-def test_segments_are_the_official_ones():
+def test_segment_sampling_matches_the_official_code():
     for row in SAMPLING["segment_sampling"]:
         first, last = segment_bounds(row["num_video_frames"], row["num_frames"])
         assert np.stack([first, last], axis=1).tolist() == row["train_bounds_inclusive"], row
@@ -40,7 +40,7 @@ def test_segments_are_the_official_ones():
         assert test.tolist() == row["test_indices"], row
 
 
-def test_random_segments_reach_both_bounds_and_nothing_else():
+def test_random_segments_reach_exactly_both_bounds():
     first, last = segment_bounds(50, 8)
     random = np.random.default_rng(0)
     drawn = np.stack([segment_frames(50, num_frames=8, random=random) for _ in range(300)])
@@ -48,7 +48,7 @@ def test_random_segments_reach_both_bounds_and_nothing_else():
     assert (drawn.max(axis=0) == last).all()
 
 
-def test_a_short_video_repeats_its_last_frame():
+def test_short_video_repeats_its_last_frame():
     assert clip_frames(3, 30.0, num_frames=4, sampling_rate=2, start=0.7).tolist() == [0, 2, 2, 2]
 
 
@@ -63,7 +63,7 @@ def test_a_short_video_repeats_its_last_frame():
         ("dense", 3, [0, 30, 60]),  # both ends
     ],
 )
-def test_where_test_clips_begin(placement: str, num_clips: int, first_frames: list[int]):
+def test_eval_clips_start_at_their_placement(placement: str, num_clips: int, first_frames: list[int]):
     """The video has 100 frames, and clips span 40 of them."""
     span = {"num_frames": 4, "sampling": "uniform", "sampling_rate": 10.0}
     clips = eval_clips(100, 30.0, num_clips=num_clips, placement=placement, **span)
@@ -71,7 +71,7 @@ def test_where_test_clips_begin(placement: str, num_clips: int, first_frames: li
     assert clips[:, -1].tolist() == [first + 39 for first in first_frames]
 
 
-def test_every_placement_is_tested():
+def test_every_placement_has_expected_values():
     assert {"official", "centre", "dense"} == PLACEMENTS.keys()
 
 
@@ -86,13 +86,13 @@ def test_tiles_cover_the_video_once(num_video_frames: int, fps: float):
     assert clips.max() == num_video_frames - 1 or num_video_frames % span
 
 
-def test_one_tile_is_the_official_clip():
+def test_single_tile_equals_the_official_clip():
     one = tiled_clips(40, 30.0, num_frames=4, sampling_rate=10.0)
     np.testing.assert_array_equal(one[0], clip_frames(40, 30.0, num_frames=4, sampling_rate=10.0, start=0.0))
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_fewer_clips_lie_as_a_test_with_so_few_would_place_them(placement: str):
+def test_fewer_clips_keep_the_placement_of_a_smaller_evaluation(placement: str):
     place = PLACEMENTS[placement]
     for count in range(1, 11):
         chosen = nearest_clips(count, of=10, placement=placement)
@@ -102,5 +102,5 @@ def test_fewer_clips_lie_as_a_test_with_so_few_would_place_them(placement: str):
     assert chosen == list(range(10))
 
 
-def test_of_the_official_clips_some_are_the_very_same():
+def test_fewer_official_clips_are_a_subset():
     assert [nearest_clips(count, of=10, placement="official") for count in (1, 2, 5)] == [[0], [0, 5], [0, 2, 4, 6, 8]]

@@ -62,7 +62,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_piece_holds_its_frames_and_no_others(tmp_path: Path, kind: str):
+def test_segment_has_exactly_its_frames(tmp_path: Path, kind: str):
     name, options = FILES[kind]
     path = write(tmp_path / name, range(90), **options)
     assert shown(path) == list(range(90))
@@ -75,7 +75,7 @@ def test_a_piece_holds_its_frames_and_no_others(tmp_path: Path, kind: str):
         assert video.count_packets() == 90
 
 
-def test_seeking_is_used_where_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_seeking_is_used_if_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A segment at the end of a file with many key frames is reached without decoding earlier frames."""
     path = write(tmp_path / "a.mp4", range(90), g="10", **X264)
     decoded = []
@@ -92,7 +92,7 @@ def test_seeking_is_used_where_it_can_be(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(decoded) <= 12
 
 
-def test_a_seek_that_lands_late_falls_back_to_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_late_seek_falls_back_to_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write(tmp_path / "a.mp4", range(60), g="10", **X264)
     seek = VideoFile._seek
     monkeypatch.setattr(VideoFile, "_seek", lambda self, stamp: seek(self, stamp and stamp + 10**6))
@@ -102,7 +102,7 @@ def test_a_seek_that_lands_late_falls_back_to_the_start(tmp_path: Path, monkeypa
     assert shown(path) == list(range(60))
 
 
-def test_joined_recordings_go_on_where_their_clock_starts_again(tmp_path: Path):
+def test_joined_recordings_continue_after_their_clock_restarts(tmp_path: Path):
     parts = [write(tmp_path / f"{start}.ts", range(start, start + 30), g="12", **X264) for start in (0, 30)]
     path = tmp_path / "joined.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
@@ -116,7 +116,7 @@ def test_joined_recordings_go_on_where_their_clock_starts_again(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.webm", "libvpx"), ("a.mkv", "libx264"), ("a.mp4", "libx264"), ("a.gif", "gif")]
 )
-def test_the_rate_of_a_recording_is_that_of_its_timestamps(tmp_path: Path, name: str, codec: str):
+def test_frame_rate_is_derived_from_timestamps(tmp_path: Path, name: str, codec: str):
     """With uneven times, containers announce 1000 frames per second or twice the rate."""
     if codec == "gif":
         path = tmp_path / name
@@ -158,7 +158,7 @@ class Announces(VideoFile):
 
 
 @pytest.mark.parametrize(("sampling", "placement", "clips"), [("segments", "official", 1), ("uniform", "centre", 2)])
-def test_clips_are_placed_by_the_frames_that_there_are(
+def test_clips_are_placed_by_the_existing_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampling: str, placement: str, clips: int
 ):
     path = write(tmp_path / "a.mp4", range(50), **X264)
@@ -173,7 +173,7 @@ def test_clips_are_placed_by_the_frames_that_there_are(
     assert all(kept[index] == index for index in kept)
 
 
-def test_the_default_stream_is_read(tmp_path: Path):
+def test_default_stream_is_read(tmp_path: Path):
     path = tmp_path / "two.mkv"
     with av.open(str(path), "w") as container:
         streams: list[Any] = [container.add_stream("libx264", rate=30) for _ in range(2)]
@@ -189,7 +189,7 @@ def test_the_default_stream_is_read(tmp_path: Path):
         assert next(video.frames()).shape == (32, 64, 3)
 
 
-def test_the_cover_of_a_song_is_no_video(tmp_path: Path):
+def test_album_cover_is_not_a_video(tmp_path: Path):
     """An MP3 file with an image in its ID3 tag."""
     from timesformer_jax.video.encoding import encode_jpeg
 
@@ -212,7 +212,7 @@ def test_the_cover_of_a_song_is_no_video(tmp_path: Path):
 
 
 @pytest.mark.parametrize("error", [ValueError("31 is not a valid Type"), IndexError("list index"), RuntimeError("odd")])
-def test_whatever_opening_a_file_raises_is_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
+def test_any_exception_on_opening_becomes_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
     path = write(tmp_path / "a.mp4", range(3), **X264)
 
     def fails(*arguments: Any, **options: Any) -> Any:
@@ -223,23 +223,23 @@ def test_whatever_opening_a_file_raises_is_its_reason(tmp_path: Path, monkeypatc
         pass
 
 
-def test_whatever_a_frame_raises_costs_that_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_any_exception_on_a_frame_loses_that_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write(tmp_path / "a.mp4", range(10), **X264)
     upright, calls = "timesformer_jax.video.decoding._upright", []
 
-    def sometimes(rgb: np.ndarray, frame: Any) -> np.ndarray:
+    def fail_sometimes(rgb: np.ndarray, frame: Any) -> np.ndarray:
         calls.append(rgb)
         if len(calls) == 4:
             raise ZeroDivisionError
         return rgb
 
-    monkeypatch.setattr(upright, sometimes)
+    monkeypatch.setattr(upright, fail_sometimes)
     with open_video(path) as video:
         assert [number(frame) for frame in video.frames()] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
         assert video.num_damaged == 1
 
 
-def test_timestamps_that_wrap(tmp_path: Path):
+def test_timestamps_may_wrap_around(tmp_path: Path):
     """MPEG-TS counts in 33 bits, which wrap around after 26.5 hours."""
     path = tmp_path / "a.ts"
     with av.open(str(path), "w") as container:

@@ -36,7 +36,7 @@ def on_device(video: np.ndarray, view: View, window: int) -> np.ndarray:
     ("name", "short_side", "size", "crops"),
     [("crop32", 32, 32, (0, 1, 2)), ("portrait_crop32", 32, 32, (0, 1, 2)), ("center48_of_64", 64, 48, (1,))],
 )
-def test_test_crops_are_the_official_ones(preprocess, name: str, short_side: int, size: int, crops: tuple[int, ...]):
+def test_eval_crops_match_the_official_code(preprocess, name: str, short_side: int, size: int, crops: tuple[int, ...]):
     video = preprocess["video_uint8_thwc"]
     if name.startswith("portrait"):
         video = video.transpose(0, 2, 1, 3)
@@ -51,7 +51,7 @@ def test_test_crops_are_the_official_ones(preprocess, name: str, short_side: int
 
 @pytest.mark.parametrize("size", [(30, 60), (61, 33), (24, 24), (8, 11)])
 @pytest.mark.parametrize("jitter", ["uniform", "inverse_uniform", "resized_crop"])
-def test_windows_hold_every_crop(size: tuple[int, int], jitter: str):
+def test_windows_contain_every_crop(size: tuple[int, int], jitter: str):
     """A clip cropped from its window equals one cropped from full frames, even if these are smaller than the window."""
     video = np.random.default_rng(0).integers(0, 256, (6, *size, 3), dtype=np.uint8)
     options = dataclasses.replace(OPTIONS, jitter=jitter)
@@ -64,7 +64,7 @@ def test_windows_hold_every_crop(size: tuple[int, int], jitter: str):
         np.testing.assert_allclose(on_device(video, view, window), whole, atol=2e-5)
 
 
-def test_views_of_a_video_share_what_is_decoded():
+def test_views_of_a_video_share_decoded_frames():
     options = dataclasses.replace(OPTIONS, num_frames=8, sampling_rate=4.0)
     views = options.eval_views(VIDEO, EvalViews(num_clips=3, num_crops=3))
     plan = plan_windows(views, VIDEO, options.eval_window(30, 3))
@@ -74,7 +74,7 @@ def test_views_of_a_video_share_what_is_decoded():
         np.testing.assert_array_equal(np.array(plan.frames)[which], view.frames)
 
 
-def test_one_crop_is_the_centre_of_the_smallest_training_size():
+def test_single_eval_crop_is_the_centre_of_the_smallest_training_size():
     video = VIDEO._replace(num_frames=20)
     (view,) = OPTIONS.eval_views(video, EvalViews())
     np.testing.assert_array_equal(view.rows, sample_positions(30, 26, 1, 24))
@@ -85,7 +85,7 @@ def test_one_crop_is_the_centre_of_the_smallest_training_size():
     np.testing.assert_array_equal(view.columns, sample_positions(60, 48, 12, 24))
 
 
-def test_crops_of_a_test_go_along_the_long_side():
+def test_eval_crops_span_the_long_side():
     views = OPTIONS.eval_views(VIDEO, EvalViews(num_clips=1, num_crops=3))
     scaled = scale_short_side(30, 60, 24)
     for crop, view in enumerate(views):
@@ -93,7 +93,7 @@ def test_crops_of_a_test_go_along_the_long_side():
         np.testing.assert_array_equal(view.columns, sample_positions(60, 48, left, 24))
 
 
-def test_tiled_clips_are_as_many_as_the_video_is_long():
+def test_number_of_tiled_clips_follows_the_video_length():
     tiled = dataclasses.replace(OPTIONS, placement="tiled")
     for num_frames, count in ((3, 1), (4, 1), (5, 2), (50, 13)):
         views = tiled.eval_views(VIDEO._replace(num_frames=num_frames), EvalViews(num_clips=2, num_crops=1))
@@ -106,7 +106,7 @@ def short_side_of(view: View) -> int:
     return round(30 * 23 / float(view.rows[-2] - view.rows[1]) * 21 / 23)
 
 
-def test_training_uses_the_whole_range():
+def test_training_crops_use_the_whole_size_range():
     random = np.random.default_rng(0)
     views = [OPTIONS.training_views(random, VIDEO, 99)[0] for _ in range(400)]
     assert {short_side_of(view) for view in views} == set(range(26, 41))
@@ -125,7 +125,7 @@ def test_inverse_uniform_draws_small_sizes_more_often():
     assert sizes["inverse_uniform"] == pytest.approx(np.log(40 / 26) / (1 / 26 - 1 / 40), abs=0.4)
 
 
-def test_resized_crops_are_boxes_of_the_area_and_aspect():
+def test_resized_crops_have_the_drawn_area_and_aspect_ratio():
     options = dataclasses.replace(OPTIONS, jitter="resized_crop", area=(0.2, 0.5), crop_size=8, short_side=(8, 8))
     random = np.random.default_rng(0)
     video = Video(50, 30.0, 300, 600)
@@ -141,7 +141,7 @@ def test_resized_crops_are_boxes_of_the_area_and_aspect():
     assert max(float(at[-1] - at[0]) for view in limited for at in (view.rows, view.columns)) < 100
 
 
-def test_several_clips_are_drawn_each_for_itself():
+def test_multiple_clips_are_drawn_independently():
     options = dataclasses.replace(OPTIONS, clips_per_video=3)
     views = options.training_views(np.random.default_rng(0), VIDEO, 99)
     assert len({view.rows.tobytes() for view in views}) == len({view.frames.tobytes() for view in views}) == 3
@@ -154,19 +154,19 @@ def test_several_clips_are_drawn_each_for_itself():
     [
         ({"sampling": "all"}, "one of uniform, segments, got 'all'"),
         ({"placement": "middle"}, "one of official, centre, dense, tiled, got 'middle'"),
-        ({"placement": "tiled", "sampling": "segments"}, "placement=tiled needs clips.sampling=uniform"),
+        ({"placement": "tiled", "sampling": "segments"}, "placement=tiled needs sampling=uniform"),
         ({"jitter": "some"}, "one of uniform, inverse_uniform, resized_crop, got 'some'"),
-        ({"short_side": (20, 30)}, "at least the model's image_size 24"),
+        ({"short_side": (20, 30)}, "at least 24, the side of the crop"),
         ({"short_side": 30}, "got 30"),
-        ({"area": (0.0, 1.0)}, "clips.area must be .*above 0 and at most 1"),
-        ({"aspect": (2.0, 1.0)}, "clips.aspect must be"),
+        ({"area": (0.0, 1.0)}, "area must be .*above 0 and at most 1"),
+        ({"aspect": (2.0, 1.0)}, "aspect must be"),
         ({"clips_per_video": 0}, "clips_per_video must be at least 1"),
-        ({"aspect": (1.0, float("inf"))}, "clips.aspect must be"),
+        ({"aspect": (1.0, float("inf"))}, "aspect must be"),
         ({"sampling_rate": 0.0}, "sampling_rate must be above 0"),
         ({"sampling_rate": float("inf")}, "sampling_rate must be above 0 and finite, got inf"),
         ({"sampling_rate": float("nan")}, "sampling_rate must be above 0 and finite, got nan"),
     ],
 )
-def test_options_that_cannot_work(changes: dict, words: str):
+def test_impossible_options_are_rejected(changes: dict, words: str):
     with pytest.raises(InputError, match=words):
         dataclasses.replace(OPTIONS, **changes)

@@ -33,7 +33,7 @@ class MixingOptions:
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"mixing.{name} must be at least 0 and finite, got {getattr(self, name)}.")
+                raise InputError(f"{name} must be at least 0 and finite, got {getattr(self, name)}.")
 
     @property
     def mixes(self) -> bool:

@@ -63,20 +63,20 @@ class PixelOptions:
 
     def __post_init__(self) -> None:
         if self.flip not in ("auto", "on", "off"):
-            raise InputError(f"pixels.flip must be auto, on or off, got {self.flip!r}.")
+            raise InputError(f"flip must be auto, on or off, got {self.flip!r}.")
         if self.channel_order not in CHANNEL_ORDERS:
-            raise InputError(f"pixels.channel_order must be one of {', '.join(CHANNEL_ORDERS)}, got {self.channel_order!r}.")
+            raise InputError(f"channel_order must be one of {', '.join(CHANNEL_ORDERS)}, got {self.channel_order!r}.")
         for name, largest in (("hue", 0.5), *((name, 1.0) for name in _SHARES)):
             if not 0 <= getattr(self, name) <= largest:
-                raise InputError(f"pixels.{name} must be from 0 to {largest:g}, got {getattr(self, name)}.")
+                raise InputError(f"{name} must be from 0 to {largest:g}, got {getattr(self, name)}.")
         if not _is_rand_augment(self.rand_augment):
             raise InputError(
-                f"pixels.rand_augment must be (whole number of operations, magnitude from 0 to 10), got {self.rand_augment}."
+                f"rand_augment must be (whole number of operations, magnitude from 0 to 10), got {self.rand_augment}."
             )
         if not len(self.mean) == len(self.std) == 3 or not all(map(_is_finite, (*self.mean, *self.std))):
-            raise InputError(f"pixels.mean and pixels.std must be three numbers each, got {self.mean} and {self.std}.")
+            raise InputError(f"mean and std must be three numbers each, got {self.mean} and {self.std}.")
         if min(self.std) <= 0:
-            raise InputError(f"pixels.std must be above 0, since pixels are divided by it; got {self.std}.")
+            raise InputError(f"std must be above 0, since pixels are divided by it; got {self.std}.")
 
     def for_labels(self, label_names: Sequence[str]) -> "PixelOptions":
         """Resolve `flip="auto"` for these labels."""

@@ -1,5 +1,6 @@
 """Map a function over many videos in several processes, which exit together with their parent."""
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -59,7 +60,7 @@ def map_in_processes(
 
     `num_workers` is the number of processes; 0 means one per core.
     """
-    from loky import cpu_count, get_reusable_executor
+    from loky import cpu_count
     from loky.process_executor import TerminatedWorkerError
 
     num_workers = num_workers or cpu_count()
@@ -67,14 +68,14 @@ def map_in_processes(
     # The kernel sends the signal when the thread that started the worker exits, so it is only useful from the main thread.
     signalled = threading.current_thread() is threading.main_thread()
     options: dict[str, Any] = {"timeout": 60, "initializer": end_with_parent, "initargs": (os.getpid(), signalled)}
-    executor = get_reusable_executor(num_workers, **options)
+    executor = _start_executor(num_workers, options)
 
     def submit(task: _Task) -> None:
         task.future = executor.submit(_outcome, function, task.item)
 
     def take_alone(task: _Task) -> None:
         try:
-            task.outcome = get_reusable_executor(1, **options).submit(_outcome, function, task.item).result()
+            task.outcome = _start_executor(1, options).submit(_outcome, function, task.item).result()
         except TerminatedWorkerError:
             task.outcome = CrashError()
 
@@ -93,7 +94,7 @@ def map_in_processes(
                 lost = [task for task in pending if task.is_lost()]
                 for task in lost[: 2 * num_workers]:
                     take_alone(task)
-                executor = get_reusable_executor(num_workers, **options)
+                executor = _start_executor(num_workers, options)
                 for task in lost[2 * num_workers :]:
                     submit(task)
                 continue
@@ -102,6 +103,16 @@ def map_in_processes(
         for task in pending:
             if task.future is not None:
                 task.future.cancel()
+
+
+def _start_executor(num_workers: int, options: dict[str, Any]) -> Any:
+    """Return loky's executor of this many workers, which are ended at exit instead of after their timeout."""
+    from loky import get_reusable_executor
+
+    executor = get_reusable_executor(num_workers, **options)
+    atexit.unregister(executor.shutdown)  # registered before if the executor is reused
+    atexit.register(executor.shutdown, kill_workers=True)
+    return executor
 
 
 def end_with_parent(parent: int, signalled: bool) -> None:

@@ -57,7 +57,7 @@ AVERAGE_NAMES = tuple(AVERAGES["softmax"])
 def check_average(name: str) -> None:
     """Raise `InputError` if `name` is not one of `AVERAGE_NAMES`."""
     if name not in AVERAGE_NAMES:
-        raise InputError(f"eval.average must be one of {', '.join(AVERAGE_NAMES)}, got {name!r}.")
+        raise InputError(f"average must be one of {', '.join(AVERAGE_NAMES)}, got {name!r}.")
 
 
 class Predictions(NamedTuple):

@@ -52,63 +52,63 @@ REFUSED = (
     ),
     Refused(
         "YOLOS",
-        "detection tokens, which attention sees beside the patches",
+        "detection tokens, which take part in attention",
         "the DeiT models that YOLOS was trained from",
         tensors=r"(.*\.)?(det_token|detection_tokens|(.*\.)?mid_(pos_embed|position_embeddings))",
     ),
     Refused(
         "BEiT, Data2Vec, SAM, Swin, timm's relpos models",
-        "relative positions, which attention adds to its scores",
+        "relative position biases in the attention scores",
         "DeiT III or MAE",
         tensors=r"(.*\.)?(relative_position.*|(shared_)?rel_pos.*)",
     ),
     Refused(
-        "models with tensors for rotary positions",
+        "other models with tensors of rotary positions",
         "rotary positions",
         CLS_MODELS,
         tensors=r"(.*\.)?(rope|rope_embed(dings)?|rotary.*|freqs.*)(\..*)?",
     ),
     Refused(
         "DINOv3",
-        "rotary positions in place of a position embedding, and register tokens",
+        "rotary positions instead of a position embedding, and register tokens",
         "DINOv2 without registers",
         tensors=REGISTERS,
         without=POSITIONS,
     ),
     Refused(
         "BEiT, timm's `vit_*_rope` and others without a position embedding",
-        "no position embedding, as models with rotary or relative positions",
+        "no position embedding, which suggests rotary or relative positions",
         CLS_MODELS,
         lacks="pos_embed",
         without=POSITIONS,
     ),
     Refused(
         "DINOv2 with registers",
-        "register tokens, which attention sees beside the patches",
+        "register tokens, which take part in attention",
         "the same model without registers (dinov2_vitb14, facebook/dinov2-base)",
         tensors=REGISTERS,
     ),
     Refused(
         "EVA, EVA02 (timm)",
-        "the attention of EVA's models, whose rotary positions and order of LayerNorms no tensor shows",
+        "EVA's attention, whose rotary positions and order of LayerNorms can't be read from the tensors",
         CLS_MODELS,
         tensors=r"(.*\.)?blocks\.\d+\.attn\.((q|v)_bias|q_proj\..*)",
     ),
     Refused(
         "DINOv2 giant, AIMv2",
         "a gated MLP (SwiGLU)",
-        "DINOv2's small, base and large models, whose MLP is plain",
+        "DINOv2 small, base and large, which have a plain MLP",
         tensors=r"(.*\.)?mlp\.(w12|w[123]|weights_(in|out)|fc1_[gx]|(gate|up|down)_proj)\..*",
     ),
     Refused(
         "DINOv2 giant (timm)",
         "a gated MLP (SwiGLU), whose first layer is twice as wide as the input of the second",
-        "DINOv2's small, base and large models, whose MLP is plain",
+        "DINOv2 small, base and large, which have a plain MLP",
         packed=True,
     ),
     Refused(
         "SigLIP, PE core, CoCa, models of timm with `attn_pool`",
-        "attention pooling where TimeSformer reads a class token (and in PE rotary positions, which no tensor shows)",
+        "attention pooling instead of a class token (in PE also rotary positions, which its tensors don't show)",
         "OpenAI's and OpenCLIP's CLIP models with a CLS",
         tensors=r"(.*[./])?(attn_?pool[./].*|attn_?pool|head\.probe|MAPHead_0[./].*)",
     ),
@@ -121,13 +121,13 @@ REFUSED = (
     ),
     Refused(
         "PE spatial, PE lang, InternViT",
-        "no LayerNorm after the last block (and in PE rotary positions, which no tensor shows)",
+        "no LayerNorm after the last block (in PE also rotary positions, which its tensors don't show)",
         CLS_MODELS,
         lacks="norm/scale",
     ),
     Refused(
         "models with normalised queries and keys",
-        "a normalisation of queries and keys, or one inside attention or MLP",
+        "normalised queries and keys, or a norm inside the attention or the MLP",
         CLS_MODELS,
         tensors=r"(.*\.)?(attn|attention|self_attn|mlp)\.((q|k|q_ln|k_ln|ln_q|ln_k|inner_attn_ln)_?norm|norm|ffn_ln)\..*",
     ),
@@ -139,18 +139,18 @@ REFUSED = (
     ),
     Refused(
         "the official DeiT III, timm's `vit_*_rope_ape`",
-        "LayerScale by names that timm's models with rotary positions (vit_*_rope_ape) have too, and no tensor shows those "
-        "positions",
+        "LayerScale under the same names as timm's models with rotary positions (vit_*_rope_ape), whose tensors don't show "
+        "those positions",
         "timm's files of DeiT III, which name it ls1.gamma",
         tensors=r"(.*\.)?blocks\.\d+\.gamma_[12]",
-        asked="they are folded: right for DeiT III, wrong for rotary positions",
+        asked="LayerScale is folded, which is right for DeiT III and wrong for models with rotary positions",
     ),
     Refused(
         "DeiT with a distillation token",
-        "a distillation token, which attention sees beside the patches",
+        "a distillation token, which takes part in attention",
         "DeiT without distillation, or DeiT III",
         tensors=DISTILLATION_TOKEN,
-        asked="the token, its position and its classifier are dropped: close to the original, but not its outputs",
+        asked="the token, its position and its classifier are dropped; the outputs are close to the original's but not equal",
     ),
 )
 """Features in order of precedence: errors name the first that a file has."""
@@ -209,14 +209,15 @@ def refuse(source: str, found: Sequence[Found], allowed: Sequence[str]) -> list[
         shown = f" ({', '.join(collapse_blocks(names)[:3])})" if names else ""
         if refused.asked is None:
             raise InputError(
-                f"{source} holds a model that TimeSformer doesn't compute: it has {refused.feature}{shown}. The nearest that "
-                f"can be loaded: {refused.nearest}."
+                f"{source} holds a model that TimeSformer doesn't compute: it has {refused.feature}{shown}. The nearest model "
+                f"that can be loaded: {refused.nearest}."
             )
         if not set(names) <= set(allowed):
             pattern = r".*gamma_[12]" if "gamma" in names[0] else f".*{names[0].rpartition('.')[2]}"
             raise InputError(
                 f"{source} is only loaded on request: it has {refused.feature}{shown}. With allow={pattern!r} (on the command "
-                f"line --allow, in a config init_from_allow) {refused.asked}. The nearest that is exact: {refused.nearest}."
+                f"line --allow, in a config init_from_allow) {refused.asked}. The nearest model that is exact: "
+                f"{refused.nearest}."
             )
         notes.append(f"possibly not exact{shown}: {refused.asked}")
     return notes
@@ -245,12 +246,12 @@ class Family(NamedTuple):
     """Differences from the original computation, or "exact"."""
 
 
-FRESH = "the classifier reads {}, and `num_classes=` gives a fresh one"
+FRESH = "the input of the classifier is {}; `num_classes=` gives a fresh one"
 
 FAMILIES = (
-    Family("ViT, DeiT, DINO, AugReg, MIIL (timm and their own files)", ("timm",), "exact; without qkv biases they are zero"),
+    Family("ViT, DeiT, DINO, AugReg, MIIL (timm and their own files)", ("timm",), "exact; missing qkv biases are set to zero"),
     Family("DINOv2 (timm and its own files)", ("timm",), "exact: LayerScale is folded into `attn.proj` and `fc2`"),
-    Family("DeiT III (timm), FlexiViT", ("timm",), "exact: LayerScale is folded, the CLS has a position of zero"),
+    Family("DeiT III (timm), FlexiViT", ("timm",), "exact: LayerScale is folded, and the position of the CLS is zero"),
     Family("MAE (timm, its own files, Hugging Face)", ("timm", "huggingface_vit"), "exact; the decoder is ignored"),
     Family("CLIP (OpenAI, OpenCLIP, Hugging Face)", ("clip", "huggingface_clip"), "exact with the right `activation`"),
     Family("CLIP (timm)", ("timm_clip",), "exact with the right `activation`"),
@@ -265,7 +266,7 @@ FAMILIES = (
     Family(
         "ViT with `fc_norm` (mean of the patches; MAE after fine-tuning)",
         ("timm",),
-        "blocks exact; `fc_norm` becomes the last LayerNorm, of each token; " + FRESH.format("the mean of the patches"),
+        "blocks exact; `fc_norm` becomes the last LayerNorm, applied to each token; " + FRESH.format("the mean of the patches"),
     ),
     Family(
         "ViT with `pre_logits`",
@@ -277,12 +278,12 @@ FAMILIES = (
 
 def families_table() -> str:
     """Return the table of families in `docs/weights.md`."""
-    lines = ["| family | format | what is computed |", "|---|---|---|"]
+    lines = ["| family | format | result |", "|---|---|---|"]
     for family in FAMILIES:
         lines.append(f"| {family.models} | {', '.join(f'`{format}`' for format in family.formats)} | {family.outcome} |")
     for refused in REFUSED:
         if refused.asked is None:
             lines.append(f"| {refused.models} |  | refused: {refused.feature}; nearest: {refused.nearest} |")
         else:
-            lines.append(f"| {refused.models} |  | refused unless `allow` asks, and then {refused.asked} |")
+            lines.append(f"| {refused.models} |  | refused unless allowed by `allow`; then {refused.asked} |")
     return "\n".join(lines)

@@ -111,7 +111,7 @@ def make_optimizer(
         InputError: If a name is unknown, a pattern is not a regular expression, or a number is out of range.
     """
     if name not in OPTIMIZERS:
-        raise InputError(f"optimizer.name must be one of {', '.join(OPTIMIZERS)}, got {name!r}.")
+        raise InputError(f"name must be one of {', '.join(OPTIMIZERS)}, got {name!r}.")
     for field, value, valid in (
         ("weight_decay", weight_decay, weight_decay >= 0),
         ("clip_norm", clip_norm, clip_norm >= 0),
@@ -125,7 +125,7 @@ def make_optimizer(
                 if field == "layer_decay"
                 else "at least 0" + (" and below 1" if field in ("momentum", "b2") else "")
             )
-            raise InputError(f"optimizer.{field} must be {bounds}, got {value}.")
+            raise InputError(f"{field} must be {bounds}, got {value}.")
     decays = _compile("decay_pattern", decay_pattern)
     rate = _rate_of_path(rates)
 
@@ -168,8 +168,7 @@ def _rate_of_path(rates: Sequence[Any]) -> Callable[[str], float | None]:
         isinstance(rate, tuple | list) and len(rate) == 2 and isinstance(rate[0], str) and _is_factor(rate[1]) for rate in rates
     ):
         raise InputError(
-            "optimizer.rates must be (pattern, factor of at least 0 or None) pairs, such as (('.*', 1.0),); "
-            f"got {tuple(rates)}."
+            f"rates must be (pattern, factor of at least 0 or None) pairs, such as (('.*', 1.0),); got {tuple(rates)}."
         )
     table = [(_compile("rates", pattern), factor) for pattern, factor in rates]
 
@@ -177,7 +176,7 @@ def _rate_of_path(rates: Sequence[Any]) -> Callable[[str], float | None]:
         for pattern, factor in table:
             if pattern.fullmatch(path):
                 return factor or None
-        raise InputError(f"optimizer.rates has no pattern for the parameter {path}: end it with ('.*', 1.0), or ('.*', None).")
+        raise InputError(f"rates has no pattern for the parameter {path}: end it with ('.*', 1.0), or ('.*', None).")
 
     return rate
 
@@ -230,4 +229,4 @@ def _compile(field: str, pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise InputError(f"optimizer.{field} has {pattern!r}, which is not a regular expression: {error}.") from error
+        raise InputError(f"{field} has {pattern!r}, which is not a regular expression: {error}.") from error

@@ -44,7 +44,7 @@ def _steps(warmup: float, epochs: float, steps: Steps) -> Factor:
     begins = [_begin(step, epochs) for step in steps]
     if None in begins or not begins or begins[0] != 0 or any(a >= b for a, b in itertools.pairwise(begins)):
         raise InputError(
-            "optimizer.steps must be (epoch, share of learning_rate) pairs, the first at epoch 0 and each later than the one "
+            "steps must be (epoch, share of learning_rate) pairs, the first at epoch 0 and each later than the one "
             "before, such as ((0, 1.0), (11, 0.1), (14, 0.01)); instead of an epoch a fraction of the run can be given as "
             f'text, such as "11/15"; got {tuple(steps)}.'
         )
@@ -105,10 +105,10 @@ def make_schedule(
         InputError: If the name is unknown or a value is out of range.
     """
     if name not in SCHEDULES:
-        raise InputError(f"optimizer.schedule must be one of {', '.join(SCHEDULES)}, got {name!r}.")
+        raise InputError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}.")
     if not warmup_epochs >= 0 or not learning_rate > 0:  # also true of NaN
         raise InputError(
-            f"optimizer.learning_rate must be positive and warmup_epochs not negative, got {learning_rate} and {warmup_epochs}."
+            f"learning_rate must be positive and warmup_epochs must not be negative, got {learning_rate} and {warmup_epochs}."
         )
     factor = SCHEDULES[name](warmup_epochs, num_epochs, steps)
 

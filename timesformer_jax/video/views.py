@@ -69,9 +69,9 @@ class EvalViews:
 
     def __post_init__(self) -> None:
         if self.num_crops not in (1, 3):
-            raise InputError(f"eval.num_crops must be 1 (centre) or 3 (along the long side), got {self.num_crops}.")
+            raise InputError(f"num_crops must be 1 (centre) or 3 (along the long side), got {self.num_crops}.")
         if self.num_clips < 1:
-            raise InputError(f"eval.num_clips must be at least 1, got {self.num_clips}.")
+            raise InputError(f"num_clips must be at least 1, got {self.num_clips}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,29 +115,27 @@ class ClipOptions:
         choices = {"sampling": SAMPLINGS, "placement": PLACEMENT_NAMES, "jitter": (*JITTERS, "resized_crop")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise InputError(f"clips.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+                raise InputError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         if self.placement == "tiled" and self.sampling == "segments":
-            raise InputError(
-                "clips.placement=tiled needs clips.sampling=uniform: a clip of segments already covers the whole video."
-            )
+            raise InputError("placement=tiled needs sampling=uniform: a clip of segments already covers the whole video.")
         if not _ascending(self.short_side) or self.crop_size > self.short_side[0]:
             raise InputError(
-                f"clips.short_side must be (smallest, largest) with smallest at least the model's image_size "
-                f"{self.crop_size}, got {self.short_side}."
+                f"short_side must be (smallest, largest) with smallest at least {self.crop_size}, the side of the "
+                f"crop (the model's image_size), got {self.short_side}."
             )
         if not _ascending(self.area) or not self.area[0] > 0 or self.area[1] > 1:
-            raise InputError(f"clips.area must be (smallest, largest), above 0 and at most 1, got {self.area}.")
+            raise InputError(f"area must be (smallest, largest), above 0 and at most 1, got {self.area}.")
         if not _ascending(self.aspect) or not self.aspect[0] > 0 or self.aspect[1] == math.inf:
-            raise InputError(f"clips.aspect must be (smallest, largest), above 0 and finite, got {self.aspect}.")
+            raise InputError(f"aspect must be (smallest, largest), above 0 and finite, got {self.aspect}.")
         if self.clips_per_video < 1:
-            raise InputError(f"clips.clips_per_video must be at least 1, got {self.clips_per_video}.")
+            raise InputError(f"clips_per_video must be at least 1, got {self.clips_per_video}.")
         if not 0 < self.sampling_rate < math.inf:
-            raise InputError(f"clips.sampling_rate must be above 0 and finite, got {self.sampling_rate}.")
+            raise InputError(f"sampling_rate must be above 0 and finite, got {self.sampling_rate}.")
 
     def _derive_rate(self, span: float | None) -> None:
         if self.sampling_rate is None:
             if span is None:
-                raise InputError("clips.sampling_rate is not set, nor is clips.span, from which it could be derived.")
+                raise InputError("sampling_rate is None, and so is span, from which it could be derived; set one of them.")
             object.__setattr__(self, "sampling_rate", span / self.num_frames)
 
     @property
