@@ -1,5 +1,6 @@
 """GPU section of docs/performance.md, drawn from results files."""
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -173,16 +174,18 @@ def _short(source: str) -> str:
 
 
 def _failures(content: dict[str, Any]) -> str:
+    failed = [entry for entry in content["entries"] if "failure" in entry]
+    late = [f"{entry['section']}: {entry['name']}" for entry in failed if entry["failure"] == "not reached"]
     rows = [
-        [
-            f"{entry['section']}: {entry['name']}",
-            entry["failure"],
-            first_line(entry["message"]).replace("|", "/"),
-        ]
-        for entry in content["entries"]
-        if "failure" in entry
+        [f"{entry['section']}: {entry['name']}", entry["failure"], first_line(entry["message"]).replace("|", "/")]
+        for entry in failed
+        if entry["failure"] != "not reached"
     ]
-    return f"**Without a result**\n\n{_markdown(['measurement', 'outcome', 'message'], rows)}" if rows else ""
+    texts = [
+        f"**Without a result**\n\n{_markdown(['measurement', 'outcome', 'message'], rows)}" if rows else "",
+        textwrap.fill(f"Not reached before the time was up: {'; '.join(late)}.", 127) if late else "",
+    ]
+    return "\n\n".join(text for text in texts if text)
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

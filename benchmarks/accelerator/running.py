@@ -91,6 +91,8 @@ class Worker:
         self._errors.close()
 
     def _last_words(self) -> str:
+        if self._errors.closed:
+            return "it was stopped"
         self._errors.seek(0)
         return self._errors.read()[-1500:].strip()
 

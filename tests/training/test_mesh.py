@@ -120,7 +120,7 @@ def test_every_sharding_pattern_matches_a_parameter():
 
 
 def test_moments_are_sharded_like_parameters_and_indivisible_ones_are_replicated():
-    model = MODEL.clone(embed_dim=36, num_heads=2, scan_layers=True)
+    model = MODEL.clone(embed_dim=36, num_heads=2, mlp_ratio=3.0, scan_layers=True)
     mesh = training.make_mesh(data=1, fsdp=8)
     state = training.init_state(model, ADAMW, 0, mesh, ema=True)
     moments = [
@@ -130,11 +130,11 @@ def test_moments_are_sharded_like_parameters_and_indivisible_ones_are_replicated
     ]
     (moment,) = moments
     for array in (moment, state.params["blocks"]["mlp"]["fc2"]["kernel"], state.ema["blocks"]["mlp"]["fc2"]["kernel"]):
-        assert array.sharding.is_fully_replicated  # 36 isn't divided by 8
+        assert array.sharding.is_fully_replicated  # the hidden layer's width, 108, isn't divisible by 8
     mesh = training.make_mesh(data=2, fsdp=4)
     state = training.init_state(model, ADAMW, 0, mesh)
     kernel = state.params["blocks"]["mlp"]["fc2"]["kernel"]
-    assert kernel.sharding.shard_shape(kernel.shape) == (2, 144, 9)
+    assert kernel.sharding.shard_shape(kernel.shape) == (2, 27, 36)
 
 
 def test_memory_table_adds_up():
