@@ -1,5 +1,6 @@
 """A plan: what a training step needs on given hardware, from compiling it."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -118,9 +119,11 @@ def plan_step(request: StepRequest, target_name: str) -> Plan:
     peak, available = (chip.peak, chip.memory_gib) if chip else _chip_here(devices[0].device_kind)
     began = time.perf_counter()
     step, state, batch = make_step(request, mesh)
-    traced = step.trace(state, batch)
+    # Kernels look for the GPU that they are compiled for there.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if target.platform == "cuda" else contextlib.nullcontext():
+        traced = step.trace(state, batch)
+        compiled, memory = _compile(traced, state, batch)
     flops = count_flops(traced.jaxpr) / mesh.size
-    compiled, memory = _compile(traced, state, batch)
     text, buffers_of = compiled.as_text() if compiled else "", target.chip
     if compiled is None:
         text, buffers_of = _on_a_larger_chip(request, target)
