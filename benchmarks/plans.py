@@ -9,8 +9,9 @@ import importlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiment.plan import planned as plan_elsewhere
 from experiment.plan import step_request
-from timesformer_jax.planning import Plan, find_target, run_elsewhere
+from timesformer_jax.planning import Plan, find_target
 from timesformer_jax.planning.report import table
 
 
@@ -94,8 +95,7 @@ def planned(row: Row, folder: Path, python: str | None) -> Plan:
     name, _, variant = row.config.partition(":")
     config = importlib.import_module(f"configs.{name}").get_config(variant)
     config.update_from_flattened_dict(row.changes)
-    job = {"request": step_request(config).to_json(), "target": row.target}
-    plan = Plan.from_json(run_elsewhere(job, find_target(row.target), python))
+    plan = plan_elsewhere(step_request(config), find_target(row.target), python)
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(plan.to_json())
     return plan

@@ -14,6 +14,8 @@ from experiment.follow import follow_weights
 from input_pipeline import MixingOptions, PixelOptions
 from input_pipeline.moving_digits import FRAME_SIZE
 from timesformer_jax.planning import Plan, StepRequest, Target, find_target, plan_step, plan_text, run_elsewhere
+from timesformer_jax.planning.report import search_text
+from timesformer_jax.planning.search import Search, search_plans
 from timesformer_jax.planning.targets import EXAMPLES
 from timesformer_jax.pretrained.zoo import ZOO
 
@@ -55,15 +57,28 @@ def plan(config: Any, typed: Collection[str] = ()) -> None:
         raise tsf.InputError(f"plan.target must be given, such as {', '.join(EXAMPLES)}, or a topology such as v5e:4x4.")
     target = find_target(config.plan.target)
     request = step_request(config, typed)
-    log.info("Compiling the training step for %s; this takes minutes.", target.name)
-    print(plan_text(_planned(request, target, config.plan.python)))
+    if config.plan.search:
+        log.info("Searching for the fastest way to compute the step on %s; this takes about 20 minutes.", target.name)
+        print(search_text(search_step(request, target, config.plan.python)))
+    else:
+        log.info("Compiling the training step for %s; this takes minutes.", target.name)
+        print(plan_text(planned(request, target, config.plan.python)))
 
 
-def _planned(request: StepRequest, target: Target, python: str | None) -> Plan:
+def planned(request: StepRequest, target: Target, python: str | None = None) -> Plan:
+    """Plan a step in a process with the compiler for the target, or here for this machine's devices."""
     if target.platform == "local":
         return plan_step(request, target.name)
-    job = {"request": request.to_json(), "target": target.name}
+    job = {"request": request.to_json(), "target": target.name, "search": False}
     return Plan.from_json(run_elsewhere(job, target, python))
+
+
+def search_step(request: StepRequest, target: Target, python: str | None = None) -> Search:
+    """Search in a process with the compiler for the target."""
+    if target.platform != "tpu":  # refused before a compiler is looked for
+        return search_plans(request, target.name)
+    job = {"request": request.to_json(), "target": target.name, "search": True}
+    return Search.from_json(run_elsewhere(job, target, python))
 
 
 def step_request(config: Any, typed: Collection[str] = ()) -> StepRequest:

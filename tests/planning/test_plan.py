@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from experiment.plan import DATA_SETS, plan, step_request
+from experiment.plan import planned as planned_elsewhere
 from tests.runs import config_of
 from timesformer_jax import InputError
 from timesformer_jax.planning import Plan, StepRequest, find_target, plan_step, plan_text
@@ -158,8 +159,7 @@ def test_plan_for_a_tpu(name: str):
         environments.find_python(target)
     except InputError as error:
         pytest.skip(str(error))
-    job = {"request": request_of().to_json(), "target": name}
-    found = Plan.from_json(environments.run_elsewhere(job, target))
+    found = planned_elsewhere(request_of(), target)
     assert found.fits
     assert found.time is not None
     assert found.seconds is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 from timesformer_jax.errors import InputError
 from timesformer_jax.planning.plan import plan_step
 from timesformer_jax.planning.request import StepRequest
+from timesformer_jax.planning.search import search_plans
 
 
 def main(asked: Path, answer: Path) -> None:
@@ -17,7 +18,8 @@ def main(asked: Path, answer: Path) -> None:
     job = json.loads(asked.read_text())
     request = StepRequest.from_json(job["request"])
     try:
-        result = {"result": plan_step(request, job["target"]).to_json()}
+        plan = search_plans if job["search"] else plan_step
+        result = {"result": plan(request, job["target"]).to_json()}
     except InputError as error:
         result = {"error": str(error)}
     answer.write_text(json.dumps(result))

@@ -106,8 +106,13 @@ class Plan:
         return cls(**values)
 
 
-def plan_step(request: StepRequest, target_name: str) -> Plan:
+def plan_step(request: StepRequest, target_name: str, *, explain: bool = True) -> Plan:
     """Compile a training step for a target and describe what it needs.
+
+    Args:
+        request: The step.
+        target_name: Name of the target, as for `find_target`.
+        explain: Whether to compile a step that doesn't fit again, for a chip with more memory, to list its largest arrays.
 
     Raises:
         InputError: If the target is unknown, or if its devices can't shard the model or the batch.
@@ -125,7 +130,7 @@ def plan_step(request: StepRequest, target_name: str) -> Plan:
         compiled, memory = _compile(traced, state, batch)
     flops = count_flops(traced.jaxpr) / mesh.size
     text, buffers_of = compiled.as_text() if compiled else "", target.chip
-    if compiled is None:
+    if compiled is None and explain:
         text, buffers_of = _on_a_larger_chip(request, target)
     program = parse_program(text) if text else None
     collectives = tuple(find_collectives(program, dict(mesh.shape))) if program else ()

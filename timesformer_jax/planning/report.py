@@ -1,9 +1,10 @@
 """Plans as text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from timesformer_jax.planning.memory import GIB
 from timesformer_jax.planning.plan import Plan
+from timesformer_jax.planning.search import Search
 from timesformer_jax.planning.step_time import StepTime
 from timesformer_jax.planning.targets import CHIPS
 
@@ -27,15 +28,14 @@ def plan_text(plan: Plan, title: str = "") -> str:
 
 def _head(plan: Plan, title: str) -> str:
     request, groups = plan.request, plan.mesh["data"] * plan.mesh["fsdp"]
-    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
     model = request.model
     parts = [f"{groups} x" if groups > 1 else "", f"{request.accumulation} micro-batches x" if request.accumulation > 1 else ""]
     split = " ".join([*filter(None, parts), str(plan.micro_batch)])
     return "\n".join(
         [
             f"{title or 'Training step'} on {plan.target}: {verdict(plan)}",
-            f"{plan.num_chips} x {plan.device}, mesh {mesh}; {request.batch_size} clips a step = {split}; {model['dtype']}, "
-            f"remat {model['remat']}, scan {'on' if model['scan_layers'] else 'off'}. "
+            f"{plan.num_chips} x {plan.device}, mesh {mesh_text(plan.mesh)}; {request.batch_size} clips a step = {split}; "
+            f"{model['dtype']}, remat {model['remat']}, scan {'on' if model['scan_layers'] else 'off'}. "
             f"Compiled in {plan.compile_seconds:.0f} s, not run.",
         ]
     )
@@ -111,6 +111,28 @@ def _collectives(plan: Plan) -> str:
         return ""
     rows = [f"  {each.kind:<20}{each.axes:<18}{each.count:>6}{each.num_bytes / 2**20:>10.1f}" for each in plan.collectives]
     return "\n".join([f"{'Collectives of a step':<22}{'axis':<18}{'count':>6}{'MiB':>10}", *rows])
+
+
+def search_text(search: Search, shown: int = 8) -> str:
+    """Describe the result of a search: the best candidates as predicted, the plan of the best, and the flags that choose it."""
+    rows = [
+        f"  {each.way.remat:<7}{'on' if each.way.scan else 'off':<6}{each.accumulation:>6}{each.micro_batch:>8}{each.gib:>8.2f}"
+        f"{search.plan.request.batch_size / each.seconds:>10,.0f}   {mesh_text(each.mesh)}"
+        for each in search.candidates[:shown]
+    ]
+    head = f"  {'remat':<7}{'scan':<6}{'micro':>6}{'clips':>8}{'GiB':>8}{'clips/s':>10}   mesh"
+    others = f"{len(search.candidates)} candidates are predicted to fit, {search.refused} not; the fastest, all estimated:"
+    found = (
+        f"Found in {search.seconds / 60:.0f} min with {search.num_compiled} compiled programs. The best was compiled whole; "
+        f"the prediction of its memory was off by {100 * search.memory_error:+.0f} %:"
+    )
+    paste = f"To use it, add:\n  {search.best.lines()}"
+    return "\n\n".join(["\n".join([others, head, *rows]), found, plan_text(search.plan), paste])
+
+
+def mesh_text(mesh: Mapping[str, int]) -> str:
+    """Axes of a mesh that are larger than 1, such as "data 4 x context 2"."""
+    return " x ".join(f"{axis} {size}" for axis, size in mesh.items() if size > 1) or "one device"
 
 
 def table(plans: Sequence[Plan], titles: Sequence[str]) -> str:
