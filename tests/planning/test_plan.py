@@ -109,12 +109,14 @@ def test_mode_plan_refuses_bad_fields(file: str, changes: dict[str, Any], messag
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(environments, "ROOT", tmp_path)
-    monkeypatch.setattr(environments, "_missing", lambda python, platform: list(environments.NEEDS[platform].values()))
+    monkeypatch.setattr(environments, "_missing", lambda python, platform: list(environments.NEEDS[platform].values())[:-4])
     with pytest.raises(
         InputError, match=r"^plan\.target=v5e-8 needs libtpu, missing in .*: run `make plan-env`, which installs"
     ):
         environments.find_python(find_target("v5e-8"))
-    with pytest.raises(InputError, match=r"plan\.target=h100 needs jax-cuda12-plugin and nvidia-cuda-nvcc-cu12, missing in"):
+    with pytest.raises(
+        InputError, match=r"plan\.target=h100 needs jax-cuda12-plugin and nvidia-cuda-nvcc-cu12 \(CUDA's nvcc\), missing in"
+    ):
         environments.find_python(find_target("h100"))
     with pytest.raises(InputError, match=r"plan\.python=/no/python doesn't exist"):
         environments.find_python(find_target("h100"), "/no/python")

@@ -9,7 +9,7 @@ from timesformer_jax.planning.collectives import Collective, find_collectives, f
 from timesformer_jax.planning.flops import count_flops
 from timesformer_jax.planning.hlo import executed, parse_program
 from timesformer_jax.planning.memory import describe_source, largest_buffers
-from timesformer_jax.planning.step_time import estimated_cycles
+from timesformer_jax.planning.step_time import estimated_cycles, kernels_without_cycles
 from timesformer_jax.planning.traffic import memory_traffic
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1, "context": 1}
@@ -26,6 +26,9 @@ def test_loops_count_by_their_iterations():
 def test_loops_of_other_compilers_note_their_iterations():
     noted = TPU.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"3"}}')
     assert estimated_cycles(parse_program(noted)) == 3 * 50 + 1000
+    assert kernels_without_cycles(parse_program(noted)) == 0
+    kernel = noted.replace('custom_call_target="AllocateBuffer"', 'custom_call_target="tpu_custom_call"')
+    assert kernels_without_cycles(parse_program(kernel)) == 1
     unknown = TPU.replace("direction=LT", "direction=NE")
     assert estimated_cycles(parse_program(unknown)) == 50 + 1000
 

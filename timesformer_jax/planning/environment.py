@@ -18,11 +18,13 @@ ROOT = Path(__file__).parents[2]
 PLAN_ENVIRONMENT = Path(".venv-plan")
 """Environment that `make plan-env` makes, relative to the clone."""
 
+_STEP = {"jax": "jax", "flax": "flax", "optax": "optax", "dm_pix": "dm-pix"}
+
 NEEDS: Mapping[str, Mapping[str, str]] = {
-    "tpu": {"libtpu": "libtpu"},
-    "cuda": {"jax_cuda12_plugin": "jax-cuda12-plugin", "nvidia/cuda_nvcc": "nvidia-cuda-nvcc-cu12"},
+    "tpu": {"libtpu": "libtpu", **_STEP},
+    "cuda": {"jax_cuda12_plugin": "jax-cuda12-plugin", "nvidia/cuda_nvcc": "nvidia-cuda-nvcc-cu12 (CUDA's nvcc)", **_STEP},
 }
-"""Maps a platform to the modules that its compiler needs, and the package of each."""
+"""Maps a platform to the modules that planning for it needs, and the package of each."""
 
 
 def find_python(target: Target, given: str | None = None) -> str:

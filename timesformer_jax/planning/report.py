@@ -99,6 +99,7 @@ def _estimate(plan: Plan, time: StepTime) -> list[str]:
             f"  {'at least':<32}{1e3 * time.bound:>8.1f}   at most {fastest:,.0f} clips/s; this compiler estimates no cycles"
         ]
     cycles = f"{time.cycles / 1e6:.1f} Mcycles" + (", then the links" if time.links else "")
+    cycles += f"; {time.uncounted} calls of Pallas kernels not counted" if time.uncounted else ""
     return [
         f"  {'estimate of the compiler':<32}{1e3 * plan.seconds:>8.1f}   {cycles}",
         f"  {plan.clips_per_second:,.0f} clips/s, MFU {100 * (plan.mfu or 0):.0f} %, {duration(plan.hours or 0)} for "

@@ -25,6 +25,8 @@ class StepTime(NamedTuple):
     """Cycles that the compiler estimates for everything but communication; 0 if it gives none."""
     kernels: float
     """Seconds of `cycles` at the chip's clock; 0 if the compiler gives none."""
+    uncounted: int = 0
+    """Number of Pallas kernel calls in a step, for which the compiler has no cycles."""
 
     @property
     def bound(self) -> float:
@@ -42,7 +44,16 @@ def estimated_cycles(program: Program) -> int:
     return sum(each.times * each.instruction.cycles for each in executed(program))
 
 
-def step_time(chip: Chip, *, flops: float, memory_bytes: float, link_bytes: float, cycles: int) -> StepTime:
+def kernels_without_cycles(program: Program) -> int:
+    """Number of times that a program calls Pallas kernels for which XLA:TPU estimates no cycles."""
+    return sum(
+        each.times
+        for each in executed(program)
+        if 'custom_call_target="tpu_custom_call"' in each.instruction.attributes and not each.instruction.cycles
+    )
+
+
+def step_time(chip: Chip, *, flops: float, memory_bytes: float, link_bytes: float, cycles: int, uncounted: int = 0) -> StepTime:
     """Estimate the time of a step.
 
     Args:
@@ -51,6 +62,7 @@ def step_time(chip: Chip, *, flops: float, memory_bytes: float, link_bytes: floa
         memory_bytes: Bytes between a chip and its memory.
         link_bytes: Bytes that a chip sends to others.
         cycles: Result of `estimated_cycles`.
+        uncounted: Result of `kernels_without_cycles`.
     """
     return StepTime(
         flops=flops,
@@ -61,4 +73,5 @@ def step_time(chip: Chip, *, flops: float, memory_bytes: float, link_bytes: floa
         links=link_bytes / (chip.link * 1e9) if chip.link else 0.0,
         cycles=cycles,
         kernels=cycles / (chip.clock * 1e9) if chip.clock else 0.0,
+        uncounted=uncounted if chip.clock else 0,
     )
