@@ -130,12 +130,15 @@ def _maker(program: Program, execution: Execution) -> str:
     within = [] if inner is None else list(reversed(inner.instructions.values()))
     taken = [around[name] for name in reversed(instruction.operands) if name in around]
     described = [describe_source(each.source) for each in (instruction, *within, *taken)]
-    return next((source for source in described if "/" in source), described[0])
+    named = next((source for source in described if "/" in source), None)
+    in_place = "dynamic-update-slice" in instruction.name
+    return named or (", ".join(["saved by a loop", *_pass(instruction.source)]) if in_place else described[0])
 
 
 def _most_telling(makers: Counter[str]) -> str:
-    modules = Counter({source: number for source, number in makers.items() if "/" in source})
-    return (modules or makers).most_common(1)[0][0] or "the compiler"
+    """The most frequent description that names a module, else a loop, else anything."""
+    best = max(makers, key=lambda source: ("/" in source, source.startswith("saved"), makers[source]))
+    return best or "the compiler"
 
 
 _PASSES = {"rematted_computation": "recomputed", "transpose(jvp": "backward", "jvp(": "forward"}
@@ -144,8 +147,11 @@ _PASSES = {"rematted_computation": "recomputed", "transpose(jvp": "backward", "j
 def describe_source(path: str) -> str:
     """Describe an instruction's path by module, operation and pass: "blocks/attn.mix/qkv/dot_general, backward"."""
     path = path.partition(";")[0]  # the first of several
-    when = next((name for mark, name in _PASSES.items() if mark in path), "")
-    return ", ".join(part for part in ("/".join(_modules(path.split("/"))), when) if part)
+    return ", ".join([*filter(None, ["/".join(_modules(path.split("/")))]), *_pass(path)])
+
+
+def _pass(path: str) -> list[str]:
+    return [name for mark, name in _PASSES.items() if mark in path][:1]
 
 
 def _modules(parts: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from timesformer_jax.cost import count_multiply_adds
+from timesformer_jax.errors import InputError, first_line
 from timesformer_jax.planning.collectives import Collective, find_collectives
 from timesformer_jax.planning.devices import target_devices
 from timesformer_jax.planning.flops import count_flops
@@ -166,6 +167,11 @@ def _compile(traced: Any, state: Any, batch: Any) -> tuple[Any, Memory]:
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
+        if "Shared memory size limit exceeded" in str(error):
+            raise InputError(
+                f"The step has a kernel that this GPU's multiprocessors are too small for ({first_line(error)}): set "
+                "model.attention_implementation=xla."
+            ) from error
         if (memory := refused_memory(str(error), state, batch)) is None:
             raise
         return None, memory
