@@ -65,10 +65,13 @@ WEAK_SCALING = [row("k400:base,tpu", f"v5e-{chips}", 8 * chips) for chips in (1,
 """The base model with 8 clips a chip on more and more chips."""
 
 VARIANTS = [
-    *(row(f"k400:{variant},tpu", "v5e-8") for variant in ("joint", "space_only", "local_global", "axial", "modern")),
-    row("ssv2:large,tpu", "v5e-8", accumulation=8),
+    *(
+        row(f"k400:{variant},tpu", "l4", accumulation=8)
+        for variant in ("joint", "space_only", "local_global", "axial", "scratch", "modern")
+    ),
+    row("ssv2:large,tpu", "l4", accumulation=32),
 ]
-"""Other variants on a small slice; those of Something-Something v2 have the same models."""
+"""Other variants on the smallest GPU; those of Something-Something v2 have the same models."""
 
 ROWS = [*TARGETS, *WEAK_SCALING, *VARIANTS]
 

@@ -6,7 +6,7 @@ from timesformer_jax.planning.memory import GIB
 from timesformer_jax.planning.plan import Plan
 from timesformer_jax.planning.search import Search
 from timesformer_jax.planning.step_time import StepTime
-from timesformer_jax.planning.targets import CHIPS
+from timesformer_jax.planning.targets import CHIPS, find_target
 
 ROWS = {
     "parameters": "parameters",
@@ -20,9 +20,16 @@ ROWS = {
 """Maps a field of `Memory` to its row."""
 
 
+REMEDY = """\
+To make it fit, try --config.train.accumulation=2, 4, ... (micro-batches, the same gradient) or --config.model.remat=full, and
+--config.mesh.data=1 --config.mesh.fsdp=-1 if the parameters and the optimizer state are large. --config.plan.search=True tries
+them on TPUs."""
+
+
 def plan_text(plan: Plan, title: str = "") -> str:
     """Describe a plan: verdict, memory of a chip, estimated time, communication."""
-    blocks = [_head(plan, title), _memory(plan), _buffers(plan), _time(plan), _collectives(plan)]
+    blocks = [_head(plan, title), _memory(plan), _buffers(plan)]
+    blocks += [REMEDY] if plan.fits is False else [_time(plan), _collectives(plan)]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -67,7 +74,7 @@ def _memory(plan: Plan) -> str:
 def _buffers(plan: Plan) -> str:
     if not plan.buffers:
         return ""
-    elsewhere = f", compiled for {plan.buffers_of} instead" if plan.available and not plan.fits and plan.buffers_of else ""
+    elsewhere = f", in the same step compiled for {plan.buffers_of}" if plan.buffers_of != find_target(plan.target).chip else ""
     lines = [
         f"  {buffer.num_bytes / 2**20:>8.0f}  {buffer.array:<34} {buffer.source}"
         + (f" (+{buffer.places - 1} of this shape)" if buffer.places > 1 else "")
@@ -83,10 +90,11 @@ def _time(plan: Plan) -> str:
 
 
 def _bounds(plan: Plan, time: StepTime) -> list[str]:
-    chip = next(chip for name, chip in CHIPS.items() if name == plan.target or plan.target.startswith((f"{name}-", f"{name}:")))
+    chip = CHIPS[find_target(plan.target).chip]
+    caches = "" if chip.clock else ", caches aside"
     rows = [
         ("lower bound by arithmetic", time.arithmetic, f"{time.flops / 1e12:.3g} TFLOP at {chip.peak:g} TFLOP/s"),
-        ("lower bound by memory", time.memory, f"{time.memory_bytes / 1e9:.3g} GB at {chip.hbm:g} GB/s"),
+        ("lower bound by memory", time.memory, f"{time.memory_bytes / 1e9:.3g} GB at {chip.hbm:g} GB/s{caches}"),
         ("lower bound by links", time.links, f"{time.link_bytes / 1e9:.3g} GB at {chip.link:g} GB/s"),
     ]
     return [f"  {label:<32}{1e3 * seconds:>8.1f}   {why}" for label, seconds, why in rows if seconds]
