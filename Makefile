@@ -79,6 +79,19 @@ parity: $(VENV)/parity-installed  ## the tests beside PyTorch, torchvision, timm
 beam: .venv-beam/installed  ## makes .venv-beam, for `tfds build` and Apache Beam, and tests preparing with it
 	.venv-beam/bin/python -m pytest -c /dev/null -W ignore::pytest.PytestUnknownMarkWarning --rootdir=. --noconftest -p no:cacheprovider tests/beam $(ARGS)
 
+# A separate environment, since libtpu and the CUDA plugin are large, and no other process should load them.
+PLAN := .venv-plan
+$(PLAN)/installed: requirements.txt pyproject.toml
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(PLAN)
+	$(PLAN)/bin/$(PIP_INSTALL) -c requirements.txt "optax" -e ".[tpu,augment]"
+	version=$$($(PLAN)/bin/python -c 'import jaxlib; print(jaxlib.__version__)'); \
+		$(PLAN)/bin/$(PIP_INSTALL) --no-deps "jax-cuda12-plugin==$$version" "jax-cuda12-pjrt==$$version" "nvidia-cuda-nvcc-cu12>=12.9,<13"
+	@touch $@
+
+.PHONY: plan-env
+plan-env: $(PLAN)/installed  ## makes .venv-plan, for --mode=plan: XLA's compilers for TPUs and NVIDIA GPUs (Linux on x86-64)
+
 .PHONY: cluster
 cluster: install  ## launch/ on a pretended Slurm (Debian: apt-get install slurm-wlm munge)
 	$(BIN)/python -m pytest -m cluster $(ARGS)

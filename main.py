@@ -47,7 +47,9 @@ from timesformer_jax.training.distributed import start_distributed
 log = logging.getLogger("timesformer_jax")
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The configuration, such as configs/folder.py; required.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and results, local or gs://...; required.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for checkpoints, metrics and results, local or gs://...; required, except with --mode=plan."
+)
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -87,6 +89,9 @@ def run(config: Any, workdir: str, mode: str, typed: Collection[str] = ()) -> No
 
     if (job_name := f"main.py --mode={mode}") in NEEDS:
         check_installed(job_name)
+    if alone := MODES[mode].run_alone:
+        alone(config, typed)
+        return
     log.info("%s", describe_devices())
     check_utf8("--workdir", workdir)
     if "://" not in workdir:  # paths in buckets are already absolute

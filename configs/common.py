@@ -180,6 +180,18 @@ def new_config(**sections: Any) -> ConfigDict:
                 # Unset: the number that makes shards of about 256 MiB.
                 "videos_per_shard": config_dict.placeholder(int),
             },
+            # `--mode=plan`: memory and time of the training step on hardware that need not be there.
+            "plan": {
+                # Such as "v5e-8", "h100" or "v5e:4x4" (`timesformer_jax.planning.TARGETS`), or "local": this machine's devices.
+                "target": config_dict.placeholder(str),
+                # Search for the fastest batch per chip, remat, scan, mesh and accumulation with the same `train.batch_size`.
+                "search": False,
+                # Unset: the data set's published figures.
+                "num_classes": config_dict.placeholder(int),
+                "num_videos": config_dict.placeholder(int),
+                # Python of an environment with the compiler. Unset: this one, else .venv-plan, which `make plan-env` makes.
+                "python": config_dict.placeholder(str),
+            },
         }
     )
     for section, values in sections.items():

@@ -22,6 +22,7 @@ training of 240,000 videos; memory: MiB for each clip of a device's batch in flo
 | axial        | 73.5     | paper, Table 1                |    249 |  5.2e18  |   2547 |
 | scratch      | 64.8     | paper, 4.2, by its own recipe |    196 |  5.4e19  |   2365 |
 | modern       | unknown  | not measured                  |    196 |  1.6e19  |   2355 |
+| tpu          | as base  | the same model                |    196 |  4.0e18  |    326 |
 
 Others who trained `base` reached 77.3 to 78.0 with this evaluation. Their accuracy was 4 points lower if videos were missing,
 or in the official code's validation, whose clips are random. The paper's training took 416 V100 hours.
@@ -32,7 +33,7 @@ embeddings that are resized like images; in the official code, their order is sc
 
 from ml_collections import ConfigDict
 
-from configs.recipes import HR, LARGE, MODERN, OFFICIAL, Table, merge, recipe, videos
+from configs.recipes import HR, LARGE, MODERN, OFFICIAL, TPU, Table, merge, recipe, videos
 
 VARIANTS: dict[str, Table] = {
     "base": {},
@@ -56,6 +57,7 @@ VARIANTS: dict[str, Table] = {
         },
     ),
     "modern": MODERN,
+    "tpu": TPU,
 }
 """Maps a variant to its changes of the official recipe. Names can be combined with commas; later ones take precedence."""
 

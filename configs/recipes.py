@@ -119,6 +119,13 @@ HR: Table = {
 }
 LARGE: Table = {"model": {"num_frames": 96, "remat": "full"}, "clips": {"sampling_rate": 4.0}}
 
+TPU: Table = {"model": {"dtype": "bfloat16", "remat": "full", "scan_layers": True}}
+"""What a TPU wants, to combine with any variant, such as `configs/k400.py:base,tpu` (docs/scale.md).
+
+Its matrix units compute in bfloat16. Without remat, a scan saves the activations of all blocks in memory, which fills the
+chip and takes as long as computing them again.
+"""
+
 MODERN: Table = {
     "model": {"drop_path_rate": 0.1, "dtype": "bfloat16"},
     "clips": {"jitter": "resized_crop", "area": (0.08, 1.0), "aspect": (3 / 4, 4 / 3), "clips_per_video": 2},

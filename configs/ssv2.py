@@ -18,6 +18,7 @@ configs/recipes.py):
 | joint      | 58.5     | paper, Table 1                               |    180 |  2.5e18  |   4236 |
 | space_only | 36.6     | paper, Table 1                               |    141 |  2.0e18  |   1849 |
 | modern     | unknown  | not measured                                 |    196 |  1.1e19  |   2355 |
+| tpu        | as base  | the same model                               |    196 |  2.8e18  |    326 |
 
 For `local_global` and `axial` (paper, Table 1: 56.3 and 56.2), set `--config.model.attention_type`. `large` has 64 frames, like
 the released model and its configuration; the paper says 96.
@@ -25,7 +26,7 @@ the released model and its configuration; the paper says 96.
 
 from ml_collections import ConfigDict
 
-from configs.recipes import HR, MODERN, OFFICIAL, Table, merge, recipe, videos
+from configs.recipes import HR, MODERN, OFFICIAL, TPU, Table, merge, recipe, videos
 
 SOMETHING: Table = {
     "clips": {"sampling": "segments", "jitter": "inverse_uniform"},
@@ -42,6 +43,7 @@ VARIANTS: dict[str, Table] = {
     "joint": {"model": {"attention_type": "joint_space_time"}},
     "space_only": {"model": {"attention_type": "space_only"}},
     "modern": merge(MODERN, {"pixels": {"channel_order": "rgb"}}),
+    "tpu": TPU,
 }
 """Maps a variant to its changes of the official recipe. Names can be combined with commas; later ones take precedence."""
 

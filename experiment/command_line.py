@@ -88,7 +88,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         _stop(_unknown_field(argv))
     if len(rest) > 1:
         _stop(f"unknown argument {rest[1]!r}: flags begin with --.")
-    if missing := [f"--{name}={takes}" for name, takes in REQUIRED.items() if flags.FLAGS[name].value is None]:
+    alone = MODES[str(flags.FLAGS["mode"].value)].run_alone is not None
+    required = {name: takes for name, takes in REQUIRED.items() if name != "workdir" or not alone}
+    if missing := [f"--{name}={takes}" for name, takes in required.items() if flags.FLAGS[name].value is None]:
         _stop(f"{' and '.join(missing)} must be given; `python main.py` shows an example.")
     _check_unset(flags.FLAGS["config"])
     return rest

@@ -4,7 +4,7 @@ No module that loads TensorFlow is imported before a mode runs.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -36,6 +36,11 @@ class Mode(NamedTuple):
     """The mode reads training batches."""
     trains: bool = False
     """The mode trains the model."""
+    run_alone: Callable[[Any, Collection[str]], None] | None = None
+    """The job, in place of `run`, of a mode that needs neither data nor a workdir.
+
+    Its arguments are the config and the dotted paths of the fields that the command line sets.
+    """
 
 
 def _adjust_training(config: Any, workdir: str) -> tuple[Any, str]:
@@ -108,6 +113,16 @@ def _prepare(run: "Run") -> None:
     log.info("The data set is prepared in %s.", run.data.dataset.builder.data_path)
 
 
+def _plan(config: Any, typed: Collection[str]) -> None:
+    from experiment.plan import plan
+
+    plan(config, typed)
+
+
+def _no_run(run: "Run") -> None:
+    raise AssertionError("the mode works without a run")
+
+
 MODES = {
     "train": Mode(
         "train, or resume from the newest checkpoint, and evaluate at the end",
@@ -149,6 +164,12 @@ MODES = {
         "resumes after the last finished part",
         _prepare,
         needs_training_batches=False,
+    ),
+    "plan": Mode(
+        "estimate memory and time of training on other hardware (--config.plan.target); needs no data and no workdir",
+        "plans again",
+        _no_run,
+        run_alone=_plan,
     ),
 }
 """Maps `--mode` to the mode."""

@@ -65,7 +65,7 @@ def optimizer_of(config: ConfigDict, depth: int, steps_per_epoch: float = 100.0)
 
 def test_expected_recipes_exist():
     assert set(FILES) == {*CLASSES, "folder", "moving_digits"}
-    names = "base hr large joint space_only local_global axial scratch modern"
+    names = "base hr large joint space_only local_global axial scratch modern tpu"
     assert set(module("k400").VARIANTS) == set(names.split())
     assert all("modern" in module(file).VARIANTS for file in FILES if file != "moving_digits")
 

@@ -149,6 +149,12 @@ MAY_IMPORT = {  # maps a room to the rooms that it may import besides itself and
     "timesformer_jax/cost.py": {"timesformer_jax.modeling"},
     "timesformer_jax/features": {"timesformer_jax.modeling", "timesformer_jax.video"},
     "timesformer_jax/training": {"timesformer_jax.modeling"},
+    "timesformer_jax/planning": {
+        "timesformer_jax.augment",
+        "timesformer_jax.cost",
+        "timesformer_jax.modeling",
+        "timesformer_jax.training",
+    },
     "timesformer_jax/jobs": {
         "timesformer_jax.modeling",
         "timesformer_jax.video",
