@@ -16,6 +16,7 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from timesformer_jax.modeling.per_device import placed_on
 from timesformer_jax.training.mesh import BATCH_AXES
 from timesformer_jax.training.weights import call_with_whole_weights
 
@@ -92,5 +93,5 @@ def split_activations(mesh: Mesh, *, regather: bool = True) -> Iterator[None]:
     if mesh.size == 1:
         yield
         return
-    with nn.intercept_methods(intercept):
+    with nn.intercept_methods(intercept), placed_on(mesh, {"clips": BATCH_AXES, "frames": "context"}):
         yield
