@@ -129,6 +129,17 @@ bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares wi
 	$(BIN)/python benchmarks/checkpoints.py
 	$(BIN)/python benchmarks/evaluation.py
 
+# The TPU's compiler is large and for x86-64 Linux alone: an environment of its own.
+.venv-tpu/installed: benchmarks/budgets/requirements.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/$(PIP_INSTALL) -r benchmarks/budgets/requirements.txt
+	@touch $@
+
+.PHONY: tpu-budgets
+tpu-budgets: .venv-tpu/installed  ## compiles the model for a TPU v5e: cycles, memory and collectives may not grow (Python 3.11)
+	.venv-tpu/bin/python benchmarks/tpu.py $(ARGS)
+
 .PHONY: endurance
 endurance: install  ## kills runs and damages their files: nothing may be lost (an hour; ARGS=--short: three minutes)
 	$(BIN)/python benchmarks/endurance.py $(ARGS)

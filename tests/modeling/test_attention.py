@@ -158,32 +158,34 @@ def test_gpu_implementations_match_xla(name: str):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "num_tokens", "masked", "cuda"),
+    ("dtype", "num_tokens", "masked", "cuda", "tpu"),
     [
-        (jnp.bfloat16, 8, False, "fused"),
-        (jnp.float16, 256, False, "fused"),
-        (jnp.bfloat16, 257, False, "xla"),  # cudnn, if this process has a GPU
-        (jnp.bfloat16, 8, True, "xla"),
-        (jnp.float32, 8, False, "xla"),
-        (jnp.float32, 2049, False, "chunked"),
+        (jnp.bfloat16, 8, False, "fused", "fused_tpu"),
+        (jnp.float16, 256, False, "fused", "xla"),
+        (jnp.bfloat16, 257, False, "xla", "xla"),  # cudnn, if this process has a GPU
+        (jnp.bfloat16, 8, True, "xla", "xla"),
+        (jnp.float32, 8, False, "xla", "xla"),
+        (jnp.float32, 2049, False, "chunked", "chunked"),
     ],
 )
-def test_auto_selects_by_device(monkeypatch: pytest.MonkeyPatch, dtype: Any, num_tokens: int, masked: bool, cuda: str):
-    """Both branches are traced on any machine; the compiler keeps the one for its target device."""
+def test_auto_selects_by_device(
+    monkeypatch: pytest.MonkeyPatch, dtype: Any, num_tokens: int, masked: bool, cuda: str, tpu: str
+):
+    """All branches are traced on any machine; the compiler keeps the one for its target device."""
     traced = []
 
     def attend(qkv: Projections, *_: Any, name: str) -> Mixed:
         traced.append(name)
         return Mixed(qkv.x, None)
 
-    for name in ("xla", "chunked", "cudnn", "fused"):
+    for name in ("xla", "chunked", "cudnn", "fused", "fused_tpu"):
         monkeypatch.setitem(implementations.IMPLEMENTATIONS, name, functools.partial(attend, name=name))
     monkeypatch.setattr(implementations, "has_cudnn", lambda: False)
-    shapes = (1, 1, num_tokens, 32), (32, 3, 2, 16), (3, 2, 16)
+    shapes = (1, 1, num_tokens, 128), (128, 3, 4, 32), (3, 4, 32)
     qkv = Projections(*(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
     mask = jax.ShapeDtypeStruct((1, 1, num_tokens), jnp.bool_) if masked else None
     jax.eval_shape(lambda qkv, mask: implementations.IMPLEMENTATIONS["auto"](qkv, mask, slice(None)), qkv, mask)
-    assert sorted(traced) == sorted([cuda, "chunked" if num_tokens > 2048 else "xla"])
+    assert sorted(traced) == sorted([cuda, tpu, "chunked" if num_tokens > 2048 else "xla"])
     traced.clear()
     monkeypatch.setattr(implementations, "has_cudnn", lambda: True)
     jax.eval_shape(lambda qkv, mask: implementations.IMPLEMENTATIONS["auto"](qkv, mask, slice(None)), qkv, mask)
@@ -288,7 +290,7 @@ def test_dropout_applies_only_in_training(rates: dict[str, float], scan_layers: 
             "attention_implementation must be one of auto, xla, .*, got 'flash'",
         ),
         ({"attention_implementation": {"time": "xla"}}, "A key of .* one of temporal, spatial, got 'time'"),
-        ({"attention_implementation": {"temporal": "flash"}}, "must be one of auto, xla, chunked, cudnn, fused, got 'flash'"),
+        ({"attention_implementation": {"temporal": "flash"}}, "must be one of auto, xla, .*, fused_tpu, got 'flash'"),
         ({"attention_implementation": "chunked", "attention_dropout_rate": 0.1}, "'auto' or 'xla', got 'chunked'"),
         ({"dropout_rate": 1.5}, "dropout_rate .* below 1, got 1.5"),
         ({"attention_dropout_rate": -0.1}, "attention_dropout_rate .* got -0.1"),

@@ -162,13 +162,23 @@ def collectives(program: str, kind: str) -> list[tuple[int, ...]]:
 
 def check_no_clip_is_gathered(program: str) -> None:
     """Check that `context` uses all-to-alls between time and space, and no device holds a whole clip's tokens."""
-    assert len(collectives(program, "all-to-all")) >= 4
+    assert len(collectives(program, "all-to-all")) == 4 * MODEL.depth
     activations = [shape for shape in collectives(program, "all-gather") if len(shape) > 2]  # [T, D]: the time embedding's
     assert activations == []
 
 
 def test_frames_are_sharded_without_gathering():
     check_no_clip_is_gathered(five_steps("data 2, context 4")[2].as_text())
+
+
+def test_weights_are_gathered_once_per_block_and_pass():
+    """Queries, keys and values together, and only over `fsdp`: each device keeps one of the two heads."""
+    gathered = collectives(five_steps("data 2, fsdp 2, tensor 2")[2].as_text(), "all-gather")
+    passes = 2 * MODEL.depth  # through all blocks, forward and backward
+    assert gathered.count((24, 3, 1, 12)) == 2 * passes  # qkv of both attention steps
+    assert gathered.count((1, 12, 24)) == 2 * passes  # their projections
+    assert [gathered.count(shape) for shape in [(24, 24), (24, 48), (48, 24)]] == [passes] * 3  # temporal_fc, fc1, fc2
+    assert not [shape for shape in gathered if shape[-2:] == (2, 12)]
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from timesformer_jax._typing import Array, Bool, Float
 from timesformer_jax.errors import InputError
+from timesformer_jax.modeling.kernels import tpu_attention
 from timesformer_jax.modeling.kernels.fused_attention import fused_attention
 from timesformer_jax.modeling.kernels.tiles import LONGEST, fits
 from timesformer_jax.modeling.projections import Mixed, Projections
@@ -137,15 +139,21 @@ def _fused(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
             f"64 or 128, groups of at most {LONGEST} tokens, an attention_type other than 'local_global', and neither frame "
             f"masks nor padded groups; {_got(qkv, mask)}. Use 'auto' or 'xla'."
         )
+    interpreted = functools.partial(fused_attention, interpret=True)
+    return _packed_attention(
+        lambda *arrays: jax.lax.platform_dependent(*arrays, cuda=fused_attention, default=interpreted), qkv, strides, queries
+    )
+
+
+def _packed_attention(attend: Callable[..., Any], qkv: Projections, strides: tuple[int, int, int], queries: slice) -> Mixed:
+    """Apply a kernel to the packed product of the patches, viewed as (X, L, Y), and of the CLS."""
     patches, cls = qkv.packed()
     (batch, *positions, _), parts = qkv.x.shape, qkv.bias.shape
-    arguments = (
+    mixed, cls_mixed = attend(
         patches.reshape(batch, *strides, *parts),  # [B, T, N, 3 D] -> [B, X, L, Y, 3, h, d]
         qkv.bias,
         None if cls is None else cls.reshape(batch, -1, *parts),
     )
-    interpreted = functools.partial(fused_attention, interpret=True)
-    mixed, cls_mixed = jax.lax.platform_dependent(*arguments, cuda=fused_attention, default=interpreted)
     if queries.start is None and cls_mixed is not None and queries.stop is None:
         cls_mixed = cls_mixed.reshape(batch, qkv.num_groups, *parts[1:])  # [B, X, Y, h, d] -> [B, G, h, d]
     else:
@@ -157,6 +165,25 @@ def _takes_fused(qkv: Projections, mask: Mask) -> bool:
     return mask is None and qkv.strides is not None and fits(qkv.length, qkv.head_dim, qkv.x.dtype)
 
 
+def _fused_tpu(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
+    """Use our own kernel for TPUs; interpret it on other devices, for tests."""
+    strides = qkv.strides
+    if strides is None or not _takes_fused_tpu(qkv, mask):
+        raise InputError(
+            "attention_implementation 'fused_tpu' needs dtype bfloat16 or float32, a head size (embed_dim / num_heads) of 32, "
+            f"64 or 128, embed_dim a multiple of {tpu_attention.LANES}, groups of at most {tpu_attention.LONGEST} tokens of "
+            "one frame, or of one location in several frames without the CLS, and neither frame masks nor padded groups; "
+            f"{_got(qkv, mask)}. Use 'auto' or 'xla'."
+        )
+    return _packed_attention(tpu_attention.tpu_attention, qkv, strides, queries)
+
+
+def _takes_fused_tpu(qkv: Projections, mask: Mask) -> bool:
+    if mask is not None or qkv.strides is None or qkv.x.dtype not in (jnp.bfloat16, jnp.float32):
+        return False
+    return tpu_attention.fits(qkv.strides, qkv.bias.shape[1], qkv.head_dim, qkv.cls is not None)
+
+
 def _auto(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
     """Use the first applicable row of `AUTOMATIC`, chosen when the program is lowered for a platform, not when it is traced."""
 
@@ -164,7 +191,7 @@ def _auto(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
         name = next(name for where, name, takes in AUTOMATIC if where in (platform, "any") and takes(qkv, mask))
         return lambda qkv: IMPLEMENTATIONS[name](qkv, mask, queries)
 
-    return jax.lax.platform_dependent(qkv, cuda=chosen("cuda"), default=chosen("default"))
+    return jax.lax.platform_dependent(qkv, cuda=chosen("cuda"), tpu=chosen("tpu"), default=chosen("default"))
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
@@ -173,6 +200,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "chunked": _chunked,
     "cudnn": _cudnn,
     "fused": _fused,
+    "fused_tpu": _fused_tpu,
 }
 """Maps a name to its implementation."""
 
@@ -184,6 +212,7 @@ def _is_long(qkv: Projections, mask: Mask) -> bool:
 AUTOMATIC: tuple[tuple[str, str, Callable[[Projections, Mask], bool]], ...] = (
     ("cuda", "fused", _takes_fused),
     ("cuda", "cudnn", lambda qkv, mask: _takes_cudnn(qkv, mask) and has_cudnn()),
+    ("tpu", "fused_tpu", lambda qkv, mask: qkv.x.dtype == jnp.bfloat16 and _takes_fused_tpu(qkv, mask)),
     ("any", "chunked", _is_long),
     ("any", "xla", lambda qkv, mask: True),
 )

@@ -135,6 +135,6 @@ class Projections:
         return self.x @ matrix, None if self.cls is None else self.cls @ matrix
 
     def _matrix(self, which: int) -> Float[Array, "D D"]:
-        """Return the kernel of queries, keys or values, taken from the packed matrix `[D, 3 D]`."""
+        """Return the kernel of queries, keys or values as a matrix; the reshapes don't cut through heads split over devices."""
         dim = self.kernel.shape[0]
-        return self.kernel.reshape(dim, -1)[:, which * dim : (which + 1) * dim]
+        return self.kernel.reshape(dim, 3, -1)[:, which]

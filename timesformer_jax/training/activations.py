@@ -17,6 +17,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from timesformer_jax.modeling.layers import Fork
+from timesformer_jax.modeling.per_device import placed_on
 from timesformer_jax.training.mesh import BATCH_AXES
 from timesformer_jax.training.weights import call_with_whole_weights
 
@@ -54,6 +55,9 @@ def split_clips(x: jax.Array, mesh: Mesh, axes: Axes = TOKENS) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*named)))
 
 
+AXES = {"clips": BATCH_AXES, "frames": "context", "places": "context", "heads": "tensor"}
+"""Mesh axes of the axes that kernels name. Tokens are sharded by frame, or by position where they attend over time."""
+
 GATHERED = r"blocks(_\d+)?|patch_embed|head"
 """Pattern of the paths of modules that are called with whole weights, if weights are sharded over `fsdp`."""
 
@@ -79,7 +83,8 @@ def split_activations(mesh: Mesh, *, regather: bool = True) -> Iterator[None]:
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         path = "/".join(context.module.path)
         if context.method_name == "__call__":
-            if mesh.shape["fsdp"] > 1 and path not in calling and re.fullmatch(GATHERED, path):
+            sharded = mesh.shape["fsdp"] > 1 and not context.module.is_initializing()
+            if sharded and path not in calling and re.fullmatch(GATHERED, path):
                 calling.add(path)
                 try:
                     return call_with_whole_weights(context.module, mesh, args, kwargs, regather=regather)
@@ -96,5 +101,5 @@ def split_activations(mesh: Mesh, *, regather: bool = True) -> Iterator[None]:
     if mesh.size == 1:
         yield
         return
-    with nn.intercept_methods(intercept):
+    with nn.intercept_methods(intercept), placed_on(mesh, AXES):
         yield

@@ -1,0 +1,1 @@
+"""What the TPU compiler says of the model's programs, compared with committed budgets."""

@@ -1,0 +1,80 @@
+"""The programs whose budgets are kept: base with 8 clips of 8 x 224 a chip, in bfloat16, compiled for a TPU v5e.
+
+Runs in its own process, which prints the figures of one program as JSON. Imports JAX.
+"""
+
+import json
+import sys
+from collections import Counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec
+
+import timesformer_jax as tsf
+from benchmarks.budgets import hlo
+from timesformer_jax import training
+from timesformer_jax.modeling import parameter_shapes
+
+TOPOLOGY = "v5e:2x2"
+CLIPS, FRAMES, SIDE, CLASSES = 8, 8, 224, 400
+
+PROGRAMS: dict[str, dict[str, Any]] = {
+    "forward, depth 1": {"depth": 1},
+    "forward, depth 2": {"depth": 2},
+    "training, depth 1": {"depth": 1, "train": True},
+    "training, depth 2": {"depth": 2, "train": True},
+    "training, scan, full remat, depth 12": {"depth": 12, "train": True, "fields": {"scan_layers": True, "remat": "full"}},
+    "training, fsdp 4, depth 2": {"depth": 2, "train": True, "mesh": {"fsdp": 4}},
+    "training, context 4, depth 2": {"depth": 2, "train": True, "mesh": {"context": 4}, "clips": CLIPS // 4},
+}
+"""Maps a program's name to the arguments of `compile_program`. Training takes a step of SGD."""
+
+
+def compile_program(
+    *, depth: int, train: bool = False, fields: Any = None, mesh: dict[str, int] | None = None, clips: int = CLIPS
+) -> Any:
+    """Compile one program.
+
+    Args:
+        depth: Number of blocks.
+        train: Whether to compile a training step instead of a forward pass.
+        fields: Further fields of the model.
+        mesh: Sizes of the mesh; one chip by default.
+        clips: Clips per chip.
+    """
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY).devices
+    grid = training.make_mesh(devices if mesh else devices[:1], **{"data": 1, **(mesh or {})})
+    model = tsf.create("timesformer-base", num_classes=CLASSES, depth=depth, dtype=jnp.bfloat16, **(fields or {}))
+    count, sharding = clips * grid.size, training.batch_sharding(grid)
+    video = jax.ShapeDtypeStruct((count, FRAMES, SIDE, SIDE, 3), jnp.bfloat16, sharding=sharding)
+    if not train:
+        whole = NamedSharding(grid, PartitionSpec())
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), parameter_shapes(model))
+        return jax.jit(lambda params, video: model.apply({"params": params}, video)).lower(params, video).compile()
+    sgd = optax.sgd(0.1)
+    step = training.make_train_step(model=model, optimizer=sgd, prepare=lambda key, batch: batch["video"], seed=0, mesh=grid)
+    label = jax.ShapeDtypeStruct((count,), jnp.int32, sharding=sharding)
+    return step.lower(training.state_shapes(model, sgd, grid), {"video": video, "label": label}).compile()
+
+
+def figures(compiled: Any) -> dict[str, Any]:
+    """Return the figures of a compiled program, and its collectives one by one under "all"."""
+    text = compiled.as_text()
+    found = hlo.collectives(text)
+    size: Counter[str] = Counter()
+    for each in found:
+        size[each.kind] += each.size
+    return {
+        "mcycles": round(hlo.cycles(text) / 1e6, 2),
+        "temp_mib": round(compiled.memory_analysis().temp_size_in_bytes / 2**20, 1),
+        **{f"{kind}_mib": round(total / 2**20, 2) for kind, total in sorted(size.items())},
+        "all": [each._asdict() for each in found],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(figures(compile_program(**PROGRAMS[sys.argv[1]]))))

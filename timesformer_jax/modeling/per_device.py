@@ -1,0 +1,52 @@
+"""Functions that the compiler can't partition, applied on each device to its own part of the arrays.
+
+Modules name the meaning of each axis ("clips", "frames"), and the code that shards them says which mesh axes these are.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Names = tuple[str | None, ...]
+"""Meaning of each axis of an array; None for an axis that is never sharded."""
+
+
+class Placement(NamedTuple):
+    """Mesh that computations being traced are sharded over, and the mesh axes of each named axis."""
+
+    mesh: Mesh
+    axes: Mapping[str, Any]
+
+
+_PLACEMENT: ContextVar[Placement | None] = ContextVar("placement", default=None)
+
+
+@contextlib.contextmanager
+def placed_on(mesh: Mesh, axes: Mapping[str, Any]) -> Iterator[None]:
+    """Say how the models traced within the context are sharded: maps a name to a mesh axis, or to a tuple of them."""
+    token = _PLACEMENT.set(Placement(mesh, axes) if mesh.size > 1 else None)
+    try:
+        yield
+    finally:
+        _PLACEMENT.reset(token)
+
+
+def sharding_of_axes(shape: tuple[int, ...], names: Names) -> NamedSharding | None:
+    """Return the sharding of an array with these axes; None if nothing is sharded.
+
+    An axis that its mesh axes don't divide isn't sharded.
+    """
+    placement = _PLACEMENT.get()
+    if placement is None:
+        return None
+
+    def fitting(size: int, name: str | None) -> Any:
+        axes = placement.axes.get(name) if name else None
+        devices = math.prod(placement.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+        return axes if size % devices == 0 else None
+
+    return NamedSharding(placement.mesh, PartitionSpec(*(fitting(*each) for each in zip(shape, names, strict=True))))
