@@ -345,12 +345,13 @@ def _dot(a: Array, b: Array, over: tuple[int, int]) -> Array:
     return jax.lax.dot_general(a, b, ((over[:1], over[1:]), ((), ())), precision, jnp.float32)
 
 
-def _weights(query: Array, key: Array, seen: Array | None) -> Array:
+def _softmax(query: Array, key: Array, seen: Array | None) -> tuple[Array, Array]:
+    """Return the softmax as exponentials and the factor of each row."""
     scores = _dot(query, key, (1, 1))
     if seen is not None:
         scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
     exponentials = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-    return exponentials * (1.0 / exponentials.sum(axis=-1, keepdims=True))
+    return exponentials, 1.0 / exponentials.sum(axis=-1, keepdims=True)
 
 
 def _forward_kernel(groups: _Groups, has_cls: bool, qkv_ref: Any, bias_ref: Any, *refs: Any) -> None:
@@ -362,11 +363,11 @@ def _forward_kernel(groups: _Groups, has_cls: bool, qkv_ref: Any, bias_ref: Any,
             tile.read(qkv_ref, cls_ref, _lanes(third, pair, groups.dim), bias_ref, factor)
             for third, factor in enumerate((scale, 1.0, 1.0))
         )
-        mixed = sum(
-            _dot(_weights(_only(lanes, query), key, tile.seen).astype(value.dtype), _only(lanes, value), (1, 0))
-            for lanes in tile.heads
-        )
-        tile.write(mixed_ref, cls_mixed_ref, _lanes(0, pair, groups.dim), jnp.asarray(mixed))
+        mixed: Any = 0.0
+        for lanes in tile.heads:
+            exponentials, factor = _softmax(_only(lanes, query), key, tile.seen)
+            mixed += _dot(exponentials.astype(value.dtype), _only(lanes, value), (1, 0)) * factor
+        tile.write(mixed_ref, cls_mixed_ref, _lanes(0, pair, groups.dim), mixed)
 
 
 def _backward_kernel(groups: _Groups, has_cls: bool, qkv_ref: Any, bias_ref: Any, *refs: Any) -> None:
@@ -385,7 +386,8 @@ def _backward_kernel(groups: _Groups, has_cls: bool, qkv_ref: Any, bias_ref: Any
         sums: list[Any] = [0.0, 0.0, 0.0]
         for lanes in tile.heads:
             own_query, own_gradient = _only(lanes, query), _only(lanes, gradient)
-            weights = _weights(own_query, key, tile.seen)
+            exponentials, factor = _softmax(own_query, key, tile.seen)
+            weights = exponentials * factor
             dweights = _dot(own_gradient, value, (1, 1))
             dscores = (weights * (dweights - (weights * dweights).sum(axis=-1, keepdims=True))).astype(key.dtype)
             sums[0] += _dot(dscores, _only(lanes, key), (1, 0)) * scale
@@ -432,7 +434,7 @@ def _lower(context: mlir.LoweringRuleContext, *arrays: Any, direction: str, inpu
     alone = getattr(module.axis_context, "num_devices", 1) == 1
     if not sharded and not alone:
         return mlir.lower_fun(functools.partial(_reference, direction))(context, *arrays)
-    call = functools.partial(_call, direction, tuple(module.platforms) != ("tpu",))
+    call = functools.partial(_call, direction, tuple(context.platforms or module.platforms) != ("tpu",))
     if sharded:
         specs, results = ([sharding.spec for sharding in every] for every in (inputs, outputs))
         call = jax.shard_map(call, mesh=inputs[0].mesh, in_specs=tuple(specs), out_specs=results, check_vma=False)
