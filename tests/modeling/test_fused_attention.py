@@ -128,3 +128,18 @@ def test_pieces_cover_every_position_once():
         assert [first for first, _ in pieces] == [sum(size for _, size in pieces[:i]) for i in range(len(pieces))]
         assert 0 <= sum(size for _, size in pieces) - number < tiles.SMALLEST
         assert all(size in (16, 32, 64, 128) for _, size in pieces)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "head_dim", "dtype", "supported"),
+    [
+        (256, 64, jnp.bfloat16, True),
+        (257, 64, jnp.bfloat16, False),
+        (32, 128, jnp.float16, True),
+        (33, 128, jnp.float16, False),
+        (8, 80, jnp.bfloat16, False),
+        (8, 64, jnp.float32, False),
+    ],
+)
+def test_fits_limits_tokens_heads_and_dtype(num_tokens: int, head_dim: int, dtype: Any, supported: bool):
+    assert tiles.fits(num_tokens, head_dim, dtype) == supported

@@ -11,7 +11,7 @@ from timesformer_jax._typing import Array, Bool, Float
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling.kernels import tpu_attention
 from timesformer_jax.modeling.kernels.fused_attention import fused_attention
-from timesformer_jax.modeling.kernels.tiles import LONGEST, fits
+from timesformer_jax.modeling.kernels.tiles import LONGEST, TILES, fits
 from timesformer_jax.modeling.projections import Mixed, Projections
 
 Mask = Bool[Array, "b G L"] | None
@@ -136,8 +136,8 @@ def _fused(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
     if strides is None or not _takes_fused(qkv, mask):
         raise InputError(
             "attention_implementation 'fused' needs dtype bfloat16 or float16, a head size (embed_dim / num_heads) of 16, 32, "
-            f"64 or 128, groups of at most {LONGEST} tokens, an attention_type other than 'local_global', and neither frame "
-            f"masks nor padded groups; {_got(qkv, mask)}. Use 'auto' or 'xla'."
+            f"64 or 128, groups of at most {LONGEST} tokens ({TILES[0].rows} if the head size is 128), an attention_type other "
+            f"than 'local_global', and neither frame masks nor padded groups; {_got(qkv, mask)}. Use 'auto' or 'xla'."
         )
     interpreted = functools.partial(fused_attention, interpret=True)
     return _packed_attention(

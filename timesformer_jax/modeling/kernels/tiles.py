@@ -32,8 +32,13 @@ TILES: tuple[Tile, ...] = (
 
 
 def fits(num_tokens: int, head_dim: int, dtype: Any) -> bool:
-    """Return True if the kernel supports this number of tokens per group (including the CLS), head size and dtype."""
-    return num_tokens <= LONGEST and head_dim in (16, 32, 64, 128) and dtype in (jnp.bfloat16, jnp.float16)
+    """Return True if the kernel supports this number of tokens per group (including the CLS), head size and dtype.
+
+    Groups of wide heads must fit into the smallest tile, since larger ones exceed the registers and the shared memory of most
+    GPUs.
+    """
+    longest = {16: LONGEST, 32: LONGEST, 64: LONGEST, 128: TILES[0].rows}.get(head_dim, 0)
+    return num_tokens <= longest and dtype in (jnp.bfloat16, jnp.float16)
 
 
 Piece = tuple[Any, int]
