@@ -67,7 +67,7 @@ def test_fused_attention_outputs_and_gradients(sizes: tuple[int, int, int], cls:
     for attend in (fused, plain):
         outputs, backward = jax.vjp(attend, *given)
         outcomes.append((outputs, backward(gradients)))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-4, rtol=1e-4), *outcomes)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-3, rtol=1e-4), *outcomes)
 
 
 @pytest.mark.parametrize("own_bias", [False, True])
@@ -82,7 +82,7 @@ def test_fused_attention_under_vmap(own_bias: bool):
 
         return jax.vmap(jax.grad(loss, argnums=(0, 1, 2)), axes)(qkv, biases, cls)
 
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4), gradients(fused), gradients(plain))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-3, rtol=1e-4), gradients(fused), gradients(plain))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_fused_attention_keeps_sharded_axes(sizes: tuple[int, int, int], spec: t
     program = compiled.as_text() or ""
     assert not [name for name in ("all-gather", "all-to-all", "collective-permute") if f"{name}(" in program]
     wanted = jax.value_and_grad(functools.partial(loss, plain), argnums=argnums)(*given)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4), compiled(*placed), wanted)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-3, rtol=1e-4), compiled(*placed), wanted)
 
 
 def test_tiles_have_sizes_that_triton_supports():

@@ -102,7 +102,7 @@ def _kernel(
 
     group, part, num_parts = pl.program_id(0), pl.program_id(1), pl.num_programs(1)
     _, patches, dim = x_ref.shape
-    columns = pl.ds(0, power_of_two(dim))
+    columns = pl.ds(0 * group, power_of_two(dim))  # dynamic, because Pallas refuses constant slices that exceed the array
     exists = jnp.arange(power_of_two(dim)) < dim
     scale = triton.load(scale_ref.at[columns], mask=exists, other=0.0).astype(jnp.float32)
 
