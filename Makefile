@@ -129,7 +129,7 @@ bench: install  ## time and memory of the model (TORCH_PYTHON=PYTHON compares wi
 	$(BIN)/python benchmarks/checkpoints.py
 	$(BIN)/python benchmarks/evaluation.py
 
-# The TPU's compiler is large and for x86-64 Linux alone: an environment of its own.
+# A separate environment: the TPU's compiler is large, and runs on x86-64 Linux only.
 .venv-tpu/installed: benchmarks/budgets/requirements.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv .venv-tpu

@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compile_apart(name: str) -> tuple[dict[str, Any], str]:
-    """Compile a program in a process of its own; return its figures and the compiler's log."""
+    """Compile a program in a separate process; return its figures and the compiler's log."""
     process = subprocess.run(
         [sys.executable, "-m", "benchmarks.budgets.programs", name],
         cwd=ROOT,

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
@@ -46,18 +46,17 @@ def cycles(text: str) -> int:
     bodies = computations(text)
 
     def total(name: str) -> int:
-        return sum(_cycles_of(line, total) for line in bodies[name])
+        return sum(cycles_of(line) for line in bodies[name])
+
+    def cycles_of(line: str) -> int:
+        if loop := re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line):
+            bounds = [int(number) for each in bodies[loop[1]] for number in re.findall(r" constant\((\d+)\)", each)]
+            return total(loop[2]) * max(bounds, default=1)  # a scan counts from 0 to the only constant
+        if '"tpu_custom_call"' in line:
+            return int(sum(map(int, re.findall(r'"flops":"(\d+)"', line))) / KERNEL_FLOPS)
+        return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', line)))
 
     return total("ENTRY")
-
-
-def _cycles_of(line: str, total: Callable[[str], int]) -> int:
-    if " while(" in line:
-        (body,), count = re.findall(r"body=%?([\w.\-]+)", line), re.findall(r'known_trip_count":\{"n":"(\d+)"', line)
-        return total(body) * int(count[0] if count else 1)
-    if '"tpu_custom_call"' in line:
-        return int(sum(map(int, re.findall(r'"flops":"(\d+)"', line))) / KERNEL_FLOPS)
-    return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', line)))
 
 
 def collectives(text: str) -> list[Collective]:

@@ -14,13 +14,18 @@ PROGRAM = """HloModule step, entry_computation_layout={()->f32[]}
   %sum = bf16[768,3072]{1,0:T(8,128)(2,1)} all-reduce(%x), channel_id=1, to_apply=%add
 }
 
+%condition (state: (s32[], f32[8,128])) -> pred[] {
+  %end = s32[] constant(11)
+  %less = pred[] compare(%step, %end), direction=LT
+}
+
 %body (state: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
   %fusion.1 = f32[8,128]{1,0} fusion(%y), kind=kLoop, backend_config={"estimated_cycles":"10"}
 }
 
 ENTRY %main (p: f32[]) -> f32[] {
   %fusion.2 = f32[8,128]{1,0} fusion(%p), kind=kLoop, backend_config={"estimated_cycles":"5"}
-  %loop = (s32[], f32[8,128]{1,0}) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"11"}}
+  %loop = (s32[], f32[8,128]{1,0}) while(%t), condition=%condition, body=%body
   %kernel = bf16[8,128]{1,0} custom-call(%p), custom_call_target="tpu_custom_call", backend_config={"flops":"13107200"}
   %gather = (bf16[192,12,64]{2,1,0}, bf16[768,12,64]{2,1,0:T(8,128)(2,1)}) all-gather-start(%w), channel_id=2, dimensions={0}
   %move = bf16[8,4,196,768]{3,2,1,0:T(8,128)(2,1)} all-to-all(%z), channel_id=3

@@ -226,7 +226,7 @@ def _launch(direction: str, interpret: bool, groups: _Groups, *arrays: Array) ->
     gradients = rest[has_cls:]
     given = [flat(qkv, 3 * dim), bias.reshape(1, 3 * dim).astype(jnp.float32)]
     specs = [tokens(3 * dim), pl.BlockSpec((1, 3 * dim), lambda i, j: (0, 0))]
-    for z in cls:  # rows of their own are read in float32 only
+    for z in cls:  # blocks of a single row can be read in float32 only
         given.append(z.reshape(-1, 1, 3 * dim).astype(jnp.float32))
         specs.append(row(3 * dim, x // z.shape[1]))
     for i, z in enumerate(gradients):
