@@ -2,7 +2,8 @@
 
 The way is the batch per chip, remat, scan, mesh and accumulation. Few programs are compiled, and the others follow from them:
 
-- Unrolled blocks: programs of depth 1 and 2, whose difference is a block. Compiling takes longer the deeper the model is.
+- Unrolled blocks: programs of depth 2 and 3, whose difference is a block. (Depth 1 has only the last block, which computes just
+  what the CLS needs, and its memory is that of the augmentation.) Compiling takes longer the deeper the model is.
 - Scanned blocks: the whole model, since a scan compiles as fast at any depth.
 
 Each is compiled for two batches; memory and cycles are linear in the batch. The best way is then compiled whole.
@@ -36,6 +37,10 @@ class Way(NamedTuple):
 
 WAYS = (Way("none", False), Way("full", True), Way("dots", True))
 """Ways to try. Each costs two compiled programs, an unrolled one four."""
+
+
+DEPTHS = (2, 3)
+"""Depths of the unrolled programs whose difference is a block."""
 
 
 class Cost(NamedTuple):
@@ -213,7 +218,7 @@ def _measured(
 ) -> tuple[float, float] | None:
     """Bytes and cycles of a step with this micro-batch; None if it doesn't fit."""
     depth = request.module.depth
-    depths = (depth,) if way.scan or depth < 3 else (1, 2)
+    depths = (depth,) if way.scan or depth < 4 else DEPTHS
     figures = []
     for blocks in depths:
         plan = measure(_request(request, way, mesh, size * _groups(mesh), 1, blocks))
@@ -222,8 +227,7 @@ def _measured(
         figures.append((float(plan.memory.total), float(plan.time.cycles)))
     if len(figures) == 1:
         return figures[0]
-    first, second = figures
-    whole = [one + (depth - 1) * (two - one) for one, two in zip(first, second, strict=True)]
+    whole = [one + (depth - DEPTHS[0]) * (two - one) for one, two in zip(*figures, strict=True)]
     return whole[0], whole[1]
 
 
