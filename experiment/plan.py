@@ -109,7 +109,8 @@ def step_request(config: Any, typed: Collection[str] = ()) -> StepRequest:
 
 def _figures(config: Any) -> Published:
     """Number of classes and of training videos: the config's, else those published with the data set."""
-    name, given = config.data.get("name"), config.plan
+    name = config.data.get("name")
+    given = {"num_classes": config.plan.num_classes, "num_videos": config.plan.num_videos}
     known = DATA_SETS.get(name)
     if name == "moving_digits":
         known = Published(10 if config.data.label == "digit" else 8, config.data.train_clips)
