@@ -24,6 +24,17 @@ training of 240,000 videos; memory: MiB for each clip of a device's batch in flo
 | modern       | unknown  | not measured                  |    196 |  1.6e19  |   2355 |
 | tpu          | as base  | the same model                |    196 |  4.0e18  |    326 |
 
+Chip that each variant fits with `tpu` added (`:hr,tpu`), estimated by --mode=plan for 64 clips (docs/scale.md): GiB of the
+15.75 of a v5e chip, 8 of which share the batch, or of the 22.1 of one L4, and the clips that it computes at a time:
+
+    base, tpu      v5e, 3.5 GiB for 8 clips        space_only     L4, 2.6 GiB for 8 clips
+    hr             v5e, 7.5 GiB for 2 clips        local_global   L4, 3.8 GiB for 8 clips
+    large          L4, 4.8 GiB for 1 clip          axial          L4, 4.2 GiB for 8 clips
+    joint          L4, 4.3 GiB for 8 clips         scratch        L4, 4.7 GiB for 8 clips
+                                                   modern         L4, 4.7 GiB for 8 clips
+
+A v5e chip can't compute 8 clips of `large` at a time (16.2 GiB): add `--config.train.accumulation=2`, or more.
+
 Others who trained `base` reached 77.3 to 78.0 with this evaluation. Their accuracy was 4 points lower if videos were missing,
 or in the official code's validation, whose clips are random. The paper's training took 416 V100 hours.
 

@@ -20,6 +20,9 @@ configs/recipes.py):
 | modern     | unknown  | not measured                                 |    196 |  1.1e19  |   2355 |
 | tpu        | as base  | the same model                               |    196 |  2.8e18  |    326 |
 
+Chip that each variant fits with `tpu` added (`:hr,tpu`), estimated as in configs/k400.py, whose models are the same: `base` and
+`hr` a v5e chip, `joint`, `space_only` and `modern` one L4, and `large` one L4 (5.8 GiB for 2 clips at a time).
+
 For `local_global` and `axial` (paper, Table 1: 56.3 and 56.2), set `--config.model.attention_type`. `large` has 64 frames, like
 the released model and its configuration; the paper says 96.
 """

@@ -61,7 +61,7 @@ def test_search_prefers_what_is_fastest_and_fits():
     assert (found.best.micro_batch, found.best.accumulation, found.best.mesh["data"]) == (2, 4, 8)
     assert found.plan.memory.total == 13 * GIB
     assert abs(found.memory_error) < 0.01
-    assert found.num_compiled == len(compiler.asked) <= 9
+    assert found.num_compiled == len(compiler.asked) <= 10
     depths = [request.model["depth"] for request in compiler.asked[:-1] if not request.model["scan_layers"]]
     assert set(depths) == {2, 3}  # only the best is compiled whole
     assert compiler.asked[-1].batch_size == 64
@@ -80,7 +80,7 @@ def test_search_text_has_the_flags_to_paste():
     assert "--config.model.remat=none --config.model.scan_layers=False --config.train.accumulation=4 --config.mesh.data=8" in (
         text
     )
-    assert re.search(r"with \d compiled programs.*memory was off by [+-]0 %", text)
+    assert re.search(r"with \d+ compiled programs.*memory was off by [+-]0 %", text)
     assert "estimated" in text
 
 

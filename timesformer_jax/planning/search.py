@@ -198,7 +198,7 @@ def _fit(request: StepRequest, way: Way, mesh: dict[str, int], measure: Callable
     """Cost of a way by compiling it for two micro-batches; None if it doesn't fit with one clip."""
     clips = request.batch_size // _groups(mesh)
     measured: list[tuple[int, float, float]] = []
-    size = max(clips // 2, 1)
+    size = clips
     while size and len(measured) < min(2, clips):
         if figures := _measured(request, way, mesh, size, measure):
             measured.append((size, *figures))
