@@ -36,9 +36,8 @@ class Row(NamedTuple):
 
 
 def row(config: str, target: str, batch_size: int = 64, accumulation: int = 1) -> Row:
-    """A row with this batch. The L4's multiprocessors are too small for the fused attention kernel."""
-    changes: dict[str, Any] = {"train.batch_size": batch_size, "train.accumulation": accumulation}
-    return Row(config, target, changes | ({"model.attention_implementation": "xla"} if target == "l4" else {}))
+    """A row with this batch."""
+    return Row(config, target, {"train.batch_size": batch_size, "train.accumulation": accumulation})
 
 
 TARGETS = [

@@ -249,6 +249,16 @@ def test_nnx_accepts_variables():
         tsf.to_nnx(model, variables["params"])
 
 
+def test_export_with_a_symbolic_batch_in_half_precision():
+    """The kernels, which need constant shapes, are left to other shapes."""
+    model, variables, video = made(dtype=jnp.bfloat16, embed_dim=128)
+    (batch,) = export.symbolic_shape("batch")
+    clips = jax.ShapeDtypeStruct((batch, *video.shape[1:]), jnp.float32)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
+    exported = export.export(jax.jit(model.apply), platforms=("cpu", "cuda", "tpu"))(shapes, clips)
+    assert exported.out_avals[0].shape == (batch, TINY["num_classes"])
+
+
 @pytest.mark.slow_cases(".*True")
 @pytest.mark.parametrize(
     ("attention_type", "scan_layers"),

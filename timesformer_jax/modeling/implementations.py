@@ -11,6 +11,7 @@ from timesformer_jax._typing import Array, Bool, Float
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling.kernels import tpu_attention
 from timesformer_jax.modeling.kernels.fused_attention import fused_attention
+from timesformer_jax.modeling.kernels.partitioned import has_constant_shape
 from timesformer_jax.modeling.kernels.tiles import LONGEST, TILES, fits
 from timesformer_jax.modeling.projections import Mixed, Projections
 
@@ -162,7 +163,8 @@ def _packed_attention(attend: Callable[..., Any], qkv: Projections, strides: tup
 
 
 def _takes_fused(qkv: Projections, mask: Mask) -> bool:
-    return mask is None and qkv.strides is not None and fits(qkv.length, qkv.head_dim, qkv.x.dtype)
+    supported = mask is None and qkv.strides is not None and has_constant_shape(qkv.x)
+    return supported and fits(qkv.length, qkv.head_dim, qkv.x.dtype)
 
 
 def _fused_tpu(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
@@ -179,7 +181,9 @@ def _fused_tpu(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
 
 
 def _takes_fused_tpu(qkv: Projections, mask: Mask) -> bool:
-    if mask is not None or qkv.strides is None or qkv.x.dtype not in (jnp.bfloat16, jnp.float32):
+    if mask is not None or qkv.strides is None or not has_constant_shape(qkv.x):
+        return False
+    if qkv.x.dtype not in (jnp.bfloat16, jnp.float32):
         return False
     return tpu_attention.fits(qkv.strides, qkv.bias.shape[1], qkv.head_dim, qkv.cls is not None)
 

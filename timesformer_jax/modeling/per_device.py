@@ -35,7 +35,7 @@ def placed_on(mesh: Mesh, axes: Mapping[str, Any]) -> Iterator[None]:
         _PLACEMENT.reset(token)
 
 
-def sharding_of_axes(shape: tuple[int, ...], names: Names) -> NamedSharding | None:
+def sharding_of_axes(shape: tuple[Any, ...], names: Names) -> NamedSharding | None:
     """Return the sharding of an array with these axes; None if nothing is sharded.
 
     An axis that its mesh axes don't divide isn't sharded.

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from timesformer_jax._typing import Array, Float
-from timesformer_jax.modeling.kernels.partitioned import partitioned
+from timesformer_jax.modeling.kernels.partitioned import has_constant_shape, partitioned
 from timesformer_jax.modeling.kernels.tiles import power_of_two
 
 WIDEST = 2048
@@ -28,7 +28,7 @@ PROGRAMS = 1536
 
 def supports(x: Any) -> bool:
     """Return True if the kernel supports tokens of this shape and dtype: `[B, T, N, D]` in float16 or bfloat16."""
-    return x.ndim == 4 and x.shape[-1] <= WIDEST and x.dtype in (jnp.bfloat16, jnp.float16)
+    return x.ndim == 4 and has_constant_shape(x) and x.shape[-1] <= WIDEST and x.dtype in (jnp.bfloat16, jnp.float16)
 
 
 def residual_gradients(

@@ -19,6 +19,11 @@ SPLIT = ("b", "x", "y", "h")
 """Axes that may be sharded: clips, groups (two axes), heads."""
 
 
+def has_constant_shape(x: Any) -> bool:
+    """Return False for arrays with symbolic axes (`jax.export.symbolic_shape`), which Pallas doesn't support."""
+    return all(isinstance(size, int) for size in x.shape)
+
+
 def partitioned(call: Callable[..., Sequence[Array]], taken: Named, given: Named, *, summed: tuple[str, ...] = ()) -> Any:
     """Return `call` with rules for sharded arrays, which XLA would otherwise gather, and for `vmap`.
 
