@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 import timesformer_jax as tsf
 from tests.support import random_variables
@@ -88,3 +89,31 @@ def test_a_model_computes_the_same_on_one_device_and_on_eight(sizes: dict[str, A
     mesh = training.make_mesh(**sizes) if sizes else None
     got = loss_and_gradients(MODEL.clone(attention_implementation="fused_tpu"), mesh)
     jax.tree.map(lambda a, b: close(a, b, atol=1e-5 * float(np.abs(b).max()) + 1e-7), got, expected())
+
+
+def attention_shardings(jaxpr: Any) -> list[tuple[str, Any]]:
+    """Return the pass and the sharding of the packed product of every kernel in a traced program."""
+    found = [
+        (equation.params["direction"], equation.params["inputs"][0])
+        for equation in jaxpr.eqns
+        if equation.primitive.name == "tpu_attention"
+    ]
+    inner = (attention_shardings(sub) for equation in jaxpr.eqns for sub in jaxprs_in_params(equation.params))
+    return sum(inner, found)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_tpu_attention_shards_both_passes(remat: str):
+    """Derivatives are traced after the context that places the model has ended."""
+    mesh = training.make_mesh(data=8)
+    model = MODEL.clone(attention_implementation="fused_tpu", remat=remat)
+
+    def loss(variables: Any, video: jax.Array) -> jax.Array:
+        with split_activations(mesh):
+            logits: Any = model.apply(variables, video, train=True)
+        return (logits**2).sum()
+
+    video = jax.ShapeDtypeStruct((8, 4, 32, 32, 3), jnp.float32)
+    found = attention_shardings(jax.make_jaxpr(jax.grad(loss))(random_variables(model), video).jaxpr)
+    assert {direction for direction, _ in found} == {"forward", "backward"}
+    assert all(sharding is not None and sharding.spec[0] for _, sharding in found)

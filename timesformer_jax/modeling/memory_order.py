@@ -14,7 +14,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding
 
 from timesformer_jax._typing import Array, Float
-from timesformer_jax.modeling.per_device import sharding_of_axes
+from timesformer_jax.modeling.per_device import current_placement, sharding_of_axes
 
 
 def row_major(x: Float[Array, "B T N D"]) -> Float[Array, "B T N D"]:
@@ -23,7 +23,7 @@ def row_major(x: Float[Array, "B T N D"]) -> Float[Array, "B T N D"]:
     Without the constraint, XLA stores parts of the residual stream with frames or locations last, and transposes it between
     layers. Exported programs (`jax.export`) omit the constraint, because it has no stable serialized form.
     """
-    return _row_major.bind(x, sharding=sharding_of_axes(x.shape, ("clips", "frames", None, None)))
+    return _row_major.bind(x, sharding=sharding_of_axes(current_placement(), x.shape, ("clips", "frames", None, None)))
 
 
 PARTITIONED = ("cuda", "cpu")

@@ -19,7 +19,7 @@ class Placement(NamedTuple):
     """Mesh that computations being traced are sharded over, and the mesh axes of each named axis."""
 
     mesh: Mesh
-    axes: Mapping[str, Any]
+    axes: tuple[tuple[str, Any], ...]
 
 
 _PLACEMENT: ContextVar[Placement | None] = ContextVar("placement", default=None)
@@ -28,24 +28,32 @@ _PLACEMENT: ContextVar[Placement | None] = ContextVar("placement", default=None)
 @contextlib.contextmanager
 def placed_on(mesh: Mesh, axes: Mapping[str, Any]) -> Iterator[None]:
     """Say how the models traced within the context are sharded: maps a name to a mesh axis, or to a tuple of them."""
-    token = _PLACEMENT.set(Placement(mesh, axes) if mesh.size > 1 else None)
+    token = _PLACEMENT.set(Placement(mesh, tuple(axes.items())) if mesh.size > 1 else None)
     try:
         yield
     finally:
         _PLACEMENT.reset(token)
 
 
-def sharding_of_axes(shape: tuple[Any, ...], names: Names) -> NamedSharding | None:
+def current_placement() -> Placement | None:
+    """Return the placement of the models being traced; None if they aren't sharded.
+
+    Derivatives may be traced after the context has ended, so functions with custom derivatives must keep it.
+    """
+    return _PLACEMENT.get()
+
+
+def sharding_of_axes(placement: Placement | None, shape: tuple[Any, ...], names: Names) -> NamedSharding | None:
     """Return the sharding of an array with these axes; None if nothing is sharded.
 
     An axis that its mesh axes don't divide isn't sharded.
     """
-    placement = _PLACEMENT.get()
     if placement is None:
         return None
+    mesh_axes = dict(placement.axes)
 
     def fitting(size: int, name: str | None) -> Any:
-        axes = placement.axes.get(name) if name else None
+        axes = mesh_axes.get(name) if name else None
         devices = math.prod(placement.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
         return axes if size % devices == 0 else None
 

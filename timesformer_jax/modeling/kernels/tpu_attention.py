@@ -33,7 +33,7 @@ from jax.interpreters import batching, mlir
 from jax.sharding import NamedSharding
 
 from timesformer_jax._typing import Array, Float
-from timesformer_jax.modeling.per_device import sharding_of_axes
+from timesformer_jax.modeling.per_device import Placement, current_placement, sharding_of_axes
 
 LANES = 128
 """Length of a row of memory, and side of the matrices that a TPU multiplies."""
@@ -53,7 +53,6 @@ def fits(strides: tuple[int, int, int], heads: int, head_dim: int, has_cls: bool
     return stride == 1 or (not has_cls and stride >= SUBLANES)
 
 
-@jax.custom_vjp
 def tpu_attention(
     qkv: Float[Array, "B X L Y 3 h d"], bias: Float[Array, "3 h d"], cls: Float[Array, "B F 3 h d"] | None = None
 ) -> tuple[Float[Array, "B X L Y h d"], Float[Array, "B X 1 h d"] | None]:
@@ -72,17 +71,24 @@ def tpu_attention(
     Returns:
         For each patch, its group's values as mixed by each head; and the same for each group's copy of the CLS.
     """
-    return _forward(qkv, bias, cls)[0]
+    return _attend(current_placement(), qkv, bias, cls)
 
 
-def _forward(qkv: Array, bias: Array, cls: Array | None) -> tuple[Any, Any]:
-    mixed, *rest = _bind("forward", qkv, bias, cls)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(placement: Placement | None, qkv: Array, bias: Array, cls: Array | None) -> tuple[Array, Array | None]:
+    return _forward(placement, qkv, bias, cls)[0]
+
+
+def _forward(placement: Placement | None, qkv: Array, bias: Array, cls: Array | None) -> tuple[Any, Any]:
+    mixed, *rest = _bind("forward", placement, qkv, bias, cls)
     return (mixed, rest[0] if rest else None), (qkv, bias, cls)
 
 
-def _backward(kept: Any, gradients: tuple[Array, Array | None]) -> tuple[Array, Array, Array | None]:
+def _backward(
+    placement: Placement | None, kept: Any, gradients: tuple[Array, Array | None]
+) -> tuple[Array, Array, Array | None]:
     qkv, bias, cls = kept
-    dqkv, dbias, *rest = _bind("backward", qkv, bias, cls, *gradients)
+    dqkv, dbias, *rest = _bind("backward", placement, qkv, bias, cls, *gradients)
     dbias = dbias.sum((0, 1, 2)).astype(bias.dtype)
     if cls is None:
         return dqkv, dbias, None
@@ -90,7 +96,7 @@ def _backward(kept: Any, gradients: tuple[Array, Array | None]) -> tuple[Array, 
     return dqkv, dbias, (dcls if cls.shape[1] == dcls.shape[1] else dcls.sum(1, keepdims=True)).astype(cls.dtype)
 
 
-tpu_attention.defvjp(_forward, _backward)
+_attend.defvjp(_forward, _backward)
 
 
 AXES = {
@@ -106,7 +112,7 @@ TAKEN = {"forward": ("qkv", "bias", "cls"), "backward": ("qkv", "bias", "cls", "
 GIVEN = {"forward": ("mixed", "cls_mixed"), "backward": ("qkv", "dbias", "cls")}
 
 
-def _bind(direction: str, *arrays: Array | None) -> list[Array]:
+def _bind(direction: str, placement: Placement | None, *arrays: Array | None) -> list[Array]:
     """Apply the kernel of one pass. Arrays of the CLS are skipped if there is none."""
     present = [x for x in arrays if x is not None]
     kept = [name for name in AXES if arrays[2] is not None or "cls" not in name]
@@ -114,7 +120,7 @@ def _bind(direction: str, *arrays: Array | None) -> list[Array]:
     unsharded = "frames" if present[0].shape[3] > 1 else "places"
 
     def sharding(name: str, shape: tuple[int, ...]) -> NamedSharding | None:
-        return sharding_of_axes(shape, tuple(None if axis == unsharded else axis for axis in AXES[name]))
+        return sharding_of_axes(placement, shape, tuple(None if axis == unsharded else axis for axis in AXES[name]))
 
     inputs = tuple(sharding(name, x.shape) for name, x in zip(taken, present, strict=True))
     if inputs[0] is not None and not _whole_rows(inputs[0].shard_shape(present[0].shape)):
