@@ -9,7 +9,8 @@ from timesformer_jax.planning.collectives import Collective, find_collectives, f
 from timesformer_jax.planning.flops import count_flops
 from timesformer_jax.planning.hlo import executed, parse_program
 from timesformer_jax.planning.memory import describe_source, largest_buffers
-from timesformer_jax.planning.step_time import estimated_cycles, kernels_without_cycles
+from timesformer_jax.planning.step_time import KERNEL_SLOWDOWN, estimated_cycles, kernel_flops, step_time
+from timesformer_jax.planning.targets import CHIPS
 from timesformer_jax.planning.traffic import memory_traffic
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1, "context": 1}
@@ -26,11 +27,19 @@ def test_loops_count_by_their_iterations():
 def test_loops_of_other_compilers_note_their_iterations():
     noted = TPU.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"3"}}')
     assert estimated_cycles(parse_program(noted)) == 3 * 50 + 1000
-    assert kernels_without_cycles(parse_program(noted)) == 0
-    kernel = noted.replace('custom_call_target="AllocateBuffer"', 'custom_call_target="tpu_custom_call"')
-    assert kernels_without_cycles(parse_program(kernel)) == 1
     unknown = TPU.replace("direction=LT", "direction=NE")
     assert estimated_cycles(parse_program(unknown)) == 50 + 1000
+
+
+def test_pallas_kernels_count_by_their_cost_estimate():
+    assert kernel_flops(PROGRAM) == (0, 0)
+    unknown = TPU.replace('custom_call_target="AllocateBuffer"', 'custom_call_target="tpu_custom_call"')
+    assert kernel_flops(parse_program(unknown)) == (0, 1)
+    counted = unknown.replace('"tpu_custom_call"', '"tpu_custom_call", backend_config={"cost_estimate":{"flops":"1000000000"}}')
+    assert kernel_flops(parse_program(counted)) == (1e9, 0)
+    chip = CHIPS["v5e"]
+    time = step_time(chip, flops=0.0, memory_bytes=0.0, link_bytes=0.0, cycles=1000, kernels=(1e9, 0))
+    assert time.cycles == pytest.approx(1000 + KERNEL_SLOWDOWN * 1e9 / (chip.peak * 1e12) * chip.clock * 1e9, abs=1)
 
 
 def test_arrays_have_the_padding_of_their_layout():

@@ -17,7 +17,7 @@ from timesformer_jax.planning.flops import count_flops
 from timesformer_jax.planning.hlo import parse_program
 from timesformer_jax.planning.memory import GIB, Buffer, Memory, analysed_memory, largest_buffers, refused_memory
 from timesformer_jax.planning.request import StepRequest, make_step
-from timesformer_jax.planning.step_time import StepTime, estimated_cycles, kernels_without_cycles, step_time
+from timesformer_jax.planning.step_time import StepTime, estimated_cycles, kernel_flops, step_time
 from timesformer_jax.planning.targets import CHIPS, TPUS, Target, find_target
 from timesformer_jax.planning.traffic import memory_traffic
 from timesformer_jax.training import make_mesh
@@ -143,7 +143,7 @@ def plan_step(request: StepRequest, target_name: str, *, explain: bool = True) -
             memory_bytes=memory_traffic(program),
             link_bytes=sum(each.sent for each in collectives),
             cycles=estimated_cycles(program),
-            uncounted=kernels_without_cycles(program),
+            kernels=kernel_flops(program),
         )
     return Plan(
         target=target.name,

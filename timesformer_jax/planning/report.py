@@ -105,7 +105,6 @@ def _estimate(plan: Plan, time: StepTime) -> list[str]:
         fastest = plan.request.batch_size / time.bound
         return [
             f"  {'at least':<32}{1e3 * time.bound:>8.1f}   at most {fastest:,.0f} clips/s; this compiler estimates no cycles",
-            "  (with XLA's attention where a GPU would use cuDNN's, which moves fewer bytes but can't be compiled here)",
         ]
     cycles = f"{time.cycles / 1e6:.1f} Mcycles" + (", then the links" if time.links else "")
     cycles += f"; {time.uncounted} calls of Pallas kernels not counted" if time.uncounted else ""
