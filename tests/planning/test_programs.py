@@ -101,6 +101,10 @@ def test_largest_buffers_are_named_by_their_code():
         ("jit(train_step)/transpose(jvp(TimeSformer))/head/dot_general", "head/dot_general, backward"),
         ("jit(train_step)/mul", "mul"),
         ("", ""),
+        (
+            "jit(train_step)/eval_jaxpr/jvp(TimeSformer)/blocks/attn.mix/qkv/dot_general",
+            "blocks/attn.mix/qkv/dot_general, forward",
+        ),
     ],
 )
 def test_describe_source_names_module_and_pass(path: str, described: str):

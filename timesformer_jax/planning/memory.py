@@ -164,6 +164,6 @@ def _modules(parts: Sequence[str]) -> list[str]:
 
 
 _TRACING = re.compile(
-    r"jit\(.*|jvp\(.*|transpose\(.*|while|body|cond|branch_\d+_fun|closed_call|checkpoint|rematted_computation"
+    r"jit\(.*|jvp\(.*|transpose\(.*|while|body|cond|branch_\d+_fun|closed_call|checkpoint|rematted_computation|eval_jaxpr"
     r"|TimeSformer\.\w+|blocks\.\w+|.*->.*|vmap\(.*|shard_map"
 )
