@@ -33,7 +33,8 @@ Chip that each variant fits with `tpu` added (`:hr,tpu`), estimated by --mode=pl
     joint          L4, 4.3 GiB for 8 clips         scratch        L4, 4.7 GiB for 8 clips
                                                    modern         L4, 4.7 GiB for 8 clips
 
-A v5e chip can't compute 8 clips of `large` at a time (16.2 GiB): add `--config.train.accumulation=2`, or more.
+These figures are for XLA's attention; the kernels that `auto` chooses need less. With it, a v5e chip can't compute 8 clips of
+`large` at a time (16.2 GiB).
 
 Others who trained `base` reached 77.3 to 78.0 with this evaluation. Their accuracy was 4 points lower if videos were missing,
 or in the official code's validation, whose clips are random. The paper's training took 416 V100 hours.
