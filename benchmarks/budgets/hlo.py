@@ -5,15 +5,13 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from timesformer_jax.planning.step_time import KERNEL_SLOWDOWN
+
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
 """Bytes of an element."""
-KERNEL_FLOPS = 131_072 / 2.75
-"""FLOPs per cycle of our own kernels, for which the compiler gives no estimate.
-
-That is the peak of a v5e, divided by what its schedules take beyond it: their bundles times the grid are 3.0 times as many
-cycles in temporal attention, 2.6 times in spatial attention, and 2.75 times in both together.
-"""
+KERNEL_FLOPS = 131_072 / KERNEL_SLOWDOWN
+"""FLOPs per cycle of our own kernels on a v5e, for which the compiler gives no estimate."""
 SCATTER = "all-reduce-scatter"
 """Prefix of the fused computations in which a TPU sums an array and keeps a shard."""
 
