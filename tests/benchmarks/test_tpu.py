@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import tpu
 from benchmarks.budgets import hlo
+from timesformer_jax.planning import step_time
 
 PROGRAM = """HloModule step, entry_computation_layout={()->f32[]}
 
@@ -72,3 +73,7 @@ def test_growth():
     (fault,) = tpu.grown({"mcycles": 103.1, "all-gather_mib": 9.0}, budget)
     assert fault == "mcycles is 103.1, more than 3% above its budget of 100.0."
     assert len(tpu.grown({"temp_mib": 5.0}, budget)) == 1  # a figure without a budget
+
+
+def test_kernels_count_as_in_plans():
+    assert hlo.KERNEL_SLOWDOWN == step_time.KERNEL_SLOWDOWN
