@@ -1,13 +1,14 @@
 """Multi-head self-attention within groups of tokens (paper section 3.1, equations 2 to 8)."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
-from timesformer_jax._typing import Array, Bool, Float
+from timesformer_jax._typing import Array, Bool, Float, PRNGKeyArray
 from timesformer_jax.modeling.implementations import IMPLEMENTATIONS, attention_weights
 from timesformer_jax.modeling.projections import Mixed, Projections
 from timesformer_jax.modeling.schemes import Grouping
@@ -136,11 +137,7 @@ class QueryKeyValue(nn.Module):
     def __call__(self, x: Float[Array, "B T N D"], cls: Float[Array, "B F D"] | None = None) -> Projections:
         dim = x.shape[-1]
         shape = (3, self.num_heads, dim // self.num_heads)
-
-        def init_kernel(key: Array) -> Array:  # as a matrix, because fan-in and fan-out depend on the shape
-            return self.kernel_init(key, (dim, 3 * dim), jnp.float32).reshape(dim, *shape)
-
-        kernel = self.param("kernel", init_kernel)
+        kernel = self.param("kernel", _init_as_matrix(self.kernel_init, dim, 3 * dim), (dim, *shape))
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         return jax.tree.map(lambda array: jnp.asarray(array, self.dtype), Projections(x, kernel, bias, cls))
 
@@ -164,14 +161,15 @@ class HeadsToTokens(nn.Module):
     def __call__(self, x: Float[Array, "*tokens h d"]) -> Float[Array, "*tokens D"]:
         *tokens, heads, head_dim = x.shape
         shape = heads * head_dim, self.embed_dim
-
-        def init_kernel(key: Array) -> Array:  # as a matrix, because fan-in and fan-out depend on the shape
-            return self.kernel_init(key, shape, jnp.float32).reshape(heads, head_dim, self.embed_dim)
-
-        kernel = self.param("kernel", init_kernel)
+        kernel = self.param("kernel", _init_as_matrix(self.kernel_init, *shape), (heads, head_dim, self.embed_dim))
         bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,), jnp.float32)
         x, kernel, bias = (jnp.asarray(array, self.dtype) for array in (x, kernel, bias))
         return x.reshape(*tokens, shape[0]) @ kernel.reshape(shape) + jax.lax.expand_dims(bias, range(len(tokens)))
+
+
+def _init_as_matrix(init: Initializer, rows: int, columns: int) -> Callable[[PRNGKeyArray, tuple[int, ...]], Array]:
+    """Return an initializer that applies `init` to a matrix and reshapes it, because fan-in and fan-out depend on the shape."""
+    return lambda key, shape: init(key, (rows, columns), jnp.float32).reshape(shape)
 
 
 def _move_cls(weights: Float[Array, "*axes Q L"], length: int, *, first: bool) -> Float[Array, "*axes Q L"]:

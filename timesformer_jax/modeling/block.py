@@ -192,9 +192,8 @@ class Block(nn.Module):
         """Add the groups' mean residual to the CLS; also return the CLS in each frame (None if groups span frames)."""
         scheme, frame_cls = SCHEMES[self.attention_type], None
         if scheme.groups.keeps_frames:
-            by_frame = group_cls.reshape(
-                group_cls.shape[0], request.sizes[0], -1, self.embed_dim
-            )  # [B, G, D] -> [B, T, G/T, D]
+            # [B, G, D] -> [B, T, G/T, D]
+            by_frame = group_cls.reshape(group_cls.shape[0], request.sizes[0], -1, self.embed_dim)
             frame_cls = cls + by_frame.mean(axis=2)
         if scheme.cls_per_frame:
             return cls + group_cls, frame_cls

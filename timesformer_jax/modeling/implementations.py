@@ -155,11 +155,10 @@ def _packed_attention(attend: Callable[..., Any], qkv: Projections, strides: tup
         qkv.bias,
         None if cls is None else cls.reshape(batch, -1, *parts),
     )
-    if queries.start is None and cls_mixed is not None and queries.stop is None:
-        cls_mixed = cls_mixed.reshape(batch, qkv.num_groups, *parts[1:])  # [B, X, Y, h, d] -> [B, G, h, d]
-    else:
-        cls_mixed = None
-    return Mixed(mixed.reshape(batch, *positions, *parts[1:]), cls_mixed)
+    mixed = mixed.reshape(batch, *positions, *parts[1:])
+    if cls_mixed is None or queries != slice(None):  # there is none, or it is only a key
+        return Mixed(mixed, None)
+    return Mixed(mixed, cls_mixed.reshape(batch, qkv.num_groups, *parts[1:]))  # [B, X, Y, h, d] -> [B, G, h, d]
 
 
 def _takes_fused(qkv: Projections, mask: Mask) -> bool:

@@ -14,10 +14,8 @@ from jax.interpreters import ad, mlir
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from timesformer_jax._typing import Array
+from timesformer_jax.modeling.kernels.tpu_attention import LANES
 from timesformer_jax.training.sharding import path_of, spec_of
-
-LANES = 128
-"""Length to which a TPU pads the last axis of an array."""
 
 
 def call_with_whole_weights(module: nn.Module, mesh: Mesh, args: Any, kwargs: Any, *, regather: bool) -> Any:

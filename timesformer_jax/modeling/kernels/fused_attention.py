@@ -100,8 +100,7 @@ AXES = {
     "dcls": "b x y t h d",
     "dbias": "b x t h d",
 }
-"""Maps an array to its axes: clips, the three axes of the patches, CLS tokens, q/k/v, heads, head size, queries.
-"""
+"""Maps an array to its axes: clips, the three axes of the patches, CLS tokens, q/k/v, heads, head size, queries."""
 
 
 CLS_OF = {"qkv": "cls", "mixed": "cls_mixed", "gradient": "cls_gradient", "dqkv": "dcls"}

@@ -182,6 +182,11 @@ class _Groups(NamedTuple):
     """Width D of all heads."""
 
     @property
+    def scale(self) -> float:
+        """Factor 1 / sqrt(d) of the scores."""
+        return (LANES // self.heads) ** -0.5
+
+    @property
     def tiles(self) -> int:
         """Number of tiles along the stride."""
         return -(-self.stride // self.places) if self.stride > 1 else 1
@@ -314,6 +319,13 @@ class _Reader:
             x = (x + bias_ref[:, lanes]) * scale
         return x.astype(dtype)
 
+    def queries_keys_values(self, pair: int, qkv_ref: Any, cls_ref: Any, bias_ref: Any) -> list[Array]:
+        """Return queries, divided by sqrt(d), keys and values of the heads that share a row of lanes, with their bias."""
+        return [
+            self.read(qkv_ref, cls_ref, _lanes(third, pair, self.groups.dim), bias_ref, factor)
+            for third, factor in enumerate((self.groups.scale, 1.0, 1.0))
+        ]
+
     def write(self, ref: Any, cls_ref: Any, lanes: slice, x: Array) -> None:
         """Write rows in the dtype of the array."""
         patches = x[:-1] if self.has_cls else x
@@ -363,12 +375,8 @@ def _softmax(query: Array, key: Array, seen: Array | None) -> tuple[Array, Array
 def _forward_kernel(groups: _Groups, has_cls: bool, qkv_ref: Any, bias_ref: Any, *refs: Any) -> None:
     cls_ref, mixed_ref, cls_mixed_ref = refs if has_cls else (None, *refs, None)
     tile = _Reader(groups, has_cls)
-    scale = (LANES // groups.heads) ** -0.5
     for pair in range(groups.dim // LANES):
-        query, key, value = (
-            tile.read(qkv_ref, cls_ref, _lanes(third, pair, groups.dim), bias_ref, factor)
-            for third, factor in enumerate((scale, 1.0, 1.0))
-        )
+        query, key, value = tile.queries_keys_values(pair, qkv_ref, cls_ref, bias_ref)
         mixed: Any = 0.0
         for lanes in tile.heads:
             exponentials, factor = _softmax(_only(lanes, query), key, tile.seen)
@@ -382,12 +390,8 @@ def _backward_kernel(groups: _Groups, has_cls: bool, qkv_ref: Any, bias_ref: Any
     else:
         (gradient_ref, dqkv_ref, dbias_ref), cls_ref, cls_gradient_ref, dcls_ref = refs, None, None, None
     tile = _Reader(groups, has_cls)
-    scale = (LANES // groups.heads) ** -0.5
     for pair in range(groups.dim // LANES):
-        query, key, value = (
-            tile.read(qkv_ref, cls_ref, _lanes(third, pair, groups.dim), bias_ref, factor)
-            for third, factor in enumerate((scale, 1.0, 1.0))
-        )
+        query, key, value = tile.queries_keys_values(pair, qkv_ref, cls_ref, bias_ref)
         gradient = tile.read(gradient_ref, cls_gradient_ref, _lanes(0, pair, groups.dim))
         sums: list[Any] = [0.0, 0.0, 0.0]
         for lanes in tile.heads:
@@ -396,7 +400,7 @@ def _backward_kernel(groups: _Groups, has_cls: bool, qkv_ref: Any, bias_ref: Any
             weights = exponentials * factor
             dweights = _dot(own_gradient, value, (1, 1))
             dscores = (weights * (dweights - (weights * dweights).sum(axis=-1, keepdims=True))).astype(key.dtype)
-            sums[0] += _dot(dscores, _only(lanes, key), (1, 0)) * scale
+            sums[0] += _dot(dscores, _only(lanes, key), (1, 0)) * groups.scale
             sums[1] += _dot(dscores, own_query, (0, 0))
             sums[2] += _dot(weights.astype(key.dtype), own_gradient, (0, 0))
         for third, total in enumerate(sums):
