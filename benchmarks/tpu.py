@@ -2,6 +2,8 @@
 
 python benchmarks/tpu.py                    compiles every program and compares it with benchmarks/budgets/v5e.json
 python benchmarks/tpu.py --only=forward     the programs with this word in their names
+python benchmarks/tpu.py --all              larger batches and longer clips as well
+python benchmarks/tpu.py --attention        prints the cycles of every scheme's attention steps, with XLA and with our kernels
 python benchmarks/tpu.py --write            replaces the budgets
 
 Needs the packages of benchmarks/budgets/requirements.txt (`make tpu-budgets` installs them) on x86-64 Linux. Nothing is
@@ -35,6 +37,8 @@ NAMES = (
     "training, context 4, depth 2",
 )
 """Keys of `benchmarks.budgets.programs.PROGRAMS`, which this process doesn't import."""
+MORE_NAMES = ("training, scan, 16 clips", "training, scan, 1 clip of 16 x 448", "training, scan, 1 clip of 96 x 224")
+"""Further keys, of programs that are compiled only on request."""
 BLOCKS = 12
 
 
@@ -43,8 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="WORD", help="programs with this word in their names (default: all)")
     parser.add_argument("--write", action="store_true", help="replace the budgets of these programs")
+    parser.add_argument("--all", action="store_true", help="also the programs of larger batches and longer clips")
+    parser.add_argument("--attention", action="store_true", help="print the cycles of every scheme's attention steps instead")
     given = parser.parse_args(arguments)
-    names = [name for name in NAMES if given.only in name]
+    if given.attention:
+        return print_attention()
+    names = [name for name in NAMES + MORE_NAMES * given.all if given.only in name]
     if not names:
         print(f"Error: --only={given.only}: no program has this word; choose from {'; '.join(NAMES)}.", file=sys.stderr)
         return 1
@@ -75,8 +83,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def compile_apart(name: str) -> tuple[dict[str, Any], str]:
     """Compile a program in a separate process; return its figures and the compiler's log."""
+    lines, log = run_apart("benchmarks.budgets.programs", name)
+    return json.loads(lines[-1]), log
+
+
+def run_apart(module: str, *arguments: str) -> tuple[list[str], str]:
+    """Run a module that imports JAX in a separate process; return the lines that it prints and the compiler's log."""
     process = subprocess.run(
-        [sys.executable, "-m", "benchmarks.budgets.programs", name],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
@@ -84,8 +98,19 @@ def compile_apart(name: str) -> tuple[dict[str, Any], str]:
         check=False,
     )
     if process.returncode:
-        raise SystemExit(f"Error: {name} doesn't compile.\n{process.stderr[-4000:]}")
-    return json.loads(process.stdout.splitlines()[-1]), process.stderr
+        raise SystemExit(f"Error: {' '.join((module, *arguments))} doesn't compile.\n{process.stderr[-4000:]}")
+    return process.stdout.splitlines(), process.stderr
+
+
+def print_attention() -> int:
+    """Print the cycles of every scheme's attention steps as a table in Markdown."""
+    lines, _ = run_apart("benchmarks.budgets.attention")
+    print("| scheme | step | groups x patches | XLA, Mcycles | our kernels | ratio |\n|---|---|---|---|---|---|")
+    for row in map(json.loads, lines):
+        xla, ours = row["xla"] / 1e6, row["fused_tpu"] / 1e6
+        size = f"{row['groups']} x {row['tokens']}"
+        print(f"| `{row['scheme']}` | {row['step']} | {size} | {xla:.2f} | {ours:.2f} | {ours / xla:.2f} |")
+    return 0
 
 
 def grown(result: dict[str, float], budget: dict[str, float]) -> list[str]:

@@ -20,22 +20,33 @@ from timesformer_jax import training
 from timesformer_jax.modeling import parameter_shapes
 
 TOPOLOGY = "v5e:2x2"
-CLIPS, FRAMES, SIDE, CLASSES = 8, 8, 224, 400
+CLIPS, CLASSES = 8, 400
 
+SCANNED = {"scan_layers": True, "remat": "full"}
+LONG = {"depth": 12, "train": True, "fields": SCANNED, "clips": 1}
 PROGRAMS: dict[str, dict[str, Any]] = {
     "forward, depth 1": {"depth": 1},
     "forward, depth 2": {"depth": 2},
     "training, depth 1": {"depth": 1, "train": True},
     "training, depth 2": {"depth": 2, "train": True},
-    "training, scan, full remat, depth 12": {"depth": 12, "train": True, "fields": {"scan_layers": True, "remat": "full"}},
+    "training, scan, full remat, depth 12": {"depth": 12, "train": True, "fields": SCANNED},
     "training, fsdp 4, depth 2": {"depth": 2, "train": True, "mesh": {"fsdp": 4}},
     "training, context 4, depth 2": {"depth": 2, "train": True, "mesh": {"context": 4}, "clips": CLIPS // 4},
+    "training, scan, 16 clips": {"depth": 12, "train": True, "fields": SCANNED, "clips": 16},
+    "training, scan, 1 clip of 16 x 448": {**LONG, "variant": "timesformer-hr"},
+    "training, scan, 1 clip of 96 x 224": {**LONG, "variant": "timesformer-large-frames"},
 }
 """Maps a program's name to the arguments of `compile_program`. Training takes a step of SGD."""
 
 
 def compile_program(
-    *, depth: int, train: bool = False, fields: Any = None, mesh: dict[str, int] | None = None, clips: int = CLIPS
+    *,
+    depth: int,
+    train: bool = False,
+    fields: Any = None,
+    mesh: dict[str, int] | None = None,
+    clips: int = CLIPS,
+    variant: str = "timesformer-base",
 ) -> Any:
     """Compile one program.
 
@@ -45,12 +56,14 @@ def compile_program(
         fields: Further fields of the model.
         mesh: Sizes of the mesh; one chip by default.
         clips: Clips per chip.
+        variant: Name of the model.
     """
     devices = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY).devices
     grid = training.make_mesh(devices if mesh else devices[:1], **{"data": 1, **(mesh or {})})
-    model = tsf.create("timesformer-base", num_classes=CLASSES, depth=depth, dtype=jnp.bfloat16, **(fields or {}))
+    model = tsf.create(variant, num_classes=CLASSES, depth=depth, dtype=jnp.bfloat16, **(fields or {}))
     count, sharding = clips * grid.size, training.batch_sharding(grid)
-    video = jax.ShapeDtypeStruct((count, FRAMES, SIDE, SIDE, 3), jnp.bfloat16, sharding=sharding)
+    shape = (count, model.num_frames, model.image_size, model.image_size, 3)
+    video = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
     if not train:
         whole = NamedSharding(grid, PartitionSpec())
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), parameter_shapes(model))

@@ -162,7 +162,8 @@ def test_gpu_implementations_match_xla(name: str):
     [
         (jnp.bfloat16, 8, False, "fused", "fused_tpu"),
         (jnp.float16, 256, False, "fused", "xla"),
-        (jnp.bfloat16, 257, False, "xla", "xla"),  # cudnn, if this process has a GPU
+        (jnp.bfloat16, 257, False, "xla", "fused_tpu"),  # cudnn, if this process has a GPU
+        (jnp.bfloat16, 2049, False, "chunked", "chunked"),
         (jnp.bfloat16, 8, True, "xla", "xla"),
         (jnp.float32, 8, False, "xla", "xla"),
         (jnp.float32, 2049, False, "chunked", "chunked"),
@@ -189,7 +190,7 @@ def test_auto_selects_by_device(
     traced.clear()
     monkeypatch.setattr(implementations, "has_cudnn", lambda: True)
     jax.eval_shape(lambda qkv, mask: implementations.IMPLEMENTATIONS["auto"](qkv, mask, slice(None)), qkv, mask)
-    assert ("cudnn" in traced) == (num_tokens == 257)
+    assert ("cudnn" in traced) == (dtype == jnp.bfloat16 and num_tokens > 256)
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # docs/decisions.md

@@ -12,7 +12,8 @@ from jax.extend.core import jaxprs_in_params
 import timesformer_jax as tsf
 from tests.support import random_variables
 from timesformer_jax import training
-from timesformer_jax.modeling.kernels.tpu_attention import fits, tpu_attention
+from timesformer_jax.modeling.kernels.tpu_attention import tpu_attention
+from timesformer_jax.modeling.kernels.tpu_kernels import fits
 from timesformer_jax.training.activations import split_activations
 
 close = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4)
@@ -39,6 +40,11 @@ def plain(qkv: jax.Array, bias: jax.Array, cls: jax.Array | None = None) -> tupl
         pytest.param((3, 20, 1), 2, 64, 1, id="a frame and the clip's CLS"),
         pytest.param((3, 20, 1), 2, 64, 3, id="a frame and its CLS"),
         pytest.param((6, 14, 1), 1, 128, 0, id="several rows of patches in a tile"),
+        pytest.param((2, 3, 14), 2, 64, 1, id="columns of patches and the clip's CLS"),
+        pytest.param((2, 3, 14), 2, 64, 2, id="columns of patches and their frame's CLS"),
+        pytest.param((1, 18, 8), 2, 64, 1, id="over many frames, with the CLS"),
+        pytest.param((1, 280, 1), 4, 64, 1, id="a long group and the CLS"),
+        pytest.param((2, 260, 1), 1, 128, 0, id="a long group"),
     ],
 )
 def test_outputs_and_gradients(strides: tuple[int, int, int], heads: int, head_dim: int, num_cls: int):
@@ -89,6 +95,15 @@ def test_a_model_computes_the_same_on_one_device_and_on_eight(sizes: dict[str, A
     mesh = training.make_mesh(**sizes) if sizes else None
     got = loss_and_gradients(MODEL.clone(attention_implementation="fused_tpu"), mesh)
     jax.tree.map(lambda a, b: close(a, b, atol=1e-5 * float(np.abs(b).max()) + 1e-7), got, expected())
+
+
+@pytest.mark.parametrize("attention_type", ["joint_space_time", "local_global", "axial"])
+def test_a_model_of_any_scheme_computes_the_same(attention_type: str):
+    """Local, global and vertical groups have no strides that the kernels could follow, or a CLS between them."""
+    model = MODEL.clone(attention_type=attention_type, patch_size=4, depth=1, scan_layers=False)
+    video, variables = jax.random.normal(jax.random.key(0), (1, 4, 32, 32, 3)), random_variables(model)
+    got, want = (jax.jit(model.clone(attention_implementation=name).apply)(variables, video) for name in ("fused_tpu", "xla"))
+    close(got, want, atol=1e-5, rtol=1e-5)
 
 
 def attention_shardings(jaxpr: Any) -> list[tuple[str, Any]]:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from timesformer_jax._typing import Array, Bool, Float
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling.kernels import tpu_attention
+from timesformer_jax.modeling.kernels import tpu_kernels
 from timesformer_jax.modeling.kernels.fused_attention import fused_attention
 from timesformer_jax.modeling.kernels.partitioned import has_constant_shape
 from timesformer_jax.modeling.kernels.tiles import LONGEST, TILES, fits
+from timesformer_jax.modeling.kernels.tpu_attention import tpu_attention
 from timesformer_jax.modeling.projections import Mixed, Projections
 
 Mask = Bool[Array, "b G L"] | None
@@ -168,23 +169,21 @@ def _takes_fused(qkv: Projections, mask: Mask) -> bool:
 
 def _fused_tpu(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
     """Use our own kernel for TPUs; interpret it on other devices, for tests."""
-    strides = qkv.strides
-    if strides is None or not _takes_fused_tpu(qkv, mask):
+    if not _takes_fused_tpu(qkv, mask):
         raise InputError(
             "attention_implementation 'fused_tpu' needs dtype bfloat16 or float32, a head size (embed_dim / num_heads) of 32, "
-            f"64 or 128, embed_dim a multiple of {tpu_attention.LANES}, groups of at most {tpu_attention.LONGEST} tokens of "
-            "one frame, or of one location in several frames without the CLS, and neither frame masks nor padded groups; "
-            f"{_got(qkv, mask)}. Use 'auto' or 'xla'."
+            f"64 or 128, embed_dim a multiple of {tpu_kernels.LANES}, groups of at most {tpu_kernels.LONGEST} tokens, and "
+            f"neither frame masks nor padded groups; {_got(qkv, mask)}. Use 'auto' or 'xla'."
         )
-    return _packed_attention(tpu_attention.tpu_attention, qkv, strides, queries)
+    groups = qkv if qkv.strides is not None else qkv.split()
+    mixed = _packed_attention(tpu_attention, groups, qkv.strides_once_split, queries)
+    return mixed if groups is qkv else mixed._replace(patches=qkv.merge(mixed.patches))
 
 
 def _takes_fused_tpu(qkv: Projections, mask: Mask) -> bool:
-    if mask is not None or qkv.strides is None or not has_constant_shape(qkv.x):
+    if mask is not None or not has_constant_shape(qkv.x) or qkv.x.dtype not in (jnp.bfloat16, jnp.float32):
         return False
-    if qkv.x.dtype not in (jnp.bfloat16, jnp.float32):
-        return False
-    return tpu_attention.fits(qkv.strides, qkv.bias.shape[1], qkv.head_dim, qkv.cls is not None)
+    return tpu_kernels.fits(qkv.strides_once_split, qkv.bias.shape[1], qkv.head_dim, qkv.cls is not None)
 
 
 def _auto(qkv: Projections, mask: Mask, queries: slice) -> Mixed:

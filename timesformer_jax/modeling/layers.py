@@ -121,10 +121,19 @@ def _wide(channels: Array, x: Array) -> Array:
 
 
 def _statistics(epsilon: float, x: Array) -> tuple[Array, Array]:
-    """Return the mean and 1 / standard deviation, each `[*tokens, 1]`."""
+    """Return the mean and 1 / standard deviation, each `[*tokens, 1]`.
+
+    The variance of float32 takes two passes, as in PyTorch. That of half precision takes one, which the compiler can fuse with
+    whatever computed x: the error of `E[x^2] - mean^2`, about 2^-24 mean^2, is below that of rounding x, (2^-9 mean)^2.
+    """
+    is_half = jnp.finfo(x.dtype).bits < 32
     x = x.astype(jnp.float32)
     mean = x.mean(axis=-1, keepdims=True)
-    return mean, jax.lax.rsqrt(jnp.square(x - mean).mean(axis=-1, keepdims=True) + epsilon)
+    if is_half:
+        variance = jnp.maximum(jnp.square(x).mean(axis=-1, keepdims=True) - jnp.square(mean), 0.0)
+    else:
+        variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
+    return mean, jax.lax.rsqrt(variance + epsilon)
 
 
 def _standardize(x: Array, mean: Array, rate: Array) -> Array:

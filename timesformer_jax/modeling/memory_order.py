@@ -17,13 +17,19 @@ from timesformer_jax._typing import Array, Float
 from timesformer_jax.modeling.per_device import current_placement, sharding_of_axes
 
 
-def row_major(x: Float[Array, "B T N D"]) -> Float[Array, "B T N D"]:
+def row_major(
+    x: Float[Array, "B T N D"], axes: tuple[str | None, ...] = ("clips", "frames", None, None)
+) -> Float[Array, "B T N D"]:
     """Return `x` unchanged, constrained to be stored token by token.
 
     Without the constraint, XLA stores parts of the residual stream with frames or locations last, and transposes it between
     layers. Exported programs (`jax.export`) omit the constraint, because it has no stable serialized form.
+
+    Args:
+        x: Tokens.
+        axes: Meaning of the axes, by which a mesh shards them, as in `per_device.sharding_of_axes`.
     """
-    return _row_major.bind(x, sharding=sharding_of_axes(current_placement(), x.shape, ("clips", "frames", None, None)))
+    return _row_major.bind(x, sharding=sharding_of_axes(current_placement(), x.shape, axes))
 
 
 PARTITIONED = ("cuda", "cpu")

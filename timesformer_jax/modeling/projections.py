@@ -76,12 +76,17 @@ class Projections:
         return None if strides is None else Strides(*strides)
 
     @property
+    def strides_once_split(self) -> Strides:
+        """Groups as a view of the patches, brought together by `split` if necessary."""
+        return self.strides or Strides(self.num_groups, self.length - (self.cls is not None), 1)
+
+    @property
     def tokens(self) -> Float[Array, "B G L D"]:
         """Tokens of each group, including the CLS.
 
         The CLS comes last, so that it doesn't shift the patches in the tiles of a TPU's memory.
         """
-        groups = self.x if self.grouping is None else self.grouping.split(self.x, self.sizes)
+        groups = self.split().x
         if self.cls is None:
             return groups
         copies = jnp.broadcast_to(self.cls, (groups.shape[0], groups.shape[1], groups.shape[3]))[:, :, None]
@@ -92,13 +97,21 @@ class Projections:
         kept = list(range(self.length)[queries])
         cls = mixed[:, :, -1] if self.cls is not None and self.length - 1 in kept else None
         patches = mixed if cls is None else mixed[:, :, :-1]
-        if patches.shape[2] == 0:
-            return Mixed(None, cls)
-        if self.grouping is not None:
-            batch, groups, length, heads, head_dim = patches.shape
-            patches = self.grouping.merge(patches.reshape(batch, groups, length, heads * head_dim), self.sizes)
-            patches = patches.reshape(*patches.shape[:-1], heads, head_dim)
-        return Mixed(patches, cls)
+        return Mixed(self.merge(patches) if patches.shape[2] else None, cls)
+
+    def split(self) -> "Projections":
+        """Bring the patches of each group together."""
+        if self.grouping is None:
+            return self
+        return dataclasses.replace(self, x=self.grouping.split(self.x, self.sizes), grouping=None)
+
+    def merge(self, patches: Float[Array, "B G L h d"]) -> Float[Array, "B T N h d"]:
+        """Return the patches of each group to their positions."""
+        if self.grouping is None:
+            return patches
+        batch, groups, length, heads, head_dim = patches.shape
+        merged = self.grouping.merge(patches.reshape(batch, groups, length, heads * head_dim), self.sizes)
+        return merged.reshape(*merged.shape[:-1], heads, head_dim)
 
     def heads_first(self, queries: slice = slice(None)) -> tuple[Array, Array, Array]:
         """Return the query `[B, G, h, Q, d]`, divided by sqrt(d), and key and value `[B, G, h, L, d]`.
