@@ -189,6 +189,8 @@ def new_config(**sections: Any) -> ConfigDict:
                 # Unset: the data set's published figures.
                 "num_classes": config_dict.placeholder(int),
                 "num_videos": config_dict.placeholder(int),
+                # Videos have any number of labels, as those of your own lists may have.
+                "multi_label": False,
                 # Python of an environment with the compiler. Unset: this one, else .venv-plan, which `make plan-env` makes.
                 "python": config_dict.placeholder(str),
             },

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import timesformer_jax as tsf
-from experiment.checks import check_config
+from experiment.checks import OBJECTIVES, check_config
 from experiment.data import clip_options
 from experiment.follow import follow_weights
 from input_pipeline import MixingOptions, PixelOptions
@@ -102,6 +102,7 @@ def step_request(config: Any, typed: Collection[str] = ()) -> StepRequest:
         accumulation=config.train.accumulation,
         ema_decay=config.train.ema_decay,
         label_smoothing=config.train.label_smoothing,
+        objective=OBJECTIVES[config.plan.multi_label],
         pixels=dataclasses.asdict(PixelOptions(**config.pixels)),
         mixing=dataclasses.asdict(MixingOptions(**config.mixing)),
     )

@@ -13,7 +13,7 @@ import timesformer_jax as tsf
 from tests.support import random_variables
 from timesformer_jax import training
 from timesformer_jax.modeling.kernels.tpu_attention import tpu_attention
-from timesformer_jax.modeling.kernels.tpu_kernels import fits
+from timesformer_jax.modeling.kernels.tpu_tiles import fits
 from timesformer_jax.training.activations import split_activations
 
 close = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4)

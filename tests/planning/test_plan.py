@@ -79,6 +79,12 @@ def test_step_request_takes_published_figures():
     assert (released.model["num_frames"], released.model["image_size"], released.num_steps) == (16, 448, 16)
 
 
+def test_step_request_has_a_sigmoid_per_class_for_multi_label_videos():
+    request = request_of(**{"plan.multi_label": True})
+    _, _, batch = make_step(request, make_mesh(jax.devices()[:1]))
+    assert (request.objective, batch["label"].shape) == ("sigmoid", (16, 8))
+
+
 def test_published_figures_are_those_of_the_configs():
     for name, figures in DATA_SETS.items():
         files = [path for path in Path("configs").glob("*.py") if f'videos("{name}"' in path.read_text()]

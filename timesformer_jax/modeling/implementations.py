@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from timesformer_jax._typing import Array, Bool, Float
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling.kernels import tpu_kernels
+from timesformer_jax.modeling.kernels import tpu_tiles
 from timesformer_jax.modeling.kernels.fused_attention import fused_attention
 from timesformer_jax.modeling.kernels.partitioned import has_constant_shape
 from timesformer_jax.modeling.kernels.tiles import LONGEST, TILES, fits
@@ -172,7 +172,7 @@ def _fused_tpu(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
     if not _takes_fused_tpu(qkv, mask):
         raise InputError(
             "attention_implementation 'fused_tpu' needs dtype bfloat16 or float32, a head size (embed_dim / num_heads) of 32, "
-            f"64 or 128, embed_dim a multiple of {tpu_kernels.LANES}, groups of at most {tpu_kernels.LONGEST} tokens, and "
+            f"64 or 128, embed_dim a multiple of {tpu_tiles.LANES}, groups of at most {tpu_tiles.LONGEST} tokens, and "
             f"neither frame masks nor padded groups; {_got(qkv, mask)}. Use 'auto' or 'xla'."
         )
     groups = qkv if qkv.strides is not None else qkv.split()
@@ -183,7 +183,7 @@ def _fused_tpu(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
 def _takes_fused_tpu(qkv: Projections, mask: Mask) -> bool:
     if mask is not None or not has_constant_shape(qkv.x) or qkv.x.dtype not in (jnp.bfloat16, jnp.float32):
         return False
-    return tpu_kernels.fits(qkv.strides_once_split, qkv.bias.shape[1], qkv.head_dim, qkv.cls is not None)
+    return tpu_tiles.fits(qkv.strides_once_split, qkv.bias.shape[1], qkv.head_dim, qkv.cls is not None)
 
 
 def _auto(qkv: Projections, mask: Mask, queries: slice) -> Mixed:

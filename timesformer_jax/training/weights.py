@@ -14,7 +14,7 @@ from jax.interpreters import ad, mlir
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from timesformer_jax._typing import Array
-from timesformer_jax.modeling.kernels.tpu_kernels import LANES
+from timesformer_jax.modeling.kernels.tpu_tiles import LANES
 from timesformer_jax.training.sharding import path_of, spec_of
 
 
