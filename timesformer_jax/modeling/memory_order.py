@@ -14,6 +14,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding
 
 from timesformer_jax._typing import Array, Float
+from timesformer_jax.modeling.kernels.partitioned import has_constant_shape
 from timesformer_jax.modeling.per_device import current_placement, sharding_of_axes
 
 
@@ -23,12 +24,15 @@ def row_major(
     """Return `x` unchanged, constrained to be stored token by token.
 
     Without the constraint, XLA stores parts of the residual stream with frames or locations last, and transposes it between
-    layers. Exported programs (`jax.export`) omit the constraint, because it has no stable serialized form.
+    layers. Exported programs (`jax.export`) omit the constraint, because it has no stable serialized form. Arrays with symbolic
+    axes, which only exporters trace, don't get it at all, since exporters to other formats don't know the primitive.
 
     Args:
         x: Tokens.
         axes: Meaning of the axes, by which a mesh shards them, as in `per_device.sharding_of_axes`.
     """
+    if not has_constant_shape(x):
+        return x
     return _row_major.bind(x, sharding=sharding_of_axes(current_placement(), x.shape, axes))
 
 

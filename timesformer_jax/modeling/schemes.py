@@ -69,8 +69,9 @@ class Grouping(NamedTuple):
             sizes: Numbers of frames, rows and columns.
         """
         batch, dim = patches.shape[0], patches.shape[-1]
-        padding = [(0, after) for after in self._padding(sizes)]
-        patches = jnp.pad(patches.reshape(batch, *sizes, dim), [(0, 0), *padding, (0, 0)])
+        patches = patches.reshape(batch, *sizes, dim)
+        if any(padding := self._padding(sizes)):
+            patches = jnp.pad(patches, [(0, 0), *((0, after) for after in padding), (0, 0)])
         axes, order = self._layout(sizes)
         patches = patches.reshape(batch, *axes, dim).transpose(0, *order, 7)  # -> [B, groups x 3, places x 3, D]
         return patches.reshape(batch, *self.shape(sizes), dim)
