@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import timesformer_jax as tsf
 from tests.support import random_variables
+from timesformer_jax.__main__ import main
 from timesformer_jax.pretrained import FORMATS, WRITERS, ZOO
 from timesformer_jax.pretrained.model_families import families_table
 from timesformer_jax.pretrained.writer_limits import TARGETS
@@ -42,6 +44,47 @@ def test_snippet_runs(title: str, made_clips: Path, tmp_path: Path, monkeypatch:
     exec(compile(SNIPPETS[title], f"{title} (docs)", "exec"), names)
     if "losses" in names:  # training snippets must also learn
         assert names["losses"][-1] < 0.8 * names["losses"][0]
+
+
+DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
+
+
+def blocks(title: str) -> str:
+    """Return all Python code of a section of docs/deploy.md."""
+    (text,) = [text for text in DEPLOY.split("\n## ") if text.startswith(f"{title}\n")]
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory, made_clips: Path) -> Path:
+    """A folder with the files that docs/deploy.md names."""
+    folder = tmp_path_factory.mktemp("deployed")
+    model = tsf.TimeSformer(3, image_size=32, patch_size=16, num_frames=4, embed_dim=24, depth=1, num_heads=2)
+    preprocess = tsf.Preprocess(
+        num_frames=4, crop_size=32, sampling_rate=7.0, short_side=37, mean=(0.1, 0.2, 0.3), channel_order="bgr"
+    )
+    tsf.save_huggingface(
+        tsf.Pretrained(model, random_variables(model)["params"], preprocess, ("ä", "b", "c")), folder / "FOLDER"
+    )
+    assert main(["convert", str(folder / "FOLDER"), str(folder / "model.onnx")]) == 0
+    (folder / "clip.mp4").symlink_to(made_clips / "back" / "2.mp4")
+    return folder
+
+
+@pytest.mark.parametrize("title", ["ONNX Runtime", "OpenVINO", "StableHLO"])
+def test_deployed_model_has_the_same_logits(
+    title: str, deployed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    if title == "OpenVINO":
+        pytest.importorskip("openvino", reason="OpenVINO has no wheels for this platform")
+    monkeypatch.chdir(deployed)
+    names: dict[str, Any] = {}
+    for code in (blocks("Prepare a clip"), blocks(title)):
+        exec(compile(code, f"{title} (docs)", "exec"), names)
+    pretrained = tsf.load("FOLDER")
+    expected = np.asarray(pretrained(pretrained.preprocess("clip.mp4", num_crops=1)))
+    np.testing.assert_allclose(names["logits"], expected, atol=1e-3)
+    assert capsys.readouterr().out.splitlines()[-1] == pretrained.label(int(expected.argmax()))
 
 
 def section(title: str) -> str:

@@ -71,6 +71,7 @@ def test_extras_in_the_docs_exist_and_are_quoted(path: Path):
         ("embed FOLDER --output=a.png", ("sklearn",), "plots"),
         ("check FOLDER", ("loky",), "video"),
         ("convert run a.safetensors", ("orbax",), "pretrained"),
+        ("convert run a.onnx", ("jax2onnx",), "pretrained,onnx"),
     ],
 )
 def test_job_names_one_command_for_all_it_needs(

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("tensorflow", "tensorflow_datasets", "torch", "optax", "orbax", "av", "matplotlib", "sklearn", "clu", "tqdm")
-HEAVY += ("PIL", "loky", "safetensors", "huggingface_hub", "transformers", "dm_pix", "grain")
+HEAVY += ("PIL", "loky", "safetensors", "huggingface_hub", "transformers", "dm_pix", "grain", "onnx", "onnxruntime", "jax2onnx")
 
 
 def test_library_import_loads_no_heavy_packages():
@@ -52,6 +52,7 @@ def test_library_requires_only_jax_flax_and_numpy():
         "pretrained",
         "augment",
         "train",
+        "onnx",
         "torch",
         "plots",
         "beam",

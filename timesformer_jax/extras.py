@@ -6,10 +6,12 @@ from typing import NamedTuple
 from timesformer_jax.errors import InputError
 
 _VIDEO = ("av", "loky", "tqdm")
+_PRETRAINED = (*_VIDEO, "etils", "huggingface_hub", "orbax", "safetensors", "xxhash")
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "video": _VIDEO,
-    "pretrained": (*_VIDEO, "etils", "huggingface_hub", "orbax", "safetensors", "xxhash"),
+    "pretrained": _PRETRAINED,
+    "onnx": (*_PRETRAINED, "jax2onnx", "onnx", "onnx_ir", "onnxruntime"),
     "plots": ("PIL", "jinja2", "matplotlib", "sklearn"),
     "torch": ("torch",),
     "augment": ("dm_pix",),

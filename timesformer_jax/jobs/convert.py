@@ -2,6 +2,7 @@
 
 timesformer convert TimeSformer_divST_8x32_224_K400.pyth FOLDER      # to a Hugging Face folder
 timesformer convert runs/mine model.pyth                             # to a file for the official code
+timesformer convert runs/mine model.onnx                             # to a file for ONNX Runtime and OpenVINO
 """
 
 import argparse
@@ -24,7 +25,8 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--to",
         choices=list(WRITERS),
-        help="format to write (default: official for .pyth and .safetensors, mmaction2 for .pth, else huggingface)",
+        help="format to write (default: official for .pyth and .safetensors, mmaction2 for .pth, onnx for .onnx, else "
+        "huggingface)",
     )
     job.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     add_load_arguments(job)

@@ -6,7 +6,7 @@ from timesformer_jax.pretrained.fit_to_model import POSITION_RESIZES
 from timesformer_jax.pretrained.load import load, params_from_official
 from timesformer_jax.pretrained.load_report import Report
 from timesformer_jax.pretrained.pretrained import Prediction, Pretrained
-from timesformer_jax.pretrained.save import WRITERS, convert, save, save_huggingface, save_mmaction2, save_official
+from timesformer_jax.pretrained.save import WRITERS, convert, save, save_huggingface, save_mmaction2, save_official, save_onnx
 from timesformer_jax.pretrained.weight_formats import FORMATS
 from timesformer_jax.pretrained.zoo import ZOO
 from timesformer_jax.renamed import renamed
@@ -30,6 +30,7 @@ __all__ = [
     "save_huggingface",
     "save_mmaction2",
     "save_official",
+    "save_onnx",
 ]
 
 __getattr__ = renamed(__name__, {"KINDS": "FORMATS"})

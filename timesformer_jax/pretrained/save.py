@@ -1,4 +1,4 @@
-"""Save weights as a checkpoint of this project, a Hugging Face folder, an official file or a file of mmaction2."""
+"""Save weights as a checkpoint of this project, a Hugging Face folder, a file of the official code or mmaction2, or ONNX."""
 
 import contextlib
 import json
@@ -18,6 +18,7 @@ from timesformer_jax.pretrained.huggingface_config import HUGGINGFACE_ACTIVATION
 from timesformer_jax.pretrained.integrity import open_seal, seal
 from timesformer_jax.pretrained.load import load
 from timesformer_jax.pretrained.model_card import beyond_pipeline, frames_in_config, model_card
+from timesformer_jax.pretrained.onnx import check_exportable, import_onnx, is_large, write_onnx
 from timesformer_jax.pretrained.orbax import find_checkpoint, write_checkpoint
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.tensor_files import import_safetensors, import_torch
@@ -130,15 +131,41 @@ def save_mmaction2(pretrained: Pretrained, file: str | Path, *, overwrite: bool 
     _note_objective(pretrained, "mmaction2")
 
 
+def save_onnx(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
+    """Save an ONNX file, which onnxruntime, OpenVINO and others run without JAX and this library.
+
+    The input `video` is `[batch, T, H, W, C]` with the model's T, H and W, the output `logits` is `[batch, num_classes]`.
+    Labels and preprocessing are in the file's metadata. Parameters of more than 2 GB are written to a second file, `FILE.data`,
+    to which the first one refers by name. Before anything appears under its name, ONNX's checker accepts the file, and
+    its logits in onnxruntime are compared with the model's. `load` can't read the file.
+
+    Raises `InputError` if the model has no classifier, if its dtype isn't float32, or if the logits differ.
+    """
+    import_onnx()
+    check_exportable(pretrained.model)
+    _check_params(pretrained)
+    file = Path(file).absolute()
+    data = file.with_name(f"{file.name}.data") if is_large(pretrained) else None
+    if data is not None:
+        _check_free(data, overwrite)
+    with _new(file, overwrite) as unfinished:
+        difference = write_onnx(pretrained, unfinished, data and data.name)
+        if data is not None:
+            unfinished.with_name(data.name).replace(data)
+    if pretrained.report is not None:
+        pretrained.report.notes.append(f"the file's logits in onnxruntime are the model's within {difference:.0e}")
+
+
 WRITERS: dict[str, Callable[..., None]] = {
     "huggingface": save_huggingface,
     "official": save_official,
     "mmaction2": save_mmaction2,
     OWN_FORMAT: save,
+    "onnx": save_onnx,
 }
 """Maps each format that `convert` writes to its function; `TARGETS` has their limits."""
 
-SUFFIXES = {".pyth": "official", ".safetensors": "official", ".pth": "mmaction2", "": "huggingface"}
+SUFFIXES = {".pyth": "official", ".safetensors": "official", ".pth": "mmaction2", ".onnx": "onnx", "": "huggingface"}
 """Maps the suffix of a target to its default format."""
 
 
@@ -168,6 +195,8 @@ def convert(
     if format not in WRITERS:
         raise InputError(f"Can't write {format!r}, only {', '.join(WRITERS)}.")
     _check_free(Path(target), overwrite)
+    if format == "onnx":
+        import_onnx()
     pretrained = load(source, **options)
     WRITERS[format](pretrained, target, overwrite=overwrite)
     return pretrained

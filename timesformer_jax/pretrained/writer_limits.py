@@ -46,6 +46,7 @@ TARGETS: dict[str, Target] = {
     "official": Target("the official code", _FIXED),
     "mmaction2": Target("mmaction2", _FIXED),
     OWN_FORMAT: Target("timesformer_jax", square=False),
+    "onnx": Target("an ONNX file", square=False),
 }
 """Maps keys of `WRITERS` to their limits."""
 
