@@ -1,4 +1,4 @@
-"""Time and memory of the model, compared with Hugging Face transformers in PyTorch.
+"""Time and memory of the model, compared with Hugging Face transformers in PyTorch, and both as ONNX files in other engines.
 
     python benchmarks/model.py speed --torch-python=PYTHON    forward passes and training steps, alternating
     python benchmarks/model.py compile                        tracing and compiling, scanned and unrolled blocks
@@ -7,16 +7,19 @@
 
 Each command prints one table, in float32 on a CPU and in bfloat16 on a GPU. `speed` runs each contender in its own process and
 alternates between them, so that noise affects all of them alike. PYTHON is an interpreter with the packages of
-`benchmarks/requirements.txt`.
+`benchmarks/requirements.txt`. On a CPU, `speed` also runs both models' ONNX files in ONNX Runtime and OpenVINO.
 """
 
 import argparse
+import functools
+import importlib.util
 import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -78,11 +81,11 @@ def jax_matrix_product(batch_size: int) -> Callable[[], None]:
     return lambda: jax.block_until_ready(products(a))
 
 
-def torch_forward(batch_size: int) -> Callable[[], None]:
+def torch_forward(batch_size: int, *, compiled: bool = False) -> Callable[[], None]:
     import torch
 
     model, videos, device = _torch_model(batch_size)
-    if device == "cuda":
+    if compiled or device == "cuda":
         model = torch.compile(model)
 
     def run() -> None:
@@ -109,10 +112,66 @@ def torch_training_step(batch_size: int) -> Callable[[], None]:
     return run
 
 
+def engine_forward(engine: str, source: str, batch_size: int) -> Callable[[], None]:
+    """Run the ONNX file that `export` wrote for a framework."""
+    import itertools
+
+    import numpy as np
+
+    run, shape = ENGINES[engine](Path(os.environ[GRAPHS]) / f"{source}.onnx")
+    draw = np.random.default_rng(0)
+    videos = itertools.cycle([draw.normal(size=(batch_size, *shape[1:])).astype(np.float32) for _ in range(3)])
+    return lambda: run(next(videos))
+
+
+def _onnxruntime(path: Path) -> tuple[Callable[[Any], None], Any]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (video,) = session.get_inputs()
+    return lambda clips: session.run(None, {video.name: clips}), video.shape
+
+
+def _openvino(path: Path) -> tuple[Callable[[Any], None], Any]:
+    sys.modules["openvino_telemetry"] = None  # it sends usage statistics  # pyright: ignore[reportArgumentType]
+    import openvino
+
+    compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    shape = compiled.input(0).partial_shape
+    return compiled, [None, *(shape[axis].get_length() for axis in range(1, len(shape)))]
+
+
+ENGINES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+GRAPHS = "BENCHMARK_GRAPHS"
+"""Environment variable that names the folder of the exported files."""
+
+
+def export(source: str, batch_size: int) -> None:
+    """Write a framework's model, with random weights, as an ONNX file; torch's has a fixed batch."""
+    path = Path(os.environ[GRAPHS]) / f"{source}.onnx"
+    if source == "torch":
+        import torch
+
+        model, videos, _ = _torch_model(batch_size)
+        torch.onnx.export(model, (next(videos),), path, external_data=False)
+        return
+    import timesformer_jax as tsf
+    from timesformer_jax.pretrained import save_onnx
+
+    model, variables, _ = _jax_model(batch_size)
+    save_onnx(tsf.Pretrained(model, variables["params"], tsf.Preprocess(num_frames=FRAMES, crop_size=SIZE)), path)
+
+
 CONTENDERS: dict[str, tuple[str, Callable[[int], Callable[[], None]]]] = {
     "torch forward": ("torch", torch_forward),
+    "torch.compile forward": ("torch", functools.partial(torch_forward, compiled=True)),
     "jax forward": ("jax", jax_forward),
     "jax forward, folded": ("jax", jax_folded_forward),
+    **{
+        f"{engine}, {source}'s graph": ("jax", functools.partial(engine_forward, engine, source))
+        for source in ("torch", "jax")
+        for engine in ENGINES
+    },
     "torch training step": ("torch", torch_training_step),
     "jax training step": ("jax", jax_training_step),
     "jax matrix product": ("jax", jax_matrix_product),
@@ -167,9 +226,13 @@ def _jax_dtype() -> Any:
 
 
 def _matrix() -> int:
+    return 2048 if _on_cpu() else 8192
+
+
+def _on_cpu() -> bool:
     import jax
 
-    return 8192 if jax.default_backend() == "gpu" else 2048
+    return jax.default_backend() == "cpu"
 
 
 def work(name: str, batch_size: int) -> None:
@@ -193,7 +256,19 @@ def speed(arguments: argparse.Namespace) -> None:
     names = [name for name, (kind, _) in CONTENDERS.items() if pythons[kind]]
     if arguments.forward_only:
         names = [name for name in names if "training" not in name]
+    engines = [engine for engine in ENGINES if _on_cpu() and importlib.util.find_spec(engine)]
+    graphs = [source for source, python in pythons.items() if python] if engines else []
+    runnable = [f"{engine}, {source}'s graph" for engine in engines for source in graphs]
+    names = [name for name in names if "graph" not in name or name in runnable]
+    if not _on_cpu():
+        names = [name for name in names if name != "torch.compile forward"]  # "torch forward" is compiled there
     with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        # If there is a GPU, several processes share it, so none may preallocate most of its memory.
+        env = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", GRAPHS: folder}
+        for source in graphs:
+            command = [pythons[source], __file__, "export", f"--source={source}", f"--batch-size={arguments.batch_size}"]
+            subprocess.run(command, env=env, check=True)
         workers = {}
         for name in names:
             command = [
@@ -203,8 +278,6 @@ def speed(arguments: argparse.Namespace) -> None:
                 f"--contender={name}",
                 f"--batch-size={arguments.batch_size}",
             ]
-            # If there is a GPU, several processes share it, so none may preallocate most of its memory.
-            env = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
             worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
             stack.callback(worker.kill)
             workers[name] = worker
@@ -224,15 +297,15 @@ def speed(arguments: argparse.Namespace) -> None:
         "count of what runs (a training step: 3 forward passes; parameters float32 in JAX, of the compute dtype in torch), as a"
     )
     print(f"share of a {_matrix()}^3 matrix product's {2 * yardstick / 1e9:,.0f} GFLOP/s.")
-    print(f"{'':<22}{'median s':>10}{'fastest s':>11}{'of torch':>10}{'utilisation':>13}")
+    print(f"{'':<28}{'median s':>10}{'fastest s':>11}{'of torch':>10}{'utilisation':>13}")
     for name in names[:-1]:
         median = statistics.median(seconds[name])
         peer = seconds.get("torch training step" if "training" in name else "torch forward")
         ratio = f"{median / statistics.median(peer):.2f}" if peer else "-"
-        per_clip = whole if "torch" in name else folded if "folded" in name else short
+        per_clip = whole if "torch" in name else folded if "folded" in name or "graph" in name else short
         work_done = per_clip * arguments.batch_size * (3 if "training" in name else 1)
         share = work_done / median / yardstick
-        print(f"{name:<22}{median:>10.3f}{min(seconds[name]):>11.3f}{ratio:>10}{share:>13.0%}")
+        print(f"{name:<28}{median:>10.3f}{min(seconds[name]):>11.3f}{ratio:>10}{share:>13.0%}")
 
 
 def _multiply_adds() -> tuple[float, float, float]:
@@ -377,16 +450,19 @@ JOBS = {"speed": speed, "compile": compile_, "memory": memory, "joint": joint}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", choices=[*JOBS, "work"])
+    parser.add_argument("job", choices=[*JOBS, "work", "export"])
     parser.add_argument("--torch-python", metavar="PYTHON", help="interpreter with torch and transformers (default: JAX alone)")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--forward-only", action="store_true", help="no training steps")
     parser.add_argument("--contender", choices=CONTENDERS, help="for `work`, which `speed` starts")
+    parser.add_argument("--source", choices=("jax", "torch"), help="for `export`, which `speed` starts")
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parent.parent))
     if arguments.job == "work":
         work(arguments.contender, arguments.batch_size)
+    elif arguments.job == "export":
+        export(arguments.source, arguments.batch_size)
     else:
         JOBS[arguments.job](arguments)
 

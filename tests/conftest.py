@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ if jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters={newer} {os.environ.get('XLA_FLAGS', '')}"
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+sys.modules["openvino_telemetry"] = None  # OpenVINO would send statistics from a forked process, about which JAX warns
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if a script has started the tests in the background
 

@@ -27,8 +27,8 @@ from timesformer_jax.version import VERSION
 LARGEST = 2_000_000_000
 """Maximum size in bytes of parameters inside the file itself, since a protobuf message is limited to 2 GiB."""
 
-OPSET = 18
-"""Version of ONNX's operators: the oldest in which every operator of the graph has the form that the exporter writes."""
+OPSET = 20
+"""Version of ONNX's operators: the oldest that has `Gelu`, which the exporter writes for `gelu_tanh`."""
 
 TOLERANCE = 1e-4
 """Maximum difference of the file's logits, relative to the largest logit, or absolute if that is below 1."""
