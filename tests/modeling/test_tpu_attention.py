@@ -132,3 +132,19 @@ def test_tpu_attention_shards_both_passes(remat: str):
     found = attention_shardings(jax.make_jaxpr(jax.grad(loss))(random_variables(model), video).jaxpr)
     assert {direction for direction, _ in found} == {"forward", "backward"}
     assert all(sharding is not None and sharding.spec[0] for _, sharding in found)
+
+
+def test_tpu_attention_is_sharded_by_frame_unless_groups_span_frames():
+    """With `mesh.context`, no step gathers what another axis of its groups already splits."""
+    mesh = training.make_mesh(data=2, context=4)
+    model = MODEL.clone(attention_implementation="fused_tpu", attention_type="axial", patch_size=4, scan_layers=False)
+
+    def apply(variables: Any, video: jax.Array) -> Any:
+        with split_activations(mesh):
+            return model.apply(variables, video)
+
+    video = jax.ShapeDtypeStruct((2, 4, 32, 32, 3), jnp.float32)
+    found = attention_shardings(jax.make_jaxpr(apply)(random_variables(model), video).jaxpr)
+    split = [[axis for axis, names in enumerate(sharding.spec) if names and "context" in names] for _, sharding in found]
+    time, width, height = [3], [1], [1]
+    assert split[:3] == [time, width, height]

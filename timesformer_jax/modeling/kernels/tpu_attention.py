@@ -79,7 +79,7 @@ AXES = {
     "dbias": ("clips", "frames", "places", None, "heads", None),
     "dcls": ("clips", "frames", "places", None, "heads", None),
 }
-"""Maps an array to the meaning of its axes. Groups without a stride are sharded by frame, others by location."""
+"""Maps an array to the meaning of its axes. Groups that span frames (X = 1) are sharded by location, others by frame."""
 TAKEN = {"forward": ("qkv", "bias", "cls"), "backward": ("qkv", "bias", "cls", "mixed", "cls_mixed")}
 GIVEN = {"forward": ("mixed", "cls_mixed"), "backward": ("qkv", "dbias", "dcls")}
 
@@ -89,7 +89,8 @@ def _bind(direction: str, placement: Placement | None, *arrays: Array | None) ->
     present = [x for x in arrays if x is not None]
     kept = [name for name in AXES if arrays[2] is not None or "cls" not in name]
     taken, given = ([name for name in names[direction] if name in kept] for names in (TAKEN, GIVEN))
-    unsharded = "frames" if present[0].shape[3] > 1 else "places"
+    x, _, y = present[0].shape[1:4]
+    unsharded = "frames" if x == 1 and y > 1 else "places"
 
     def sharding(name: str, shape: tuple[int, ...]) -> NamedSharding | None:
         return sharding_of_axes(placement, shape, tuple(None if axis == unsharded else axis for axis in AXES[name]))
