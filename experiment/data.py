@@ -101,7 +101,7 @@ def describe_preprocess(config: Any) -> Preprocess:
     clips = clip_options(config)
     return Preprocess(
         num_frames=clips.num_frames,
-        crop_size=clips.crop_size,
+        crop_size=clips.eval_crop,
         sampling=clips.sampling,
         sampling_rate=clips.sampling_rate,
         mean=config.pixels.mean,

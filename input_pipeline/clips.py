@@ -181,7 +181,7 @@ class SplitBatches(Iterator[Batch]):
 
     def _from(self, first_batch: int) -> Iterator[Batch]:
         options, num_crops, total = self._options, self._views.num_crops, self._dataset.num_videos(self._split)
-        window, size = options.eval_window(self._dataset.short_side, num_crops), options.crop_size
+        window, size = options.eval_window(self._dataset.short_side, num_crops), options.eval_crop
         ends = np.cumsum(self._counts)
         first_row = first_batch * self._batch_size
         first_video = int(np.searchsorted(ends, first_row, side="right"))  # among this host's videos

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,6 +48,25 @@ def test_eval_crops_match_the_official_code(preprocess, name: str, short_side: i
         view = view._replace(frames=np.arange(len(video)))
         clip = standardize(jnp.asarray(on_device(video, view, window)), (0.45,) * 3, (0.225,) * 3)
         np.testing.assert_allclose(clip, preprocess[f"{name}/{crop}"], atol=1e-5)
+
+
+@pytest.mark.parametrize("num_crops", [1, 3])
+def test_eval_crop_size_changes_evaluation_only(num_crops: int):
+    """Views and windows equal those of a model with larger crops, and training's stay."""
+    small = dataclasses.replace(OPTIONS, crop_size=16)
+    both, video = dataclasses.replace(small, eval_crop_size=24), Video(20, 30.0, 40, 60)
+    for ours, theirs in zip(
+        both.eval_views(video, EvalViews(num_crops=num_crops)),
+        OPTIONS.eval_views(video, EvalViews(num_crops=num_crops)),
+        strict=True,
+    ):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert both.eval_window(40, num_crops) == OPTIONS.eval_window(40, num_crops)
+    assert both.training_window(40) == small.training_window(40)
+    drawn = [options.training_views(np.random.default_rng(0), video, 30) for options in (both, small)]
+    jax.tree.map(np.testing.assert_array_equal, *drawn)
+    with pytest.raises(InputError, match=r"smallest at least 27, the side of the crop \(clips.eval_crop_size\)"):
+        dataclasses.replace(small, eval_crop_size=27)
 
 
 @pytest.mark.parametrize("size", [(30, 60), (61, 33), (24, 24), (8, 11)])

@@ -221,7 +221,8 @@ class ClipSource:
         }
         if self._cropped:
             arrays["video"] = crop_on_host(arrays["video"], windows.rows, windows.columns)
-            whole = np.arange(self._options.crop_size, dtype=np.float32)
+            size = self._options.crop_size if self._views is None else self._options.eval_crop
+            whole = np.arange(size, dtype=np.float32)
             arrays["rows"] = arrays["columns"] = np.tile(whole, (len(seconds), 1))
         if self._views is None and self._options.clips_per_video == 1:
             arrays = {name: np.asarray(array[0]) for name, array in arrays.items()}

@@ -92,6 +92,7 @@ class ClipOptions:
         area: (smallest, largest) area of a "resized_crop" box as a fraction of the frame, within (0, 1].
         aspect: (smallest, largest) width / height of a "resized_crop" box.
         clips_per_video: Clips that training takes from a video each time it is read, at least 1.
+        eval_crop_size: Side of evaluation's crops in pixels; 0 for `crop_size`.
         span: Frames at 30 fps that a clip covers; sets `sampling_rate` if that is None.
 
     Raises:
@@ -108,6 +109,7 @@ class ClipOptions:
     area: Any = (0.08, 1.0)
     aspect: Any = (3 / 4, 4 / 3)
     clips_per_video: int = 1
+    eval_crop_size: int = 0
     span: dataclasses.InitVar[float | None] = None
 
     def __post_init__(self, span: float | None) -> None:
@@ -118,10 +120,14 @@ class ClipOptions:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         if self.placement == "tiled" and self.sampling == "segments":
             raise InputError("placement=tiled needs sampling=uniform: a clip of segments already covers the whole video.")
-        if not _ascending(self.short_side) or self.crop_size > self.short_side[0]:
+        if self.eval_crop_size < 0:
+            raise InputError(f"eval_crop_size must be at least 0 (the training crop's), got {self.eval_crop_size}.")
+        largest = max(self.crop_size, self.eval_crop)
+        if not _ascending(self.short_side) or largest > self.short_side[0]:
+            side = "clips.eval_crop_size" if largest > self.crop_size else "the model's image_size"
             raise InputError(
-                f"short_side must be (smallest, largest) with smallest at least {self.crop_size}, the side of the "
-                f"crop (the model's image_size), got {self.short_side}."
+                f"short_side must be (smallest, largest) with smallest at least {largest}, the side of the "
+                f"crop ({side}), got {self.short_side}."
             )
         if not _ascending(self.area) or not self.area[0] > 0 or self.area[1] > 1:
             raise InputError(f"area must be (smallest, largest), above 0 and at most 1, got {self.area}.")
@@ -139,9 +145,14 @@ class ClipOptions:
             object.__setattr__(self, "sampling_rate", span / self.num_frames)
 
     @property
+    def eval_crop(self) -> int:
+        """Side of evaluation's crops in pixels."""
+        return self.eval_crop_size or self.crop_size
+
+    @property
     def eval_short_side(self) -> int:
         """Short side in pixels from which evaluation takes a single centre crop."""
-        return self.short_side[0] if self.sampling == "uniform" else self.crop_size
+        return self.short_side[0] if self.sampling == "uniform" else self.eval_crop
 
     def training_views(self, random: np.random.Generator, video: Video, longest: int) -> list[View]:
         """Draw `clips_per_video` random clips; the sides of a "resized_crop" box are at most `longest` pixels."""
@@ -164,7 +175,7 @@ class ClipOptions:
             return View(frames, rows, columns)
         scaled = scale_short_side(video.height, video.width, round(JITTERS[self.jitter](random, *self.short_side)))
         offset = crop_offset(*scaled, self.crop_size, vertical=random.random(), horizontal=random.random())
-        return self._crop(video, frames, scaled, offset)
+        return self._crop(video, frames, scaled, offset, self.crop_size)
 
     def eval_views(self, video: Video, views: EvalViews) -> list[View]:
         """Return all views of a video for evaluation, with the crops of each clip adjacent.
@@ -178,30 +189,30 @@ class ClipOptions:
         )
         scaled = scale_short_side(video.height, video.width, self._eval_short_side(views.num_crops))
         crops = range(3) if views.num_crops == 3 else [1]
-        offsets = [view_crop_offset(*scaled, self.crop_size, crop) for crop in crops]
-        return [self._crop(video, frames, scaled, offset) for frames in clips for offset in offsets]
+        offsets = [view_crop_offset(*scaled, self.eval_crop, crop) for crop in crops]
+        return [self._crop(video, frames, scaled, offset, self.eval_crop) for frames in clips for offset in offsets]
 
-    def _crop(self, video: Video, frames: np.ndarray, scaled: tuple[int, int], offset: tuple[int, int]) -> View:
-        rows = sample_positions(video.height, scaled[0], offset[0], self.crop_size)
-        return View(frames, rows, sample_positions(video.width, scaled[1], offset[1], self.crop_size))
+    def _crop(self, video: Video, frames: np.ndarray, scaled: tuple[int, int], offset: tuple[int, int], size: int) -> View:
+        rows = sample_positions(video.height, scaled[0], offset[0], size)
+        return View(frames, rows, sample_positions(video.width, scaled[1], offset[1], size))
 
     def training_window(self, stored_short_side: int) -> int:
         """Return the side in pixels of windows that can hold any training crop, for frames of at most `stored_short_side`."""
         if self.jitter == "resized_crop":
             return math.ceil(stored_short_side * min(WIDEST, math.sqrt(self.area[1] * WIDEST * self.aspect[1]))) + 2
-        return self._window(stored_short_side, self.short_side[0])
+        return self._window(stored_short_side, self.short_side[0], self.crop_size)
 
     def eval_window(self, stored_short_side: int, num_crops: int) -> int:
         """Return the side in pixels of windows that can hold any evaluation crop, for frames of at most `stored_short_side`."""
-        return self._window(stored_short_side, self._eval_short_side(num_crops))
+        return self._window(stored_short_side, self._eval_short_side(num_crops), self.eval_crop)
 
     def _eval_short_side(self, num_crops: int) -> int:
-        return self.eval_short_side if num_crops == 1 else self.crop_size
+        return self.eval_short_side if num_crops == 1 else self.eval_crop
 
-    def _window(self, stored_short_side: int, scaled_short_side: int) -> int:
+    def _window(self, stored_short_side: int, scaled_short_side: int, size: int) -> int:
         # The long side is rounded down to whole pixels, so the sampling positions along it can be this far apart.
         apart = stored_short_side / scaled_short_side * (1 + 1 / scaled_short_side)
-        return math.ceil((self.crop_size - 1) * apart) + 2  # 2 for the neighbours that interpolation reads
+        return math.ceil((size - 1) * apart) + 2  # 2 for the neighbours that interpolation reads
 
 
 def _ascending(pair: Any) -> bool:
