@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
+from flax import linen as nn
 
-import timesformer_jax as tsf
 from experiment.data import describe_preprocess
 from experiment.model import RunModel
 from experiment.modes import MODES, Mode
 from timesformer_jax import training
-from timesformer_jax.modeling import describe_model, flatten_params, parameter_shapes
+from timesformer_jax.modeling import describe_model, flatten_params, variables_of, weight_shapes
 from timesformer_jax.pretrained.load_report import describe_not_finite
 from timesformer_jax.processes import from_first
 from timesformer_jax.run_lock import take_lock
@@ -58,7 +58,7 @@ class RunFiles:
         return None if self._config.init_from else self._config.note
 
     def restore_params(self, model: RunModel) -> tuple[Any, int]:
-        """Restore the parameters of the checkpoint that `eval.checkpoint` selects, on the model's mesh, and its step."""
+        """Restore the weights of the checkpoint that `eval.checkpoint` selects, on the model's mesh, and its step."""
         best = self._config.eval.checkpoint == "best"
         step = self.checkpoints.best_step if best else None
         params, step = self.checkpoints.restore_params(model.module, model.mesh, step)
@@ -66,14 +66,14 @@ class RunFiles:
         return params, step
 
 
-def describe_run(config: Any, module: tsf.TimeSformer) -> dict[str, dict[str, Any]]:
+def describe_run(config: Any, module: nn.Module) -> dict[str, dict[str, Any]]:
     """Describe a run for its checkpoints, except for whatever depends on the data."""
     return {
         "model": describe_model(module),
         # Everything that determines the arrays of the optimizer's state.
         "optimizer": {
             "name": config.optimizer.name,
-            "frozen": training.frozen_paths(config.optimizer.rates, parameter_shapes(module)),
+            "frozen": training.frozen_paths(config.optimizer.rates, variables_of(weight_shapes(module))["params"]),
             "ema": config.train.ema_decay > 0,
         },
         # The seed determines all random keys; steps and the schedule count batches.

@@ -11,7 +11,7 @@ from experiment.follow import make_model
 from experiment.setup import Run
 from timesformer_jax import training
 from timesformer_jax.features import folder_at
-from timesformer_jax.modeling import describe_model
+from timesformer_jax.modeling import describe_model, weights_of
 from timesformer_jax.pretrained.orbax import find_checkpoint
 
 log = logging.getLogger("timesformer_jax")
@@ -31,7 +31,7 @@ def check_frozen(config: Any, workdir: str, mode: str) -> None:
 
 
 def frozen(run: Run) -> tuple[Any, dict[str, Any]]:
-    """Load the parameters of the workdir's checkpoint, else of `init_from`, onto the devices, with notes on their source."""
+    """Load the weights of the workdir's checkpoint, else of `init_from`, onto the devices, with notes on their source."""
     config, checkpoints = run.config, run.files.checkpoints
     if checkpoints.latest_step is not None:
         params, step = run.files.restore_params(run.model)
@@ -41,6 +41,6 @@ def frozen(run: Run) -> tuple[Any, dict[str, Any]]:
         return params, {"backbone": run.workdir, "backbone_step": step}
     pretrained = run.model.load_init_from(run.config, run.data.label_names)
     log.info("Frozen: the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
-    params = jax.device_get(pretrained.params)
-    placed = jax.device_put(params, training.sharding_of(params, params, run.model.mesh))
+    weights = jax.device_get(weights_of(pretrained.params, getattr(pretrained, "batch_stats", None)))
+    placed = jax.device_put(weights, training.weight_sharding(weights, run.model.mesh))
     return placed, {"backbone": config.init_from, "backbone_step": None}

@@ -24,7 +24,7 @@ from experiment.modes import MODES, Mode
 from experiment.sections import arguments_of
 from input_pipeline import ClipOptions, EvalViews, MixingOptions, PixelOptions, check_clips_per_video, open_dataset
 from timesformer_jax import training
-from timesformer_jax.modeling import describe_model
+from timesformer_jax.modeling import describe_model, num_blocks
 
 log = logging.getLogger("timesformer_jax")
 
@@ -103,7 +103,7 @@ def _check_batches(config: Any, mesh: Mesh, mixing: MixingOptions, clips: ClipOp
     check_clips_per_video(clips, local)
 
 
-def _check_files(config: Any, workdir: str, module: tsf.TimeSformer, mode: Mode) -> None:
+def _check_files(config: Any, workdir: str, module: Any, mode: Mode) -> None:
     """Raise `InputError` if the workdir, the checkpoint or the optimizer can't be used; checks only what needs no data."""
     check_workdir(workdir)
     if not mode.trains:
@@ -111,5 +111,5 @@ def _check_files(config: Any, workdir: str, module: tsf.TimeSformer, mode: Mode)
         return
     times = {"num_epochs": config.train.num_epochs, "steps_per_epoch": 1000.0}  # the actual number depends on the data
     with arguments_of(config, "optimizer"):
-        training.make_optimizer(**config.optimizer, depth=module.depth, **times)
+        training.make_optimizer(**config.optimizer, depth=num_blocks(module), **times)
     check_checkpoint(workdir, describe_run(config, module), needed=False)

@@ -10,8 +10,9 @@ import optax
 import pytest
 
 import timesformer_jax as tsf
+from tests.training.test_batch_stats import MODEL as CONVOLUTIONAL
 from timesformer_jax import training
-from timesformer_jax.modeling import SCHEMES, parameter_shapes
+from timesformer_jax.modeling import SCHEMES, parameter_shapes, variables_of, weight_shapes
 from timesformer_jax.training.mesh import AXES
 from timesformer_jax.training.sharding import path_of
 
@@ -112,8 +113,8 @@ def test_parameter_without_a_sharding_is_an_error():
 
 def test_every_sharding_pattern_matches_a_parameter():
     paths = set()
-    for attention_type in SCHEMES:
-        shapes = parameter_shapes(MODEL.clone(attention_type=attention_type))
+    schemes = [parameter_shapes(MODEL.clone(attention_type=attention_type)) for attention_type in SCHEMES]
+    for shapes in [*schemes, variables_of(weight_shapes(CONVOLUTIONAL))["params"]]:
         paths |= {path_of(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(shapes)[0]}
     for pattern, _ in training.SHARDING_RULES:
         assert any(re.fullmatch(pattern, path) for path in paths), pattern

@@ -6,28 +6,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from timesformer_jax._typing import Array, Float
 from timesformer_jax.evaluation.clip_scores import AVERAGE_NAMES, AVERAGES, ClipRows, ClipScores, Predictions
 from timesformer_jax.evaluation.partial import PartialEvaluation
-from timesformer_jax.modeling import TimeSformer, parameter_shapes
+from timesformer_jax.modeling import variables_of, weight_shapes
 from timesformer_jax.preemption import Preempted
 from timesformer_jax.training.activations import split_activations, split_clips
 from timesformer_jax.training.mesh import batch_sharding, batch_share, to_devices
-from timesformer_jax.training.sharding import sharding_of
+from timesformer_jax.training.sharding import weight_sharding
 
 ScoreFn = Callable[[Any, dict[str, Array]], Array]
 
 
 def make_score_fn(
-    *, model: TimeSformer, prepare: Callable[[dict[str, Array]], Array], mesh: Mesh, objective: str = "softmax"
+    *, model: nn.Module, prepare: Callable[[dict[str, Array]], Array], mesh: Mesh, objective: str = "softmax"
 ) -> ScoreFn:
     """Make a jitted function that computes what each clip of a batch adds to its video's scores.
 
-    The function takes parameters and a batch of `B` clips, and returns `[B, averages, classes]`, summed over each clip's
-    crops. One forward pass serves all averages of `AVERAGES`.
+    The function takes the model's weights (the parameters, or `weights_of` for a model with BatchNorm) and a batch of `B`
+    clips, and returns `[B, averages, classes]`, summed over each clip's crops. One forward pass serves all averages of
+    `AVERAGES`.
 
     Args:
         model: The model.
@@ -40,15 +42,15 @@ def make_score_fn(
     """
     averages = AVERAGES[objective].values()
 
-    def score(params: Any, batch: dict[str, Array]) -> Float[Array, "B averages classes"]:
+    def score(weights: Any, batch: dict[str, Array]) -> Float[Array, "B averages classes"]:
         clips = prepare(batch)
         with split_activations(mesh):
-            logits: Any = model.apply({"params": params}, split_clips(clips, mesh))
+            logits: Any = model.apply(variables_of(weights), split_clips(clips, mesh))
         views = jnp.stack([average.of_view(logits) for average in averages], axis=1)  # [B * crops, averages, classes]
         return views.reshape(len(batch["video"]), -1, *views.shape[1:]).sum(axis=1)
 
-    split, shapes = batch_sharding(mesh), parameter_shapes(model)
-    return jax.jit(score, in_shardings=(sharding_of(shapes, shapes, mesh), split), out_shardings=split)
+    split = batch_sharding(mesh)
+    return jax.jit(score, in_shardings=(weight_sharding(weight_shapes(model), mesh), split), out_shardings=split)
 
 
 def score_clips(
@@ -66,7 +68,7 @@ def score_clips(
 
     Args:
         score_fn: A function made by `make_score_fn`.
-        params: Parameters of the model.
+        params: Weights of the model.
         batches: This host's batches. Every host must provide the same number of batches, all of one size. Rows whose `mask`
             is False are padding. The clips of a video share an integer `identity`, need not be in one batch, and are ordered by
             `clip` `[B, 2]`. `name` is bytes.
@@ -123,7 +125,7 @@ def predict_videos(
 
     Args:
         score_fn: A function made by `make_score_fn`.
-        params: Parameters of the model.
+        params: Weights of the model.
         batches: This host's batches, as in `score_clips`.
         average: One of `averages`, by which a video's views are averaged.
         num_crops: Number of crops per clip.

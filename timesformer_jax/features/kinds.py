@@ -1,10 +1,15 @@
 """Kinds of features that can be extracted from a clip."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
 from timesformer_jax._typing import Array, Float
-from timesformer_jax.modeling import Features, TimeSformer
+from timesformer_jax.modeling import Features, TimeSformer, input_shape, variables_of, weight_shapes
 
 
 class Kind(NamedTuple):
@@ -32,24 +37,27 @@ KINDS = {
 """
 
 
-def extract(model: TimeSformer, params: Any, video: Float[Array, "B T H W C"], kind: str) -> Float[Array, "B *axes"]:
+def extract(model: nn.Module, params: Any, video: Float[Array, "B T H W C"], kind: str) -> Float[Array, "B *axes"]:
     """Extract features of normalised clips.
 
     Args:
         model: The model.
-        params: Its parameters.
+        params: Its parameters, or its weights (`weights_of`) if it has BatchNorm.
         video: Normalised clips.
         kind: A key of `KINDS`.
 
     Returns:
         The features, with the axes of the kind after the batch.
     """
-    features: Any = model.apply({"params": params}, video, method="features")
+    features: Any = model.apply(variables_of(params), video, method="features")
     return KINDS[kind].take(features)
 
 
-def value_shape(model: TimeSformer, kind: str) -> tuple[int, ...]:
+def value_shape(model: nn.Module, kind: str) -> tuple[int, ...]:
     """Return the shape of one clip's features, for clips of the model's own size."""
+    if not isinstance(model, TimeSformer):
+        video = jax.ShapeDtypeStruct(input_shape(model), jnp.float32)
+        return jax.eval_shape(functools.partial(extract, model, kind=kind), weight_shapes(model), video).shape[1:]
     rows, columns = model.grid
     sizes = {"num_frames": model.num_frames, "rows": rows, "columns": columns, "embed_dim": model.embed_dim}
     return tuple(sizes[axis] for axis in KINDS[kind].axes)

@@ -115,7 +115,7 @@ def _checked(path: Path, shard: dict[str, np.ndarray], described: dict[str, Any]
     values, rows = shard["values"], len(shard["video"])
     if not rows and not len(shard["names"]):
         return shard
-    axes, width = len(KINDS[described["kind"]].axes), described["model"]["embed_dim"]
+    axes, width = len(KINDS[described["kind"]].axes), described["model"].get("embed_dim", values.shape[-1])
     if values.ndim != 1 + axes or values.shape[-1] != width or any(len(shard[name]) != rows for name in wanted - {"names"}):
         raise InputError(
             f"{path} should hold {rows} rows of {axes} axes, the last of {width}, got values of {list(values.shape)}."

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from flax import linen as nn
 from jax.experimental import multihost_utils
 
 from timesformer_jax._typing import Float, ndarray
@@ -26,7 +27,7 @@ from timesformer_jax.atomic_write import replacing
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.features.kinds import KINDS, value_shape
-from timesformer_jax.modeling import TimeSformer, describe_model, flatten_params
+from timesformer_jax.modeling import describe_model, flatten_params
 from timesformer_jax.state_files import read_arrays, read_json, write_json
 from timesformer_jax.video import Preprocess
 
@@ -56,7 +57,7 @@ def check_options(kind: str, dtype: str, videos_per_shard: int | None) -> None:
 
 
 def count_shards(
-    num_videos: int, model: TimeSformer, *, kind: str, dtype: str, rows_per_video: int, videos_per_shard: int | None = None
+    num_videos: int, model: nn.Module, *, kind: str, dtype: str, rows_per_video: int, videos_per_shard: int | None = None
 ) -> int:
     """Return the number of shards.
 
@@ -86,7 +87,7 @@ def weights_digest(params: Any) -> str:
 
 
 def describe_features(
-    model: TimeSformer,
+    model: nn.Module,
     params: Any,
     *,
     kind: str,
@@ -103,7 +104,7 @@ def describe_features(
 
     Args:
         model: The model.
-        params: Its parameters, identified by their digest.
+        params: Its weights, identified by their digest.
         kind: A key of `KINDS`.
         dtype: One of `DTYPES`.
         source: Origin of the weights. For information only, since the weights may be moved.

@@ -1,6 +1,6 @@
 """The TimeSformer model: attention, space-time schemes, embeddings and blocks."""
 
-from timesformer_jax.modeling.description import complete_description, describe_model
+from timesformer_jax.modeling.description import complete_description, describe_model, num_blocks
 from timesformer_jax.modeling.features import AttentionMap, Features, Tokens
 from timesformer_jax.modeling.folding import fold_for_inference
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
@@ -9,6 +9,14 @@ from timesformer_jax.modeling.schemes import SCHEMES
 from timesformer_jax.modeling.scores import SCORES, check_objective
 from timesformer_jax.modeling.stacking import stack_blocks, unstack_blocks
 from timesformer_jax.modeling.timesformer import TimeSformer, flatten_params, parameter_shapes
+from timesformer_jax.modeling.variables import (
+    apply_and_update,
+    init_weights,
+    input_shape,
+    variables_of,
+    weight_shapes,
+    weights_of,
+)
 from timesformer_jax.modeling.variants import VARIANTS, create
 
 __all__ = [
@@ -20,14 +28,21 @@ __all__ = [
     "Features",
     "TimeSformer",
     "Tokens",
+    "apply_and_update",
     "check_objective",
     "complete_description",
     "create",
     "describe_model",
     "flatten_params",
     "fold_for_inference",
+    "init_weights",
+    "input_shape",
+    "num_blocks",
     "parameter_shapes",
     "stack_blocks",
     "to_nnx",
     "unstack_blocks",
+    "variables_of",
+    "weight_shapes",
+    "weights_of",
 ]

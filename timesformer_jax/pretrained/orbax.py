@@ -8,7 +8,8 @@ import jax
 
 from timesformer_jax.digests import FILE, MARK, NOTE, check_digests, steps_in, wait_for_metadata, write_digests
 from timesformer_jax.errors import InputError, check_utf8, first_line, shown
-from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
+from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes, variables_of
+from timesformer_jax.modeling.description import ARCHITECTURE
 from timesformer_jax.orbax_io import read_host_arrays, read_metadata, write_arrays
 from timesformer_jax.pretrained.file_checks import check_fields, check_folder, check_size_of_model
 
@@ -45,7 +46,7 @@ def read_notes(path: Path) -> Mapping[str, Any]:
             raise InputError(f"The checkpoint {path} says {name}={shown(notes[name])}, expected an object.")
     if not (path / _tree(notes)).is_dir():
         raise InputError(f"The checkpoint {path} is incomplete: it has no {_tree(notes)}.")
-    if size is not None:
+    if size is not None and ARCHITECTURE not in notes["model"]:
         check_size_of_model(TimeSformer(**checkpoint_fields(path, notes)), size, path)
     return notes
 
@@ -54,6 +55,8 @@ def checkpoint_fields(path: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model's fields in a checkpoint's notes; raises `InputError` if they are invalid."""
     if not isinstance(notes["model"], Mapping):
         raise InputError(f"The checkpoint {path} says model={shown(notes['model'])}, expected an object.")
+    if ARCHITECTURE in notes["model"]:
+        raise InputError(f"The checkpoint {path} has architecture={shown(notes['model'][ARCHITECTURE])}, not a TimeSformer.")
     fields = complete_description(notes["model"])
     check_fields(fields, f"The checkpoint {path}")
     if "num_classes" not in fields:
@@ -101,10 +104,10 @@ def read_checkpoint(path: Path, entry: str | None = None) -> tuple[dict[str, Any
     return read_host_arrays(path, {name: parameter_shapes(TimeSformer(**checkpoint_fields(path, notes)))})[name], notes
 
 
-def write_checkpoint(path: Path, params: Any, notes: Mapping[str, Any]) -> None:
-    """Write parameters and notes (JSON types) as a checkpoint for `read_checkpoint`."""
+def write_checkpoint(path: Path, weights: Any, notes: Mapping[str, Any]) -> None:
+    """Write parameters, or the weights of a model with BatchNorm, and notes (JSON types) as a checkpoint."""
     check_utf8("checkpoint", str(path))
-    write_arrays(path, {"params": params}, {**notes, **NOTE})
+    write_arrays(path, variables_of(weights), {**notes, **NOTE})
     if jax.process_index() == 0:
         wait_for_metadata(path)
         write_digests(path)

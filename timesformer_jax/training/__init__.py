@@ -28,7 +28,14 @@ from timesformer_jax.training.probe import (
 )
 from timesformer_jax.training.probe_heads import PROBES, AttentiveProbe, LinearProbe, make_probe, read_probe, write_probe
 from timesformer_jax.training.schedules import SCHEDULES
-from timesformer_jax.training.sharding import SHARDING_RULES, check_mesh, describe_mesh, sharding_of, sharding_table
+from timesformer_jax.training.sharding import (
+    SHARDING_RULES,
+    check_mesh,
+    describe_mesh,
+    sharding_of,
+    sharding_table,
+    weight_sharding,
+)
 from timesformer_jax.training.step import TrainState, init_state, make_train_step, state_shapes
 
 if TYPE_CHECKING:
@@ -83,6 +90,7 @@ __all__ = [
     "state_shapes",
     "to_devices",
     "train",
+    "weight_sharding",
     "write_probe",
 ]
 

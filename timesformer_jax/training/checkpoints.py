@@ -9,19 +9,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
+from flax import linen as nn
 from jax.sharding import Mesh
 from orbax.checkpoint import multihost as orbax_multihost
 from orbax.checkpoint import v1 as ocp
 
 from timesformer_jax.digests import NOTE, note_own_digests, wait_for_metadata, write_digests
 from timesformer_jax.errors import InputError, first_line
-from timesformer_jax.modeling import TimeSformer, complete_description, parameter_shapes
+from timesformer_jax.modeling import complete_description, variables_of, weight_shapes, weights_of
 from timesformer_jax.orbax_io import read_arrays, read_metadata
 from timesformer_jax.os_errors import name_os_error
 from timesformer_jax.preemption import interrupts_wait
 from timesformer_jax.quiet_orbax import quiet_orbax
 from timesformer_jax.training.damaged import check_metadata, check_together, set_damaged_aside
-from timesformer_jax.training.sharding import sharding_of
+from timesformer_jax.training.sharding import weight_sharding
 from timesformer_jax.training.step import TrainState
 
 METRIC = "best"
@@ -159,19 +160,20 @@ class Checkpoints:
             params=restored["params"],
             opt_state=restored["opt_state"],
             ema=restored.get("ema"),
+            batch_stats=restored.get("batch_stats", {}),
             **restored["counters"],
         )
 
-    def restore_params(self, model: TimeSformer, mesh: Mesh, step: int | None = None) -> tuple[Any, int]:
-        """Restore the parameters to evaluate: their moving average if the run kept one.
+    def restore_params(self, model: nn.Module, mesh: Mesh, step: int | None = None) -> tuple[Any, int]:
+        """Restore the weights to evaluate: the parameters, or their moving average if the run kept one.
 
         Args:
-            model: Model that the parameters must fit.
+            model: Model that the weights must fit.
             mesh: Mesh on which to place them.
             step: Step of the checkpoint; the newest by default.
 
         Returns:
-            The parameters and the step.
+            The weights (`TrainState.best_weights`), which for a model without BatchNorm are the parameters, and the step.
 
         Raises:
             InputError: If there is no checkpoint, or it is damaged or belongs to another model.
@@ -181,14 +183,16 @@ class Checkpoints:
             raise self._no_checkpoint()
         self._check_digests(step, ())
         self._check(step, "model", "data")
-        shapes = parameter_shapes(model)
+        shapes = weight_shapes(model)
         abstract = jax.tree.map(
-            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, sharding_of(shapes, shapes, mesh)
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, weight_sharding(shapes, mesh)
         )
         kept = self._metadata(step).get("optimizer", {}).get("ema")
-        name = "ema" if kept else "params"
-        self._check_digests(step, (name,))
-        return read_arrays(self._folder(step), {name: abstract})[name], step
+        trees = variables_of(abstract)
+        trees["ema" if kept else "params"] = trees.pop("params")
+        self._check_digests(step, tuple(trees))
+        restored = read_arrays(self._folder(step), trees)
+        return weights_of(restored["ema" if kept else "params"], restored.get("batch_stats")), step
 
     def _folder(self, step: int) -> epath.Path:
         return epath.Path(self._directory) / str(step)
@@ -319,6 +323,7 @@ def check_description(directory: str, metadata: Mapping[str, Any], description: 
 def _contents(state: TrainState) -> dict[str, Any]:
     """Trees to save, by their names in the checkpoint's folder."""
     contents = {"params": state.params, "opt_state": state.opt_state, "ema": state.ema}
+    contents["batch_stats"] = state.batch_stats or None
     counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
     return {name: tree for name, tree in contents.items() if tree is not None} | {"counters": counters}
 

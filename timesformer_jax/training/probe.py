@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh
 
 from timesformer_jax._typing import Array, Float, Int
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import TimeSformer, parameter_shapes
+from timesformer_jax.modeling import input_shape, variables_of, weight_shapes
 from timesformer_jax.training.activations import split_activations, split_clips
 from timesformer_jax.training.mesh import batch_sharding, replicated
 from timesformer_jax.training.objective import OBJECTIVES, hits, make_targets
 from timesformer_jax.training.probe_heads import PROBES
 from timesformer_jax.training.schedules import make_schedule
-from timesformer_jax.training.sharding import path_of, sharding_of
+from timesformer_jax.training.sharding import path_of, weight_sharding
 from timesformer_jax.training.step import Metrics, Prepare
 
 WARM_UP = 0.05
@@ -107,12 +108,12 @@ class ProbeState:
     opt_state: Any
 
 
-def _reader(model: TimeSformer, kind: str, mesh: Mesh) -> Callable[[Any, Array], Array]:
-    """Make a function (model parameters, clips) -> features for the probe, without gradient and sharded like the batch."""
+def _reader(model: nn.Module, kind: str, mesh: Mesh) -> Callable[[Any, Array], Array]:
+    """Make a function (model weights, clips) -> features for the probe, without gradient and sharded like the batch."""
 
-    def read(params: Any, video: Array) -> Array:
+    def read(weights: Any, video: Array) -> Array:
         with split_activations(mesh):
-            features: Any = model.apply({"params": params}, split_clips(video, mesh), method="features")
+            features: Any = model.apply(variables_of(weights), split_clips(video, mesh), method="features")
         given = jax.lax.stop_gradient(PROBES[kind].read(features))
         return jax.lax.with_sharding_constraint(given, batch_sharding(mesh))
 
@@ -128,7 +129,7 @@ def _each_head(function: Callable[[Any], Any], params: Any, at_once: int) -> Any
 
 
 def init_probe_state(
-    *, model: TimeSformer, probe: Any, kind: str, optimizer: optax.GradientTransformation, num_heads: int, seed: int, mesh: Mesh
+    *, model: nn.Module, probe: Any, kind: str, optimizer: optax.GradientTransformation, num_heads: int, seed: int, mesh: Mesh
 ) -> ProbeState:
     """Initialise a replicated probe state, in which all heads have the same parameters.
 
@@ -141,14 +142,13 @@ def init_probe_state(
         seed: Seed of the parameters.
         mesh: Mesh of the devices.
     """
-    height, width = (size * model.patch_size for size in model.grid)
-    video = jax.ShapeDtypeStruct((1, model.num_frames, height, width, model.num_channels), jnp.float32)
+    video = jax.ShapeDtypeStruct(input_shape(model), jnp.float32)
 
-    def read(params: Any, video: Array) -> Array:
-        features: Any = model.apply({"params": params}, video, method="features")
+    def read(weights: Any, video: Array) -> Array:
+        features: Any = model.apply(variables_of(weights), video, method="features")
         return PROBES[kind].read(features)
 
-    given = jax.eval_shape(read, parameter_shapes(model), video)
+    given = jax.eval_shape(read, weight_shapes(model), video)
 
     def init() -> ProbeState:
         params = probe.init(jax.random.key(seed), jnp.zeros(given.shape, given.dtype))["params"]
@@ -160,7 +160,7 @@ def init_probe_state(
 
 def make_probe_step(
     *,
-    model: TimeSformer,
+    model: nn.Module,
     probe: Any,
     kind: str,
     optimizer: optax.GradientTransformation,
@@ -170,7 +170,7 @@ def make_probe_step(
     objective: str = "softmax",
     heads_at_once: int = 0,
 ) -> Callable[[ProbeState, Any, dict[str, Array]], tuple[ProbeState, Metrics]]:
-    """Make a jitted training step (state, model parameters, batch) -> (state, metrics); the old state is donated.
+    """Make a jitted training step (state, model weights, batch) -> (state, metrics); the old state is donated.
 
     The frozen model runs forward once per batch, without dropout, and every head trains on its features as it would alone.
     Labels are neither mixed nor smoothed.
@@ -194,7 +194,7 @@ def make_probe_step(
     def train_step(state: ProbeState, backbone: Any, batch: dict[str, Array]) -> tuple[ProbeState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         given, labels = read(backbone, prepare(key, batch)), batch["label"]
-        targets = make_targets(labels, model.num_classes)
+        targets = make_targets(labels, probe.num_classes)
 
         def loss_and_top1(params: Any) -> tuple[Array, Array]:
             logits: Any = probe.apply({"params": params}, given)
@@ -206,18 +206,18 @@ def make_probe_step(
         params = optax.apply_updates(state.params, updates)
         return ProbeState(state.step + 1, params, opt_state), {"loss": loss, "top1": top1}
 
-    whole, shapes = replicated(mesh), parameter_shapes(model)
+    whole = replicated(mesh)
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(whole, sharding_of(shapes, shapes, mesh), batch_sharding(mesh)),
+        in_shardings=(whole, weight_sharding(weight_shapes(model), mesh), batch_sharding(mesh)),
         out_shardings=whole,
     )
 
 
 def make_probe_score_fn(
     *,
-    model: TimeSformer,
+    model: nn.Module,
     probe: Any,
     kind: str,
     prepare: Callable[[dict[str, Array]], Array],
@@ -225,7 +225,7 @@ def make_probe_score_fn(
     objective: str = "softmax",
     heads_at_once: int = 0,
 ) -> Callable[[tuple[Any, Any], dict[str, Array]], Array]:
-    """Make a jitted function ((model parameters, head parameters), batch of `B` clips) -> scores `[B, heads * classes]`.
+    """Make a jitted function ((model weights, head parameters), batch of `B` clips) -> scores `[B, heads * classes]`.
 
     One forward pass of the model serves all heads. With one crop per clip, the function can be passed to `predict_videos`, with
     `averages=("probabilities",)`, which averages each number independently.
@@ -252,5 +252,5 @@ def make_probe_score_fn(
         scores = _each_head(of_head, heads, heads_at_once)  # [heads, B, classes]
         return jnp.moveaxis(scores, 0, 1).reshape(len(given), -1)
 
-    whole, split, shapes = replicated(mesh), batch_sharding(mesh), parameter_shapes(model)
-    return jax.jit(score, in_shardings=((sharding_of(shapes, shapes, mesh), whole), split), out_shardings=split)
+    whole, split, backbone = replicated(mesh), batch_sharding(mesh), weight_sharding(weight_shapes(model), mesh)
+    return jax.jit(score, in_shardings=((backbone, whole), split), out_shardings=split)

@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import TimeSformer
+from timesformer_jax.modeling import TimeSformer, variables_of
 from timesformer_jax.modeling.layers import mlp_width
 
 log = logging.getLogger("timesformer_jax")
@@ -32,6 +33,8 @@ SHARDING_RULES: tuple[tuple[str, Axes], ...] = (
     # Once per model.
     (r"patch_embed/proj/kernel", ("fsdp", None, None, None)),  # [P, P, C, D]
     (r"head/kernel", ("fsdp", None)),
+    # Convolutions over time, height and width.
+    (r"s\d.*/kernel", (None, None, None, "fsdp", None)),  # [t, h, w, C, D]
     # Small arrays: replicated.
     (r".*/(bias|scale)", ()),
     (r"cls_token|pos_embed|time_embed", ()),
@@ -81,6 +84,11 @@ def sharding_of(tree: Any, params: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
+def weight_sharding(weights: Any, mesh: Mesh) -> Any:
+    """Sharding of each array of a model's weights, or of their shapes: running statistics are replicated."""
+    return sharding_of(weights, variables_of(weights)["params"], mesh)
+
+
 def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """Sharding of a parameter of this path and shape, without the mesh axes that don't divide it."""
     return _fitting(_axes_of(path), shape, mesh)
@@ -107,9 +115,15 @@ def _fitting(axes: Axes, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     return PartitionSpec(*(fitting(names, size) for names, size in zip(whole, shape, strict=True)))
 
 
-def check_mesh(model: TimeSformer, mesh: Mesh) -> None:
+def check_mesh(model: nn.Module, mesh: Mesh) -> None:
     """Raise `InputError` if the mesh can't shard the model's heads, hidden units, frames or patches."""
     tensor, context = mesh.shape["tensor"], mesh.shape["context"]
+    if not isinstance(model, TimeSformer):
+        for axis, reason in NOT_FOR_CONVOLUTIONS.items():
+            if (size := mesh.shape[axis]) > 1:
+                kind = type(model).__name__
+                raise InputError(f"mesh.{axis}={size} can't split a {kind}, {reason}: use mesh.data or mesh.fsdp.")
+        return
     hidden = mlp_width(model.embed_dim, model.mlp_ratio)
     if model.num_heads % tensor or hidden % tensor:
         raise InputError(
@@ -129,6 +143,12 @@ def check_mesh(model: TimeSformer, mesh: Mesh) -> None:
             "patches of a frame."
         )
 
+
+NOT_FOR_CONVOLUTIONS = {
+    "tensor": "which has no attention heads",
+    "context": "whose convolutions over time read neighbouring frames",
+}
+"""Maps mesh axes that only a TimeSformer has a use for to the reason."""
 
 CONTEXT_SCHEMES = ("divided_space_time", "space_only", "axial")
 """Values of `attention_type` whose attention steps stay within a frame or within a patch position."""
