@@ -142,6 +142,7 @@ GROUND = {
 
 MAY_IMPORT = {  # maps a room to the rooms that it may import besides itself and GROUND
     "timesformer_jax/modeling": set(),
+    "timesformer_jax/cnn3d": set(),
     "timesformer_jax/video": set(),
     "timesformer_jax/datasets": {"timesformer_jax.video"},
     "timesformer_jax/pretrained": {"timesformer_jax.modeling", "timesformer_jax.video"},

@@ -3,6 +3,7 @@
 import logging
 
 from timesformer_jax import explain
+from timesformer_jax.cnn3d import I3D, SlowFast
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import (
     INITIALIZATIONS,
@@ -26,6 +27,7 @@ logging.getLogger("timesformer_jax").addFilter(PrintableArguments())
 
 __version__ = VERSION
 __all__ = [
+    "I3D",
     "INITIALIZATIONS",
     "SCHEMES",
     "VARIANTS",
@@ -35,6 +37,7 @@ __all__ = [
     "InputError",
     "Preprocess",
     "Pretrained",
+    "SlowFast",
     "TimeSformer",
     "convert",
     "create",
