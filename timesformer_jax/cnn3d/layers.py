@@ -44,15 +44,16 @@ class ConvNorm(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        return nn.BatchNorm(
+        x = nn.BatchNorm(
             use_running_average=not train,
             momentum=0.9,
             epsilon=1e-5,
             use_fast_variance=False,
             scale_init=nn.initializers.zeros if self.zero_scale else nn.initializers.ones,
-            dtype=self.dtype,
+            dtype=jnp.float32,
             name="bn",
         )(x.astype(jnp.float32))
+        return x.astype(self.dtype)
 
 
 class Bottleneck(nn.Module):
