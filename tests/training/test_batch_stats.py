@@ -12,6 +12,7 @@ import pytest
 from flax import linen as nn
 
 from timesformer_jax import InputError, evaluation, training
+from timesformer_jax.cnn3d.layers import ConvNorm
 from timesformer_jax.modeling import describe_model, variables_of
 
 SGD = optax.sgd(0.1, momentum=0.9)
@@ -23,12 +24,10 @@ class Tiny(nn.Module):
     num_classes: int = 3
     num_frames: int = 2
     image_size: int = 4
-    num_channels: int = 3
 
     @nn.compact
     def __call__(self, video: Any, *, train: bool = False) -> Any:
-        x = nn.Conv(4, (1, 3, 3), use_bias=False, name="s1_conv")(video)
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="s1_bn")(x)
+        x = ConvNorm(4, (1, 3, 3), name="pathway0_stem")(video, train=train)
         return nn.Dense(self.num_classes, name="head")(nn.relu(x).mean((1, 2, 3)))
 
 
@@ -68,13 +67,13 @@ def after_steps(num_steps: int, *, devices: int = 1, accumulation: int = 1, pois
 def convolved(params: Any, video: np.ndarray) -> np.ndarray:
     """Input of BatchNorm, with its axes but the last merged."""
     conv = nn.Conv(4, (1, 3, 3), use_bias=False)
-    return np.asarray(conv.apply({"params": params["s1_conv"]}, jnp.asarray(video))).reshape(-1, 4)
+    return np.asarray(conv.apply({"params": params["pathway0_stem"]["conv"]}, jnp.asarray(video))).reshape(-1, 4)
 
 
 def test_running_statistics_move_towards_those_of_the_batch():
     params = after_steps(0)[1].params
     given = convolved(params, batch()["video"])
-    running = after_steps(1)[1].batch_stats["s1_bn"]
+    running = after_steps(1)[1].batch_stats["pathway0_stem"]["bn"]
     np.testing.assert_allclose(running["mean"], 0.1 * given.mean(0), rtol=1e-4)
     np.testing.assert_allclose(running["var"], 0.9 + 0.1 * given.var(0), rtol=1e-4)
 
@@ -86,7 +85,7 @@ def test_micro_batches_update_running_statistics_in_turn():
     for first in range(2):
         expected = 0.9 * expected + 0.1 * convolved(params, batch()["video"][first::2]).mean(0)
     (whole, _), (parts, state) = after_steps(1), after_steps(1, accumulation=2)
-    np.testing.assert_allclose(state.batch_stats["s1_bn"]["mean"], expected, rtol=1e-4)
+    np.testing.assert_allclose(state.batch_stats["pathway0_stem"]["bn"]["mean"], expected, rtol=1e-4)
     assert abs(whole[0] - parts[0]) > 1e-4
 
 
@@ -109,9 +108,10 @@ def test_evaluation_uses_averaged_parameters_with_copied_statistics():
     assert weights["batch_stats"] is state.batch_stats
     mesh = training.make_mesh(jax.devices()[:1])
     score = evaluation.make_score_fn(model=MODEL, prepare=lambda batch: batch["video"], mesh=mesh)
-    video = batch()["video"]
+    given = training.to_devices({"video": batch()["video"]}, mesh)
+    video = given["video"]
     expected = jax.nn.softmax(MODEL.apply(weights, video))
-    found = score(state.best_weights, training.to_devices({"video": video}, mesh))[:, 0]
+    found = score(state.best_weights, given)[:, 0]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     fresh = variables_of(after_steps(0)[1].best_weights)["batch_stats"]
     assert np.abs(expected - jax.nn.softmax(MODEL.apply({**weights, "batch_stats": fresh}, video))).max() > 1e-3

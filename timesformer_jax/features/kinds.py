@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from timesformer_jax._typing import Array, Float
-from timesformer_jax.modeling import Features, TimeSformer, input_shape, variables_of, weight_shapes
+from timesformer_jax.modeling import Features, TimeSformer, clip_vector, input_shape, variables_of, weight_shapes
 
 
 class Kind(NamedTuple):
@@ -26,7 +26,7 @@ def _frames(features: Features) -> Float[Array, "B T D"]:
 
 
 KINDS = {
-    "cls": Kind(lambda features: features.cls, ("embed_dim",)),
+    "cls": Kind(clip_vector, ("embed_dim",)),
     "frames": Kind(_frames, ("num_frames", "embed_dim")),
     "patches": Kind(lambda features: features.patches, ("num_frames", "rows", "columns", "embed_dim")),
 }

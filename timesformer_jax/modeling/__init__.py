@@ -1,7 +1,7 @@
 """The TimeSformer model: attention, space-time schemes, embeddings and blocks."""
 
 from timesformer_jax.modeling.description import complete_description, describe_model, num_blocks
-from timesformer_jax.modeling.features import AttentionMap, Features, Tokens
+from timesformer_jax.modeling.features import AttentionMap, Features, Tokens, clip_vector
 from timesformer_jax.modeling.folding import fold_for_inference
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
 from timesformer_jax.modeling.nnx import to_nnx
@@ -30,6 +30,7 @@ __all__ = [
     "Tokens",
     "apply_and_update",
     "check_objective",
+    "clip_vector",
     "complete_description",
     "create",
     "describe_model",

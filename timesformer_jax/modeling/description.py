@@ -11,7 +11,7 @@ from timesformer_jax.modeling.timesformer import TimeSformer
 
 NOT_OF_THE_WEIGHTS = frozenset(
     {"drop_path_rate", "dropout_rate", "attention_dropout_rate", "initialization", "dtype"}
-    | {"remat", "attention_implementation", "parent", "name"}
+    | {"remat", "attention_implementation", "objective", "parent", "name"}
 )
 """Fields that may differ between a checkpoint and the model that resumes from it."""
 

@@ -1,6 +1,6 @@
 """Features and attention maps that the model returns besides logits."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import struct
 
@@ -58,6 +58,11 @@ class Features(NamedTuple):
     attention: dict[str, AttentionMap] | None
     """Maps each attention step ("temporal", "spatial", ...; see `SCHEMES[attention_type].steps`) to its attention map, if
     requested."""
+
+
+def clip_vector(features: Any) -> Float[Array, "B D"]:
+    """Return a clip's single vector: the CLS token, or the pooled feature maps of a convolutional network."""
+    return features.cls if isinstance(features, Features) else features.clip
 
 
 def name_attention(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from timesformer_jax._typing import Array
+from timesformer_jax.modeling.checks import pair
 from timesformer_jax.modeling.timesformer import TimeSformer, parameter_shapes
 
 STATISTICS = "batch_stats"
@@ -31,12 +32,11 @@ def variables_of(weights: Any) -> dict[str, Any]:
 
 def input_shape(model: nn.Module) -> tuple[int, int, int, int, int]:
     """Shape `[1, T, H, W, C]` of one clip of the model's own size."""
-    sized: Any = model
     if isinstance(model, TimeSformer):
         height, width = (size * model.patch_size for size in model.grid)
-    else:
-        height = width = sized.image_size
-    return 1, sized.num_frames, height, width, sized.num_channels
+        return 1, model.num_frames, height, width, model.num_channels
+    convolutional: Any = model
+    return 1, convolutional.num_frames, *pair(convolutional.image_size), 3
 
 
 def init_weights(model: nn.Module, key: Array) -> Any:

@@ -58,7 +58,7 @@ def split_clips(x: jax.Array, mesh: Mesh, axes: Axes = TOKENS) -> jax.Array:
 AXES = {"clips": BATCH_AXES, "frames": "context", "places": "context", "heads": "tensor"}
 """Mesh axes of the axes that kernels name. Tokens are sharded by frame, or by position where they attend over time."""
 
-GATHERED = r"blocks(_\d+)?|patch_embed|head"
+GATHERED = r"blocks(_\d+)?|patch_embed|head|(pathway\d|fuse_).*/conv"
 """Pattern of the paths of modules that are called with whole weights, if weights are sharded over `fsdp`."""
 
 
@@ -81,8 +81,8 @@ def split_activations(mesh: Mesh, *, regather: bool = True) -> Iterator[None]:
         return jax.tree.map(one, values)
 
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        path = "/".join(context.module.path)
-        if context.method_name == "__call__":
+        if context.method_name == "__call__":  # other methods may be called on modules that have no path yet
+            path = "/".join(context.module.path)
             sharded = mesh.shape["fsdp"] > 1 and not context.module.is_initializing()
             if sharded and path not in calling and re.fullmatch(GATHERED, path):
                 calling.add(path)

@@ -14,7 +14,7 @@ from flax.typing import Dtype
 from timesformer_jax._typing import Array, Float
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import INITIALIZATIONS, Features, TimeSformer, flatten_params
+from timesformer_jax.modeling import INITIALIZATIONS, clip_vector, flatten_params
 from timesformer_jax.modeling.attention import Attention
 from timesformer_jax.modeling.implementations import mix
 from timesformer_jax.modeling.layers import LayerNorm, Mlp, mlp_width
@@ -130,14 +130,14 @@ def _classifier(num_classes: int) -> nn.Dense:
 class ProbeKind(NamedTuple):
     """Constructor and input of a kind of probe."""
 
-    make: Callable[[TimeSformer, int, int], Any]
+    make: Callable[[Any, int, int], Any]
     """Maps (model, depth, num_heads) to the module."""
-    read: Callable[[Features], Array]
+    read: Callable[[Any], Array]
     """Selects the features that the probe reads."""
 
 
 PROBES: dict[str, ProbeKind] = {
-    "linear": ProbeKind(lambda model, depth, num_heads: LinearProbe(model.num_classes), lambda features: features.cls),
+    "linear": ProbeKind(lambda model, depth, num_heads: LinearProbe(model.num_classes), clip_vector),
     "attentive": ProbeKind(
         lambda model, depth, num_heads: AttentiveProbe(model.num_classes, depth, num_heads, dtype=model.dtype),
         lambda features: features.patches,
@@ -146,12 +146,12 @@ PROBES: dict[str, ProbeKind] = {
 """Maps `probe.kind` to its definition."""
 
 
-def make_probe(*, kind: str, model: TimeSformer, depth: int, num_heads: int) -> Any:
+def make_probe(*, kind: str, model: nn.Module, depth: int, num_heads: int) -> Any:
     """Make a probe for a model's classes and features.
 
     Args:
         kind: Kind of probe, a key of `PROBES`.
-        model: The frozen model.
+        model: The frozen model. An attentive probe needs a TimeSformer's patches.
         depth: Number of blocks; ignored by a linear probe.
         num_heads: Number of attention heads; ignored by a linear probe.
 
@@ -162,8 +162,9 @@ def make_probe(*, kind: str, model: TimeSformer, depth: int, num_heads: int) -> 
         raise InputError(f"probe.kind must be one of {', '.join(PROBES)}, got {kind!r}.")
     if depth < 1:
         raise InputError(f"probe.depth must be at least 1 (the block of cross-attention), got {depth}.")
-    if num_heads < 1 or (kind == "attentive" and model.embed_dim % num_heads):
-        raise InputError(f"probe.num_heads must be at least 1 and divide model.embed_dim={model.embed_dim}, got {num_heads}.")
+    width = getattr(model, "embed_dim", 0)
+    if num_heads < 1 or (kind == "attentive" and width % num_heads):
+        raise InputError(f"probe.num_heads must be at least 1 and divide model.embed_dim={width}, got {num_heads}.")
     return PROBES[kind].make(model, depth, num_heads)
 
 

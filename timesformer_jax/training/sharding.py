@@ -34,7 +34,7 @@ SHARDING_RULES: tuple[tuple[str, Axes], ...] = (
     (r"patch_embed/proj/kernel", ("fsdp", None, None, None)),  # [P, P, C, D]
     (r"head/kernel", ("fsdp", None)),
     # Convolutions over time, height and width.
-    (r"s\d.*/kernel", (None, None, None, "fsdp", None)),  # [t, h, w, C, D]
+    (r"(pathway\d|fuse_).*/conv/kernel", (None, None, None, "fsdp", None)),  # [t, h, w, C, D]
     # Small arrays: replicated.
     (r".*/(bias|scale)", ()),
     (r"cls_token|pos_embed|time_embed", ()),
