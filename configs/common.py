@@ -1,9 +1,10 @@
 """All fields of the configs, with neutral default values.
 
 A config file starts from `new_config` and sets the fields that differ. Most fields are documented where they are used: `model`
-in `timesformer_jax.TimeSformer`, `clips` in `timesformer_jax.video.ClipOptions`, `pixels` and `mixing` in `PixelOptions` and
-`MixingOptions` of `timesformer_jax.augment`, `optimizer` in `timesformer_jax.training.make_optimizer`, `mesh` in
-`timesformer_jax.training.make_mesh`. The others are documented here.
+in `timesformer_jax.TimeSformer`, `cnn` in `timesformer_jax.SlowFast` and `timesformer_jax.I3D`, `clips` in
+`timesformer_jax.video.ClipOptions`, `pixels` and `mixing` in `PixelOptions` and `MixingOptions` of `timesformer_jax.augment`,
+`optimizer` in `timesformer_jax.training.make_optimizer`, `mesh` in `timesformer_jax.training.make_mesh`. The others are
+documented here.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from timesformer_jax.augment import MixingOptions, PixelOptions
+from timesformer_jax.cnn3d import SlowFast
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer
 from timesformer_jax.video import ClipOptions
@@ -22,19 +24,25 @@ UNSET = object()
 
 SECTIONS: dict[str, type] = {
     "model": TimeSformer,
+    "cnn": SlowFast,
     "clips": ClipOptions,
     "pixels": PixelOptions,
     "mixing": MixingOptions,
 }
 """Maps a section to the class that defines its fields, their defaults and their ranges."""
 
-NOT_IN_CONFIGS = {"model": ("num_classes", "num_channels", "parent", "name"), "clips": ("num_frames", "crop_size")}
+NOT_IN_CONFIGS = {
+    "model": ("num_classes", "num_channels", "parent", "name"),
+    "cnn": ("num_classes", "objective", "parent", "name"),
+    "clips": ("num_frames", "crop_size"),
+}
 """Maps a section to the fields of its class that follow from the data or from `model`, or that no run changes."""
 
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     # `dtype` is text, as on a command line. Scanned layers make the compile time independent of the depth, at the cost of a
     # stacked parameter tree.
     "model": {"dtype": "float32", "scan_layers": True},
+    "cnn": {"dtype": "float32"},
 }
 """Maps a section to the fields whose default in a config differs from that of the class."""
 
@@ -52,6 +60,8 @@ _FOLLOWING = {
         *("layer_norm_epsilon", "pre_norm", "image_size", "patch_size", "num_frames", "embed_dim", "depth", "num_heads"),
         "mlp_ratio",
     ),
+    # Without weights, the frames of the architecture: 32 for SlowFast, 8 for I3D.
+    "cnn": ("num_frames", "image_size"),
     # Without weights, the rate is 256 frames at 30 fps divided by `num_frames`, and short sides are proportional to
     # `image_size`.
     "clips": ("sampling", "sampling_rate", "placement", "short_side"),
@@ -101,8 +111,12 @@ def new_config(**sections: Any) -> ConfigDict:
             "overfit_batch": False,
             # Trace five steps for TensorBoard or xprof, in the workdir.
             "profile": False,
+            # "timesformer", whose fields are in `model`, or "i3d" or "slowfast", whose fields are in `cnn`. A field that the
+            # architecture doesn't read must not be set.
+            "architecture": "timesformer",
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "context": 1},
             "model": _section("model"),
+            "cnn": _section("cnn"),
             "data": {},
             # `span`: number of frames at 30 fps that a clip covers; sets `sampling_rate` if that is unset.
             "clips": {**_section("clips"), "span": config_dict.placeholder(float)},

@@ -5,11 +5,12 @@
 
 FOLDER has the videos and their lists (docs/data.md). Initial weights are downloaded from the Hugging Face Hub;
 `--config.init_from=FILE` uses any others that `timesformer_jax.load` reads. A batch has 64 clips over all devices; if memory is
-short, `--config.train.accumulation=8` computes it in 8 micro-batches with the same gradient.
+short, `--config.train.accumulation=8` computes it in 8 micro-batches with the same gradient; `slowfast` and `i3d` have
+BatchNorm, for which docs/train.md describes the difference.
 
-Expected accuracy (top-1, %, one clip, three crops), with its source; cost: 10^9 multiply-adds per view, FLOPs of the whole
-training of 240,000 videos; memory: MiB for each clip of a device's batch in float32, with `remat` as set here
-(counted as described in configs/recipes.py):
+Expected accuracy (top-1, %, one clip, three crops; ten clips of 256 px for `slowfast` and `i3d`), with its source; cost: 10^9
+multiply-adds per view, FLOPs of the whole training of 240,000 videos; memory: MiB for each clip of a device's batch in float32,
+with `remat` as set here (counted as described in configs/recipes.py):
 
 | variant      | accuracy | source                        | a view | training | memory |
 |--------------|----------|-------------------------------|--------|----------|--------|
@@ -23,6 +24,8 @@ training of 240,000 videos; memory: MiB for each clip of a device's batch in flo
 | scratch      | 64.8     | paper, 4.2, by its own recipe |    196 |  5.4e19  |   2365 |
 | modern       | unknown  | not measured                  |    196 |  1.6e19  |   2355 |
 | tpu          | as base  | the same model                |    196 |  4.0e18  |    326 |
+| slowfast     | 77.0     | model zoo (paper: 76.4)       |     66 |  1.4e19  |   MEMS |
+| i3d          | 73.5     | model zoo (paper: 73.4)       |     37 |  8.0e18  |    827 |
 
 Chip that each variant fits with `tpu` added (`:hr,tpu`), estimated by --mode=plan for 64 clips (docs/scale.md): GiB of the
 15.75 of a v5e chip, 8 of which share the batch, or of the 22.1 of one L4, and the clips that it computes at a time:
@@ -39,13 +42,16 @@ These figures are for XLA's attention; the kernels that `auto` chooses need less
 Others who trained `base` reached 77.3 to 78.0 with this evaluation. Their accuracy was 4 points lower if videos were missing,
 or in the official code's validation, whose clips are random. The paper's training took 416 V100 hours.
 
+`slowfast` and `i3d` are the systems of the paper's Table 2, trained from random weights for 196 epochs as in PySlowFast, whose
+model zoo has their accuracy. The paper's trainings took 6336 (`slowfast`) and 1440 V100 hours (`i3d`, from ImageNet).
+
 `base` with `--config.model.remat=full` needs about 330 MiB per clip and a third more computation. `hr` starts from position
 embeddings that are resized like images; in the official code, their order is scrambled.
 """
 
 from ml_collections import ConfigDict
 
-from configs.recipes import HR, LARGE, MODERN, OFFICIAL, TPU, Table, merge, recipe, videos
+from configs.recipes import HR, I3D, LARGE, MODERN, OFFICIAL, SLOWFAST, TPU, Table, merge, recipe, videos
 
 VARIANTS: dict[str, Table] = {
     "base": {},
@@ -70,6 +76,9 @@ VARIANTS: dict[str, Table] = {
     ),
     "modern": MODERN,
     "tpu": TPU,
+    # The paper's other systems.
+    "slowfast": SLOWFAST,
+    "i3d": I3D,
 }
 """Maps a variant to its changes of the official recipe. Names can be combined with commas; later ones take precedence."""
 

@@ -14,7 +14,7 @@ There is no variant `modern`, which would need far more than two epochs.
 
 from ml_collections import ConfigDict, config_dict
 
-from configs.recipes import Table, recipe
+from configs.recipes import NO_TIMESFORMER, Table, recipe
 
 DIGITS: Table = {
     "model": {
@@ -44,12 +44,21 @@ DIGITS: Table = {
     "eval": {"batch_size": 100, "num_crops": 1},
 }
 
-VARIANTS: dict[str, Table] = {"motion": {"data": {"label": "motion"}}, "digit": {"data": {"label": "digit"}}}
-"""Maps a classification task to its changes."""
+VARIANTS: dict[str, Table] = {
+    "motion": {"data": {"label": "motion"}},
+    "digit": {"data": {"label": "digit"}},
+    # A narrow copy, to try the training of a convolutional network.
+    "slowfast": {
+        **NO_TIMESFORMER,
+        "architecture": "slowfast",
+        "cnn": {"image_size": 32, "num_frames": 8, "width": 16, "depths": (1, 1, 1, 1), "dropout_rate": 0.0},
+    },
+}
+"""Maps a classification task, or another model, to its changes. Names can be combined with commas."""
 
 
 def get_config(variant: str = "motion") -> ConfigDict:
-    """Make the config; `variant` is a key of `VARIANTS`."""
+    """Make the config; `variant` is one or more keys of `VARIANTS`, separated by commas."""
     data = {
         "name": "moving_digits",
         "label": "motion",

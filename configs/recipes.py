@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from configs.common import FOLLOWING, UNSET, change, new_config
+from configs.common import FOLLOWING, UNSET, change, defaults, new_config
 from timesformer_jax.errors import InputError
 
 Table = Mapping[str, Any]
@@ -126,6 +126,31 @@ Its matrix units compute in bfloat16. Without remat, a scan saves the activation
 chip and takes as long as computing them again.
 """
 
+NO_TIMESFORMER: Table = {"model": {**defaults("model"), **dict.fromkeys(FOLLOWING["model"], UNSET)}}
+"""Resets `model`, for an architecture whose fields are in `cnn`."""
+
+CONVOLUTIONAL: Table = {
+    **NO_TIMESFORMER,
+    "init_from": None,
+    "cnn": {"image_size": 224, "dropout_rate": 0.5},
+    "clips": {"eval_crop_size": 256},
+    "train": {"batch_size": 64, "num_epochs": 196.0},
+    "optimizer": {
+        "learning_rate": 0.1,  # for 64 clips
+        "schedule": "cosine",
+        "steps": (),
+        "warmup_epochs": 34.0,
+        "weight_decay": 1e-4,
+        "decay_pattern": ".*/kernel|head/.*",  # all but the scales and biases of BatchNorm
+    },
+    "eval": {"num_clips": 10, "num_crops": 3, "average": "probabilities"},
+}
+"""Training of the paper's convolutional networks from random weights, as published with SlowFast.
+
+Source: PySlowFast, `configs/Kinetics/{I3D,SLOWFAST}_8x8_R50.yaml`. Three differences: there, the warm-up starts from a tenth of
+the rate, the cosine starts with the run instead of after the warm-up (a peak of 0.093), and before each evaluation the running
+statistics are computed again from 200 batches.
+"""
 MODERN: Table = {
     "model": {"drop_path_rate": 0.1, "dtype": "bfloat16"},
     "clips": {"jitter": "resized_crop", "area": (0.08, 1.0), "aspect": (3 / 4, 4 / 3), "clips_per_video": 2},
@@ -163,6 +188,9 @@ def merge(*tables: Table) -> Table:
             merged[section] = {**merged.get(section, {}), **values} if isinstance(values, Mapping) else values
     return merged
 
+
+I3D: Table = merge(CONVOLUTIONAL, {"architecture": "i3d", "cnn": {"num_frames": 8}, "clips": {"sampling_rate": 8.0}})
+SLOWFAST: Table = merge(CONVOLUTIONAL, {"architecture": "slowfast", "cnn": {"num_frames": 32}, "clips": {"sampling_rate": 2.0}})
 
 FINETUNED_VARIANTS: dict[str, Table] = {
     "base": {},

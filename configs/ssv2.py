@@ -19,9 +19,14 @@ configs/recipes.py):
 | space_only | 36.6     | paper, Table 1                               |    141 |  2.0e18  |   1849 |
 | modern     | unknown  | not measured                                 |    196 |  1.1e19  |   2355 |
 | tpu        | as base  | the same model                               |    196 |  2.8e18  |    326 |
+| slowfast   | 63.0     | PySlowFast's model zoo (one view of 256 px)  |    131 |  2.3e18  |   MEMS |
+| i3d        | unknown  | not measured                                 |     37 |  6.4e17  |    827 |
 
 Chip that each variant fits with `tpu` added (`:hr,tpu`), estimated as in configs/k400.py, whose models are the same: `base` and
 `hr` a v5e chip, `joint`, `space_only` and `modern` one L4, and `large` one L4 (5.8 GiB for 2 clips at a time).
+
+`slowfast` (64 frames) and `i3d` are fine-tuned from weights for Kinetics-400, which `--config.init_from` must name, and
+evaluated on one view of 256 px.
 
 For `local_global` and `axial` (paper, Table 1: 56.3 and 56.2), set `--config.model.attention_type`. `large` has 64 frames, like
 the released model and its configuration; the paper says 96.
@@ -29,7 +34,7 @@ the released model and its configuration; the paper says 96.
 
 from ml_collections import ConfigDict
 
-from configs.recipes import HR, MODERN, OFFICIAL, TPU, Table, merge, recipe, videos
+from configs.recipes import HR, I3D, MODERN, OFFICIAL, SLOWFAST, TPU, Table, merge, recipe, videos
 
 SOMETHING: Table = {
     "clips": {"sampling": "segments", "jitter": "inverse_uniform"},
@@ -39,6 +44,20 @@ SOMETHING: Table = {
     "pixels": {"channel_order": "bgr"},
 }
 
+CONVOLUTIONAL: Table = {
+    "pixels": {"channel_order": "rgb"},  # as in Kinetics
+    "train": {"batch_size": 16, "num_epochs": 22.0},
+    "optimizer": {
+        "learning_rate": 0.03,  # for 16 clips
+        "schedule": "steps",
+        "steps": ((0, 1.0), (14, 0.1), (18, 0.01)),
+        "warmup_epochs": 0.19,
+        "weight_decay": 1e-6,
+    },
+    "eval": {"num_clips": 1, "num_crops": 1},
+}
+"""Fine-tuning from Kinetics-400. Source: PySlowFast, `configs/SSv2/SLOWFAST_16x8_R50.yaml`."""
+
 VARIANTS: dict[str, Table] = {
     "base": {},
     "hr": HR,
@@ -47,6 +66,9 @@ VARIANTS: dict[str, Table] = {
     "space_only": {"model": {"attention_type": "space_only"}},
     "modern": merge(MODERN, {"pixels": {"channel_order": "rgb"}}),
     "tpu": TPU,
+    # The paper's other systems.
+    "slowfast": merge(SLOWFAST, CONVOLUTIONAL, {"cnn": {"num_frames": 64}}),
+    "i3d": merge(I3D, CONVOLUTIONAL),
 }
 """Maps a variant to its changes of the official recipe. Names can be combined with commas; later ones take precedence."""
 

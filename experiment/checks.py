@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import timesformer_jax as tsf
+from experiment.architectures import section_name, section_of
 from experiment.sections import arguments_of
 from timesformer_jax import evaluation, training
 from timesformer_jax.features import folder_at
@@ -19,9 +20,10 @@ CHECKPOINTS = ("latest", "best")
 
 def check_config(config: Any, trains: bool) -> None:
     """Raise `InputError` for invalid fields that aren't checked elsewhere, such as numbers, splits and dtypes."""
-    if trains and config.model.dtype == "float16":
+    dtype, dtype_field = section_of(config).dtype, f"{section_name(config)}.dtype"
+    if trains and dtype == "float16":
         raise tsf.InputError(
-            "model.dtype=float16 is for testing: in training, small gradients would underflow, since the loss isn't "
+            f"{dtype_field}=float16 is for testing: in training, small gradients would underflow, since the loss isn't "
             "scaled. Use bfloat16, which has float32's range."
         )
     for section, fields in {
@@ -50,7 +52,7 @@ def check_config(config: Any, trains: bool) -> None:
     for name, value, choices in (
         ("eval.split", config.eval.split, SPLITS),
         ("eval.checkpoint", config.eval.checkpoint, CHECKPOINTS),
-        ("model.dtype", config.model.dtype, DTYPES),
+        (dtype_field, dtype, DTYPES),
     ):
         if value not in choices:
             raise tsf.InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 import timesformer_jax as tsf
+from experiment.architectures import section_name, section_of
 from experiment.sections import arguments_of
 from input_pipeline import ClipOptions, EvalViews, SplitBatches, VideoDataset, eval_batches, training_batches
 from timesformer_jax import training
@@ -89,11 +90,14 @@ class RunData:
 
 def clip_options(config: Any) -> ClipOptions:
     """Make the clip options of a config; raises `InputError` if a value is invalid."""
-    image_size = config.model.image_size
+    model = section_of(config)
+    image_size = model.image_size
     if not isinstance(image_size, int):
-        raise tsf.InputError(f"model.image_size must be one number here, since crops are square; got {image_size}.")
+        raise tsf.InputError(
+            f"{section_name(config)}.image_size must be one number here, since crops are square; got {image_size}."
+        )
     with arguments_of(config, "clips"):
-        return ClipOptions(num_frames=config.model.num_frames, crop_size=image_size, **config.clips)
+        return ClipOptions(num_frames=model.num_frames, crop_size=image_size, **config.clips)
 
 
 def describe_preprocess(config: Any) -> Preprocess:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import timesformer_jax as tsf
+from experiment.architectures import check_reads
 from experiment.checks import SPLITS
 from experiment.data import describe_preprocess
 from experiment.follow import make_model
@@ -29,7 +30,7 @@ from timesformer_jax.features import (
     extract,
     folder_at,
 )
-from timesformer_jax.modeling import describe_model, parameter_shapes
+from timesformer_jax.modeling import describe_model, weight_shapes
 from timesformer_jax.preemption import watch_preemption
 from timesformer_jax.processes import wait_for_all
 from timesformer_jax.progress import Progress
@@ -49,6 +50,7 @@ def check_features(config: Any, workdir: str) -> None:
     splits = options.splits
     if not splits or isinstance(splits, str) or not set(splits) <= set(SPLITS) or len(set(splits)) < len(splits):
         raise tsf.InputError(f"features.splits must be some of {SPLITS}, each once, such as ('val',); got {splits!r}.")
+    check_reads(config, "features.kind", options.kind)
     check_frozen(config, workdir, "features")
     model = {name: value for name, value in describe_model(make_model(config)).items() if name != "num_classes"}
     about = {
@@ -140,8 +142,8 @@ def make_feature_fn(run: Run, kind: str) -> Callable[[Any, dict[str, jax.Array]]
             found = extract(run.model.module, params, split_clips(prepare(batch), mesh), kind)
         return found.reshape(len(batch["video"]), -1, *found.shape[1:]).astype(jax.numpy.float32)
 
-    split, shapes = training.batch_sharding(mesh), parameter_shapes(run.model.module)
-    return jax.jit(compute, in_shardings=(training.sharding_of(shapes, shapes, mesh), split), out_shardings=split)
+    split, weights = training.batch_sharding(mesh), training.weight_sharding(weight_shapes(run.model.module), mesh)
+    return jax.jit(compute, in_shardings=(weights, split), out_shardings=split)
 
 
 def turns(missing: list[int], share: Share) -> Iterator[tuple[int, bool]]:

@@ -9,6 +9,16 @@ from typing import Any, NamedTuple
 
 import timesformer_jax as tsf
 from configs.common import FOLLOWING
+from experiment.architectures import (
+    check_architecture,
+    class_of,
+    following,
+    is_cnn,
+    model_fields,
+    section_name,
+    section_of,
+)
+from experiment.cnn_weights import read_cnn
 from experiment.init_from import allowed_of_init_from, check_allow, choice_of_init_from
 from experiment.modes import MODES
 from timesformer_jax.features import folder_at
@@ -18,12 +28,8 @@ from timesformer_jax.video import Preprocess
 
 log = logging.getLogger("timesformer_jax")
 
-DRAWN = (
-    "model.num_frames",
-    "model.image_size",
-    *(f"{part}.{name}" for part in ("clips", "pixels") for name in FOLLOWING[part]),
-)
-"""Fields of `FOLLOWING` that `--mode=show` depends on."""
+DRAWN = tuple(f"{part}.{name}" for part in ("clips", "pixels") for name in FOLLOWING[part])
+"""Fields of `FOLLOWING` that `--mode=show` depends on, besides the model's frames and image size."""
 SPAN = 256.0
 """Default span of a clip in frames at 30 fps, if nothing sets its rate: 8 x 32 and 16 x 16 in the released models."""
 
@@ -53,9 +59,11 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
     if checkpoint is None and MODES[mode].needs_checkpoint:
         raise tsf.InputError(f"There is no checkpoint in {workdir}: train first with --mode=train.")
     config = config.copy_and_resolve_references()
+    check_architecture(config)
     check_allow(config)
     source = str(checkpoint or config.init_from or "")
-    if mode in ("show", "prepare") and checkpoint is None and all(_value(config, path) is not None for path in DRAWN):
+    drawn = (*DRAWN, *(f"{section_name(config)}.{name}" for name in ("num_frames", "image_size")))
+    if mode in ("show", "prepare") and checkpoint is None and all(_value(config, path) is not None for path in drawn):
         source = ""
     weights = _read(config, source, {} if checkpoint else choice_of_init_from(config)) if source else NO_WEIGHTS
     if source and checkpoint is None:
@@ -80,7 +88,7 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
     if checkpoint is None and source and MODES[mode].loads_init_from:
         weights.check(source, make_model(config), allowed_of_init_from(config))
     if source:
-        log.info("The model follows the weights in %s: %s.", source, _in_words(config.model))
+        log.info("The model follows the weights in %s: %s.", source, _in_words(config))
     if choices.rows:
         log.info("Differences between the %s in %s and this run's config:\n%s", choices.owner, source, choices.table())
     for path, why in choices.guessed.items():
@@ -90,15 +98,17 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
 
 def _read(config: Any, source: str, choice: dict[str, Any]) -> Architecture:
     """Read the architecture of the weights, given the heads, frames and image size that are set."""
+    if is_cnn(config):
+        return read_cnn(source, config, following(config))
     given = {name: config.model[name] for name in ("num_heads", "image_size", "num_frames")}
     with _naming_flags(config):
         return read_architecture(source, allow=tuple(config.init_from_allow), **choice, **given)
 
 
-def make_model(config: Any) -> tsf.TimeSformer:
+def make_model(config: Any) -> Any:
     """Make the config's model for one class; raises `InputError`, naming the flag, if a field is invalid."""
     with _naming_flags(config):
-        return tsf.TimeSformer(num_classes=1, **config.model)
+        return class_of(config)(num_classes=1, **model_fields(config))  # type: ignore[call-arg]
 
 
 @contextlib.contextmanager
@@ -107,14 +117,14 @@ def _naming_flags(config: Any) -> Iterator[None]:
     try:
         yield
     except tsf.InputError as error:
-        if str(error).partition(" ")[0] not in config.model:
+        if str(error).partition(" ")[0] not in section_of(config):
             raise
-        raise tsf.InputError(f"--config.model.{error}") from error
+        raise tsf.InputError(f"--config.{section_name(config)}.{error}") from error
 
 
 REMEDIES = {
-    True: "drop --config.model.{name}, or choose other weights with --config.init_from",
-    False: "set --config.model.{name}={value}, or use a recipe whose model follows the weights, such as "
+    True: "drop --config.{section}.{name}, or choose other weights with --config.init_from",
+    False: "set --config.{section}.{name}={value}, or use a recipe whose model follows the weights, such as "
     "--config=configs/folder.py:video_folder,finetune",
 }
 """Maps whether the command line sets a field that contradicts the weights to the remedy."""
@@ -122,12 +132,13 @@ REMEDIES = {
 
 def _check_fixed(config: Any, weights: Architecture, source: str, typed: Collection[str]) -> None:
     """Raise `InputError` if model fields that are set contradict the weights."""
+    section = section_name(config)
     for name, value in weights.fixed.items():
-        given = config.model.get(name)
+        given = config[section].get(name)
         if given is not None and not _same(given, value):
             raise tsf.InputError(
-                f"model.{name}={given} contradicts the weights in {source}, which have {name}={value}: "
-                f"{REMEDIES[f'model.{name}' in typed].format(name=name, value=value)}."
+                f"{section}.{name}={given} contradicts the weights in {source}, which have {name}={value}: "
+                f"{REMEDIES[f'{section}.{name}' in typed].format(section=section, name=name, value=value)}."
             )
 
 
@@ -191,7 +202,7 @@ class _Choices:
             return ours
         origin = "default" if given is None else "command line" if path in self.typed else "config"
         # A checkpoint's model is compared as a whole later, and must be equal.
-        decides = self.owner == "checkpoint" and not path.startswith("model.")
+        decides = self.owner == "checkpoint" and not path.startswith(("model.", "cnn."))
         if decides and self.training and origin == "command line":
             by_span = self.span_decides and path == "clips.sampling_rate"
             typed = f"--config.clips.span makes {path}" if by_span else f"--config.{path} is"
@@ -212,15 +223,16 @@ class _Choices:
 
 def _fill(config: Any, weights: Architecture | None, choices: _Choices) -> None:
     """Set every field of `FOLLOWING`, and the short side of stored frames; `weights` is None if there are none."""
-    for name, default in FOLLOWING["model"].items():
+    section, model = section_name(config), section_of(config)
+    for name, default in following(config).items():
         known = weights.fields.get(name) if weights else None
-        config.model[name] = choices.choose(f"model.{name}", config.model[name], known, default)
+        model[name] = choices.choose(f"{section}.{name}", model[name], known, default)
     make_model(config)
-    known = _known_settings(weights, config.model) if weights else {}
+    known = _known_settings(weights, config) if weights else {}
     defaults = {
         **{f"{section}.{name}": value for section in ("clips", "pixels") for name, value in FOLLOWING[section].items()},
-        "clips.sampling_rate": SPAN / config.model.num_frames,
-        "clips.short_side": _default_short_sides(weights, config.model.image_size),
+        "clips.sampling_rate": SPAN / model.num_frames,
+        "clips.short_side": _default_short_sides(weights, model.image_size),
     }
     for section in ("pixels", "clips"):
         for name in FOLLOWING[section]:
@@ -243,23 +255,24 @@ def _fill(config: Any, weights: Architecture | None, choices: _Choices) -> None:
 def _given_rate(config: Any) -> float | None:
     """Sampling rate that the config sets, directly or by the span of a clip."""
     rate, span = config.clips.sampling_rate, config.clips.span
-    return span / config.model.num_frames if rate is None and span is not None else rate
+    return span / section_of(config).num_frames if rate is None and span is not None else rate
 
 
-def _known_settings(weights: Architecture, model: Any) -> dict[str, Any]:
+def _known_settings(weights: Architecture, config: Any) -> dict[str, Any]:
     """Clip and pixel settings of the weights, by dotted path, for a model of this size."""
-    said, prepared = weights.said, weights.preprocess
+    said, prepared, model = weights.said, weights.preprocess, section_of(config)
+    crop_size = config.clips.eval_crop_size or model.image_size
     known = {f"pixels.{name}": getattr(prepared, name) for name in FOLLOWING["pixels"] if name in said}
     known |= {f"clips.{name}": getattr(prepared, name) for name in ("sampling", "placement") if name in said}
     if "sampling_rate" in said:
         # More frames cover the same span.
         frames = weights.fields.get("num_frames") or model.num_frames
         known["clips.sampling_rate"] = prepared.sampling_rate * frames / model.num_frames
-    if said.get("crop_size", model.image_size) == model.image_size:
+    if said.get("crop_size", crop_size) == crop_size:
         if "short_sides" in said:
             known["clips.short_side"] = tuple(said["short_sides"])
         elif said.get("short_side") and prepared.sampling == "uniform":
-            known["clips.short_side"] = _jittered(said["short_side"], model.image_size)
+            known["clips.short_side"] = _jittered(said["short_side"], crop_size)
     return known
 
 
@@ -305,7 +318,10 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _in_words(model: Any) -> str:
+def _in_words(config: Any) -> str:
+    model = section_of(config)
+    if is_cnn(config):
+        return f"{config.architecture}, {model.num_frames} frames of {model.image_size} px"
     return (
         f"{model.attention_type}, {model.depth} blocks of {model.embed_dim}, {model.num_heads} heads, patches of "
         f"{model.patch_size}, {model.num_frames} frames of {model.image_size} px"

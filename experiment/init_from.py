@@ -32,4 +32,4 @@ def check_allow(config: Any) -> None:
 
 def allowed_of_init_from(config: Any) -> tuple[str, ...]:
     """Return `allow` of `load` for `init_from`: the config's patterns, and the embeddings that it disables."""
-    return (*_patterns(config), *UNUSED_EMBEDDINGS[config.model.position_embedding])
+    return (*_patterns(config), *UNUSED_EMBEDDINGS.get(config.model.position_embedding, ()))  # unset for other architectures

@@ -25,7 +25,7 @@ class RunModel:
         score: The model's `evaluation.make_score_fn`.
     """
 
-    def __init__(self, module: tsf.TimeSformer, mesh: Mesh, objective: str, pixels: PixelOptions, mixing: MixingOptions):
+    def __init__(self, module: Any, mesh: Mesh, objective: str, pixels: PixelOptions, mixing: MixingOptions):
         self.module, self.mesh, self.objective, self.pixels, self.mixing = module, mesh, objective, pixels, mixing
         self.score = evaluation.make_score_fn(model=module, prepare=self.prepare_eval, mesh=mesh, objective=objective)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import timesformer_jax as tsf
+from experiment.architectures import is_cnn, model_fields
 from experiment.checks import OBJECTIVES, check_config
 from experiment.data import clip_options
 from experiment.follow import follow_weights
@@ -75,6 +76,11 @@ def planned(request: StepRequest, target: Target, python: str | None = None) -> 
 
 def search_step(request: StepRequest, target: Target, python: str | None = None) -> Search:
     """Search in a process with the compiler for the target."""
+    if request.architecture != "timesformer":
+        raise tsf.InputError(
+            f"plan.search=True chooses remat, scan and mesh of a TimeSformer: use --mode=plan without it for architecture="
+            f"{request.architecture}."
+        )
     if target.platform != "tpu":  # refused before a compiler is looked for
         return search_plans(request, target.name)
     job = {"request": request.to_json(), "target": target.name, "search": True}
@@ -92,7 +98,8 @@ def step_request(config: Any, typed: Collection[str] = ()) -> StepRequest:
     figures = _figures(config)
     clips = clip_options(config)
     return StepRequest(
-        model={"num_classes": figures.num_classes, **config.model.to_dict()},
+        model={"num_classes": figures.num_classes, **model_fields(config)},
+        architecture=config.architecture,
         mesh=config.mesh.to_dict(),
         batch_size=config.train.batch_size,
         window=clips.training_window(config.data.get("short_side") or FRAME_SIZE),
@@ -131,14 +138,14 @@ def _follow(config: Any, typed: Collection[str]) -> Any:
     config, source = config.copy_and_resolve_references(), config.init_from
     if source and not Path(source).expanduser().exists():
         config.init_from = None
-        if source in ZOO:
+        if source in ZOO and not is_cnn(config):
             published = ZOO[source]
             for name in ("num_frames", "image_size"):
                 if config.model[name] is None:
                     config.model[name] = getattr(published, name)
     with tempfile.TemporaryDirectory() as empty:
         config = follow_weights(config, empty, "plan", typed)
-    if source and config.init_from is None and source not in ZOO:
+    if source and config.init_from is None and source not in ZOO and not is_cnn(config):
         log.info(
             "init_from=%s is not downloaded for a plan: width %d, depth %d and patches of %d are the config's. Set "
             "--config.model.* if the weights differ.",

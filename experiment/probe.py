@@ -12,6 +12,7 @@ from etils import epath
 from tqdm import tqdm
 
 import timesformer_jax as tsf
+from experiment.architectures import check_reads
 from experiment.follow import make_model
 from experiment.frozen import check_frozen, frozen
 from experiment.probe_plan import ProbePlan, describe_edges, plan_probe
@@ -19,7 +20,7 @@ from experiment.setup import Run
 from input_pipeline import EvalViews
 from timesformer_jax import evaluation, training
 from timesformer_jax.features import folder_at
-from timesformer_jax.modeling import describe_model
+from timesformer_jax.modeling import describe_model, variables_of, weights_of
 from timesformer_jax.pretrained.orbax import find_checkpoint, write_checkpoint
 from timesformer_jax.processes import wait_for_all
 from timesformer_jax.progress import number
@@ -39,6 +40,7 @@ def check_probe(config: Any, workdir: str) -> None:
     """Raise `InputError` for invalid options, before the data are prepared, which can take hours."""
     options = config.probe
     training.probe_rates(options.learning_rates, options.weight_decays)
+    check_reads(config, "probe.kind", options.kind)
     _make_probe(config, make_model(config))
     if options.num_epochs is not None and not 0 < options.num_epochs < math.inf:
         raise tsf.InputError(f"probe.num_epochs must be above 0 and finite, got {options.num_epochs}.")
@@ -112,7 +114,7 @@ def probe(run: Run) -> None:
         log.warning("%s", edge)
 
 
-def _make_probe(config: Any, model: tsf.TimeSformer) -> Any:
+def _make_probe(config: Any, model: Any) -> Any:
     options = config.probe
     return training.make_probe(kind=options.kind, model=model, depth=options.depth, num_heads=options.num_heads)
 
@@ -267,7 +269,9 @@ def _write(
     }
     about = {name: results[name] for name in ("kind", "backbone", "backbone_step", "best")}
     if options.kind == "linear":
-        write_checkpoint(folder, {**backbone, **params}, {**model_notes, "probe": about})
+        variables = variables_of(backbone)
+        whole = weights_of({**variables["params"], **params}, variables.get("batch_stats"))
+        write_checkpoint(folder, whole, {**model_notes, "probe": about})
     elif not _further():
         # For `Preprocess(**notes["preprocess"])`, so without the short sides that training draws from.
         notes_of_probe = {**model_notes, "preprocess": run.files.preprocess.as_dict(), **about}

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 
 import timesformer_jax as tsf
+from experiment.architectures import is_cnn
 from experiment.curves import read_curves
 from experiment.setup import Run
 from experiment.show import pictures
@@ -29,6 +30,8 @@ from timesformer_jax.state_files import read_json, refuse
 log = logging.getLogger("timesformer_jax")
 
 FILE = "report.html"
+ROLLOUT = "Overlay on each frame: attention rollout of the class token through all blocks."
+CLIPS_ONLY = "The frames of each clip; attention rollout needs a model with attention."
 MOST_COLOURS = 20
 """Maximum number of labels that are distinguished by the points' colours."""
 FRAMES_PER_SECOND = 3.0
@@ -68,7 +71,7 @@ def report(run: Run) -> None:
     points, caption = _points(run, params, data)
     page = evaluation.render_report(
         evaluation.Report(
-            title=f"{run.config.data.name}: {run.model.module.attention_type}",
+            title=f"{run.config.data.name}: {getattr(run.model.module, 'attention_type', run.config.architecture)}",
             summary=_summary(run, results),
             configuration=_flat(_read_config(workdir) or run.config.to_dict()),
             results=results,
@@ -77,7 +80,7 @@ def report(run: Run) -> None:
             confusion=_read_confusion(confusion, workdir, run.data.label_names),
             best=shown[: len(best)],
             worst=shown[len(best) :],
-            map_name="Overlay on each frame: attention rollout of the class token through all blocks.",
+            map_name=CLIPS_ONLY if is_cnn(run.config) else ROLLOUT,
             points=points,
             points_caption=caption,
             cost=_cost(run, results),
@@ -164,13 +167,15 @@ class _Videos:
 
 
 def _shown(run: Run, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any]]) -> list[evaluation.ShownVideo]:
-    """Return the videos of these rows, each with a GIF of its clip overlaid with attention rollout."""
+    """Return the videos of these rows, each with a GIF of its clip, overlaid with attention rollout if the model has any."""
     numbers = data.numbers_of([row["video"] for row in rows])
     animations = []
     for clips, _, real in data.clips([numbers[row["video"]] for row in rows]):
-        maps = np.asarray(explain.attention_rollout(run.model.module, params, clips))
-        for frames, clip_maps in zip(pictures(clips[:real], run.model.pixels), maps[:real], strict=True):
-            animations.append(explain.gif_bytes(explain.overlay(frames, clip_maps), FRAMES_PER_SECOND))
+        frames = pictures(clips[:real], run.model.pixels)
+        if not is_cnn(run.config):
+            maps = np.asarray(explain.attention_rollout(run.model.module, params, clips))[:real]
+            frames = [explain.overlay(*pair) for pair in zip(frames, maps, strict=True)]
+        animations += [explain.gif_bytes(each, FRAMES_PER_SECOND) for each in frames]
     return [
         evaluation.ShownVideo(row["video"], _labels(row), [(label, score) for label, score in row["best"]], animation)
         for row, animation in zip(rows, animations, strict=True)
@@ -178,7 +183,7 @@ def _shown(run: Run, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any
 
 
 def _points(run: Run, params: Any, data: _Videos) -> tuple[bytes | None, str]:
-    """Plot the CLS tokens of some videos, with a caption; returns (None, "") if they are too few or all identical."""
+    """Plot the classifier's inputs of some videos, with a caption; returns (None, "") if they are too few or all identical."""
     count = min(data.count, run.config.report.num_points)
     numbers = np.sort(np.random.default_rng(run.config.seed).permutation(data.count)[:count])
     features, labels = [], []
@@ -197,7 +202,7 @@ def _points(run: Run, params: Any, data: _Videos) -> tuple[bytes | None, str]:
     found = nearest_neighbours(values, classes)
     names = run.data.label_names
     shown, classes = (names, classes) if len(names) <= MOST_COLOURS else (None, None)
-    picture = draw_points([[Panel(points, classes, "t-SNE of the class token")]], shown)
+    picture = draw_points([[Panel(points, classes, "t-SNE of the classifier's input")]], shown)
     near = (
         "Accuracy by nearest neighbours: n/a, since fewer than two labels have two videos"
         if found is None
@@ -213,8 +218,10 @@ def _summary(run: Run, results: Mapping[str, Any]) -> str:
     head = "map" if run.data.dataset.several else "top1"
     ends = results["intervals"][head]
     interval = "n/a" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f} %"
+    module = run.model.module
+    kind = type(module).__name__ if is_cnn(run.config) else f"TimeSformer with {module.attention_type} attention"
     return (
-        f"A TimeSformer with {run.model.module.attention_type} attention, {size}, after {results['step']} steps: "
+        f"{'An' if kind[0] == 'I' else 'A'} {kind}, {size}, after {results['step']} steps: "
         f"{evaluation.TITLES[head][0]} {100 * results[head]:.1f} % (95 % interval {interval}) on {results['num_videos']} "
         f"videos of {len(run.data.label_names)} labels, by the {evaluation.AVERAGE_TITLES[results['average']]}."
     )
@@ -256,7 +263,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _cost(run: Run, results: Mapping[str, Any]) -> dict[str, str]:
-    parameters, multiply_adds = count_parameters(run.model.module), count_multiply_adds(run.model.module)
+    parameters = count_parameters(run.model.module)
+    multiply_adds = count_multiply_adds(run.model.module, image_size=run.data.clips.eval_crop)
     for_logits = count_multiply_adds(run.model.module, for_logits=True)
     views = results["num_clips"] * results["num_crops"]
     return {

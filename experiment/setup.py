@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 import timesformer_jax as tsf
+from experiment.architectures import is_cnn
 from experiment.checks import (
     OBJECTIVES,
     check_checkpoint,
@@ -87,7 +88,8 @@ def set_up(config: Any, workdir: str, mode: str, *, lock: bool = True) -> Run:
     objective = OBJECTIVES[data.dataset.several]
     check_objective(workdir, objective)
     names = data.label_names
-    model = RunModel(module.clone(num_classes=len(names)), mesh, objective, pixels.for_labels(names), mixing)
+    module = module.clone(num_classes=len(names), **({"objective": objective} if is_cnn(config) else {}))
+    model = RunModel(module, mesh, objective, pixels.for_labels(names), mixing)
     return Run(config, workdir, data, model, RunFiles(config, workdir, needs, model, names, data.num_videos("train")))
 
 

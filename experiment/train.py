@@ -16,6 +16,7 @@ from etils import epath
 import timesformer_jax as tsf
 from configs.folder import FIELDS
 from configs.recipes import SMALL_DATA
+from experiment.architectures import is_cnn, section_of
 from experiment.evaluate import evaluate, score_split
 from experiment.files import lock_of
 from experiment.setup import Run
@@ -24,6 +25,7 @@ from input_pipeline import EvalViews, mix_clips
 from timesformer_jax import evaluation, training
 from timesformer_jax.cost import count_multiply_adds
 from timesformer_jax.features import folder_at
+from timesformer_jax.modeling import num_blocks
 from timesformer_jax.pretrained.writer_limits import describe_unsupported
 from timesformer_jax.processes import from_first, wait_for_all
 from timesformer_jax.run_lock import check_unlocked
@@ -68,7 +70,8 @@ def _rehearsal(config: Any, workdir: str) -> tuple[Any, str]:
         config.pixels.update({name: type(value)() for name, value in config.pixels.items() if isinstance(value, float)})
         config.pixels.update({"flip": "off", "rand_augment": (0, 0.0), **pixels})
         config.mixing.update({"mixup": 0.0, "cutmix": 0.0})
-        config.model.update({"drop_path_rate": 0.0, "dropout_rate": 0.0, "attention_dropout_rate": 0.0})
+        model = section_of(config)
+        model.update({name: 0.0 for name in model if name.endswith("_rate")})
         config.train.update({"label_smoothing": 0.0, "ema_decay": 0.0, "log_every_steps": 10})
         config.optimizer.update({"schedule": "constant", "warmup_epochs": 0.0, "weight_decay": 0.0})
     return config, str(folder)
@@ -87,7 +90,7 @@ def train(run: Run) -> None:
     overfit_loss = OVERFIT_LOSS / (len(data.label_names) if data.several else 1)  # the multi-label loss is a mean over classes
     optimizer = training.make_optimizer(
         **config.optimizer,
-        depth=run.model.module.depth,
+        depth=num_blocks(run.model.module),
         num_epochs=total_steps / steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
     )
@@ -128,7 +131,7 @@ def train(run: Run) -> None:
     if config.overfit_batch:
         _judge(losses[-1] if losses else None, overfit_loss, int(state.step))
         return
-    evaluate(run, state.best_params, int(state.step))
+    evaluate(run, state.best_weights, int(state.step))
 
 
 def _make_step(run: Run, optimizer: training.Optimizer) -> Any:
@@ -171,7 +174,7 @@ def _make_plan(config: Any, total_steps: int, steps_per_epoch: float, overfit_lo
 
 def _begin(run: Run, optimizer: Any, total_steps: int) -> training.TrainState:
     """Start from the workdir's newest checkpoint, else the weights of `init_from`, else random weights, and log which."""
-    config, params, ema = run.config, None, run.config.train.ema_decay > 0
+    config, ema, start = run.config, run.config.train.ema_decay > 0, {}
     if (step := run.files.checkpoints.latest_step) is not None:
         state = run.files.checkpoints.restore(training.state_shapes(run.model.module, optimizer, run.model.mesh, ema=ema))
         rest = f"{total_steps - step} steps to go" if step < total_steps else "nothing left to train"
@@ -181,11 +184,11 @@ def _begin(run: Run, optimizer: Any, total_steps: int) -> training.TrainState:
         return state
     if config.init_from:
         pretrained = run.model.load_init_from(run.config, run.data.label_names)
-        params = pretrained.params
+        start = {"params": pretrained.params, "batch_stats": getattr(pretrained, "batch_stats", None)}
         log.info("Starting from the weights of init_from=%s:\n%s", config.init_from, pretrained.report)
     else:
         log.info("Starting from random weights (seed %d): neither a checkpoint nor init_from.", config.seed)
-    return training.init_state(run.model.module, optimizer, config.seed, run.model.mesh, params=params, ema=ema)
+    return training.init_state(run.model.module, optimizer, config.seed, run.model.mesh, **start, ema=ema)
 
 
 def _tell(run: Run, state: training.TrainState, total_steps: int) -> None:
@@ -224,7 +227,7 @@ def _tell(run: Run, state: training.TrainState, total_steps: int) -> None:
         log.info("%s", note)
     if hint := hint_at_small(config, data.num_videos("train"), total_steps):
         log.info("%s", hint)
-    if limits := describe_unsupported(run.model.module):
+    if not is_cnn(config) and (limits := describe_unsupported(run.model.module)):
         log.info("%s", limits)
     if config.pixels.flip == "auto":
         reason = {"on": "no label mentions a side", "off": "some labels mention a side"}
@@ -262,7 +265,7 @@ def _batches(run: Run, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
 
 def _validate(run: Run, state: training.TrainState, check: Callable[[], None]) -> tuple[dict[str, float], float]:
     """Evaluate one clip and crop of every validation video; `check` is called between batches."""
-    scores = score_split(run, state.best_params, "val", EvalViews(), between=check)
+    scores = score_split(run, state.best_weights, "val", EvalViews(), between=check)
     found = evaluation.accuracies(scores.predictions(run.config.eval.average))
     figures = {"loss": evaluation.mean_loss(scores), **found}
     return {f"val/{name}": value for name, value in figures.items()}, found.get("map", found["top1"])

@@ -17,18 +17,21 @@ from ml_collections import ConfigDict
 import main
 import timesformer_jax as tsf
 from configs import common, recipes
+from experiment.architectures import class_of, model_fields
 from experiment.follow import follow_weights
 from input_pipeline import ClipOptions, MixingOptions, PixelOptions, mix_clips, open_dataset, prepare_training
 from tests.runs import config_of
 from tests.support import moving_square, write_video
 from timesformer_jax import InputError, training
 from timesformer_jax.cost import count_multiply_adds
+from timesformer_jax.modeling import num_blocks
 from timesformer_jax.pretrained.zoo import ZOO
 from timesformer_jax.video import Limits
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "recipes"))
 CLASSES = {"k400": 400, "k600": 600, "ssv2": 174, "diving48": 48, "howto100m": 1059, "ucf101": 101, "hmdb51": 51}
+CNNS = ("slowfast", "i3d")
 OFFICIAL = ("k400", "k600", "ssv2", "diving48", "howto100m")
 
 
@@ -41,7 +44,7 @@ def variants(file: str) -> list[str]:
     table = module(file).VARIANTS
     if file == "folder":
         return [*module(file).FIELDS, *(f"video_folder,{name}" for name in table), "video_list,finetune,modern"]
-    return [*table, *(f"{name},modern" for name in table if "modern" in table and name != "modern")]
+    return [*table, *(f"{name},modern" for name in table if "modern" in table and name not in ("modern", *CNNS))]
 
 
 EVERY = [(file, variant) for file in FILES for variant in variants(file)]
@@ -57,6 +60,11 @@ def filled(file: str, variant: str) -> ConfigDict:
     return config
 
 
+def model_of(config: ConfigDict, num_classes: int) -> Any:
+    """The config's model."""
+    return class_of(config)(num_classes=num_classes, **model_fields(config))
+
+
 def optimizer_of(config: ConfigDict, depth: int, steps_per_epoch: float = 100.0) -> training.Optimizer:
     return training.make_optimizer(
         **config.optimizer, depth=depth, num_epochs=config.train.num_epochs, steps_per_epoch=steps_per_epoch
@@ -66,7 +74,7 @@ def optimizer_of(config: ConfigDict, depth: int, steps_per_epoch: float = 100.0)
 def test_expected_recipes_exist():
     assert set(FILES) == {*CLASSES, "folder", "moving_digits"}
     names = "base hr large joint space_only local_global axial scratch modern tpu"
-    assert set(module("k400").VARIANTS) == set(names.split())
+    assert set(module("k400").VARIANTS) == {*names.split(), *CNNS}
     assert all("modern" in module(file).VARIANTS for file in FILES if file != "moving_digits")
 
 
@@ -94,10 +102,11 @@ def test_table_lists_every_variant_with_its_cost(file: str):
     assert [row[0] for row in rows[1:]] == list(module(file).VARIANTS)
     for variant, *_, view, whole, memory in rows[1:]:
         config = filled(file, variant)
-        model = tsf.TimeSformer(num_classes=CLASSES[file], **config.model)
+        model = model_of(config, CLASSES[file])
         frozen = any(factor is None for _, factor in config.optimizer.rates)
         clips = videos * config.train.num_epochs * config.clips.clips_per_video
-        assert int(view) == round(count_multiply_adds(model) / 1e9), variant
+        tested = count_multiply_adds(model, image_size=config.clips.eval_crop_size or model.image_size)
+        assert int(view) == round(tested / 1e9), variant
         training_flops = (2 if frozen else 6) * count_multiply_adds(model, for_logits=True) * clips
         assert whole == f"{training_flops:.1e}".replace("+", ""), variant
         assert int(memory) > 0
@@ -109,15 +118,16 @@ def test_table_lists_every_variant_with_its_cost(file: str):
 @pytest.mark.parametrize(("file", "variant"), EVERY)
 def test_every_variant_builds(file: str, variant: str):
     config = filled(file, variant)
-    model = tsf.TimeSformer(num_classes=CLASSES.get(file, 7), **config.model)
+    model = model_of(config, CLASSES.get(file, 7))
     clips = ClipOptions(num_frames=model.num_frames, crop_size=model.image_size, **config.clips)
     PixelOptions(**config.pixels)
     MixingOptions(**config.mixing)
-    optimizer_of(config, model.depth)
+    optimizer_of(config, num_blocks(model))
     assert config.data.get("short_side", 32) >= clips.short_side[0]  # as the jobs require
     assert config.train.batch_size % clips.clips_per_video == 0
     assert config.init_from is None or config.init_from.startswith("hf:") or config.init_from in ZOO
-    assert (config.init_from is None) == (config.model.initialization == "from_scratch")
+    random = config.architecture in CNNS or config.model.initialization == "from_scratch"
+    assert (config.init_from is None) == random
 
 
 @pytest.mark.parametrize("file", sorted(CLASSES))
@@ -181,7 +191,7 @@ def test_later_variant_wins():
 
 @pytest.mark.parametrize("file", OFFICIAL)
 def test_official_hyperparameters(file: str):
-    for variant in module(file).VARIANTS.keys() - {"modern", "scratch"}:
+    for variant in module(file).VARIANTS.keys() - {"modern", "scratch", *CNNS}:
         config = config_of(file, variant)
         assert config.train.batch_size == 64  # over all devices and micro-batches
         steps = 1000
@@ -241,7 +251,7 @@ def shrink(file: str, variant: str) -> Small:
 def distinct() -> list[Any]:
     """Variants whose small copies compile to different steps; RandAugment alone takes seconds to compile."""
     found: dict[str, Any] = {}
-    alone = [(file, variant) for file, variant in EVERY if not variant.endswith(",modern")]
+    alone = [(file, variant) for file, variant in EVERY if not variant.endswith(",modern") and variant not in CNNS]
     for file, variant in alone:
         config = shrink(file, variant).config.to_dict()
         del config["pixels"]["channel_order"], config["optimizer"]["clip_norm"], config["optimizer"]["warmup_epochs"]

@@ -66,7 +66,8 @@ def test_follow_weights_of_any_kind(recipe, kind: str, given: dict[str, Any], mo
     states_rate = kind in ("timesformer_jax", "huggingface")
     span = 96 if recipe[0] == "hmdb51" else 8 if states_rate else 256
     assert config.clips.sampling_rate == span / model["num_frames"]
-    assert all(config[section][name] is not None for section, fields in FOLLOWING.items() for name in fields)
+    sections = FOLLOWING.keys() - {"cnn"}  # read by other architectures
+    assert all(config[section][name] is not None for section in sections for name in FOLLOWING[section])
 
 
 def test_follow_weights_keeps_short_sides_of_the_released_models():

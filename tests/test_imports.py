@@ -148,10 +148,12 @@ MAY_IMPORT = {  # maps a room to the rooms that it may import besides itself and
     "timesformer_jax/pretrained": {"timesformer_jax.modeling", "timesformer_jax.video"},
     "timesformer_jax/explain": {"timesformer_jax.modeling", "timesformer_jax.video"},
     "timesformer_jax/augment": {"timesformer_jax.video"},
+    "timesformer_jax/architectures.py": {"timesformer_jax.cnn3d", "timesformer_jax.modeling"},
     "timesformer_jax/cost.py": {"timesformer_jax.modeling"},
     "timesformer_jax/features": {"timesformer_jax.modeling", "timesformer_jax.video"},
     "timesformer_jax/training": {"timesformer_jax.modeling"},
     "timesformer_jax/planning": {
+        "timesformer_jax.architectures",
         "timesformer_jax.augment",
         "timesformer_jax.cost",
         "timesformer_jax.modeling",
@@ -169,7 +171,7 @@ MAY_IMPORT = {  # maps a room to the rooms that it may import besides itself and
     "timesformer_jax/evaluation": {"timesformer_jax.modeling", "timesformer_jax.training"},
     "input_pipeline": {"timesformer_jax.augment", "timesformer_jax.video", "timesformer_jax.datasets"},
     "experiment": {"timesformer_jax", "input_pipeline", "configs"},
-    "configs": {"timesformer_jax.augment", "timesformer_jax.modeling", "timesformer_jax.video"},
+    "configs": {"timesformer_jax.augment", "timesformer_jax.cnn3d", "timesformer_jax.modeling", "timesformer_jax.video"},
 }
 
 

@@ -1,6 +1,7 @@
 """Plans as text."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from timesformer_jax.planning.memory import GIB
 from timesformer_jax.planning.plan import Plan
@@ -42,10 +43,15 @@ def _head(plan: Plan, title: str) -> str:
         [
             f"{title or 'Training step'} on {plan.target}: {verdict(plan)}",
             f"{plan.num_chips} x {plan.device}, mesh {mesh_text(plan.mesh)}; {request.batch_size} clips a step = {split}; "
-            f"{model['dtype']}, remat {model['remat']}, scan {'on' if model['scan_layers'] else 'off'}. "
+            f"{model['dtype']}{_how(model)}. "
             f"Compiled in {plan.compile_seconds:.0f} s, not run.",
         ]
     )
+
+
+def _how(model: Mapping[str, Any]) -> str:
+    """How a model with blocks is computed; empty for others."""
+    return f", remat {model['remat']}, scan {'on' if model['scan_layers'] else 'off'}" if "remat" in model else ""
 
 
 def verdict(plan: Plan) -> str:

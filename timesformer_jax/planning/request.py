@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from timesformer_jax.architectures import ARCHITECTURES
 from timesformer_jax.augment import MixingOptions, PixelOptions, mix_clips, prepare_training
-from timesformer_jax.modeling import TimeSformer
+from timesformer_jax.modeling import input_shape, num_blocks
 from timesformer_jax.training import (
     TrainState,
     batch_sharding,
@@ -27,7 +28,7 @@ class StepRequest:
     """A training step: model, batch, optimizer, augmentation and mesh. All fields are JSON values."""
 
     model: dict[str, Any]
-    """Fields of `timesformer_jax.TimeSformer`, `num_classes` included; `dtype` is text."""
+    """Fields of the model, such as those of `timesformer_jax.TimeSformer`, `num_classes` included; `dtype` is text."""
     mesh: dict[str, int]
     """Sizes of the axes, as for `timesformer_jax.training.make_mesh`."""
     batch_size: int
@@ -51,11 +52,13 @@ class StepRequest:
     """Fields of `timesformer_jax.augment.PixelOptions`."""
     mixing: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of `timesformer_jax.augment.MixingOptions`."""
+    architecture: str = "timesformer"
+    """Key of `timesformer_jax.architectures.ARCHITECTURES`."""
 
     @property
-    def module(self) -> TimeSformer:
+    def module(self) -> Any:
         """The model."""
-        return TimeSformer(**self.model)
+        return ARCHITECTURES[self.architecture](**self.model)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -87,7 +90,7 @@ def make_step(request: StepRequest, mesh: Mesh) -> tuple[Any, TrainState, dict[s
     check_mesh(model, mesh)
     local_batch_size("train.batch_size", request.batch_size, mesh, request.accumulation)
     optimizer = make_optimizer(
-        **request.optimizer, depth=model.depth, num_epochs=request.num_epochs, steps_per_epoch=request.steps_per_epoch
+        **request.optimizer, depth=num_blocks(model), num_epochs=request.num_epochs, steps_per_epoch=request.steps_per_epoch
     )
     pixels = PixelOptions(**request.pixels).for_labels(())
     mixing = MixingOptions(**request.mixing)
@@ -106,12 +109,12 @@ def make_step(request: StepRequest, mesh: Mesh) -> tuple[Any, TrainState, dict[s
         trained=optimizer.trained,
     )
     state = state_shapes(model, optimizer.transformation, mesh, ema=request.ema_decay > 0)
-    size = model.grid[0] * model.patch_size, model.grid[1] * model.patch_size
+    _, num_frames, height, width, num_channels = input_shape(model)
     labels = (model.num_classes,) if request.objective == "sigmoid" else ()
     shapes = {
-        "video": ((model.num_frames, request.window, request.window, model.num_channels), jnp.uint8),
-        "rows": ((size[0],), jnp.float32),
-        "columns": ((size[1],), jnp.float32),
+        "video": ((num_frames, request.window, request.window, num_channels), jnp.uint8),
+        "rows": ((height,), jnp.float32),
+        "columns": ((width,), jnp.float32),
         "label": (labels, jnp.int32),
     }
     batch = {
