@@ -10,7 +10,8 @@ import pytest
 
 import timesformer_jax as tsf
 from timesformer_jax.__main__ import main
-from timesformer_jax.cost import cost_table, count_multiply_adds, count_parameters
+from timesformer_jax.cnn3d import ConvNet, count_layer_multiply_adds, variable_shapes
+from timesformer_jax.cost import cost_table, count_multiply_adds, count_parameters, systems_table
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,26 @@ def test_cost_of_three_views_matches_the_paper(name: str, giga: float, paper: fl
     count = count_multiply_adds(tsf.create(name, num_classes=400))
     assert count / 1e9 == pytest.approx(giga, abs=0.005)
     assert round(3 * count / 1e12, 2) == paper
+
+
+def test_cost_of_the_systems_matches_the_paper():
+    lines = {line.name: line for line in systems_table()}
+    found = {name: (line.multiply_adds / 1e9, line.video_multiply_adds / 1e12) for name, line in lines.items()}
+    assert found["i3d-8x8-r50"] == (pytest.approx(37.106, abs=0.001), pytest.approx(1.113, abs=5e-4))
+    assert found["slowfast-8x8-r50"] == (pytest.approx(65.712, abs=0.001), pytest.approx(1.971, abs=5e-4))
+    assert [round(video, 2) for _, video in found.values()] == [0.59, 5.11, 7.14, 1.11, 1.97]
+
+
+@pytest.mark.parametrize("kind", [tsf.I3D, tsf.SlowFast])
+def test_cost_of_convolutions_matches_xla(kind: type[ConvNet]):
+    """XLA skips products with the padding."""
+    model = kind(num_classes=400, num_frames=8, depths=(1, 1, 2, 1))
+    video = jax.ShapeDtypeStruct((1, 8, 256, 256, 3), jnp.float32)
+    analysis = jax.jit(model.apply).lower(variable_shapes(model), video).cost_analysis()
+    assert isinstance(analysis, dict)
+    exact, padded = (count_layer_multiply_adds(model, 8, (256, 256), padding=padding) for padding in (False, True))
+    assert analysis["flops"] / 2 == pytest.approx(exact, rel=0.01)
+    assert padded > 1.03 * exact
 
 
 @pytest.mark.parametrize(
@@ -99,11 +120,16 @@ def test_cost_command_writes_tables_and_plots(capsys: pytest.CaptureFixture[str]
     assert main(["cost", "--frames", "8", "--sizes", "224"]) == 0
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["divided_space_time", "8", "224", "121,566,352", "195.83"] in table
+    assert ["slowfast-8x8-r50", "32", "256", "30", "34,566,488", "65.71", "1.971"] in table
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--variant", "timesformer-huge"], "There is no variant"), (["--sizes", "100"], "not a whole number of 16 x 16 patches")],
+    [
+        (["--variant", "timesformer-huge"], "There is no variant"),
+        (["--variant", "i3d-8x8-r50"], "no attention schemes to compare"),
+        (["--sizes", "100"], "not a whole number of 16 x 16 patches"),
+    ],
 )
 def test_cost_rejects_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str):
     assert main(["cost", *arguments]) == 1

@@ -8,6 +8,7 @@ RENAMED = {
     "timesformer_jax.augment": {"prepare_test": "prepare_eval"},
     "timesformer_jax.evaluation": {"PartialTest": "PartialEvaluation"},
     "timesformer_jax.pretrained": {"KINDS": "FORMATS"},
+    "timesformer_jax.modeling": {"create": "timesformer_jax.create", "VARIANTS": "timesformer_jax.VARIANTS"},
     "timesformer_jax.training": {
         "PLACEMENT": "SHARDING_RULES",
         "place": "sharding_of",
@@ -22,8 +23,9 @@ RENAMED = {
 @pytest.mark.parametrize(("module", "old"), [(module, old) for module, names in RENAMED.items() for old in names])
 def test_renamed_returns_the_new_object_and_warns(module: str, old: str):
     room = importlib.import_module(module)
+    place, _, new = RENAMED[module][old].rpartition(".")
     with pytest.warns(DeprecationWarning, match=RENAMED[module][old]):
-        assert getattr(room, old) is getattr(room, RENAMED[module][old])
+        assert getattr(room, old) is getattr(importlib.import_module(place or module), new)
 
 
 def test_renamed_leaves_other_names_alone():

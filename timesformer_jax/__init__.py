@@ -8,11 +8,9 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import (
     INITIALIZATIONS,
     SCHEMES,
-    VARIANTS,
     AttentionMap,
     Features,
     TimeSformer,
-    create,
     fold_for_inference,
     stack_blocks,
     to_nnx,
@@ -20,6 +18,7 @@ from timesformer_jax.modeling import (
 )
 from timesformer_jax.pretrained import ZOO, Pretrained, convert, load, save, save_huggingface
 from timesformer_jax.printable import PrintableArguments
+from timesformer_jax.variants import VARIANTS, create
 from timesformer_jax.version import VERSION
 from timesformer_jax.video import Preprocess
 

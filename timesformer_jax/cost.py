@@ -5,28 +5,33 @@ from typing import NamedTuple
 
 import jax
 
+from timesformer_jax.cnn3d import ConvNet, count_layer_multiply_adds, variable_shapes
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import SCHEMES, TimeSformer, parameter_shapes
 from timesformer_jax.modeling.layers import mlp_width
 from timesformer_jax.modeling.schemes import Grouping
+from timesformer_jax.variants import create
 
 
-def count_parameters(model: TimeSformer) -> int:
-    """Count the model's parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model)))
+def count_parameters(model: TimeSformer | ConvNet) -> int:
+    """Count the model's parameters, without the statistics of BatchNorm."""
+    params = variable_shapes(model)["params"] if isinstance(model, ConvNet) else parameter_shapes(model)
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def count_multiply_adds(
-    model: TimeSformer, num_frames: int | None = None, image_size: int | None = None, *, for_logits: bool = False
+    model: TimeSformer | ConvNet, num_frames: int | None = None, image_size: int | None = None, *, for_logits: bool = False
 ) -> int:
     """Count the multiply-adds of one clip's forward pass.
 
     By default, counts as the paper does: the patch embedding, every linear layer, queries by keys, weights by values and the
     head, for all tokens of all blocks. The paper's "TFLOPs" (Tables 2 and 5) are this count for three views, divided by
-    10^12: 0.59, 5.11 and 7.14 for base, hr and large-frames. The number of floating-point operations is twice the count.
+    10^12: 0.59, 5.11 and 7.14 for base, hr and large-frames. For I3D and SlowFast, every tap of a convolution's kernel counts,
+    also in the padding; 30 views of 256 px are 1.11 and 1.97. The number of floating-point operations is twice the count.
 
     Args:
-        model: A model of any scheme. `scan_layers`, `remat` and folded parameters don't affect the count.
+        model: A TimeSformer of any scheme, an I3D or a SlowFast. `scan_layers`, `remat` and folded parameters don't affect
+            the count.
         num_frames: Number of frames; the model's own by default.
         image_size: Height and width in pixels; the model's own by default.
         for_logits: Count only what the logits need, which excludes whatever the CLS doesn't depend on in the last block. This
@@ -40,6 +45,8 @@ def count_multiply_adds(
         InputError: If `image_size` isn't a whole number of patches.
     """
     frames = model.num_frames if num_frames is None else num_frames
+    if isinstance(model, ConvNet):
+        return count_layer_multiply_adds(model, frames, (image_size, image_size) if image_size else model.image_sides)
     rows, columns = model.grid
     if image_size is not None:
         if image_size < 1 or image_size % model.patch_size:
@@ -74,6 +81,48 @@ def count_multiply_adds(
         last_block = before + attention(scheme.groups, 2, 1, 1) + mlp(num_cls)
     patch_embedding = math.prod(sizes) * model.num_channels * model.patch_size**2 * width
     return patch_embedding + (model.depth - 1) * block + last_block + width * model.num_classes
+
+
+class SystemCost(NamedTuple):
+    """Row of `systems_table`."""
+
+    name: str
+    """A key of `VARIANTS`."""
+    num_frames: int
+    """Frames per view."""
+    image_size: int
+    """Height and width of a view in pixels."""
+    num_views: int
+    """Views per video: clips times crops."""
+    parameters: int
+    """Number of parameters."""
+    multiply_adds: int
+    """Multiply-adds of one view's forward pass."""
+
+    @property
+    def video_multiply_adds(self) -> int:
+        """Multiply-adds of the whole evaluation of a video."""
+        return self.num_views * self.multiply_adds
+
+
+SYSTEMS: dict[str, tuple[int, int]] = {
+    "timesformer-base": (224, 3),
+    "timesformer-hr": (448, 3),
+    "timesformer-large-frames": (224, 3),
+    "i3d-8x8-r50": (256, 30),
+    "slowfast-8x8-r50": (256, 30),
+}
+"""Maps the systems of the paper's Table 2 to the image size and the number of views of their evaluation."""
+
+
+def systems_table(num_classes: int = 400) -> list[SystemCost]:
+    """Count the cost of evaluating a video with each of the paper's systems (Table 2)."""
+    lines = []
+    for name, (size, views) in SYSTEMS.items():
+        model = create(name, num_classes=num_classes, **({} if "timesformer" not in name else {"scan_layers": True}))
+        counts = count_parameters(model), count_multiply_adds(model, image_size=size)
+        lines.append(SystemCost(name, model.num_frames, size, views, *counts))
+    return lines
 
 
 class Cost(NamedTuple):

@@ -1,9 +1,10 @@
 """I3D and SlowFast as Flax modules, from pixels to logits."""
 
+import functools
 import math
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -260,6 +261,11 @@ def slow_frames(num_frames: int, alpha: int) -> np.ndarray:
 
 def variable_shapes(model: ConvNet) -> dict[str, Any]:
     """Return the shapes of the model's variables, `{"params": ..., "batch_stats": ...}`, without allocating them."""
+    return jax.tree.map(lambda leaf: leaf, _variable_shapes(cast(Any, model)))  # a copy, since callers may change the dict
+
+
+@functools.lru_cache(maxsize=16)
+def _variable_shapes(model: ConvNet) -> dict[str, Any]:
     frames = model.alpha if isinstance(model, SlowFast) else 2
     video = jax.ShapeDtypeStruct((1, frames, REDUCTION, REDUCTION, 3), jnp.float32)
     return dict(jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), video))

@@ -17,13 +17,12 @@ from timesformer_jax.modeling.variables import (
     weight_shapes,
     weights_of,
 )
-from timesformer_jax.modeling.variants import VARIANTS, create
+from timesformer_jax.renamed import renamed
 
 __all__ = [
     "INITIALIZATIONS",
     "SCHEMES",
     "SCORES",
-    "VARIANTS",
     "AttentionMap",
     "Features",
     "TimeSformer",
@@ -32,7 +31,6 @@ __all__ = [
     "check_objective",
     "clip_vector",
     "complete_description",
-    "create",
     "describe_model",
     "flatten_params",
     "fold_for_inference",
@@ -47,3 +45,5 @@ __all__ = [
     "weight_shapes",
     "weights_of",
 ]
+
+__getattr__ = renamed(__name__, {name: f"timesformer_jax.{name}" for name in ("VARIANTS", "create")})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import timesformer_jax as tsf
+from timesformer_jax.cost import count_parameters
 
 PARAMETERS = {  # 400 classes, divided attention
     "timesformer-tiny": 181_712,
@@ -16,6 +17,8 @@ PARAMETERS = {  # 400 classes, divided attention
     "timesformer-vit-small": 30_702_352,
     "timesformer-vit-large": 429_720_976,
     "timesformer-base-patch32": 123_222_928,
+    "i3d-8x8-r50": 28_043_472,  # 28.0M and 34.6M in the paper's Table 2
+    "slowfast-8x8-r50": 34_566_488,
 }
 
 
@@ -33,13 +36,20 @@ def by_hand(model: tsf.TimeSformer) -> int:
     return model.depth * block + embeddings + 2 * width + (width + 1) * model.num_classes
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if tsf.VARIANTS[name].model is tsf.TimeSformer])
 def test_parameter_count(name: str):
     model = tsf.create(name, num_classes=400, scan_layers=True)
     height, width = (side * model.patch_size for side in model.grid)
     video = jax.ShapeDtypeStruct((1, model.num_frames, height, width, 3), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), video)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name] == by_hand(model)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("i3d-8x8-r50", tsf.I3D), ("slowfast-8x8-r50", tsf.SlowFast)])
+def test_parameter_count_of_convnets(name: str, kind: type):
+    model = tsf.create(name, num_classes=400)
+    assert type(model) is tsf.VARIANTS[name].model is kind
+    assert count_parameters(model) == PARAMETERS[name]
 
 
 def test_create_overrides_fields():
@@ -57,6 +67,7 @@ def test_create_overrides_fields():
         ("timesformer-bas", {"num_classes": 3}, r"no variant 'timesformer-bas'. .* Did you mean 'timesformer-base'\?"),
         ("timesformer-base", {}, r"num_classes=\.\.\."),
         ("timesformer-base", {"droppath": 0.1}, r"no field 'droppath'. Did you mean 'drop_path_rate'\?"),
+        ("slowfast-8x8-r50", {"num_classes": 3, "embed_dim": 8}, "SlowFast has no field 'embed_dim'"),
     ],
 )
 def test_create_rejects_unknown_names_and_fields(name: str, fields: dict, words: str):
