@@ -24,7 +24,7 @@ with `remat` as set here (counted as described in configs/recipes.py):
 | scratch      | 64.8     | paper, 4.2, by its own recipe |    196 |  5.4e19  |   2365 |
 | modern       | unknown  | not measured                  |    196 |  1.6e19  |   2355 |
 | tpu          | as base  | the same model                |    196 |  4.0e18  |    326 |
-| slowfast     | 77.0     | model zoo (paper: 76.4)       |     66 |  1.4e19  |   MEMS |
+| slowfast     | 77.0     | model zoo (paper: 76.4)       |     66 |  1.4e19  |   1588 |
 | i3d          | 73.5     | model zoo (paper: 73.4)       |     37 |  8.0e18  |    827 |
 
 Chip that each variant fits with `tpu` added (`:hr,tpu`), estimated by --mode=plan for 64 clips (docs/scale.md): GiB of the

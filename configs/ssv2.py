@@ -19,7 +19,7 @@ configs/recipes.py):
 | space_only | 36.6     | paper, Table 1                               |    141 |  2.0e18  |   1849 |
 | modern     | unknown  | not measured                                 |    196 |  1.1e19  |   2355 |
 | tpu        | as base  | the same model                               |    196 |  2.8e18  |    326 |
-| slowfast   | 63.0     | PySlowFast's model zoo (one view of 256 px)  |    131 |  2.3e18  |   MEMS |
+| slowfast   | 63.0     | PySlowFast's model zoo (one view of 256 px)  |    131 |  2.3e18  |   3174 |
 | i3d        | unknown  | not measured                                 |     37 |  6.4e17  |    827 |
 
 Chip that each variant fits with `tpu` added (`:hr,tpu`), estimated as in configs/k400.py, whose models are the same: `base` and
