@@ -13,7 +13,7 @@ import pytest
 import timesformer_jax as tsf
 from tests.support import random_variables
 from timesformer_jax.__main__ import main
-from timesformer_jax.pretrained import FORMATS, WRITERS, ZOO
+from timesformer_jax.pretrained import CONVNET_FORMATS, FORMATS, WRITERS, ZOO
 from timesformer_jax.pretrained.model_families import families_table
 from timesformer_jax.pretrained.writer_limits import TARGETS
 
@@ -163,11 +163,11 @@ def test_every_section_has_a_snippet_and_a_link():
 def test_limits_table_matches_the_writers():
     """docs/weights.md lists the supported values of each field by format."""
     fields = dict.fromkeys(field for target in TARGETS.values() for field in target.values)
-    rows = [f"| field | {' | '.join(f'`{name}`' for name in WRITERS)} |", f"|---|{'---|' * len(WRITERS)}"]
+    rows = [f"| field | {' | '.join(f'`{name}`' for name in TARGETS)} |", f"|---|{'---|' * len(TARGETS)}"]
     for field in fields:
-        cells = [", ".join(str(value) for value in TARGETS[name].values.get(field, ("any",))) for name in WRITERS]
+        cells = [", ".join(str(value) for value in TARGETS[name].values.get(field, ("any",))) for name in TARGETS]
         rows.append(f"| `{field}` | {' | '.join(cells)} |")
-    cells = ["square" if TARGETS[name].square else "any" for name in WRITERS]
+    cells = ["square" if TARGETS[name].square else "any" for name in TARGETS]
     rows.append(f"| `image_size` | {' | '.join(cells)} |")
     table = "\n".join(rows)
     assert table in WEIGHTS, f"docs/weights.md should have:\n{table}"
@@ -175,7 +175,7 @@ def test_limits_table_matches_the_writers():
 
 def test_weights_tables_are_complete():
     """They list every readable or writable format, and every published checkpoint with its figures."""
-    for name in {*FORMATS, *WRITERS}:
+    for name in {*FORMATS, *CONVNET_FORMATS, *WRITERS}:
         assert name in WEIGHTS, name
     assert families_table() in WEIGHTS, f"the table of families should be\n{families_table()}"
     for name, row in ZOO.items():

@@ -1,5 +1,6 @@
 """I3D and SlowFast as Flax modules, from pixels to logits."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -257,6 +258,14 @@ def slow_frames(num_frames: int, alpha: int) -> np.ndarray:
     0, 4, 8, 13, 17, 22, 26 and 31 of 32 frames, as in PySlowFast, rather than every fourth.
     """
     return np.linspace(0, num_frames - 1, num_frames // alpha).astype(int)
+
+
+def describe(model: ConvNet) -> dict[str, Any]:
+    """Return the fields that determine the meaning of a model's weights, as JSON values."""
+    other = ("parent", "name", "dtype", "dropout_rate", "objective")
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model) if field.name not in other}
+    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    return {"architecture": type(model).__name__.lower(), **fields}
 
 
 def variable_shapes(model: ConvNet) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import argparse
 from timesformer_jax.modeling import SCORES
 from timesformer_jax.modeling.layers import ACTIVATIONS
 from timesformer_jax.pretrained import WRITERS, convert
+from timesformer_jax.pretrained.convnet_formats import CONVNET_FORMATS
 from timesformer_jax.pretrained.weight_formats import FORMATS
 from timesformer_jax.printable import printable
 
@@ -62,8 +63,9 @@ def add_load_arguments(job: argparse.ArgumentParser, *, former: str = "--kind") 
         type=int,
         help="number of attention heads (default: from the weights, else the usual number for their width)",
     )
-    formats = {"choices": list(FORMATS), "dest": "checkpoint_format"}
-    text = f"format of the weights: {', '.join(FORMATS)} (default: detected from their content)"
+    known = [*FORMATS, *CONVNET_FORMATS]
+    formats = {"choices": known, "dest": "checkpoint_format"}
+    text = f"format of the weights: {', '.join(known)} (default: detected from their content)"
     job.add_argument("--checkpoint-format", **formats, metavar="FORMAT", help=text)
     job.add_argument(former, **formats, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     text = "conversion of logits to probabilities; sigmoid for multi-label models (default: from the weights, else softmax)"

@@ -10,19 +10,23 @@ from typing import Any
 import jax
 import numpy as np
 
+from timesformer_jax.cnn3d import ConvNet
 from timesformer_jax.errors import InputError, did_you_mean, shown
 from timesformer_jax.labels import check_labels, read_labels
 from timesformer_jax.modeling import TimeSformer, check_objective
 from timesformer_jax.modeling.checks import pair
 from timesformer_jax.pretrained.classifier_rows import take_rows
+from timesformer_jax.pretrained.convnet_formats import CONVNET_FORMATS
+from timesformer_jax.pretrained.convnets import load_convnet, match_convnet
 from timesformer_jax.pretrained.file_checks import check_fields
 from timesformer_jax.pretrained.fit_to_model import HEAD, POSITION_RESIZES, check_unknown, fit
 from timesformer_jax.pretrained.infer_config import choose_preprocess, merge_fields
 from timesformer_jax.pretrained.load_report import Report, describe_not_finite
 from timesformer_jax.pretrained.matching import recognise, translate
+from timesformer_jax.pretrained.orbax import find_checkpoint
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.read_source import Contents, read_contents
-from timesformer_jax.pretrained.tensor_files import Tensors
+from timesformer_jax.pretrained.tensor_files import Tensors, open_tensors
 from timesformer_jax.pretrained.tensor_names import list_problems
 from timesformer_jax.pretrained.weight_formats import FORMATS
 from timesformer_jax.pretrained.zoo import locate
@@ -37,7 +41,7 @@ CHANGEABLE = ("num_classes", "num_frames", "image_size", "attention_type", "laye
 def load(
     source: str | Path,
     *,
-    model: TimeSformer | None = None,
+    model: TimeSformer | ConvNet | None = None,
     num_classes: int | None = None,
     num_frames: int | None = None,
     image_size: int | tuple[int, int] | None = None,
@@ -63,7 +67,8 @@ def load(
     Args:
         source: A file or folder, a name in `ZOO`, or `hf:ORGANISATION/MODEL`. The format of a file or folder is detected from
             its content: official `.pyth`, Hugging Face, mmaction2 `.pth`, a run or checkpoint of this project, or an image
-            transformer of timm, DeiT, Hugging Face, CLIP, vision_transformer or big_vision (see `FORMATS`).
+            transformer of timm, DeiT, Hugging Face, CLIP, vision_transformer or big_vision (see `FORMATS`), or an I3D or
+            SlowFast of PySlowFast or pytorchvideo (see `CONVNET_FORMATS`).
         model: The model to fill, instead of one built from the weights. Anything that doesn't fit it is an error, except for
             the sizes of its embeddings and, if `num_classes` is given, its classifier.
         num_classes: Number of classes. If both `labels` and the weights name their classes, the classifier keeps the rows
@@ -98,15 +103,28 @@ def load(
     format = kind if format is None else format
     if resize not in POSITION_RESIZES:
         raise InputError(f"resize must be one of {', '.join(POSITION_RESIZES)}, got {resize!r}.")
-    if format is not None and format not in FORMATS:
-        raise InputError(f"There is no weight format {format!r}; format must be one of {', '.join(FORMATS)}.")
+    known = {**FORMATS, **CONVNET_FORMATS}
+    if format is not None and format not in known:
+        raise InputError(f"There is no weight format {format!r}; format must be one of {', '.join(known)}.")
     if objective is not None:
         check_objective(objective)
     allow = [allow] if isinstance(allow, str) else allow
     check_patterns(allow)
+    path = locate(source)
+    tensors = None if find_checkpoint(path) else open_tensors(path, entry)
+    if tensors is not None and (matched := match_convnet(tensors, format if format in CONVNET_FORMATS else None)):
+        sizes = {"num_classes": num_classes, "num_frames": num_frames, "image_size": image_size}
+        wanted = {name: value for name, value in {**sizes, **fields}.items() if value is not None}
+        if isinstance(model, TimeSformer):
+            raise InputError(f"{source} holds {matched.format.title}, and the given model is a TimeSformer.")
+        given = {"labels": labels, "preprocess": preprocess, "objective": objective, "allow": allow, "key": key}
+        return load_convnet(source, tensors, matched, wanted, model=model, **given)
+    if isinstance(model, ConvNet):
+        raise InputError(f"{source} holds no weights of {type(model).__name__} in a format of {', '.join(CONVNET_FORMATS)}.")
     heads = model.num_heads if model is not None else fields.get("num_heads")
     size = model.image_size if model is not None else image_size
-    contents = read_contents(locate(source), format, heads, entry=entry, prefix=prefix, allow=allow, image_size=size)
+    choice = {"entry": entry, "prefix": prefix, "allow": allow, "image_size": size}
+    contents = read_contents(path, format, heads, **choice, tensors=tensors)
     if num_classes == 0:
         raise InputError("num_classes must be at least 1, got 0; headless=True loads weights without a classifier.")
     if headless and model is None and num_classes is None and not contents.fields.get("num_classes"):

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from timesformer_jax.cnn3d import ConvNet
 from timesformer_jax.modeling import TimeSformer
 
 DECISIONS = {
@@ -28,7 +29,7 @@ class Report:
     """The weights, as given to `load`."""
     format: str
     """Title of the format."""
-    model: TimeSformer
+    model: Any
     """The model that was filled."""
     loaded: list[str] = dataclasses.field(default_factory=list)
     """Parameters loaded unchanged."""
@@ -72,8 +73,8 @@ class Report:
         model = self.model
         lines = [
             f"{self.source}: {self.format}",
-            f"  model        {model.attention_type}, {model.depth} blocks of {model.embed_dim}, {model.num_heads} heads, "
-            f"{model.num_frames} frames, size {model.image_size}, {model.num_classes} classes",
+            f"  model        {_describe(model)}, {model.num_frames} frames, size {model.image_size}, "
+            f"{model.num_classes} classes",
         ]
         lines += [f"  guess        {guess}" for guess in self.guesses]
         if self.other_entries:
@@ -90,6 +91,12 @@ class Report:
         if self.not_finite:
             lines.append(f"  not finite   {describe_not_finite(self.not_finite)}")
         return "\n".join(lines + [f"  note         {note}" for note in self.notes if note not in self.guesses])
+
+
+def _describe(model: TimeSformer | ConvNet) -> str:
+    if isinstance(model, ConvNet):
+        return f"{type(model).__name__}, stages of {', '.join(map(str, model.depths))} blocks, width {model.width}"
+    return f"{model.attention_type}, {model.depth} blocks of {model.embed_dim}, {model.num_heads} heads"
 
 
 def describe_not_finite(counts: Mapping[str, int]) -> str:

@@ -39,6 +39,8 @@ VIDEO, LOGITS = "video", "logits"
 
 def check_exportable(model: TimeSformer) -> None:
     """Raise `InputError` if a file can't hold the model."""
+    if not isinstance(model, TimeSformer):
+        raise InputError(f"Only a TimeSformer can be exported to ONNX, not {type(model).__name__}.")
     if not model.num_classes:
         raise InputError("A model with num_classes=0 can't be exported to ONNX: the file returns logits, and it has none.")
     if jnp.dtype(model.dtype) != jnp.float32:

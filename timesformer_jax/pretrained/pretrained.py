@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from timesformer_jax._typing import Array, Float
-from timesformer_jax.modeling import SCORES, TimeSformer, check_objective
+from timesformer_jax.modeling import SCORES, check_objective
 from timesformer_jax.pretrained.load_report import Report
 from timesformer_jax.video import Clip, Preprocess
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
@@ -27,7 +27,7 @@ class Prediction(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(model: TimeSformer, variables: Any, video: Array) -> Array:
+def _logits(model: Any, variables: Any, video: Array) -> Array:
     logits: Any = model.apply(variables, video)
     return logits
 
@@ -36,8 +36,8 @@ def _logits(model: TimeSformer, variables: Any, video: Array) -> Array:
 class Pretrained:
     """A loaded model: `pretrained(video)` returns logits, and `pretrained.predict(path)` the best labels of a video file."""
 
-    model: TimeSformer
-    """The model, a Flax module."""
+    model: Any
+    """The model, a Flax module: a `TimeSformer`, `I3D` or `SlowFast`."""
     params: Any
     """Parameters of the model. `load` returns NumPy arrays, which use no accelerator memory; `variables` are on the device."""
     preprocess: Preprocess
@@ -48,6 +48,8 @@ class Pretrained:
     """Report of the load; None for models that weren't loaded."""
     objective: str = "softmax"
     """Conversion of logits to probabilities: "softmax" for one label per video, "sigmoid" for multi-label models."""
+    batch_stats: Any = None
+    """Statistics of BatchNorm, for `I3D` and `SlowFast`; None for models without BatchNorm."""
 
     def __post_init__(self) -> None:
         check_objective(self.objective)
@@ -56,9 +58,10 @@ class Pretrained:
     def variables(self) -> dict[str, Any]:
         """`{"params": params}` for `model.apply(variables, video)`, placed on JAX's default device on first use.
 
-        Parameters that are already JAX arrays stay where they are.
+        Has `batch_stats` too if there are any. Parameters that are already JAX arrays stay where they are.
         """
-        return {"params": jax.tree.map(jax.device_put, self.params)}
+        trees = {"params": self.params, "batch_stats": self.batch_stats}
+        return {name: jax.tree.map(jax.device_put, tree) for name, tree in trees.items() if tree is not None}
 
     def __call__(self, video: Float[Array | np.ndarray, "B T H W C"]) -> Float[Array, "B classes"]:
         """Compute the logits of normalised clips; compiled once per shape."""

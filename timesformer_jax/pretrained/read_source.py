@@ -10,6 +10,7 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes, unstack_blocks
+from timesformer_jax.pretrained.convnets import match_convnet
 from timesformer_jax.pretrained.file_checks import check_fields
 from timesformer_jax.pretrained.file_notes import (
     fields_of_notes,
@@ -26,7 +27,7 @@ from timesformer_jax.pretrained.matching import ESSENTIAL, Recognised, count_hea
 from timesformer_jax.pretrained.orbax import checkpoint_entries, checkpoint_fields, find_checkpoint, read_checkpoint, read_notes
 from timesformer_jax.pretrained.rewrite_parameters import rewrite
 from timesformer_jax.pretrained.sidecar import read_json_next_to, read_sidecars
-from timesformer_jax.pretrained.tensor_files import open_tensors
+from timesformer_jax.pretrained.tensor_files import Tensors, open_tensors
 from timesformer_jax.pretrained.weight_formats import OWN, Format
 
 
@@ -88,6 +89,7 @@ def read_contents(
     allow: Sequence[str] = (),
     image_size: Any = None,
     numbers: bool = True,
+    tensors: Tensors | None = None,
 ) -> Contents:
     """Read the contents of a file, folder or checkpoint.
 
@@ -100,6 +102,7 @@ def read_contents(
         allow: Patterns of tensor names that opt in to features which are refused otherwise.
         image_size: Size that the caller wants; determines the grid of positions that don't form a square.
         numbers: Whether to read the tensors' values; otherwise the arrays are zeros of the right shapes.
+        tensors: Tensors of the path, if it has been opened.
 
     Returns:
         The contents, with at least the parameters in `ESSENTIAL`.
@@ -110,7 +113,9 @@ def read_contents(
     checkpoint = find_checkpoint(path)
     if checkpoint is not None:
         return _read_own(checkpoint, entry, numbers=numbers)
-    tensors = open_tensors(path, entry)
+    tensors = tensors or open_tensors(path, entry)
+    if matched := match_convnet(tensors):
+        raise InputError(f"{path} holds {matched.format.title}, which isn't a TimeSformer: load it with tsf.load.")
     if not numbers:
         shapes = tensors.shapes
         tensors = tensors._replace(take=lambda name: np.broadcast_to(np.float32(0), shapes[name]))

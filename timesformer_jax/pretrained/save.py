@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from timesformer_jax.atomic_write import replacing_folder
+from timesformer_jax.cnn3d import ConvNet, variable_shapes
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import flatten_params, parameter_shapes, unstack_blocks
 from timesformer_jax.os_errors import name_os_error, sentence
+from timesformer_jax.pretrained.convnet_formats import CONVNET_FORMATS, COUNTER
 from timesformer_jax.pretrained.file_notes import KEY, notes_for
 from timesformer_jax.pretrained.huggingface_config import HUGGINGFACE_ACTIVATIONS, HUGGINGFACE_FIELDS, MULTI_LABEL
 from timesformer_jax.pretrained.integrity import open_seal, seal
@@ -35,6 +38,8 @@ def save(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False)
 
     Works for any model. Raises `InputError` if `folder` exists and `overwrite` isn't set.
     """
+    if isinstance(pretrained.model, ConvNet):
+        raise InputError(f"A {type(pretrained.model).__name__} is saved under PySlowFast's names: use save_pyslowfast.")
     _check_params(pretrained)
     with _new(folder, overwrite) as unfinished:
         write_checkpoint(unfinished, pretrained.params, notes_for(pretrained))
@@ -51,8 +56,8 @@ def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: b
 
     Raises `InputError` if transformers can't compute the model, and names the fields.
     """
-    model = pretrained.model
     tensors = _tensors(pretrained, FORMATS["huggingface"], "huggingface")
+    model = pretrained.model
     names = pretrained.labels or [f"LABEL_{i}" for i in range(model.num_classes)]  # as transformers calls them
     labels = [as_utf8(name) for name in names]
     acts = {ours: theirs for theirs, ours in reversed(HUGGINGFACE_ACTIVATIONS.items())}
@@ -123,7 +128,7 @@ def save_mmaction2(pretrained: Pretrained, file: str | Path, *, overwrite: bool 
 
     Raises `InputError` if mmaction2 can't compute the model, and names the fields.
     """
-    divided = pretrained.model.attention_type == "divided_space_time"
+    divided = getattr(pretrained.model, "attention_type", "divided_space_time") == "divided_space_time"
     tensors = _tensors(pretrained, FORMATS["mmaction2_divided" if divided else "mmaction2"], "mmaction2")
     names = {} if pretrained.labels is None else {"dataset_meta": {"classes": list(pretrained.labels)}}
     with _new(file, overwrite) as unfinished:
@@ -156,10 +161,42 @@ def save_onnx(pretrained: Pretrained, file: str | Path, *, overwrite: bool = Fal
         pretrained.report.notes.append(f"the file's logits in onnxruntime are the model's within {difference:.0e}")
 
 
+def save_pyslowfast(pretrained: Pretrained, file: str | Path, *, overwrite: bool = False) -> None:
+    """Save an I3D or SlowFast under PySlowFast's names: `.safetensors`, or for any other suffix `.pyth`.
+
+    The file also stores what PySlowFast has no name for (labels, preprocessing, objective), for `load`.
+
+    Raises `InputError` if the model isn't an I3D or SlowFast.
+    """
+    model = pretrained.model
+    if not isinstance(model, ConvNet):
+        raise InputError(f"PySlowFast's I3D and SlowFast can't hold a {type(model).__name__}: choose another format, to=.")
+    expected = {path: leaf.shape for tree in variable_shapes(model).values() for path, leaf in flatten_params(tree).items()}
+    arrays = {**flatten_params(pretrained.params), **flatten_params(pretrained.batch_stats)}
+    if {path: np.shape(array) for path, array in arrays.items()} != expected:
+        raise InputError(f"These parameters and statistics aren't the model's, {type(model).__name__}: save those that it has.")
+    rows = {row.ours: row for row in CONVNET_FORMATS["pyslowfast"].rows}
+    tensors = {}
+    for path, array in arrays.items():
+        block = re.search(r"res\d_(\d+)/", path)
+        row = rows[path if block is None else path[: block.start(1)] + "{i}" + path[block.end(1) :]]
+        assert row.layout.write is not None
+        name = row.theirs.replace("{i}", "" if block is None else block[1])
+        tensors[name] = np.ascontiguousarray(row.layout.write(np.asarray(array)))
+        if path.endswith("/bn/var"):
+            tensors[f"{name.rpartition('.')[0]}.{COUNTER}"] = np.zeros((), np.int64)
+    with _new(file, overwrite) as unfinished:
+        if Path(file).suffix == ".safetensors":
+            _save_safetensors(tensors, unfinished, {KEY: json.dumps(notes_for(pretrained))})
+        else:
+            _save_torch({"epoch": 0, "model_state": tensors, KEY: notes_for(pretrained)}, "model_state", unfinished)
+
+
 WRITERS: dict[str, Callable[..., None]] = {
     "huggingface": save_huggingface,
     "official": save_official,
     "mmaction2": save_mmaction2,
+    "pyslowfast": save_pyslowfast,
     OWN_FORMAT: save,
     "onnx": save_onnx,
 }
@@ -177,7 +214,8 @@ def convert(
     Args:
         source: Weights of any format, read by `load(source, **options)`.
         target: File or folder to write.
-        to: Format to write, a key of `WRITERS`; by default chosen by the suffix of `target` (see `SUFFIXES`).
+        to: Format to write, a key of `WRITERS`; by default chosen by the suffix of `target` (see `SUFFIXES`);
+            "pyslowfast" for an I3D or SlowFast.
         overwrite: Whether to replace an existing target.
         **options: Arguments of `load`.
 
@@ -198,6 +236,8 @@ def convert(
     if format == "onnx":
         import_onnx()
     pretrained = load(source, **options)
+    if to is None and format != "onnx" and isinstance(pretrained.model, ConvNet):
+        format = "pyslowfast"
     WRITERS[format](pretrained, target, overwrite=overwrite)
     return pretrained
 
@@ -205,6 +245,8 @@ def convert(
 def _tensors(pretrained: Pretrained, format: Format, target: str) -> dict[str, np.ndarray]:
     """Return the parameters under the names and in the layouts of a format; `target` is a key of `TARGETS`."""
     model, reader = pretrained.model, TARGETS[target].reader
+    if isinstance(model, ConvNet):
+        raise InputError(f'{reader} can\'t compute a {type(model).__name__}: save it with to="pyslowfast".')
     if problems := unsupported(model, target):
         raise InputError(f"{reader} can't compute a model with {', '.join(problems)}: save it with tsf.save instead.")
     _check_params(pretrained)

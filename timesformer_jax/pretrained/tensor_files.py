@@ -15,6 +15,7 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.pretrained.caffe2_pickles import load_caffe2
 from timesformer_jax.pretrained.file_checks import (
     EXPANSION,
     LARGEST_TEXT,
@@ -160,6 +161,14 @@ def open_torch(paths: list[Path], entry: str | None = None) -> Tensors:
     return Tensors({name: tuple(tensor.shape) for name, tensor in found.items()}, take, wrapper or None, notes, others)
 
 
+def open_caffe2(paths: list[Path], entry: str | None = None) -> Tensors:
+    """Open a pickled file of Caffe2, as in PySlowFast's model zoo, as data."""
+    _check_no_entry(paths[0], entry)
+    check_regular(paths[0])
+    arrays = load_caffe2(paths[0])
+    return Tensors({name: array.shape for name, array in arrays.items()}, lambda name: _as_float32(name, arrays[name]))
+
+
 def open_zip(paths: list[Path], entry: str | None = None) -> Tensors:
     """Open a zip archive, which is either NumPy's or PyTorch's."""
     with broken(paths[0], "PyTorch or .npz"), zipfile.ZipFile(paths[0]) as archive:
@@ -217,7 +226,7 @@ def _reader(files: list[Path], path: Path) -> Reader:
         return open_safetensors if files[0].suffix == ".safetensors" else open_torch
     try:
         with path.open("rb") as file:
-            start = file.read(512)
+            start = file.read(1 << 16)
     except OSError as error:
         raise InputError(f"Can't read {path}: {error.strerror}.") from error
     for recognises, reader in READERS:
@@ -232,6 +241,7 @@ def _reader(files: list[Path], path: Path) -> Reader:
 READERS: tuple[tuple[Callable[[bytes], bool], Reader], ...] = (
     (lambda start: start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 30, open_safetensors),
     (lambda start: start.startswith(b"PK"), open_zip),
+    (lambda start: start.startswith(b"\x80") and b"blobs" in start, open_caffe2),
     (lambda start: start.startswith(b"\x80"), open_torch),  # PyTorch's files before 1.6, or any pickle
 )
 """Maps the first bytes of a file, by a predicate, to its reader."""

@@ -48,7 +48,7 @@ TARGETS: dict[str, Target] = {
     OWN_FORMAT: Target("timesformer_jax", square=False),
     "onnx": Target("an ONNX file", square=False),
 }
-"""Maps keys of `WRITERS` to their limits."""
+"""Maps keys of `WRITERS` that hold a TimeSformer to their limits."""
 
 
 def unsupported(model: TimeSformer, target: str) -> list[str]:
