@@ -161,6 +161,7 @@ MAY_IMPORT = {  # maps a room to the rooms that it may import besides itself and
         "timesformer_jax.training",
     },
     "timesformer_jax/jobs": {
+        "timesformer_jax.cnn3d",
         "timesformer_jax.modeling",
         "timesformer_jax.video",
         "timesformer_jax.datasets",

@@ -232,7 +232,7 @@ def test_fine_tuned_model_is_published(pretrained: tsf.Pretrained, tmp_path: Pat
 
 
 def test_describe_unsupported_agrees_with_the_writers(pretrained: tsf.Pretrained, tmp_path: Path):
-    assert TARGETS.keys() == WRITERS.keys()
+    assert TARGETS.keys() == WRITERS.keys() - {"pyslowfast"}  # which holds no TimeSformer
     assert describe_unsupported(pretrained.model) is None
     model = pretrained.model.clone(pre_norm=True, layer_norm_epsilon=1e-5)
     words = describe_unsupported(model) or ""

@@ -10,14 +10,15 @@ import numpy as np
 from jax.core import Tracer
 
 from timesformer_jax._typing import Array, Bool, Float, Int
+from timesformer_jax.cnn3d import ConvNet
 from timesformer_jax.errors import InputError
-from timesformer_jax.explain.rollout import Maps, Params, mean_maps, roll
+from timesformer_jax.explain.rollout import Maps, Params, check_attention, mean_maps, roll
 from timesformer_jax.modeling import SCHEMES, TimeSformer, stack_blocks
 from timesformer_jax.modeling.attention import WATCHED
 
 
 def class_relevance(
-    model: TimeSformer,
+    model: TimeSformer | ConvNet,
     params: Params,
     video: Float[Array | np.ndarray, "B T H W C"],
     labels: Int[Array | np.ndarray, "*labels"] | Sequence[int] | int | np.integer,
@@ -45,8 +46,10 @@ def class_relevance(
         One number per patch.
 
     Raises:
-        InputError: If `labels` is neither one class of the model nor one per clip.
+        InputError: If `labels` is neither one class of the model nor one per clip, or if the model is an I3D or SlowFast (see
+            `grad_cam`).
     """
+    model = check_attention(model)
     if not isinstance(labels, jax.Array | np.ndarray):
         labels = np.asarray(labels)
     if labels.ndim == 0:

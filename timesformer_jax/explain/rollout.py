@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from timesformer_jax._typing import Array, Bool, Float
+from timesformer_jax.cnn3d import ConvNet
+from timesformer_jax.errors import InputError
 from timesformer_jax.explain.push import Relevance, push_block
 from timesformer_jax.modeling import SCHEMES, TimeSformer
 
@@ -16,7 +18,7 @@ Params = Mapping[str, Any]
 
 
 def attention_rollout(
-    model: TimeSformer,
+    model: TimeSformer | ConvNet,
     params: Params,
     video: Float[Array | np.ndarray, "B T H W C"],
     frame_mask: Bool[Array | np.ndarray, "B T"] | None = None,
@@ -42,8 +44,19 @@ def attention_rollout(
     Returns:
         One number per patch, 0 in masked frames. Together with the share of the CLS itself, which is excluded, a clip's
         numbers sum to 1.
+
+    Raises:
+        InputError: If the model is an I3D or SlowFast.
     """
+    model = check_attention(model)
     return _rollout(model, params, jnp.asarray(video), None if frame_mask is None else jnp.asarray(frame_mask))
+
+
+def check_attention(model: TimeSformer | ConvNet) -> TimeSformer:
+    """Return the model. Raises `InputError` for an I3D or SlowFast, which has no attention to explain."""
+    if isinstance(model, ConvNet):
+        raise InputError(f"A {type(model).__name__} has no attention to roll out: use tsf.explain.grad_cam.")
+    return model
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from timesformer_jax.atomic_write import write_whole
+from timesformer_jax.cnn3d import ConvNet
 from timesformer_jax.devices import print_devices
 from timesformer_jax.errors import InputError, did_you_mean
-from timesformer_jax.explain import attention_rollout, class_relevance
+from timesformer_jax.explain import attention_rollout, class_relevance, grad_cam
 from timesformer_jax.explain.drawing import WRITERS, Panel, overlay
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
 from timesformer_jax.jobs.videos import (
@@ -146,6 +147,8 @@ def explain(
 
 
 def _relevance(pretrained: Pretrained, label: int, clip: jax.Array) -> jax.Array:
+    if isinstance(pretrained.model, ConvNet):
+        return grad_cam(pretrained.model, pretrained.variables, clip, np.array([label]))
     return class_relevance(pretrained.model, pretrained.variables["params"], clip, np.array([label]))
 
 

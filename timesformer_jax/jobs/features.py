@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from timesformer_jax.cnn3d import ConvNet
 from timesformer_jax.devices import print_devices
 from timesformer_jax.errors import InputError
 from timesformer_jax.features import (
@@ -94,6 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"There is no video in the folder {path} ({', '.join(sorted(VIDEO_SUFFIXES))}).")
     print_devices()
     pretrained = place_clips(load(arguments.checkpoint, headless=True, **load_options(arguments)), arguments.placement)
+    if isinstance(pretrained.model, ConvNet):
+        raise InputError(
+            f"{arguments.checkpoint} is a {type(pretrained.model).__name__}, which has no CLS, frames or patches to extract: "
+            'model.apply(variables, video, method="features") returns its feature maps.'
+        )
     for note in pretrained.report.notes if pretrained.report else []:
         print(f"Note: {printable(note)}.", file=sys.stderr)
     labels = sorted({_folder(path) for path in paths}) if arguments.label_by_folder else None
