@@ -1,7 +1,7 @@
 """Explanations of predictions: attention rollout, class-specific relevance, Grad-CAM, and drawings of both."""
 
 from timesformer_jax.explain.drawing import gif_bytes, overlay
-from timesformer_jax.explain.grad_cam import grad_cam
+from timesformer_jax.explain.feature_maps import grad_cam
 from timesformer_jax.explain.pointing import box_mask, inside_over_outside
 from timesformer_jax.explain.relevance import class_relevance
 from timesformer_jax.explain.rollout import attention_rollout
