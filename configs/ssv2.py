@@ -25,8 +25,8 @@ configs/recipes.py):
 Chip that each variant fits with `tpu` added (`:hr,tpu`), estimated as in configs/k400.py, whose models are the same: `base` and
 `hr` a v5e chip, `joint`, `space_only` and `modern` one L4, and `large` one L4 (5.8 GiB for 2 clips at a time).
 
-`slowfast` (64 frames) and `i3d` are fine-tuned from weights for Kinetics-400, which `--config.init_from` must name, and
-evaluated on one view of 256 px.
+`slowfast` (64 frames) and `i3d` are fine-tuned from PySlowFast's weights for Kinetics-400, SLOWFAST_8x8_R50.pkl and
+I3D_8x8_R50.pkl of its model zoo, which `--config.init_from=FILE` names, and evaluated on one view of 256 px.
 
 For `local_global` and `axial` (paper, Table 1: 56.3 and 56.2), set `--config.model.attention_type`. `large` has 64 frames, like
 the released model and its configuration; the paper says 96.
@@ -67,8 +67,8 @@ VARIANTS: dict[str, Table] = {
     "modern": merge(MODERN, {"pixels": {"channel_order": "rgb"}}),
     "tpu": TPU,
     # The paper's other systems.
-    "slowfast": merge(SLOWFAST, CONVOLUTIONAL, {"cnn": {"num_frames": 64}}),
-    "i3d": merge(I3D, CONVOLUTIONAL),
+    "slowfast": merge(SLOWFAST, CONVOLUTIONAL, {"cnn": {"num_frames": 64}, "init_from": "SLOWFAST_8x8_R50.pkl"}),
+    "i3d": merge(I3D, CONVOLUTIONAL, {"init_from": "I3D_8x8_R50.pkl"}),
 }
 """Maps a variant to its changes of the official recipe. Names can be combined with commas; later ones take precedence."""
 

@@ -7,6 +7,7 @@ from timesformer_jax.features import folder_at
 from timesformer_jax.modeling.description import ARCHITECTURE
 from timesformer_jax.pretrained import Architecture
 from timesformer_jax.pretrained.orbax import find_checkpoint, read_notes
+from timesformer_jax.pretrained.zoo import locate
 from timesformer_jax.video import Preprocess
 
 
@@ -19,10 +20,11 @@ def read_cnn(source: str, config: Any, sizes: Any) -> Architecture:
         sizes: Its model's `num_frames` and `image_size` without weights.
 
     Raises:
-        InputError: If the weights belong to another architecture.
+        InputError: If there are no such weights, or they belong to another architecture.
     """
     checkpoint = find_checkpoint(folder_at(source))
     if checkpoint is None:
+        locate(source)  # refused before the data are prepared
         return Architecture({}, Preprocess(num_frames=sizes["num_frames"], crop_size=sizes["image_size"]))
     notes = read_notes(checkpoint)
     fields = dict(notes["model"])

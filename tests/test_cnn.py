@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import main
+import timesformer_jax as tsf
 from experiment.checks import check_config
 from experiment.curves import read_curves
 from experiment.follow import follow_weights, make_model
@@ -22,6 +23,7 @@ from timesformer_jax.features import read_features
 from timesformer_jax.modeling import describe_model, variables_of, weight_shapes
 from timesformer_jax.orbax_io import read_host_arrays, read_metadata
 from timesformer_jax.planning import find_target
+from timesformer_jax.pretrained import save_pyslowfast
 from timesformer_jax.pretrained.orbax import write_checkpoint
 
 
@@ -110,7 +112,7 @@ def small_timesformer() -> Any:
 @pytest.mark.parametrize("name", ["k400", "ssv2"])
 @pytest.mark.parametrize("architecture", ["i3d", "slowfast"])
 def test_recipe_has_the_published_schedule(name: str, architecture: str):
-    config = follow_weights(config_of(name, architecture), "/no/such", "train")
+    config = follow_weights(config_of(name, architecture, init_from=None), "/no/such", "train")
     check_config(config, trains=True)
     epochs, warmup, rate, decay, clips = (196, 34, 0.1, 1e-4, 64) if name == "k400" else (22, 0.19, 0.03, 1e-6, 16)
     assert (config.train.num_epochs, config.optimizer.warmup_epochs) == (epochs, warmup)
@@ -135,13 +137,18 @@ def test_recipe_decays_everything_but_batch_norm():
         assert sharding.is_fully_replicated == (leaf.ndim == 1 or leaf.shape[-2] % 8 > 0), leaf.shape
 
 
+def test_recipe_for_something_something_needs_weights(tmp_path: Path):
+    with pytest.raises(InputError, match=r"There is no file or folder SLOWFAST_8x8_R50.pkl"):
+        main.run(config_of("ssv2", "slowfast"), str(tmp_path), "train")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["i3d", "slowfast"])
 @pytest.mark.parametrize(("name", "make"), [("k400", make_kinetics), ("ssv2", make_something)])
 def test_recipe_shows_its_clips(name: str, make: Any, architecture: str, tmp_path: Path):
     make(tmp_path / "data")
-    config = config_of(name, architecture, **{"data.root": str(tmp_path / "data"), "data.data_dir": str(tmp_path / "prepared")})
-    main.run(config, str(tmp_path / "run"), "show")
+    folders = {"data.root": str(tmp_path / "data"), "data.data_dir": str(tmp_path / "prepared")}
+    main.run(config_of(name, architecture, **folders, init_from=None), str(tmp_path / "run"), "show")
     assert {path.name for path in (tmp_path / "run").glob("*.png")} == {"train.png", "val.png"}
 
 
@@ -215,6 +222,18 @@ def test_cnn_is_evaluated_probed_reported_and_shown(whole: Path, data_dir: str):
     features = read_features(whole / "features" / "val")
     assert len(features.values) == 21
     assert (whole / "probe" / "batch_stats").is_dir()
+
+
+@pytest.mark.slow
+def test_cnn_starts_from_a_run_and_from_a_file(whole: Path, tmp_path: Path, data_dir: str):
+    """The first loss is that of the weights, which a step with a rate of zero doesn't change."""
+    trained = tsf.load(whole)
+    save_pyslowfast(trained, tmp_path / "model.pyth")
+    still = {"train.num_epochs": 1 / 6, "optimizer.learning_rate": 0.0, "train.ema_decay": 0.0}
+    for name, source in {"run": whole, "file": tmp_path / "model.pyth"}.items():
+        run_digits(tmp_path / name, "train", data_dir, init_from=str(source), **still)
+        jax.tree.map(np.testing.assert_array_equal, state_of(tmp_path / name, 1)["params"], trained.params)
+    assert losses(tmp_path / "run") == losses(tmp_path / "file")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The jobs of main.py end to end, and their errors for bad input."""
 
+import dataclasses
 import json
 import math
 import re
@@ -17,11 +18,13 @@ import experiment.show
 import main
 import timesformer_jax as tsf
 from configs.folder import get_config
+from experiment.architectures import SECTION_OF
 from experiment.checks import check_objective
 from experiment.train import hint_at_small
 from input_pipeline import DATASETS, open_dataset
 from tests.runs import ROOT, config_of, predictions, results, small_folder
 from timesformer_jax import InputError, training
+from timesformer_jax.architectures import ARCHITECTURES
 from timesformer_jax.pretrained.orbax import read_checkpoint
 from timesformer_jax.state_files import sealed
 
@@ -461,7 +464,9 @@ def test_snippets_of_readme_and_guides_run():
     loading, small = snippets["README.md"]
     assert 'tsf.load("timesformer-base-k400")' in loading
     assert snippets["docs/index.md"] == snippets["docs/predict.md"] == [loading]
-    (large,), (explaining,), (reading,) = (snippets[f"docs/{page}.md"] for page in ("model", "explain", "features"))
+    (large, convolutional), (explaining,), (reading,) = (
+        snippets[f"docs/{page}.md"] for page in ("model", "explain", "features")
+    )
     assert "read_features(" in reading
     for code, changes in ((small, {"-base": "-nano", "224": "32"}), (large, SMALLER_MODEL)):
         for theirs, ours in changes.items():
@@ -474,6 +479,11 @@ def test_snippets_of_readme_and_guides_run():
     assert names["features"].patches.shape == (1, 8, 2, 2, 24)
     given = {"params": names["variables"]["params"], "labels": np.array([3]), "frames": np.zeros((8, 32, 32, 3), np.uint8)}
     exec(explaining, names | given)
+    for theirs, ours in {"174": "174, width=8, depths=(1, 1, 1, 1)", "(1, 32, 224, 224, 3)": "(1, 8, 32, 32, 3)"}.items():
+        assert theirs in convolutional
+        convolutional = convolutional.replace(theirs, ours)
+    exec(convolutional, names)
+    assert names["logits"].shape == (1, 174)
 
 
 @pytest.mark.slow
@@ -499,7 +509,10 @@ def test_every_config_field_is_read(name: str):
     config = config_of(name)
     source = "".join(path.read_text() for path in [ROOT / "main.py", *(ROOT / "experiment").glob("*.py")])
     for section, fields in config.items():
-        if f"**config.{section}" in source or not isinstance(fields, ConfigDict):
+        if section in SECTION_OF.values():  # passed whole to the architecture's class, fields that it doesn't have excepted
+            classes = [ARCHITECTURES[name] for name, where in SECTION_OF.items() if where == section]
+            assert set(fields.keys()) <= {field.name for each in classes for field in dataclasses.fields(each)}
+        elif f"**config.{section}" in source or not isinstance(fields, ConfigDict):
             assert f"config.{section}" in source, section
         else:
             for field in fields:

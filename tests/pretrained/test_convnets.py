@@ -15,6 +15,8 @@ import timesformer_jax as tsf
 from timesformer_jax.cnn3d import ConvNet, variable_shapes
 from timesformer_jax.modeling import flatten_params
 from timesformer_jax.pretrained import CONVNET_FORMATS, save_pyslowfast
+from timesformer_jax.pretrained.file_notes import notes_for
+from timesformer_jax.pretrained.orbax import write_checkpoint
 
 MODELS: dict[str, ConvNet] = {
     "i3d": tsf.I3D(num_classes=3, width=8, depths=(1, 2, 1, 1)),
@@ -65,6 +67,21 @@ def test_published_formats_are_read(format: str, name: str, tmp_path: Path):
     assert pretrained.report is not None
     assert len(pretrained.report.loaded) == len(tensors)
     assert type(MODELS[name]).__name__ in str(pretrained.report)
+
+
+def test_checkpoints_of_this_project_are_read(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", **published(MODELS["slowfast"], "pyslowfast"))  # pyright: ignore[reportArgumentType]
+    first = tsf.load(tmp_path / "a.npz", labels=["a", "b", "c"], num_frames=8, image_size=32)
+    write_checkpoint(tmp_path / "checkpoints" / "7", first.variables, notes_for(first))
+    again = tsf.load(tmp_path)
+    assert (again.model, again.labels, again.preprocess) == (first.model, first.labels, first.preprocess)
+    jax.tree.map(np.testing.assert_array_equal, again.variables, first.variables)
+    other = tsf.load(tmp_path, labels=["c", "b", "a"])  # the classifier's rows have other meanings
+    assert not other.params["head"]["bias"].any()
+    with pytest.raises(tsf.InputError, match=r"The weights are of SlowFast, and the given model is a I3D"):
+        tsf.load(tmp_path, model=MODELS["i3d"])
+    with pytest.raises(tsf.InputError, match=r"doesn't fit the SlowFast: fuse_res2/bn/bias: \(8,\) in the checkpoint"):
+        tsf.load(tmp_path, model=first.model.clone(width=16))
 
 
 def test_saved_files_are_read_back_with_equal_logits(tmp_path: Path):

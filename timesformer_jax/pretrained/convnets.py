@@ -10,9 +10,13 @@ import jax
 import numpy as np
 
 from timesformer_jax.cnn3d import I3D, STAGES, ConvNet, SlowFast, variable_shapes
-from timesformer_jax.errors import InputError, did_you_mean
+from timesformer_jax.digests import check_digests
+from timesformer_jax.errors import InputError, did_you_mean, shown
 from timesformer_jax.labels import check_labels, read_labels
 from timesformer_jax.modeling import check_objective, flatten_params
+from timesformer_jax.modeling.description import ARCHITECTURE
+from timesformer_jax.modeling.variables import STATISTICS as STATISTICS_ENTRY
+from timesformer_jax.orbax_io import read_host_arrays
 from timesformer_jax.pretrained.convnet_formats import CONVNET_FORMATS, STATISTICS, ConvnetFormat
 from timesformer_jax.pretrained.file_notes import (
     entries_of_yaml,
@@ -22,11 +26,14 @@ from timesformer_jax.pretrained.file_notes import (
     preprocess_of_notes,
 )
 from timesformer_jax.pretrained.load_report import Report
+from timesformer_jax.pretrained.orbax import checkpoint_entries, read_notes
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.pretrained.tensor_files import Tensors
 from timesformer_jax.pretrained.tensor_names import list_problems, without_wrappers
 from timesformer_jax.video import Preprocess
 
+ARCHITECTURES: dict[str, type[ConvNet]] = {"i3d": I3D, "slowfast": SlowFast}
+"""Maps the name in a checkpoint's notes to the class."""
 STEM = "pathway0/stem/conv/kernel"
 """The variable that every file of these models has."""
 
@@ -133,6 +140,105 @@ def load_convnet(
     return Pretrained(target, variables["params"], preprocess, names, report, objective, variables["batch_stats"])
 
 
+def load_convnet_run(
+    source: str | Path,
+    checkpoint: Path,
+    wanted: Mapping[str, Any],
+    *,
+    model: ConvNet | None = None,
+    entry: str | None = None,
+    labels: str | Path | Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+    objective: str | None = None,
+    key: jax.Array | None = None,
+) -> Pretrained:
+    """Load an I3D or SlowFast from a checkpoint of this project, with the moving average of its parameters if it has one.
+
+    The classifier is kept if the classes are the checkpoint's, by name and in order.
+
+    Args:
+        source: The weights, as given to `load`.
+        checkpoint: The checkpoint that was found there.
+        wanted: Fields of the model that the caller set.
+        model: The model to fill; None to build one from the weights.
+        entry: As for `load`.
+        labels: As for `load`.
+        preprocess: As for `load`.
+        objective: As for `load`.
+        key: Random key of a new classifier.
+
+    Returns:
+        The model with its weights.
+
+    Raises:
+        InputError: If the weights don't fit the model.
+    """
+    notes = read_notes(checkpoint)
+    kind, fields = _model_of_notes(checkpoint, notes["model"])
+    stored = kind(**fields)
+    objective = check_objective(objective or objective_of_notes(notes) or "softmax")
+    target = model or kind(**{**fields, **wanted, "objective": objective})
+    _check_given(target, {"num_pathways": len(kind.pathways)}, wanted)
+    entry, others = checkpoint_entries(checkpoint, notes, entry)
+    check_digests(checkpoint, (entry, STATISTICS_ENTRY))
+    shapes = variable_shapes(stored)
+    found = read_host_arrays(checkpoint, {entry: shapes["params"], STATISTICS_ENTRY: shapes[STATISTICS_ENTRY]})
+    params, batch_stats = found[entry], found[STATISTICS_ENTRY]
+    given = read_labels(labels) if isinstance(labels, str | Path) else labels
+    given = None if given is None else check_labels(given, target.num_classes, str(labels))
+    names = labels_of_notes({}, notes)
+    report = Report(str(source), "a checkpoint of this project", target, entry=entry, other_entries=others)
+    report.loaded += [*flatten_params(params), *flatten_params(batch_stats)]
+    if target.num_classes != stored.num_classes or (given is not None and names is not None and list(given) != names):
+        params["head"], names = new_classifier(target, key), None
+        report.loaded = [path for path in report.loaded if not path.startswith("head/")]
+        report.initialised |= dict.fromkeys(("head/kernel", "head/bias"), f"a fresh classifier of {target.num_classes} classes")
+    wrong = [
+        f"{path}: {shape} in the checkpoint"
+        for path, shape in _differing(variable_shapes(target), {"params": params, STATISTICS_ENTRY: batch_stats})
+    ]
+    if wrong:
+        raise InputError(f"{source} doesn't fit the {type(target).__name__}: {list_problems(wrong, 8)}.")
+    prepared = preprocess or Preprocess.from_dict(notes.get("preprocess") or {"num_frames": target.num_frames})
+    chosen = given or names
+    return Pretrained(target, params, prepared, tuple(chosen) if chosen else None, report, objective, batch_stats)
+
+
+def is_convnet_run(checkpoint: Path) -> bool:
+    """Return True if a checkpoint of this project holds an I3D or SlowFast."""
+    described = read_notes(checkpoint)["model"]
+    return isinstance(described, Mapping) and ARCHITECTURE in described
+
+
+def _model_of_notes(checkpoint: Path, described: Mapping[str, Any]) -> tuple[type[ConvNet], dict[str, Any]]:
+    """Return the class and the fields in a checkpoint's notes; raises `InputError` if they are unknown."""
+    fields = dict(described)
+    name = fields.pop(ARCHITECTURE)
+    if name not in ARCHITECTURES:
+        raise InputError(f"The checkpoint {checkpoint} has architecture={shown(name)}, which this version doesn't know.")
+    known = {field.name for field in dataclasses.fields(ARCHITECTURES[name])}
+    if unknown := sorted(fields.keys() - known):
+        raise InputError(
+            f"The checkpoint {checkpoint} has fields that a {name} doesn't have: {', '.join(map(shown, unknown))}."
+        )
+    return ARCHITECTURES[name], fields
+
+
+def _differing(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return path and shape of each array that the model doesn't have in this shape."""
+    shapes = {path: leaf.shape for tree in expected.values() for path, leaf in flatten_params(tree).items()}
+    arrays = {path: np.shape(leaf) for tree in found.values() for path, leaf in flatten_params(tree).items()}
+    paths = sorted(shapes.keys() | arrays.keys())
+    return [(path, arrays.get(path, "missing")) for path in paths if shapes.get(path) != arrays.get(path)]
+
+
+def new_classifier(model: ConvNet, key: jax.Array | None) -> dict[str, np.ndarray]:
+    """Initialise the parameters of the classifier, as NumPy arrays."""
+    shape = variable_shapes(model)["params"]["head"]["kernel"].shape
+    kernel = jax.random.normal(jax.random.key(0) if key is None else key, shape) * np.float32(0.01)
+    return {"kernel": np.asarray(kernel), "bias": np.zeros(shape[-1], np.float32)}
+
+
 def _fields_of_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, Any]:
     """Infer the fields that the tensors' names and shapes show."""
     depths = [
@@ -231,9 +337,7 @@ def _fill(
             "I3D and SlowFast 8x8 with bottleneck blocks are computed, and no relatives such as C2D or non-local networks."
         )
     if fresh_head:
-        kernel = jax.random.normal(jax.random.key(0) if key is None else key, expected["head/kernel"]) * np.float32(0.01)
-        found["head/kernel"] = np.asarray(kernel)
-        found["head/bias"] = np.zeros(expected["head/bias"], np.float32)
+        found |= {f"head/{name}": array for name, array in new_classifier(target, key).items()}
         fresh = f"a fresh classifier of {target.num_classes} classes"
         report.initialised |= dict.fromkeys(("head/kernel", "head/bias"), fresh)
     report.not_finite |= {path: count for path, array in found.items() if (count := int((~np.isfinite(array)).sum()))}

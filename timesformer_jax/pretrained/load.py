@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from timesformer_jax.modeling import TimeSformer, check_objective
 from timesformer_jax.modeling.checks import pair
 from timesformer_jax.pretrained.classifier_rows import take_rows
 from timesformer_jax.pretrained.convnet_formats import CONVNET_FORMATS
-from timesformer_jax.pretrained.convnets import load_convnet, match_convnet
+from timesformer_jax.pretrained.convnets import is_convnet_run, load_convnet, load_convnet_run, match_convnet
 from timesformer_jax.pretrained.file_checks import check_fields
 from timesformer_jax.pretrained.fit_to_model import HEAD, POSITION_RESIZES, check_unknown, fit
 from timesformer_jax.pretrained.infer_config import choose_preprocess, merge_fields
@@ -111,14 +111,20 @@ def load(
     allow = [allow] if isinstance(allow, str) else allow
     check_patterns(allow)
     path = locate(source)
-    tensors = None if find_checkpoint(path) else open_tensors(path, entry)
-    if tensors is not None and (matched := match_convnet(tensors, format if format in CONVNET_FORMATS else None)):
+    checkpoint = find_checkpoint(path)
+    tensors = None if checkpoint else open_tensors(path, entry)
+    matched = tensors and match_convnet(tensors, format if format in CONVNET_FORMATS else None)
+    is_run = checkpoint is not None and is_convnet_run(checkpoint)
+    if matched or is_run:
         sizes = {"num_classes": num_classes, "num_frames": num_frames, "image_size": image_size}
         wanted = {name: value for name, value in {**sizes, **fields}.items() if value is not None}
         if isinstance(model, TimeSformer):
-            raise InputError(f"{source} holds {matched.format.title}, and the given model is a TimeSformer.")
-        given = {"labels": labels, "preprocess": preprocess, "objective": objective, "allow": allow, "key": key}
-        return load_convnet(source, tensors, matched, wanted, model=model, **given)
+            held = matched.format.title if matched else "an I3D or SlowFast"
+            raise InputError(f"{source} holds {held}, and the given model is a TimeSformer.")
+        given = {"model": model, "labels": labels, "preprocess": preprocess, "objective": objective, "key": key}
+        if tensors is not None and matched:
+            return load_convnet(source, tensors, matched, wanted, allow=allow, **given)
+        return load_convnet_run(source, cast(Path, checkpoint), wanted, entry=entry, **given)
     if isinstance(model, ConvNet):
         raise InputError(f"{source} holds no weights of {type(model).__name__} in a format of {', '.join(CONVNET_FORMATS)}.")
     heads = model.num_heads if model is not None else fields.get("num_heads")
