@@ -33,6 +33,7 @@ NAMES = (
     "training, depth 1",
     "training, depth 2",
     "training, scan, full remat, depth 12",
+    "training, data 4, depth 2",
     "training, fsdp 4, depth 2",
     "training, context 4, depth 2",
 )

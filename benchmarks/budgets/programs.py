@@ -30,6 +30,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "training, depth 1": {"depth": 1, "train": True},
     "training, depth 2": {"depth": 2, "train": True},
     "training, scan, full remat, depth 12": {"depth": 12, "train": True, "fields": SCANNED},
+    "training, data 4, depth 2": {"depth": 2, "train": True, "mesh": {"data": 4}},
     "training, fsdp 4, depth 2": {"depth": 2, "train": True, "mesh": {"fsdp": 4}},
     "training, context 4, depth 2": {"depth": 2, "train": True, "mesh": {"context": 4}, "clips": CLIPS // 4},
     "training, scan, 16 clips": {"depth": 12, "train": True, "fields": SCANNED, "clips": 16},

@@ -148,3 +148,24 @@ def test_tpu_attention_is_sharded_by_frame_unless_groups_span_frames():
     split = [[axis for axis, names in enumerate(sharding.spec) if names and "context" in names] for _, sharding in found]
     time, width, height = [3], [1], [1]
     assert split[:3] == [time, width, height]
+
+
+def test_heads_enter_and_leave_each_device_as_one_axis():
+    """TPUs pad the last two axes, so XLA copied products that were divided into heads at the boundary."""
+    mesh = training.make_mesh(data=8)
+    model = MODEL.clone(attention_implementation="fused_tpu")
+
+    @jax.jit
+    def gradients(variables: Any, video: jax.Array) -> Any:
+        def loss(variables: Any) -> jax.Array:
+            logits: Any = model.apply(variables, video)
+            return (logits**2).sum()
+
+        with split_activations(mesh):
+            return jax.grad(loss)(variables)
+
+    video = jax.ShapeDtypeStruct((8, 4, 32, 32, 3), jnp.float32, sharding=training.batch_sharding(mesh))
+    lines = gradients.lower(random_variables(model), video).as_text().splitlines()
+    opened = [line for line in lines if "sdy.manual_computation" in line]
+    assert len(opened) > 4
+    assert not [line for line in opened if "x3x2x64x" in line or "x2x64x" in line]

@@ -46,7 +46,8 @@ def read_notes(path: Path) -> Mapping[str, Any]:
             raise InputError(f"The checkpoint {path} says {name}={shown(notes[name])}, expected an object.")
     if not (path / _tree(notes)).is_dir():
         raise InputError(f"The checkpoint {path} is incomplete: it has no {_tree(notes)}.")
-    if size is not None and ARCHITECTURE not in notes["model"]:
+    is_convnet = isinstance(notes["model"], Mapping) and ARCHITECTURE in notes["model"]
+    if size is not None and not is_convnet:
         check_size_of_model(TimeSformer(**checkpoint_fields(path, notes)), size, path)
     return notes
 

@@ -10,7 +10,7 @@ from jax._src import dispatch
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from timesformer_jax._typing import Array, Float
 from timesformer_jax.modeling.kernels.tpu_kernels import call
@@ -87,8 +87,7 @@ GIVEN = {"forward": ("mixed", "cls_mixed"), "backward": ("qkv", "dbias", "dcls")
 def _bind(direction: str, placement: Placement | None, *arrays: Array | None) -> list[Array]:
     """Apply the kernel of one pass. Arrays of the CLS are skipped if there is none."""
     present = [x for x in arrays if x is not None]
-    kept = [name for name in AXES if arrays[2] is not None or "cls" not in name]
-    taken, given = ([name for name in names[direction] if name in kept] for names in (TAKEN, GIVEN))
+    taken, given = _names(direction, arrays[2] is not None)
     x, _, y = present[0].shape[1:4]
     unsharded = "frames" if x == 1 and y > 1 else "places"
 
@@ -101,6 +100,12 @@ def _bind(direction: str, placement: Placement | None, *arrays: Array | None) ->
     results = _results(direction, _shards(inputs[0]), present)
     outputs = tuple(sharding(name, x.shape) for name, x in zip(given, results, strict=True))
     return _attention.bind(*present, direction=direction, inputs=inputs, outputs=outputs)
+
+
+def _names(direction: str, has_cls: bool) -> tuple[list[str], list[str]]:
+    """Return the names of the arrays that a pass takes and gives."""
+    taken, given = ([name for name in names[direction] if has_cls or "cls" not in name] for names in (TAKEN, GIVEN))
+    return taken, given
 
 
 def _whole_rows(shape: tuple[int, ...]) -> bool:
@@ -175,9 +180,45 @@ def _lower(context: mlir.LoweringRuleContext, *arrays: Any, direction: str, inpu
         return mlir.lower_fun(functools.partial(_reference, direction))(context, *arrays)
     attend = functools.partial(call, direction, tuple(context.platforms or module.platforms) != ("tpu",))
     if sharded:
-        specs, results = ([sharding.spec for sharding in every] for every in (inputs, outputs))
-        attend = jax.shard_map(attend, mesh=inputs[0].mesh, in_specs=tuple(specs), out_specs=results, check_vma=False)
+        attend = functools.partial(_on_each_device, attend, direction, inputs, outputs)
     return mlir.lower_fun(attend)(context, *arrays)
+
+
+def _on_each_device(attend: Any, direction: str, inputs: Any, outputs: Any, *arrays: Array) -> list[Array]:
+    """Apply the kernel to the shards of each device.
+
+    Unless the heads are sharded, the axes of heads enter and leave as one, because TPUs pad the last two axes of an array to
+    rows of lanes, and XLA would copy the packed product to and from the padded form.
+    """
+    taken, given = _names(direction, _has_cls(direction, arrays))
+    heads = arrays[0].shape[-2:]
+    whole = inputs[0].shard_shape(arrays[0].shape)[-2:] == heads
+
+    def parts(name: str) -> tuple[int, ...]:
+        return heads if "mixed" in name else (3, *heads)
+
+    def join(name: str, x: Array) -> Array:
+        return x.reshape(*x.shape[: x.ndim - len(parts(name))], -1) if whole else x
+
+    def divide(name: str, x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], *parts(name)) if whole else x
+
+    def spec(name: str, sharding: NamedSharding) -> PartitionSpec:
+        return PartitionSpec(*sharding.spec[: len(AXES[name]) - len(parts(name))]) if whole else sharding.spec
+
+    def on_one(*shards: Array) -> list[Array]:
+        results = attend(*(divide(name, x) for name, x in zip(taken, shards, strict=True)))
+        return [join(name, x) for name, x in zip(given, results, strict=True)]
+
+    mapped = jax.shard_map(
+        on_one,
+        mesh=inputs[0].mesh,
+        in_specs=tuple(spec(name, sharding) for name, sharding in zip(taken, inputs, strict=True)),
+        out_specs=[spec(name, sharding) for name, sharding in zip(given, outputs, strict=True)],
+        check_vma=False,
+    )
+    results = mapped(*(join(name, x) for name, x in zip(taken, arrays, strict=True)))
+    return [divide(name, x) for name, x in zip(given, results, strict=True)]
 
 
 def _one_by_one(arrays: Any, axes: Any, **how: Any) -> Any:
