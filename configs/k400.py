@@ -30,14 +30,11 @@ with `remat` as set here (counted as described in configs/recipes.py):
 Chip that each variant fits with `tpu` added (`:hr,tpu`), estimated by --mode=plan for 64 clips (docs/scale.md): GiB of the
 15.75 of a v5e chip, 8 of which share the batch, or of the 22.1 of one L4, and the clips that it computes at a time:
 
-    base, tpu      v5e, 3.5 GiB for 8 clips        space_only     L4, 2.6 GiB for 8 clips
-    hr             v5e, 7.5 GiB for 2 clips        local_global   L4, 3.8 GiB for 8 clips
-    large          L4, 4.8 GiB for 1 clip          axial          L4, 4.2 GiB for 8 clips
-    joint          L4, 4.3 GiB for 8 clips         scratch        L4, 4.7 GiB for 8 clips
-                                                   modern         L4, 4.7 GiB for 8 clips
-
-These figures are for XLA's attention; the kernels that `auto` chooses need less. With it, a v5e chip can't compute 8 clips of
-`large` at a time (16.2 GiB).
+    base, tpu      v5e, 2.9 GiB for 8 clips        space_only     L4, 2.4 GiB for 8 clips
+    hr             v5e, HR GiB for 2 clips        local_global   L4, 3.8 GiB for 8 clips
+    large          v5e, LARGE GiB for 1 clip         axial          L4, 4.0 GiB for 8 clips
+    joint          L4, 4.4 GiB for 8 clips         scratch        L4, 4.4 GiB for 8 clips
+                                                   modern         L4, 4.4 GiB for 8 clips
 
 Others who trained `base` reached 77.3 to 78.0 with this evaluation. Their accuracy was 4 points lower if videos were missing,
 or in the official code's validation, whose clips are random. The paper's training took 416 V100 hours.

@@ -23,7 +23,7 @@ configs/recipes.py):
 | i3d        | unknown  | not measured                                 |     37 |  6.4e17  |    827 |
 
 Chip that each variant fits with `tpu` added (`:hr,tpu`), estimated as in configs/k400.py, whose models are the same: `base` and
-`hr` a v5e chip, `joint`, `space_only` and `modern` one L4, and `large` one L4 (5.8 GiB for 2 clips at a time).
+`hr` a v5e chip, `joint`, `space_only` and `modern` one L4, and `large` one L4 (5.0 GiB for 2 clips at a time).
 
 `slowfast` (64 frames) and `i3d` are fine-tuned from PySlowFast's weights for Kinetics-400, SLOWFAST_8x8_R50.pkl and
 I3D_8x8_R50.pkl of its model zoo, which `--config.init_from=FILE` names, and evaluated on one view of 256 px.
