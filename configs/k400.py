@@ -31,8 +31,8 @@ Chip that each variant fits with `tpu` added (`:hr,tpu`), estimated by --mode=pl
 15.75 of a v5e chip, 8 of which share the batch, or of the 22.1 of one L4, and the clips that it computes at a time:
 
     base, tpu      v5e, 2.9 GiB for 8 clips        space_only     L4, 2.4 GiB for 8 clips
-    hr             v5e, HR GiB for 2 clips        local_global   L4, 3.8 GiB for 8 clips
-    large          v5e, LARGE GiB for 1 clip         axial          L4, 4.0 GiB for 8 clips
+    hr             v5e, 5.2 GiB for 2 clips        local_global   L4, 3.8 GiB for 8 clips
+    large          v5e, 4.6 GiB for 1 clip         axial          L4, 4.0 GiB for 8 clips
     joint          L4, 4.4 GiB for 8 clips         scratch        L4, 4.4 GiB for 8 clips
                                                    modern         L4, 4.4 GiB for 8 clips
 
