@@ -86,7 +86,11 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
             f"flag{'s'[: len(choices.refused) > 1]} to resume that run, or choose another --workdir."
         )
     if checkpoint is None and source and MODES[mode].loads_init_from:
-        weights.check(source, make_model(config), allowed_of_init_from(config))
+        model, allow = make_model(config), allowed_of_init_from(config)
+        if is_cnn(config):
+            tsf.load(source, model=model, num_classes=1, allow=allow, **choice_of_init_from(config))
+        else:
+            weights.check(source, model, allow)
     if source:
         log.info("The model follows the weights in %s: %s.", source, _in_words(config))
     if choices.rows:
