@@ -2,8 +2,8 @@
 
 from flax import linen as nn
 
-from timesformer_jax.cnn3d import I3D, SlowFast
+from timesformer_jax.cnn3d import CONVNETS
 from timesformer_jax.modeling import TimeSformer
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"timesformer": TimeSformer, "i3d": I3D, "slowfast": SlowFast}
+ARCHITECTURES: dict[str, type[nn.Module]] = {"timesformer": TimeSformer, **CONVNETS}
 """Maps a name to the class."""

@@ -1,10 +1,11 @@
 """I3D and SlowFast, the 3D convolutional networks that the paper compares the TimeSformer with."""
 
 from timesformer_jax.cnn3d.arithmetic import count_layer_multiply_adds
-from timesformer_jax.cnn3d.models import I3D, ConvFeatures, ConvNet, SlowFast, describe, variable_shapes
+from timesformer_jax.cnn3d.models import CONVNETS, I3D, ConvFeatures, ConvNet, SlowFast, describe, variable_shapes
 from timesformer_jax.cnn3d.stages import STAGES, Pathway
 
 __all__ = [
+    "CONVNETS",
     "I3D",
     "STAGES",
     "ConvFeatures",

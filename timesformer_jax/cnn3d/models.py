@@ -260,6 +260,10 @@ def slow_frames(num_frames: int, alpha: int) -> np.ndarray:
     return np.linspace(0, num_frames - 1, num_frames // alpha).astype(int)
 
 
+CONVNETS: dict[str, type[ConvNet]] = {"i3d": I3D, "slowfast": SlowFast}
+"""Maps the name of an architecture to its class."""
+
+
 def describe(model: ConvNet) -> dict[str, Any]:
     """Return the fields that determine the meaning of a model's weights, as JSON values."""
     other = ("parent", "name", "dtype", "dropout_rate", "objective")

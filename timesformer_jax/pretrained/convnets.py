@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from timesformer_jax.cnn3d import I3D, STAGES, ConvNet, SlowFast, variable_shapes
+from timesformer_jax.cnn3d import CONVNETS, I3D, STAGES, ConvNet, SlowFast, variable_shapes
 from timesformer_jax.digests import check_digests
 from timesformer_jax.errors import InputError, did_you_mean, shown
 from timesformer_jax.labels import check_labels, read_labels
@@ -32,8 +32,6 @@ from timesformer_jax.pretrained.tensor_files import Tensors
 from timesformer_jax.pretrained.tensor_names import list_problems, without_wrappers
 from timesformer_jax.video import Preprocess
 
-ARCHITECTURES: dict[str, type[ConvNet]] = {"i3d": I3D, "slowfast": SlowFast}
-"""Maps the name in a checkpoint's notes to the class."""
 STEM = "pathway0/stem/conv/kernel"
 """The variable that every file of these models has."""
 
@@ -214,14 +212,15 @@ def _model_of_notes(checkpoint: Path, described: Mapping[str, Any]) -> tuple[typ
     """Return the class and the fields in a checkpoint's notes; raises `InputError` if they are unknown."""
     fields = dict(described)
     name = fields.pop(ARCHITECTURE)
-    if name not in ARCHITECTURES:
+    if name not in CONVNETS:
         raise InputError(f"The checkpoint {checkpoint} has architecture={shown(name)}, which this version doesn't know.")
-    known = {field.name for field in dataclasses.fields(ARCHITECTURES[name])}
+    kind = CONVNETS[name]
+    known = {field.name for field in dataclasses.fields(kind)}
     if unknown := sorted(fields.keys() - known):
         raise InputError(
             f"The checkpoint {checkpoint} has fields that a {name} doesn't have: {', '.join(map(shown, unknown))}."
         )
-    return ARCHITECTURES[name], fields
+    return kind, fields
 
 
 def _differing(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, Any]]:
