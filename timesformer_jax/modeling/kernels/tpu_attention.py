@@ -13,7 +13,7 @@ from jax.interpreters import batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
 from timesformer_jax._typing import Array, Float
-from timesformer_jax.modeling.kernels.tpu_kernels import call
+from timesformer_jax.modeling.kernels.tpu_launch import call
 from timesformer_jax.modeling.kernels.tpu_tiles import LANES
 from timesformer_jax.modeling.memory_order import row_major
 from timesformer_jax.modeling.per_device import Placement, current_placement, sharding_of_axes
