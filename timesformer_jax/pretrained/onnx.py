@@ -14,12 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from timesformer_jax._typing import Float
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.modeling import TimeSformer, fold_for_inference, unstack_blocks
 from timesformer_jax.modeling.checks import pair
+from timesformer_jax.modeling.layers import Fork, LayerNorm
 from timesformer_jax.pretrained.file_notes import notes_for
 from timesformer_jax.pretrained.pretrained import Pretrained
 from timesformer_jax.version import VERSION
@@ -109,7 +111,7 @@ def _trace(pretrained: Pretrained, path: Path, *, external: bool) -> None:
     params = unstack_blocks(pretrained.params) if pretrained.model.scan_layers else pretrained.params
     variables = {"params": fold_for_inference(params)}
     shape = ("batch", *_clip_shape(pretrained.model))
-    with _quiet():
+    with _quiet(), nn.intercept_methods(_as_flax_layer_norm):
         graph: Any = jax2onnx.to_onnx(
             lambda video: model.apply(variables, video),
             [shape],
@@ -124,6 +126,17 @@ def _trace(pretrained: Pretrained, path: Path, *, external: bool) -> None:
                 node.op_type = "MatMul"  # the same product, which engines quantize and fuse
                 node.attributes.clear()
         onnx_ir.save(graph, path, external_data=f"{path.name}.data" if external else None)
+
+
+def _as_flax_layer_norm(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Compute a LayerNorm by Flax's, which the exporter writes as one operator: engines are faster than on its parts."""
+    module = context.module
+    if not isinstance(module, LayerNorm) or context.method_name != "__call__":
+        return call(*args, **kwargs)
+    (tokens,) = args
+    params = {name: module.get_variable("params", name) for name in ("scale", "bias")}
+    normalised: Any = nn.LayerNorm(epsilon=module.epsilon, parent=None).apply({"params": params}, tokens)
+    return Fork(tokens, normalised) if kwargs.get("fork") else normalised
 
 
 @contextlib.contextmanager
