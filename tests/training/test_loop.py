@@ -15,7 +15,7 @@ import timesformer_jax as tsf
 from timesformer_jax import training
 from timesformer_jax.training.chips import peak_teraflops
 from timesformer_jax.training.loop import compile_step
-from timesformer_jax.training.memory import out_of_memory_told
+from timesformer_jax.training.memory import REMEDIES, out_of_memory_told
 
 
 class Checkpoints:
@@ -266,6 +266,8 @@ def test_out_of_memory_error_names_the_settings_to_change():
     text = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12884901888 bytes.\nmore"
     words = r"needs 0\.0 GiB on each device: too much\. Lower train\.batch_size, .*accumulation.* model\.remat=full"
     with pytest.raises(tsf.InputError, match=words), out_of_memory_told(lambda: compiled):
+        raise jax.errors.JaxRuntimeError(text)
+    with pytest.raises(tsf.InputError, match=r"or set cnn\.dtype"), out_of_memory_told(lambda: compiled, REMEDIES["cnn"]):
         raise jax.errors.JaxRuntimeError(text)
     with pytest.raises(tsf.InputError, match="allocate 12884901888 bytes: too much"), out_of_memory_told(lambda: None):
         raise jax.errors.JaxRuntimeError(text)

@@ -17,7 +17,7 @@ from timesformer_jax.progress import duration, number
 from timesformer_jax.training.checkpoints import Checkpoints
 from timesformer_jax.training.clock import DeviceClock
 from timesformer_jax.training.log_lines import accuracy_text, step_line
-from timesformer_jax.training.memory import out_of_memory_told
+from timesformer_jax.training.memory import REMEDIES, out_of_memory_told
 from timesformer_jax.training.mesh import to_devices
 from timesformer_jax.training.step import Metrics, TrainState
 from timesformer_jax.training.window import Window
@@ -141,7 +141,8 @@ def train(
     profiler = _Profiler(profile, first_step, plan.total_steps)
     compiled: Any = None
     try:
-        with watch_preemption() as stops, out_of_memory_told(lambda: compiled):
+        remedies = REMEDIES["cnn" if state.batch_stats else "model"]
+        with watch_preemption() as stops, out_of_memory_told(lambda: compiled, remedies):
 
             def check() -> None:
                 if stops():
