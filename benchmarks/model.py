@@ -1,332 +1,138 @@
-"""Time and memory of the model, compared with Hugging Face transformers in PyTorch, and both as ONNX files in other engines.
+"""Time and memory of the model, beside Hugging Face transformers, other engines and the paper's other systems.
 
-    python benchmarks/model.py speed --torch-python=PYTHON    forward passes and training steps, alternating
+    python benchmarks/model.py speed --torch-python=PYTHON    forward passes and training steps of base, in turns
+    python benchmarks/model.py systems                        the paper's Table 2: TimeSformers, I3D and SlowFast, in turns
     python benchmarks/model.py compile                        tracing and compiling, scanned and unrolled blocks
     python benchmarks/model.py memory                         temporary memory of training steps, 8 to 96 frames
     python benchmarks/model.py joint                          chunked joint attention on 96 frames
 
-Each command prints one table, in float32 on a CPU and in bfloat16 on a GPU. `speed` runs each contender in its own process and
-alternates between them, so that noise affects all of them alike. PYTHON is an interpreter with the packages of
+Each command prints one table, in float32 on a CPU and in bfloat16 on a GPU. `speed` and `systems` run each contender in its own
+process and alternate between them, so that noise affects all of them alike. PYTHON is an interpreter with the packages of
 `benchmarks/requirements.txt`. On a CPU, `speed` also runs both models' ONNX files in ONNX Runtime and OpenVINO.
 """
 
 import argparse
-import functools
 import importlib.util
-import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-FRAMES, SIZE, CLASSES = 8, 224, 400  # base
-PRODUCTS = 10
+sys.path[0] = str(Path(__file__).parent.parent)  # replaces this file's folder, whose files hide packages
+
+from benchmarks.contenders.sizes import CLASSES, FRAMES, GRAPHS, SIZE  # noqa: E402
+from benchmarks.contenders.table import CONTENDERS, MATRIX_PRODUCT, Contender  # noqa: E402
+from benchmarks.contenders.turns import Turns, serve, take_turns  # noqa: E402
+
 GIB = 2**30
-
-
-# Contenders of `speed`. Each returns a function that runs once and blocks until the result is ready.
-
-
-def jax_forward(batch_size: int, *, folded: bool = False) -> Callable[[], None]:
-    import jax
-
-    import timesformer_jax as tsf
-
-    model, variables, videos = _jax_model(batch_size)
-    if folded:
-        variables = {"params": tsf.fold_for_inference(variables["params"])}
-    apply = jax.jit(model.apply)
-    return lambda: jax.block_until_ready(apply(variables, next(videos)))
-
-
-def jax_folded_forward(batch_size: int) -> Callable[[], None]:
-    return jax_forward(batch_size, folded=True)
-
-
-def jax_training_step(batch_size: int) -> Callable[[], None]:
-    import jax
-
-    model, variables, videos = _jax_model(batch_size, scan_layers=True)
-    step, state = _training_step(model, variables)
-    step = jax.jit(step, donate_argnums=(0, 1))
-
-    def run() -> None:
-        nonlocal variables, state
-        variables, state, loss = step(variables, state, next(videos))
-        jax.block_until_ready(loss)
-
-    return run
-
-
-def jax_matrix_product(batch_size: int) -> Callable[[], None]:
-    """Return the reference for utilisation: `PRODUCTS` times `_matrix()`^3 multiply-adds."""
-    import jax
-
-    a = (jax.random.normal(jax.random.key(0), (_matrix(), _matrix())) / _matrix() ** 0.5).astype(_jax_dtype())
-
-    @jax.jit
-    def products(a: Any) -> Any:
-        result = a
-        for _ in range(PRODUCTS):
-            result = result @ a
-        return result
-
-    return lambda: jax.block_until_ready(products(a))
-
-
-def torch_forward(batch_size: int, *, compiled: bool = False) -> Callable[[], None]:
-    import torch
-
-    model, videos, device = _torch_model(batch_size)
-    if compiled or device == "cuda":
-        model = torch.compile(model)
-
-    def run() -> None:
-        with torch.inference_mode():
-            model(next(videos)).logits.sum().item()
-
-    return run
-
-
-def torch_training_step(batch_size: int) -> Callable[[], None]:
-    import torch
-
-    model, videos, device = _torch_model(batch_size)
-    compiled = torch.compile(model.train()) if device == "cuda" else model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-
-    def run() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss = compiled(next(videos)).logits.float().square().mean()
-        loss.backward()
-        optimizer.step()
-        loss.item()
-
-    return run
-
-
-def engine_forward(engine: str, source: str, batch_size: int) -> Callable[[], None]:
-    """Run the ONNX file that `export` wrote for a framework."""
-    import itertools
-
-    import numpy as np
-
-    run, shape = ENGINES[engine](Path(os.environ[GRAPHS]) / f"{source}.onnx")
-    draw = np.random.default_rng(0)
-    videos = itertools.cycle([draw.normal(size=(batch_size, *shape[1:])).astype(np.float32) for _ in range(3)])
-    return lambda: run(next(videos))
-
-
-def _onnxruntime(path: Path) -> tuple[Callable[[Any], None], Any]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (video,) = session.get_inputs()
-    return lambda clips: session.run(None, {video.name: clips}), video.shape
-
-
-def _openvino(path: Path) -> tuple[Callable[[Any], None], Any]:
-    sys.modules["openvino_telemetry"] = None  # it sends usage statistics  # pyright: ignore[reportArgumentType]
-    import openvino
-
-    compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    shape = compiled.input(0).partial_shape
-    return compiled, [None, *(shape[axis].get_length() for axis in range(1, len(shape)))]
-
-
-ENGINES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
-GRAPHS = "BENCHMARK_GRAPHS"
-"""Environment variable that names the folder of the exported files."""
-
-
-def export(source: str, batch_size: int) -> None:
-    """Write a framework's model, with random weights, as an ONNX file; torch's has a fixed batch."""
-    path = Path(os.environ[GRAPHS]) / f"{source}.onnx"
-    if source == "torch":
-        import torch
-
-        model, videos, _ = _torch_model(batch_size)
-        torch.onnx.export(model, (next(videos),), path, external_data=False)
-        return
-    import timesformer_jax as tsf
-    from timesformer_jax.pretrained import save_onnx
-
-    model, variables, _ = _jax_model(batch_size)
-    save_onnx(tsf.Pretrained(model, variables["params"], tsf.Preprocess(num_frames=FRAMES, crop_size=SIZE)), path)
-
-
-CONTENDERS: dict[str, tuple[str, Callable[[int], Callable[[], None]]]] = {
-    "torch forward": ("torch", torch_forward),
-    "torch.compile forward": ("torch", functools.partial(torch_forward, compiled=True)),
-    "jax forward": ("jax", jax_forward),
-    "jax forward, folded": ("jax", jax_folded_forward),
-    **{
-        f"{engine}, {source}'s graph": ("jax", functools.partial(engine_forward, engine, source))
-        for source in ("torch", "jax")
-        for engine in ENGINES
-    },
-    "torch training step": ("torch", torch_training_step),
-    "jax training step": ("jax", jax_training_step),
-    "jax matrix product": ("jax", jax_matrix_product),
-}
-"""Maps each contender to its framework and function."""
-
-
-def _jax_model(batch_size: int, **fields: Any) -> tuple[Any, Any, Iterator[Any]]:
-    import itertools
-
-    import jax
-
-    import timesformer_jax as tsf
-
-    model = tsf.create("timesformer-base", num_classes=CLASSES, dtype=_jax_dtype(), **fields)
-    videos = [jax.random.normal(jax.random.key(i), (batch_size, FRAMES, SIZE, SIZE, 3)) for i in range(3)]
-    return model, jax.jit(model.init)(jax.random.key(0), videos[0]), itertools.cycle(videos)
-
-
-def _torch_model(batch_size: int) -> tuple[Any, Iterator[Any], str]:
-    import itertools
-
-    import torch
-    from transformers import TimesformerConfig, TimesformerForVideoClassification
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = TimesformerForVideoClassification(TimesformerConfig(num_labels=CLASSES)).eval().to(device, dtype)
-    videos = [torch.randn(batch_size, FRAMES, 3, SIZE, SIZE, device=device, dtype=dtype) for _ in range(3)]
-    return model, itertools.cycle(videos), device
-
-
-def _training_step(model: Any, variables: Any) -> tuple[Callable, Any]:
-    import jax
-    import optax
-
-    optimizer = optax.sgd(1e-3, momentum=0.9)
-
-    def step(variables: Any, state: Any, video: Any) -> tuple[Any, Any, Any]:
-        loss, grads = jax.value_and_grad(lambda v: (model.apply(v, video) ** 2).mean())(variables)
-        updates, state = optimizer.update(grads, state, variables)
-        return optax.apply_updates(variables, updates), state, loss
-
-    return step, optimizer.init(variables)
-
-
-def _jax_dtype() -> Any:
-    import jax
-    import jax.numpy as jnp
-
-    return jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
-
-
-def _matrix() -> int:
-    return 2048 if _on_cpu() else 8192
-
-
-def _on_cpu() -> bool:
-    import jax
-
-    return jax.default_backend() == "cpu"
-
-
-def work(name: str, batch_size: int) -> None:
-    """Serve a contender: for each line on stdin, run it twice and print the seconds of the second run.
-
-    The first run reclaims memory that the system took while the others ran, which can take as long as the run itself.
-    """
-    run = CONTENDERS[name][1](batch_size)
-    run()  # compiles
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        run()
-        start = time.perf_counter()
-        run()
-        print(json.dumps(time.perf_counter() - start), flush=True)
 
 
 def speed(arguments: argparse.Namespace) -> None:
     """Print medians over rounds in which every contender runs once."""
     pythons = {"jax": sys.executable, "torch": arguments.torch_python}
-    names = [name for name, (kind, _) in CONTENDERS.items() if pythons[kind]]
-    if arguments.forward_only:
-        names = [name for name in names if "training" not in name]
-    engines = [engine for engine in ENGINES if _on_cpu() and importlib.util.find_spec(engine)]
-    graphs = [source for source, python in pythons.items() if python] if engines else []
-    runnable = [f"{engine}, {source}'s graph" for engine in engines for source in graphs]
-    names = [name for name in names if "graph" not in name or name in runnable]
-    if not _on_cpu():
-        names = [name for name in names if name != "torch.compile forward"]  # "torch forward" is compiled there
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
+    names = [name for name, contender in CONTENDERS.items() if _runnable(name, contender, pythons, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
         # If there is a GPU, several processes share it, so none may preallocate most of its memory.
         env = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", GRAPHS: folder}
-        for source in graphs:
-            command = [pythons[source], __file__, "export", f"--source={source}", f"--batch-size={arguments.batch_size}"]
-            subprocess.run(command, env=env, check=True)
-        workers = {}
-        for name in names:
-            command = [
-                pythons[CONTENDERS[name][0]],
-                __file__,
-                "work",
-                f"--contender={name}",
-                f"--batch-size={arguments.batch_size}",
-            ]
-            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-            stack.callback(worker.kill)
-            workers[name] = worker
-            if not _answer(worker):  # wait for each, so that none compiles while another is timed
-                sys.exit(f"Error: the process of {name!r} ended; its message is above.")
-        seconds: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(arguments.rounds):
-            for name, worker in workers.items():
-                print("go", file=worker.stdin, flush=True)
-                seconds[name].append(json.loads(_answer(worker)))
-    whole, short, folded = _multiply_adds()
-    yardstick = PRODUCTS * _matrix() ** 3 / statistics.median(seconds["jax matrix product"])
-    print(
-        f"base, {FRAMES} x {SIZE}, batch {arguments.batch_size}, {arguments.rounds} rounds. Utilisation: multiply-adds by XLA's"
+        batch = f"--batch-size={arguments.batch_size}"
+        for source in {CONTENDERS[name].source for name in names} - {""}:
+            subprocess.run([pythons[source], __file__, "export", f"--source={source}", batch], env=env, check=True)
+        commands = {
+            name: [pythons[CONTENDERS[name].framework], __file__, "work", f"--contender={name}", batch] for name in names
+        }
+        turns = take_turns(commands, env, arguments.rounds)
+    _print_speed(turns, names, arguments)
+
+
+def _runnable(name: str, contender: Contender, pythons: dict[str, Any], arguments: argparse.Namespace) -> bool:
+    """Return whether this machine can run a contender, and the arguments ask for it."""
+    from benchmarks.contenders.ours import on_cpu
+
+    if not pythons[contender.framework] or (arguments.forward_only and contender.training):
+        return False
+    if contender.engine:
+        return on_cpu() and bool(pythons[contender.source] and importlib.util.find_spec(contender.engine))
+    return on_cpu() or name != "torch.compile forward"  # "torch forward" is compiled on a GPU
+
+
+def _print_speed(turns: Turns, names: list[str], arguments: argparse.Namespace) -> None:
+    from benchmarks.contenders.ours import PRODUCTS, matrix_side, multiply_adds
+
+    counts = multiply_adds()
+    yardstick = PRODUCTS * matrix_side() ** 3 / turns.wall(MATRIX_PRODUCT)
+    about = (
+        f"base, {FRAMES} x {SIZE}, batch {arguments.batch_size}, medians of {arguments.rounds} rounds; relative to jax. CPU "
+        "time excludes waiting for a core. Utilisation: multiply-adds by XLA's count of what runs (a training step: 3 forward "
+        "passes; parameters float32 in JAX, of the compute dtype in torch), as a share of the rate of a large matrix product, "
+        f"{2 * yardstick / 1e9:,.0f} GFLOP/s."
     )
-    print(
-        "count of what runs (a training step: 3 forward passes; parameters float32 in JAX, of the compute dtype in torch), as a"
+    print(textwrap.fill(about, 100))
+    print(f"{'':<28}{'seconds':>9}{'fastest':>9}{'relative':>10}{'CPU time':>10}{'utilisation':>13}")
+    for name in names:
+        if name == MATRIX_PRODUCT:
+            continue
+        contender, wall = CONTENDERS[name], turns.wall(name)
+        ours = "jax training step" if contender.training else "jax forward"
+        done = counts[contender.multiply_adds] * arguments.batch_size * (3 if contender.training else 1)
+        print(
+            f"{name:<28}{wall:>9.3f}{turns.fastest(name):>9.3f}{wall / turns.wall(ours):>10.2f}"
+            f"{turns.cpu(name) / turns.cpu(ours):>10.2f}{done / wall / yardstick:>13.0%}"
+        )
+
+
+def systems(arguments: argparse.Namespace) -> None:
+    """Print the paper's Table 2, with the times of this machine."""
+    from timesformer_jax.cost import systems_table
+
+    lines = {line.name: line for line in systems_table(CLASSES)}
+    commands = {name: [sys.executable, __file__, "work", f"--system={name}"] for name in lines}
+    turns = take_turns(commands, {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, arguments.rounds)
+    about = (
+        f"Fastest of {arguments.rounds} rounds. View: forward pass of one clip of the test. Video: all its views, one after "
+        "the other. Training: a step with one clip of the training size, SGD with momentum. GiB: arguments, results and "
+        "temporary arrays by the compiler."
     )
-    print(f"share of a {_matrix()}^3 matrix product's {2 * yardstick / 1e9:,.0f} GFLOP/s.")
-    print(f"{'':<28}{'median s':>10}{'fastest s':>11}{'of torch':>10}{'utilisation':>13}")
-    for name in names[:-1]:
-        median = statistics.median(seconds[name])
-        peer = seconds.get("torch training step" if "training" in name else "torch forward")
-        ratio = f"{median / statistics.median(peer):.2f}" if peer else "-"
-        per_clip = whole if "torch" in name else folded if "folded" in name or "graph" in name else short
-        work_done = per_clip * arguments.batch_size * (3 if "training" in name else 1)
-        share = work_done / median / yardstick
-        print(f"{name:<28}{median:>10.3f}{min(seconds[name]):>11.3f}{ratio:>10}{share:>13.0%}")
+    print(textwrap.fill(about, 100))
+    print(
+        f"{'':<26}{'parameters':>12}{'views':>6}{'10^12 multiply-adds':>21}{'view s':>9}{'video s':>9}{'training s':>12}"
+        f"{'GiB':>7}{'training':>10}"
+    )
+    for name, line in lines.items():
+        view, gib = turns.fastest(name, "view"), turns.facts[name]["gib"]
+        print(
+            f"{name:<26}{line.parameters:>12,}{line.num_views:>6}{line.video_multiply_adds / 1e12:>21.3f}{view:>9.2f}"
+            f"{view * line.num_views:>9.1f}{turns.fastest(name, 'training'):>12.2f}{gib['view']:>7.2f}{gib['training']:>10.2f}"
+        )
 
 
-def _multiply_adds() -> tuple[float, float, float]:
-    """Return XLA's count for one clip: with the whole last block (as the peer computes it), for logits alone, and folded."""
-    import jax
+def work(arguments: argparse.Namespace) -> None:
+    """Serve a contender of `speed` or `systems`, which start this."""
+    if arguments.system:
+        from benchmarks.contenders.ours import system
 
-    import timesformer_jax as tsf
-
-    model, variables, video = _jax_shapes(FRAMES, SIZE)
-    folded = jax.eval_shape(lambda v: {"params": tsf.fold_for_inference(v["params"])}, variables)
-
-    def count(variables: Any, **options: Any) -> float:
-        analysis: Any = jax.jit(lambda v, x: model.apply(v, x, **options)).lower(variables, video).cost_analysis()
-        return analysis["flops"] / 2
-
-    return count(variables, method="features"), count(variables), count(folded)
+        runs, gib = system(arguments.system)
+        serve(runs, {"gib": gib}, warm=False)
+    else:
+        serve(CONTENDERS[arguments.contender].make(arguments.batch_size), {}, warm=True)
 
 
-def _answer(worker: subprocess.Popen) -> str:
-    assert worker.stdout is not None
-    return worker.stdout.readline()
+def export(arguments: argparse.Namespace) -> None:
+    """Write a framework's model as an ONNX file, for `speed`, which starts this."""
+    path = Path(os.environ[GRAPHS]) / f"{arguments.source}.onnx"
+    if arguments.source == "torch":
+        from benchmarks.contenders.theirs import export as export_theirs
+
+        export_theirs(path, arguments.batch_size)
+    else:
+        from benchmarks.contenders.engines import export as export_ours
+
+        export_ours(path)
 
 
 def _jax_shapes(frames: int, size: int, **fields: Any) -> tuple[Any, Any, Any]:
@@ -445,26 +251,30 @@ def joint(arguments: argparse.Namespace) -> None:
     print(f"{peak / GIB:.2f} GiB at the peak; logits {'finite' if jnp.isfinite(logits).all() else 'NOT FINITE'}")
 
 
-JOBS = {"speed": speed, "compile": compile_, "memory": memory, "joint": joint}
+JOBS = {
+    "speed": speed,
+    "systems": systems,
+    "compile": compile_,
+    "memory": memory,
+    "joint": joint,
+    "work": work,
+    "export": export,
+}
+"""Maps each command to its function; `work` and `export` are started by the others."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", choices=[*JOBS, "work", "export"])
+    parser.add_argument("job", choices=JOBS)
     parser.add_argument("--torch-python", metavar="PYTHON", help="interpreter with torch and transformers (default: JAX alone)")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--forward-only", action="store_true", help="no training steps")
-    parser.add_argument("--contender", choices=CONTENDERS, help="for `work`, which `speed` starts")
-    parser.add_argument("--source", choices=("jax", "torch"), help="for `export`, which `speed` starts")
+    parser.add_argument("--contender", choices=CONTENDERS, help="for `work`")
+    parser.add_argument("--system", help="for `work`")
+    parser.add_argument("--source", choices=("jax", "torch"), help="for `export`")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-    if arguments.job == "work":
-        work(arguments.contender, arguments.batch_size)
-    elif arguments.job == "export":
-        export(arguments.source, arguments.batch_size)
-    else:
-        JOBS[arguments.job](arguments)
+    JOBS[arguments.job](arguments)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,9 @@ def test_every_imported_package_is_pinned():
     generated = {"build", "dist", "runs", "site"}
     rooms = [room for room in ROOT.iterdir() if room.is_dir() and not room.name.startswith(".") and room.name not in generated]
     for path in [*ROOT.glob("*.py"), *(path for room in rooms for path in room.rglob("*.py"))]:
-        peers = {"torch", "transformers"} if path.parent.name in ("benchmarks", "accelerator", "parity") else set()
+        peers = (
+            {"torch", "transformers"} if path.parent.name in ("benchmarks", "contenders", "accelerator", "parity") else set()
+        )
         peers |= {"torch"} if path.name == "tensor_files.py" else set()  # optional, imported only if such a file is read
         assert imports(path) & {"torch", "transformers"} <= peers, path
         for name in {name.partition(".")[0] for name in imports(path)} - ours - sys.stdlib_module_names:

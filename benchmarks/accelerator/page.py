@@ -102,6 +102,10 @@ TABLES: dict[str, tuple[str, dict[str, Callable[[dict[str, Any]], str]]]] = {
     ),
     "remat": ("Training step with rematerialization", MODEL),
     "long_clips": ("Long clips", MODEL),
+    "systems": (
+        "The paper's systems (Table 2)",
+        {**MODEL, "views of a video": _number("views", "{:.0f}"), "test of a video, s": _number("video_seconds", "{:.3f}")},
+    ),
     "augmentation": (
         "Augmentation on the device",
         {

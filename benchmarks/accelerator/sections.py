@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from benchmarks.accelerator import attention, card, feeding, peer, profile, whole_model
+from benchmarks.accelerator import attention, card, feeding, peer, profile, systems, whole_model
 from benchmarks.accelerator.sizes import Size
 from benchmarks.accelerator.timing import Measurement
 
@@ -30,6 +30,7 @@ SECTIONS: dict[str, Section] = {
     "attention": Section(attention.measurements),
     "remat": Section(whole_model.remat_measurements),
     "long_clips": Section(whole_model.long_clip_measurements),
+    "systems": Section(systems.measurements),
     "augmentation": Section(feeding.augmentation_measurements),
     "copies": Section(feeding.copy_measurements),
     "peer_first": Section(peer.first_measurements, peer.ENVIRONMENT),

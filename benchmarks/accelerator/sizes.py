@@ -27,6 +27,8 @@ class Size:
     forward_batches: tuple[int, ...]
     long_clips: tuple[LongClip, ...]
     joint_clip: LongClip
+    systems: Mapping[str, Mapping[str, Any]]
+    """Maps names of `timesformer_jax.cost.SYSTEMS` to fields that differ."""
     matrix: int
     """Rows and columns of the reference matrix product."""
     copy_mib: int
@@ -46,6 +48,7 @@ SIZES: dict[str, Size] = {
         forward_batches=(32, 8, 128),
         long_clips=(LongClip(16, 448, 2), LongClip(96, 224, 1)),
         joint_clip=LongClip(96, 224, 1),
+        systems={"timesformer-base": {}, "i3d-8x8-r50": {}, "slowfast-8x8-r50": {}},
         matrix=8192,
         copy_mib=2048,
         timing_seconds=0.5,
@@ -59,6 +62,7 @@ SIZES: dict[str, Size] = {
         forward_batches=(2,),
         long_clips=(LongClip(4, 64, 1),),
         joint_clip=LongClip(8, 32, 1),
+        systems={"i3d-8x8-r50": {"width": 8, "depths": (1, 1, 1, 1), "num_frames": 4, "image_size": 32}},
         matrix=256,
         copy_mib=4,
         timing_seconds=0.02,

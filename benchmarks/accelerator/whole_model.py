@@ -15,7 +15,9 @@ from benchmarks.accelerator.record import find
 from benchmarks.accelerator.sizes import LongClip, Size
 from benchmarks.accelerator.timing import Measurement, Skipped, compile_timed, peak_gib, time_calls
 from timesformer_jax import training
+from timesformer_jax.cnn3d import ConvNet
 from timesformer_jax.cost import count_multiply_adds
+from timesformer_jax.modeling import init_weights, input_shape, variables_of
 from timesformer_jax.video import normalize
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
@@ -79,16 +81,22 @@ def forward(
     size: Size, batch_size: int, fields: dict[str, Any], results: dict[str, Any], *, clip: LongClip | None = None
 ) -> dict[str, Any]:
     """Time the logits of a batch that is already on the device."""
-    model = make_model(size, clip, fields)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1, model.patch_size, model.patch_size, 3)))
+    return time_forward(make_model(size, clip, fields), batch_size, size.timing_seconds, results)
+
+
+def time_forward(
+    model: tsf.TimeSformer | ConvNet, batch_size: int, timing_seconds: float, results: dict[str, Any], side: int | None = None
+) -> dict[str, Any]:
+    """Time the logits of a batch on the device, of clips of the model's size or of `side` pixels."""
+    variables = variables_of(jax.jit(partial(init_weights, model))(jax.random.key(0)))
 
     def logits(variables: Any, video: jax.Array) -> Any:
         return model.apply(variables, normalize(video, mean=MEAN, std=STD))
 
-    video = jax.device_put(random_batch(model, batch_size, seed=0)["video"])
+    video = jax.device_put(random_batch(model, batch_size, seed=0, side=side)["video"])
     compiled, figures = compile_timed(jax.jit(logits), variables, video)
-    timed = time_calls(lambda: compiled(variables, video), size.timing_seconds)
-    return {**figures, **timed, **rates(model, batch_size, 2, timed["seconds"], results)}
+    timed = time_calls(lambda: compiled(variables, video), timing_seconds)
+    return {**figures, **timed, **rates(model, batch_size, 2, timed["seconds"], results, side)}
 
 
 def train(
@@ -97,10 +105,16 @@ def train(
     """Time the library's training step, with batches on the device and with batches from host memory."""
     if clip is None:
         check_fits(size, batch_size, fields, results)
-    model = make_model(size, clip, fields)
+    return time_training(make_model(size, clip, fields), batch_size, size.timing_seconds, results)
+
+
+def time_training(
+    model: tsf.TimeSformer | ConvNet, batch_size: int, timing_seconds: float, results: dict[str, Any]
+) -> dict[str, Any]:
+    """Time the library's training step, with batches on the device and with batches from host memory."""
     bench = TrainingBench(model, batch_size, lambda key, batch: normalize(batch["video"], mean=MEAN, std=STD))
-    timed = time_calls(bench.step, size.timing_seconds)
-    streamed = time_calls(bench.step_from_host, size.timing_seconds)
+    timed = time_calls(bench.step, timing_seconds)
+    streamed = time_calls(bench.step_from_host, timing_seconds)
     loss = float(bench.metrics["loss"])
     return {
         **bench.figures,
@@ -116,7 +130,7 @@ def train(
 class TrainingBench:
     """The library's compiled training step with its state, and batches on the device and on the host."""
 
-    def __init__(self, model: tsf.TimeSformer, batch_size: int, prepare: Callable[..., Any], **more: Any):
+    def __init__(self, model: tsf.TimeSformer | ConvNet, batch_size: int, prepare: Callable[..., Any], **more: Any):
         self._mesh = training.make_mesh(jax.devices()[:1])
         optimizer = optax.sgd(5e-3, momentum=0.9)
         self.state = training.init_state(model, optimizer, 0, self._mesh)
@@ -148,22 +162,31 @@ def make_model(size: Size, clip: LongClip | None, fields: dict[str, Any]) -> tsf
     return tsf.TimeSformer(**{**size.model, **shape, "dtype": jnp.bfloat16, **fields})
 
 
-def random_batch(model: tsf.TimeSformer, batch_size: int, *, seed: int) -> dict[str, np.ndarray]:
-    """Return random uint8 windows of the model's input size, and labels."""
+def random_batch(
+    model: tsf.TimeSformer | ConvNet, batch_size: int, *, seed: int, side: int | None = None
+) -> dict[str, np.ndarray]:
+    """Return random uint8 windows of the model's input size, or of `side` pixels, and labels."""
     random = np.random.default_rng(seed)
-    height, width = (length * model.patch_size for length in model.grid)
-    video = random.integers(0, 256, (batch_size, model.num_frames, height, width, 3), np.uint8)
+    _, frames, height, width, channels = input_shape(model)
+    video = random.integers(0, 256, (batch_size, frames, side or height, side or width, channels), np.uint8)
     return {"video": video, "label": random.integers(0, model.num_classes, batch_size, np.int32)}
 
 
-def _window_positions(model: tsf.TimeSformer, batch_size: int) -> dict[str, np.ndarray]:
+def _window_positions(model: tsf.TimeSformer | ConvNet, batch_size: int) -> dict[str, np.ndarray]:
     """Return row and column positions with which `timesformer_jax.augment` crops the whole window."""
-    height, width = (length * model.patch_size for length in model.grid)
+    _, _, height, width, _ = input_shape(model)
     lengths = {"rows": height, "columns": width}
     return {name: np.tile(np.arange(length, dtype=np.float32), (batch_size, 1)) for name, length in lengths.items()}
 
 
-def rates(model: tsf.TimeSformer, batch_size: int, operations: int, seconds: float, results: dict[str, Any]) -> dict[str, Any]:
+def rates(
+    model: tsf.TimeSformer | ConvNet,
+    batch_size: int,
+    operations: int,
+    seconds: float,
+    results: dict[str, Any],
+    side: int | None = None,
+) -> dict[str, Any]:
     """Return clips and model FLOPs per second, and the MFU if references were measured.
 
     Args:
@@ -172,11 +195,12 @@ def rates(model: tsf.TimeSformer, batch_size: int, operations: int, seconds: flo
         operations: FLOPs per multiply-add of the logits: 2 forward, 6 in training.
         seconds: Seconds per batch.
         results: Results so far.
+        side: Height and width of the clips in pixels; the model's own by default.
 
     Returns:
         Figures by name.
     """
-    flops = operations * count_multiply_adds(model, for_logits=True)
+    flops = operations * count_multiply_adds(model, image_size=side, for_logits=True)
     teraflops = flops * batch_size / seconds / 1e12
     figures: dict[str, Any] = {"batch_size": batch_size, "clips_per_second": batch_size / seconds, "teraflops": teraflops}
     if product := find(results, "card", "matrix product, bfloat16"):

@@ -1,0 +1,1 @@
+"""Models and engines that `benchmarks/model.py` runs in turns, a process each."""
