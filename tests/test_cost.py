@@ -10,8 +10,9 @@ import pytest
 
 import timesformer_jax as tsf
 from timesformer_jax.__main__ import main
-from timesformer_jax.cnn3d import ConvNet, count_layer_multiply_adds, variable_shapes
+from timesformer_jax.cnn3d import ConvNet, count_layer_multiply_adds
 from timesformer_jax.cost import cost_table, count_multiply_adds, count_parameters, systems_table
+from timesformer_jax.modeling import weight_shapes
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_cost_of_convolutions_matches_xla(kind: type[ConvNet]):
     """XLA skips products with the padding."""
     model = kind(num_classes=400, num_frames=8, depths=(1, 1, 2, 1))
     video = jax.ShapeDtypeStruct((1, 8, 256, 256, 3), jnp.float32)
-    analysis = jax.jit(model.apply).lower(variable_shapes(model), video).cost_analysis()
+    analysis = jax.jit(model.apply).lower(weight_shapes(model), video).cost_analysis()
     assert isinstance(analysis, dict)
     exact, padded = (count_layer_multiply_adds(model, 8, (256, 256), padding=padding) for padding in (False, True))
     assert analysis["flops"] / 2 == pytest.approx(exact, rel=0.01)

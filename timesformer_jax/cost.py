@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import jax
 
-from timesformer_jax.cnn3d import ConvNet, count_layer_multiply_adds, variable_shapes
+from timesformer_jax.cnn3d import ConvNet, count_layer_multiply_adds
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import SCHEMES, TimeSformer, parameter_shapes
+from timesformer_jax.modeling import SCHEMES, TimeSformer, variables_of, weight_shapes
 from timesformer_jax.modeling.layers import mlp_width
 from timesformer_jax.modeling.schemes import Grouping
 from timesformer_jax.variants import create
@@ -15,8 +15,7 @@ from timesformer_jax.variants import create
 
 def count_parameters(model: TimeSformer | ConvNet) -> int:
     """Count the model's parameters, without the statistics of BatchNorm."""
-    params = variable_shapes(model)["params"] if isinstance(model, ConvNet) else parameter_shapes(model)
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    return sum(leaf.size for leaf in jax.tree.leaves(variables_of(weight_shapes(model))["params"]))
 
 
 def count_multiply_adds(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import timesformer_jax as tsf
-from timesformer_jax.cnn3d import ConvNet, variable_shapes
+from timesformer_jax.cnn3d import ConvNet
 from timesformer_jax.cnn3d.models import slow_frames
+from timesformer_jax.modeling import weight_shapes
 
 NARROW: dict[str, Any] = {"num_classes": 5, "width": 8, "depths": (1, 2, 1, 1), "num_frames": 8, "image_size": 32}
 
@@ -21,7 +22,7 @@ def clips(*shape: int) -> jax.Array:
 def random_variables(model: ConvNet) -> dict[str, Any]:
     """Variables with random values everywhere, also in what an initialization leaves constant."""
     random = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: jnp.asarray(random.uniform(0.1, 0.6, leaf.shape), jnp.float32), variable_shapes(model))
+    return jax.tree.map(lambda leaf: jnp.asarray(random.uniform(0.1, 0.6, leaf.shape), jnp.float32), weight_shapes(model))
 
 
 @pytest.mark.parametrize(("objective", "score"), [("softmax", jax.nn.softmax), ("sigmoid", jax.nn.sigmoid)])
@@ -80,7 +81,7 @@ def test_new_blocks_compute_their_shortcut():
 
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
     model = tsf.SlowFast(**NARROW, dtype=jnp.bfloat16)
-    shapes = variable_shapes(model)
+    shapes = weight_shapes(model)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
     video = jax.ShapeDtypeStruct((1, 8, 64, 64, 3), jnp.float32)
     logits, updated = jax.eval_shape(
@@ -133,4 +134,4 @@ def test_models_reject_bad_fields(kind: type[ConvNet], fields: dict[str, Any], w
 def test_models_reject_bad_videos(shape: tuple[int, ...], words: str):
     model = tsf.SlowFast(**NARROW)
     with pytest.raises(tsf.InputError, match=words):
-        jax.eval_shape(model.apply, variable_shapes(model), jax.ShapeDtypeStruct(shape, jnp.float32))
+        jax.eval_shape(model.apply, weight_shapes(model), jax.ShapeDtypeStruct(shape, jnp.float32))

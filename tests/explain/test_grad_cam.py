@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import timesformer_jax as tsf
-from timesformer_jax.cnn3d import variable_shapes
 from timesformer_jax.explain import attention_rollout, class_relevance, grad_cam
+from timesformer_jax.modeling import weight_shapes
 
 MODEL = tsf.SlowFast(num_classes=3, width=8, depths=(1, 1, 1, 1), num_frames=4, image_size=64)
 
@@ -19,7 +19,7 @@ def test_grad_cam_averages_to_the_logit():
     video = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 64, 64, 3)), jnp.float32)
     random = np.random.default_rng(1)
     variables = jax.tree.map(
-        lambda leaf: jnp.asarray(random.uniform(0.0, leaf.size**-0.5, leaf.shape), jnp.float32), variable_shapes(MODEL)
+        lambda leaf: jnp.asarray(random.uniform(0.0, leaf.size**-0.5, leaf.shape), jnp.float32), weight_shapes(MODEL)
     )
     variables["params"]["head"]["bias"] = jnp.zeros(3)
     variables["batch_stats"] = jax.tree.map(jnp.ones_like, variables["batch_stats"])

@@ -1,5 +1,6 @@
 """Weights of I3D and SlowFast: PySlowFast's, Caffe2's and pytorchvideo's names, and hostile pickles. The models are narrow."""
 
+import dataclasses
 import io
 import os
 import pickle
@@ -12,11 +13,9 @@ import numpy as np
 import pytest
 
 import timesformer_jax as tsf
-from timesformer_jax.cnn3d import ConvNet, variable_shapes
-from timesformer_jax.modeling import flatten_params
+from timesformer_jax.cnn3d import ConvNet
+from timesformer_jax.modeling import flatten_params, weight_shapes
 from timesformer_jax.pretrained import CONVNET_FORMATS, save_pyslowfast
-from timesformer_jax.pretrained.file_notes import notes_for
-from timesformer_jax.pretrained.orbax import write_checkpoint
 
 MODELS: dict[str, ConvNet] = {
     "i3d": tsf.I3D(num_classes=3, width=8, depths=(1, 2, 1, 1)),
@@ -29,7 +28,7 @@ def published(model: ConvNet, format: str) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     several = len(model.pathways) > 1
     tensors = {}
-    shapes = {path: leaf.shape for tree in variable_shapes(model).values() for path, leaf in flatten_params(tree).items()}
+    shapes = {path: leaf.shape for tree in weight_shapes(model).values() for path, leaf in flatten_params(tree).items()}
     for row in CONVNET_FORMATS[format].rows:
         for block in range(2 if "{i}" in row.theirs else 1):
             path = row.ours.replace("{i}", str(block))
@@ -72,7 +71,8 @@ def test_published_formats_are_read(format: str, name: str, tmp_path: Path):
 def test_checkpoints_of_this_project_are_read(tmp_path: Path):
     np.savez(tmp_path / "a.npz", **published(MODELS["slowfast"], "pyslowfast"))  # pyright: ignore[reportArgumentType]
     first = tsf.load(tmp_path / "a.npz", labels=["a", "b", "c"], num_frames=8, image_size=32)
-    write_checkpoint(tmp_path / "checkpoints" / "7", first.variables, notes_for(first))
+    (tmp_path / "checkpoints").mkdir()
+    tsf.save(first, tmp_path / "checkpoints" / "7")  # as in the workdir of a run
     again = tsf.load(tmp_path)
     assert (again.model, again.labels, again.preprocess) == (first.model, first.labels, first.preprocess)
     jax.tree.map(np.testing.assert_array_equal, again.variables, first.variables)
@@ -93,6 +93,9 @@ def test_saved_files_are_read_back_with_equal_logits(tmp_path: Path):
     jax.tree.map(np.testing.assert_array_equal, again.variables, first.variables)
     with pytest.raises(tsf.InputError, match=r"Hugging Face transformers can't compute a SlowFast"):
         tsf.save_huggingface(again, tmp_path / "c")
+    for save in (tsf.save, save_pyslowfast):
+        with pytest.raises(tsf.InputError, match=r"batch_stats/\S+/bn/mean is missing instead of \(8,\)"):
+            save(dataclasses.replace(again, batch_stats=None), tmp_path / "d")
 
 
 def test_new_classifier(tmp_path: Path):

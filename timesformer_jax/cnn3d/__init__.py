@@ -1,7 +1,7 @@
 """I3D and SlowFast, the 3D convolutional networks that the paper compares the TimeSformer with."""
 
 from timesformer_jax.cnn3d.arithmetic import count_layer_multiply_adds
-from timesformer_jax.cnn3d.models import CONVNETS, I3D, ConvFeatures, ConvNet, SlowFast, describe, variable_shapes
+from timesformer_jax.cnn3d.models import CONVNETS, I3D, ConvFeatures, ConvNet, SlowFast
 from timesformer_jax.cnn3d.stages import STAGES, Pathway
 
 __all__ = [
@@ -13,6 +13,4 @@ __all__ = [
     "Pathway",
     "SlowFast",
     "count_layer_multiply_adds",
-    "describe",
-    "variable_shapes",
 ]

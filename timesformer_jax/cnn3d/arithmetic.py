@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from timesformer_jax.cnn3d.models import ConvNet, variable_shapes
+from timesformer_jax.cnn3d.models import ConvNet
 
 
 def count_layer_multiply_adds(model: ConvNet, num_frames: int, sides: tuple[int, int], *, padding: bool = True) -> int:
@@ -40,9 +40,9 @@ def count_layer_multiply_adds(model: ConvNet, num_frames: int, sides: tuple[int,
             total += args[0].size * outputs.shape[-1]
         return outputs
 
-    shapes, video = variable_shapes(model), jax.ShapeDtypeStruct((1, num_frames, *sides, 3), jnp.float32)
+    video = jax.ShapeDtypeStruct((1, num_frames, *sides, 3), jnp.float32)
     with nn.intercept_methods(count):
-        jax.eval_shape(model.apply, shapes, video)
+        jax.eval_shape(model.init, jax.random.key(0), video)
     return total
 
 

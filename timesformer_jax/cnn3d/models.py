@@ -1,13 +1,10 @@
 """I3D and SlowFast as Flax modules, from pixels to logits."""
 
-import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -262,26 +259,6 @@ def slow_frames(num_frames: int, alpha: int) -> np.ndarray:
 
 CONVNETS: dict[str, type[ConvNet]] = {"i3d": I3D, "slowfast": SlowFast}
 """Maps the name of an architecture to its class."""
-
-
-def describe(model: ConvNet) -> dict[str, Any]:
-    """Return the fields that determine the meaning of a model's weights, as JSON values."""
-    other = ("parent", "name", "dtype", "dropout_rate", "objective")
-    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model) if field.name not in other}
-    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-    return {"architecture": type(model).__name__.lower(), **fields}
-
-
-def variable_shapes(model: ConvNet) -> dict[str, Any]:
-    """Return the shapes of the model's variables, `{"params": ..., "batch_stats": ...}`, without allocating them."""
-    return jax.tree.map(lambda leaf: leaf, _variable_shapes(cast(Any, model)))  # a copy, since callers may change the dict
-
-
-@functools.lru_cache(maxsize=16)
-def _variable_shapes(model: ConvNet) -> dict[str, Any]:
-    frames = model.alpha if isinstance(model, SlowFast) else 2
-    video = jax.ShapeDtypeStruct((1, frames, REDUCTION, REDUCTION, 3), jnp.float32)
-    return dict(jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), video))
 
 
 def _pool(maps: Sequence[Array], window: tuple[int, int] | None) -> Float[Array, "B places D"]:

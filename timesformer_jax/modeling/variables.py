@@ -52,7 +52,9 @@ def _traced_shapes(model: nn.Module) -> Any:
 
 def weight_shapes(model: nn.Module) -> Any:
     """Return the model's weights with shapes and dtypes as leaves, without computing or allocating anything."""
-    return parameter_shapes(model) if isinstance(model, TimeSformer) else _traced_shapes(model)
+    if isinstance(model, TimeSformer):
+        return parameter_shapes(model)
+    return jax.tree.map(lambda leaf: leaf, _traced_shapes(model))  # a copy, since callers may change the dict
 
 
 def apply_and_update(model: nn.Module, params: Any, batch_stats: Any, video: Array, dropout_key: Array) -> tuple[Array, Any]:

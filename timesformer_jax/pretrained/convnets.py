@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from timesformer_jax.cnn3d import CONVNETS, I3D, STAGES, ConvNet, SlowFast, variable_shapes
+from timesformer_jax.cnn3d import CONVNETS, I3D, STAGES, ConvNet, SlowFast
 from timesformer_jax.digests import check_digests
 from timesformer_jax.errors import InputError, did_you_mean, shown
 from timesformer_jax.labels import check_labels, read_labels
-from timesformer_jax.modeling import check_objective, flatten_params
+from timesformer_jax.modeling import check_objective, flatten_params, weight_shapes
 from timesformer_jax.modeling.description import ARCHITECTURE
 from timesformer_jax.modeling.variables import STATISTICS as STATISTICS_ENTRY
 from timesformer_jax.orbax_io import read_host_arrays
@@ -179,7 +179,7 @@ def load_convnet_run(
     _check_given(target, {"num_pathways": len(kind.pathways)}, wanted)
     entry, others = checkpoint_entries(checkpoint, notes, entry)
     check_digests(checkpoint, (entry, STATISTICS_ENTRY))
-    shapes = variable_shapes(stored)
+    shapes = weight_shapes(stored)
     found = read_host_arrays(checkpoint, {entry: shapes["params"], STATISTICS_ENTRY: shapes[STATISTICS_ENTRY]})
     params, batch_stats = found[entry], found[STATISTICS_ENTRY]
     given = read_labels(labels) if isinstance(labels, str | Path) else labels
@@ -193,7 +193,7 @@ def load_convnet_run(
         report.initialised |= dict.fromkeys(("head/kernel", "head/bias"), f"a fresh classifier of {target.num_classes} classes")
     wrong = [
         f"{path}: {shape} in the checkpoint"
-        for path, shape in _differing(variable_shapes(target), {"params": params, STATISTICS_ENTRY: batch_stats})
+        for path, shape in _differing(weight_shapes(target), {"params": params, STATISTICS_ENTRY: batch_stats})
     ]
     if wrong:
         raise InputError(f"{source} doesn't fit the {type(target).__name__}: {list_problems(wrong, 8)}.")
@@ -233,7 +233,7 @@ def _differing(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[tu
 
 def new_classifier(model: ConvNet, key: jax.Array | None) -> dict[str, np.ndarray]:
     """Initialise the parameters of the classifier, as NumPy arrays."""
-    shape = variable_shapes(model)["params"]["head"]["kernel"].shape
+    shape = weight_shapes(model)["params"]["head"]["kernel"].shape
     kernel = jax.random.normal(jax.random.key(0) if key is None else key, shape) * np.float32(0.01)
     return {"kernel": np.asarray(kernel), "bias": np.zeros(shape[-1], np.float32)}
 
@@ -305,7 +305,7 @@ def _fill(
     fresh_head: bool,
 ) -> dict[str, Any]:
     """Return the variables of the model as NumPy arrays, and report each; raises `InputError` that lists what doesn't fit."""
-    shapes = variable_shapes(target)
+    shapes = weight_shapes(target)
     expected = {path: leaf.shape for tree in shapes.values() for path, leaf in flatten_params(tree).items()}
     found: dict[str, np.ndarray] = {}
     problems = []

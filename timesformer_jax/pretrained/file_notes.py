@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from timesformer_jax.cnn3d import ConvNet, describe
 from timesformer_jax.errors import InputError, shown
 from timesformer_jax.modeling import describe_model
 from timesformer_jax.pretrained.file_checks import LARGEST_TEXT, parse_json
@@ -18,7 +17,7 @@ KEY = "timesformer_jax"
 def notes_for(pretrained: Pretrained) -> dict[str, Any]:
     """Return everything that `load` needs but can't infer from the tensors, in JSON types."""
     return {
-        "model": describe(pretrained.model) if isinstance(pretrained.model, ConvNet) else describe_model(pretrained.model),
+        "model": describe_model(pretrained.model),
         "data": {"label_names": None if pretrained.labels is None else list(pretrained.labels)},
         "preprocess": pretrained.preprocess.as_dict(),
         "objective": pretrained.objective,

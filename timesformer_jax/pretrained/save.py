@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from timesformer_jax.atomic_write import replacing_folder
-from timesformer_jax.cnn3d import ConvNet, variable_shapes
+from timesformer_jax.cnn3d import ConvNet
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling import flatten_params, parameter_shapes, unstack_blocks
+from timesformer_jax.modeling import flatten_params, unstack_blocks, weight_shapes, weights_of
 from timesformer_jax.os_errors import name_os_error, sentence
 from timesformer_jax.pretrained.convnet_formats import CONVNET_FORMATS, COUNTER
 from timesformer_jax.pretrained.file_notes import KEY, notes_for
@@ -38,11 +38,9 @@ def save(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False)
 
     Works for any model. Raises `InputError` if `folder` exists and `overwrite` isn't set.
     """
-    if isinstance(pretrained.model, ConvNet):
-        raise InputError(f"A {type(pretrained.model).__name__} is saved under PySlowFast's names: use save_pyslowfast.")
-    _check_params(pretrained)
+    _check_weights(pretrained)
     with _new(folder, overwrite) as unfinished:
-        write_checkpoint(unfinished, pretrained.params, notes_for(pretrained))
+        write_checkpoint(unfinished, weights_of(pretrained.params, pretrained.batch_stats), notes_for(pretrained))
 
 
 def save_huggingface(pretrained: Pretrained, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -148,7 +146,7 @@ def save_onnx(pretrained: Pretrained, file: str | Path, *, overwrite: bool = Fal
     """
     import_onnx()
     check_exportable(pretrained.model)
-    _check_params(pretrained)
+    _check_weights(pretrained)
     file = Path(file).absolute()
     data = file.with_name(f"{file.name}.data") if is_large(pretrained) else None
     if data is not None:
@@ -171,10 +169,8 @@ def save_pyslowfast(pretrained: Pretrained, file: str | Path, *, overwrite: bool
     model = pretrained.model
     if not isinstance(model, ConvNet):
         raise InputError(f"PySlowFast's I3D and SlowFast can't hold a {type(model).__name__}: choose another format, to=.")
-    expected = {path: leaf.shape for tree in variable_shapes(model).values() for path, leaf in flatten_params(tree).items()}
+    _check_weights(pretrained)
     arrays = {**flatten_params(pretrained.params), **flatten_params(pretrained.batch_stats)}
-    if {path: np.shape(array) for path, array in arrays.items()} != expected:
-        raise InputError(f"These parameters and statistics aren't the model's, {type(model).__name__}: save those that it has.")
     rows = {row.ours: row for row in CONVNET_FORMATS["pyslowfast"].rows}
     tensors = {}
     for path, array in arrays.items():
@@ -249,7 +245,7 @@ def _tensors(pretrained: Pretrained, format: Format, target: str) -> dict[str, n
         raise InputError(f'{reader} can\'t compute a {type(model).__name__}: save it with to="pyslowfast".')
     if problems := unsupported(model, target):
         raise InputError(f"{reader} can't compute a model with {', '.join(problems)}: save it with tsf.save instead.")
-    _check_params(pretrained)
+    _check_weights(pretrained)
     params = flatten_params(unstack_blocks(pretrained.params) if model.scan_layers else pretrained.params)
     rows = {row.ours: row for row in format.rows}
     tensors, homeless = {}, []
@@ -265,10 +261,11 @@ def _tensors(pretrained: Pretrained, format: Format, target: str) -> dict[str, n
     return tensors
 
 
-def _check_params(pretrained: Pretrained) -> None:
-    """Raise `InputError` unless the parameters are the model's: not folded, stacked as it expects, with the right shapes."""
-    shapes = {path: leaf.shape for path, leaf in flatten_params(parameter_shapes(pretrained.model)).items()}
-    own = {path: np.shape(array) for path, array in flatten_params(pretrained.params).items()}
+def _check_weights(pretrained: Pretrained) -> None:
+    """Raise `InputError` unless the weights are the model's: not folded, stacked as it expects, with the right shapes."""
+    shapes = {path: leaf.shape for path, leaf in flatten_params(weight_shapes(pretrained.model)).items()}
+    weights = weights_of(pretrained.params, pretrained.batch_stats)
+    own = {path: np.shape(array) for path, array in flatten_params(weights).items()}
     if own != shapes:
         first = next(path for path in sorted(shapes.keys() | own.keys()) if shapes.get(path) != own.get(path))
         raise InputError(
