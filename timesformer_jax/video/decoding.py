@@ -4,7 +4,7 @@ import errno
 import logging
 import math
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from timesformer_jax._typing import Float, UInt8, ndarray
 from timesformer_jax.os_errors import NOT_THE_FILES, raise_if_not_the_files
 from timesformer_jax.video.containers import open_container
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, OverLimitError, UnreadableVideoError
+from timesformer_jax.video.sound import Sound, open_sound
 from timesformer_jax.video.timeline import JUMPING_FORMATS, Clock, Key, read_timeline
 
 log = logging.getLogger("timesformer_jax")
@@ -64,6 +65,8 @@ class VideoFile:
             raise UnreadableVideoError(self._path, "FFmpeg doesn't know its codec")
         stream.thread_type = "SLICE"  # frame threading would hide the errors of damaged frames
         self._container, self._stream = container, stream
+        aspect = float(stream.sample_aspect_ratio or 1)
+        self._pixel_aspect = aspect if 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL else 1.0
         self._size_is_unknown = not stream.codec_context.width
 
     def close(self) -> None:
@@ -77,6 +80,7 @@ class VideoFile:
         *,
         span: tuple[float, float] | None = None,
         even: bool = False,
+        size_of: Callable[[int, int], tuple[int, int]] | None = None,
     ) -> Iterator[UInt8[ndarray, "H W 3"]]:
         """Yield the frames in order, as RGB.
 
@@ -89,6 +93,8 @@ class VideoFile:
                 but not converted.
             span: Interval [begin, end) in seconds to decode; None for the whole video. Indices count from its first frame.
             even: Round height and width down to even numbers.
+            size_of: Maps (width, height) of the upright frame, as players show it, to the size to scale frames to, instead of
+                `max_short_side` and `even`.
 
         Yields:
             Frames as uint8 `[H, W, 3]`.
@@ -106,7 +112,9 @@ class VideoFile:
             if size is None:
                 scale = min((max_short_side or math.inf) / min(frame.height, frame.width), 1.0)
                 size = round(frame.width * scale), round(frame.height * scale)
-                if even:
+                if size_of is not None:
+                    size = self._stored_size(frame, size_of)
+                elif even:
                     size = max(size[0] - size[0] % 2, 2), max(size[1] - size[1] % 2, 2)
             if only is not None and self.num_decoded not in only:
                 self.num_decoded += 1
@@ -124,6 +132,17 @@ class VideoFile:
             large = f", or only ones of more than max_pixels={self._limits.max_pixels}" if self._size_is_unknown else ""
             raise UnreadableVideoError(self._path, f"it holds no frame that can be decoded{where}{large}")
 
+    def _stored_size(self, frame: Any, size_of: Callable[[int, int], tuple[int, int]]) -> tuple[int, int]:
+        """Return the (width, height) to which to scale a frame before it is turned upright."""
+        width, height = frame.width, frame.height
+        if self._pixel_aspect > 1:  # the side that players stretch
+            width = round(width * self._pixel_aspect)
+        else:
+            height = round(height / self._pixel_aspect)
+        turned = round(frame.rotation / 90) % 2 == 1
+        width, height = size_of(height, width) if turned else size_of(width, height)
+        return (height, width) if turned else (width, height)
+
     def count_packets(self) -> int:
         """Number of frames according to the packets, without decoding any."""
         return self._timeline.num_frames
@@ -137,6 +156,10 @@ class VideoFile:
     def seconds(self) -> float | None:
         """Duration in seconds, by the timestamps."""
         return self._timeline.seconds
+
+    def sound(self, begin: float = 0.0) -> Sound | None:
+        """Open the sound that accompanies the frames from `begin` seconds on; None if there is none that can be decoded."""
+        return open_sound(self._path, self._limits, self._timeline, begin, jumps_ahead=self._jumps_ahead)
 
     @property
     def times(self) -> Float[ndarray, "num_frames"]:
@@ -249,6 +272,9 @@ class VideoFile:
         self.num_damaged += 1
         log.debug("%s: %s: %s", self._path, type(error).__name__, error)
 
+
+WIDEST_PIXEL = 8.0
+"""Largest width / height of a pixel to believe; damaged headers announce anything."""
 
 MOST_FAILURES = 10_000
 """Consecutive unreadable packets after which the file is considered ended."""

@@ -26,7 +26,7 @@ class FrameFolder(VideoFile):
         self._pictures = sorted(pictures, key=_natural)
         self.fps = fps
         self.num_damaged = self.num_decoded = 0
-        self.shown = 0.0
+        self.shown, self._pixel_aspect = 0.0, 1.0
         limits.check_seconds(path, self.seconds)
         limits.check_bytes(path, sum(picture.stat().st_size for picture in self._pictures if picture.is_file()))
 
@@ -44,6 +44,9 @@ class FrameFolder(VideoFile):
     @property
     def times(self) -> Float[ndarray, "num_frames"]:
         return np.arange(len(self._pictures)) / self.fps
+
+    def sound(self, begin: float = 0.0) -> None:
+        return None
 
     def entry_point(self, second: float) -> float:
         return second

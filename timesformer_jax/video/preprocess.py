@@ -137,11 +137,16 @@ class Preprocess:
         def choose(count: int, fps: float) -> np.ndarray:
             return self.indices(count, fps, num_clips)
 
+        size = 0, 0
+
         def crop(frame: np.ndarray) -> np.ndarray:
+            nonlocal size
+            size = frame.shape[:2]
             return self.crops(frame, num_crops)
 
         if isinstance(video, str | Path):
-            yield from stream_clips(video, choose, crop, limits=limits)
+            for clip in stream_clips(video, choose, crop, limits=limits):
+                yield clip._replace(boxes=self.boxes(*size, num_crops))
             return
         frames = np.asarray(video)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
@@ -149,7 +154,8 @@ class Preprocess:
         if not 0 < fps < math.inf:
             raise InputError(f"fps must be above 0, got {fps}.")
         indices = choose(len(frames), fps)
-        yield from join_clips(indices, fps, ((index, crop(frames[index])) for index in np.unique(indices).tolist()))
+        for clip in join_clips(indices, fps, ((index, crop(frames[index])) for index in np.unique(indices).tolist())):
+            yield clip._replace(times=indices[clip.number] / fps, boxes=self.boxes(*size, num_crops))
 
     def indices(self, num_video_frames: int, fps: float, num_clips: int) -> Int[ndarray, "num_clips T"]:
         """Return the frame indices of the evaluation clips; "tiled" ignores `num_clips` and covers the video."""
@@ -167,10 +173,9 @@ class Preprocess:
         """Scale (bilinear, without antialiasing), crop and normalize one frame."""
         height, width = frame.shape[:2]
         size = self.crop_size
-        scaled = scale_short_side(height, width, size if num_crops == 3 else self.short_side or size)
+        scaled, offsets = self._offsets(height, width, num_crops)
         crops = []
-        for crop in range(3) if num_crops == 3 else [1]:
-            top, left = view_crop_offset(*scaled, size, crop)
+        for top, left in offsets:
             rows, vertical = _axis(height, scaled[0], top, size)
             columns, horizontal = _axis(width, scaled[1], left, size)
             pixels = frame[rows[:, None], columns].astype(np.float32)  # only the crop's pixels, however large the frame
@@ -178,6 +183,17 @@ class Preprocess:
             crops.append(np.einsum("xw,ywc->yxc", horizontal, part, optimize=True))
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (np.stack(crops) / np.float32(255) - mean) / std
+
+    def boxes(self, height: int, width: int, num_crops: int) -> Float[ndarray, "num_crops 4"]:
+        """Return (top, left, bottom, right) of each crop, as fractions of the height and width of the video's frames."""
+        scaled, offsets = self._offsets(height, width, num_crops)
+        corners = np.array(offsets, np.float64)
+        return np.concatenate([corners, corners + self.crop_size], axis=1) / (*scaled, *scaled)
+
+    def _offsets(self, height: int, width: int, num_crops: int) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+        """Return (height, width) of the scaled frame, and (top, left) of each crop in it."""
+        scaled = scale_short_side(height, width, self.crop_size if num_crops == 3 else self.short_side or self.crop_size)
+        return scaled, [view_crop_offset(*scaled, self.crop_size, crop) for crop in (range(3) if num_crops == 3 else [1])]
 
     def pictures(self, clip: Float[ndarray, "*T S S 3"]) -> UInt8[ndarray, "*T S S 3"]:
         """Convert prepared frames back to displayable RGB images."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timesformer_jax._typing import Float, Int, ndarray
+from timesformer_jax.video.decoding import VideoFile
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 from timesformer_jax.video.opening import open_video
 
@@ -27,12 +28,16 @@ class Clip(NamedTuple):
         num_clips: Number of clips of the video.
         seconds: Second at which the clip begins.
         views: Crops of the clip.
+        times: Presentation time of each frame of the clip, in seconds from the video's first frame.
+        boxes: (top, left, bottom, right) of each crop, as fractions of the frame's height and width.
     """
 
     number: int
     num_clips: int
     seconds: float
     views: Float[ndarray, "crops T S S 3"]
+    times: Float[ndarray, "T"] = np.zeros(0)
+    boxes: Float[ndarray, "crops 4"] = np.zeros((0, 4))
 
 
 def sample_frames(
@@ -57,7 +62,7 @@ def sample_frames(
         UnreadableVideoError: If no frame can be decoded.
     """
     found: tuple[dict[int, Any], np.ndarray] = {}, np.zeros(0, np.int64)
-    for indices, _, frames in _attempts(path, choose, transform, limits):
+    for indices, _, _, frames in _attempts(path, choose, transform, limits):
         found = dict(frames), indices
     return found
 
@@ -83,8 +88,9 @@ def stream_clips(
     Raises:
         UnreadableVideoError: If no frame can be decoded.
     """
-    for indices, fps, frames in _attempts(path, choose, transform, limits):
-        yield from join_clips(indices, fps, frames)
+    for indices, fps, times, frames in _attempts(path, choose, transform, limits):
+        for clip in join_clips(indices, fps, frames):
+            yield clip._replace(times=np.array([times[index] for index in indices[clip.number].tolist()]))
 
 
 def join_clips(indices: Int[ndarray, "K T"], fps: float, frames: Iterator[tuple[int, Any]]) -> Iterator[Clip]:
@@ -102,11 +108,12 @@ def join_clips(indices: Int[ndarray, "K T"], fps: float, frames: Iterator[tuple[
 
 def _attempts(
     path: str | Path, choose: Choose, transform: Callable[[np.ndarray], Any], limits: Limits
-) -> Iterator[tuple[np.ndarray, float, Iterator[tuple[int, Any]]]]:
+) -> Iterator[tuple[np.ndarray, float, dict[int, float], Iterator[tuple[int, Any]]]]:
     """Choose and decode frames based on the announced number of frames and, if that proves wrong, again based on the real one.
 
     Yields:
-        The chosen indices, the frames per second, and an iterator of (index, transformed frame) to consume.
+        The chosen indices, the frames per second, the presentation times of the frames consumed so far, and an iterator of
+        (index, transformed frame) to consume.
     """
     num_frames, certain = 0, False
     while True:
@@ -115,16 +122,10 @@ def _attempts(
                 num_frames, certain = max(video.count_packets(), 1), video.count_is_certain
             indices = choose(num_frames, video.fps)
             wanted: Sequence[int] = np.unique(indices).tolist()
-            coming, num_kept = video.frames(only=set(wanted)), 0
+            coming, times = video.frames(only=set(wanted)), {}
 
-            def kept(coming: Iterator[np.ndarray], wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-                nonlocal num_kept
-                for index, frame in zip(wanted, coming, strict=False):
-                    num_kept += 1
-                    yield index, transform(frame)
-
-            yield indices, video.fps, kept(coming, wanted)
-            if num_kept < len(wanted) or not certain or video.num_damaged:
+            yield indices, video.fps, times, _timed(video, wanted, coming, transform, times)
+            if len(times) < len(wanted) or not certain or video.num_damaged:
                 for _ in coming:  # the remaining frames are only counted
                     pass
                 if video.num_decoded != num_frames:
@@ -133,3 +134,16 @@ def _attempts(
             if video.num_damaged:
                 log.warning("Used, though damaged in %d place(s): %s.", video.num_damaged, path)
             return
+
+
+def _timed(
+    video: VideoFile,
+    wanted: Sequence[int],
+    coming: Iterator[np.ndarray],
+    transform: Callable[[np.ndarray], Any],
+    times: dict[int, float],
+) -> Iterator[tuple[int, Any]]:
+    """Yield each wanted frame with its index, transformed, and note its presentation time in `times`."""
+    for index, frame in zip(wanted, coming, strict=False):
+        times[index] = video.shown
+        yield index, transform(frame)
