@@ -137,8 +137,7 @@ GROUND = {
     for name in (
         *("_typing", "atomic_write", "devices", "digests", "errors", "extras", "interpolation", "labels", "orbax_io"),
         *("os_errors", "peers", "preemption", "printable", "processes", "progress", "quiet_orbax", "renamed", "run_lock"),
-        "state_files",
-        "version",
+        *("palette", "state_files", "version"),
     )
 }
 
@@ -218,12 +217,22 @@ def test_every_room_has_an_import_rule():
             "av",
             [
                 "timesformer_jax/explain/drawing.py",
+                "timesformer_jax/explain/encoders.py",
+                "timesformer_jax/explain/soundtrack.py",
                 "timesformer_jax/video/containers.py",
                 "timesformer_jax/video/decoding.py",
                 "timesformer_jax/video/encoding.py",
+                "timesformer_jax/video/sound.py",
             ],
         ),
-        ("PIL", ["timesformer_jax/explain/drawing.py", "timesformer_jax/video/encoding.py"]),
+        (
+            "PIL",
+            [
+                "timesformer_jax/explain/caption.py",
+                "timesformer_jax/explain/drawing.py",
+                "timesformer_jax/video/encoding.py",
+            ],
+        ),
         ("loky", ["timesformer_jax/datasets/parallel.py"]),
         ("dm_pix", ["timesformer_jax/augment/_dm_pix.py"]),
         ("xxhash", ["timesformer_jax/digests.py"]),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from timesformer_jax._typing import Array, Shaped, UInt8, ndarray
+from timesformer_jax._typing import Array, Float, Shaped, UInt8, ndarray
 from timesformer_jax.extras import MissingPackageError
 from timesformer_jax.interpolation import linear
 from timesformer_jax.printable import printable
@@ -37,20 +37,31 @@ def overlay(frames: UInt8[ndarray, "T H W 3"], maps: Shaped[Array | ndarray, "T 
 
     Raises `InputError` if matplotlib is not installed.
     """
+    _, height, width, _ = frames.shape
+    rows, columns = linear(maps.shape[1], height), linear(maps.shape[2], width)
+    heat = scaled(np.einsum("yh,thw,xw->tyx", rows, np.asarray(maps, np.float64), columns))
+    share = STRENGTH * heat[..., None]
+    return np.rint((1 - share) * frames + share * 255 * colour_of(heat)).astype(np.uint8)
+
+
+def scaled(heat: Float[ndarray, "T h w"]) -> Float[ndarray, "T h w"]:
+    """Scale the maps of a clip from 0 at their minimum to 1 at their 99th percentile; uniform maps become 0."""
+    low, high = heat.min(), np.quantile(heat, 0.99)
+    spread = high - low if high > low else heat.max() - low
+    # A smaller spread is rounding error, not signal.
+    return ((heat - low) / spread).clip(0, 1) if spread > 1e-6 * abs(heat).max() else np.zeros_like(heat)
+
+
+def colour_of(heat: Float[ndarray, "*axes"]) -> Float[ndarray, "*axes 3"]:
+    """Return the RGB colour of each value, both from 0 to 1.
+
+    Raises `InputError` if matplotlib is not installed.
+    """
     try:
         from matplotlib import colormaps
     except ImportError as error:
         raise MissingPackageError("matplotlib", "Drawing") from error
-
-    _, height, width, _ = frames.shape
-    rows, columns = linear(maps.shape[1], height), linear(maps.shape[2], width)
-    heat = np.einsum("yh,thw,xw->tyx", rows, np.asarray(maps, np.float64), columns)
-    low, high = heat.min(), np.quantile(heat, 0.99)
-    spread = high - low if high > low else heat.max() - low
-    # A smaller spread is rounding error, not signal.
-    heat = ((heat - low) / spread).clip(0, 1) if spread > 1e-6 * abs(heat).max() else np.zeros_like(heat)
-    share = STRENGTH * heat[..., None]
-    return np.rint((1 - share) * frames + share * 255 * colormaps["inferno"](heat)[..., :3]).astype(np.uint8)
+    return colormaps["inferno"](heat)[..., :3]
 
 
 def side_by_side(panels: Sequence[Panel]) -> UInt8[ndarray, "T H W 3"]:
@@ -72,7 +83,7 @@ def sheet(panels: Sequence[Panel]) -> UInt8[ndarray, "H W 3"]:
 
 def gif_bytes(frames: UInt8[ndarray, "T H W 3"], fps: float) -> bytes:
     """Encode frames as a GIF that loops forever."""
-    pictures = [_pillow().fromarray(frame) for frame in frames]
+    pictures = [pillow().fromarray(frame) for frame in frames]
     file = io.BytesIO()
     pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
     return file.getvalue()
@@ -103,7 +114,7 @@ def mp4_bytes(frames: UInt8[ndarray, "T H W 3"], fps: float) -> bytes:
 def png_bytes(picture: UInt8[ndarray, "H W 3"]) -> bytes:
     """Encode an image as a PNG."""
     file = io.BytesIO()
-    _pillow().fromarray(picture).save(file, "PNG")
+    pillow().fromarray(picture).save(file, "PNG")
     return file.getvalue()
 
 
@@ -115,7 +126,8 @@ WRITERS: dict[str, Callable[[Sequence[Panel], float], bytes]] = {
 """Maps a file extension to its encoder: (panels, frames per second) -> bytes."""
 
 
-def _pillow() -> Any:
+def pillow() -> Any:
+    """Return Pillow's module of images; raises `InputError` if it is not installed."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -126,7 +138,7 @@ def _pillow() -> Any:
 def _enlarged(frames: UInt8[ndarray, "T H W 3"]) -> UInt8[ndarray, "T H2 W2 3"]:
     """Enlarge small frames by a whole factor."""
     factor = -(-LEAST_SIDE // min(frames.shape[1:3]))
-    image, size = _pillow(), (frames.shape[2] * factor, frames.shape[1] * factor)
+    image, size = pillow(), (frames.shape[2] * factor, frames.shape[1] * factor)
     return frames if factor == 1 else np.stack([np.asarray(image.fromarray(frame).resize(size)) for frame in frames])
 
 
@@ -138,7 +150,7 @@ def _with_title(picture: UInt8[ndarray, "H W 3"], title: str) -> UInt8[ndarray, 
     """Add a white band with the title above the image; titles that are too long are truncated."""
     from PIL import ImageDraw, ImageFont
 
-    band = _pillow().new("RGB", (picture.shape[1], TITLE_HEIGHT), "white")
+    band = pillow().new("RGB", (picture.shape[1], TITLE_HEIGHT), "white")
     draw, font = ImageDraw.Draw(band), ImageFont.load_default(14)
     text = title = printable(title)
     while text and draw.textlength(text + ("" if text == title else "…"), font=font) > picture.shape[1] - 6:
