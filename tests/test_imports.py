@@ -209,6 +209,7 @@ def test_every_room_has_an_import_rule():
                 "timesformer_jax/evaluation/figures.py",
                 "timesformer_jax/explain/drawing.py",
                 "timesformer_jax/explain/embedding.py",
+                "timesformer_jax/explain/timeline_plot.py",
                 "timesformer_jax/jobs/cost.py",
             ],
         ),

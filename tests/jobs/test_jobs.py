@@ -19,6 +19,7 @@ import timesformer_jax as tsf
 from tests.pretrained.files import official_file
 from tests.support import random_variables
 from timesformer_jax.__main__ import JOBS, main
+from timesformer_jax.video import open_video
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +58,12 @@ def test_predict_job_prints_a_table(checkpoint: Path, made_clips: Path, capsys: 
     assert sum(prediction.probability for prediction in best) == pytest.approx(1)
 
 
-def test_explain_job_draws_a_sheet(checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_explain_job_draws_the_model_input(
+    checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     """The sheet has the model's input frames and a row per label, and the drawn labels are printed."""
     video, output = str(made_clips / "down" / "0.mp4"), tmp_path / "x.PNG"
-    asked = ["explain", video, f"--checkpoint={checkpoint}", f"--output={output}", "--num-clips=2"]
+    asked = ["explain", video, f"--checkpoint={checkpoint}", f"--output={output}", "--num-clips=2", "--draw-on=input"]
     assert main([*asked, "--label=back", "--label=0"]) == 0
     best = tsf.load(checkpoint).predict(video, num_crops=1, num_clips=2)
     out, err = capsys.readouterr()
@@ -77,9 +80,65 @@ def test_explain_job_draws_a_sheet(checkpoint: Path, made_clips: Path, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["x.PNG"]
 
 
+def test_explain_job_draws_on_the_video(checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The sheet has the sampled frames whole, with their times; the video has all frames."""
+    video, sheet = str(made_clips / "down" / "0.mp4"), tmp_path / "x.png"
+    asked = ["explain", video, f"--checkpoint={checkpoint}", "--num-crops=3", "--label=back", "--label=0", "--max-side=160"]
+    assert main([*asked, f"--output={sheet}"]) == 0
+    picture = np.asarray(Image.open(sheet))
+    assert picture.shape[1] == 2 * 160 + 6
+    rows = picture[:, :160].min(axis=2).max(axis=1) < 200
+    assert (np.diff(rows.astype(int)) == 1).sum() == 3  # plain and two labels, each 120 pixels high
+    capsys.readouterr()
+    assert main([*asked, f"--output={tmp_path / 'x.mp4'}"]) == 0
+    assert re.search(r"Written: .*x\.mp4 \(132 x \d+, 1\.2 s\)\n$", capsys.readouterr().out)
+    with open_video(tmp_path / "x.mp4") as drawn:
+        assert len(list(drawn.frames())) == 37  # the last sampled frame is at 7/30 s, and the margin ends a second later
+
+
+def test_predict_job_follows_labels_over_time(
+    checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    video, plot = str(made_clips / "down" / "0.mp4"), tmp_path / "timeline.PNG"
+    asked = ["predict", video, f"--checkpoint={checkpoint}", "--window=0.9", "--top-k=1"]
+    assert main([*asked, "--json", f"--plot={plot}"]) == 0
+    out, err = capsys.readouterr()
+    assert err == f"Drawn: {plot}\n"
+    with Image.open(plot) as picture:
+        assert picture.size == (1350, 540)
+    windows = tsf.load(checkpoint).window_scores(video, window=0.9)
+    entries = json.loads(out)["windows"]
+    assert [(each["start"], each["end"]) for each in entries] == [(0, 0.9), (pytest.approx(13 / 30, abs=1e-3), 1.333)]
+    assert [each["best"][0][1] for each in entries] == pytest.approx(windows.probabilities.max(axis=1), abs=1e-5)
+    assert main(asked) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    expected = [
+        f"  {each.start:3.1f} to {each.end:3.1f} s  {each.probability:7.2%}  {('across', 'down', 'back')[each.label]}"
+        for each in windows.stretches()
+    ]
+    assert lines == expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--plot=x.gif"], "--plot must end in .png, .svg, .pdf, got x.gif."),
+        (["--plot=/no/such/x.png"], "There is no folder /no/such to write x.png to."),
+        (["--plot=x.png"], "--plot draws a single video, got 12: give one, or use --stride with --json for all."),
+        (["--stride=0"], "--stride must be above 0 seconds, got 0.0."),
+        (["--window=nan"], "--window must be above 0 seconds, got nan."),
+    ],
+)
+def test_predict_job_rejects_impossible_windows(checkpoint: Path, made_clips: Path, arguments: list[str], words: str, capsys):
+    assert main(["predict", str(made_clips), f"--checkpoint={checkpoint}", *arguments]) == 1
+    assert capsys.readouterr().err == f"Error: {words}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--output=x.gif", "--strength=2"], "--strength must be from 0 to 1, got 2.0"),
+        (["--output=x.gif", "--max-side=9", "--draw-on=input"], "omit them, or --draw-on=input"),
         (["--output=x.jpg"], "--output must end in .gif, .mp4, .png, got x.jpg"),
         (["--output=/no/such/x.gif"], "There is no folder /no/such to write x.gif to"),
         (["--output=x.gif", "--label=dwn"], "no label 'dwn': give a name, or a number below 3. Did you mean 'down'?"),

@@ -15,6 +15,7 @@ LARGEST = 7680
 LEAST_WIDTH = 320
 """Narrower panels with text are enlarged by a whole factor, so that the text is legible."""
 INK, GREY, PAPER = (245, 245, 245), (178, 178, 184), (18, 18, 22)
+"""Colours of titles, of captions and behind them."""
 
 
 class MapPanel(NamedTuple):
@@ -76,32 +77,38 @@ class Page:
         size = min(max(round(min(height, width) / 24), 13), 44)
         gap = max(2, size // 3) // 2 * 2
         across = width * len(self._titles) + gap * (len(self._titles) - 1)
-        bands = [_band(title, width, size, INK) for title in self._titles]
-        top = max((band.shape[0] for band in bands), default=0)
-        below = _band(self._caption, across, max(round(size * 0.72), 11), GREY)
+        bands = [band(title, width, size, INK) for title in self._titles]
+        top = max(title.shape[0] for title in bands)
+        below = band(self._caption, across, max(round(size * 0.72), 11), GREY)
         shape = top + height + below.shape[0], across
         canvas = np.full((shape[0] + shape[0] % 2, shape[1] + shape[1] % 2, 3), PAPER, np.uint8)
         self._corners = [(top, number * (width + gap)) for number in range(len(bands))]
-        for band, (_, left) in zip(bands, self._corners, strict=True):
-            canvas[: band.shape[0], left : left + width] = band
+        for title, (_, left) in zip(bands, self._corners, strict=True):
+            canvas[: title.shape[0], left : left + width] = title
         canvas[top + height : top + height + below.shape[0], :across] = below
         return canvas
 
 
-def _band(text: str, width: int, size: int, ink: tuple[int, int, int]) -> np.ndarray:
-    """Draw text of `size` pixels on a band as high as its lines need; nothing for an empty text."""
+Colour = tuple[int, int, int]
+FINER = 4
+"""Text is drawn this many times larger and then reduced, since small letters would be spaced by whole pixels."""
+
+
+def band(text: str, width: int, size: int, ink: Colour, paper: Colour = PAPER) -> UInt8[ndarray, "H W 3"]:
+    """Draw text of `size` pixels on a band as high as its lines need, which is 0 for an empty text."""
     if not text:
         return np.zeros((0, width, 3), np.uint8)
     from PIL import ImageDraw, ImageFont
 
-    font, pad = ImageFont.load_default(size), max(round(size * 0.55), 5)
-    lines = wrap(text, width - 2 * pad, font)
-    step = round(size * 1.32)
-    image = pillow().new("RGB", (width, 2 * pad + step * len(lines) - (step - size) // 2), PAPER)
+    font, pad = ImageFont.load_default(FINER * size), FINER * max(round(size * 0.55), 5)
+    lines = wrap(text, FINER * width - 2 * pad, font)
+    step = round(1.32 * FINER * size)
+    height = -(-(2 * pad + step * len(lines) - (step - FINER * size) // 2) // FINER)
+    image = pillow().new("RGB", (FINER * width, FINER * height), paper)
     draw = ImageDraw.Draw(image)
     for number, line in enumerate(lines):
         draw.text((pad, pad + number * step), line, fill=ink, font=font)
-    return np.asarray(image)
+    return np.asarray(image.reduce(FINER))
 
 
 def wrap(text: str, width: int, font: Any) -> list[str]:

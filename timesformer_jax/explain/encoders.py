@@ -134,7 +134,8 @@ class Gif(Encoder):
     def _frame(self, picture: np.ndarray) -> Any:
         from av import VideoFrame
 
-        image = pillow().fromarray(picture).quantize(256)
+        rgb, octree = pillow().fromarray(picture), pillow().Quantize.FASTOCTREE  # keeps rare colours, such as the map's
+        image = rgb.quantize(palette=rgb.quantize(256, octree))  # the first only finds the palette, the second dithers
         palette = np.full((256, 4), 255, np.uint8)  # alpha, red, green, blue
         colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
         palette[: len(colours), 1:] = colours

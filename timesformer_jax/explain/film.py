@@ -43,7 +43,7 @@ def draw_on_video(
     strength: float = STRENGTH,
     max_side: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], object] | None = None,
 ) -> Film:
     """Draw maps on the video that they explain, and write an MP4 with its sound (H.264 and AAC; plays in browsers) or a GIF.
 
@@ -89,7 +89,7 @@ def draw_panels(
     max_side: int | None = None,
     fps: float | None = None,
     limits: Limits = DEFAULT_LIMITS,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], object] | None = None,
 ) -> Film:
     """Draw several sets of maps side by side, as `draw_on_video` does for one.
 

@@ -83,8 +83,7 @@ class Overlay:
         whole = top == left == 0 and (bottom, right) == frame.shape[:2]
         drawn = np.empty_like(frame) if whole else dimmed(frame)
         drawn[inside] = self._blend(frame[inside], *_heat(list(found.values()), regions, inside))
-        for region in regions:
-            _outline(drawn, *region)
+        _outline(drawn, *inside)
         return drawn
 
     def _at(self, second: float) -> dict[tuple[float, ...], tuple[float, np.ndarray]]:

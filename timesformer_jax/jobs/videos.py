@@ -3,8 +3,9 @@
 import argparse
 import contextlib
 import dataclasses
+import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,6 +125,19 @@ def prepared(
             yield path, clips
             for _ in clips:  # the caller may not have used all
                 pass
+
+
+@contextlib.contextmanager
+def progress_percent() -> Iterator[Callable[[float], None]]:
+    """Show a bar on a terminal, and yield a function that sets the share that is done."""
+    from tqdm import tqdm
+
+    with tqdm(total=100, unit="%", dynamic_ncols=True, disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def show(done: float) -> None:
+            bar.update(int(100 * done) - bar.n)
+
+        yield show
 
 
 def ahead(items: Iterator[Item], count: int = CLIPS_AHEAD) -> Generator[Item]:

@@ -18,6 +18,7 @@ from timesformer_jax.pretrained.save import (
     save_pyslowfast,
 )
 from timesformer_jax.pretrained.weight_formats import FORMATS
+from timesformer_jax.pretrained.window_scores import Stretch, WindowScores
 from timesformer_jax.pretrained.zoo import ZOO
 from timesformer_jax.renamed import renamed
 
@@ -31,6 +32,8 @@ __all__ = [
     "Prediction",
     "Pretrained",
     "Report",
+    "Stretch",
+    "WindowScores",
     "check_weights",
     "convert",
     "load",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from timesformer_jax._typing import Array, Float
 from timesformer_jax.modeling import SCORES, check_objective
 from timesformer_jax.pretrained.load_report import Report
+from timesformer_jax.pretrained.window_scores import WindowScores, score_windows
 from timesformer_jax.video import Clip, Preprocess
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 
@@ -119,6 +120,34 @@ class Pretrained:
         found.append(np.asarray(running))
         scores = np.concatenate(found)
         return scores.mean(axis=0), len(scores)
+
+    def window_scores(
+        self,
+        video: str | Path,
+        *,
+        window: float | None = None,
+        stride: float | None = None,
+        num_crops: int = 1,
+        limits: Limits = DEFAULT_LIMITS,
+        progress: Callable[[float], object] | None = None,
+    ) -> WindowScores:
+        """Compute the probabilities of overlapping windows of a video, to see what happens when.
+
+        The video is decoded once. Frames of one window and views of one batch are in memory, however long it is.
+
+        Args:
+            video: A video file or a folder of images.
+            window: Length of a window in seconds; by default what a clip of the model covers.
+            stride: Seconds from one window to the next, half a window by default.
+            num_crops: Crops per window: 3 along the long side, or 1 in the centre.
+            limits: Largest video to accept.
+            progress: Called now and then with the share that is done. An exception that it raises ends the computation.
+
+        Returns:
+            Start, end and probabilities of each window.
+        """
+        windows = self.preprocess.windows(video, window=window, stride=stride, num_crops=num_crops, limits=limits)
+        return score_windows(windows, lambda views: SCORES[self.objective](self(views)), progress)
 
     def predict(
         self,

@@ -18,7 +18,7 @@ from timesformer_jax.video.geometry import (
 from timesformer_jax.video.limits import Limits, OverLimitError, UnreadableVideoError
 from timesformer_jax.video.opening import open_video
 from timesformer_jax.video.pixels import crop_and_scale, denormalize, normalize, standardize
-from timesformer_jax.video.preprocess import CHANNEL_ORDERS, Preprocess
+from timesformer_jax.video.preprocess import CHANNEL_ORDERS, Preprocess, Window
 from timesformer_jax.video.reading import Clip, sample_frames, stream_clips
 from timesformer_jax.video.sampling import (
     PLACEMENT_NAMES,
@@ -29,6 +29,7 @@ from timesformer_jax.video.sampling import (
     nearest_clips,
     segment_bounds,
     segment_frames,
+    sliding_clips,
     tiled_clips,
 )
 from timesformer_jax.video.views import ClipOptions, EvalViews
@@ -52,6 +53,7 @@ __all__ = [
     "Preprocess",
     "UnreadableVideoError",
     "VideoFile",
+    "Window",
     "clip_frames",
     "crop_and_scale",
     "crop_offset",
@@ -68,6 +70,7 @@ __all__ = [
     "scale_short_side",
     "segment_bounds",
     "segment_frames",
+    "sliding_clips",
     "standardize",
     "stream_clips",
     "tiled_clips",

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,10 +15,27 @@ from timesformer_jax.video.geometry import scale_short_side, view_crop_offset
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD, denormalize
 from timesformer_jax.video.reading import Clip, join_clips, stream_clips
-from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, eval_clips
+from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, TARGET_FPS, eval_clips, sliding_clips
 
 CHANNEL_ORDERS = ("rgb", "bgr")
 """Valid values of `Preprocess.channel_order`."""
+
+SEGMENTS_WINDOW = 4.0
+"""Usual length of a window in seconds with sampling "segments", about the length of a video of Something-Something."""
+
+
+class Window(NamedTuple):
+    """One of the overlapping windows that cover a video.
+
+    Attributes:
+        clip: Its frames, prepared for the model.
+        start: First second that it covers.
+        end: Last second that it covers.
+    """
+
+    clip: Clip
+    start: float
+    end: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,6 +173,60 @@ class Preprocess:
         indices = choose(len(frames), fps)
         for clip in join_clips(indices, fps, ((index, crop(frames[index])) for index in np.unique(indices).tolist())):
             yield clip._replace(times=indices[clip.number] / fps, boxes=self.boxes(*size, num_crops))
+
+    def windows(
+        self,
+        video: str | Path,
+        *,
+        window: float | None = None,
+        stride: float | None = None,
+        num_crops: int = 1,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Iterator[Window]:
+        """Prepare overlapping windows that cover a video, one by one, in memory independent of the duration.
+
+        Args:
+            video: A video file or a folder of images.
+            window: Length of a window in seconds, `window_seconds` by default. The frames are spread over it.
+            stride: Seconds from one window to the next, half a window by default.
+            num_crops: Crops per window: 1 (centre) or 3 (along the long side).
+            limits: Largest frame, duration and file size to accept.
+
+        Yields:
+            The windows in order. They may start over; see `Clip.number`.
+
+        Raises:
+            InputError: If an argument is invalid.
+            UnreadableVideoError: If no frame of the file can be decoded.
+        """
+        window = self.window_seconds if window is None else window
+        stride = window / 2 if stride is None else stride
+        for name, value in (("window", window), ("stride", stride)):
+            if not 0 < value < math.inf:
+                raise InputError(f"{name} must be above 0 seconds, got {value}.")
+        if num_crops not in (1, 3):
+            raise InputError(f"num_crops must be 1 (centre) or 3 (along the long side), got {num_crops}.")
+
+        seconds = frame = 0.0
+
+        def choose(count: int, fps: float) -> np.ndarray:
+            nonlocal seconds, frame
+            seconds, frame = count / fps, 1 / fps
+            sliding = {"num_frames": self.num_frames, "sampling": self.sampling, "window": window, "stride": stride}
+            return sliding_clips(count, fps, **sliding)
+
+        for clip in stream_clips(video, choose, lambda frame: self.crops(frame, num_crops), limits=limits):
+            first, last = float(clip.times[0]), float(clip.times[-1])
+            if self.sampling == "segments":  # the frames are the middles of segments
+                half = window / (2 * self.num_frames)
+                yield Window(clip, max(first - half, 0.0), max(min(last + half, seconds), last))
+            else:
+                yield Window(clip, first, last + frame)
+
+    @property
+    def window_seconds(self) -> float:
+        """Usual length of a window: what a clip covers, or `SEGMENTS_WINDOW` if clips cover whole videos."""
+        return SEGMENTS_WINDOW if self.sampling == "segments" else self.sampling_rate * self.num_frames / TARGET_FPS
 
     def indices(self, num_video_frames: int, fps: float, num_clips: int) -> Int[ndarray, "num_clips T"]:
         """Return the frame indices of the evaluation clips; "tiled" ignores `num_clips` and covers the video."""

@@ -131,3 +131,29 @@ def tiled_clips(
     firsts = np.arange(max(math.ceil(num_video_frames / span), 1)) * span
     frames = np.linspace(firsts, firsts + span - 1, num_frames, axis=1)
     return np.floor(np.clip(frames, 0, num_video_frames - 1)).astype(np.int64)
+
+
+def sliding_clips(
+    num_video_frames: int, fps: float, *, num_frames: int, sampling: str, window: float, stride: float
+) -> Int[ndarray, "num_windows num_frames"]:
+    """Return frame indices of overlapping windows that cover the whole video; the last one ends with the video.
+
+    A video shorter than a window has a single one, in which the last frame repeats.
+
+    Args:
+        num_video_frames: Frames of the video.
+        fps: Frames per second of the video.
+        num_frames: Frames of each window.
+        sampling: Spread of a window's frames, one of `SAMPLINGS`: "uniform" includes both ends, "segments" has the middles of
+            equal segments.
+        window: Length of a window in seconds.
+        stride: Seconds from the start of a window to the start of the next; at least one frame, and less before the last one.
+    """
+    span, last = window * fps, max(num_video_frames - window * fps, 0.0)
+    step = max(stride * fps, 1.0)
+    firsts = np.minimum(np.arange(math.ceil(last / step - 1e-9) + 1) * step, last)
+    if sampling == "segments":
+        inside = (np.arange(num_frames) + 0.5) * span / num_frames
+    else:
+        inside = np.linspace(0, max(span - 1, 0), num_frames)
+    return np.floor(np.clip(firsts[:, None] + inside, 0, num_video_frames - 1)).astype(np.int64)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timesformer_jax._typing import Float, ndarray
+from timesformer_jax.printable import printable
 from timesformer_jax.video.containers import open_container
 from timesformer_jax.video.limits import Limits
 from timesformer_jax.video.timeline import Clock, Timeline
@@ -49,6 +50,8 @@ def open_sound(path: str | Path, limits: Limits, timeline: Timeline, begin: floa
     stream = container.streams.best("audio")
     if stream is None or stream.codec_context is None or not stream.codec_context.sample_rate:
         container.close()
+        if stream is not None:
+            log.warning("FFmpeg can't decode the sound of %s, which is dropped.", printable(path))
         return None
     codec = stream.codec_context
     rate = codec.sample_rate if codec.sample_rate in RATES else RATES[0]
