@@ -123,6 +123,8 @@ def test_commands_run_in_order(tmp_path: Path, made_clips: Path, data_dir: str):
     tsf.save_huggingface(published, tmp_path / "published")
     names = {
         "clip.mp4": str(made_clips / "down" / "0.mp4"),
+        "long.mp4": str(made_clips / "down" / "1.mp4"),
+        "timeline.png": str(tmp_path / "timeline.png"),
         "timesformer-base-k400": str(tmp_path / "published"),
         "FOLDER": str(made_clips),
         "runs/": f"{tmp_path}/runs/",
@@ -130,10 +132,10 @@ def test_commands_run_in_order(tmp_path: Path, made_clips: Path, data_dir: str):
     programs = {"python": [sys.executable], "timesformer": [sys.executable, "-m", "timesformer_jax"]}
     found = [*commands((ROOT / "docs/predict.md").read_text()), *commands((ROOT / "docs/finetune.md").read_text())]
     of_readme = [*commands(section("Predict")), *commands(section("Fine-tune on your own videos"))]
-    assert of_readme == found[:-1]  # the last one is the toy
+    assert of_readme == [found[0], *found[2:-1]]  # without the plot, and the toy at the end
     modes = [re.search(r"--mode=(\w+)|$", line)[1] for line in found]  # pyright: ignore[reportOptionalSubscript]
-    assert [line.split()[0] for line in found] == ["timesformer", *["python"] * 3, "timesformer", "python"]
-    assert modes == [None, None, "eval", "report", None, None]
+    assert [line.split()[0] for line in found] == ["timesformer"] * 2 + ["python"] * 3 + ["timesformer", "python"]
+    assert modes == [None, None, None, "eval", "report", None, None]
     for line in found:
         for theirs, ours in names.items():
             line = line.replace(theirs, ours)
@@ -144,6 +146,7 @@ def test_commands_run_in_order(tmp_path: Path, made_clips: Path, data_dir: str):
             arguments += [f"--config.data.data_dir={data_dir}", small]
         done = subprocess.run([*programs[first], *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert (tmp_path / "timeline.png").exists()
     results = json.loads((tmp_path / "runs" / "mine" / "results.json").read_text())
     assert (results["model"]["embed_dim"], results["num_videos"], results.get("note")) == (24, 3, None)
     assert (tmp_path / "runs" / "mine" / "report.html").exists()

@@ -13,7 +13,7 @@ DASHES = ((), (5.0, 2.0), (1.5, 1.5))
 """Dash patterns, in line widths, of the first, second and third round through `SERIES`; an empty one is a solid line."""
 
 OTHER = "#9A9A9A"
-"""Everything that has no colour of its own."""
+"""Everything that isn't one of the named series."""
 
 
 def colour(number: int) -> str:

@@ -124,8 +124,7 @@ def _draw_curves(axis: Any, edges: np.ndarray, probabilities: np.ndarray, colour
         axis.plot(
             seconds, values, color=line, linewidth=2, solid_capstyle="butt", solid_joinstyle="round", zorder=3 - number / 9
         )
-        if not number:
-            axis.fill_between(seconds, values, color=line, alpha=0.12, linewidth=0)
+        axis.fill_between(seconds, values, color=line, alpha=0.1, linewidth=0)
     axis.set_xlim(edges[0], edges[-1])
     axis.set_ylim(0, 1.02)
     axis.yaxis.set_major_formatter(PercentFormatter(1))
