@@ -1,6 +1,7 @@
 """Video files of several codecs, damaged ones, and files that aren't videos."""
 
 import errno
+import gc
 import os
 import pickle
 import struct
@@ -99,6 +100,22 @@ def test_videos_of_rotated_phones_are_upright(matrix: tuple[int, ...], shown: An
         turned = next(video.frames())
     np.testing.assert_array_equal(turned, expected)
     assert turned.flags.c_contiguous
+
+
+def test_decoded_frames_are_freed_without_the_garbage_collector(tmp_path: Path):
+    """A cycle of references would keep every frame of a long video in memory."""
+    import av
+
+    path = write_video(tmp_path / "a.mp4", moving_square(0, 0, num_frames=30))
+    gc.collect()
+    gc.disable()
+    try:
+        with open_video(path) as video:
+            assert len(list(video.frames())) == 30
+            kept = [one for one in gc.get_objects() if isinstance(one, av.VideoFrame) and one.width > 2]
+    finally:
+        gc.enable()
+    assert len(kept) < 3
 
 
 def test_title_in_another_encoding_is_harmless(tmp_path: Path):

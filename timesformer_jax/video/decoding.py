@@ -68,6 +68,7 @@ class VideoFile:
         aspect = float(stream.sample_aspect_ratio or 1)
         self._pixel_aspect = aspect if 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL else 1.0
         self._size_is_unknown = not stream.codec_context.width
+        self._mirrored: dict[int, bool] = {}
 
     def close(self) -> None:
         """Close the file."""
@@ -121,7 +122,7 @@ class VideoFile:
                 continue
             try:
                 rgb = reformatter.reformat(frame, *size, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
-                rgb = _upright(rgb, frame)
+                rgb = self._upright(rgb, frame)
             except Exception as error:  # a damaged file can make the libraries raise anything; only this frame is lost
                 self._note_damage(error)
                 continue
@@ -131,6 +132,14 @@ class VideoFile:
             where = "" if span is None else f" from {span[0]:g} to {span[1]:g} s"
             large = f", or only ones of more than max_pixels={self._limits.max_pixels}" if self._size_is_unknown else ""
             raise UnreadableVideoError(self._path, f"it holds no frame that can be decoded{where}{large}")
+
+    def _upright(self, rgb: np.ndarray, frame: Any) -> np.ndarray:
+        """Rotate and mirror a frame as its display matrix says. Frames of a file with one rotation are mirrored alike."""
+        # `frame.rotation` is the angle of the rows. If that of the columns differs, the frame was flipped before the rotation.
+        turns = round(frame.rotation / 90) % 4  # counter-clockwise
+        if turns not in self._mirrored:
+            self._mirrored[turns] = _is_mirrored(frame)
+        return np.ascontiguousarray(np.rot90(rgb[::-1] if self._mirrored[turns] else rgb, turns))
 
     def _stored_size(self, frame: Any, size_of: Callable[[int, int], tuple[int, int]]) -> tuple[int, int]:
         """Return the (width, height) to which to scale a frame before it is turned upright."""
@@ -280,18 +289,21 @@ MOST_FAILURES = 10_000
 """Consecutive unreadable packets after which the file is considered ended."""
 
 
-def _upright(rgb: np.ndarray, frame: Any) -> np.ndarray:
-    """Rotate and mirror a frame by its display matrix, which maps (x, y) to (a x + c y, b x + d y)."""
+def _is_mirrored(frame: Any) -> bool:
+    """Return True if a frame's display matrix, which maps (x, y) to (a x + c y, b x + d y), mirrors the frame."""
+    from av.video.reformatter import VideoReformatter
+
+    # PyAV links a frame and its side data in both directions, so the frame would stay in memory until Python's garbage
+    # collector runs, seldom enough to hold thousands of frames. A tiny copy has the same side data.
+    tiny = VideoReformatter().reformat(frame, 2, 2, "gray")
     try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        matrix = tiny.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV 18 returns no side data at all if it doesn't know one kind, such as EXIF
-        return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
+        return False
     if matrix is None:
-        return rgb
+        return False
     a, b, _, c, d, *_ = memoryview(matrix).cast("B").cast("i").tolist()
-    # `frame.rotation` is the angle of the rows. If that of the columns differs, the frame was flipped before the rotation.
-    mirrored = a * d - b * c < 0
-    return np.ascontiguousarray(np.rot90(rgb[::-1] if mirrored else rgb, round(frame.rotation / 90) % 4))  # counter-clockwise
+    return a * d - b * c < 0
 
 
 PICTURE_FORMATS = re.compile("image2|apng|ico|tty|bin|xbin|adf|idf|.+_pipe")

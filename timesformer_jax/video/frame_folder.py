@@ -63,7 +63,7 @@ class FrameFolder(VideoFile):
     def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
         first, last = (0, None) if span is None else (self._picture_at(second) for second in span)
         for number, picture in enumerate(self._pictures[first:last], first):
-            self.shown = number / self.fps
+            self.shown, self._mirrored = number / self.fps, {}
             try:
                 with open_container(picture, self._limits, picture=True) as container:
                     self._size_is_unknown |= not container.streams.video[0].codec_context.width
