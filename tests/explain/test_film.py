@@ -18,6 +18,7 @@ from timesformer_jax.explain.film import draw_panels, join_stretches
 from timesformer_jax.explain.mapped_clip import Overlay, dimmed
 
 RATE = 8000
+MAPS = np.zeros((2, 2, 2))
 
 
 def flash_and_beep(path: Path, times: Sequence[float], flash: float, *, start: float = 0.0, aspect: Any = None) -> Path:
@@ -144,6 +145,27 @@ def test_gif_has_its_own_size_and_rate(tmp_path: Path):
     assert np.abs(drawn[2::5, 3::6][:48, :64].astype(int) - expected[: len(drawn[2::5])]).mean() < 12
 
 
+def test_gif_of_a_fast_video_keeps_its_frames(tmp_path: Path):
+    """Frames closer than a GIF's hundredths of a second follow each other at once."""
+    video = write_video(tmp_path / "a.mp4", moving_square(2, 0, num_frames=20), fps=240)
+    panels = [MapPanel("", [MappedClip(np.array([0.0]), MAPS[:1])])]
+    draw_panels(video, tmp_path / "b.gif", panels, fps=240.0)
+    times, _ = decoded(tmp_path / "b.gif")
+    np.testing.assert_allclose(np.diff(times), 0.01)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_damaged_sound_doesnt_end_the_drawing(tmp_path: Path, place: float):
+    video = flash_and_beep(tmp_path / "a.mkv", TIMES[:40], 1.0)
+    data = bytearray(video.read_bytes())
+    start = int(place * len(data))
+    data[start : start + 40] = np.random.default_rng(0).bytes(40)
+    video.write_bytes(data)
+    film = draw_on_video(video, tmp_path / "b.mp4", [MappedClip(np.array([0.0, 1.5]), MAPS)])
+    assert film.seconds > 1
+    assert len(decoded(tmp_path / "b.mp4")[0]) > 20
+
+
 FRAME = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
@@ -199,9 +221,6 @@ def test_failed_drawing_leaves_no_file(tmp_path: Path):
         draw_on_video(video, tmp_path / "b.mp4", clips, progress=stop)
     assert (tmp_path / "b.mp4").stat().st_size == before
     assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.mp4"}
-
-
-MAPS = np.zeros((2, 2, 2))
 
 
 @pytest.mark.parametrize(

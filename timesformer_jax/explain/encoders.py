@@ -50,7 +50,7 @@ class Encoder(abc.ABC):
         self._container: Any = av.open(str(path), "w", format=self._format, options=self._options)
         rate = Fraction(source.fps).limit_denominator(1001)
         self._stream: Any = self._container.add_stream(self._codec, rate=rate, options=self._encoding)
-        self._is_new = True
+        self._last: int | None = None
 
     def __enter__(self) -> "Encoder":
         return self
@@ -71,14 +71,17 @@ class Encoder(abc.ABC):
 
     def add(self, picture: UInt8[ndarray, "H W 3"], at: float) -> None:
         """Show a picture, of even height and width, from second `at` of the output on."""
-        if self._is_new:
+        ticks = round(at * self._clock)
+        if self._last is None:
             context = self._stream.codec_context
             context.height, context.width = picture.shape[:2]
             context.time_base = Fraction(1, self._clock)
             self._set_up(context)
-            self._is_new = False
+        else:
+            ticks = max(ticks, self._last + 1)  # pictures may be closer than a tick
+        self._last = ticks
         frame = self._frame(picture)
-        frame.pts, frame.time_base = round(at * self._clock), Fraction(1, self._clock)
+        frame.pts, frame.time_base = ticks, Fraction(1, self._clock)
         self._container.mux(self._stream.encode(frame))
         self.end(at)
 

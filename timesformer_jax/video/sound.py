@@ -80,9 +80,14 @@ def _samples(
             now = clock.time(frame)
             if kind != (kind := (frame.format.name, frame.layout.name, frame.sample_rate)):  # a resampler accepts only one
                 resampler = AudioResampler(format="fltp", layout=layout, rate=rate)
-            for resampled in resampler.resample(frame):
-                yield now, resampled.to_ndarray()
-                now += resampled.samples / rate
+            try:
+                blocks = [resampled.to_ndarray() for resampled in resampler.resample(frame)]
+            except Exception as error:  # a damaged frame
+                log.debug("Sound: %s: %s", type(error).__name__, error)
+                continue
+            for block in blocks:
+                yield now, block
+                now += block.shape[1] / rate
 
 
 def _frames(container: Any, stream: Any) -> Iterator[Any]:
