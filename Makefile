@@ -32,11 +32,11 @@ demo: install  ## trains a small TimeSformer on digits in motion, tests it and w
 
 .PHONY: test
 test: install  ## the tests, but for the slow ones
-	$(BIN)/python -m $(PYTEST) -m "not slow and not parity and not beam and not cluster" $(ARGS)
+	$(BIN)/python -m $(PYTEST) -m "not slow and not parity and not beam and not cluster and not browser" $(ARGS)
 
 .PHONY: test-all
 test-all: install  ## all tests, but for those beside PyTorch
-	TEST_NEWER_CPU_LOOPS=true $(BIN)/python -m $(PYTEST) -m "not parity and not beam" $(ARGS)
+	TEST_NEWER_CPU_LOOPS=true $(BIN)/python -m $(PYTEST) -m "not parity and not beam and not browser" $(ARGS)
 
 # Made again for another Python; what is installed is brought up to date every time.
 LATEST := .venv-latest
@@ -48,7 +48,7 @@ test-latest:  ## the same tests with the newest versions of everything, in .venv
 	$(LATEST)/bin/$(PIP_INSTALL) --upgrade --upgrade-strategy=eager -r $(LATEST)/requirements.txt
 	$(LATEST)/bin/$(PIP_INSTALL) --no-deps -e .
 	$(LATEST)/bin/pip list --format=freeze | grep -E '^(av|flax|jax|jaxlib|numpy|optax|orbax-checkpoint|tensorflow[a-z_-]*)=='
-	$(LATEST)/bin/python -m $(PYTEST) -m "not slow and not parity and not beam and not cluster" $(ARGS)
+	$(LATEST)/bin/python -m $(PYTEST) -m "not slow and not parity and not beam and not cluster and not browser" $(ARGS)
 
 .PHONY: resolve
 resolve: .venv-resolve/bin/uv  ## looks for the wheels of every extra on Linux (x86-64, aarch64), macOS (arm64) and Windows
@@ -78,6 +78,25 @@ parity: $(VENV)/parity-installed  ## the tests beside PyTorch, torchvision, timm
 .PHONY: beam
 beam: .venv-beam/installed  ## makes .venv-beam, for `tfds build` and Apache Beam, and tests preparing with it
 	.venv-beam/bin/python -m pytest -c /dev/null -W ignore::pytest.PytestUnknownMarkWarning --rootdir=. --noconftest -p no:cacheprovider tests/beam $(ARGS)
+
+# A separate environment: Gradio requires an older Pillow than the others.
+APP := .venv-app
+$(APP)/installed: requirements.txt pyproject.toml tests/browser/requirements.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(APP)
+	grep -v '^pillow==' requirements.txt > $(APP)/constraints.txt
+	$(APP)/bin/$(PIP_INSTALL) -c $(APP)/constraints.txt -r tests/browser/requirements.txt -e ".[app]"
+	@touch $@
+
+.PHONY: app-env
+app-env: $(APP)/installed  ## makes .venv-app, for `timesformer app`
+
+.PHONY: browser
+browser:  ## tests the app and the report's page in Chromium (Debian: apt-get install chromium)
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || \
+		{ echo "The browser tests need Chromium: apt-get install chromium" >&2; exit 1; }
+	@$(MAKE) --no-print-directory $(APP)/installed
+	$(APP)/bin/python -m pytest -n 0 -m browser tests/browser $(ARGS)
 
 # A separate environment, since libtpu and the CUDA plugin are large, and no other process should load them.
 PLAN := .venv-plan
