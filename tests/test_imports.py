@@ -213,7 +213,7 @@ def test_every_room_has_an_import_rule():
                 "timesformer_jax/jobs/cost.py",
             ],
         ),
-        ("sklearn", ["input_pipeline/moving_digits.py", "timesformer_jax/explain/embedding.py"]),
+        ("sklearn", ["timesformer_jax/datasets/drawn_digits.py", "timesformer_jax/explain/embedding.py"]),
         (
             "av",
             [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from timesformer_jax import __version__
 from timesformer_jax.errors import InputError, did_you_mean
 from timesformer_jax.extras import MissingPackageError, check_installed
-from timesformer_jax.jobs import check, convert, cost, embed, explain, features, predict, zoo
+from timesformer_jax.jobs import app, check, convert, cost, embed, explain, features, predict, zoo
 from timesformer_jax.jobs.parser import Parser
 from timesformer_jax.os_errors import job_failed
 from timesformer_jax.preemption import Preempted
@@ -20,6 +20,7 @@ JOBS = {
     "embed": embed,
     "check": check,
     "convert": convert,
+    "app": app,
     "zoo": zoo,
     "cost": cost,
 }

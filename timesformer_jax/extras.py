@@ -13,6 +13,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "pretrained": _PRETRAINED,
     "onnx": (*_PRETRAINED, "jax2onnx", "onnx", "onnx_ir", "onnxruntime"),
     "plots": ("PIL", "jinja2", "matplotlib", "sklearn"),
+    "app": (*_PRETRAINED, "PIL", "gradio", "jinja2", "matplotlib", "sklearn"),
     "torch": ("torch",),
     "augment": ("dm_pix",),
     "train": (
@@ -29,6 +30,7 @@ TITLES = {
     "av": "PyAV",
     "dm_pix": "dm-pix",
     "google_crc32c": "google-crc32c",
+    "gradio": "Gradio",
     "jinja2": "Jinja2",
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
@@ -53,6 +55,7 @@ class Job(NamedTuple):
 JOBS = {
     "timesformer predict": Job(("pretrained",), ("av", "tqdm")),
     "timesformer explain": Job(("pretrained", "plots"), ("av", "matplotlib", "PIL")),
+    "timesformer app": Job(("app",), ("av", "gradio", "matplotlib", "PIL", "sklearn")),
     "timesformer features": Job(("pretrained",), ("av", "tqdm")),
     "timesformer embed": Job(("plots",), ("matplotlib", "sklearn")),
     "timesformer check": Job(("video",), ("av", "loky", "tqdm")),

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from input_pipeline import moving_digits, open_dataset
+from input_pipeline import open_dataset
 from input_pipeline.moving_digits import MOTIONS, draw_clip
 from timesformer_jax import InputError
+from timesformer_jax.datasets import drawn_digits
 
 
 def brightest_place(frame: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -47,7 +48,7 @@ def test_motions_cover_four_axes_in_both_directions():
 
 def test_validation_digits_are_not_in_the_training_set(monkeypatch: pytest.MonkeyPatch):
     used: dict[str, set[int]] = {}
-    images, labels = moving_digits._digits()
+    images, labels = drawn_digits._digits()
 
     class Recorder:
         def __init__(self, split: str):
@@ -61,7 +62,7 @@ def test_validation_digits_are_not_in_the_training_set(monkeypatch: pytest.Monke
             return images[index]
 
     for split in ("train", "val"):
-        monkeypatch.setattr(moving_digits, "_digits", lambda split=split: (Recorder(split), labels))
+        monkeypatch.setattr(drawn_digits, "_digits", lambda split=split: (Recorder(split), labels))
         for index in range(600):
             draw_clip(split, index)
     assert len(used["train"]) > 300

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from timesformer_jax.errors import InputError
 from timesformer_jax.pretrained import Pretrained
 from timesformer_jax.video import PLACEMENT_NAMES, VIDEO_SUFFIXES, Clip, Limits, Preprocess, find_videos
+from timesformer_jax.video.limits import DEFAULT_LIMITS
 
 CHECKPOINT = "weights: a file, folder, workdir of a run, name listed by `timesformer zoo`, or hf:ORGANISATION/MODEL"
 """Help of `--checkpoint`."""
@@ -38,9 +39,8 @@ def add_view_arguments(job: argparse.ArgumentParser) -> None:
     add_limit_arguments(job)
 
 
-def add_limit_arguments(job: argparse.ArgumentParser) -> None:
-    """Add arguments that limit the size of videos."""
-    usual = Limits()
+def add_limit_arguments(job: argparse.ArgumentParser, usual: Limits = DEFAULT_LIMITS) -> None:
+    """Add arguments that limit the size of videos, by default to `usual`."""
     job.add_argument("--max-pixels", type=int, default=usual.max_pixels, help="reject videos with more pixels per frame")
     job.add_argument("--max-seconds", type=float, default=usual.max_seconds, help="reject longer videos")
     job.add_argument("--max-bytes", type=int, default=usual.max_bytes, help="reject larger video files")

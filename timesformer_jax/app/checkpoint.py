@@ -1,0 +1,122 @@
+"""A loaded checkpoint, and what the page asks of it: from a video file to labels, frames, maps and a timeline."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from timesformer_jax._typing import Float, UInt8, ndarray
+from timesformer_jax.cnn3d import ConvNet
+from timesformer_jax.errors import InputError
+from timesformer_jax.explain import attention_rollout, class_relevance, grad_cam
+from timesformer_jax.pretrained import Prediction, Pretrained
+from timesformer_jax.video import Limits
+
+METHODS = {"relevance": "Relevance for a label", "rollout": "Attention rollout"}
+"""Maps a method of explanation to its title."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seen:
+    """The clip of a video that a model saw, and what it made of it.
+
+    Attributes:
+        clip: The model's input.
+        seconds: Second of the video at which the clip begins.
+        scores: One probability per class.
+    """
+
+    clip: Float[ndarray, "T S S 3"]
+    seconds: float
+    scores: Float[ndarray, "classes"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model with its weights under the name that the page shows.
+
+    Attributes:
+        name: Name of the checkpoint, unique on the page.
+        pretrained: The loaded model; it has a classifier.
+    """
+
+    name: str
+    pretrained: Pretrained
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of all classes, in order."""
+        return tuple(self.pretrained.label(number) for number in range(self.pretrained.model.num_classes))
+
+    @property
+    def about(self) -> str:
+        """The model in a few words."""
+        model, sizes = self.pretrained.model, self.pretrained.preprocess
+        kind = type(model).__name__
+        if not isinstance(model, ConvNet):
+            kind += f", {model.attention_type.replace('_', ' ')}"
+        return f"{kind}, {sizes.num_frames} frames of {sizes.crop_size} pixels, {model.num_classes} labels"
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """Methods of explanation that the model supports."""
+        return ("relevance",) if isinstance(self.pretrained.model, ConvNet) else tuple(METHODS)
+
+    def see(self, video: Path, limits: Limits) -> Seen:
+        """Predict the labels of one clip of a video, cropped at the centre.
+
+        Raises:
+            UnreadableVideoError: If no frame of the file can be decoded, or if it exceeds the limits.
+        """
+        views, seconds = self.pretrained.preprocess.timed(video, num_clips=1, num_crops=1, limits=limits)
+        return Seen(views[0], float(seconds[0]), self.pretrained.view_scores(views[:1]))
+
+    def best(self, seen: Seen, count: int) -> list[Prediction]:
+        """Return the best labels, best first."""
+        return self.pretrained.best(seen.scores, count)
+
+    def number(self, label: str | None, seen: Seen) -> int:
+        """Return the number of a label, or of the best one if `label` is None; raises `InputError` for an unknown label."""
+        if label is None:
+            return int(seen.scores.argmax())
+        if label not in self.labels:
+            raise InputError(f"{self.name} doesn't know the label {label!r}: choose one that it knows.")
+        return self.labels.index(label)
+
+    def frames(self, seen: Seen) -> UInt8[ndarray, "T S S 3"]:
+        """Return the frames that the model saw, as RGB images."""
+        return self.pretrained.preprocess.pictures(seen.clip)
+
+    def maps(self, seen: Seen, number: int, method: str) -> Float[ndarray, "T h w"]:
+        """Compute one number per frame and place: how much it matters for class `number`, or for any with "rollout".
+
+        Raises:
+            InputError: If the model doesn't support the method.
+        """
+        model, variables, clip = self.pretrained.model, self.pretrained.variables, jnp.asarray(seen.clip[None])
+        if method not in self.methods:
+            raise InputError(f"{self.name} has no attention to roll out: choose {METHODS['relevance'].lower()}.")
+        if method == "rollout":
+            found = attention_rollout(model, variables["params"], clip)
+        elif isinstance(model, ConvNet):
+            found = grad_cam(model, variables, clip, np.array([number]))
+        else:
+            found = class_relevance(model, variables["params"], clip, np.array([number]))
+        return np.asarray(found[0])
+
+
+def distinct_names(sources: Sequence[str]) -> list[str]:
+    """Return a short name for each source of weights: its last part, or as much as tells it from the others."""
+    parts = [Path(source).parts or (source,) for source in sources]
+    names = []
+    for number, those in enumerate(parts):
+        for count in range(1, len(those) + 1):
+            name = "/".join(those[-count:])
+            if all(other == number or others[-count:] != those[-count:] for other, others in enumerate(parts)):
+                break
+        else:
+            name = f"{sources[number]} ({number + 1})"
+        names.append(name)
+    return names

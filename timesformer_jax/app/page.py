@@ -1,0 +1,168 @@
+"""Gradio's page: choosing a video, the controls, and the results."""
+
+import importlib.resources
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gradio as gr  # pyright: ignore[reportMissingImports]  (optional)
+
+from timesformer_jax.app import html
+from timesformer_jax.app.analysis import Analysis, Choice
+from timesformer_jax.app.checkpoint import METHODS, Checkpoint
+from timesformer_jax.app.examples import Examples
+from timesformer_jax.app.store import RemovedError, Store
+from timesformer_jax.errors import InputError
+from timesformer_jax.os_errors import sentence
+from timesformer_jax.video import Limits
+
+log = logging.getLogger("timesformer_jax")
+
+AT_ONCE = 3
+"""Number of pages for which the server computes at the same time; the others wait."""
+MOST_WAITING = 64
+BEST_LABEL = ""
+"""Value of the list of labels that stands for the best label of each model."""
+
+
+def static(name: str) -> str:
+    """Return the text of one of the page's files."""
+    return importlib.resources.files("timesformer_jax.app").joinpath("static", name).read_text(encoding="utf-8")
+
+
+def look() -> dict[str, Any]:
+    """Return the page's theme, styles and scripts, as arguments of `gradio.mount_gradio_app`. All fonts are the system's."""
+    font = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+    theme = gr.themes.Base(
+        primary_hue="blue",
+        neutral_hue="slate",
+        font=font,
+        font_mono=("ui-monospace", "monospace"),
+        radius_size="lg",
+        text_size="md",
+    ).set(
+        body_background_fill="#f6f7f9",
+        body_background_fill_dark="#0d1117",
+        background_fill_primary_dark="#151b23",
+        block_background_fill_dark="#151b23",
+        border_color_primary_dark="#2d3540",
+        block_border_width="0px",
+        block_shadow="none",
+        block_label_background_fill="transparent",
+        slider_color="*primary_600",
+        slider_color_dark="*primary_400",
+    )
+    return {"theme": theme, "css": static("page.css"), "head": f"{static('head.html')}<script>{static('page.js')}</script>"}
+
+
+def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits) -> gr.Blocks:
+    """Make the page.
+
+    Args:
+        checkpoints: The checkpoints to compare.
+        store: The uploaded videos.
+        limits: Largest video to accept.
+    """
+    examples = Examples(store.folder / "examples")
+    labels = list(dict.fromkeys(label for one in checkpoints for label in one.labels))
+    best = "Best label" if len(checkpoints) == 1 else "Best label of each model"
+    choices = [(best, BEST_LABEL), *((html.printable(label), label) for label in labels)]
+    methods = [(title, name) for name, title in METHODS.items() if any(name in one.methods for one in checkpoints)]
+    usual = Choice()
+
+    with gr.Blocks(title="timesformer", analytics_enabled=False, fill_width=True) as blocks:
+        gr.HTML(static("header.html"), elem_id="top", js_on_load=None)
+        with gr.Row(elem_id="main"):
+            with gr.Column(scale=0, min_width=300, elem_id="side"):
+                template = static("chooser.html").replace("@examples", html.example_buttons(examples.thumbnails))
+                chooser = gr.HTML(
+                    html_template=template, js_on_load=static("chooser.js"), elem_id="chooser", apply_default_css=False
+                )
+                with gr.Column(visible=False, elem_id="controls") as controls:
+                    label = gr.Dropdown(
+                        choices, value=BEST_LABEL, label="Label to explain", info="Type to search", elem_id="label"
+                    )
+                    method = gr.Radio(methods, value=usual.method, label="Map", elem_id="method", visible=len(methods) > 1)
+                    strength = gr.Slider(0, 1, usual.strength, step=0.05, label="Strength", elem_id="strength", buttons=[])
+            with gr.Column(scale=1, min_width=300, elem_id="view"):
+                status = gr.HTML(elem_id="status", js_on_load=None, apply_default_css=False)
+                shown = gr.HTML(html.welcome(checkpoints), elem_id="shown", js_on_load=None, apply_default_css=False)
+        token = gr.State()
+
+        def reported(upload: Any, steps: Iterator[dict[Any, Any]]) -> Iterator[dict[Any, Any]]:
+            """Pass on what is to be shown, and at the end either nothing or what went wrong."""
+            ending = ""
+            try:
+                yield from steps
+            except RemovedError as error:
+                ending = html.problem(str(error))
+            except InputError as error:
+                ending = html.problem(upload.said(error))
+            except OSError as error:
+                ending = html.problem(sentence(error, "The server can't work on this video"))
+            except Exception:
+                log.exception("The page could not work on %s", upload.name)
+                ending = html.problem("Something went wrong on the server; its terminal says what. Try another video.")
+            yield {status: ending}
+
+        def opened(given: Any, method: str, strength: float, request: gr.Request) -> Iterator[dict[Any, Any]]:
+            try:
+                upload = store.claim(given, request.session_hash)
+            except RemovedError as error:
+                yield {status: html.problem(str(error))}
+                return
+            analysis = upload.kept["analysis"] = Analysis(upload, checkpoints, limits)
+
+            def steps() -> Iterator[dict[Any, Any]]:
+                yield {shown: "", controls: gr.Column(visible=False), label: BEST_LABEL, token: upload.token}
+                for step in analysis.predict():
+                    yield {status: html.progress(step), shown: html.results(analysis.columns, method)}
+                yield {controls: gr.Column(visible=True)}
+                yield from drawing(analysis, Choice(None, method, strength))
+
+            yield from reported(upload, steps())
+
+        def drawing(analysis: Analysis, choice: Choice) -> Iterator[dict[Any, Any]]:
+            for step in analysis.explain(choice):
+                yield {status: html.progress(step), shown: html.results(analysis.columns, choice.method)}
+            yield {status: "", shown: html.results(analysis.columns, choice.method)}
+
+        def uploaded(method: str, strength: float, event: gr.EventData, request: gr.Request) -> Iterator[dict[Any, Any]]:
+            """A video was uploaded: the event has its token."""
+            yield from opened(event._data.get("token"), method, strength, request)
+
+        def picked(method: str, strength: float, event: gr.EventData, request: gr.Request) -> Iterator[dict[Any, Any]]:
+            """An example was picked: the event has its number."""
+            yield from opened(examples.add(event._data.get("number"), store), method, strength, request)
+
+        def changed(given: Any, label: str, method: str, strength: float) -> Iterator[dict[Any, Any]]:
+            """Something else is to be seen of the same video."""
+            try:
+                upload = store.get(given)
+                analysis = upload.kept["analysis"]
+            except (RemovedError, KeyError):
+                yield {status: html.problem("This video has been removed from the server: choose it again.")}
+                return
+            choice = Choice(label if label != BEST_LABEL else None, method, float(strength))
+            yield from reported(upload, drawing(analysis, choice))
+
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_id": "model"}
+        private["concurrency_limit"] = AT_ONCE
+        change = gr.on(
+            [label.input, method.input, strength.release],
+            changed,
+            [token, label, method, strength],
+            [status, shown],
+            trigger_mode="always_last",
+            **private,
+        )
+        everything = [token, status, shown, controls, label]
+        chooser.upload(uploaded, [method, strength], everything, cancels=[change], **private)
+        chooser.select(picked, [method, strength], everything, cancels=[change], **private)
+
+        def closed(request: gr.Request) -> None:
+            store.release(request.session_hash)
+
+        blocks.unload(closed)
+    blocks.queue(max_size=MOST_WAITING, api_open=False)
+    return blocks

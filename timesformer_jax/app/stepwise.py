@@ -1,0 +1,62 @@
+"""Progress of a function that reports it to a callback, as an iterator that can be left early."""
+
+import queue
+import threading
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+class Left(Exception):  # noqa: N818 (not an error)
+    """Raised inside the function once nobody asks for its progress any more."""
+
+
+def stepwise(work: Callable[[Callable[[float], None]], Result]) -> Generator[float, None, Result]:
+    """Run `work` in a thread, and yield what it reports; returns its result, or raises its exception.
+
+    Reports that come while the caller is busy with an earlier one are skipped. If the iterator is closed, the next report of
+    `work` ends it.
+
+    Args:
+        work: Function of a callback to which it reports the share that is done.
+    """
+    reports: queue.Queue[float | None] = queue.Queue()
+    left = threading.Event()
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def report(share: float) -> None:
+        if left.is_set():
+            raise Left
+        reports.put(share)
+
+    def run() -> None:
+        try:
+            results.append(work(report))
+        except Left:
+            pass
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            reports.put(None)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while (share := _latest(reports)) is not None:
+            yield share
+    finally:
+        left.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _latest(reports: "queue.Queue[float | None]") -> float | None:
+    """Return the latest report, once there is one; None after the last."""
+    share = reports.get()
+    while share is not None and not reports.empty():
+        share = reports.get()
+    return share
