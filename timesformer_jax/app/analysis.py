@@ -1,16 +1,20 @@
 """What the page computes for an uploaded video, step by step, for each of its checkpoints."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.app.checkpoint import Checkpoint, Seen
+from timesformer_jax.app.stepwise import stepwise
 from timesformer_jax.app.store import Upload
 from timesformer_jax.errors import InputError
-from timesformer_jax.explain.drawing import mp4_bytes, overlay
+from timesformer_jax.explain import Film, MappedClip, draw_on_video
+from timesformer_jax.explain.drawing import STRENGTH
 from timesformer_jax.pretrained import Prediction
 from timesformer_jax.video import Limits
 from timesformer_jax.video.encoding import encode_jpeg
@@ -28,7 +32,7 @@ class Choice(NamedTuple):
     """Label to explain; None for the best label of each model."""
     method: str = "relevance"
     """A key of `METHODS`."""
-    strength: float = 0.65
+    strength: float = STRENGTH
     """Opacity of the map where it is highest, from 0 to 1."""
 
 
@@ -66,7 +70,6 @@ class Column:
     note: str = ""
 
 
-Result = TypeVar("Result")
 Progress = Iterator[Step]
 
 
@@ -77,12 +80,14 @@ class Analysis:
         upload: The video.
         checkpoints: The checkpoints to compare.
         limits: Largest video to accept.
+        max_side: Maximum of width and height in pixels of drawn videos; None for the video's own size.
     """
 
-    def __init__(self, upload: Upload, checkpoints: Sequence[Checkpoint], limits: Limits):
-        self.upload, self.limits = upload, limits
+    def __init__(self, upload: Upload, checkpoints: Sequence[Checkpoint], limits: Limits, max_side: int | None = None):
+        self.upload, self.limits, self.max_side = upload, limits, max_side
         self.columns = [Column(checkpoint) for checkpoint in checkpoints]
         self._seen: list[Seen] = []
+        self._kept: dict[tuple[int, int | None, str], MappedClip] = {}
 
     def predict(self) -> Progress:
         """Predict with every checkpoint."""
@@ -91,7 +96,7 @@ class Analysis:
             yield self._step(number / len(self.columns), f"{column.checkpoint.name} is looking at the video")
             seen = column.checkpoint.see(self.upload.video, self.limits)
             self._seen.append(seen)
-            column.best, column.seconds = column.checkpoint.best(seen, BEST), seen.seconds
+            column.best, column.seconds = column.checkpoint.best(seen, BEST), seen.clip.seconds
             frames = column.checkpoint.frames(seen)
             shown = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().astype(int))
             column.num_frames = len(frames)
@@ -100,22 +105,36 @@ class Analysis:
     def explain(self, choice: Choice) -> Progress:
         """Draw where every checkpoint looks."""
         for number, column in enumerate(self.columns):
-            yield self._step(number / len(self.columns), f"Drawing where {column.checkpoint.name} looks")
+            text = f"Drawing where {column.checkpoint.name} looks"
+            yield self._step(number / len(self.columns), text)
+            address = None
             try:
-                column.drawn, column.explained, column.note = *self._draw(number, choice), ""
+                explained, clip = self._maps(number, choice)
+                path, address = self.upload.serve(".mp4")
+                for share in stepwise(functools.partial(self._draw, path, clip, choice.strength)):
+                    yield self._step((number + share) / len(self.columns), text)
             except InputError as error:
                 self.upload.check()
-                column.drawn, column.explained, column.note = None, None, str(error)
+                self.upload.drop(address)
+                column.explained, column.note, address = None, self.upload.said(error), None
+            else:
+                column.explained, column.note = explained, ""
+            self.upload.drop(column.drawn)
+            column.drawn = address
 
-    def _draw(self, number: int, choice: Choice) -> tuple[str, Prediction | None]:
-        """Draw the map of one checkpoint; return the video's address and the label that it explains."""
+    def _maps(self, number: int, choice: Choice) -> tuple[Prediction | None, MappedClip]:
+        """Compute, or find, the maps of a checkpoint, and the label that they explain."""
         checkpoint, seen = self.columns[number].checkpoint, self._seen[number]
         label = None if choice.method == "rollout" else checkpoint.number(choice.label, seen)
-        maps = checkpoint.maps(seen, label or 0, choice.method)
-        frames = overlay(checkpoint.frames(seen), maps)
-        _, address = self.upload.serve(".mp4", mp4_bytes(frames, 4))
+        asked = number, label, choice.method
+        if asked not in self._kept:
+            self._kept[asked] = checkpoint.maps(seen, label or 0, choice.method)
         explained = None if label is None else Prediction(checkpoint.labels[label], float(seen.scores[label]))
-        return address, explained
+        return explained, self._kept[asked]
+
+    def _draw(self, path: Path, clip: MappedClip, strength: float, progress: Callable[[float], None]) -> Film:
+        limits = {"max_side": self.max_side, "limits": self.limits}
+        return draw_on_video(self.upload.video, path, [clip], strength=strength, progress=progress, **limits)
 
     def _step(self, done: float, text: str) -> Step:
         self.upload.check()

@@ -10,9 +10,9 @@ import numpy as np
 from timesformer_jax._typing import Float, UInt8, ndarray
 from timesformer_jax.cnn3d import ConvNet
 from timesformer_jax.errors import InputError
-from timesformer_jax.explain import attention_rollout, class_relevance, grad_cam
+from timesformer_jax.explain import MappedClip, attention_rollout, class_relevance, grad_cam
 from timesformer_jax.pretrained import Prediction, Pretrained
-from timesformer_jax.video import Limits
+from timesformer_jax.video import Clip, Limits
 
 METHODS = {"relevance": "Relevance for a label", "rollout": "Attention rollout"}
 """Maps a method of explanation to its title."""
@@ -23,13 +23,11 @@ class Seen:
     """The clip of a video that a model saw, and what it made of it.
 
     Attributes:
-        clip: The model's input.
-        seconds: Second of the video at which the clip begins.
+        clip: The clip, with its times and its only crop.
         scores: One probability per class.
     """
 
-    clip: Float[ndarray, "T S S 3"]
-    seconds: float
+    clip: Clip
     scores: Float[ndarray, "classes"]
 
 
@@ -70,8 +68,9 @@ class Checkpoint:
         Raises:
             UnreadableVideoError: If no frame of the file can be decoded, or if it exceeds the limits.
         """
-        views, seconds = self.pretrained.preprocess.timed(video, num_clips=1, num_crops=1, limits=limits)
-        return Seen(views[0], float(seconds[0]), self.pretrained.view_scores(views[:1]))
+        # The last one counts: an earlier one was chosen before the number of frames was known.
+        *_, clip = self.pretrained.preprocess.clips(video, num_clips=1, num_crops=1, limits=limits)
+        return Seen(clip, self.pretrained.view_scores(clip.views))
 
     def best(self, seen: Seen, count: int) -> list[Prediction]:
         """Return the best labels, best first."""
@@ -87,15 +86,15 @@ class Checkpoint:
 
     def frames(self, seen: Seen) -> UInt8[ndarray, "T S S 3"]:
         """Return the frames that the model saw, as RGB images."""
-        return self.pretrained.preprocess.pictures(seen.clip)
+        return self.pretrained.preprocess.pictures(seen.clip.views[0])
 
-    def maps(self, seen: Seen, number: int, method: str) -> Float[ndarray, "T h w"]:
-        """Compute one number per frame and place: how much it matters for class `number`, or for any with "rollout".
+    def maps(self, seen: Seen, number: int, method: str) -> MappedClip:
+        """Compute how much each place of each frame matters for class `number`; "rollout" is the same for all.
 
         Raises:
             InputError: If the model doesn't support the method.
         """
-        model, variables, clip = self.pretrained.model, self.pretrained.variables, jnp.asarray(seen.clip[None])
+        model, variables, clip = self.pretrained.model, self.pretrained.variables, jnp.asarray(seen.clip.views)
         if method not in self.methods:
             raise InputError(f"{self.name} has no attention to roll out: choose {METHODS['relevance'].lower()}.")
         if method == "rollout":
@@ -104,7 +103,7 @@ class Checkpoint:
             found = grad_cam(model, variables, clip, np.array([number]))
         else:
             found = class_relevance(model, variables["params"], clip, np.array([number]))
-        return np.asarray(found[0])
+        return MappedClip(seen.clip.times, np.asarray(found[0]), seen.clip.boxes[0])
 
 
 def distinct_names(sources: Sequence[str]) -> list[str]:

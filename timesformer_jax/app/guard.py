@@ -87,7 +87,7 @@ class Guard:
         """Return the status and text for a request that is refused; None for one that is allowed."""
         if scope["type"] != "http":
             return 404, "Not found."
-        method = {"HEAD": "GET"}.get(scope["method"], scope["method"])
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
         if not any(re.fullmatch(path, scope["path"]) for path in OPEN.get(method, ())) or ".." in scope["path"]:
             return 404, "Not found."
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}

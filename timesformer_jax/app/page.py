@@ -1,11 +1,14 @@
 """Gradio's page: choosing a video, the controls, and the results."""
 
+# Gradio and what it brings are optional.
+# pyright: reportMissingImports=false
+
 import importlib.resources
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import gradio as gr  # pyright: ignore[reportMissingImports]  (optional)
+import gradio as gr
 
 from timesformer_jax.app import html
 from timesformer_jax.app.analysis import Analysis, Choice

@@ -1,5 +1,8 @@
 """The web server: Gradio's page behind the guard, uploads and the files made of them."""
 
+# Gradio and what it brings are optional.
+# pyright: reportMissingImports=false
+
 import asyncio
 import contextlib
 import errno

@@ -1,6 +1,5 @@
 """Progress of a function that reports it to a callback, as an iterator that can be left early."""
 
-import queue
 import threading
 from collections.abc import Callable, Generator
 from typing import TypeVar
@@ -21,15 +20,16 @@ def stepwise(work: Callable[[Callable[[float], None]], Result]) -> Generator[flo
     Args:
         work: Function of a callback to which it reports the share that is done.
     """
-    reports: queue.Queue[float | None] = queue.Queue()
-    left = threading.Event()
+    something, ended, left = threading.Event(), threading.Event(), threading.Event()
+    latest: list[float] = []
     results: list[Result] = []
     errors: list[BaseException] = []
 
     def report(share: float) -> None:
         if left.is_set():
             raise Left
-        reports.put(share)
+        latest[:] = [share]
+        something.set()
 
     def run() -> None:
         try:
@@ -39,24 +39,20 @@ def stepwise(work: Callable[[Callable[[float], None]], Result]) -> Generator[flo
         except BaseException as error:
             errors.append(error)
         finally:
-            reports.put(None)
+            ended.set()
+            something.set()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        while (share := _latest(reports)) is not None:
-            yield share
+        while latest or not ended.is_set():
+            something.wait()
+            something.clear()
+            if latest:
+                yield latest.pop()
     finally:
         left.set()
         thread.join()
     if errors:
         raise errors[0]
     return results[0]
-
-
-def _latest(reports: "queue.Queue[float | None]") -> float | None:
-    """Return the latest report, once there is one; None after the last."""
-    share = reports.get()
-    while share is not None and not reports.empty():
-        share = reports.get()
-    return share

@@ -77,6 +77,11 @@ class Upload:
         self.served[name] = path
         return path, f"media/{self.token}/{name}"
 
+    def drop(self, address: str | None) -> None:
+        """Remove a file that `serve` made; None for none."""
+        if address is not None and (path := self.served.pop(address.rpartition("/")[2], None)) is not None:
+            path.unlink(missing_ok=True)
+
 
 class Store:
     """All uploads of a server, in one temporary folder.
