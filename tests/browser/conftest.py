@@ -82,6 +82,7 @@ def page(new_page: Callable[..., Any]) -> Any:
 
 
 LABELS = ("across", "down", "back", "<b>up</b> & away")
+MAX_BYTES = 1_000_000
 SCHEMES = ("divided_space_time", "space_only")
 
 
@@ -108,10 +109,15 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def app(checkpoints: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The app's folder for temporary files."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="session")
+def app(checkpoints: list[Path], uploads: Path) -> Iterator[str]:
     """Address of `timesformer app` with both checkpoints, in a process of its own."""
-    uploads = tmp_path_factory.mktemp("uploads")
-    command = [sys.executable, "-m", "timesformer_jax", "app", "--port=0"]
+    command = [sys.executable, "-m", "timesformer_jax", "app", "--port=0", f"--max-bytes={MAX_BYTES}"]
     command += [f"--checkpoint={path}" for path in checkpoints]
     with started(command, {"TMPDIR": str(uploads)}) as url:
         yield url

@@ -1,10 +1,11 @@
 """What the page computes for an uploaded video, step by step, for each of its checkpoints."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from timesformer_jax.app.store import Upload
 from timesformer_jax.errors import InputError
 from timesformer_jax.explain import Film, MappedClip, draw_on_video
 from timesformer_jax.explain.drawing import STRENGTH
-from timesformer_jax.pretrained import Prediction
+from timesformer_jax.pretrained import Prediction, WindowScores
 from timesformer_jax.video import Limits
 from timesformer_jax.video.encoding import encode_jpeg
 
@@ -56,8 +57,10 @@ class Column:
         num_frames: Number of frames that it saw, of which `frames` may be only some.
         seconds: Second at which the clip begins.
         explained: The explained label with its probability; None with a method that doesn't depend on a label.
+        method: How it is explained, a key of `METHODS`.
         drawn: Address of the video with the map; None before it is drawn.
         note: Why nothing is drawn; empty if it is.
+        scores: Probabilities over time; None for videos that are hardly longer than a clip, and before they are computed.
     """
 
     checkpoint: Checkpoint
@@ -66,10 +69,13 @@ class Column:
     num_frames: int = 0
     seconds: float = 0.0
     explained: Prediction | None = None
+    method: str = "relevance"
     drawn: str | None = None
     note: str = ""
+    scores: WindowScores | None = None
 
 
+Result = TypeVar("Result")
 Progress = Iterator[Step]
 
 
@@ -86,6 +92,7 @@ class Analysis:
     def __init__(self, upload: Upload, checkpoints: Sequence[Checkpoint], limits: Limits, max_side: int | None = None):
         self.upload, self.limits, self.max_side = upload, limits, max_side
         self.columns = [Column(checkpoint) for checkpoint in checkpoints]
+        self._turn = 0
         self._seen: list[Seen] = []
         self._kept: dict[tuple[int, int | None, str], MappedClip] = {}
 
@@ -103,24 +110,36 @@ class Analysis:
             column.frames = [self.upload.serve(".jpg", _jpeg(frames[index]))[1] for index in shown.tolist()]
 
     def explain(self, choice: Choice) -> Progress:
-        """Draw where every checkpoint looks."""
+        """Draw where every checkpoint looks. If called again meanwhile, with another choice, the earlier call stops."""
+        self._turn = turn = self._turn + 1
         for number, column in enumerate(self.columns):
             text = f"Drawing where {column.checkpoint.name} looks"
             yield self._step(number / len(self.columns), text)
-            address = None
+            address, note = None, ""
             try:
                 explained, clip = self._maps(number, choice)
                 path, address = self.upload.serve(".mp4")
-                for share in stepwise(functools.partial(self._draw, path, clip, choice.strength)):
-                    yield self._step((number + share) / len(self.columns), text)
+                yield from self._shares(stepwise(functools.partial(self._draw, path, clip, choice.strength)), number, text)
             except InputError as error:
                 self.upload.check()
                 self.upload.drop(address)
-                column.explained, column.note, address = None, self.upload.said(error), None
-            else:
-                column.explained, column.note = explained, ""
+                address, explained, note = None, None, self.upload.said(error)
+            if self._turn != turn:
+                self.upload.drop(address)
+                return
             self.upload.drop(column.drawn)
-            column.drawn = address
+            column.drawn, column.explained, column.note, column.method = address, explained, note, choice.method
+
+    def follow(self) -> Progress:
+        """Predict the labels over time, if the video is longer than a clip."""
+        for number, column in enumerate(self.columns):
+            checkpoint, text = column.checkpoint, f"{column.checkpoint.name} is following the whole video"
+            stride = checkpoint.stride(self.upload.video, self.limits)
+            if stride is None:
+                continue
+            yield self._step(number / len(self.columns), text)
+            steps = stepwise(functools.partial(checkpoint.follow, self.upload.video, stride, self.limits))
+            column.scores = yield from self._shares(steps, number, text)
 
     def _maps(self, number: int, choice: Choice) -> tuple[Prediction | None, MappedClip]:
         """Compute, or find, the maps of a checkpoint, and the label that they explain."""
@@ -135,6 +154,16 @@ class Analysis:
     def _draw(self, path: Path, clip: MappedClip, strength: float, progress: Callable[[float], None]) -> Film:
         limits = {"max_side": self.max_side, "limits": self.limits}
         return draw_on_video(self.upload.video, path, [clip], strength=strength, progress=progress, **limits)
+
+    def _shares(self, steps: Generator[float, None, Result], number: int, text: str) -> Generator[Step, None, Result]:
+        """Turn shares of the work on one column into steps of the whole."""
+        with contextlib.closing(steps):
+            while True:
+                try:
+                    share = next(steps)
+                except StopIteration as ended:
+                    return ended.value
+                yield self._step((number + share) / len(self.columns), text)
 
     def _step(self, done: float, text: str) -> Step:
         self.upload.check()

@@ -1,7 +1,7 @@
 """A loaded checkpoint, and what the page asks of it: from a video file to labels, frames, maps and a timeline."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,9 +11,13 @@ from timesformer_jax._typing import Float, UInt8, ndarray
 from timesformer_jax.cnn3d import ConvNet
 from timesformer_jax.errors import InputError
 from timesformer_jax.explain import MappedClip, attention_rollout, class_relevance, grad_cam
-from timesformer_jax.pretrained import Prediction, Pretrained
-from timesformer_jax.video import Clip, Limits
+from timesformer_jax.pretrained import Prediction, Pretrained, WindowScores
+from timesformer_jax.video import Clip, Limits, open_video
 
+MOST_WINDOWS = 60
+"""Maximum number of windows of a timeline: in longer videos they are further apart."""
+LONGER = 1.25
+"""A video has a timeline if it is more than this many times as long as a clip."""
 METHODS = {"relevance": "Relevance for a label", "rollout": "Attention rollout"}
 """Maps a method of explanation to its title."""
 
@@ -104,6 +108,17 @@ class Checkpoint:
         else:
             found = class_relevance(model, variables["params"], clip, np.array([number]))
         return MappedClip(seen.clip.times, np.asarray(found[0]), seen.clip.boxes[0])
+
+    def stride(self, video: Path, limits: Limits) -> float | None:
+        """Return the seconds between windows of a video's timeline; None for a video that is hardly longer than a clip."""
+        window = self.pretrained.preprocess.window_seconds
+        with open_video(video, limits=limits) as source:
+            seconds = source.seconds or source.count_packets() / source.fps
+        return max(window / 2, seconds / MOST_WINDOWS) if seconds > LONGER * window else None
+
+    def follow(self, video: Path, stride: float, limits: Limits, progress: Callable[[float], None]) -> WindowScores:
+        """Predict the labels of windows of a video, cropped at the centre, that begin `stride` seconds apart."""
+        return self.pretrained.window_scores(video, stride=stride, limits=limits, progress=progress)
 
 
 def distinct_names(sources: Sequence[str]) -> list[str]:

@@ -1,22 +1,15 @@
 """HTML of the page's results. All text from labels, files and checkpoints is escaped."""
 
 import base64
-import html
 from collections.abc import Iterable, Mapping, Sequence
 
+from timesformer_jax.app import timeline
 from timesformer_jax.app.analysis import Column, Step
 from timesformer_jax.app.checkpoint import METHODS, Checkpoint
-from timesformer_jax.printable import printable
+from timesformer_jax.app.escape import percent, text
 
-
-def text(value: object) -> str:
-    """Escape text for HTML; control characters become visible."""
-    return html.escape(printable(value))
-
-
-def percent(share: float) -> str:
-    """Return a probability as text."""
-    return f"{100 * share:.1f} %"
+MOST_ACROSS = 8
+"""Maximum number of frames in a row."""
 
 
 def progress(step: Step | None) -> str:
@@ -44,9 +37,12 @@ def welcome(checkpoints: Iterable[Checkpoint]) -> str:
     )
 
 
-def results(columns: Sequence[Column], method: str) -> str:
-    """Return the results of all checkpoints, side by side."""
-    return f'{SPEEDS}<div class="columns">{"".join(_column(column, method) for column in columns)}</div>'
+def results(columns: Sequence[Column], *, busy: bool) -> str:
+    """Return the results of all checkpoints, side by side; `busy` while some are still missing."""
+    followed = [(column.scores, column.checkpoint.labels) for column in columns if column.scores is not None]
+    colours = timeline.colours(followed)
+    shown = "".join(_column(column, colours) for column in columns)
+    return f'{SPEEDS}<div class="columns" aria-busy="{str(busy).lower()}">{shown}</div>'
 
 
 SPEEDS = (
@@ -58,9 +54,9 @@ SPEEDS = (
 """Choice of the speed at which the videos play; the browser alone handles it."""
 
 
-def _column(column: Column, method: str) -> str:
+def _column(column: Column, colours: Mapping[str, str]) -> str:
     title = f'<header><h2>{text(column.checkpoint.name)}</h2><p class="about">{text(column.checkpoint.about)}</p></header>'
-    parts = [title, _labels(column), _drawn(column, method), _frames(column)]
+    parts = [title, _labels(column), _drawn(column), _frames(column), _timeline(column, colours)]
     return f'<article class="model" aria-label="{text(column.checkpoint.name)}">{"".join(parts)}</article>'
 
 
@@ -78,21 +74,22 @@ def _labels(column: Column) -> str:
     return f'<ol class="labels" aria-label="Best labels">{rows}</ol>'
 
 
-def _drawn(column: Column, method: str) -> str:
+def _drawn(column: Column) -> str:
     if column.note:
         return f'<p class="note">{text(column.note)}</p>'
     if column.drawn is None:
         return '<div class="drawn waiting" aria-hidden="true"></div>'
-    what = METHODS[method].lower() if column.explained is None else f"what speaks for “{column.explained.label}”"
+    what = METHODS[column.method].lower() if column.explained is None else f"what speaks for “{column.explained.label}”"
     return (
         f'<figure class="drawn"><video src="{column.drawn}" controls loop muted playsinline autoplay '
-        f'aria-label="The video with {text(what)}"></video><figcaption>Bright: {text(what)}</figcaption></figure>'
+        f'aria-label="The video with {text(what)}"></video><figcaption>Bright: {text(what)}. Grey: not given to the model.'
+        "</figcaption></figure>"
     )
 
 
 def _frames(column: Column) -> str:
     if not column.frames:
-        return ""
+        return "<div></div>"
     count = len(column.frames)
     which = f"{count} of {column.num_frames} frames" if count < column.num_frames else f"{count} frames"
     pictures = "".join(
@@ -101,7 +98,7 @@ def _frames(column: Column) -> str:
     )
     return (
         f'<section class="frames"><h3>The {which} that it saw, from {column.seconds:.1f} s on</h3>'
-        f'<div class="strip" tabindex="0" role="group" aria-label="Frames">{pictures}</div></section>'
+        f'<div class="strip" style="--across:{min(count, MOST_ACROSS)}">{pictures}</div></section>'
     )
 
 
@@ -112,3 +109,10 @@ def example_buttons(thumbnails: Mapping[str, bytes]) -> str:
         f'<img src="data:image/png;base64,{base64.b64encode(picture).decode()}" alt=""><span>{text(title)}</span></button>'
         for number, (title, picture) in enumerate(thumbnails.items())
     )
+
+
+def _timeline(column: Column, colours: Mapping[str, str]) -> str:
+    if column.scores is None:
+        return "<div></div>"
+    drawn = timeline.draw(column.scores, column.checkpoint.labels, colours)
+    return f'<section class="timeline"><h3>The best label over time</h3>{drawn}</section>'

@@ -4,19 +4,21 @@
 # pyright: reportMissingImports=false
 
 import importlib.resources
+import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 
 from timesformer_jax.app import html
-from timesformer_jax.app.analysis import Analysis, Choice
+from timesformer_jax.app.analysis import Analysis, Choice, Step
 from timesformer_jax.app.checkpoint import METHODS, Checkpoint
 from timesformer_jax.app.examples import Examples
 from timesformer_jax.app.store import RemovedError, Store
 from timesformer_jax.errors import InputError
 from timesformer_jax.os_errors import sentence
+from timesformer_jax.printable import printable
 from timesformer_jax.video import Limits
 
 log = logging.getLogger("timesformer_jax")
@@ -69,7 +71,7 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits) 
     examples = Examples(store.folder / "examples")
     labels = list(dict.fromkeys(label for one in checkpoints for label in one.labels))
     best = "Best label" if len(checkpoints) == 1 else "Best label of each model"
-    choices = [(best, BEST_LABEL), *((html.printable(label), label) for label in labels)]
+    choices = [(best, BEST_LABEL), *((printable(label), label) for label in labels)]
     methods = [(title, name) for name, title in METHODS.items() if any(name in one.methods for one in checkpoints)]
     usual = Choice()
 
@@ -93,10 +95,10 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits) 
         token = gr.State()
 
         def reported(upload: Any, steps: Iterator[dict[Any, Any]]) -> Iterator[dict[Any, Any]]:
-            """Pass on what is to be shown, and at the end either nothing or what went wrong."""
-            ending = ""
+            """Pass on what is to be shown, or else what went wrong."""
             try:
                 yield from steps
+                return
             except RemovedError as error:
                 ending = html.problem(str(error))
             except InputError as error:
@@ -106,7 +108,7 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits) 
             except Exception:
                 log.exception("The page could not work on %s", upload.name)
                 ending = html.problem("Something went wrong on the server; its terminal says what. Try another video.")
-            yield {status: ending}
+            yield {status: ending, shown: ""}
 
         def opened(given: Any, method: str, strength: float, request: gr.Request) -> Iterator[dict[Any, Any]]:
             try:
@@ -119,16 +121,18 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits) 
             def steps() -> Iterator[dict[Any, Any]]:
                 yield {shown: "", controls: gr.Column(visible=False), label: BEST_LABEL, token: upload.token}
                 for step in analysis.predict():
-                    yield {status: html.progress(step), shown: html.results(analysis.columns, method)}
+                    yield {status: html.progress(step), shown: html.results(analysis.columns, busy=True)}
                 yield {controls: gr.Column(visible=True)}
-                yield from drawing(analysis, Choice(None, method, strength))
+                yield from showing(
+                    analysis, itertools.chain(analysis.explain(Choice(None, method, float(strength))), analysis.follow())
+                )
 
             yield from reported(upload, steps())
 
-        def drawing(analysis: Analysis, choice: Choice) -> Iterator[dict[Any, Any]]:
-            for step in analysis.explain(choice):
-                yield {status: html.progress(step), shown: html.results(analysis.columns, choice.method)}
-            yield {status: "", shown: html.results(analysis.columns, choice.method)}
+        def showing(analysis: Analysis, steps: Iterable[Step]) -> Iterator[dict[Any, Any]]:
+            for step in steps:
+                yield {status: html.progress(step), shown: html.results(analysis.columns, busy=True)}
+            yield {status: "", shown: html.results(analysis.columns, busy=False)}
 
         def uploaded(method: str, strength: float, event: gr.EventData, request: gr.Request) -> Iterator[dict[Any, Any]]:
             """A video was uploaded: the event has its token."""
@@ -147,12 +151,12 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits) 
                 yield {status: html.problem("This video has been removed from the server: choose it again.")}
                 return
             choice = Choice(label if label != BEST_LABEL else None, method, float(strength))
-            yield from reported(upload, drawing(analysis, choice))
+            yield from reported(upload, showing(analysis, analysis.explain(choice)))
 
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_id": "model"}
         private["concurrency_limit"] = AT_ONCE
         change = gr.on(
-            [label.input, method.input, strength.release],
+            [label.input, method.input, strength.change],
             changed,
             [token, label, method, strength],
             [status, shown],

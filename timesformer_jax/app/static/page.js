@@ -3,7 +3,8 @@
   const SHORT = 1.5; // seconds
   let chosen = false;
   const all = () => [...document.querySelectorAll("#shown video")];
-  const others = (video) => all().filter((one) => one !== video);
+  // Models may take clips of different lengths; their videos don't go together.
+  const others = (video) => all().filter((one) => one !== video && Math.abs(one.duration - video.duration) < 0.05);
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const speed = () => Number(document.querySelector("#shown .speed :checked")?.value ?? 1);
   const on = (type, react) =>
@@ -15,7 +16,12 @@
     video.playbackRate = speed();
     if (still.matches) video.pause();
   });
-  on("play", (video) => others(video).forEach((one) => one.paused && one.play().catch(() => {})));
+  on("play", (video) => {
+    for (const one of others(video)) {
+      if (Math.abs(one.currentTime - video.currentTime) > 0.1) one.currentTime = video.currentTime;
+      if (one.paused) one.play().catch(() => {});
+    }
+  });
   on("pause", (video) => video.ended || video.seeking || others(video).forEach((one) => one.pause()));
   on("seeked", (video) => {
     for (const one of others(video)) {
@@ -26,6 +32,11 @@
     if (event.target.name !== "speed") return;
     chosen = true;
     all().forEach((video) => (video.playbackRate = speed()));
+  });
+
+  // Typing into the list of labels replaces the current one.
+  document.addEventListener("focusin", (event) => {
+    if (event.target.matches("#label input")) setTimeout(() => event.target.select());
   });
 
   // On a phone the results are below: show them. Only this element announces changes to screen readers.
