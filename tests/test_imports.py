@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 HEAVY = ("tensorflow", "tensorflow_datasets", "torch", "optax", "orbax", "av", "matplotlib", "sklearn", "clu", "tqdm")
 HEAVY += ("PIL", "loky", "safetensors", "huggingface_hub", "transformers", "dm_pix", "grain", "onnx", "onnxruntime", "jax2onnx")
+HEAVY += ("gradio", "fastapi")
 
 
 def test_library_import_loads_no_heavy_packages():
@@ -55,6 +56,7 @@ def test_library_requires_only_jax_flax_and_numpy():
         "onnx",
         "torch",
         "plots",
+        "app",
         "beam",
         "dev",
         "cuda",
@@ -84,7 +86,9 @@ def test_pinned_versions_are_within_the_project_bounds():
                 continue
             assert any(bound.operator == "<" for bound in requirement.specifier), f"{requirement} has no upper bound"
             version = here.get(canonical(requirement.name))
-            assert version or requirement.name in ("torch", "apache-beam", "mlcroissant"), f"{requirement} is not pinned"
+            assert version or requirement.name in ("torch", "apache-beam", "mlcroissant", "gradio"), (
+                f"{requirement} is not pinned"
+            )
             assert version is None or requirement.specifier.contains(version), f"{requirement}, but {version} is tested"
 
 
@@ -92,10 +96,14 @@ def canonical(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+OWN_ENVIRONMENTS = ("tests/parity", "tests/browser")
+"""Folders of tests with requirements of their own."""
+
+
 def test_every_imported_package_is_pinned():
     pinned = {
         canonical(line.partition("==")[0])
-        for file in ("requirements.txt", "docs/requirements.txt", "examples/requirements.txt", "tests/parity/requirements.txt")
+        for file in ("requirements.txt", *(f"{room}/requirements.txt" for room in ("docs", "examples", *OWN_ENVIRONMENTS)))
         for line in (ROOT / file).read_text().splitlines()
     }
     packages = {
@@ -162,6 +170,7 @@ MAY_IMPORT = {  # maps a room to the rooms that it may import besides itself and
         "timesformer_jax.training",
     },
     "timesformer_jax/jobs": {
+        "timesformer_jax.app",
         "timesformer_jax.cnn3d",
         "timesformer_jax.modeling",
         "timesformer_jax.video",
@@ -171,6 +180,14 @@ MAY_IMPORT = {  # maps a room to the rooms that it may import besides itself and
         "timesformer_jax.cost",
         "timesformer_jax.features",
         "timesformer_jax.variants",
+    },
+    "timesformer_jax/app": {
+        "timesformer_jax.cnn3d",
+        "timesformer_jax.datasets",
+        "timesformer_jax.explain",
+        "timesformer_jax.palette",
+        "timesformer_jax.pretrained",
+        "timesformer_jax.video",
     },
     "timesformer_jax/evaluation": {"timesformer_jax.modeling", "timesformer_jax.training"},
     "input_pipeline": {"timesformer_jax.augment", "timesformer_jax.video", "timesformer_jax.datasets"},

@@ -20,7 +20,7 @@ from tests.support import moving_square, random_variables, write_video
 ROOT = Path(__file__).parent.parent.parent
 OWN_HOSTS = {"127.0.0.1", "localhost"}
 LOCAL_SCHEMES = {"data", "blob", "file", "about"}
-PATIENCE = 60_000
+PATIENCE = 30_000
 """Milliseconds that Playwright waits for an element: a busy machine compiles slowly."""
 
 

@@ -1,7 +1,8 @@
 """Labels over time as HTML: bars of the best labels above curves of their probabilities."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +23,10 @@ def colours(columns: Sequence[tuple[WindowScores, Sequence[str]]]) -> dict[str, 
     Args:
         columns: The scores of each timeline, and the names of its model's classes.
     """
-    named = [[labels[number] for number in labels_over_time(scores.edges, scores.probabilities)] for scores, labels in columns]
-    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*named))
-    return dict(zip(dict.fromkeys(name for name in in_turn if name is not None), SERIES, strict=False))
+    named = [[labels[number] for number in labels_over_time(each.edges, each.probabilities)] for each, labels in columns]
+    in_turn: Iterator[Any] = itertools.chain.from_iterable(itertools.zip_longest(*named))
+    names: dict[str, None] = dict.fromkeys(name for name in in_turn if name is not None)
+    return {name: str(colour) for name, colour in zip(names, SERIES, strict=False)}
 
 
 def draw(scores: WindowScores, labels: Sequence[str], colours: Mapping[str, str]) -> str:
@@ -68,7 +70,7 @@ def _curves(scores: WindowScores, shown: Mapping[int, str], colours: Mapping[str
     middles = np.concatenate([edges[:1], (edges[:-1] + edges[1:]) / 2, edges[-1:]])
     across = 1000 * (middles - edges[0]) / (edges[-1] - edges[0])
     lines = "".join(f'<path class="grid" d="M0 {HEIGHT * share}H1000"/>' for share in (0.0, 0.5, 1.0))
-    for number, name in reversed(shown.items()):
+    for number, name in reversed(list(shown.items())):
         down = HEIGHT * (1 - np.pad(scores.probabilities[:, number], 1, mode="edge"))
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, down, strict=True))
         lines += f'<polyline points="{points}" stroke="{colours[name]}"/>'
