@@ -21,6 +21,18 @@ SECRET = "root:"
 """What /etc/passwd begins with."""
 
 
+RECORDER = """
+import sys
+
+def record(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        open({file!r}, "a").write(f"{{event}} {{arguments[1:] if event == 'socket.connect' else arguments}}\\n")
+
+sys.addaudithook(record)
+"""
+"""Module that Python imports at its start."""
+
+
 def ask(app: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str]:
     """Send a request whose path isn't tidied up, and return the status and the beginning of the answer."""
     connection = http.client.HTTPConnection(urlsplit(app).netloc, timeout=30)
@@ -147,13 +159,7 @@ def test_server_asks_no_other_machine(checkpoints: list[Path], videos: dict[str,
     """Every look-up of a name and every connection of the process is recorded from its start."""
     recorded = tmp_path / "connections.txt"
     recorded.touch()
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "def record(event, arguments):\n"
-        "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.gethostbyname', 'socket.sendto'):\n"
-        f"        open({str(recorded)!r}, 'a').write(f'{{event}} {{arguments[1:] if event == \"socket.connect\" else arguments}}\\n')\n"
-        "sys.addaudithook(record)\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text(RECORDER.format(file=str(recorded)))
     command = [sys.executable, "-m", "timesformer_jax", "app", "--port=0", f"--checkpoint={checkpoints[0]}"]
     with started(command, {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}) as app:
         assert ask(app, "/")[0] == 200

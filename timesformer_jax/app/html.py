@@ -40,9 +40,15 @@ def welcome(checkpoints: Iterable[Checkpoint]) -> str:
 def results(columns: Sequence[Column], *, busy: bool) -> str:
     """Return the results of all checkpoints, side by side; `busy` while some are still missing."""
     followed = [(column.scores, column.checkpoint.labels) for column in columns if column.scores is not None]
-    colours = timeline.colours(followed)
-    shown = "".join(_column(column, colours) for column in columns)
-    return f'{SPEEDS}<div class="columns" aria-busy="{str(busy).lower()}">{shown}</div>'
+    colours = iter(timeline.colours(followed))
+    shown = "".join(_column(column, {} if column.scores is None else next(colours)) for column in columns)
+    return f'{SPEEDS}<div class="columns" aria-busy="{str(busy).lower()}">{shown}</div><p class="footnote">{FOOTNOTE}</p>'
+
+
+FOOTNOTE = (
+    "Each model received one clip of the video, cropped at the centre. A map of a video that a model was trained on says "
+    "little about how it sees others."
+)
 
 
 SPEEDS = (

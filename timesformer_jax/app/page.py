@@ -60,13 +60,14 @@ def look() -> dict[str, Any]:
     return {"theme": theme, "css": static("page.css"), "head": f"{static('head.html')}<script>{static('page.js')}</script>"}
 
 
-def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits) -> gr.Blocks:
+def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, max_side: int | None = None) -> gr.Blocks:
     """Make the page.
 
     Args:
         checkpoints: The checkpoints to compare.
         store: The uploaded videos.
         limits: Largest video to accept.
+        max_side: Maximum of width and height in pixels of drawn videos; None for the video's own size.
     """
     examples = Examples(store.folder / "examples")
     labels = list(dict.fromkeys(label for one in checkpoints for label in one.labels))
@@ -116,7 +117,7 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits) 
             except RemovedError as error:
                 yield {status: html.problem(str(error))}
                 return
-            analysis = upload.kept["analysis"] = Analysis(upload, checkpoints, limits)
+            analysis = upload.kept["analysis"] = Analysis(upload, checkpoints, limits, max_side)
 
             def steps() -> Iterator[dict[Any, Any]]:
                 yield {shown: "", controls: gr.Column(visible=False), label: BEST_LABEL, token: upload.token}

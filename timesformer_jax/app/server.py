@@ -50,7 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
     return opened
 
 
-def serve(checkpoints: Sequence[Checkpoint], *, host: str, port: int, limits: Limits) -> None:
+def serve(checkpoints: Sequence[Checkpoint], *, host: str, port: int, limits: Limits, max_side: int | None = None) -> None:
     """Serve the page until the process is interrupted; then remove all uploads.
 
     Args:
@@ -58,12 +58,13 @@ def serve(checkpoints: Sequence[Checkpoint], *, host: str, port: int, limits: Li
         host: Address or name to listen on.
         port: Port to listen on; 0 for any that is free.
         limits: Largest video to accept.
+        max_side: Maximum of width and height in pixels of drawn videos; None for the video's own size.
     """
     store = Store()
     try:
         with listen(host, port) as opened:
             number = opened.getsockname()[1]
-            app = build(checkpoints, store, limits, names=LOOPBACK if host in LOOPBACK else None)
+            app = build(checkpoints, store, limits, max_side, names=LOOPBACK if host in LOOPBACK else None)
             shown = f"[{host}]" if ":" in host else host
             print(f"Open http://{shown}:{number} in a browser. Ctrl-C stops.", flush=True)
             _run(app, opened)
@@ -71,8 +72,10 @@ def serve(checkpoints: Sequence[Checkpoint], *, host: str, port: int, limits: Li
         store.close()
 
 
-def build(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, *, names: tuple[str, ...] | None) -> Guard:
-    """Make the whole ASGI application; `names` as in `Guard`."""
+def build(
+    checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, max_side: int | None, *, names: tuple[str, ...] | None
+) -> Guard:
+    """Make the whole ASGI application; `names` as in `Guard`, and the others as in `serve`."""
     os.environ.update(SETTINGS, GRADIO_TEMP_DIR=str(store.folder), GRADIO_EXAMPLES_CACHE=str(store.folder))
     try:
         import fastapi
@@ -91,7 +94,8 @@ def build(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, *, na
         "ssr_mode": False,
         "mcp_server": False,
     }
-    gradio.mount_gradio_app(app, page.build_page(checkpoints, store, limits), path="/", **options, **page.look())
+    blocks = page.build_page(checkpoints, store, limits, max_side)
+    gradio.mount_gradio_app(app, blocks, path="/", **options, **page.look())
     return Guard(app, names)
 
 

@@ -1,8 +1,8 @@
 """Labels over time as HTML: bars of the best labels above curves of their probabilities."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,16 +17,24 @@ HEIGHT = 100
 """Height of the curves in units of the drawing; the width is 1000."""
 
 
-def colours(columns: Sequence[tuple[WindowScores, Sequence[str]]]) -> dict[str, str]:
-    """Return a colour for each of the labels that several timelines show, the same in all of them.
+def colours(columns: Sequence[tuple[WindowScores, Sequence[str]]]) -> list[dict[str, str]]:
+    """Return the colours of the labels that each of several timelines shows. A label has the same one in all of them.
 
     Args:
         columns: The scores of each timeline, and the names of its model's classes.
     """
-    named = [[labels[number] for number in labels_over_time(each.edges, each.probabilities)] for each, labels in columns]
-    in_turn: Iterator[Any] = itertools.chain.from_iterable(itertools.zip_longest(*named))
-    names: dict[str, None] = dict.fromkeys(name for name in in_turn if name is not None)
-    return {name: str(colour) for name, colour in zip(names, SERIES, strict=False)}
+    shown = [
+        dict.fromkeys(str(labels[number]) for number in labels_over_time(scores.edges, scores.probabilities))
+        for scores, labels in columns
+    ]
+    counts = Counter(itertools.chain.from_iterable(shown))
+    shared = dict(zip((name for name, count in counts.items() if count > 1), SERIES, strict=False))
+    found = []
+    for names in shown:
+        free = (colour for colour in SERIES if colour not in shared.values())
+        own = dict(zip((name for name in names if name not in shared), free, strict=False))
+        found.append({name: {**shared, **own}[name] for name in names if name in shared or name in own})
+    return found
 
 
 def draw(scores: WindowScores, labels: Sequence[str], colours: Mapping[str, str]) -> str:

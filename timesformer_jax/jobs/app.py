@@ -16,7 +16,7 @@ from timesformer_jax.app.server import serve
 from timesformer_jax.devices import print_devices
 from timesformer_jax.errors import InputError
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
-from timesformer_jax.jobs.videos import CHECKPOINT, add_limit_arguments, check_classifier, limits_of
+from timesformer_jax.jobs.videos import CHECKPOINT, add_limit_arguments, check_at_least_1, check_classifier, limits_of
 from timesformer_jax.pretrained import load
 from timesformer_jax.video import Limits
 
@@ -38,6 +38,11 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
     )
     job.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines open the page")
     job.add_argument("--port", type=int, default=PORT, help="port to listen on; 0 for any that is free")
+    job.add_argument(
+        "--max-side",
+        type=int,
+        help="maximum width and height in pixels of drawn videos (default: the video's own)",
+    )
     add_limit_arguments(job, LIMITS)
     add_load_arguments(job)
 
@@ -45,6 +50,7 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Load the checkpoints and serve the page until the process is interrupted."""
     limits = limits_of(arguments)
+    check_at_least_1(arguments, "max_side")
     if not 0 <= arguments.port < 1 << 16:
         raise InputError(f"--port must be from 0 to {(1 << 16) - 1}, got {arguments.port}.")
     sources = arguments.checkpoint or _demo()
@@ -54,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         pretrained = load(source, headless=True, **load_options(arguments))
         check_classifier(pretrained, source, "to predict with")
         checkpoints.append(Checkpoint(name, pretrained))
-    serve(checkpoints, host=arguments.host, port=arguments.port, limits=limits)
+    serve(checkpoints, host=arguments.host, port=arguments.port, limits=limits, max_side=arguments.max_side)
     return 0
 
 
