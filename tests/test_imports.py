@@ -97,7 +97,7 @@ def canonical(name: str) -> str:
 
 
 OWN_ENVIRONMENTS = ("tests/parity", "tests/browser")
-"""Folders of tests with requirements of their own."""
+"""Folders of tests with separate requirements."""
 
 
 def test_every_imported_package_is_pinned():

@@ -46,7 +46,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def new_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Function that opens a page in a context of its own; keyword arguments are those of Playwright's `new_context`.
+    """Function that opens a page in a new context; keyword arguments are those of Playwright's `new_context`.
 
     At the end of the test, every request of every page must have gone to this machine, and no script may have failed.
     """
@@ -116,7 +116,7 @@ def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def app(checkpoints: list[Path], uploads: Path) -> Iterator[str]:
-    """Address of `timesformer app` with both checkpoints, in a process of its own."""
+    """Address of `timesformer app` with both checkpoints, in a separate process."""
     command = [sys.executable, "-m", "timesformer_jax", "app", "--port=0", f"--max-bytes={MAX_BYTES}"]
     command += [f"--checkpoint={path}" for path in checkpoints]
     with started(command, {"TMPDIR": str(uploads)}) as url:

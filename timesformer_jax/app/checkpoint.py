@@ -122,7 +122,7 @@ class Checkpoint:
 
 
 def distinct_names(sources: Sequence[str]) -> list[str]:
-    """Return a short name for each source of weights: its last part, or as much as tells it from the others."""
+    """Return a short name for each source of weights: as many of its last parts as the others differ in."""
     parts = [Path(source).parts or (source,) for source in sources]
     names = []
     for number, those in enumerate(parts):

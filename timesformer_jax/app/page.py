@@ -26,6 +26,7 @@ log = logging.getLogger("timesformer_jax")
 AT_ONCE = 3
 """Number of pages for which the server computes at the same time; the others wait."""
 MOST_WAITING = 64
+REMOVED = "This video has been removed from the server: choose it again."
 BEST_LABEL = ""
 """Value of the list of labels that stands for the best label of each model."""
 
@@ -100,22 +101,20 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, 
             try:
                 yield from steps
                 return
-            except RemovedError as error:
-                ending = html.problem(str(error))
             except InputError as error:
-                ending = html.problem(upload.said(error))
+                message = upload.said(error)
             except OSError as error:
-                ending = html.problem(sentence(error, "The server can't work on this video"))
+                message = sentence(error, "The server can't work on this video")
             except Exception:
                 log.exception("The page could not work on %s", upload.name)
-                ending = html.problem("Something went wrong on the server; its terminal says what. Try another video.")
-            yield {status: ending, shown: ""}
+                message = "Something went wrong on the server; its terminal says what. Try another video."
+            yield {status: html.problem(REMOVED if upload.removed else message), shown: ""}
 
         def opened(given: Any, method: str, strength: float, request: gr.Request) -> Iterator[dict[Any, Any]]:
             try:
                 upload = store.claim(given, request.session_hash)
-            except RemovedError as error:
-                yield {status: html.problem(str(error))}
+            except RemovedError:
+                yield {status: html.problem(REMOVED)}
                 return
             analysis = upload.kept["analysis"] = Analysis(upload, checkpoints, limits, max_side)
 
@@ -149,7 +148,7 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, 
                 upload = store.get(given)
                 analysis = upload.kept["analysis"]
             except (RemovedError, KeyError):
-                yield {status: html.problem("This video has been removed from the server: choose it again.")}
+                yield {status: html.problem(REMOVED)}
                 return
             choice = Choice(label if label != BEST_LABEL else None, method, float(strength))
             yield from reported(upload, showing(analysis, analysis.explain(choice)))

@@ -43,7 +43,7 @@ def draw(scores: WindowScores, labels: Sequence[str], colours: Mapping[str, str]
     Args:
         scores: Probabilities of the video's windows.
         labels: Names of all classes.
-        colours: Maps the labels with a colour of their own to it.
+        colours: Maps labels to their colours; all others are grey.
     """
     edges = scores.edges
     shown = {labels.index(name): name for name in colours if name in labels}
