@@ -96,7 +96,7 @@ browser:  ## tests the app and the report's page in Chromium (Debian: apt-get in
 	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || \
 		{ echo "The browser tests need Chromium: apt-get install chromium" >&2; exit 1; }
 	@$(MAKE) --no-print-directory $(APP)/installed
-	$(APP)/bin/python -m pytest -n 0 -m browser tests/browser $(ARGS)
+	$(APP)/bin/python -m pytest -m browser tests/browser $(ARGS)
 
 # A separate environment, since libtpu and the CUDA plugin are large, and no other process should load them.
 PLAN := .venv-plan
