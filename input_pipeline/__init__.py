@@ -4,6 +4,7 @@ from input_pipeline.clips import SplitBatches, check_clips_per_video, eval_batch
 from input_pipeline.contact_sheet import draw_clips
 from input_pipeline.datasets import DATASETS, open_dataset
 from input_pipeline.shares import SharePrepared
+from input_pipeline.stored import StoredFrames, read_frames
 from input_pipeline.video_dataset import VideoDataset
 from timesformer_jax.augment import (
     WINDOW_AXES,
@@ -26,6 +27,7 @@ __all__ = [
     "PixelOptions",
     "SharePrepared",
     "SplitBatches",
+    "StoredFrames",
     "VideoDataset",
     "check_clips_per_video",
     "draw_clips",
@@ -34,6 +36,7 @@ __all__ = [
     "open_dataset",
     "prepare_eval",
     "prepare_training",
+    "read_frames",
     "sides_matter",
     "training_batches",
 ]

@@ -116,6 +116,17 @@ DAMAGE = (tf.errors.InvalidArgumentError, tf.errors.DataLossError)
 """TensorFlow's errors for damaged frames, as opposed to those for lack of memory or file descriptors."""
 
 
+def decoding_error(dataset: VideoDataset, error: Any) -> InputError:
+    """Return a short error in place of TensorFlow's long one."""
+    reason = str(error.message).partition("\n")[0].removeprefix("ValueError: ")
+    folder = dataset.builder.data_path
+    if not isinstance(error, DAMAGE):
+        return InputError(f"The prepared data of {folder} can't be read ({reason}), though they may not be damaged.")
+    return InputError(
+        f"The prepared data of {folder} can't be decoded ({reason}): delete that folder to prepare the data again."
+    )
+
+
 def as_numpy(batches: Any, dataset: VideoDataset, failed: list[InputError]) -> Iterator[Batch]:
     """Yield batches as NumPy arrays, with short errors in place of TensorFlow's long ones.
 
@@ -134,15 +145,7 @@ def as_numpy(batches: Any, dataset: VideoDataset, failed: list[InputError]) -> I
         except tf.errors.OpError as error:
             if failed:
                 raise failed[0] from None
-            reason = str(error.message).partition("\n")[0].removeprefix("ValueError: ")
-            folder = dataset.builder.data_path
-            if not isinstance(error, DAMAGE):
-                raise InputError(
-                    f"The prepared data of {folder} can't be read ({reason}), though they may not be damaged."
-                ) from error
-            raise InputError(
-                f"The prepared data of {folder} can't be decoded ({reason}): delete that folder to prepare the data again."
-            ) from error
+            raise decoding_error(dataset, error) from error
         if batch is None:
             return
         yield batch
