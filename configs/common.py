@@ -166,9 +166,10 @@ def new_config(**sections: Any) -> ConfigDict:
                 # figures of results.json, which contains both, and the scores in predictions.jsonl.
                 "average": "probabilities",
             },
-            # `--mode=report`: number of most confident videos, right and wrong, to explain, and number of videos whose features
-            # are plotted.
-            "report": {"num_videos": 4, "num_points": 1000},
+            # `--mode=report`: number of wrong predictions, and of right ones, to explain (the most confident ones of as many
+            # classes as possible), and number of videos whose features are plotted. `compare` is the workdir of another run,
+            # which evaluated the same videos, to compare with.
+            "report": {"num_videos": 6, "num_points": 1000, "compare": config_dict.placeholder(str)},
             # `--mode=probe`: heads on frozen features, one per combination of the two tuples (20 heads, as in V-JEPA 2), all
             # trained at once. `train` sets how often they are evaluated and logged.
             "probe": {

@@ -1,11 +1,9 @@
 """`--mode=report`: draw the workdir's last evaluation as one page, WORKDIR/report.html."""
 
 import csv
-import dataclasses
-import functools
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,27 +13,25 @@ from etils import epath
 import timesformer_jax as tsf
 from experiment.architectures import is_cnn
 from experiment.curves import read_curves
+from experiment.report_videos import ReportVideos
 from experiment.setup import Run
-from experiment.show import pictures
 from experiment.train import CONFIG
-from input_pipeline import WINDOW_AXES, EvalViews, VideoDataset, eval_batches
-from timesformer_jax import evaluation, explain
+from timesformer_jax import evaluation
 from timesformer_jax.cost import count_multiply_adds, count_parameters
 from timesformer_jax.errors import first_line
-from timesformer_jax.explain.embedding import Panel, draw_points, embed_points, nearest_neighbours
-from timesformer_jax.features import extract
+from timesformer_jax.evaluation import Points, Row
+from timesformer_jax.explain.embedding import embed_points, nearest_neighbours
 from timesformer_jax.printable import printable
+from timesformer_jax.progress import Progress
 from timesformer_jax.state_files import read_json, refuse
 
 log = logging.getLogger("timesformer_jax")
 
 FILE = "report.html"
-ROLLOUT = "Overlay on each frame: attention rollout of the class token through all blocks."
-CLIPS_ONLY = "The frames of each clip; attention rollout needs a model with attention."
-MOST_COLOURS = 20
-"""Maximum number of labels that are distinguished by the points' colours."""
-FRAMES_PER_SECOND = 3.0
-"""Frame rate of the animations, slow enough to follow a map from frame to frame."""
+ROLLOUT = "The map is the attention rollout of the class token through all blocks, which is the same for all labels."
+GRAD_CAM = "The map is Grad-CAM for the predicted label: the places of the last feature maps that raise its logit."
+MOST_VIDEOS = 100
+"""Maximum of `report.num_videos`: two hundred clips still fit into the page at a small size."""
 
 
 def check_report(config: Any, workdir: str) -> None:
@@ -45,7 +41,13 @@ def check_report(config: Any, workdir: str) -> None:
     for field, least in (("num_videos", 0), ("num_points", 1)):
         if config.report[field] < least:
             raise tsf.InputError(f"--config.report.{field} must be at least {least}, got {config.report[field]}.")
-    results = _read_results(epath.Path(workdir))[0]
+    if config.report.num_videos > MOST_VIDEOS:
+        raise tsf.InputError(
+            f"--config.report.num_videos must be at most {MOST_VIDEOS}, got {config.report.num_videos}: the page would become "
+            "too large to open."
+        )
+    results, rows, _ = _read_results(epath.Path(workdir))
+    _compare(config, workdir, [row for row in rows if "error" not in row])
     folder = epath.Path(workdir) / "checkpoints"
     steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
     if results["step"] not in steps:
@@ -60,36 +62,54 @@ def report(run: Run) -> None:
 
     `check_report` has already checked that the results and the checkpoint exist.
     """
-    workdir = epath.Path(run.workdir)
+    workdir, options = epath.Path(run.workdir), run.config.report
     results, rows, confusion = _read_results(workdir)
     curves = read_curves(run.workdir)
     params = run.files.checkpoints.restore_params(run.model.module, run.model.mesh, results["step"])[0]
-    data = _Videos(run, results["split"])
     tested = [row for row in rows if "error" not in row]
-    best, worst = pick_videos(tested, run.config.report.num_videos)
-    shown = _shown(run, params, data, [*best, *worst])
-    points, caption = _points(run, params, data)
+    counts = _read_confusion(confusion, workdir, run.data.label_names)
+    examples = evaluation.pick_examples(tested, options.num_videos)
+    pictured = evaluation.pictured_videos(counts, run.data.label_names, tested)
+    total = run.data.num_videos(results["split"])
+    numbers = np.sort(np.random.default_rng(run.config.seed).permutation(total)[: options.num_points]).tolist()
+    with Progress(len(examples) + len(pictured) + len(numbers), "report") as progress:
+        videos = ReportVideos(run, params, results["split"], progress)
+        records = videos.find([*pictured, *(row["video"] for row in examples)])
+        pictures = videos.pictures({name: records[name] for name in pictured})
+        shown = videos.shown(examples, records)
+        points, caption = _points(run, videos, tested, numbers)
     page = evaluation.render_report(
         evaluation.Report(
             title=f"{run.config.data.name}: {getattr(run.model.module, 'attention_type', run.config.architecture)}",
             summary=_summary(run, results),
             configuration=_flat(_read_config(workdir) or run.config.to_dict()),
             results=results,
+            rows=tested,
             curves=curves,
             label_names=run.data.label_names,
-            confusion=_read_confusion(confusion, workdir, run.data.label_names),
-            best=shown[: len(best)],
-            worst=shown[len(best) :],
-            map_name=CLIPS_ONLY if is_cnn(run.config) else ROLLOUT,
+            confusion=counts,
+            examples=shown,
+            pictures=pictures,
+            map_name=GRAD_CAM if is_cnn(run.config) else ROLLOUT,
             points=points,
             points_caption=caption,
             cost=_cost(run, results),
             unreadable={row["video"]: row["error"] for row in rows if "error" in row},
             validation=compare_with_validation(results, curves),
+            comparison=_compare(run.config, run.workdir, tested),
         )
     )
     evaluation.write_whole(workdir / FILE, page)
-    log.info("See %s/%s (%.1f MiB, no other file is needed).", run.workdir, FILE, len(page) / 2**20)
+    log.info("See %s/%s (%.1f MB, no other file is needed).", run.workdir, FILE, len(page.encode()) / 1e6)
+
+
+def _compare(config: Any, workdir: str, rows: Sequence[Row]) -> evaluation.Comparison | None:
+    """Compare with the run that `report.compare` names; None if it names none."""
+    other = config.report.compare
+    if not other:
+        return None
+    others = [row for row in _read_results(epath.Path(other))[1] if "error" not in row]
+    return evaluation.compare_predictions(rows, others, names=(workdir, other))
 
 
 def _read_results(workdir: epath.Path) -> tuple[dict[str, Any], list[dict[str, Any]], bytes | None]:
@@ -124,92 +144,27 @@ def _read_confusion(content: bytes | None, workdir: epath.Path, names: Sequence[
     return counts
 
 
-def pick_videos(rows: Sequence[Mapping[str, Any]], count: int) -> tuple[list[Any], list[Any]]:
-    """Pick the most confident rows of predictions.jsonl: at most `count` correct and `count` wrong ones."""
-    surest = sorted(rows, key=lambda row: -row["best"][0][1])
-    right = [row for row in surest if row["best"][0][0] in _labels(row)]
-    wrong = [row for row in surest if row["best"][0][0] not in _labels(row)]
-    return right[:count], wrong[:count]
-
-
-def _labels(row: Mapping[str, Any]) -> list[str]:
-    return row["labels"] if "labels" in row else [row["label"]]
-
-
-class _Videos:
-    """Single clips, with one centre crop each, of selected videos of a split."""
-
-    def __init__(self, run: Run, split: str):
-        self._run, self._split = run, split
-
-    def numbers_of(self, names: Sequence[str]) -> dict[str, int]:
-        """Index of the first video with each name in the split."""
-        wanted, found = set(names), {}
-        for number, name in enumerate(self._run.data.dataset.facts(self._split, "name")):
-            if name in wanted:
-                found.setdefault(name, number)
-        return found
-
-    @property
-    def count(self) -> int:
-        """Number of videos in the split."""
-        return self._run.data.num_videos(self._split)
-
-    def clips(self, numbers: Sequence[int], at_once: int = 8) -> Iterator[tuple[jax.Array, np.ndarray, int]]:
-        """Yield prepared clips `[at_once, T, H, W, C]` of these videos, their labels, and the number of real clips."""
-        run = self._run
-        chosen: VideoDataset = dataclasses.replace(run.data.dataset, chosen=(self._split, tuple(numbers)))
-        centre = dataclasses.replace(run.data.clips, placement="centre")
-        batches = eval_batches(chosen, self._split, centre, batch_size=at_once, views=EvalViews(), shard=(0, 1))
-        for batch in batches if numbers else ():
-            windows = {name: jax.numpy.asarray(batch[name]) for name in WINDOW_AXES}
-            yield run.model.prepare_eval(windows), batch["label"], int(batch["mask"].sum())
-
-
-def _shown(run: Run, params: Any, data: _Videos, rows: Sequence[Mapping[str, Any]]) -> list[evaluation.ShownVideo]:
-    """Return the videos of these rows, each with a GIF of its clip, overlaid with attention rollout if the model has any."""
-    numbers = data.numbers_of([row["video"] for row in rows])
-    animations = []
-    for clips, _, real in data.clips([numbers[row["video"]] for row in rows]):
-        frames = pictures(clips[:real], run.model.pixels)
-        if not is_cnn(run.config):
-            maps = np.asarray(explain.attention_rollout(run.model.module, params, clips))[:real]
-            frames = [explain.overlay(*pair) for pair in zip(frames, maps, strict=True)]
-        animations += [explain.gif_bytes(each, FRAMES_PER_SECOND) for each in frames]
-    return [
-        evaluation.ShownVideo(row["video"], _labels(row), [(label, score) for label, score in row["best"]], animation)
-        for row, animation in zip(rows, animations, strict=True)
-    ]
-
-
-def _points(run: Run, params: Any, data: _Videos) -> tuple[bytes | None, str]:
-    """Plot the classifier's inputs of some videos, with a caption; returns (None, "") if they are too few or all identical."""
-    count = min(data.count, run.config.report.num_points)
-    numbers = np.sort(np.random.default_rng(run.config.seed).permutation(data.count)[:count])
-    features, labels = [], []
-    cls = jax.jit(functools.partial(extract, run.model.module, kind="cls"))
-    for clips, own, real in data.clips(numbers.tolist(), at_once=run.config.eval.batch_size):
-        features.append(np.asarray(cls(params, clips), np.float32)[:real])
-        labels.append(own[:real])
-    values = np.concatenate(features)
+def _points(run: Run, videos: ReportVideos, rows: Sequence[Row], numbers: Sequence[int]) -> tuple[Points | None, str]:
+    """Embed the classifier's inputs of these videos, with a caption; (None, "") if they are too few or all identical."""
+    found = videos.features(numbers)
     # Multi-label videos are coloured by their first label.
-    classes = np.concatenate(labels).argmax(axis=1) if run.data.dataset.several else np.concatenate(labels)
+    classes = found.labels.argmax(axis=1) if run.data.dataset.several else found.labels
     try:
-        points = embed_points(values)
+        points = embed_points(found.values)
     except tsf.InputError as error:
         log.info("No plot of the features: %s", error)
         return None, ""
-    found = nearest_neighbours(values, classes)
-    names = run.data.label_names
-    shown, classes = (names, classes) if len(names) <= MOST_COLOURS else (None, None)
-    picture = draw_points([[Panel(points, classes, "t-SNE of the classifier's input")]], shown)
-    near = (
+    near = nearest_neighbours(found.values, classes)
+    words = (
         "Accuracy by nearest neighbours: n/a, since fewer than two labels have two videos"
-        if found is None
-        else f"In the space of the features itself, their labels are named by the {found}"
+        if near is None
+        else f"In the space of the features itself, their labels are named by the {near}"
     )
-    caption = f"{len(values)} videos, one clip each. {near}; distances in the plot mean little."
-    return picture, caption
+    right = {row["video"]: evaluation.is_right(row) for row in rows}
+    caption = (
+        f"t-SNE of the classifier's input for {len(classes)} videos, one clip each. {words}; distances in the plot mean little."
+    )
+    return Points(points, found.names, classes, np.array([right.get(name, False) for name in found.names])), caption
 
 
 def _summary(run: Run, results: Mapping[str, Any]) -> str:

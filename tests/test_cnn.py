@@ -219,7 +219,8 @@ def test_cnn_is_evaluated_probed_reported_and_shown(whole: Path, data_dir: str):
         assert dict(row["best"]) == pytest.approx(dict(before[name]["best"]), abs=2e-6)
     page = (whole / "report.html").read_text()
     assert "A SlowFast, 8 frames of 32 x 32 pixels" in page
-    assert "attention rollout needs a model with attention" in page
+    assert "The map is Grad-CAM for the predicted label" in page
+    assert page.count('class="maps"') == len(re.findall('<article class="example', page)) > 0
     features = read_features(whole / "features" / "val")
     assert len(features.values) == 21
     assert (whole / "probe" / "batch_stats").is_dir()

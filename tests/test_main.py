@@ -23,7 +23,7 @@ from experiment.checks import check_objective
 from experiment.train import hint_at_small
 from input_pipeline import DATASETS, open_dataset
 from tests.runs import ROOT, config_of, predictions, results, small_folder
-from timesformer_jax import InputError, training
+from timesformer_jax import InputError, evaluation, training
 from timesformer_jax.architectures import ARCHITECTURES
 from timesformer_jax.pretrained.orbax import read_checkpoint
 from timesformer_jax.state_files import sealed
@@ -173,18 +173,26 @@ def test_drawn_clips_are_the_model_input(tmp_path: Path, made_clips: Path, data_
     assert (tmp_path / "val.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_report_of_an_evaluation(trained: Path, made_clips: Path, data_dir: str):
-    """It shows every evaluated video with its label and predictions, and the settings of training."""
+def test_report_of_an_evaluation(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
+    """It shows every evaluated video with its label, predictions and map, the settings of training, and another run."""
     main.run(small_folder(made_clips, data_dir, **{"eval.num_clips": 2}), str(trained), "eval")
-    main.run(small_folder(made_clips, data_dir), str(trained), "report")
+    shutil.copytree(trained, tmp_path / "other")
+    main.run(small_folder(made_clips, data_dir, **{"report.compare": str(tmp_path / "other")}), str(trained), "report")
     page = (trained / "report.html").read_text()
-    assert page.count("data:image/gif;base64,") == len(predictions(trained)) == 3
+    examples = re.findall(r'<article class="example.*?</article>', page, re.DOTALL)
+    assert len(examples) == len(predictions(trained)) == 3
     for name, row in predictions(trained).items():
-        assert re.search(rf"<figcaption>{name}<br>label: {row['label']}\s+<br><span.*>[\d.]+ % {row['best'][0][0]}<", page)
+        (example,) = [each for each in examples if f'<p class="file">{name}</p>' in each]
+        assert row["label"] in re.search("<h3>.*</h3>", example)[0]
+        assert re.search(r'<span class="name">(.*?)<', example)[1] == row["best"][0][0]
+        assert (f"taken for {row['best'][0][0]}" in example) == (row["label"] != row["best"][0][0])
+        assert 'class="maps" src="data:image/png;base64,' in example
+        assert 'data-area="0.0 0.125 1.0 0.75"' in example  # the middle square of 48 x 64 pixels
     found = results(trained)
-    assert f"{100 * found['top1']:.2f} % [{100 * found['intervals']['top1'][0]:.2f} %" in page
+    assert re.search(rf"{100 * found['top1']:.2f} %\s+<small>\({100 * found['intervals']['top1'][0]:.2f} to", page)
     assert "Accuracy by number of clips" in page
-    assert re.search(r"<td>optimizer\.name</td><td>adamw</td>", page)
+    assert re.search(r">optimizer\.name</th><td>adamw</td>", page)
+    assert "±0.0 percentage points" in page
     assert 'src="http' not in page
     assert 'href="http' not in page
 
@@ -193,6 +201,18 @@ def test_report_of_an_evaluation(trained: Path, made_clips: Path, data_dir: str)
 def test_report_options_are_checked_first(trained: Path, tmp_path: Path, field: str, value: int):
     with pytest.raises(InputError, match=f"--config.report.{field} must be at least {value + 1}, got {value}"):
         main.run(small_folder(Path("/no/such/folder"), str(tmp_path), **{f"report.{field}": value}), str(trained), "report")
+
+
+def test_report_checks_what_it_compares_with_first(trained: Path, tmp_path: Path):
+    config = small_folder(Path("/no/such/folder"), str(tmp_path), **{"report.compare": str(tmp_path / "none")})
+    with pytest.raises(InputError, match=r"There are no evaluation results in .*none"):
+        main.run(config, str(trained), "report")
+    (tmp_path / "other").mkdir()
+    rows = [*predictions(trained).values()][1:]
+    evaluation.write_results(str(tmp_path / "other"), results(trained), rows)
+    config.report.compare = str(tmp_path / "other")
+    with pytest.raises(InputError, match=r"have evaluated different videos \(3 and 2, of which 2 are the same"):
+        main.run(config, str(trained), "report")
 
 
 def test_report_needs_an_evaluation_with_its_checkpoint(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):

@@ -70,7 +70,7 @@ JOBS = {
         ),
         package=".",
     ),
-    "main.py --mode=report": Job(("train", "plots"), ("jinja2", "matplotlib"), package="."),
+    "main.py --mode=report": Job(("train", "plots"), ("PIL", "jinja2"), package="."),
     "main.py --mode=show": Job(("train", "plots"), ("matplotlib",), package="."),
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.miniature import costs
+from benchmarks.miniature.drawing import new_figure, to_svg
 from benchmarks.miniature.experiments import CLIPS_ROW, PAPER, TASKS, Experiment, Size, all_cells, cell_of, experiments
 from benchmarks.miniature.findings import (
     Measured,
@@ -19,7 +20,6 @@ from benchmarks.miniature.findings import (
 )
 from benchmarks.miniature.running import Result, read_result
 from timesformer_jax.evaluation import write_whole
-from timesformer_jax.evaluation.figures import new_figure, to_svg
 
 NOTHING = ""
 COST_TITLE = "Figure 3: cost of joint and divided attention by frames and pixels"

@@ -1,31 +1,42 @@
-"""HTML report of a run: configuration, curves, metrics, errors and explained videos."""
+"""Content of the HTML report: videos, classes, confused pairs and the choice of examples. `render.py` makes the page of it."""
 
-import base64
 import dataclasses
-import importlib.resources
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from timesformer_jax._typing import Int, ndarray
-from timesformer_jax.evaluation.figures import Curve, draw_accuracy_over_clips, draw_confusion, draw_curves
-from timesformer_jax.extras import MissingPackageError
-from timesformer_jax.printable import printable
+from timesformer_jax._typing import Float, Int, ndarray
+from timesformer_jax.evaluation.comparison import Comparison
+from timesformer_jax.evaluation.figures import Curve, Points, Timeline
+from timesformer_jax.evaluation.metrics import wilson_interval
+from timesformer_jax.evaluation.results import is_right, labels_of
+
+Row = Mapping[str, Any]
+"""Line of `predictions.jsonl`: a video with its labels and its best predictions."""
 
 
-class ShownVideo(NamedTuple):
-    """Evaluated video, with the model's predictions and explanation."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShownVideo:
+    """Evaluated video, with the model's predictions, frames and explanation.
+
+    Attributes:
+        name: Name of the video.
+        labels: True labels.
+        best: Predicted labels and scores, best first.
+        frames: Frames of one clip, uint8 RGB `[T, H, W, 3]`.
+        maps: Map of each frame, from 0 to 1; None for no maps.
+        area: (top, left, height, width) of the region that the maps cover, as shares of the frame.
+        timeline: Scores over time; None if the video is no longer than a clip.
+    """
 
     name: str
-    """Name of the video."""
     labels: Sequence[str]
-    """True labels."""
     best: Sequence[tuple[str, float]]
-    """Predicted labels and scores, best first."""
-    animation: bytes
-    """GIF of the explanation."""
+    frames: np.ndarray
+    maps: Float[ndarray, "T h w"] | None = None
+    area: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    timeline: Timeline | None = None
 
     @property
     def right(self) -> bool:
@@ -47,6 +58,21 @@ class ClassRow(NamedTuple):
     """Number of videos for which it is predicted."""
 
 
+class ConfusedPair(NamedTuple):
+    """Two classes that are mistaken for each other."""
+
+    first: str
+    """Class that is mistaken more often."""
+    second: str
+    """The other class."""
+    times: int
+    """Number of videos of `first` for which `second` is predicted."""
+    back: int
+    """Number of videos of `second` for which `first` is predicted."""
+    videos: tuple[str, str]
+    """Example of each class, a confused one if there is one; "" for none."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
     """Content of a report.
@@ -56,34 +82,38 @@ class Report:
         summary: One-sentence summary.
         configuration: Maps configuration fields to their values.
         results: Content of `results.json`.
+        rows: Rows of `predictions.jsonl` of the readable videos.
         curves: Maps panels to lines to steps and values.
         label_names: Names of the classes.
         confusion: Confusion matrix of counts, with true labels in rows; None for multi-label data.
-        best: Correct predictions with the highest confidence.
-        worst: Wrong predictions with the highest confidence.
-        map_name: Name of the maps drawn over these videos.
-        points: SVG or PNG of the embedded features; None to omit it.
-        points_caption: Caption of that image.
+        examples: Videos to show, errors first.
+        pictures: Maps names of videos to a frame each, uint8 RGB `[H, W, 3]`; see `pictured_videos`.
+        map_name: Caption of the maps.
+        points: The embedded features; None to omit them.
+        points_caption: Caption of that figure.
         cost: Maps quantities, such as parameters, to figures.
         unreadable: Maps videos that couldn't be read to the reasons.
         validation: Sentence on how the evaluation differs from validation; empty to omit it.
+        comparison: Comparison with another run; None for none.
     """
 
     title: str
     summary: str
     configuration: Mapping[str, str]
     results: Mapping[str, Any]
+    rows: Sequence[Row]
     curves: Mapping[str, Mapping[str, Curve]]
     label_names: Sequence[str]
     confusion: Int[ndarray, "classes classes"] | None
-    best: Sequence[ShownVideo]
-    worst: Sequence[ShownVideo]
+    examples: Sequence[ShownVideo]
+    pictures: Mapping[str, np.ndarray]
     map_name: str
-    points: bytes | None
+    points: Points | None
     points_caption: str
     cost: Mapping[str, str]
     unreadable: Mapping[str, str]
     validation: str = ""
+    comparison: Comparison | None = None
 
 
 TITLES: dict[str, tuple[str, bool]] = {
@@ -101,9 +131,10 @@ AVERAGE_TITLES = {
 }
 """Average -> its title in the report."""
 
-LOGARITHMIC = ("loss",)
-MOST_UNREADABLE = 100
-"""Maximum number of unreadable videos to list, since a data set may name a million missing files."""
+MOST_RANKED = 4
+"""Number of best classes, and of worst classes, in the summary."""
+MOST_PAIRS = 10
+"""Number of confused pairs to list."""
 
 
 def class_rows(confusion: Int[ndarray, "classes classes"], names: Sequence[str]) -> list[ClassRow]:
@@ -117,59 +148,103 @@ def class_rows(confusion: Int[ndarray, "classes classes"], names: Sequence[str])
     return rows
 
 
-def render_report(report: Report) -> str:
-    """Render the report as one self-contained HTML document.
+def label_rows(rows: Sequence[Row], names: Sequence[str]) -> list[ClassRow]:
+    """Return one row per class of multi-label data; accuracies are shares of videos with the label among their best five."""
+    videos, found = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for row in rows:
+        best = {label for label, _ in row["best"]}
+        for label in labels_of(row):
+            videos[label] += 1
+            found[label] += label in best
+    return [ClassRow(name, videos[name], found[name] / videos[name] if videos[name] else None, "", 0) for name in names]
 
-    Raises `InputError` if Jinja2 or matplotlib is not installed.
+
+def classes_of(report: Report) -> list[ClassRow]:
+    """Return the rows of the table of classes."""
+    if report.confusion is None:
+        return label_rows(report.rows, report.label_names)
+    return class_rows(report.confusion, report.label_names)
+
+
+def best_and_worst(classes: Sequence[ClassRow], count: int = MOST_RANKED) -> tuple[list[ClassRow], list[ClassRow]]:
+    """Rank the classes that have videos: at most `count` best and `count` worst ones, and no class twice.
+
+    The best ones have the highest lower end of the accuracy's 95 % interval and the worst ones the lowest upper end, so that
+    a class with one or two videos is not first by luck.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingPackageError("jinja2", "A report") from error
+    there = [row for row in classes if row.accuracy is not None]
+    count = min(count, len(there) // 2)
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_without_controls
-    )
-    environment.filters.update(percent=_percent, interval=_interval, data_uri=_data_uri)
-    template = importlib.resources.files("timesformer_jax.evaluation").joinpath("report.html").read_text()
-    results, confusion = report.results, report.confusion
-    by_clips = results.get("by_num_clips", {})
-    first = results["average"]  # of the headline, and of the table's first column
-    by_average = {first: results["by_average"][first], **results["by_average"]}
-    return environment.from_string(template).render(
-        report=report,
-        unreadable=dict(itertools.islice(report.unreadable.items(), MOST_UNREADABLE)),
-        results=results,
-        metrics={name: shown for name, shown in TITLES.items() if name in results},
-        averages=AVERAGE_TITLES,
-        by_average=by_average,
-        curves=_image(draw_curves(report.curves, logarithmic=LOGARITHMIC)) if report.curves else None,
-        over_clips=_image(draw_accuracy_over_clips(by_clips)) if len(by_clips) > 1 else None,
-        confusion=None if confusion is None else _image(draw_confusion(confusion, report.label_names)),
-        classes=[] if confusion is None else class_rows(confusion, report.label_names),
-        points=None if report.points is None else _data_uri(report.points),
-        shown=(("Most confident, right", report.best), ("Most confident, wrong", report.worst)),
-    )
+    def ends(row: ClassRow) -> tuple[float, float]:
+        return wilson_interval(row.accuracy or 0.0, row.videos)
+
+    worst = sorted(there, key=lambda row: (ends(row)[1], row.label))[:count]
+    best = sorted((row for row in there if row not in worst), key=lambda row: (-ends(row)[0], row.label))[:count]
+    return best, worst
 
 
-def _without_controls(value: Any) -> Any:
-    return printable(value) if type(value) is str else value  # not the template's own markup
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """Choose `count` rows, the most confident ones, from as many classes as possible."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for row in sorted(rows, key=lambda row: (-row["best"][0][1], row["video"])):
+        label = next(iter(labels_of(row)), "")
+        ranked.append((seen.get(label, 0), row))
+        seen[label] = seen.get(label, 0) + 1
+    return [row for _, row in sorted(ranked, key=lambda pair: pair[0])[:count]]
 
 
-def _percent(share: float | None, digits: int = 1) -> str:
-    return "" if share is None else f"{100 * share:.{digits}f} %"
+def pick_examples(rows: Sequence[Row], count: int) -> list[Row]:
+    """Choose at most `count` wrong and `count` right predictions, wrong ones first, spread over the classes."""
+    return [
+        *spread([row for row in rows if not is_right(row)], count),
+        *spread([row for row in rows if is_right(row)], count),
+    ]
 
 
-def _interval(ends: Sequence[float] | None, digits: int = 1) -> str:
-    return "[n/a]" if ends is None else f"[{_percent(ends[0], digits)}, {_percent(ends[1], digits)}]"
+def confused_pairs(
+    confusion: Int[ndarray, "classes classes"], names: Sequence[str], rows: Sequence[Row], count: int = MOST_PAIRS
+) -> list[ConfusedPair]:
+    """Return the pairs of classes that are mistaken for each other most often, in either direction."""
+    both = np.triu(confusion + confusion.T, 1)
+    pairs = sorted(np.argwhere(both).tolist(), key=lambda pair: (-both[tuple(pair)], pair))[:count]
+    examples = _Examples(rows)
+    found = []
+    for i, j in pairs:
+        a, b = (i, j) if confusion[i, j] >= confusion[j, i] else (j, i)
+        videos = examples.of(names[a], names[b]), examples.of(names[b], names[a])
+        found.append(ConfusedPair(names[a], names[b], int(confusion[a, b]), int(confusion[b, a]), videos))
+    return found
 
 
-KINDS = {b"GIF8": "image/gif", b"\x89PNG": "image/png", b"<svg": "image/svg+xml", b"<?xm": "image/svg+xml"}
+class _Examples:
+    """Most confident example of each pair of a true and a predicted label."""
+
+    def __init__(self, rows: Sequence[Row]):
+        self._best: dict[tuple[str, str], str] = {}
+        for row in sorted(rows, key=lambda row: (-row["best"][0][1], row["video"])):
+            for label in labels_of(row):
+                self._best.setdefault((label, row["best"][0][0]), row["video"])
+
+    def of(self, label: str, predicted: str) -> str:
+        """A video of `label` predicted so, else one that is predicted correctly, else any; "" if the label has none."""
+        keys = ((label, predicted), (label, label), *(key for key in self._best if key[0] == label))
+        return next((self._best[key] for key in keys if key in self._best), "")
 
 
-def _data_uri(content: bytes) -> str:
-    return f"data:{KINDS[content[:4]]};base64,{base64.b64encode(content).decode()}"
+def class_pictures(ranked: tuple[Sequence[ClassRow], Sequence[ClassRow]], rows: Sequence[Row]) -> dict[str, str]:
+    """Map each ranked class to a video: a correct prediction of the best ones, the most frequent error of the worst ones."""
+    examples = _Examples(rows)
+    best, worst = ranked
+    wanted = [(row.label, row.label) for row in best] + [(row.label, row.taken_for or row.label) for row in worst]
+    return {label: video for label, predicted in wanted if (video := examples.of(label, predicted))}
 
 
-def _image(svg: str) -> str:
-    return _data_uri(svg.encode())
+def pictured_videos(
+    confusion: Int[ndarray, "classes classes"] | None, names: Sequence[str], rows: Sequence[Row]
+) -> Collection[str]:
+    """Names of the videos of which the report shows a single frame: of ranked classes and of confused pairs."""
+    classes = label_rows(rows, names) if confusion is None else class_rows(confusion, names)
+    pairs = [] if confusion is None else confused_pairs(confusion, names, rows)
+    wanted = [*class_pictures(best_and_worst(classes), rows).values(), *(video for pair in pairs for video in pair.videos)]
+    return list(dict.fromkeys(video for video in wanted if video))

@@ -94,6 +94,16 @@ def _named(label: Any, label_names: Sequence[str]) -> dict[str, Any]:
     return {"labels": [label_names[int(i)] for i in np.flatnonzero(label)]}
 
 
+def labels_of(row: Mapping[str, Any]) -> list[str]:
+    """Return the true labels of a row of `predictions.jsonl`."""
+    return row["labels"] if "labels" in row else [row["label"]]
+
+
+def is_right(row: Mapping[str, Any]) -> bool:
+    """Return whether the best prediction of a row of `predictions.jsonl` is one of its labels."""
+    return row["best"][0][0] in labels_of(row)
+
+
 def write_results(
     workdir: str,
     results: dict[str, Any],
