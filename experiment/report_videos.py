@@ -13,6 +13,7 @@ from experiment.architectures import is_cnn
 from experiment.setup import Run
 from input_pipeline import WINDOW_AXES, EvalViews, VideoDataset, eval_batches, read_frames
 from timesformer_jax import evaluation, explain
+from timesformer_jax.explain.drawing import scaled
 from timesformer_jax.features import extract
 from timesformer_jax.modeling import variables_of
 from timesformer_jax.progress import Progress
@@ -29,8 +30,6 @@ MOST_WINDOWS = 24
 """Maximum number of windows of a timeline; those of longer videos are spread evenly."""
 TOP_OF_TIMELINE = 3
 """Number of labels in a timeline."""
-PEAK = 0.99
-"""Quantile of a clip's map that is drawn brightest, since a single peak would leave everything else dark."""
 
 
 class Features(NamedTuple):
@@ -175,12 +174,3 @@ class ReportVideos:
 def num_windows(seconds: float, span: float) -> int:
     """Number of clips that cover a video; a remainder of less than half a clip doesn't count."""
     return max(math.floor(seconds / span + 0.5), 1)
-
-
-def scaled(maps: np.ndarray) -> np.ndarray:
-    """Scale a clip's maps to 0 to 1, by one scale for all frames; maps without differences become 0."""
-    low, high = float(maps.min()), float(np.quantile(maps, PEAK))
-    high = high if high > low else float(maps.max())
-    if high - low <= 1e-6 * float(np.abs(maps).max()):  # rounding errors, no signal
-        return np.zeros_like(maps)
-    return ((maps - low) / (high - low)).clip(0, 1)

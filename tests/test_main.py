@@ -187,7 +187,8 @@ def test_report_of_an_evaluation(trained: Path, tmp_path: Path, made_clips: Path
         assert re.search(r'<span class="name">(.*?)<', example)[1] == row["best"][0][0]
         assert (f"taken for {row['best'][0][0]}" in example) == (row["label"] != row["best"][0][0])
         assert 'class="maps" src="data:image/png;base64,' in example
-        assert 'data-area="0.0 0.125 1.0 0.75"' in example  # the middle square of 48 x 64 pixels
+        area = [float(value) for value in re.search('data-area="(.*?)"', example)[1].split()]
+        assert area == pytest.approx([0, 5 / 42, 1, 32 / 42])  # the middle square of 48 x 64 pixels, scaled to 32 x 42
     found = results(trained)
     assert re.search(rf"{100 * found['top1']:.2f} %\s+<small>\({100 * found['intervals']['top1'][0]:.2f} to", page)
     assert "Accuracy by number of clips" in page

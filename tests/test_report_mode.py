@@ -2,11 +2,10 @@
 
 import re
 
-import numpy as np
 import pytest
 
 from experiment.report import compare_with_validation
-from experiment.report_videos import num_windows, scaled
+from experiment.report_videos import num_windows
 
 RESULTS = {"split": "val", "step": 20, "top1": 0.875, "num_clips": 5, "num_crops": 3}
 ONE_VIEW = {"num_clips": 1, "num_crops": 1}
@@ -53,16 +52,3 @@ def test_report_explains_why_validation_and_test_differ(validation: dict, change
 @pytest.mark.parametrize(("seconds", "windows"), [(0.1, 1), (8.0, 1), (11.9, 1), (12.1, 2), (80.0, 10)])
 def test_timeline_has_a_window_per_clip_of_the_video(seconds: float, windows: int):
     assert num_windows(seconds, 8.0) == windows
-
-
-def test_maps_are_scaled_by_clip_to_their_99th_percentile():
-    maps = np.full((10, 10, 10), 2.0)
-    maps[0], maps[9, 9, 9] = 4.0, 100.0
-    found = scaled(maps)
-    assert (found.min(), found.max()) == (0, 1)
-    assert (found[0] == 1).all()  # the peak doesn't darken the rest
-    assert found[5].max() == 0
-    peak = np.zeros((2, 20, 20))
-    peak[1, 3, 3] = 0.5
-    assert scaled(peak)[1, 3, 3] == 1
-    assert not scaled(np.full((2, 4, 4), 0.1) + 1e-9 * np.random.default_rng(0).normal(size=(2, 4, 4))).any()

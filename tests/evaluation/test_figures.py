@@ -79,20 +79,22 @@ def test_long_lines_are_thinned_and_keep_their_peaks():
     assert line.steps == sorted(line.steps)
 
 
-@pytest.mark.parametrize(("classes", "colours"), [(COLOURS, {1, 8}), (COLOURS + 1, {1, 2})])
-def test_scatter_is_coloured_by_class_or_by_right_and_wrong(classes: int, colours: set[int]):
-    points = Points(np.array([[0.0, 5.0], [1.0, 7.0]]), ["a", "b"], np.array([0, 7]), np.array([False, True]))
+@pytest.mark.parametrize(
+    ("classes", "colours"), [(len(COLOURS), {"series-1", "series-7"}), (len(COLOURS) + 1, {"right", "wrong"})]
+)
+def test_scatter_is_coloured_by_class_or_by_right_and_wrong(classes: int, colours: set[str]):
+    points = Points(np.array([[0.0, 5.0], [1.0, 7.0]]), ["a", "b"], np.array([0, 6]), np.array([False, True]))
     plot = scatter(points, [str(i) for i in range(classes)])
     assert {dot.colour for dot in plot.dots} == colours
     assert [dot.name for dot in plot.dots] == ["b", "a"]  # the wrong one on top
     assert all(0 < dot.x < SCATTER[0] and 0 < dot.y < SCATTER[1] for dot in plot.dots)
-    assert len(plot.legend) == (classes if classes <= COLOURS else 2)
+    assert len(plot.legend) == (classes if classes <= len(COLOURS) else 2)
 
 
-def test_timeline_has_a_segment_per_window_and_the_first_colour_for_true_labels():
+def test_timeline_has_a_segment_per_window_and_the_colour_of_right_for_true_labels():
     timeline = Timeline([0.0, 2.0], 3.0, ["wrong", "true"], np.array([[1.0, 0.0], [0.25, 0.5]]))
     wrong, true = timeline_bars(timeline, ["true"])
-    assert (wrong.colour, true.colour) == (2, 1)
+    assert (wrong.colour, true.colour) == ("wrong", "right")
     width, height = TIMELINE
     assert wrong.segments == [(0.0, 400.0, 1.0), (400.0, 200.0, 0.25)]
     assert true.path == f"M0,{height:.1f}H400.0V{height / 2:.1f}H{width:.1f}"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from timesformer_jax._typing import Bool, Float, Int, ndarray
+from timesformer_jax.palette import SERIES
 
 Curve = tuple[Sequence[int], Sequence[float]]
 """Steps, and the value at each step."""
@@ -22,8 +23,8 @@ MOST_DOTS = 12
 """Number of points up to which a line's points are marked."""
 MOST_TICKS = 7
 """Maximum number of ticks of a logarithmic axis."""
-COLOURS = 8
-"""Number of colours that colour-blind people can tell apart, as `--series-1` to `--series-8` of the page's styles."""
+COLOURS = tuple(f"series-{i + 1}" for i in range(len(SERIES)))
+"""Classes of the page's styles with a colour that colour-blind people can tell apart."""
 
 Tick = tuple[float, str]
 """Position, as a value or in pixels, and label."""
@@ -175,11 +176,11 @@ class Points(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """A point of a scatter plot: its position in pixels, colour from 1 to `COLOURS`, class, name, and whether it is right."""
+    """A point of a scatter plot: its position in pixels, colour, class, name, and whether it is right."""
 
     x: float
     y: float
-    colour: int
+    colour: str
     label: int
     name: str
     right: bool
@@ -190,7 +191,7 @@ class Scatter(NamedTuple):
 
     dots: list[Dot]
     """Dots, wrong predictions last, so that these lie on top."""
-    legend: list[tuple[int, str]]
+    legend: list[tuple[str, str]]
     """Colours and their meanings: the classes if there are colours enough, else right and wrong."""
 
 
@@ -199,18 +200,18 @@ SCATTER = (720, 480)
 
 
 def scatter(points: Points, label_names: Sequence[str]) -> Scatter:
-    """Lay out a scatter plot, coloured by class if there are at most `COLOURS`, and by right and wrong otherwise."""
+    """Lay out a scatter plot, coloured by class if there are `COLOURS` enough, and by right and wrong otherwise."""
     values = np.asarray(points.points, float)
     low, span = values.min(axis=0), np.ptp(values, axis=0)
     pixels = 14 + (values - low) / np.where(span > 0, span, 1) * (np.array(SCATTER) - 28)
-    by_class = len(label_names) <= COLOURS
+    by_class = len(label_names) <= len(COLOURS)
     dots = []
     for i in np.argsort(~points.right, kind="stable").tolist():
         label, right = int(points.labels[i]), bool(points.right[i])
-        colour = label + 1 if by_class else 1 if right else 2
+        colour = COLOURS[label] if by_class else "right" if right else "wrong"
         x, y = pixels[i].round(1).tolist()
         dots.append(Dot(x, y, colour, label, str(points.names[i]), right))
-    legend = [(i + 1, name) for i, name in enumerate(label_names)] if by_class else [(1, "right"), (2, "wrong")]
+    legend = list(zip(COLOURS, label_names, strict=False)) if by_class else [("right", "correct"), ("wrong", "wrong")]
     return Scatter(dots, legend)
 
 
@@ -234,7 +235,7 @@ class TimelineBar(NamedTuple):
     """A label's row of a timeline."""
 
     label: str
-    colour: int
+    colour: str
     segments: list[tuple[float, float, float]]
     """(x, width, score) of each window, in pixels."""
     path: str
@@ -248,12 +249,12 @@ TIMELINE = (600, 86)
 def timeline_bars(timeline: Timeline, true: Collection[str]) -> list[TimelineBar]:
     """Lay out a timeline: a row per label, with a segment per window whose opacity is the score, and a curve.
 
-    As everywhere on the page, true labels have the first colour and wrong ones the others.
+    As everywhere on the page, true labels have the colour of right predictions.
     """
     width, height = TIMELINE
     edges = [*timeline.starts, timeline.seconds]
     scale = width / max(timeline.seconds, 1e-9)
-    bars, others = [], itertools.count(2)
+    bars, others = [], itertools.chain(["wrong"], itertools.cycle(COLOURS[1:4]))
     for number, label in enumerate(timeline.labels):
         scores = [float(score) for score in timeline.scores[:, number]]
         segments = [
@@ -261,5 +262,5 @@ def timeline_bars(timeline: Timeline, true: Collection[str]) -> list[TimelineBar
             for begin, end, score in zip(edges[:-1], edges[1:], scores, strict=True)
         ]
         path = "M0," + "V".join(f"{height * (1 - score):.1f}H{x + w:.1f}" for x, w, score in segments)
-        bars.append(TimelineBar(label, 1 if label in true else next(others), segments, path))
+        bars.append(TimelineBar(label, "right" if label in true else next(others), segments, path))
     return bars

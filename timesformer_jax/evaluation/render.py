@@ -20,6 +20,7 @@ from timesformer_jax.evaluation.report import (
     confused_pairs,
 )
 from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.palette import SERIES
 from timesformer_jax.printable import printable
 
 LOGARITHMIC = ("loss",)
@@ -58,7 +59,6 @@ def render_report(report: Report) -> str:
     """
     try:
         import jinja2
-        from markupsafe import Markup
     except ImportError as error:
         raise MissingPackageError("jinja2", "A report") from error
 
@@ -76,10 +76,15 @@ def render_report(report: Report) -> str:
     content = _content(report)
     return environment.get_template("report.html").render(
         **{name: value for name, value in content.items() if name != "data"},
-        data=Markup(script_json(content["data"])),
-        styles=Markup("\n".join(_read(f"styles/{name}") for name in STYLES)),
-        scripts=Markup("\n".join(_read(f"scripts/{name}") for name in SCRIPTS)),
+        data=script_json(content["data"]),
+        styles="\n".join([_palette(), *(_read(f"styles/{name}") for name in STYLES)]),
+        scripts="\n".join(_read(f"scripts/{name}") for name in SCRIPTS),
     )
+
+
+def _palette() -> str:
+    """The shared palette as variables of the page's styles, which make lighter and darker shades of them."""
+    return ":root { " + " ".join(f"--palette-{i + 1}: {colour};" for i, colour in enumerate(SERIES)) + " }"
 
 
 def _read(name: str) -> str:

@@ -19,8 +19,10 @@ if (REPORT.confusion) {
   classes.append(...names.map((name) => Object.assign(document.createElement("option"), { value: name })));
 
   const draw = () => {
-    const colours = getComputedStyle(document.documentElement);
-    const colour = (name) => colours.getPropertyValue(name).trim();
+    const colour = (name) => {  // a canvas takes no variables
+      canvas.style.color = `var(${name})`;
+      return getComputedStyle(canvas).color;
+    };
     const context = canvas.getContext("2d"), size = canvas.width / names.length, side = Math.max(size, 4);
     places = [];
     orders[order.value].forEach((index, place) => { places[index] = place; });
