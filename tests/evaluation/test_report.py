@@ -19,7 +19,7 @@ from timesformer_jax.evaluation import pictures
 from timesformer_jax.evaluation.report import ConfusedPair, best_and_worst, confused_pairs
 from timesformer_jax.evaluation.report import spread as spread_rows
 
-MARKUP = ["</script><script>alert(1)</script>", "<!--<script>", "\"' onload=alert(2) x='", "{{ 7 * 7 }}&amp;"]
+MARKUP = ["</script ><script>alert(1)</script>", "<!--<script>", "\"' onload=alert(2) x='", "{{ 7 * 7 }}&amp;"]
 
 
 class Page:
