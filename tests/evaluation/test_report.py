@@ -241,7 +241,12 @@ def test_ranking_isnt_led_by_classes_with_few_videos():
     best, worst = best_and_worst(classes, 1)
     assert [row.label for row in (*best, *worst)] == ["good", "bad"]
     best, worst = best_and_worst(classes)
-    assert {row.label for row in (*best, *worst)} == {"lucky", "good", "bad", "unlucky"}
+    assert ({row.label for row in best}, {row.label for row in worst}) == ({"lucky", "good"}, {"bad", "unlucky"})
+    perfect = [evaluation.ClassRow(name, 50, 1.0, "", 0) for name in "abcd"]
+    best, worst = best_and_worst(perfect)
+    assert (len(best), worst) == (2, [])
+    best, worst = best_and_worst([row._replace(accuracy=0.0) for row in perfect])
+    assert (best, len(worst)) == ([], 2)
 
 
 def row(video: str, label: str, predicted: str, score: float) -> dict[str, Any]:

@@ -169,17 +169,16 @@ def classes_of(report: Report) -> list[ClassRow]:
 def best_and_worst(classes: Sequence[ClassRow], count: int = MOST_RANKED) -> tuple[list[ClassRow], list[ClassRow]]:
     """Rank the classes that have videos: at most `count` best and `count` worst ones, and no class twice.
 
-    The best ones have the highest lower end of the accuracy's 95 % interval and the worst ones the lowest upper end, so that
-    a class with one or two videos is not first by luck.
+    The best ones have the highest lower end of the accuracy's 95 % interval and the worst ones the lowest upper end, so that a
+    class with one or two videos is not first by luck. Classes without errors are not among the worst, nor are those without
+    hits among the best.
     """
-    there = [row for row in classes if row.accuracy is not None]
+    there = [(row, row.accuracy) for row in classes if row.accuracy is not None]
     count = min(count, len(there) // 2)
-
-    def ends(row: ClassRow) -> tuple[float, float]:
-        return wilson_interval(row.accuracy or 0.0, row.videos)
-
-    worst = sorted(there, key=lambda row: (ends(row)[1], row.label))[:count]
-    best = sorted((row for row in there if row not in worst), key=lambda row: (-ends(row)[0], row.label))[:count]
+    ends = {row.label: wilson_interval(accuracy, row.videos) for row, accuracy in there}
+    wrong, right = ([row for row, share in there if share < 1], [row for row, share in there if share > 0])
+    worst = sorted(wrong, key=lambda row: (ends[row.label][1], row.label))[:count]
+    best = sorted((row for row in right if row not in worst), key=lambda row: (-ends[row.label][0], row.label))[:count]
     return best, worst
 
 
