@@ -96,5 +96,5 @@ def test_timeline_has_a_segment_per_window_and_the_colour_of_right_for_true_labe
     wrong, true = timeline_bars(timeline, ["true"])
     assert (wrong.colour, true.colour) == ("wrong", "right")
     width, height = TIMELINE
-    assert wrong.segments == [(0.0, 400.0, 1.0), (400.0, 200.0, 0.25)]
+    assert wrong.segments == [(0.0, 400.0, 1.0, "0.0 to 2.0 s"), (400.0, 200.0, 0.25, "2.0 to 3.0 s")]
     assert true.path == f"M0,{height:.1f}H400.0V{height / 2:.1f}H{width:.1f}"

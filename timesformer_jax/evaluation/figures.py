@@ -231,13 +231,22 @@ class Timeline(NamedTuple):
     scores: Float[ndarray, "windows labels"]
 
 
+class Segment(NamedTuple):
+    """A window of a timeline: its begin and width in pixels, its score, and when it is."""
+
+    x: float
+    width: float
+    score: float
+    when: str
+
+
 class TimelineBar(NamedTuple):
     """A label's row of a timeline."""
 
     label: str
     colour: str
-    segments: list[tuple[float, float, float]]
-    """(x, width, score) of each window, in pixels."""
+    segments: list[Segment]
+    """Its windows."""
     path: str
     """SVG path of the label's curve."""
 
@@ -254,13 +263,15 @@ def timeline_bars(timeline: Timeline, true: Collection[str]) -> list[TimelineBar
     width, height = TIMELINE
     edges = [*timeline.starts, timeline.seconds]
     scale = width / max(timeline.seconds, 1e-9)
-    bars, others = [], itertools.chain(["wrong"], itertools.cycle(COLOURS[1:4]))
+    bars, others = [], itertools.chain(["wrong"], itertools.cycle(COLOURS[2:4]))
     for number, label in enumerate(timeline.labels):
         scores = [float(score) for score in timeline.scores[:, number]]
         segments = [
-            (round(begin * scale, 1), round(max(end - begin, 0) * scale, 1), round(score, 3))
+            Segment(
+                round(begin * scale, 1), round(max(end - begin, 0) * scale, 1), round(score, 3), f"{begin:.1f} to {end:.1f} s"
+            )
             for begin, end, score in zip(edges[:-1], edges[1:], scores, strict=True)
         ]
-        path = "M0," + "V".join(f"{height * (1 - score):.1f}H{x + w:.1f}" for x, w, score in segments)
+        path = "M0," + "V".join(f"{height * (1 - score):.1f}H{x + w:.1f}" for x, w, score, _ in segments)
         bars.append(TimelineBar(label, "right" if label in true else next(others), segments, path))
     return bars
