@@ -134,10 +134,10 @@ def linear_ticks(low: float, high: float, count: int = 4, *, whole: bool = False
         low, high = (low, low + 1) if whole else (low - (abs(low) / 2 or 0.5), low + (abs(low) / 2 or 0.5))
     rough = (high - low) / count
     size = 10.0 ** math.floor(math.log10(rough))
-    step = size * next(factor for factor in (1, 2, 5, 10) if size * factor >= rough * 0.999)
+    step = size * next(factor for factor in ((1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)) if size * factor >= rough * 0.999)
     step = max(step, 1.0) if whole else step
     ticks = [n * step for n in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
-    return Axis(ticks[0], ticks[-1], [(tick, _number(tick)) for tick in ticks])
+    return Axis(ticks[0], ticks[-1], [(tick, number_text(tick)) for tick in ticks])
 
 
 def log_ticks(low: float, high: float) -> Axis:
@@ -148,12 +148,13 @@ def log_ticks(low: float, high: float) -> Axis:
     begin = max(tick for tick in ticks if tick <= low + 1e-9)
     end = min(tick for tick in ticks if tick >= high - 1e-9 and tick > begin)
     there = [tick for tick in ticks if begin <= tick <= end]
-    return Axis(begin, end, [(tick, _number(10**tick)) for tick in there[:: -(-len(there) // MOST_TICKS)]])
+    return Axis(begin, end, [(tick, number_text(10**tick)) for tick in there[:: -(-len(there) // MOST_TICKS)]])
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
+    """Format a number with three digits, or all digits of its integer part: 0.0512, 12,345, 2.5e-7."""
     value = float(f"{value:.3g}")
-    if value and not 1e-3 <= abs(value) < 1e6:
+    if value and not 1e-4 <= abs(value) < 1e6:
         digits, _, power = f"{value:.2e}".partition("e")
         return f"{float(digits):g}e{int(power)}"
     return f"{value:,.0f}" if value == int(value) else f"{value:g}"

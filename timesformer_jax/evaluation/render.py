@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from timesformer_jax.evaluation.confusion import ORDERS, confusion_data
-from timesformer_jax.evaluation.figures import LineChart, Scatter, TimelineBar, line_chart, scatter, timeline_bars
+from timesformer_jax.evaluation.figures import LineChart, Scatter, TimelineBar, line_chart, number_text, scatter, timeline_bars
 from timesformer_jax.evaluation.pictures import Clip, data_uri, encode_clips, thumbnail
 from timesformer_jax.evaluation.report import (
     AVERAGE_TITLES,
@@ -71,7 +71,7 @@ def render_report(report: Report) -> str:
         finalize=_without_controls,
     )
     filters: dict[str, Any] = {"percent": _percent, "interval": _interval, "points": _points}
-    filters |= {"point_interval": _point_interval, "data_uri": data_uri, "short": _short, "enumerate": enumerate}
+    filters |= {"point_interval": _point_interval, "data_uri": data_uri, "short": number_text, "enumerate": enumerate}
     environment.filters.update(filters)
     content = _content(report)
     return environment.get_template("report.html").render(
@@ -210,7 +210,3 @@ def _points(difference: float) -> str:
 
 def _point_interval(ends: Sequence[float]) -> str:
     return f"{_points(ends[0])} to {_points(ends[1])}"
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
