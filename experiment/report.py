@@ -20,6 +20,7 @@ from timesformer_jax import evaluation
 from timesformer_jax.cost import count_multiply_adds, count_parameters
 from timesformer_jax.errors import first_line
 from timesformer_jax.evaluation import Points, Row
+from timesformer_jax.evaluation.render import MOST_BYTES
 from timesformer_jax.explain.embedding import embed_points, nearest_neighbours
 from timesformer_jax.printable import printable
 from timesformer_jax.progress import Progress
@@ -99,8 +100,11 @@ def report(run: Run) -> None:
             comparison=_compare(run.config, run.workdir, tested),
         )
     )
+    size = len(page.encode())
+    if size > MOST_BYTES:
+        log.warning("The page has %.1f MB: a smaller --config.report.num_points makes it open faster.", size / 1e6)
     evaluation.write_whole(workdir / FILE, page)
-    log.info("See %s/%s (%.1f MB, no other file is needed).", run.workdir, FILE, len(page.encode()) / 1e6)
+    log.info("See %s/%s (%.1f MB, no other file is needed).", run.workdir, FILE, size / 1e6)
 
 
 def _compare(config: Any, workdir: str, rows: Sequence[Row]) -> evaluation.Comparison | None:

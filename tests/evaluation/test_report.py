@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.evaluation.made_reports import confusion_of, make_report, make_rows, many_names, moving_blob, show
 from timesformer_jax import evaluation
-from timesformer_jax.evaluation import pictures
+from timesformer_jax.evaluation import pictures, render
 from timesformer_jax.evaluation.report import ConfusedPair, best_and_worst, confused_pairs
 from timesformer_jax.evaluation.report import spread as spread_rows
 
@@ -296,6 +296,14 @@ def test_clips_share_their_budget():
     (clip,) = pictures.encode_clips([video], pictures.CLIPS_BYTES // 200)
     assert len(clip.frames) + len(clip.maps) <= pictures.CLIPS_BYTES // 200
     assert clip.width == 160
+
+
+def test_clips_shrink_if_the_rest_of_the_page_is_large(monkeypatch: pytest.MonkeyPatch):
+    whole = len(small_page().encode())
+    clips = sum(len(clip.frames) + len(clip.maps) for clip in pictures.encode_clips(small().examples))
+    monkeypatch.setattr(render, "CLIPS_BYTES", clips)
+    monkeypatch.setattr(render, "MOST_BYTES", whole - clips // 2)
+    assert len(evaluation.render_report(small()).encode()) < whole - clips // 2
 
 
 def test_thumbnail_is_a_small_jpeg():
