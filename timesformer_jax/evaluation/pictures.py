@@ -36,6 +36,9 @@ QUALITIES = (
 )
 """Sizes of a clip; the first one that fits into its share of `CLIPS_BYTES` is used."""
 
+LEAST_SAVED = 0.7
+"""Bytes per pixel at the next lower quality of WebP, relative to the last attempt, are not expected to be fewer than this."""
+
 SMALLEST = 320
 """Frames with a shorter long side are enlarged by a whole factor, without blurring them, until the next would exceed 640."""
 
@@ -81,13 +84,22 @@ def encode_clips(videos: Sequence[ShownVideo], most_bytes: int = CLIPS_BYTES) ->
 
 
 def _encode_clip(video: ShownVideo, most_bytes: int) -> Clip:
-    clip = None
-    for quality in QUALITIES:
+    *larger, smallest = QUALITIES
+    density = 0.0  # bytes per pixel of the last attempt, by which hopeless ones are skipped
+    for quality in larger:
+        if LEAST_SAVED * density * _num_pixels(video, quality) > most_bytes:
+            continue
         clip = _encoded(video, quality)
-        if len(clip.frames) + len(clip.maps) <= most_bytes:
-            break
-    assert clip is not None
-    return clip
+        size = len(clip.frames) + len(clip.maps)
+        if size <= most_bytes:
+            return clip
+        density = size / _num_pixels(video, quality)
+    return _encoded(video, smallest)
+
+
+def _num_pixels(video: ShownVideo, quality: Quality) -> float:
+    count, height, width = video.frames.shape[:3]
+    return min(count, quality.frames) * height * width * min(quality.side / max(height, width), 1) ** 2
 
 
 def _encoded(video: ShownVideo, quality: Quality) -> Clip:
@@ -96,7 +108,7 @@ def _encoded(video: ShownVideo, quality: Quality) -> Clip:
     frames = np.stack([np.asarray(_resized(video.frames[i], quality.side)) for i in chosen])
     columns = int(np.ceil(np.sqrt(len(chosen))))
     file = io.BytesIO()
-    _pillow().fromarray(_grid(frames, columns)).save(file, "WEBP", quality=quality.webp, method=4)
+    _pillow().fromarray(_grid(frames, columns)).save(file, "WEBP", quality=quality.webp, method=2)
     maps = b"" if video.maps is None else _png(_grid(heat(video.maps[chosen]), columns))
     return Clip(file.getvalue(), maps, len(chosen), columns, frames.shape[2], frames.shape[1])
 
