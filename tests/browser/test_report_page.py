@@ -116,6 +116,14 @@ def test_curves_show_values_under_the_pointer_and_by_keyboard(page: Any, small: 
     assert figure.locator(".cursor").get_attribute("visibility") == "visible"
 
 
+def test_curves_keep_the_values_that_a_finger_chose(new_page: Callable[..., Any], small: str):
+    page = new_page(viewport={"width": 390, "height": 800}, has_touch=True)
+    page.goto(small)
+    figure = page.locator(".chart").first
+    figure.locator("svg").tap(position={"x": 20, "y": 50})
+    assert "step 0 " in " ".join(figure.locator(".readout").text_content().split()) + " "
+
+
 def test_markup_in_a_label_runs_nothing(page: Any, small: str):
     page.goto(small)
     assert page.title() != "attacked"

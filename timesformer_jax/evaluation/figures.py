@@ -154,7 +154,7 @@ def log_ticks(low: float, high: float) -> Axis:
 def number_text(value: float) -> str:
     """Format a number with three digits, or all digits of its integer part: 0.0512, 12,345, 2.5e-7."""
     value = float(f"{value:.3g}")
-    if value and not 1e-4 <= abs(value) < 1e6:
+    if value and not 1e-3 <= abs(value) < 1e6:
         digits, _, power = f"{value:.2e}".partition("e")
         return f"{float(digits):g}e{int(power)}"
     return f"{value:,.0f}" if value == int(value) else f"{value:g}"

@@ -40,7 +40,7 @@
     };
     svg.addEventListener("pointermove", point);
     svg.addEventListener("pointerdown", point);
-    svg.addEventListener("pointerleave", leave);
+    svg.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && leave());  // a finger always leaves
     svg.addEventListener("blur", leave);
     svg.addEventListener("keydown", (event) => {
       const page = Math.max(Math.round(places.length / 10), 1);

@@ -28,7 +28,7 @@ if (REPORT.scatter) {
   };
   svg.addEventListener("pointermove", point);
   svg.addEventListener("pointerdown", point);
-  svg.addEventListener("pointerleave", () => show(null));
+  svg.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && show(null));  // a finger always leaves
   svg.addEventListener("blur", () => show(null));
   svg.addEventListener("keydown", (event) => {
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
