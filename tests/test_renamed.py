@@ -6,6 +6,10 @@ import pytest
 
 RENAMED = {
     "timesformer_jax.augment": {"prepare_test": "prepare_eval"},
+    "timesformer_jax.cnn3d": {
+        "describe": "timesformer_jax.modeling.describe_model",
+        "variable_shapes": "timesformer_jax.modeling.weight_shapes",
+    },
     "timesformer_jax.evaluation": {"PartialTest": "PartialEvaluation"},
     "timesformer_jax.pretrained": {"KINDS": "FORMATS"},
     "timesformer_jax.modeling": {"create": "timesformer_jax.create", "VARIANTS": "timesformer_jax.VARIANTS"},

@@ -3,6 +3,7 @@
 from timesformer_jax.cnn3d.arithmetic import count_layer_multiply_adds
 from timesformer_jax.cnn3d.models import CONVNETS, I3D, ConvFeatures, ConvNet, SlowFast
 from timesformer_jax.cnn3d.stages import STAGES, Pathway
+from timesformer_jax.renamed import renamed
 
 __all__ = [
     "CONVNETS",
@@ -14,3 +15,8 @@ __all__ = [
     "SlowFast",
     "count_layer_multiply_adds",
 ]
+
+__getattr__ = renamed(
+    __name__,
+    {"variable_shapes": "timesformer_jax.modeling.weight_shapes", "describe": "timesformer_jax.modeling.describe_model"},
+)
