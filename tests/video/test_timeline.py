@@ -225,9 +225,9 @@ def test_any_exception_on_opening_becomes_the_reason(tmp_path: Path, monkeypatch
 
 def test_any_exception_on_a_frame_loses_that_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write(tmp_path / "a.mp4", range(10), **X264)
-    upright, calls = "timesformer_jax.video.decoding._upright", []
+    upright, calls = "timesformer_jax.video.decoding.VideoFile._upright", []
 
-    def fail_sometimes(rgb: np.ndarray, frame: Any) -> np.ndarray:
+    def fail_sometimes(video: Any, rgb: np.ndarray, frame: Any) -> np.ndarray:
         calls.append(rgb)
         if len(calls) == 4:
             raise ZeroDivisionError
