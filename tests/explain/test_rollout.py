@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -158,11 +159,14 @@ def test_relevance_matches_gradients_taken_one_by_one(name: str, monkeypatch: py
         weights = jnp.exp(scores - jax.scipy.special.logsumexp(scores, axis=axis, keepdims=True))
         return weights + calls.pop(0)
 
+    def cls_last(x: jax.Array, step: str) -> jax.Array:
+        """Move the CLS, which comes first in maps, to where it is in groups: as a key, and as a query if it is one."""
+        grouping = SCHEMES[model.attention_type].steps[step]
+        has_cls = x.shape[-1] > math.prod(rule.length(size) for rule, size in zip(grouping, SIZES, strict=True))
+        return jnp.roll(x, -int(has_cls), axis=(-2, -1) if x.shape[-2] == x.shape[-1] else -1)
+
     def logits(additions: list[jax.Array]) -> jax.Array:
-        # The CLS comes first in maps, but last in the groups of the block's own attention.
-        calls[:] = [
-            jnp.roll(x, -1, axis=(-2, -1)) if order[i % len(order)] == steps[-1] else x for i, x in enumerate(additions)
-        ]
+        calls[:] = [cls_last(x, order[i % len(order)]) for i, x in enumerate(additions)]
         with monkeypatch.context() as patched:
             patched.setattr(jax.nn, "softmax", softmax)
             found: Any = model.apply({"params": params}, CLIPS, method="features", attention=True)
