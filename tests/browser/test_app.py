@@ -85,7 +85,6 @@ def test_label_method_and_strength_can_be_changed(page: Any, app: str, videos: d
     listed.press("Enter")
     page.wait_for_function("document.querySelector('#shown figcaption')?.innerText.includes('& away')")
     page.wait_for_function(DONE)
-    print(captions(page), page.locator("#shown").inner_text())
     assert all(f"“{LABELS[3]}”" in caption for caption in captions(page))
     assert page.locator("#shown .explained .label").all_inner_texts() == [LABELS[3]] * 2
     after = [video_of(page, column)["address"] for column in range(2)]

@@ -87,11 +87,16 @@ class Analysis:
         checkpoints: The checkpoints to compare.
         limits: Largest video to accept.
         max_side: Maximum of width and height in pixels of drawn videos; None for the video's own size.
+
+    Attributes:
+        columns: What the page shows, kept up to date by the steps below.
+        running: A mark for each of the page's events that has steps left.
     """
 
     def __init__(self, upload: Upload, checkpoints: Sequence[Checkpoint], limits: Limits, max_side: int | None = None):
         self.upload, self.limits, self.max_side = upload, limits, max_side
         self.columns = [Column(checkpoint) for checkpoint in checkpoints]
+        self.running: set[object] = set()
         self._turn = 0
         self._seen: list[Seen] = []
         self._kept: dict[tuple[int, int | None, str], MappedClip] = {}

@@ -130,9 +130,15 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, 
             yield from reported(upload, steps())
 
         def showing(analysis: Analysis, steps: Iterable[Step]) -> Iterator[dict[Any, Any]]:
-            for step in steps:
-                yield {status: html.progress(step), shown: html.results(analysis.columns, busy=True)}
-            yield {status: "", shown: html.results(analysis.columns, busy=False)}
+            this = object()
+            analysis.running.add(this)
+            try:
+                for step in steps:
+                    yield {status: html.progress(step), shown: html.results(analysis.columns, busy=True)}
+            finally:
+                analysis.running.discard(this)
+            if not analysis.running:
+                yield {status: "", shown: html.results(analysis.columns, busy=False)}
 
         def uploaded(method: str, strength: float, event: gr.EventData, request: gr.Request) -> Iterator[dict[Any, Any]]:
             """A video was uploaded: the event has its token."""
@@ -156,7 +162,7 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, 
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_id": "model"}
         private["concurrency_limit"] = AT_ONCE
         change = gr.on(
-            [label.input, method.input, strength.change],
+            [label.input, method.input, strength.input],
             changed,
             [token, label, method, strength],
             [status, shown],
