@@ -47,11 +47,19 @@ DIGITS: Table = {
 VARIANTS: dict[str, Table] = {
     "motion": {"data": {"label": "motion"}},
     "digit": {"data": {"label": "digit"}},
-    # A narrow copy, to try the training of a convolutional network.
+    # Two harder tasks: a digit in clutter with its colour, and motions that only several frames together reveal.
+    "clutter": {"data": {"scene": "clutter", "label": "sign"}, "model": {"depth": 2}},
+    "shaky": {"data": {"scene": "shaky", "label": "motion"}, "model": {"depth": 2}},
+    # Narrow copies, to try the training of a convolutional network.
     "slowfast": {
         **NO_TIMESFORMER,
         "architecture": "slowfast",
         "cnn": {"image_size": 32, "num_frames": 8, "width": 16, "depths": (1, 1, 1, 1), "dropout_rate": 0.0},
+    },
+    "i3d": {
+        **NO_TIMESFORMER,
+        "architecture": "i3d",
+        "cnn": {"image_size": 32, "num_frames": 8, "width": 8, "depths": (1, 1, 1, 1), "dropout_rate": 0.0},
     },
 }
 """Maps a classification task, or another model, to its changes. Names can be combined with commas."""
@@ -61,6 +69,7 @@ def get_config(variant: str = "motion") -> ConfigDict:
     """Make the config; `variant` is one or more keys of `VARIANTS`, separated by commas."""
     data = {
         "name": "moving_digits",
+        "scene": "motion",
         "label": "motion",
         "train_clips": 12_000,
         "val_clips": 1_000,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline.builders import BUILDERS, own_config
-from input_pipeline.moving_digits import FRAME_SIZE, NUM_FRAMES, MovingDigits, MovingDigitsConfig
+from input_pipeline.moving_digits import FRAME_SIZE, NUM_FRAMES, SCENES, MovingDigits, MovingDigitsConfig
 from input_pipeline.prepared import CheckLabels, prepared
 from input_pipeline.shares import Share
 from input_pipeline.video_builder import VideoConfig
@@ -29,15 +29,18 @@ def _moving_digits(
     val_clips: int,
     data_dir: str | None,
     num_frames: int = NUM_FRAMES,
+    scene: str = "motion",
     check: CheckLabels | None = None,
 ) -> VideoDataset:
-    if label not in ("motion", "digit"):
-        raise InputError(f"data.label must be 'motion' or 'digit', got {label!r}.")
+    if scene not in SCENES:
+        raise InputError(f"data.scene must be one of {', '.join(SCENES)}, got {scene!r}.")
+    if label not in SCENES[scene].labels:
+        raise InputError(f"data.label must be one of {', '.join(SCENES[scene].labels)} with data.scene={scene}, got {label!r}.")
     if min(train_clips, val_clips) < 1:
         raise InputError(f"data.train_clips and data.val_clips must be at least 1, got {train_clips} and {val_clips}.")
     if num_frames not in range(2, NUM_FRAMES + 1, 2):
         raise InputError(f"data.num_frames must be an even number from 2 to {NUM_FRAMES}, got {num_frames}.")
-    config = MovingDigitsConfig(train_clips=train_clips, val_clips=val_clips, num_frames=num_frames)
+    config = MovingDigitsConfig(scene=scene, train_clips=train_clips, val_clips=val_clips, num_frames=num_frames)
     builder = prepared(MovingDigits, config, data_dir)
     return VideoDataset(builder=builder, label=label, codec="jpeg", short_side=FRAME_SIZE)
 

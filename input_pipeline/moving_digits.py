@@ -3,6 +3,10 @@
 Each clip has two labels: the digit, which any frame shows, and one of eight motions. A motion and its reversal have the same
 frames in opposite order, so neither a single frame nor the unordered set of frames determines the motion. A model that ignores
 the order can distinguish the four axes but not the two directions along each, and is right at most half of the time.
+
+Two other scenes are harder, so that models differ. "clutter" shows a digit among static fragments of others, and its label
+`sign` is the digit with its colour, which any frame shows. "shaky" shows the motions above, at various speeds and with random
+displacements along the axis, so that the direction shows only in several frames together.
 """
 
 import dataclasses
@@ -12,9 +16,27 @@ from typing import ClassVar
 import numpy as np
 
 from input_pipeline._tensorflow import LocalInfo, tf, tfds
+from timesformer_jax.datasets.digit_scenes import SCENES
 from timesformer_jax.datasets.drawn_digits import FRAME_SIZE, MOTIONS, NUM_FRAMES, digit_boxes, draw_clip
 
-__all__ = ["FRAME_SIZE", "MOTIONS", "NUM_FRAMES", "MovingDigits", "MovingDigitsConfig", "digit_boxes", "draw_clip"]
+__all__ = [
+    "FRAME_SIZE",
+    "MOTIONS",
+    "NUM_FRAMES",
+    "SCENES",
+    "MovingDigits",
+    "MovingDigitsConfig",
+    "clip_name",
+    "digit_boxes",
+    "draw_clip",
+]
+
+FPS = 30.0
+
+
+def clip_name(split: str, index: int) -> str:
+    """Return the name of clip `index` of a split."""
+    return f"{split}-{index:05d}"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -27,16 +49,19 @@ class MovingDigitsConfig(tfds.core.BuilderConfig):
         val_clips: Clips of the split "val".
         num_frames: Frames of each clip, taken from its middle. Must be even, so that a motion and its reversal still have the
             same frames.
+        scene: What the clips show, a key of `SCENES`.
     """
 
     name: str = ""
+    scene: str = "motion"
     train_clips: int = 12_000
     val_clips: int = 1_000
     num_frames: int = NUM_FRAMES
 
     def __post_init__(self) -> None:
         fewer = "" if self.num_frames == NUM_FRAMES else f"_{self.num_frames}_frames"
-        self.name = f"{self.train_clips}_{self.val_clips}{fewer}"
+        scene = "" if self.scene == "motion" else f"{self.scene}_"
+        self.name = f"{scene}{self.train_clips}_{self.val_clips}{fewer}"
 
     @property
     def middle(self) -> slice:
@@ -46,7 +71,7 @@ class MovingDigitsConfig(tfds.core.BuilderConfig):
 
 
 class MovingDigits(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder of `moving_digits`: `video` (JPEG frames), `digit`, `motion`, `fps`, `height`, `width` and `name`."""
+    """TFDS builder of `moving_digits`: `video` (JPEG frames), the scene's labels, `fps`, `height`, `width` and `name`."""
 
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES: ClassVar = {"1.1.0": "Sizes are features."}
@@ -62,8 +87,10 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
                     "video": tfds.features.Video(
                         (self.builder_config.num_frames, FRAME_SIZE, FRAME_SIZE, 3), encoding_format="jpeg"
                     ),
-                    "digit": tfds.features.ClassLabel(num_classes=10),
-                    "motion": tfds.features.ClassLabel(names=list(MOTIONS)),
+                    **{
+                        label: tfds.features.ClassLabel(names=list(names))
+                        for label, names in SCENES[self.builder_config.scene].labels.items()
+                    },
                     "fps": np.float32,
                     "height": np.int32,
                     "width": np.int32,
@@ -83,6 +110,6 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str, num_clips: int, middle: slice) -> Iterator[tuple[int, dict]]:
         size = {"height": FRAME_SIZE, "width": FRAME_SIZE}
         for index in range(num_clips):
-            frames, digit, motion = draw_clip(split, index)
+            frames, labels = SCENES[self.builder_config.scene].draw(split, index)
             jpegs = [tf.io.encode_jpeg(frame, quality=95).numpy() for frame in frames[middle]]
-            yield index, {"video": jpegs, "digit": digit, "motion": motion, "fps": 30.0, **size, "name": f"{split}-{index:05d}"}
+            yield index, {"video": jpegs, **labels, "fps": FPS, **size, "name": clip_name(split, index)}

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from input_pipeline import open_dataset
-from input_pipeline.moving_digits import MOTIONS, draw_clip
+from input_pipeline.moving_digits import MOTIONS, SCENES, draw_clip
 from timesformer_jax import InputError
 from timesformer_jax.datasets import drawn_digits
+from timesformer_jax.datasets.digit_scenes import draw_clutter, draw_shaky
 
 
 def brightest_place(frame: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -46,9 +47,53 @@ def test_motions_cover_four_axes_in_both_directions():
     assert {backwards for _, backwards in MOTIONS.values()} == {True, False}
 
 
+def test_shaky_motion_and_its_reversal_share_the_same_frames(monkeypatch: pytest.MonkeyPatch):
+    """So the unordered set of frames never distinguishes the two."""
+    frames, labels = draw_shaky("train", 4)
+    names = list(MOTIONS)
+    axis, backwards = MOTIONS[names[4]]
+    (reversal,) = [name for name, value in MOTIONS.items() if value == (axis, not backwards)]
+    monkeypatch.setitem(MOTIONS, names[4], MOTIONS[reversal])
+    other, same = draw_shaky("train", 4)
+    assert labels == same
+    np.testing.assert_array_equal(frames, other[::-1])
+
+
+def test_sign_is_the_digit_with_its_colour():
+    for index in range(12):
+        frames, labels = draw_clutter("train", index)
+        colour, digit = SCENES["clutter"].labels["sign"][labels["sign"]].split()
+        assert int(digit) == labels["digit"]
+        centre = frames[:, 12:20, 12:20].reshape(-1, 3).astype(int)
+        bright = centre[centre.sum(axis=1).argmax()]
+        assert (bright[0] > bright[2]) == (colour == "warm")
+
+
+@pytest.mark.parametrize("scene", ["clutter", "shaky"])
+def test_scenes_are_balanced_and_build(scene: str, data_dir: str):
+    """Names of the classes included; splits differ."""
+    label = {"clutter": "sign", "shaky": "motion"}[scene]
+    dataset = open_dataset(name="moving_digits", scene=scene, label=label, train_clips=40, val_clips=8, data_dir=data_dir)
+    assert dataset.label_names == list(SCENES[scene].labels[label])
+    examples = {each["name"].decode(): each for each in dataset.builder.as_dataset(split="val").as_numpy_iterator()}
+    for index in range(8):
+        frames, labels = SCENES[scene].draw("val", index)
+        example = examples[f"val-{index:05d}"]
+        assert np.abs(example["video"].astype(float) - frames).mean() < 6
+        assert example[label] == labels[label]
+        assert (SCENES[scene].draw("train", index)[0] != frames).any()
+
+
+def test_label_of_another_scene_is_refused(data_dir: str):
+    with pytest.raises(InputError, match=r"data.label must be one of digit, sign with data.scene=clutter, got 'motion'"):
+        open_dataset(name="moving_digits", scene="clutter", label="motion", train_clips=8, val_clips=1, data_dir=data_dir)
+    with pytest.raises(InputError, match=r"data.scene must be one of motion, clutter, shaky, got 'rain'"):
+        open_dataset(name="moving_digits", scene="rain", label="motion", train_clips=8, val_clips=1, data_dir=data_dir)
+
+
 def test_validation_digits_are_not_in_the_training_set(monkeypatch: pytest.MonkeyPatch):
     used: dict[str, set[int]] = {}
-    images, labels = drawn_digits._digits()
+    images, labels = drawn_digits.digit_images()
 
     class Recorder:
         def __init__(self, split: str):

@@ -26,11 +26,12 @@ MOTIONS: dict[str, tuple[tuple[int, int], bool]] = {
 }
 """Maps each motion to its axis as (rows, columns), and whether the clip is played backwards."""
 
-_SEEDS = {"train": 0, "val": 1}
+SEEDS = {"train": 0, "val": 1}
+"""Maps each split to the beginning of its clips' seeds."""
 
 
 @cache
-def _digits() -> tuple[np.ndarray, np.ndarray]:
+def digit_images() -> tuple[np.ndarray, np.ndarray]:
     """Load scikit-learn's digits, enlarged to `[1797, DIGIT_SIZE, DIGIT_SIZE]` opacities in [0, 1], and their labels."""
     from scipy.ndimage import zoom
 
@@ -46,7 +47,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     return enlarged.clip(0, 1), np.asarray(labels)
 
 
-def _texture(random: np.random.Generator) -> np.ndarray:
+def draw_texture(random: np.random.Generator) -> np.ndarray:
     """Draw a coloured background `[FRAME_SIZE, FRAME_SIZE, 3]`, 0 to about 0.6: three waves of random direction and pitch."""
     rows, columns = np.mgrid[:FRAME_SIZE, :FRAME_SIZE] / FRAME_SIZE
     waves = np.zeros((FRAME_SIZE, FRAME_SIZE, 3))
@@ -75,14 +76,13 @@ def digit_boxes(split: str, index: int) -> Int[ndarray, "T 4"]:
 
 
 def _draw(split: str, index: int) -> _Clip:
-    random = np.random.default_rng([_SEEDS[split], index])
-    images, labels = _digits()
-    first_val = len(images) - NUM_VALIDATION_DIGITS
-    which = random.integers(first_val) if split == "train" else random.integers(first_val, len(images))
+    random = np.random.default_rng([SEEDS[split], index])
+    images, labels = digit_images()
+    which = choose_image(random, split)
     motion = list(MOTIONS)[index % len(MOTIONS)]
     axis, backwards = MOTIONS[motion]
 
-    background = _texture(random)
+    background = draw_texture(random)
     colour = random.uniform(0.7, 1.0, 3)
     centre = (FRAME_SIZE - DIGIT_SIZE) / 2 + random.uniform(-1, 1, 2)
     reach = random.uniform(0.75, 0.9) * (FRAME_SIZE - DIGIT_SIZE) / 2
@@ -100,3 +100,10 @@ def _draw(split: str, index: int) -> _Clip:
         boxes[time] = top + rows[0], left + columns[0], top + rows[1], left + columns[1]
     order = slice(None, None, -1 if backwards else 1)
     return _Clip(frames[order], int(labels[which]), motion, boxes[order])
+
+
+def choose_image(random: np.random.Generator, split: str) -> int:
+    """Draw the number of an image that belongs to a split."""
+    images, _ = digit_images()
+    first_val = len(images) - NUM_VALIDATION_DIGITS
+    return int(random.integers(first_val) if split == "train" else random.integers(first_val, len(images)))
