@@ -63,9 +63,10 @@ def test_scanned_and_unrolled_blocks_agree(attention_type: str):
     jax.tree.map(np.testing.assert_array_equal, again, stacked)
 
 
-def test_official_initialization_equals_the_image_model_per_frame():
+@pytest.mark.parametrize("initialization", ["official", "from_images"])
+def test_official_initialization_equals_the_image_model_per_frame(initialization: str):
     """With zero time embeddings and zero temporal_fc in every block, temporal attention contributes nothing."""
-    model = tsf.TimeSformer(**TINY)
+    model = tsf.TimeSformer(**TINY, initialization=initialization)
     video = random_video(2, 4, 16, 16, 3)
     params = jax.jit(model.init)(jax.random.key(0), video)["params"]
     assert not params["time_embed"].any()
@@ -284,7 +285,7 @@ def test_model_accepts_any_input_size(shape: tuple[int, ...]):
     ("fields", "words"),
     [
         ({"attention_type": "divided"}, "attention_type must be one of divided_space_time, .*'divided'"),
-        ({"initialization": "random"}, "initialization must be one of official, from_scratch"),
+        ({"initialization": "random"}, "initialization must be one of official, from_images, from_scratch"),
         ({"attention_order": "time_first"}, "attention_order must be one of time_then_space, space_then_time, parallel"),
         ({"position_embedding": "rotary"}, "position_embedding must be one of none, space, space_time"),
         ({"image_size": 20}, "image_size 20 x 20 .* 8 x 8 patches.* 16 or 24"),

@@ -20,15 +20,26 @@ from timesformer_jax.pretrained.weight_formats import FORMATS
 DRAW = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time"])
-def test_inflation_matches_the_official_code(attention_type: str, tmp_path: Path):
-    """The released loader's tensors are matched bit by bit, and so are the official model's features on them."""
+@pytest.mark.parametrize(
+    ("attention_type", "initialization", "spread"),
+    [
+        ("divided_space_time", "from_scratch", 0.02),  # for models without weights; unused here
+        ("joint_space_time", "official", 0.02),
+        ("divided_space_time", "from_images", (2 / (24 + 5)) ** 0.5),
+    ],
+)
+def test_inflation_matches_the_official_code(attention_type: str, initialization: str, spread: float, tmp_path: Path):
+    """The released loader's tensors are matched bit by bit, and so are the official model's features on them.
+
+    The initialization only decides how the new classifier is drawn.
+    """
     golden = golden_arrays(f"inflate_{attention_type}")
     source = write_safetensors(tmp_path / "vit", golden_tensors(f"inflate_{attention_type}", "vit/"))
     options: dict[str, Any] = {"num_heads": 3, "num_classes": 5, "num_frames": 4, "attention_type": attention_type}
-    options["initialization"] = "from_scratch"  # for models without weights; unused here
+    options["initialization"] = initialization
     pretrained = tsf.load(source, **options)
     assert pretrained.report.format == "a timm or DeiT image transformer"
+    assert float(np.std(pretrained.params["head"]["kernel"])) == pytest.approx(spread, rel=0.25)
     expected = golden_tensors(f"inflate_{attention_type}", "expected/")
     head = {"head.weight": np.zeros((5, 24), np.float32), "head.bias": np.zeros(5, np.float32)}
     official = write_safetensors(tmp_path / "official", {f"model.{k}": v for k, v in {**expected, **head}.items()})

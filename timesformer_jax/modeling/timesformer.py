@@ -77,7 +77,8 @@ class TimeSformer(nn.Module):
         dropout_rate: Dropout rate of the embedded tokens, the attention projections and both layers of the MLP, in [0, 1).
         attention_dropout_rate: Dropout rate of the attention weights, in [0, 1).
         initialization: A key of `INITIALIZATIONS`. "official" starts with zero time embeddings and zero `temporal_fc`, for
-            pretrained image weights. "from_scratch" starts with large time and position embeddings and an ordinary
+            pretrained image weights. "from_images" draws a new classifier with larger weights, which lets short trainings learn
+            the order of frames (docs/model.md). "from_scratch" starts with large time and position embeddings and an ordinary
             `temporal_fc`; without pretrained weights, the official start doesn't learn the order of frames in reasonable time.
 
         scan_layers: Whether to trace two blocks instead of `depth`, with parameters stacked under `blocks` (see
@@ -180,7 +181,7 @@ class TimeSformer(nn.Module):
         if self.pre_norm:
             self.norm_pre = LayerNorm(epsilon=self.layer_norm_epsilon)
         self.norm = LayerNorm(epsilon=self.layer_norm_epsilon)
-        self.head = nn.Dense(self.num_classes, kernel_init=init.linear, dtype=jnp.float32)
+        self.head = nn.Dense(self.num_classes, kernel_init=init.head, dtype=jnp.float32)
 
     def __call__(
         self, video: Float[Array, "B T H W C"], frame_mask: Bool[Array, "B T"] | None = None, *, train: bool = False

@@ -11,7 +11,7 @@ import numpy as np
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.interpolation import nearest
-from timesformer_jax.modeling import TimeSformer, flatten_params, parameter_shapes, stack_blocks
+from timesformer_jax.modeling import INITIALIZATIONS, TimeSformer, flatten_params, parameter_shapes, stack_blocks
 from timesformer_jax.modeling.embeddings import RESIZES, resize_position_embedding, resize_time_embedding
 from timesformer_jax.pretrained.load_report import Report
 from timesformer_jax.pretrained.tensor_names import list_problems
@@ -289,11 +289,13 @@ def _resize(
 
 
 def initialise(model: TimeSformer, paths: list[str], key: jax.Array | None) -> dict[str, np.ndarray]:
-    """Draw some parameters of a model with the official initialization, without computing the others.
+    """Draw some parameters of a model, without computing the others.
 
-    `key` is `jax.random.key(0)` by default.
+    They are drawn with the model's initialization if that keeps an image model's features, else with the official one. `key` is
+    `jax.random.key(0)` by default.
     """
-    model = model.clone(scan_layers=False, initialization="official")
+    keeps = INITIALIZATIONS[model.initialization].keeps_image_model
+    model = model.clone(scan_layers=False, initialization=model.initialization if keeps else "official")
 
     def wanted(key: jax.Array) -> dict[str, jax.Array]:
         video = jnp.zeros((1, 1, model.patch_size, model.patch_size, model.num_channels))
