@@ -1,4 +1,4 @@
-"""Repeat the paper's experiments at a size that two CPU cores finish in 45 minutes; writes docs/paper_in_miniature.md.
+"""Repeat the paper's experiments at a size that two CPU cores finish in 70 minutes; writes docs/paper_in_miniature.md.
 
 python benchmarks/paper_in_miniature.py                        runs what isn't finished, then draws the page
 python benchmarks/paper_in_miniature.py --folder=runs/again    runs everything anew and draws runs/again/results.md
@@ -6,18 +6,22 @@ python benchmarks/paper_in_miniature.py --only-page            draws the page fr
 python benchmarks/paper_in_miniature.py --quick                short runs of the main kinds, in runs/paper_in_miniature_quick
 python benchmarks/paper_in_miniature.py --full --k400=FOLDER --ssv2=FOLDER   the paper's own data sets and recipes
 
-Every training is a job of main.py. A finished training isn't repeated, even if the code or a config file has changed; use
-another folder for that. An interrupted one resumes from its checkpoint if it has written one.
+Trainings of moving digits run in memory, one thread each, --workers of them at a time. A finished training isn't repeated
+unless its config or the code that it depends on has changed, and Ctrl-C loses only the trainings in progress, half a minute
+each. With --full, every training is a job of main.py, and an interrupted one resumes from its checkpoint if it has written one.
 """
 
 import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parent.parent)  # replaces this file's folder, whose files hide packages
 
+from benchmarks.miniature.costs import FILE as COST_FILE  # noqa: E402
 from benchmarks.miniature.costs import count_costs, read_costs  # noqa: E402
+from benchmarks.miniature.experiments import Size, all_cells  # noqa: E402
 from benchmarks.miniature.page import write_page  # noqa: E402
 from benchmarks.miniature.running import ROOT, run_cells  # noqa: E402
 from benchmarks.miniature.sizes import SIZES  # noqa: E402
@@ -38,8 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--results",
         type=Path,
-        help="results (default: docs/paper_in_miniature, or FOLDER/results with --folder or another size)",
+        help="results (default: FOLDER/results; once all are finished, those of this size replace docs/paper_in_miniature)",
     )
+    parser.add_argument("--workers", type=int, default=2, help="trainings at a time, one core each (default: 2)")
     parser.add_argument("--only-page", action="store_true", help="draw the page without running anything")
     given = parser.parse_args(arguments)
     try:
@@ -63,9 +68,11 @@ def run(given: argparse.Namespace) -> None:
     miniature = given.size == "miniature"
     default = "paper_in_miniature" if miniature else f"paper_in_miniature_{given.size}"
     folder = (given.folder or ROOT / "runs" / default).resolve()
-    results = DOCS / "paper_in_miniature" if miniature and given.folder is None else folder / "results"
+    results, published = folder / "results", None
     if given.results is not None:
         results = given.results.resolve()
+    elif miniature and given.folder is None:
+        published = DOCS / "paper_in_miniature"
     if given.size == "full":
         for name in ("k400", "ssv2"):
             if getattr(given, name) is None and not given.only_page:
@@ -76,11 +83,32 @@ def run(given: argparse.Namespace) -> None:
         places = {task: {"data.data_dir": str(folder / "data")} for task in size.configs}
     if not given.only_page:
         began = time.perf_counter()
-        ran = run_cells(size, results=results, workdirs=folder, places=places, say=say)
+        if published is not None:
+            begin_with(published, results)
+        ran = run_cells(size, results=results, workdirs=folder, places=places, say=say, workers=given.workers)
         if read_costs(size, results) is None:
             count_costs(size, results)
         say(f"{ran} trainings in {(time.perf_counter() - began) / 60:.1f} minutes.")
-    say(f"See {write_page(size, results)}.")
+        if published is not None:
+            publish(size, results, published)
+    say(f"See {write_page(size, published or results)}.")
+
+
+def begin_with(published: Path, results: Path) -> None:
+    """Copy the results of the page that `results` lacks, since a training that hasn't changed isn't repeated."""
+    results.mkdir(parents=True, exist_ok=True)
+    for path in published.glob("*.json"):
+        if not (results / path.name).exists():
+            shutil.copy(path, results)
+
+
+def publish(size: Size, results: Path, published: Path) -> None:
+    """Replace the results of the page, once all are finished."""
+    for path in published.glob("*.json"):
+        path.unlink()
+    published.mkdir(parents=True, exist_ok=True)
+    for name in (*(cell.name for cell in all_cells(size)), Path(COST_FILE).stem):
+        shutil.copy(results / f"{name}.json", published)
 
 
 def say(line: str) -> None:

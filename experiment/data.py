@@ -34,7 +34,7 @@ class RunData:
         if config.debug:
             dataset = dataclasses.replace(dataset, most_videos=2 * max(config.train.batch_size, config.eval.batch_size))
         if config.train.data_share < 1:
-            dataset = dataclasses.replace(dataset, chosen=("train", _drawn(dataset.num_videos("train"), config)))
+            dataset = dataclasses.replace(dataset, chosen=("train", drawn_videos(dataset.num_videos("train"), config)))
         self.dataset, self.clips, self.views = dataset, clips, views
         self.share = training.batch_share(mesh)
         self._config, self._shards = config, training.batch_shards(mesh)
@@ -116,7 +116,7 @@ def describe_preprocess(config: Any) -> Preprocess:
     )
 
 
-def _drawn(num_videos: int, config: Any) -> tuple[int, ...]:
+def drawn_videos(num_videos: int, config: Any) -> tuple[int, ...]:
     """Indices of the training videos to use; a smaller `data_share` selects a subset of a larger one."""
     count = max(round(config.train.data_share * num_videos), 1)
     return tuple(sorted(np.random.default_rng([config.seed, num_videos]).permutation(num_videos)[:count].tolist()))

@@ -14,7 +14,6 @@ from benchmarks.miniature.findings import (
     Verdict,
     judge,
     results_of,
-    seed_variances,
     table_of,
     verdict,
 )
@@ -42,8 +41,7 @@ def render(size: Size, results: Path, plots: str) -> tuple[str, dict[str, str]]:
     of_size = experiments(size)
     finished = [result for cell in all_cells(size) if (result := read_result(cell, size, results)) is not None]
     tables = {name: table_of(experiment, size, results) for name, experiment in of_size.items()}
-    variances = seed_variances(size, results)
-    found = {name: judge(experiment, tables[name], variances, size.words) for name, experiment in of_size.items()}
+    found = {name: judge(experiment, tables[name], size.words) for name, experiment in of_size.items()}
     sections, drawn = [], {}
     for name, experiment in of_size.items():
         plot = _draw(experiment, tables[name], size.words) if experiment.plotted else None
@@ -78,16 +76,18 @@ def _introduction(size: Size, finished: Sequence[Result], minutes: int) -> list[
     base, batch_size = model["results"], model["fields"].get("train.batch_size", "the config's number of")
     return [
         "# The paper in miniature",
-        f"The experiments of the paper at a size that shows within {minutes} minutes, on {_processors(finished)}, "
+        f"The experiments of the paper at a size that takes {minutes} minutes of one core of {_processors(finished)}, to show "
         "whether a change broke the science. `python benchmarks/paper_in_miniature.py` writes this page from the files in the "
         "folder of the same name; only the paper's own numbers are typed by hand.",
-        f"Every row is a training by `main.py` with `{model['config']}` or its counterpart for the other task: {base['step']} "
-        f"steps of {batch_size} clips and {_thousands(model['parameters'])} parameters unless noted, evaluated on "
+        f"Every row is a training with `{model['config']}` or its counterpart for the other task: {base['step']} steps of "
+        f"{batch_size} clips and {_thousands(model['parameters'])} parameters unless noted, evaluated on "
         f"{_thousands(base['num_videos'])} videos. {size.about}",
-        "Figures are top-1 in %, for several seeds as mean and standard deviation. Two models differ by more than chance if "
-        "their difference exceeds two of its standard deviations. These combine the variance between seeds (that of the "
-        "unchanged model for rows with a single seed) with the variance due to the number of evaluated videos. This is a rule "
-        "of thumb, with few seeds and many comparisons. A finding is undecided if no such difference speaks for or against it.",
+        "Figures are top-1 in %, mean and standard deviation over seeds. The rows of a claim share their seeds, hence order "
+        "of videos and random numbers, and the 95 % t-interval of the paired difference decides: a claim holds if the "
+        "interval lies above zero, it does not if the interval lies below, and it is inconclusive otherwise. A finding "
+        "holds in part if only some of its claims hold. The claims, the seeds and their number were fixed in a commit "
+        "before the trainings, and no result was looked at before all were finished. Intervals are not corrected for the "
+        "number of claims, so about one in forty comparisons of equally good models favours the first by chance.",
     ]
 
 
@@ -164,7 +164,7 @@ def _judge_costs(counted: Mapping[str, Any]) -> Verdict:
             )
     apart = max(abs(line["compiled"] / line["multiply_adds"] - 1) for line in counted["lines"])
     judged = verdict(claims[True], claims[False])
-    return Verdict(judged.words, f"{judged.sentence[:-1]}; the two counts are at most {100 * apart:.1f} % apart.")
+    return Verdict(judged.words, f"{judged.sentence} The two counts are at most {100 * apart:.1f} % apart.")
 
 
 def _conditions(size: Size, finished: Sequence[Result], minutes: int) -> list[str]:
@@ -172,13 +172,22 @@ def _conditions(size: Size, finished: Sequence[Result], minutes: int) -> list[st
     if not finished:
         return []
     versions = sorted({", ".join(map(" ".join, result["versions"].items())) for result in finished})
+    how = (
+        "Trainings run in memory: they use the config, the order of videos, the augmentation, the training step and the "
+        "evaluation of main.py, but no JPEG compression of the frames, and convolutions are computed as matrix products. Times "
+        "are CPU times of one thread, with compilation. "
+        if size.in_memory
+        else ""
+    )
+    seeds = ", ".join(map(str, size.seeds))
+    fewer = f", and the first {size.fewer_seeds} outside Table 1" if size.fewer_seeds < len(size.seeds) else ""
     return [
         "## Conditions",
-        f"{len(finished)} of {len(all_cells(size))} trainings and the costs, {minutes} minutes in total, one "
-        f"at a time, on {_processors(finished)}. Seeds {', '.join(map(str, size.seeds))}, and {size.seeds[0]} for rows with "
-        f"a single seed. Commit {_all(result['commit'] for result in finished)} (a + marks uncommitted changes). "
-        f"Versions: {'; '.join(versions)}.",
-        "Each training's result is a file in the folder next to this page, with its config, fields, seed, versions and time.",
+        f"{len(finished)} of {len(all_cells(size))} trainings and the costs, {minutes} minutes in total, on "
+        f"{_processors(finished)}. {how}Seeds {seeds}{fewer}. Commit {_all(result['commit'] for result in finished)} (a + "
+        f"marks uncommitted changes). Versions: {'; '.join(versions)}.",
+        "Each training's result is a file in the folder next to this page, with its config, fields, seed, versions and time, "
+        "and digests of its config and of the code that it depends on. A training is repeated if either has changed.",
     ]
 
 
@@ -200,18 +209,25 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _draw(experiment: Experiment, table: Table, words: Mapping[str, str]) -> str | None:
-    """Draw a curve per task, with the spread between seeds if there are several."""
+    """Draw the curves of each task, with the standard deviation between seeds."""
     figure = new_figure(4.2 * len(experiment.tasks), 2.8)
     axes = figure.subplots(1, len(experiment.tasks), squeeze=False)[0]
     for axis, task in zip(axes, experiment.tasks, strict=True):
-        points = {float(label): measured for (label, of_task), measured in table.items() if of_task == task}
-        if not points:
+        curves: dict[str, dict[float, Measured]] = {}
+        for (label, of_task), measured in table.items():
+            if of_task == task:
+                name, _, place = label.rpartition(" ")
+                curves.setdefault(name, {})[float(place)] = measured
+        if not curves:
             return None
-        means, spreads = zip(*((measured.mean, measured.spread or 0.0) for measured in points.values()), strict=True)
-        axis.errorbar(list(points), means, yerr=spreads, marker="o", capsize=3)
+        for name, points in curves.items():
+            means, spreads = zip(*((measured.mean, measured.spread or 0.0) for measured in points.values()), strict=True)
+            axis.errorbar(list(points), means, yerr=spreads, marker="o", capsize=3, label=name)
+            axis.set_xticks(list(points), [f"{point:g}" for point in points])
         axis.set(xlabel=experiment.first_column, ylabel="top-1 in %", title=words[task])
-        axis.set_xticks(list(points), [f"{point:g}" for point in points])
         axis.grid(alpha=0.3)
+        if len(curves) > 1:
+            axis.legend(fontsize=8)
     return to_svg(figure)
 
 

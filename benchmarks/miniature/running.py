@@ -1,10 +1,9 @@
-"""Run cells one after another, each as a job of main.py in its own process with its own results file."""
+"""Run cells, in memory or as jobs of main.py, each with its own results file."""
 
 import datetime
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import timesformer_jax as tsf
+from benchmarks.miniature.code import ROOT, digest_of
 from benchmarks.miniature.experiments import IMAGE_MODEL, Cell, Size, all_cells, image_cell
+from benchmarks.miniature.in_memory import run_groups
 from timesformer_jax.cost import count_multiply_adds, count_parameters
 from timesformer_jax.evaluation import write_whole
 from timesformer_jax.modeling import complete_description
 
-ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "tensorflow", "scikit-learn")
 KEPT = ("top1", "top5", "intervals", "by_num_clips", "num_videos", "num_clips", "num_crops", "average", "step")
 """Fields of results.json that are kept."""
@@ -32,7 +32,33 @@ Result = dict[str, Any]
 def fields_of(cell: Cell, size: Size) -> tuple[str, dict[str, Any]]:
     """Return the config file of a cell and the fields that it changes."""
     fields = {**size.common, **dict(cell.changes), "seed": cell.seed}
-    return fields.pop("config", size.configs[cell.task]), fields
+    config, variant = fields.pop("config", size.configs[cell.task]), fields.pop("variant", None)
+    return config if variant is None else f"{config},{variant}", fields
+
+
+def config_of(cell: Cell, size: Size, workdirs: Path) -> Any:
+    """Return the config of a cell, as main.py makes it from the flags."""
+    config, fields = fields_of(cell, size)
+    if cell.needs_image_model:
+        image_model = str(workdir_of(image_cell(size, cell.seed), size, workdirs))
+        fields = {field: image_model if value == IMAGE_MODEL else value for field, value in fields.items()}
+    file, _, variant = config.removeprefix("configs/").partition(":")
+    made = importlib.import_module(f"configs.{file.removesuffix('.py')}").get_config(*([variant] if variant else []))
+    made.lock()
+    with made.ignore_type():
+        made.update_from_flattened_dict(fields)
+    return made
+
+
+def recipe_of(cell: Cell, size: Size) -> str:
+    """Digest of all fields of a cell's config, with those that no flag changes."""
+    config = config_of(cell, size, Path(IMAGE_MODEL)).to_json_best_effort(sort_keys=True)
+    return hashlib.blake2b(config.encode(), digest_size=8).hexdigest()
+
+
+def code_of(cell: Cell) -> str:
+    """Digest of the code that a cell's result depends on."""
+    return digest_of("variant" in dict(cell.changes))
 
 
 def workdir_of(cell: Cell, size: Size, workdirs: Path) -> Path:
@@ -61,7 +87,7 @@ def flags_of(cell: Cell, size: Size, *, places: Mapping[str, Mapping[str, str]],
 
 
 def read_result(cell: Cell, size: Size, results: Path) -> Result | None:
-    """Read the result of a cell; None if there is none, or if it was run with fields other than the current ones.
+    """Read the result of a cell; None if there is none, or if it was run with a config other than the current one.
 
     Raises:
         InputError: If the file is not valid JSON.
@@ -74,7 +100,14 @@ def read_result(cell: Cell, size: Size, results: Path) -> Result | None:
         path = results / f"{cell.name}.json"
         raise tsf.InputError(f"{path} is not valid JSON ({error}): delete it and repeat the command.") from error
     config, fields = fields_of(cell, size)
-    return result if (result["config"], result["fields"]) == (config, json.loads(json.dumps(fields))) else None
+    known = [result.get(name) for name in ("config", "fields", "recipe")]
+    return result if known == [config, json.loads(json.dumps(fields)), recipe_of(cell, size)] else None
+
+
+def is_current(cell: Cell, size: Size, results: Path) -> bool:
+    """Return whether a cell has a result of its current config and code."""
+    result = read_result(cell, size, results)
+    return result is not None and result.get("code") == code_of(cell)
 
 
 def run_cells(
@@ -84,8 +117,9 @@ def run_cells(
     workdirs: Path,
     places: Mapping[str, Mapping[str, str]],
     say: Any = print,
+    workers: int = 1,
 ) -> int:
-    """Run the cells that aren't finished.
+    """Run the cells that aren't finished, or were run with another config or other code.
 
     Args:
         size: Size of the experiments.
@@ -93,6 +127,7 @@ def run_cells(
         workdirs: Folder of the workdirs and logs.
         places: Maps each task to config fields with machine-dependent paths.
         say: Receives progress lines.
+        workers: Number of processes if cells are trained in memory.
 
     Returns:
         The number of trainings that were run.
@@ -101,12 +136,17 @@ def run_cells(
         InputError: If a training fails.
     """
     cells = all_cells(size)
-    open_cells = [cell for cell in cells if read_result(cell, size, results) is None]
+    open_cells = [cell for cell in cells if not is_current(cell, size, results)]
     # Cells that start from an image model need its checkpoint, which isn't part of the results.
     missing = {image_cell(size, cell.seed) for cell in open_cells if cell.needs_image_model}
     gone = [cell for cell in missing if not _has_checkpoint(cell, size, results, workdirs)]
     to_run = [cell for cell in cells if cell in open_cells or cell in gone]
-    say(f"{len(cells) - len(to_run)} of {len(cells)} trainings are finished.")
+    outdated = sum(read_result(cell, size, results) is not None for cell in open_cells)
+    again = f", {outdated} are run again because the code has changed" if outdated else ""
+    say(f"{len(cells) - len(to_run)} of {len(cells)} trainings are finished{again}.")
+    if size.in_memory:
+        run_groups(to_run, size, results=results, workdirs=workdirs, say=say, workers=workers)
+        return len(to_run)
     for number, cell in enumerate(to_run, 1):
         began = time.perf_counter()
         result = run_cell(cell, size, results=results, workdirs=workdirs, places=places)
@@ -127,7 +167,6 @@ def run_cell(cell: Cell, size: Size, *, results: Path, workdirs: Path, places: M
     Raises:
         InputError: If the run fails, with the last lines of its log.
     """
-    config, fields = fields_of(cell, size)
     workdirs.mkdir(parents=True, exist_ok=True)
     results.mkdir(parents=True, exist_ok=True)
     log = workdirs / f"{cell.name}.log"
@@ -136,36 +175,67 @@ def run_cell(cell: Cell, size: Size, *, results: Path, workdirs: Path, places: M
     found = workdir_of(cell, size, workdirs) / "results.json"
     found.unlink(missing_ok=True)  # from another evaluation of the same training
     with log.open("w") as file:
-        done = subprocess.run(command, cwd=ROOT, env=_environment(size), stdout=file, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False)
     if done.returncode or not found.is_file():
         last = "\n".join(log.read_text().splitlines()[-LAST_LINES:])
         raise tsf.InputError(
             f"The run of {cell.name} ended with exit code {done.returncode}; its log, {log}, ends with:\n{last}"
         )
     recorded = json.loads(found.read_text())
-    model = tsf.TimeSformer(**complete_description(recorded["model"]))
+    return _write(
+        cell,
+        size,
+        results,
+        model=tsf.TimeSformer(**complete_description(recorded["model"])),
+        found={name: recorded[name] for name in KEPT if name in recorded},
+        seconds=time.perf_counter() - began,
+        started=started,
+    )
+
+
+def train_cell(cell: Cell, size: Size, *, results: Path, workdirs: Path) -> Result:
+    """Train and evaluate a cell in this process, and write its result; an image model also writes a checkpoint."""
+    from benchmarks.miniature import trainings  # loads TensorFlow
+
+    began, started = time.process_time(), datetime.datetime.now(datetime.UTC)
+    config = trainings.complete(config_of(cell, size, workdirs))
+    state = trainings.train(config)
+    found = trainings.evaluate(config, state)
+    if cell.changes == image_cell(size, cell.seed).changes:
+        trainings.write_checkpoint(config, state, workdir_of(cell, size, workdirs))
+    return _write(
+        cell,
+        size,
+        results,
+        model=trainings.program_of(config).model,
+        found={name: found[name] for name in KEPT if name in found},
+        seconds=time.process_time() - began,
+        started=started,
+    )
+
+
+def _write(
+    cell: Cell, size: Size, results: Path, *, model: Any, found: dict[str, Any], seconds: float, started: datetime.datetime
+) -> Result:
+    config, fields = fields_of(cell, size)
     result = {
         "name": cell.name,
         "task": cell.task,
         "seed": cell.seed,
         "config": config,
         "fields": fields,
-        "results": {name: recorded[name] for name in KEPT if name in recorded},
+        "recipe": recipe_of(cell, size),
+        "code": code_of(cell),
+        "results": found,
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model),
-        "seconds": round(time.perf_counter() - began),
+        "seconds": round(seconds),
         "started": started.isoformat(timespec="seconds"),
         **surroundings(),
     }
+    results.mkdir(parents=True, exist_ok=True)
     write_whole(results / f"{cell.name}.json", json.dumps(result, indent=2) + "\n")
     return result
-
-
-def _environment(size: Size) -> dict[str, str]:
-    if size.cpu_devices is None:
-        return dict(os.environ)
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={size.cpu_devices}"
-    return {**os.environ, "XLA_FLAGS": flags.strip()}
 
 
 def surroundings() -> dict[str, Any]:

@@ -107,7 +107,7 @@ def test_validation_digits_are_not_in_the_training_set(monkeypatch: pytest.Monke
             return images[index]
 
     for split in ("train", "val"):
-        monkeypatch.setattr(drawn_digits, "_digits", lambda split=split: (Recorder(split), labels))
+        monkeypatch.setattr(drawn_digits, "digit_images", lambda split=split: (Recorder(split), labels))
         for index in range(600):
             draw_clip(split, index)
     assert len(used["train"]) > 300

@@ -149,7 +149,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     prepare: Prepare,
     mix: Mix | None = None,
-    seed: int,
+    seed: int | Int[Array, ""],
     mesh: Mesh,
     objective: str = "softmax",
     label_smoothing: float = 0.0,
@@ -171,7 +171,7 @@ def make_train_step(
         optimizer: Its optimizer.
         prepare: Crops, augments and normalises a batch on the device.
         mix: Mixes prepared clips and their labels; None for no mixing.
-        seed: Seed of augmentation, mixing and dropout.
+        seed: Seed of augmentation, mixing and dropout; a traced one if the step is made inside a jitted function.
         mesh: Mesh of the devices.
         objective: Loss, a key of `OBJECTIVES`.
         label_smoothing: Label smoothing, as in `make_targets`.
