@@ -156,7 +156,7 @@ def test_result_with_other_fields_is_ignored(tmp_path: Path):
     path.write_text(json.dumps({**result, "recipe": "of a config file that has changed since"}))
     assert read_result(cell, MINIATURE, tmp_path) is None
     path.write_text(json.dumps(result))
-    longer = dataclasses.replace(MINIATURE, common={**MINIATURE.common, "train.num_epochs": 4.0})
+    longer = dataclasses.replace(MINIATURE, common={**MINIATURE.common, "train.num_epochs": 5.0})
     assert read_result(cell, longer, tmp_path) is None
     path.write_text("half of it")
     with pytest.raises(InputError, match=r"is not valid JSON .*: delete it and repeat the command"):
@@ -331,7 +331,7 @@ def test_quick_run_covers_every_experiment(tmp_path: Path, capsys: pytest.Captur
     page = (tmp_path / "results.md").read_text()
     cells = all_cells(SIZES["quick"])
     assert all_finished(SIZES["quick"]) in page
-    assert page.count("At this size the finding") == 5
+    assert page.count("At this size the finding") == 6
     assert CLIPS_ROW not in page
     assert f"0 of {len(cells)} trainings are finished." in capsys.readouterr().out
     for target in re.findall(r"\]\(([^)]+)\)", page):

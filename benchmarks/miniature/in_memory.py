@@ -1,6 +1,7 @@
 """Run cells of moving digits in worker processes, one thread each; cells of one program follow each other in one worker."""
 
 import concurrent.futures
+import concurrent.futures.process
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.miniature.experiments import Cell, Size
+from timesformer_jax.errors import InputError
 
 FLAGS = "--xla_cpu_multi_thread_eigen=false"
 """XLA flags of a worker. Small products gain nothing from several threads."""
@@ -40,6 +42,10 @@ def run_groups(
                             done += 1
                             minutes = (time.perf_counter() - began) / 60
                             say(f"{done}/{len(cells)} after {minutes:.1f} minutes: {line}")
+                except concurrent.futures.process.BrokenProcessPool as error:
+                    raise InputError(
+                        "A worker was killed, perhaps for lack of memory: repeat the command to resume."
+                    ) from error
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     for process in multiprocessing.active_children():
