@@ -173,9 +173,10 @@ def _conditions(size: Size, finished: Sequence[Result], minutes: int) -> list[st
         return []
     versions = sorted({", ".join(map(" ".join, result["versions"].items())) for result in finished})
     how = (
-        "Trainings run in memory: they use the config, the order of videos, the augmentation, the training step and the "
-        "evaluation of main.py, but no JPEG compression of the frames, and convolutions are computed as matrix products. Times "
-        "are CPU times of one thread, with compilation. "
+        "Trainings run in memory, with the config, the sampling of clips, the augmentation, the training step and the "
+        "evaluation of main.py. Three things differ: frames are not compressed as JPEG, videos are numbered as they are drawn, "
+        "while prepared data are shuffled, and 3D convolutions are computed as matrix products. Times are CPU times of one "
+        "thread, with compilation. "
         if size.in_memory
         else ""
     )
