@@ -478,14 +478,15 @@ GUIDES = ("index", "predict", "model", "explain", "features")
 SMALLER_MODEL = {"224": "32", "768": "24", "depth=12": "depth=1", "num_heads=12": "num_heads=2"}
 
 
-def test_snippets_of_readme_and_guides_run():
+def test_snippets_of_readme_and_guides_run(made_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With models of a hundredth of the size. One other loads published weights, from the network; one reads a folder."""
     pages = {name: (ROOT / name).read_text() for name in ("README.md", *(f"docs/{page}.md" for page in GUIDES))}
     snippets = {name: re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) for name, text in pages.items()}
     loading, small = snippets["README.md"]
     assert 'tsf.load("timesformer-base-k400")' in loading
-    assert snippets["docs/index.md"] == snippets["docs/predict.md"] == [loading]
-    (large, convolutional), (explaining,), (reading,) = (
+    again, windows = snippets["docs/predict.md"]
+    assert snippets["docs/index.md"] == [again] == [loading]
+    (large, convolutional), (explaining, drawing), (reading,) = (
         snippets[f"docs/{page}.md"] for page in ("model", "explain", "features")
     )
     assert "read_features(" in reading
@@ -500,6 +501,14 @@ def test_snippets_of_readme_and_guides_run():
     assert names["features"].patches.shape == (1, 8, 2, 2, 24)
     given = {"params": names["variables"]["params"], "labels": np.array([3]), "frames": np.zeros((8, 32, 32, 3), np.uint8)}
     exec(explaining, names | given)
+    monkeypatch.chdir(tmp_path)
+    for name in ("clip.mp4", "long.mp4"):
+        shutil.copy(made_clips / "across" / "0.mp4", name)
+    pretrained = tsf.Pretrained(names["model"], given["params"], tsf.Preprocess(num_frames=8, crop_size=32))
+    assert "stride=2.0" in windows
+    for code in (windows.replace("2.0", "0.5"), drawing):
+        exec(code, {"tsf": tsf, "pretrained": pretrained})
+    assert Path("drawn.mp4").stat().st_size > 0
     for theirs, ours in {"174": "174, width=8, depths=(1, 1, 1, 1)", "(1, 32, 224, 224, 3)": "(1, 8, 32, 32, 3)"}.items():
         assert theirs in convolutional
         convolutional = convolutional.replace(theirs, ours)
