@@ -122,10 +122,9 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, 
                 yield {shown: "", controls: gr.Column(visible=False), label: BEST_LABEL, token: upload.token}
                 for step in analysis.predict():
                     yield {status: html.progress(step), shown: html.results(analysis.columns, busy=True)}
-                yield {controls: gr.Column(visible=True)}
-                yield from showing(
-                    analysis, itertools.chain(analysis.explain(Choice(None, method, float(strength))), analysis.follow())
-                )
+                todo = itertools.chain(analysis.explain(Choice(None, method, float(strength))), analysis.follow())
+                for update in showing(analysis, todo):
+                    yield {controls: gr.Column(visible=True), **update}  # each time, since a page may miss a quick update
 
             yield from reported(upload, steps())
 
