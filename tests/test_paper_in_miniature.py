@@ -120,7 +120,7 @@ def test_claim_is_decided_by_the_interval_of_the_paired_difference(a: list[float
     judged = judge(experiment(Claim("spatial", "a", "b")), measured(a, [80.0, 70.0, 90.0]), MINIATURE.words)
     expected = "is inconclusive" if "-0.5 to 4.5" in reason else words
     assert judged.words == expected
-    assert reason in judged.sentence
+    assert reason in judged.text
 
 
 def test_difference_is_paired_by_seed():
@@ -139,10 +139,10 @@ def test_claims_may_hold_in_part_or_be_untested():
     table = measured([90.0, 91.0], [80.0, 81.0])
     judged = judge(both, table, MINIATURE.words)
     assert judged.words == "holds in part"
-    assert re.search(
-        r"It holds: a is 10.0 points above b in which sign.*\. Against it: b is 10.0 points below a", judged.sentence
-    )
-    assert judge(both, {}, MINIATURE.words).words == "was not tested"
+    holds, broken = judged.reasons
+    assert holds.startswith("Holds: a is 10.0 points above b in which sign (")
+    assert broken.startswith("Does not hold: b is 10.0 points below a in which motion (")
+    assert judge(both, {}, MINIATURE.words).text == "At this size the finding **was not tested**."
     assert judge(both, measured([90.0], [80.0]), MINIATURE.words).words == "is inconclusive"
 
 

@@ -1,4 +1,4 @@
-"""Verdicts on the paper's findings: paired differences over seeds, their intervals, and a sentence about all claims."""
+"""Verdicts on the paper's findings: paired differences over seeds, their intervals, and a line about each claim."""
 
 import math
 import statistics
@@ -103,11 +103,17 @@ class Verdict(NamedTuple):
 
     Attributes:
         words: A value of `WORDS`, or "was not tested".
-        sentence: The verdict with its reasons.
+        reasons: One line for each claim, with its own verdict.
     """
 
     words: str
-    sentence: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The verdict and its reasons as Markdown."""
+        lines = "\n".join(f"- {reason}" for reason in self.reasons)
+        return f"At this size the finding **{self.words}**{':' if lines else '.'}" + (f"\n\n{lines}" if lines else "")
 
 
 def judge(experiment: Experiment, table: Table, words: Mapping[str, str]) -> Verdict:
@@ -149,8 +155,7 @@ def verdict(kept: Sequence[str], broken: Sequence[str], undecided: Sequence[str]
         undecided: Reasons of the claims whose interval contains zero.
     """
     if not kept and not broken and not undecided:
-        return Verdict("was not tested", "At this size the finding **was not tested**.")
-    words = WORDS[bool(kept), bool(undecided), bool(broken)]
-    titles = {"It holds": kept, "Against it": broken, "Inconclusive": undecided}
-    parts = [f"{title}: {'; '.join(reasons)}." for title, reasons in titles.items() if reasons]
-    return Verdict(words, f"At this size the finding **{words}**. {' '.join(parts)}")
+        return Verdict("was not tested")
+    titles = {"Holds": kept, "Does not hold": broken, "Inconclusive": undecided}
+    reasons = tuple(f"{title}: {reason}." for title, of_title in titles.items() for reason in of_title)
+    return Verdict(WORDS[bool(kept), bool(undecided), bool(broken)], reasons)

@@ -92,7 +92,7 @@ def _introduction(size: Size, finished: Sequence[Result], minutes: int) -> list[
 
 
 def _section(title: str, found: str, judged: Verdict, lines: str, plot: str | None, note: str) -> str:
-    parts = [f"## {title}", f"The paper: {found}. {judged.sentence}", lines]
+    parts = [f"## {title}", f"The paper: {found}. {judged.text}", lines]
     parts += [f"![{title}]({plot})"] if plot else []
     parts += [note] if note else []
     return "\n\n".join(parts)
@@ -164,7 +164,7 @@ def _judge_costs(counted: Mapping[str, Any]) -> Verdict:
             )
     apart = max(abs(line["compiled"] / line["multiply_adds"] - 1) for line in counted["lines"])
     judged = verdict(claims[True], claims[False])
-    return Verdict(judged.words, f"{judged.sentence} The two counts are at most {100 * apart:.1f} % apart.")
+    return judged._replace(reasons=(*judged.reasons, f"The two counts are at most {100 * apart:.1f} % apart."))
 
 
 def _conditions(size: Size, finished: Sequence[Result], minutes: int) -> list[str]:
