@@ -16,7 +16,7 @@ from timesformer_jax.app.checkpoint import Checkpoint
 from timesformer_jax.app.examples import EXAMPLES, Examples
 from timesformer_jax.app.store import RemovedError, Store, Upload
 from timesformer_jax.errors import InputError
-from timesformer_jax.video import Limits, OverLimitError, UnreadableVideoError, open_video
+from timesformer_jax.video import Limits, OverLimitError, UnreadableVideoError, clip_at, open_video
 
 LABELS = ("across", "down", "back")
 LIMITS = Limits()
@@ -81,6 +81,27 @@ def test_another_choice_replaces_the_drawing(upload: Upload, checkpoints: list[C
     assert "doesn't know the label 'unheard of'" in column.note
 
 
+def test_another_moment_has_its_own_labels_frames_and_map(upload: Upload, checkpoints: list[Checkpoint]):
+    """A later change of the label or map stays at that moment; without one, the clip is that of the evaluation again."""
+    analysis = Analysis(upload, checkpoints[:1], LIMITS)
+    (column,) = analysis.columns
+    list(itertools.chain(analysis.predict(), analysis.explain(Choice())))
+    usual, seconds = column.best, column.seconds
+    first = [upload.served[address.rpartition("/")[2]] for address in column.frames]
+    assert analysis.latest == pytest.approx(2.0 - 16 / 30, abs=0.01)
+    list(analysis.explain(Choice("back", moment=1.3)))
+    clip = clip_at(checkpoints[0].pretrained.preprocess, upload.video, 1.3)
+    expected = checkpoints[0].pretrained.view_scores(clip.views)
+    assert (column.seconds, column.until) == (pytest.approx(1.3), pytest.approx(1.3 + 15 / 30))
+    assert dict(column.best)["back"] == pytest.approx(expected[2])
+    assert column.explained == ("back", pytest.approx(expected[2]))
+    assert column.best != usual
+    assert not any(path.exists() for path in first)
+    assert len([name for name in upload.served if name.endswith(".jpg")]) == 2
+    list(analysis.explain(Choice()))
+    assert (column.best, column.seconds) == (usual, seconds)
+
+
 def test_later_choice_wins_over_an_earlier_one_that_takes_longer(upload: Upload, checkpoints: list[Checkpoint]):
     analysis = Analysis(upload, checkpoints[:1], LIMITS)
     list(analysis.predict())
@@ -113,6 +134,7 @@ def test_short_videos_have_no_timeline(store: Store, checkpoints: list[Checkpoin
     analysis = Analysis(upload, checkpoints[:1], LIMITS)
     list(itertools.chain(analysis.predict(), analysis.explain(Choice()), analysis.follow()))
     assert analysis.columns[0].scores is None
+    assert analysis.latest is None
     assert analysis.columns[0].drawn is not None
 
 

@@ -67,9 +67,10 @@ def test_note_replaces_the_video(checkpoint: Checkpoint):
 def test_timeline_joins_windows_and_follows_the_video(checkpoint: Checkpoint):
     windows = scores(1, 1, 1, 2, 2)
     (colours,) = timeline.colours([(windows, LABELS)])
-    drawn = timeline.draw(windows, LABELS, colours)
+    drawn = timeline.draw(windows, LABELS, colours, clip=(1.5, 3.0))
     bars = drawn.partition("<svg")[0]
-    assert bars.count("<span") == 2
+    assert bars.count("<span") == 3
+    assert 'title="The model looks at 1.5 s to 3.0 s"><span style="left:25.000%;width:25.000%">' in bars
     assert "running, 0.0 s to 3.5 s, 100.0 %" in bars
     assert "walking &amp; talking, 3.5 s to 6.0 s, 100.0 %" in bars
     assert "left:0.000%;width:58.333%" in bars
@@ -90,7 +91,7 @@ def test_more_labels_than_colours_are_grey():
     windows = scores(*range(12), count=12)
     (colours,) = timeline.colours([(windows, many)])
     assert list(colours.values()) == list(SERIES)
-    assert timeline.draw(windows, many, colours).count(f"background:{OTHER}") == 12 - len(SERIES)
+    assert timeline.draw(windows, many, colours, clip=(0.0, 1.0)).count(f"background:{OTHER}") == 12 - len(SERIES)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from tests.browser.conftest import LABELS, MAX_BYTES
 pytestmark = pytest.mark.browser
 
 FILE = "#chooser input[type=file]"
-DONE = "() => document.querySelector('#shown [aria-busy=false]')"
+DONE = "() => document.querySelector('#shown [aria-busy=false]:not([data-before])')"
 
 
 def choose(page: Any, path: Path) -> None:
-    """Upload a video and wait for its results."""
+    """Upload a video and wait for its results; those of an earlier one are marked until they are gone."""
+    page.evaluate("document.querySelector('#shown [aria-busy]')?.setAttribute('data-before', '')")
     page.set_input_files(FILE, path)
     page.wait_for_function(
         f"name => document.querySelector('#chooser .state').textContent === name && ({DONE})()", arg=path.name
@@ -37,7 +38,7 @@ def shares(page: Any, column: int) -> dict[str, str]:
     return dict(zip(article.locator(".label").all_inner_texts(), article.locator(".share").all_inner_texts(), strict=True))
 
 
-def expected(checkpoint: Path, video: Path) -> dict[str, str]:
+def expected_of(checkpoint: Path, video: Path) -> dict[str, str]:
     best = tsf.load(checkpoint).predict(video, num_crops=1, top_k=len(LABELS))
     return {label: f"{100 * probability:.1f} %" for label, probability in best}
 
@@ -64,7 +65,7 @@ def test_upload_shows_labels_frames_and_maps_of_both_models(
     choose(page, videos["across"])
     assert page.locator("#shown h2").all_inner_texts() == [path.name for path in checkpoints]
     for column, checkpoint in enumerate(checkpoints):
-        assert shares(page, column) == expected(checkpoint, videos["across"])
+        assert shares(page, column) == expected_of(checkpoint, videos["across"])
         pictures = page.locator("#shown article").nth(column).locator(".strip img")
         assert pictures.count() == 4
         drawn = video_of(page, column)
@@ -114,7 +115,7 @@ def test_two_users_at_once_get_their_own_results(
     for name, page in pages.items():
         page.wait_for_function(DONE)
         for column, checkpoint in enumerate(checkpoints):
-            assert shares(page, column) == expected(checkpoint, videos[name]), name
+            assert shares(page, column) == expected_of(checkpoint, videos[name]), name
     tokens = [re.findall("media/([^/]+)/", page.locator("#shown").inner_html()) for page in pages.values()]
     assert [len(set(each)) for each in tokens] == [1, 1]
     assert tokens[0][0] != tokens[1][0]
@@ -180,3 +181,33 @@ def test_uploads_are_removed_with_their_page(new_page: Callable[..., Any], app: 
     while any(token in str(path) for path in uploads.rglob("*")):
         assert time.monotonic() < deadline, "the upload outlives its page"
         time.sleep(0.2)
+
+
+def test_click_on_the_timeline_looks_at_that_moment(page: Any, app: str, checkpoints: list[Path], videos: dict[str, Path]):
+    """All models look there, and stay there if another label is chosen; the next video starts as in the evaluation."""
+    opened(page, app)
+    choose(page, videos["across"])
+    bars = page.locator("#shown .timeline .bars").first
+    bars.click(position={"x": 0.7 * bars.bounding_box()["width"], "y": 10})
+    heading = "[...document.querySelectorAll('#shown .frames h3')].every((one) => one.innerText.endsWith('from 2.6 s on'))"
+    page.wait_for_function(f"() => {heading} && ({DONE})()")
+    assert page.locator("#moment input[type=range]").input_value() == "2.6"
+    expected = {}
+    for column, path in enumerate(checkpoints):
+        pretrained = tsf.load(path)
+        clip = tsf.video.clip_at(pretrained.preprocess, videos["across"], 2.6)
+        scores = pretrained.view_scores(clip.views)
+        expected[column] = {label: f"{100 * share:.1f} %" for label, share in pretrained.best(scores, len(LABELS))}
+        assert shares(page, column) == expected[column]
+    marks = page.locator("#shown .timeline .clip").first
+    assert marks.get_attribute("title") == "The model looks at 2.6 s to 3.0 s"
+
+    page.locator("#method label", has_text="rollout").click()
+    page.wait_for_function(f"() => document.querySelector('#shown figcaption')?.innerText.includes('rollout') && ({DONE})()")
+    assert [shares(page, column) for column in range(2)] == list(expected.values())
+    choose(page, videos["one frame"])
+    page.locator("#moment").wait_for(state="hidden")
+    choose(page, videos["down"])
+    page.locator("#moment").wait_for(state="visible")
+    assert page.locator("#moment input[type=range]").input_value() == "0"
+    assert shares(page, 0) == expected_of(checkpoints[0], videos["down"])

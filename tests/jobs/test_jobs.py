@@ -19,7 +19,7 @@ import timesformer_jax as tsf
 from tests.pretrained.files import official_file
 from tests.support import random_variables
 from timesformer_jax.__main__ import JOBS, main
-from timesformer_jax.video import open_video
+from timesformer_jax.video import clip_at, open_video
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,24 @@ def test_explain_job_draws_on_the_video(checkpoint: Path, made_clips: Path, tmp_
         assert len(list(drawn.frames())) == 37  # the last sampled frame is at 7/30 s, and the margin ends a second later
 
 
+def test_explain_job_starts_at_a_second(checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    video = made_clips / "down" / "0.mp4"
+    asked = ["explain", str(video), f"--checkpoint={checkpoint}", "--start=0.8", f"--output={tmp_path / 'x.png'}"]
+    assert main([*asked, "--draw-on=input"]) == 0
+    pretrained = tsf.load(checkpoint)
+    clip = clip_at(pretrained.preprocess, video, 0.8)
+    expected = pretrained.best(pretrained.view_scores(clip.views), 1)[0]
+    assert capsys.readouterr().out.splitlines()[1].split() == [f"{expected.probability:.2%}", expected.label]
+    drawn = np.asarray(Image.open(tmp_path / "x.png"))[22:246].reshape(224, 2, 228, 3)[:, :, :224].transpose(1, 0, 2, 3)
+
+    def error(start: float) -> float:
+        clip = clip_at(pretrained.preprocess, video, start)
+        frames = pretrained.preprocess.pictures(clip.views[0]).repeat(14, axis=1).repeat(14, axis=2)  # 16 pixels, drawn as 224
+        return np.abs(drawn.astype(int) - frames).mean()
+
+    assert error(0.8) < min(error(0.6), error(1.0)) / 2
+
+
 def test_predict_job_follows_labels_over_time(
     checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -146,6 +164,9 @@ def test_predict_job_rejects_impossible_windows(checkpoint: Path, made_clips: Pa
         (["--output=x.gif", "--label=down", "--method=rollout"], "Rollout is the same for all labels"),
         (["--output=x.gif", "--fps=0"], "--fps must be above 0"),
         (["--output=x.gif", "--num-clips=0"], "--num-clips must be at least 1"),
+        (["--output=x.gif", "--start=-1"], "--start must be at least 0 seconds, got -1.0."),
+        (["--output=x.gif", "--start=1", "--num-clips=2"], "--start places a single clip: omit --num-clips and --placement."),
+        (["--output=x.gif", "--start=8"], "start must be less than the 1.3 seconds of"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +13,12 @@ from timesformer_jax.cnn3d import ConvNet
 from timesformer_jax.errors import InputError
 from timesformer_jax.explain import MappedClip, attention_rollout, class_relevance, grad_cam
 from timesformer_jax.pretrained import Prediction, Pretrained, WindowScores
-from timesformer_jax.video import Clip, Limits, open_video
+from timesformer_jax.video import Clip, Limits, clip_at, open_video
 
 MOST_WINDOWS = 60
 """Maximum number of windows of a timeline: in longer videos they are further apart."""
 LONGER = 1.25
-"""A video has a timeline if it is more than this many times as long as a clip."""
+"""A video has several moments to look at if it is more than this many times as long as a clip."""
 METHODS = {"relevance": "Relevance for a label", "rollout": "Attention rollout"}
 """Maps a method of explanation to its title."""
 
@@ -29,10 +30,24 @@ class Seen:
     Attributes:
         clip: The clip, with its times and its only crop.
         scores: One probability per class.
+        moment: Second at which the clip was asked to begin; None for that of the model's evaluation.
     """
 
     clip: Clip
     scores: Float[ndarray, "classes"]
+    moment: float | None = None
+
+
+class Moments(NamedTuple):
+    """Where in a long video a model can look.
+
+    Attributes:
+        stride: Seconds between windows of the timeline.
+        latest: Latest second at which a clip can begin.
+    """
+
+    stride: float
+    latest: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,15 +81,25 @@ class Checkpoint:
         """Methods of explanation that the model supports."""
         return ("relevance",) if isinstance(self.pretrained.model, ConvNet) else tuple(METHODS)
 
-    def see(self, video: Path, limits: Limits) -> Seen:
+    def see(self, video: Path, limits: Limits, moment: float | None = None) -> Seen:
         """Predict the labels of one clip of a video, cropped at the centre.
 
+        Args:
+            video: The video.
+            limits: Largest video to accept.
+            moment: Second at which the clip begins; None for the clip of the model's evaluation.
+
         Raises:
+            InputError: If `moment` is after the end of the video.
             UnreadableVideoError: If no frame of the file can be decoded, or if it exceeds the limits.
         """
-        # The last one counts: an earlier one was chosen before the number of frames was known.
-        *_, clip = self.pretrained.preprocess.clips(video, num_clips=1, num_crops=1, limits=limits)
-        return Seen(clip, self.pretrained.view_scores(clip.views))
+        preprocess = self.pretrained.preprocess
+        if moment is None:
+            # The last one counts: an earlier one was chosen before the number of frames was known.
+            *_, clip = preprocess.clips(video, num_clips=1, num_crops=1, limits=limits)
+        else:
+            clip = clip_at(preprocess, video, moment, limits=limits)
+        return Seen(clip, self.pretrained.view_scores(clip.views), moment)
 
     def best(self, seen: Seen, count: int) -> list[Prediction]:
         """Return the best labels, best first."""
@@ -109,12 +134,14 @@ class Checkpoint:
             found = class_relevance(model, variables["params"], clip, np.array([number]))
         return MappedClip(seen.clip.times, np.asarray(found[0]), seen.clip.boxes[0])
 
-    def stride(self, video: Path, limits: Limits) -> float | None:
-        """Return the seconds between windows of a video's timeline; None for a video that is hardly longer than a clip."""
+    def moments(self, video: Path, limits: Limits) -> Moments | None:
+        """Return where in a video the model can look; None for a video that is hardly longer than a clip."""
         window = self.pretrained.preprocess.window_seconds
         with open_video(video, limits=limits) as source:
             seconds = source.seconds or source.count_packets() / source.fps
-        return max(window / 2, seconds / MOST_WINDOWS) if seconds > LONGER * window else None
+        if seconds <= LONGER * window:
+            return None
+        return Moments(max(window / 2, seconds / MOST_WINDOWS), seconds - window)
 
     def follow(self, video: Path, stride: float, limits: Limits, progress: Callable[[float], None]) -> WindowScores:
         """Predict the labels of windows of a video, cropped at the centre, that begin `stride` seconds apart."""

@@ -42,7 +42,8 @@ def results(columns: Sequence[Column], *, busy: bool) -> str:
     followed = [(column.scores, column.checkpoint.labels) for column in columns if column.scores is not None]
     colours = iter(timeline.colours(followed))
     shown = "".join(_column(column, {} if column.scores is None else next(colours)) for column in columns)
-    return f'{SPEEDS}<div class="columns" aria-busy="{str(busy).lower()}">{shown}</div><p class="footnote">{FOOTNOTE}</p>'
+    kind = "columns ready" if all(column.best for column in columns) else "columns"
+    return f'{SPEEDS}<div class="{kind}" aria-busy="{str(busy).lower()}">{shown}</div><p class="footnote">{FOOTNOTE}</p>'
 
 
 FOOTNOTE = (
@@ -120,5 +121,8 @@ def example_buttons(thumbnails: Mapping[str, bytes]) -> str:
 def _timeline(column: Column, colours: Mapping[str, str]) -> str:
     if column.scores is None:
         return "<div></div>"
-    drawn = timeline.draw(column.scores, column.checkpoint.labels, colours)
-    return f'<section class="timeline"><h3>The best label over time</h3>{drawn}</section>'
+    drawn = timeline.draw(column.scores, column.checkpoint.labels, colours, clip=(column.seconds, column.until))
+    return (
+        f'<section class="timeline"><h3>The best label over time</h3>{drawn}<p class="hint">The line marks the clip that the '
+        "model looks at. Click elsewhere to let it look there.</p></section>"
+    )

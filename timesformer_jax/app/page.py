@@ -85,12 +85,13 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, 
                 chooser = gr.HTML(
                     html_template=template, js_on_load=static("chooser.js"), elem_id="chooser", apply_default_css=False
                 )
-                with gr.Column(visible=False, elem_id="controls") as controls:
+                with gr.Column(elem_id="controls"):  # the styles hide what has no use yet
                     label = gr.Dropdown(
                         choices, value=BEST_LABEL, label="Label to explain", info="Type to search", elem_id="label"
                     )
                     method = gr.Radio(methods, value=usual.method, label="Map", elem_id="method", visible=len(methods) > 1)
                     strength = gr.Slider(0, 1, usual.strength, step=0.05, label="Strength", elem_id="strength", buttons=[])
+                    moment = gr.Slider(0, 1, 0, step=0.1, label="Start of the clip in seconds", elem_id="moment", buttons=[])
             with gr.Column(scale=1, min_width=300, elem_id="view"):
                 status = gr.HTML(elem_id="status", js_on_load=None, apply_default_css=False)
                 shown = gr.HTML(html.welcome(checkpoints), elem_id="shown", js_on_load=None, apply_default_css=False)
@@ -119,12 +120,15 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, 
             analysis = upload.kept["analysis"] = Analysis(upload, checkpoints, limits, max_side)
 
             def steps() -> Iterator[dict[Any, Any]]:
-                yield {shown: "", controls: gr.Column(visible=False), label: BEST_LABEL, token: upload.token}
+                yield {shown: "", label: BEST_LABEL, token: upload.token}
                 for step in analysis.predict():
                     yield {status: html.progress(step), shown: html.results(analysis.columns, busy=True)}
+                limit = round(analysis.latest or 1.0, 1)
+                yield {moment: gr.Slider(value=round(analysis.columns[0].seconds, 1), maximum=limit)}
                 todo = itertools.chain(analysis.explain(Choice(None, method, float(strength))), analysis.follow())
                 for update in showing(analysis, todo):
-                    yield {controls: gr.Column(visible=True), **update}  # each time, since a page may miss a quick update
+                    # Each time, since a page may miss a quick update; the user may have moved the slider.
+                    yield {moment: gr.Slider(maximum=limit), **update}
 
             yield from reported(upload, steps())
 
@@ -147,30 +151,31 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, 
             """An example was picked: the event has its number."""
             yield from opened(examples.add(event._data.get("number"), store), method, strength, request)
 
-        def changed(given: Any, label: str, method: str, strength: float) -> Iterator[dict[Any, Any]]:
-            """Something else is to be seen of the same video."""
+        def changed(
+            given: Any, label: str, method: str, strength: float, moment: float | None = None
+        ) -> Iterator[dict[Any, Any]]:
+            """Something else is to be seen of the same video, at another moment if there is one."""
             try:
                 upload = store.get(given)
                 analysis = upload.kept["analysis"]
             except (RemovedError, KeyError):
                 yield {status: html.problem(REMOVED)}
                 return
-            choice = Choice(label if label != BEST_LABEL else None, method, float(strength))
+            if moment is not None:
+                analysis.moment = float(moment)
+            choice = Choice(label if label != BEST_LABEL else None, method, float(strength), analysis.moment)
             yield from reported(upload, showing(analysis, analysis.explain(choice)))
 
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_id": "model"}
         private["concurrency_limit"] = AT_ONCE
-        change = gr.on(
-            [label.input, method.input, strength.input],
-            changed,
-            [token, label, method, strength],
-            [status, shown],
-            trigger_mode="always_last",
-            **private,
-        )
-        everything = [token, status, shown, controls, label]
-        chooser.upload(uploaded, [method, strength], everything, cancels=[change], **private)
-        chooser.select(picked, [method, strength], everything, cancels=[change], **private)
+        chosen, latest_only = [token, label, method, strength], {"trigger_mode": "always_last", **private}
+        changes = [
+            gr.on([label.input, method.input, strength.input], changed, chosen, [status, shown], **latest_only),
+            moment.input(changed, [*chosen, moment], [status, shown], **latest_only),
+        ]
+        everything = [token, status, shown, label, moment]
+        chooser.upload(uploaded, [method, strength], everything, cancels=changes, **private)
+        chooser.select(picked, [method, strength], everything, cancels=changes, **private)
 
         def closed(request: gr.Request) -> None:
             store.release(request.session_hash)

@@ -37,21 +37,26 @@ def colours(columns: Sequence[tuple[WindowScores, Sequence[str]]]) -> list[dict[
     return found
 
 
-def draw(scores: WindowScores, labels: Sequence[str], colours: Mapping[str, str]) -> str:
+def draw(scores: WindowScores, labels: Sequence[str], colours: Mapping[str, str], *, clip: tuple[float, float]) -> str:
     """Return the timeline of a video.
 
     Args:
         scores: Probabilities of the video's windows.
         labels: Names of all classes.
         colours: Maps labels to their colours; all others are grey.
+        clip: Seconds at which the clip that the model looks at begins and ends, which is marked.
     """
     edges = scores.edges
     shown = {labels.index(name): name for name in colours if name in labels}
     legend = "".join(f'<li><span style="background:{colours[name]}"></span>{text(name)}</li>' for name in shown.values())
+    start, end = (float(np.interp(second, edges[[0, -1]], [0, 100])) for second in clip)
+    about = f"The model looks at {_clock(clip[0])} to {_clock(clip[1])}"
     return (
-        f'<div class="bars">{_bars(scores, labels, colours)}</div>'
+        f'<div class="moments" data-begin="{edges[0]:.3f}" data-end="{edges[-1]:.3f}" data-clip="{clip[1] - clip[0]:.3f}">'
+        f'<div class="bars">{_bars(scores, labels, colours)}</div><div class="clip" role="img" aria-label="{about}" '
+        f'title="{about}"><span style="left:{start:.3f}%;width:{end - start:.3f}%"></span></div>'
         f'<svg viewBox="0 0 1000 {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="Probabilities over time">'
-        f"{_curves(scores, shown, colours)}</svg>"
+        f"{_curves(scores, shown, colours)}</svg></div>"
         f'<div class="axis" aria-hidden="true"><span>0 s</span><span>{_clock((edges[0] + edges[-1]) / 2)}</span>'
         f'<span>{_clock(edges[-1])}</span></div><ul class="legend">{legend}</ul>'
     )

@@ -48,7 +48,7 @@ def draw_on_video(
     """Draw maps on the video that they explain, and write an MP4 with its sound (H.264 and AAC; plays in browsers) or a GIF.
 
     ```python
-    clip = next(pretrained.preprocess.clips("video.mp4", num_crops=1))
+    clip = tsf.video.clip_at(pretrained.preprocess, "video.mp4", start=0.0)
     maps = tsf.explain.class_relevance(model, params, clip.views, labels=[17])[0]
     tsf.explain.draw_on_video("video.mp4", "drawn.mp4", [tsf.explain.MappedClip(clip.times, maps, clip.boxes[0])])
     ```

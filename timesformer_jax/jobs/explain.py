@@ -3,6 +3,7 @@
 timesformer explain clip.mp4 --checkpoint=timesformer-base-k400 --output=clip.gif
 timesformer explain clip.mp4 --checkpoint=runs/mine --label=running --label=walking --output=clip.png
 timesformer explain clip.mp4 --checkpoint=runs/mine --method=rollout --output=clip.mp4
+timesformer explain long.mp4 --checkpoint=runs/mine --start=62.5 --output=long.mp4
 """
 
 import argparse
@@ -40,7 +41,7 @@ from timesformer_jax.jobs.videos import (
 from timesformer_jax.os_errors import sentence
 from timesformer_jax.pretrained import Pretrained, load
 from timesformer_jax.printable import printable
-from timesformer_jax.video import PLACEMENT_NAMES, Clip
+from timesformer_jax.video import PLACEMENT_NAMES, Clip, clip_at
 
 METHODS = ("relevance", "rollout")
 MOST_DRAWN = 32
@@ -86,6 +87,9 @@ def add_arguments(job: argparse.ArgumentParser) -> None:
     )
     job.add_argument("--num-clips", type=int, default=1, help="number of clips spread over the video")
     job.add_argument(
+        "--start", type=float, metavar="SECONDS", help="explain the clip that begins here (default: as in the evaluation)"
+    )
+    job.add_argument(
         "--num-crops", type=int, default=1, choices=(1, 3), help="crops per clip: 3 along the long side, or 1 in the centre"
     )
     job.add_argument(
@@ -117,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the best labels of the video, and draw at most `MOST_DRAWN` of its clips."""
     output = Path(arguments.output)
     _check(arguments, output)
-    views = {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops, "limits": limits_of(arguments)}
+    views = {"num_crops": arguments.num_crops, "limits": limits_of(arguments)}
     print_devices()
     pretrained = place_clips(load(arguments.checkpoint, headless=True, **load_options(arguments)), arguments.placement)
     if arguments.method == "relevance":
@@ -126,7 +130,11 @@ def run(arguments: argparse.Namespace) -> int:
     for note in pretrained.report.notes if pretrained.report else []:
         print(f"Note: {printable(note)}.", file=sys.stderr)
     drawn: list[Clip] = []
-    scores, num_views = pretrained.clip_scores(_keep(pretrained.preprocess.clips(arguments.video, **views), drawn))
+    if arguments.start is None:
+        clips = pretrained.preprocess.clips(arguments.video, num_clips=arguments.num_clips, **views)
+    else:
+        clips = [clip_at(pretrained.preprocess, arguments.video, arguments.start, **views)]
+    scores, num_views = pretrained.clip_scores(_keep(clips, drawn))
     num_clips = num_views // arguments.num_crops
     if len(drawn) < num_clips:
         print(
@@ -251,6 +259,10 @@ def _relevance(pretrained: Pretrained, label: int, clip: jax.Array) -> jax.Array
 def _check(arguments: argparse.Namespace, output: Path) -> None:
     """Raise `InputError` for invalid arguments, before anything is loaded."""
     check_at_least_1(arguments, "num_clips", "top_k", "max_side")
+    if arguments.start is not None and (arguments.num_clips, arguments.placement) != (1, None):
+        raise InputError("--start places a single clip: omit --num-clips and --placement.")
+    if arguments.start is not None and not 0 <= arguments.start < math.inf:
+        raise InputError(f"--start must be at least 0 seconds, got {arguments.start}.")
     if arguments.fps is not None and not 0 < arguments.fps < math.inf:
         raise InputError(f"--fps must be above 0, got {arguments.fps}.")
     if not 0 <= arguments.strength <= 1:

@@ -2,6 +2,7 @@
 
 from timesformer_jax.printable import printable
 from timesformer_jax.renamed import renamed
+from timesformer_jax.video.clip_at import clip_at
 from timesformer_jax.video.clip_source import ClipSource
 from timesformer_jax.video.containers import CONTAINERS
 from timesformer_jax.video.decoding import VideoFile
@@ -54,6 +55,7 @@ __all__ = [
     "UnreadableVideoError",
     "VideoFile",
     "Window",
+    "clip_at",
     "clip_frames",
     "crop_and_scale",
     "crop_offset",

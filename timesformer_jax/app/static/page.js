@@ -34,6 +34,17 @@
     all().forEach((video) => (video.playbackRate = speed()));
   });
 
+  // A click at a moment of the timeline moves the slider there; keyboards move the slider itself.
+  document.addEventListener("click", (event) => {
+    const moments = event.target.closest?.("#shown .moments");
+    const slider = document.querySelector("#moment input[type=range]");
+    if (!moments || !slider) return;
+    const { left, width } = moments.getBoundingClientRect();
+    const [begin, end, clip] = ["begin", "end", "clip"].map((name) => Number(moments.dataset[name]));
+    slider.value = begin + ((event.clientX - left) / width) * (end - begin) - clip / 2;
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+
   // Typing into the list of labels replaces the current one.
   document.addEventListener("focusin", (event) => {
     if (event.target.matches("#label input")) setTimeout(() => event.target.select());
