@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 import main
 import timesformer_jax as tsf
 from configs import common, recipes
-from experiment.architectures import class_of, model_fields
+from experiment.architectures import SECTION_OF, class_of, model_fields
 from experiment.follow import follow_weights
-from input_pipeline import ClipOptions, MixingOptions, PixelOptions, mix_clips, open_dataset, prepare_training
+from input_pipeline import DATASETS, ClipOptions, MixingOptions, PixelOptions, mix_clips, open_dataset, prepare_training
 from tests.runs import config_of
 from tests.support import moving_square, write_video
 from timesformer_jax import InputError, training
+from timesformer_jax.architectures import ARCHITECTURES
 from timesformer_jax.cost import count_multiply_adds
 from timesformer_jax.modeling import num_blocks
 from timesformer_jax.pretrained.zoo import ZOO
@@ -365,3 +366,29 @@ def test_section_defaults_equal_those_of_its_class(section: str):
     assert {name: unset.get(name, value) for name, value in values.items()} == {
         name: exceptions.get(name, fields[name]) for name in values
     }
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_config_field_is_read(file: str):
+    """Sections passed whole to a function or class refuse unknown fields; the others are read here by name."""
+    config = config_of(file)
+    source = "".join(path.read_text() for path in [ROOT / "main.py", *(ROOT / "experiment").glob("*.py")])
+    for section, fields in config.items():
+        if section in SECTION_OF.values():  # passed whole to the architecture's class, fields that it doesn't have excepted
+            classes = [ARCHITECTURES[name] for name, where in SECTION_OF.items() if where == section]
+            assert set(fields.keys()) <= {field.name for each in classes for field in dataclasses.fields(each)}
+        elif f"**config.{section}" in source or not isinstance(fields, ConfigDict):
+            assert f"config.{section}" in source, section
+        else:
+            for field in fields:
+                assert re.search(rf"config\.{section}\.{field}\b|options\.{field}\b", source), f"{section}.{field}"
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS.keys() - {"moving_digits"}))
+def test_every_data_set_has_a_config(name: str, tmp_path: Path):
+    """It accepts the config's fields of `data`: only the data are missing."""
+    data = config_of("folder", name).data
+    with pytest.raises(InputError, match=r"data\.(root|train) is not set"):
+        open_dataset(**{**data, "data_dir": str(tmp_path)})
+    with pytest.raises(InputError, match=r"has no field data\.nonsense"):
+        open_dataset(**data, nonsense=1)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,10 @@ from timesformer_jax.pretrained.model_families import families_table
 from timesformer_jax.pretrained.writer_limits import TARGETS
 
 ROOT = Path(__file__).parent.parent
+
+GUIDES = ("index", "predict", "model", "explain", "features")
+SMALLER_MODEL = {"224": "32", "768": "24", "depth=12": "depth=1", "num_heads=12": "num_heads=2"}
+"""Changes of a snippet's numbers, for a model that a test can afford."""
 
 
 def snippets(text: str) -> dict[str, str]:
@@ -198,3 +203,42 @@ def test_links_resolve(path: Path):
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_snippets_of_readme_and_guides_run(made_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With models of a hundredth of the size. One other loads published weights, from the network; one reads a folder."""
+    pages = {name: (ROOT / name).read_text() for name in ("README.md", *(f"docs/{page}.md" for page in GUIDES))}
+    found = {name: re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) for name, text in pages.items()}
+    loading, small = found["README.md"]
+    assert 'tsf.load("timesformer-base-k400")' in loading
+    again, windows = found["docs/predict.md"]
+    assert found["docs/index.md"] == [again] == [loading]
+    (large, convolutional), (explaining, drawing), (reading,) = (
+        found[f"docs/{page}.md"] for page in ("model", "explain", "features")
+    )
+    assert "read_features(" in reading
+    for code, changes in ((small, {"-base": "-nano", "224": "32"}), (large, SMALLER_MODEL)):
+        for theirs, ours in changes.items():
+            assert theirs in code
+            code = code.replace(theirs, ours)
+        names: dict[str, Any] = {}
+        exec(code, names)
+        assert names["logits"].shape == (1, names["model"].num_classes)
+    assert names["features"].cls.shape == (1, 24)
+    assert names["features"].patches.shape == (1, 8, 2, 2, 24)
+    given = {"params": names["variables"]["params"], "labels": np.array([3]), "frames": np.zeros((8, 32, 32, 3), np.uint8)}
+    exec(explaining, names | given)
+    monkeypatch.chdir(tmp_path)
+    for name in ("clip.mp4", "long.mp4"):
+        shutil.copy(made_clips / "across" / "0.mp4", name)
+    nano = tsf.create("timesformer-nano", num_classes=18)
+    pretrained = tsf.Pretrained(nano, random_variables(nano)["params"], tsf.Preprocess(num_frames=2, crop_size=16))
+    assert "stride=2.0" in windows
+    for code in (windows.replace("2.0", "0.5"), drawing):
+        exec(code, {"tsf": tsf, "pretrained": pretrained})
+    assert Path("drawn.mp4").stat().st_size > 0
+    for theirs, ours in {"174": "174, width=8, depths=(1, 1, 1, 1)", "(1, 32, 224, 224, 3)": "(1, 8, 32, 32, 3)"}.items():
+        assert theirs in convolutional
+        convolutional = convolutional.replace(theirs, ours)
+    exec(convolutional, names)
+    assert names["logits"].shape == (1, 174)

@@ -1,35 +1,26 @@
 """The jobs of main.py end to end, and their errors for bad input."""
 
-import dataclasses
 import json
 import math
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
-from ml_collections import ConfigDict
 
 import experiment.show
 import main
 import timesformer_jax as tsf
 from configs.folder import get_config
-from experiment.architectures import SECTION_OF
 from experiment.checks import check_objective
 from experiment.train import hint_at_small
-from input_pipeline import DATASETS, open_dataset
-from tests.runs import ROOT, config_of, predictions, results, small_folder
-from tests.support import random_variables
+from tests.runs import predictions, results, small_folder
 from timesformer_jax import InputError, evaluation, training
-from timesformer_jax.architectures import ARCHITECTURES
 from timesformer_jax.pretrained.orbax import read_checkpoint
 from timesformer_jax.state_files import sealed
-
-CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if "def get_config(" in path.read_text())
 
 ONE_VIEW = {"eval.num_clips": 1, "eval.num_crops": 1}
 """Overrides that reuse the validation's compiled program for evaluation, if the number of views doesn't matter."""
@@ -310,38 +301,6 @@ def test_eval_of_the_best_checkpoint(trained: Path, made_clips: Path, data_dir: 
     assert results(trained)["step"] == best
 
 
-@pytest.mark.slow
-def test_overfit_succeeds_on_one_batch(tmp_path: Path, made_clips: Path, data_dir: str, caplog):
-    options = {"overfit_batch": True, "pixels.flip": "on", "pixels.blur": 0.5, "mixing.mixup": 0.8, "model.drop_path_rate": 0.1}
-    with caplog.at_level("INFO", logger="timesformer_jax"):
-        main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
-    assert re.search(r"overfit_batch: the loss of the first batch is 0\.0\d+ after \d+ steps", caplog.text)
-    assert re.search(r"This process's share of a batch: video uint8 \[8, 8, \d+, \d+, 3\]", caplog.text)
-    assert [path.name for path in tmp_path.iterdir()] == ["overfit_batch"]  # the run itself is unchanged
-
-
-@pytest.mark.slow
-def test_overfit_reports_failure(tmp_path: Path, made_clips: Path, data_dir: str):
-    options = {"overfit_batch": True, "optimizer.learning_rate": 1e-9}
-    with pytest.raises(InputError, match=r"overfit_batch: the loss of a single batch is still .* after 500 steps"):
-        main.run(small_folder(made_clips, data_dir, **options), str(tmp_path), "train")
-
-
-@pytest.mark.slow
-def test_debug_draws_the_first_batch(tmp_path: Path, made_clips: Path, data_dir: str):
-    main.run(small_folder(made_clips, data_dir, debug=True, profile=True), str(tmp_path), "train")
-    assert (tmp_path / "debug" / "train.png").is_file()
-    assert list((tmp_path / "debug" / "profile").rglob("*.xplane.pb"))
-    assert results(tmp_path / "debug")["step"] == 2
-
-
-@pytest.mark.slow
-def test_debug_stops_at_the_first_nan(tmp_path: Path, made_clips: Path, data_dir: str):
-    options = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e30, "train.num_epochs": 4.0}
-    with pytest.raises(FloatingPointError, match=r"(nan|inf)"):
-        main.run(small_folder(made_clips, data_dir, debug=True, **options), str(tmp_path), "train")
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -475,49 +434,6 @@ def test_workdir_must_not_be_a_file(tmp_path: Path, made_clips: Path, data_dir: 
         main.run(small_folder(made_clips, data_dir), str(tmp_path / "file"), "train")
 
 
-GUIDES = ("index", "predict", "model", "explain", "features")
-SMALLER_MODEL = {"224": "32", "768": "24", "depth=12": "depth=1", "num_heads=12": "num_heads=2"}
-
-
-def test_snippets_of_readme_and_guides_run(made_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """With models of a hundredth of the size. One other loads published weights, from the network; one reads a folder."""
-    pages = {name: (ROOT / name).read_text() for name in ("README.md", *(f"docs/{page}.md" for page in GUIDES))}
-    snippets = {name: re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) for name, text in pages.items()}
-    loading, small = snippets["README.md"]
-    assert 'tsf.load("timesformer-base-k400")' in loading
-    again, windows = snippets["docs/predict.md"]
-    assert snippets["docs/index.md"] == [again] == [loading]
-    (large, convolutional), (explaining, drawing), (reading,) = (
-        snippets[f"docs/{page}.md"] for page in ("model", "explain", "features")
-    )
-    assert "read_features(" in reading
-    for code, changes in ((small, {"-base": "-nano", "224": "32"}), (large, SMALLER_MODEL)):
-        for theirs, ours in changes.items():
-            assert theirs in code
-            code = code.replace(theirs, ours)
-        names: dict[str, Any] = {}
-        exec(code, names)
-        assert names["logits"].shape == (1, names["model"].num_classes)
-    assert names["features"].cls.shape == (1, 24)
-    assert names["features"].patches.shape == (1, 8, 2, 2, 24)
-    given = {"params": names["variables"]["params"], "labels": np.array([3]), "frames": np.zeros((8, 32, 32, 3), np.uint8)}
-    exec(explaining, names | given)
-    monkeypatch.chdir(tmp_path)
-    for name in ("clip.mp4", "long.mp4"):
-        shutil.copy(made_clips / "across" / "0.mp4", name)
-    nano = tsf.create("timesformer-nano", num_classes=18)
-    pretrained = tsf.Pretrained(nano, random_variables(nano)["params"], tsf.Preprocess(num_frames=2, crop_size=16))
-    assert "stride=2.0" in windows
-    for code in (windows.replace("2.0", "0.5"), drawing):
-        exec(code, {"tsf": tsf, "pretrained": pretrained})
-    assert Path("drawn.mp4").stat().st_size > 0
-    for theirs, ours in {"174": "174, width=8, depths=(1, 1, 1, 1)", "(1, 32, 224, 224, 3)": "(1, 8, 32, 32, 3)"}.items():
-        assert theirs in convolutional
-        convolutional = convolutional.replace(theirs, ours)
-    exec(convolutional, names)
-    assert names["logits"].shape == (1, 174)
-
-
 @pytest.mark.slow
 def test_non_finite_loss_ends_training(tmp_path: Path, made_clips: Path, data_dir: str):
     config = small_folder(
@@ -533,32 +449,6 @@ def test_non_finite_loss_ends_training(tmp_path: Path, made_clips: Path, data_di
     )
     with pytest.raises(InputError, match=r"not finite in \d+ steps in a row, up to step \d+ .* Lower optimizer.learning_rate"):
         main.run(config, str(tmp_path), "train")
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_field_is_read(name: str):
-    """Sections passed whole to a function or class refuse unknown fields; the others are read here by name."""
-    config = config_of(name)
-    source = "".join(path.read_text() for path in [ROOT / "main.py", *(ROOT / "experiment").glob("*.py")])
-    for section, fields in config.items():
-        if section in SECTION_OF.values():  # passed whole to the architecture's class, fields that it doesn't have excepted
-            classes = [ARCHITECTURES[name] for name, where in SECTION_OF.items() if where == section]
-            assert set(fields.keys()) <= {field.name for each in classes for field in dataclasses.fields(each)}
-        elif f"**config.{section}" in source or not isinstance(fields, ConfigDict):
-            assert f"config.{section}" in source, section
-        else:
-            for field in fields:
-                assert re.search(rf"config\.{section}\.{field}\b|options\.{field}\b", source), f"{section}.{field}"
-
-
-@pytest.mark.parametrize("name", sorted(DATASETS.keys() - {"moving_digits"}))
-def test_every_data_set_has_a_config(name: str, tmp_path: Path):
-    """It accepts the config's fields of `data`: only the data are missing."""
-    data = config_of("folder", name).data
-    with pytest.raises(InputError, match=r"data\.(root|train) is not set"):
-        open_dataset(**{**data, "data_dir": str(tmp_path)})
-    with pytest.raises(InputError, match=r"has no field data\.nonsense"):
-        open_dataset(**data, nonsense=1)
 
 
 def test_multi_label_training(tmp_path: Path, made_clips: Path):
@@ -581,13 +471,6 @@ def test_multi_label_training(tmp_path: Path, made_clips: Path):
     assert {tuple(row["labels"]) for row in rows.values()} == {("moves right", "square"), ("square",), ()}
     assert all(0 <= score <= 1 for row in rows.values() for _, score in row["best"])
     assert tsf.load(tmp_path / "run").objective == "sigmoid"
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_states_its_command_and_cost(name: str):
-    text = (ROOT / "configs" / f"{name}.py").read_text()
-    assert f"python main.py --config=configs/{name}.py" in text.partition('"""')[2].partition('"""')[0]
-    assert re.search(r"minute|FLOPs", text)
 
 
 @pytest.mark.slow
