@@ -1,4 +1,4 @@
-"""The server's outer wall: which requests pass, and what is added to and removed from answers."""
+"""The ASGI wrapper: which requests pass, and what is added to and removed from answers."""
 
 import asyncio
 from typing import Any

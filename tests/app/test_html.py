@@ -9,7 +9,7 @@ import timesformer_jax as tsf
 from tests.support import random_variables
 from timesformer_jax.app import html, timeline
 from timesformer_jax.app.analysis import Column, Step
-from timesformer_jax.app.checkpoint import Checkpoint, distinct_names
+from timesformer_jax.app.checkpoint import Checkpoint, Moments, distinct_names
 from timesformer_jax.palette import OTHER, SERIES
 from timesformer_jax.pretrained import Prediction, WindowScores
 
@@ -39,6 +39,7 @@ def test_all_text_is_escaped(checkpoint: Checkpoint):
         explained=Prediction(EVIL, 0.75),
         drawn="media/token/a.mp4",
         scores=scores(0, 0, 0, 1),
+        moments=Moments(2.0, 1.0, 3.0),
     )
     shown = [html.results([column], busy=False), html.welcome([checkpoint]), html.problem(EVIL), html.progress(Step(0.5, EVIL))]
     for each in shown:
@@ -54,7 +55,7 @@ def test_explained_label_is_shown_even_if_it_is_not_among_the_best(checkpoint: C
     )
     shown = html.results([column], busy=True)
     assert shown.index("90.0 %") < shown.index("walking &amp; talking") < shown.index("1.0 %")
-    assert "what speaks for “walking &amp; talking”" in shown
+    assert "what supports “walking &amp; talking”" in shown
     assert 'aria-busy="true"' in shown
 
 
@@ -67,7 +68,7 @@ def test_note_replaces_the_video(checkpoint: Checkpoint):
 def test_timeline_joins_windows_and_follows_the_video(checkpoint: Checkpoint):
     windows = scores(1, 1, 1, 2, 2)
     (colours,) = timeline.colours([(windows, LABELS)])
-    drawn = timeline.draw(windows, LABELS, colours, clip=(1.5, 3.0))
+    drawn = timeline.draw(windows, LABELS, colours, clip=(1.5, 3.0), window=2.0)
     bars = drawn.partition("<svg")[0]
     assert bars.count("<span") == 3
     assert 'title="The model looks at 1.5 s to 3.0 s"><span style="left:25.000%;width:25.000%">' in bars
@@ -91,7 +92,7 @@ def test_more_labels_than_colours_are_grey():
     windows = scores(*range(12), count=12)
     (colours,) = timeline.colours([(windows, many)])
     assert list(colours.values()) == list(SERIES)
-    assert timeline.draw(windows, many, colours, clip=(0.0, 1.0)).count(f"background:{OTHER}") == 12 - len(SERIES)
+    assert timeline.draw(windows, many, colours, clip=(0.0, 1.0), window=1.0).count(f"background:{OTHER}") == 12 - len(SERIES)
 
 
 @pytest.mark.parametrize(

@@ -189,18 +189,18 @@ def test_click_on_the_timeline_looks_at_that_moment(page: Any, app: str, checkpo
     choose(page, videos["across"])
     bars = page.locator("#shown .timeline .bars").first
     bars.click(position={"x": 0.7 * bars.bounding_box()["width"], "y": 10})
-    heading = "[...document.querySelectorAll('#shown .frames h3')].every((one) => one.innerText.endsWith('from 2.6 s on'))"
+    heading = "[...document.querySelectorAll('#shown .frames h3')].every((one) => one.innerText.endsWith('from 2.5 s on'))"
     page.wait_for_function(f"() => {heading} && ({DONE})()")
-    assert page.locator("#moment input[type=range]").input_value() == "2.6"
+    assert page.locator("#moment input[type=range]").input_value() == "2.5"
     expected = {}
     for column, path in enumerate(checkpoints):
         pretrained = tsf.load(path)
-        clip = tsf.video.clip_at(pretrained.preprocess, videos["across"], 2.6)
+        clip = tsf.video.clip_at(pretrained.preprocess, videos["across"], 2.5)
         scores = pretrained.view_scores(clip.views)
         expected[column] = {label: f"{100 * share:.1f} %" for label, share in pretrained.best(scores, len(LABELS))}
         assert shares(page, column) == expected[column]
     marks = page.locator("#shown .timeline .clip").first
-    assert marks.get_attribute("title") == "The model looks at 2.6 s to 3.0 s"
+    assert marks.get_attribute("title") == "The model looks at 2.5 s to 2.9 s"
 
     page.locator("#method label", has_text="rollout").click()
     page.wait_for_function(f"() => document.querySelector('#shown figcaption')?.innerText.includes('rollout') && ({DONE})()")

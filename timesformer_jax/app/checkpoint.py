@@ -42,10 +42,12 @@ class Moments(NamedTuple):
     """Where in a long video a model can look.
 
     Attributes:
+        window: Seconds that a clip covers.
         stride: Seconds between windows of the timeline.
         latest: Latest second at which a clip can begin.
     """
 
+    window: float
     stride: float
     latest: float
 
@@ -141,7 +143,7 @@ class Checkpoint:
             seconds = source.seconds or source.count_packets() / source.fps
         if seconds <= LONGER * window:
             return None
-        return Moments(max(window / 2, seconds / MOST_WINDOWS), seconds - window)
+        return Moments(window, max(window / 2, seconds / MOST_WINDOWS), seconds - window)
 
     def follow(self, video: Path, stride: float, limits: Limits, progress: Callable[[float], None]) -> WindowScores:
         """Predict the labels of windows of a video, cropped at the centre, that begin `stride` seconds apart."""

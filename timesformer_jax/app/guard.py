@@ -1,4 +1,4 @@
-"""The server's outer wall: which requests reach Gradio, and what pages may load.
+"""ASGI wrapper that decides which requests reach Gradio, and what pages may load.
 
 Gradio has routes that read files by path and fetch other addresses. The page needs none of them: videos come and go under
 tokens (`server.py`). So everything that isn't in a short table is answered with 404, and a policy in the page's headers forbids

@@ -86,10 +86,10 @@ def _drawn(column: Column) -> str:
         return f'<p class="note">{text(column.note)}</p>'
     if column.drawn is None:
         return '<div class="drawn waiting" aria-hidden="true"></div>'
-    what = METHODS[column.method].lower() if column.explained is None else f"what speaks for “{column.explained.label}”"
+    what = METHODS[column.method].lower() if column.explained is None else f"what supports “{column.explained.label}”"
     return (
         f'<figure class="drawn"><video src="{column.drawn}" controls loop muted playsinline autoplay '
-        f'aria-label="The video with {text(what)}"></video><figcaption>Bright: {text(what)}. Grey: not given to the model.'
+        f'aria-label="The video with {text(what)}"></video><figcaption>Bright: {text(what)}. Grey: not received by the model.'
         "</figcaption></figure>"
     )
 
@@ -119,10 +119,11 @@ def example_buttons(thumbnails: Mapping[str, bytes]) -> str:
 
 
 def _timeline(column: Column, colours: Mapping[str, str]) -> str:
-    if column.scores is None:
+    if column.scores is None or column.moments is None:
         return "<div></div>"
-    drawn = timeline.draw(column.scores, column.checkpoint.labels, colours, clip=(column.seconds, column.until))
+    clip, window = (column.seconds, column.until), column.moments.window
+    drawn = timeline.draw(column.scores, column.checkpoint.labels, colours, clip=clip, window=window)
     return (
-        f'<section class="timeline"><h3>The best label over time</h3>{drawn}<p class="hint">The line marks the clip that the '
-        "model looks at. Click elsewhere to let it look there.</p></section>"
+        f'<section class="timeline"><h3>The best label over time</h3>{drawn}<p class="hint">The line marks the clip '
+        "above. Click another moment to explain the clip around it.</p></section>"
     )

@@ -8,7 +8,7 @@ Result = TypeVar("Result")
 
 
 class Left(Exception):  # noqa: N818 (not an error)
-    """Raised inside the function once nobody asks for its progress any more."""
+    """Raised inside the function once its progress is no longer read."""
 
 
 def stepwise(work: Callable[[Callable[[float], None]], Result]) -> Generator[float, None, Result]:

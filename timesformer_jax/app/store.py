@@ -139,7 +139,7 @@ class Store:
         shutil.rmtree(upload.folder, ignore_errors=True)
 
     def remove_idle(self) -> None:
-        """Remove uploads that nobody has asked for in `IDLE_SECONDS`."""
+        """Remove uploads without a request for `IDLE_SECONDS`."""
         latest = self._clock() - IDLE_SECONDS
         with self._lock:
             idle = [upload for upload in self._uploads.values() if upload.used < latest]

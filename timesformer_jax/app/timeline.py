@@ -37,7 +37,9 @@ def colours(columns: Sequence[tuple[WindowScores, Sequence[str]]]) -> list[dict[
     return found
 
 
-def draw(scores: WindowScores, labels: Sequence[str], colours: Mapping[str, str], *, clip: tuple[float, float]) -> str:
+def draw(
+    scores: WindowScores, labels: Sequence[str], colours: Mapping[str, str], *, clip: tuple[float, float], window: float
+) -> str:
     """Return the timeline of a video.
 
     Args:
@@ -45,6 +47,7 @@ def draw(scores: WindowScores, labels: Sequence[str], colours: Mapping[str, str]
         labels: Names of all classes.
         colours: Maps labels to their colours; all others are grey.
         clip: Seconds at which the clip that the model looks at begins and ends, which is marked.
+        window: Seconds that a clip around another moment covers.
     """
     edges = scores.edges
     shown = {labels.index(name): name for name in colours if name in labels}
@@ -52,7 +55,7 @@ def draw(scores: WindowScores, labels: Sequence[str], colours: Mapping[str, str]
     start, end = (float(np.interp(second, edges[[0, -1]], [0, 100])) for second in clip)
     about = f"The model looks at {_clock(clip[0])} to {_clock(clip[1])}"
     return (
-        f'<div class="moments" data-begin="{edges[0]:.3f}" data-end="{edges[-1]:.3f}" data-clip="{clip[1] - clip[0]:.3f}">'
+        f'<div class="moments" data-begin="{edges[0]:.3f}" data-end="{edges[-1]:.3f}" data-window="{window:.3f}">'
         f'<div class="bars">{_bars(scores, labels, colours)}</div><div class="clip" role="img" aria-label="{about}" '
         f'title="{about}"><span style="left:{start:.3f}%;width:{end - start:.3f}%"></span></div>'
         f'<svg viewBox="0 0 1000 {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="Probabilities over time">'

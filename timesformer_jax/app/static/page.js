@@ -40,8 +40,8 @@
     const slider = document.querySelector("#moment input[type=range]");
     if (!moments || !slider) return;
     const { left, width } = moments.getBoundingClientRect();
-    const [begin, end, clip] = ["begin", "end", "clip"].map((name) => Number(moments.dataset[name]));
-    slider.value = begin + ((event.clientX - left) / width) * (end - begin) - clip / 2;
+    const [begin, end, span] = ["begin", "end", "window"].map((name) => Number(moments.dataset[name]));
+    slider.value = begin + ((event.clientX - left) / width) * (end - begin) - span / 2;
     slider.dispatchEvent(new Event("input", { bubbles: true }));
   });
 
