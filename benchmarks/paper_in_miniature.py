@@ -7,8 +7,9 @@ python benchmarks/paper_in_miniature.py --quick                short runs of the
 python benchmarks/paper_in_miniature.py --full --k400=FOLDER --ssv2=FOLDER   the paper's own data sets and recipes
 
 Trainings of moving digits run in memory, one thread each, --workers of them at a time. A finished training isn't repeated
-unless its config or the code that it depends on has changed, and Ctrl-C loses only the trainings in progress, half a minute
-each. With --full, every training is a job of main.py, and an interrupted one resumes from its checkpoint if it has written one.
+unless its config or the code that it depends on has changed, and Ctrl-C loses only the trainings in progress, about a minute
+each. To continue on another machine, copy the results into benchmarks/results/paper_in_miniature. With --full, every training
+is a job of main.py, and an interrupted one resumes from its checkpoint if it has written one.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from benchmarks.miniature.sizes import SIZES  # noqa: E402
 from timesformer_jax.errors import InputError  # noqa: E402
 
 DOCS = ROOT / "docs"
+UNFINISHED = ROOT / "benchmarks" / "results" / "paper_in_miniature"
+"""Results of some trainings, committed for another machine to build on until all are finished and the page has them."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,6 +87,7 @@ def run(given: argparse.Namespace) -> None:
     if not given.only_page:
         began = time.perf_counter()
         if published is not None:
+            begin_with(UNFINISHED, results)
             begin_with(published, results)
         ran = run_cells(size, results=results, workdirs=folder, places=places, say=say, workers=given.workers)
         if read_costs(size, results) is None:
@@ -94,21 +98,22 @@ def run(given: argparse.Namespace) -> None:
     say(f"See {write_page(size, published or results)}.")
 
 
-def begin_with(published: Path, results: Path) -> None:
-    """Copy the results of the page that `results` lacks, since a training that hasn't changed isn't repeated."""
+def begin_with(finished: Path, results: Path) -> None:
+    """Copy the finished results that `results` lacks, since a training that hasn't changed isn't repeated."""
     results.mkdir(parents=True, exist_ok=True)
-    for path in published.glob("*.json"):
+    for path in finished.glob("*.json"):
         if not (results / path.name).exists():
             shutil.copy(path, results)
 
 
 def publish(size: Size, results: Path, published: Path) -> None:
-    """Replace the results of the page, once all are finished."""
+    """Replace the results of the page, once all are finished, and remove the unfinished ones."""
     for path in published.glob("*.json"):
         path.unlink()
     published.mkdir(parents=True, exist_ok=True)
     for name in (*(cell.name for cell in all_cells(size)), Path(COST_FILE).stem):
         shutil.copy(results / f"{name}.json", published)
+    shutil.rmtree(UNFINISHED, ignore_errors=True)
 
 
 def say(line: str) -> None:

@@ -287,12 +287,16 @@ def test_every_training_of_the_page_is_finished():
 
 
 def test_page_is_replaced_only_when_all_trainings_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Results of the page are reused, and an interrupted command publishes nothing."""
+    """Results of the page and of another machine are reused, and an interrupted command publishes nothing."""
     published, results = tmp_path / "docs" / "paper_in_miniature", tmp_path / "runs" / "paper_in_miniature" / "results"
     published.mkdir(parents=True)
     (published / "outdated.json").write_text("{}")
-    first, *others = all_cells(MINIATURE)
-    (published / f"{first.name}.json").write_text(json.dumps(result_of(first, top1=0.5)))
+    first, second, *others = all_cells(MINIATURE)
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    for folder, cell in ((published, first), (unfinished, second)):
+        (folder / f"{cell.name}.json").write_text(json.dumps(result_of(cell, top1=0.5)))
+    monkeypatch.setattr(paper_in_miniature, "UNFINISHED", unfinished)
     ran: list[Any] = []
 
     def run(cells: Any, size: Size, *, results: Path, **options: Any) -> None:
@@ -316,7 +320,8 @@ def test_page_is_replaced_only_when_all_trainings_are_finished(tmp_path: Path, m
     ]
     expected = {f"{cell.name}.json" for cell in all_cells(MINIATURE)} | {"cost.json"}
     assert {path.name for path in published.glob("*.json")} == expected
-    assert (results / f"{first.name}.json").exists()
+    assert {path.name for path in results.glob("*.json")} >= {f"{first.name}.json", f"{second.name}.json"}
+    assert not unfinished.exists()
 
 
 def cell_is_image(cell: Any) -> bool:
