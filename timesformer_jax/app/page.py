@@ -91,7 +91,7 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, 
                     )
                     method = gr.Radio(methods, value=usual.method, label="Map", elem_id="method", visible=len(methods) > 1)
                     strength = gr.Slider(0, 1, usual.strength, step=0.05, label="Strength", elem_id="strength", buttons=[])
-                    moment = gr.Slider(0, 1, 0, step=0.1, label="Start of the clip in seconds", elem_id="moment", buttons=[])
+                    moment = gr.Slider(0, 1, 0, step=0.1, label="Clip start (s)", elem_id="moment", buttons=[])
             with gr.Column(scale=1, min_width=300, elem_id="view"):
                 status = gr.HTML(elem_id="status", js_on_load=None, apply_default_css=False)
                 shown = gr.HTML(html.welcome(checkpoints), elem_id="shown", js_on_load=None, apply_default_css=False)
