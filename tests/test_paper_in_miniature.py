@@ -29,7 +29,7 @@ from benchmarks.miniature.experiments import (
 )
 from benchmarks.miniature.findings import Measured, Table, difference, judge
 from benchmarks.miniature.page import render
-from benchmarks.miniature.running import code_of, fields_of, read_result, recipe_of, run_cell, run_cells, workdir_of
+from benchmarks.miniature.running import code_of, fields_of, is_current, read_result, recipe_of, run_cell, run_cells, workdir_of
 from benchmarks.miniature.sizes import SIZES
 from tests.runs import config_of
 from timesformer_jax import InputError
@@ -284,6 +284,14 @@ def test_every_training_of_the_page_is_finished():
     assert not any(result["commit"].endswith("+") for result in found if result)
     assert read_costs(MINIATURE, results) is not None
     assert {path.stem for path in results.glob("*.json")} == {cell.name for cell in all_cells(MINIATURE)} | {"cost"}
+
+
+def test_unfinished_results_are_of_the_present_code():
+    """A change of the code makes them useless: delete them."""
+    current = {cell.name for cell in all_cells(MINIATURE) if is_current(cell, MINIATURE, paper_in_miniature.UNFINISHED)}
+    for path in paper_in_miniature.UNFINISHED.glob("*.json"):
+        assert path.stem in current, path
+        assert not json.loads(path.read_text())["commit"].endswith("+"), path
 
 
 def test_page_is_replaced_only_when_all_trainings_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
