@@ -1,5 +1,6 @@
 """The clip of a video that begins at a chosen second."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,13 @@ def clip_at(
         limits: Largest frame, duration and file size to accept.
 
     Raises:
-        InputError: If `start` is negative or after the end of the video.
+        InputError: If `start` is negative or after the end of the video, or `num_crops` is invalid.
         UnreadableVideoError: If no frame of the file can be decoded.
     """
-    if not start >= 0:
+    if not 0 <= start < math.inf:
         raise InputError(f"start must be at least 0 seconds, got {start}.")
+    if num_crops not in (1, 3):
+        raise InputError(f"num_crops must be 1 (centre) or 3 (along the long side), got {num_crops}.")
     size, seconds = (0, 0), 0.0
 
     def choose(count: int, fps: float) -> np.ndarray:
