@@ -9,7 +9,7 @@ from etils import epath
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.errors import InputError
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.os_errors import sentence
 from timesformer_jax.printable import printable
 
@@ -20,10 +20,8 @@ def draw_clips(path: epath.Path, clips: UInt8[ndarray, "B T H W 3"], titles: Seq
     Raises:
         InputError: If matplotlib isn't installed, or `path` can't be written.
     """
-    try:
+    with needs("matplotlib", "Drawing"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError("matplotlib", "Drawing") from error
 
     count, num_frames, height, width, _ = clips.shape
     strips = np.full((count, height, num_frames * (width + 2), 3), 255, np.uint8)

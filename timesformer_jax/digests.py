@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from timesformer_jax.errors import InputError, first_line
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 
 log = logging.getLogger("timesformer_jax")
 
@@ -38,10 +38,8 @@ CHUNK = 1 << 18
 
 def new_digest() -> Any:
     """Return an empty XXH3 hash object."""
-    try:
+    with needs("xxhash", "Comparing files with their digests"):
         import xxhash
-    except ImportError as error:
-        raise MissingPackageError("xxhash", "Comparing files with their digests") from error
     return xxhash.xxh3_64()
 
 

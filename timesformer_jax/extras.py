@@ -1,6 +1,8 @@
 """Optional packages: the extras that install them, the jobs that need them, and the error if one is missing."""
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from timesformer_jax.errors import InputError
@@ -97,14 +99,23 @@ class MissingPackageError(InputError):
         return MissingPackageError(self.module, self.purpose, job)
 
 
+@contextlib.contextmanager
+def needs(module: str, purpose: str, job: str | None = None) -> Iterator[None]:
+    """Raise `MissingPackageError` with these arguments if an import within the context fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingPackageError(module, purpose, job) from error
+
+
 def install_command(*modules: str, job: str | None = None) -> str:
     """Command that installs modules, and all requirements of a job; quoted, since zsh expands square brackets."""
-    needs = JOBS[job] if job else Job(())
-    extras = list(needs.extras)
+    required = JOBS[job] if job else Job(())
+    extras = list(required.extras)
     for module in modules:
         if not any(module in EXTRAS[extra] for extra in extras):
             extras.append(next(extra for extra, brought in EXTRAS.items() if module in brought))
-    return install_extras(*extras, package=needs.package)
+    return install_extras(*extras, package=required.package)
 
 
 def install_extras(*extras: str, package: str = "timesformer_jax") -> str:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from timesformer_jax.errors import InputError, first_line, shown
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.quiet_orbax import quiet_orbax
 
 
@@ -90,10 +90,8 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
 
 
 def _import_orbax(doing: str) -> Any:
-    try:
+    with needs("orbax", f"{doing} a checkpoint of this project"):
         from orbax.checkpoint import v1 as ocp
-    except ImportError as error:
-        raise MissingPackageError("orbax", f"{doing} a checkpoint of this project") from error
     quiet_orbax()
     return ocp
 

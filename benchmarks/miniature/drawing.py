@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -11,10 +11,8 @@ def new_figure(width: float, height: float) -> Any:
 
     Raises `InputError` if matplotlib is not installed.
     """
-    try:
+    with needs("matplotlib", "A page with plots"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError("matplotlib", "A page with plots") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -17,7 +17,7 @@ from timesformer_jax.app.checkpoint import Checkpoint
 from timesformer_jax.app.guard import LOOPBACK, Guard
 from timesformer_jax.app.store import Store
 from timesformer_jax.errors import InputError
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.os_errors import sentence
 from timesformer_jax.printable import printable
 from timesformer_jax.video import Limits
@@ -77,11 +77,9 @@ def build(
 ) -> Guard:
     """Make the whole ASGI application; `names` as in `Guard`, and the others as in `serve`."""
     os.environ.update(SETTINGS, GRADIO_TEMP_DIR=str(store.folder), GRADIO_EXAMPLES_CACHE=str(store.folder))
-    try:
+    with needs("gradio", "The page", "timesformer app"):
         import fastapi
         import gradio
-    except ImportError as error:
-        raise MissingPackageError("gradio", "The page", "timesformer app") from error
     from timesformer_jax.app import page
 
     app = fastapi.FastAPI(lifespan=_tidying(store), openapi_url=None, docs_url=None, redoc_url=None)

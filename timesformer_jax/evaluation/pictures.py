@@ -9,7 +9,7 @@ import numpy as np
 
 from timesformer_jax._typing import Float, UInt8, ndarray
 from timesformer_jax.evaluation.report import ShownVideo
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 
 THUMBNAIL = 240
 """Long side of a single frame in pixels."""
@@ -151,10 +151,8 @@ def _resized(frame: np.ndarray, side: int) -> Any:
 
 
 def _pillow() -> Any:
-    try:
+    with needs("PIL", "A report"):
         from PIL import Image
-    except ImportError as error:
-        raise MissingPackageError("PIL", "A report") from error
     return Image
 
 

@@ -19,7 +19,7 @@ from timesformer_jax.evaluation.report import (
     classes_of,
     confused_pairs,
 )
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.palette import SERIES
 from timesformer_jax.printable import printable
 
@@ -57,10 +57,8 @@ def render_report(report: Report) -> str:
 
     Raises `InputError` if Jinja2 or Pillow is not installed.
     """
-    try:
+    with needs("jinja2", "A report"):
         import jinja2
-    except ImportError as error:
-        raise MissingPackageError("jinja2", "A report") from error
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timesformer_jax._typing import Array, Float, Shaped, UInt8, ndarray
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.interpolation import linear
 from timesformer_jax.printable import printable
 
@@ -57,10 +57,8 @@ def colour_of(heat: Float[ndarray, "*axes"]) -> Float[ndarray, "*axes 3"]:
 
     Raises `InputError` if matplotlib is not installed.
     """
-    try:
+    with needs("matplotlib", "Drawing"):
         from matplotlib import colormaps
-    except ImportError as error:
-        raise MissingPackageError("matplotlib", "Drawing") from error
     return colormaps["inferno"](heat)[..., :3]
 
 
@@ -94,10 +92,8 @@ def mp4_bytes(frames: UInt8[ndarray, "T H W 3"], fps: float) -> bytes:
 
     Raises `InputError` if PyAV is not installed.
     """
-    try:
+    with needs("av", "Writing .mp4"):
         import av
-    except ImportError as error:
-        raise MissingPackageError("av", "Writing .mp4") from error
 
     file = io.BytesIO()
     _, height, width, _ = frames.shape
@@ -128,10 +124,8 @@ WRITERS: dict[str, Callable[[Sequence[Panel], float], bytes]] = {
 
 def pillow() -> Any:
     """Return Pillow's module of images; raises `InputError` if it is not installed."""
-    try:
+    with needs("PIL", "Drawing"):
         from PIL import Image
-    except ImportError as error:
-        raise MissingPackageError("PIL", "Drawing") from error
     return Image
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from timesformer_jax._typing import Float, Int, ndarray
 from timesformer_jax.errors import InputError
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.printable import printable
 
 FEWEST = 5
@@ -155,11 +155,9 @@ def draw_points(
     Raises:
         InputError: If matplotlib is not installed.
     """
-    try:
+    with needs("matplotlib", "Drawing"):
         import matplotlib
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError("matplotlib", "Drawing") from error
 
     columns, names = max(map(len, panels)), [printable(name) for name in label_names or ()]
     colours = [matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20"](i) for i in range(max(len(names), 1))]
@@ -197,7 +195,5 @@ def _dot(figure: Any, colour: Any) -> Any:
 
 
 def _check_sklearn() -> None:
-    try:
+    with needs("sklearn", "Placing points"):
         import sklearn  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError("sklearn", "Placing points") from error

@@ -10,7 +10,7 @@ import numpy as np
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.explain.drawing import pillow
 from timesformer_jax.explain.soundtrack import Soundtrack
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.video.decoding import VideoFile
 
 ENCODING = {"crf": "20", "preset": "veryfast", "rc-lookahead": "10"}
@@ -43,10 +43,8 @@ class Encoder(abc.ABC):
     _sound: Soundtrack | None = None
 
     def __init__(self, path: Path, source: VideoFile, begin: float):
-        try:
+        with needs("av", "Writing videos"):
             import av
-        except ImportError as error:
-            raise MissingPackageError("av", "Writing videos") from error
         self._container: Any = av.open(str(path), "w", format=self._format, options=self._options)
         rate = Fraction(source.fps).limit_denominator(1001)
         self._stream: Any = self._container.add_stream(self._codec, rate=rate, options=self._encoding)

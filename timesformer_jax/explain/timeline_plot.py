@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from timesformer_jax._typing import Float, Int, ndarray
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.palette import OTHER, SERIES, colour, ink_on
 from timesformer_jax.printable import printable
 
@@ -64,11 +64,9 @@ def draw_timeline(
     Raises:
         InputError: If matplotlib is not installed.
     """
-    try:
+    with needs("matplotlib", "Drawing"):
         import matplotlib
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError("matplotlib", "Drawing") from error
 
     chosen: list[int] = labels_over_time(edges, probabilities).tolist()
     colours = {label: colour(number) for number, label in enumerate(chosen)}

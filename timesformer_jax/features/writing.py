@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from timesformer_jax._typing import Float, ndarray
 from timesformer_jax.atomic_write import replacing
 from timesformer_jax.errors import InputError
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.features.kinds import KINDS, value_shape
 from timesformer_jax.modeling import describe_model, flatten_params
 from timesformer_jax.state_files import read_arrays, read_json, write_json
@@ -320,10 +320,8 @@ def folder_at(path: str | Path) -> Path:
     """
     if "://" not in str(path):
         return Path(path)
-    try:
+    with needs("etils", f"The folder {path}"):
         from etils import epath
-    except ImportError as error:
-        raise MissingPackageError("etils", f"The folder {path}") from error
     return cast(Path, epath.Path(str(path)))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.cost import Cost, cost_table, systems_table
 from timesformer_jax.errors import InputError, first_line
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.modeling import SCHEMES, TimeSformer
 from timesformer_jax.variants import VARIANTS, create
 
@@ -65,10 +65,8 @@ def _print_systems(num_classes: int) -> None:
 
 
 def _plot(lines: list[Cost], path: str) -> None:
-    try:
+    with needs("matplotlib", "Drawing"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError("matplotlib", "Drawing") from error
 
     sizes = sorted({line.image_size for line in lines})
     figure = Figure(figsize=(4 * len(sizes), 3.6), layout="constrained")

@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from timesformer_jax._typing import Float
 from timesformer_jax.errors import InputError
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.modeling import TimeSformer, fold_for_inference, unstack_blocks
 from timesformer_jax.modeling.checks import pair
 from timesformer_jax.modeling.layers import Fork, LayerNorm
@@ -90,12 +90,10 @@ def write_onnx(pretrained: Pretrained, path: Path, data: str | None) -> float:
 
 def import_onnx() -> Any:
     """Import ONNX, and check that the exporter and onnxruntime are installed; raises `MissingPackageError`."""
-    try:
+    with needs("jax2onnx", "Exporting to ONNX"):
         import jax2onnx  # noqa: F401
         import onnx
         import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError("jax2onnx", "Exporting to ONNX") from error
     return onnx
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.pretrained.caffe2_pickles import load_caffe2
 from timesformer_jax.pretrained.file_checks import (
     EXPANSION,
@@ -191,19 +191,15 @@ def open_zip(paths: list[Path], entry: str | None = None) -> Tensors:
 
 def import_safetensors(doing: str) -> Any:
     """Import safetensors; raises `MissingPackageError`, which says how to install it."""
-    try:
+    with needs("safetensors", f"{doing} .safetensors"):
         import safetensors.numpy
-    except ImportError as error:
-        raise MissingPackageError("safetensors", f"{doing} .safetensors") from error
     return safetensors
 
 
 def import_torch(what: str) -> Any:
     """Import PyTorch; raises `MissingPackageError`, which says how to install it."""
-    try:
+    with needs("torch", f"{what}, a pickled file,"):
         import torch  # pyright: ignore[reportMissingImports]  (optional)
-    except ImportError as error:
-        raise MissingPackageError("torch", f"{what}, a pickled file,") from error
     return torch
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from timesformer_jax.errors import InputError, did_you_mean, first_line
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 from timesformer_jax.video import Preprocess
 
 
@@ -148,10 +148,8 @@ def locate(source: str | Path) -> Path:
     if name.startswith(("http://", "https://")):
         raise InputError(f"Download {source} and give the path of the file.")
     if "://" in name:  # in a bucket
-        try:
+        with needs("etils", f"Reading {name}"):
             from etils import epath
-        except ImportError as error:
-            raise MissingPackageError("etils", f"Reading {name}") from error
         return cast(Path, epath.Path(name))
     try:
         path = Path(source).expanduser()
@@ -196,10 +194,8 @@ REPOSITORY_WEIGHTS = (
 
 
 def _fetch_repository(repository: str) -> Path:
-    try:
+    with needs("huggingface_hub", "Fetching models"):
         from huggingface_hub import errors, snapshot_download
-    except ImportError as error:
-        raise MissingPackageError("huggingface_hub", "Fetching models") from error
 
     try:
         for weights in REPOSITORY_WEIGHTS:
