@@ -13,7 +13,7 @@
 #   --ntasks-per-node=2                    two processes per node, which divide its GPUs
 #   --time=0:08:00 --signal=TERM@60        for limits below ten minutes: by default, a run saves and stops 5 minutes before its end
 #   --dependency=afterok:JOB               run after another job, such as one that only prepares the data on a CPU node:
-#                                          sbatch --nodes=1 --gpus-per-node=0 launch/slurm.sh --mode=show ...
+#                                          sbatch --nodes=1 --gpus-per-node=0 launch/slurm.sh --mode=prepare ...
 #   --output=logs/%j.log                   path of the log; every line begins with the number of its process
 #   --array=1-4                            one job per number, which replaces %a in the arguments:
 #                                          --config.seed=%a --workdir=/runs/seeds/%a (launch/sweep.sh runs a list of settings)
