@@ -1,5 +1,6 @@
 """What the app computes, without its page: predictions, maps drawn on the video, and the timeline."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,14 @@ def test_another_moment_has_its_own_labels_frames_and_map(upload: Upload, checkp
     assert len([name for name in upload.served if name.endswith(".jpg")]) == 2
     list(analysis.explain(Choice()))
     assert (column.best, column.seconds) == (usual, seconds)
+
+
+def test_checkpoint_of_adjacent_clips_sees_a_single_one(upload: Upload):
+    tiled = checkpoint("tiled", 0)
+    preprocess = dataclasses.replace(tiled.pretrained.preprocess, placement="tiled")
+    tiled = dataclasses.replace(tiled, pretrained=dataclasses.replace(tiled.pretrained, preprocess=preprocess))
+    clip = tiled.see(upload.video, LIMITS).clip
+    assert (clip.num_clips, clip.seconds) == (1, 0.0)
 
 
 def test_later_choice_wins_over_an_earlier_one_that_takes_longer(upload: Upload, checkpoints: list[Checkpoint]):

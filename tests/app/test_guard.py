@@ -93,7 +93,7 @@ def test_routes_that_the_page_does_not_need_are_closed(path: str, method: str):
     ],
 )
 def test_routes_of_the_page_are_open(path: str, method: str):
-    assert ask(path, method)[0] == 200
+    assert ask(path, method, body=b"{}" if path == JOIN else b"")[0] == 200
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "PATCH", "POST"])
@@ -121,8 +121,14 @@ def test_page_names_no_other_host():
 )
 def test_requests_with_files_are_refused(mark: bytes):
     body = b'{"data": [{"path": "/etc/passwd", "meta": {"_type": ' + mark + b"}}]}"
-    status, _, _, reached = ask(JOIN, "POST", body=body)
-    assert (status, reached) == (403, None)
+    for encoding in ("utf-8", "utf-16", "utf-16-le", "utf-32-be"):  # of which Python's parser takes each
+        status, _, _, reached = ask(JOIN, "POST", body=body.decode().encode(encoding))
+        assert (status, reached) == (403, None)
+
+
+def test_requests_that_are_not_json_are_refused():
+    for body in (b"", b"{", b"\xff\xfe\x00", b"[" * 60_000):
+        assert ask(JOIN, "POST", body=body)[0] == 400
 
 
 def test_requests_of_the_page_are_passed_on_whole():
@@ -132,6 +138,11 @@ def test_requests_of_the_page_are_passed_on_whole():
 
 def test_long_requests_are_refused():
     assert ask(JOIN, "POST", body=b" " * (LONGEST_BODY + 1))[0] == 413
+
+
+@pytest.mark.parametrize("header", ["host", "origin"])
+def test_malformed_names_are_refused(header: str):
+    assert ask("/upload", "POST", headers={header: "http://[" if header == "origin" else "["})[0] == 400
 
 
 @pytest.mark.parametrize("host", ["elsewhere.example", "127.0.0.1.elsewhere.example:7860", ""])
@@ -144,4 +155,4 @@ def test_requests_under_another_name_are_refused(host: str):
 def test_pages_of_other_sites_can_not_post(path: str):
     assert ask(path, "POST", headers={"origin": "https://elsewhere.example"})[0] == 403
     assert ask(path, "POST", headers={"origin": "null"})[0] == 403
-    assert ask(path, "POST", headers={"origin": "http://127.0.0.1:7860"})[0] == 200
+    assert ask(path, "POST", headers={"origin": "http://127.0.0.1:7860"}, body=b"{}")[0] == 200

@@ -96,6 +96,8 @@ class Checkpoint:
             UnreadableVideoError: If no frame of the file can be decoded, or if it exceeds the limits.
         """
         preprocess = self.pretrained.preprocess
+        if preprocess.placement == "tiled":  # whose clips cover the video
+            preprocess = dataclasses.replace(preprocess, placement="official")
         if moment is None:
             # The last one counts: an earlier one was chosen before the number of frames was known.
             *_, clip = preprocess.clips(video, num_clips=1, num_crops=1, limits=limits)

@@ -5,6 +5,7 @@ tokens (`server.py`). So everything that isn't in a short table is answered with
 browsers to load anything from elsewhere.
 """
 
+import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -26,7 +27,7 @@ OPEN: dict[str, tuple[str, ...]] = {
 
 LONGEST_BODY = 1 << 16
 """Maximum bytes of a request to Gradio: the page sends a token and a few choices."""
-FILES = b"gradio.FileData"
+FILES = "gradio.FileData"
 """Mark of files in requests to Gradio, which would copy or download them; the page sends none."""
 
 POLICY = "; ".join(
@@ -91,11 +92,15 @@ class Guard:
         if not any(re.fullmatch(path, scope["path"]) for path in OPEN.get(method, ())) or ".." in scope["path"]:
             return 404, "Not found."
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        host = urlsplit(f"//{headers.get('host', '')}")
+        origin = headers.get("origin")
+        try:
+            host = urlsplit(f"//{headers.get('host', '')}")
+            from_here = origin is None or urlsplit(origin).netloc == host.netloc
+        except ValueError:
+            return 400, "The request names no host."
         if self.names is not None and host.hostname not in self.names:
             return 403, "This server answers to its own name only."
-        origin = headers.get("origin")
-        if method == "POST" and origin is not None and urlsplit(origin).netloc != host.netloc:
+        if method == "POST" and not from_here:
             return 403, "Other sites' pages may not ask this server."
         return None
 
@@ -109,14 +114,13 @@ async def _read(receive: Receive) -> tuple[bytes, tuple[int, str] | None]:
         more = message.get("more_body", False) and len(body) <= LONGEST_BODY
     if len(body) > LONGEST_BODY:
         return b"", (413, "The request is too long.")
-    if FILES in body or (rb"\u" in body.lower() and FILES in _unescaped(body)):
+    try:
+        said = json.dumps(json.loads(body), ensure_ascii=False)  # as Gradio's framework reads it, in any encoding of JSON
+    except (ValueError, RecursionError):
+        return b"", (400, "The request isn't JSON.")
+    if FILES in said:
         return b"", (403, "Files are sent to /upload.")
     return body, None
-
-
-def _unescaped(body: bytes) -> bytes:
-    r"""Replace JSON's escapes of ASCII, as in `\u0067radio`."""
-    return re.sub(rb"\\u00([0-7][0-9a-fA-F])", lambda found: bytes([int(found[1], 16)]), body)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

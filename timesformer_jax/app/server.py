@@ -36,7 +36,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         opened = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a name that no resolver takes
         raise InputError(f"--host={host} is no address of this machine: {sentence(error, 'looking it up')}") from error
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -113,6 +113,7 @@ def _receiver(store: Store, limits: Limits) -> Callable[..., Awaitable[Any]]:
                     num_bytes += len(chunk)
                     limits.check_bytes(upload.name, num_bytes)
                     file.write(chunk)
+                    store.touch(upload)
         except InputError as error:
             store.remove(upload)
             return JSONResponse({"error": str(error)}, 413)

@@ -35,6 +35,7 @@ class Upload:
         session: Session of the page that uses it; None until one does.
         used: Time of the latest request, in seconds of `time.monotonic`.
         removed: Whether the files are gone.
+        served: Files that the server gives to browsers, by name.
     """
 
     token: str
@@ -45,7 +46,6 @@ class Upload:
     used: float = 0.0
     removed: bool = False
     served: dict[str, Path] = dataclasses.field(default_factory=dict)
-    lock: Any = dataclasses.field(default_factory=threading.RLock)
 
     @property
     def video(self) -> Path:
@@ -111,8 +111,12 @@ class Store:
             upload = self._uploads.get(token) if isinstance(token, str) else None
         if upload is None:
             raise RemovedError("This video has been removed from the server: choose it again.")
-        upload.used = self._clock()
+        self.touch(upload)
         return upload
+
+    def touch(self, upload: Upload) -> None:
+        """Note that an upload is in use."""
+        upload.used = self._clock()
 
     def claim(self, token: Any, session: str | None) -> Upload:
         """Return the upload for a session's page, and remove the session's earlier uploads."""
