@@ -1,6 +1,8 @@
 """Golden files and generated videos for fixtures and tests."""
 
 import json
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,8 +55,10 @@ def random_variables(model: tsf.TimeSformer, seed: int = 0) -> dict[str, Any]:
     return {"params": tsf.stack_blocks(params) if model.scan_layers else params}
 
 
-def write_video(path: Path, frames: np.ndarray, *, fps: int = 30, codec: str = "libx264") -> Path:
-    """Encode uint8 frames `[T, H, W, 3]`."""
+def write_video(
+    path: Path, frames: np.ndarray, *, fps: int = 30, codec: str = "libx264", times: Sequence[float] | None = None
+) -> Path:
+    """Encode uint8 frames `[T, H, W, 3]`, at a rate or at times in seconds, which are rounded to milliseconds."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,8 +66,13 @@ def write_video(path: Path, frames: np.ndarray, *, fps: int = 30, codec: str = "
         stream: Any = container.add_stream(codec, rate=fps)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for number, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            if times is not None:
+                picture.pts, picture.time_base = round(1000 * times[number]), Fraction(1, 1000)
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return path
 

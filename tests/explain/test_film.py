@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 import timesformer_jax as tsf
 from tests.support import moving_square, write_video
@@ -16,9 +17,11 @@ from timesformer_jax.explain import MappedClip, draw_on_video
 from timesformer_jax.explain.caption import MapPanel
 from timesformer_jax.explain.film import draw_panels, join_stretches
 from timesformer_jax.explain.mapped_clip import Overlay, dimmed
+from timesformer_jax.explain.video_sheet import draw_sheet
 
 RATE = 8000
 MAPS = np.zeros((2, 2, 2))
+WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
 
 
 def flash_and_beep(path: Path, times: Sequence[float], flash: float, *, start: float = 0.0, aspect: Any = None) -> Path:
@@ -206,6 +209,35 @@ def test_strength_sets_the_opacity():
     clip = MappedClip(np.array([0.0, 0.0]), np.eye(2)[None].repeat(2, axis=0))
     np.testing.assert_array_equal(Overlay([clip], 0.0).draw(FRAME, 0.0), FRAME)
     np.testing.assert_allclose(Overlay([clip], 1.0).draw(FRAME, 0.0)[0, 0], [252, 255, 164], atol=1)
+
+
+def test_gif_of_a_varying_rate_keeps_the_slow_part(tmp_path: Path):
+    times = [0.0, 1.0, *(2 + np.arange(50) / 50)]
+    video = write_video(tmp_path / "a.mkv", moving_square(0, 0, num_frames=2)[np.arange(52) % 2], times=times)
+    draw_on_video(video, tmp_path / "a.gif", [MappedClip(np.array([0.0, 3.0]), MAPS, WHOLE)])
+    drawn, _ = decoded(tmp_path / "a.gif")
+    np.testing.assert_allclose(drawn[:3], [0, 1, 2], atol=0.01)
+    np.testing.assert_allclose(np.diff(drawn[2:]), 0.1, atol=0.03)  # as even as frames 0.02 s apart allow
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.mp4"])
+def test_frames_of_several_sizes_are_drawn_on_one_page(tmp_path: Path, name: str):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(300):
+        size = (64, 48) if number < 150 else (32, 40)
+        Image.new("RGB", size).save(folder / f"{number}.png")
+    clips = [MappedClip(np.array([at, at + 0.1]), MAPS, WHOLE) for at in (0.5, 8.0)]
+    film = draw_on_video(folder, tmp_path / name, clips)
+    assert (film.width, film.height) == decoded(tmp_path / name)[1].shape[2:0:-1]
+    sheet = draw_sheet(folder, [MapPanel("map", clips)], title="frames")
+    assert sheet.shape[2] == 3
+
+
+def test_drawing_needs_its_folder(tmp_path: Path):
+    video = write_video(tmp_path / "a.mp4", moving_square(0, 0, num_frames=4))
+    with pytest.raises(tsf.InputError, match=r"There is no folder .*missing to write b\.mp4 to"):
+        draw_on_video(video, tmp_path / "missing" / "b.mp4", [MappedClip(np.array([0.0, 0.1]), MAPS, WHOLE)])
 
 
 def test_failed_drawing_leaves_no_file(tmp_path: Path):

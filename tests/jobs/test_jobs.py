@@ -175,6 +175,16 @@ def test_explain_job_rejects_unexplainable_input(checkpoint: Path, made_clips: P
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("where", ["input", "video"])
+def test_explain_job_never_replaces_its_video(checkpoint: Path, made_clips: Path, tmp_path: Path, where: str, capsys):
+    video = Path(shutil.copy(made_clips / "down" / "0.mp4", tmp_path / "a.mp4"))
+    before = video.read_bytes()
+    asked = ["explain", str(video), f"--checkpoint={checkpoint}", f"--output={video}", f"--draw-on={where}"]
+    assert main(asked) == 1
+    assert "a.mp4 is the video itself: choose another name for what is drawn." in capsys.readouterr().err
+    assert video.read_bytes() == before
+
+
 def test_predict_job_takes_clips_from_the_middle(checkpoint: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
     video = str(made_clips / "down" / "0.mp4")
     assert main(["predict", video, f"--checkpoint={checkpoint}", "--placement=centre", "--json"]) == 0

@@ -1,7 +1,7 @@
 """Maps drawn on the original video: an MP4 with its sound, or a GIF, written frame by frame in bounded memory."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from timesformer_jax.explain.caption import MapPanel, Page
 from timesformer_jax.explain.drawing import STRENGTH
 from timesformer_jax.explain.encoders import ENCODERS
 from timesformer_jax.explain.mapped_clip import MappedClip, Overlay
-from timesformer_jax.video.entry import KeptFrames
+from timesformer_jax.video.decoding import VideoFile
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 from timesformer_jax.video.opening import open_video
 
@@ -122,14 +122,13 @@ def draw_panels(
     stretches = join_stretches([span for overlay in overlays for span in overlay.spans])
     total, at = sum(end - begin for begin, end in stretches), 0.0
     most_side, most_fps = max_side or encoder_of.max_side, fps or encoder_of.max_fps
+    size_of = of_first(lambda width, height: page.fit(width, height, most_side))
     with open_video(video, limits=limits) as source:
-        if output.exists() and output.samefile(video):
-            raise InputError(f"{output} is the video itself: choose another name for what is drawn.")
-        kept = None if most_fps is None or source.fps <= most_fps else KeptFrames(most_fps / source.fps)
+        check_output(output, video)
         with replacing(output) as part, encoder_of(part, source, stretches[0][0]) as encoder:
             for begin, end in stretches:
-                shift = None
-                for frame in source.frames(span=(begin, end), only=kept, size_of=lambda w, h: page.fit(w, h, most_side)):
+                shift, only = None, None if most_fps is None else _Due(source, most_fps)
+                for frame in source.frames(span=(begin, end), only=only, size_of=size_of):
                     if shift is None:
                         shift = at - source.shown
                         encoder.begin(source.shown, at)
@@ -139,6 +138,43 @@ def draw_panels(
                         progress(min(at / total, 1.0))
                 encoder.end(at)
     return Film(at, *page.size, encoder.has_sound)
+
+
+def check_output(output: Path, video: str | Path) -> None:
+    """Raise `InputError` if a drawing has no folder to be written to, or would overwrite its own video."""
+    if not output.parent.is_dir():
+        raise InputError(f"There is no folder {output.parent} to write {output.name} to.")
+    if output.exists() and Path(video).exists() and output.samefile(video):
+        raise InputError(f"{output} is the video itself: choose another name for what is drawn.")
+
+
+def of_first(size_of: Callable[[int, int], tuple[int, int]]) -> Callable[[int, int], tuple[int, int]]:
+    """Return a function with one result, that of its first call, since frames of other sizes are drawn on the same page."""
+    found: list[tuple[int, int]] = []
+
+    def size(width: int, height: int) -> tuple[int, int]:
+        if not found:
+            found.append(size_of(width, height))
+        return found[0]
+
+    return size
+
+
+class _Due(Container[object]):
+    """Contains a frame if it is the time for one at a maximum rate, asked in order about the frames that a video shows.
+
+    A frame may come a quarter of a period early, so that rounded timestamps make no difference.
+    """
+
+    def __init__(self, source: VideoFile, fps: float):
+        self._source, self._period, self._next = source, 1 / fps, 0.0
+
+    def __contains__(self, index: object) -> bool:
+        late = self._source.shown - self._next
+        if late < -self._period / 4:
+            return False
+        self._next += self._period if late < self._period else late + self._period  # a pause isn't made up for
+        return True
 
 
 def join_stretches(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

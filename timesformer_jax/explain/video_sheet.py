@@ -9,6 +9,7 @@ import numpy as np
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.explain.caption import Colour, MapPanel, band
 from timesformer_jax.explain.drawing import MOST_COLUMNS, STRENGTH
+from timesformer_jax.explain.film import of_first
 from timesformer_jax.explain.mapped_clip import Overlay
 from timesformer_jax.printable import printable
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
@@ -48,6 +49,7 @@ def draw_sheet(
     times = np.unique(np.concatenate([clip.times for panel in panels for clip in panel.clips]))
     chosen = times[np.unique(np.linspace(0, len(times) - 1, min(len(times), MOST_COLUMNS)).round().astype(int))].tolist()
 
+    @of_first
     def size_of(width: int, height: int) -> tuple[int, int]:
         scale = (max_side or SHEET_SIDE) / max(width, height)
         return max(round(width * scale), 1), max(round(height * scale), 1)

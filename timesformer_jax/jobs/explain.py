@@ -26,7 +26,7 @@ from timesformer_jax.explain import MappedClip, attention_rollout, class_relevan
 from timesformer_jax.explain.caption import MapPanel
 from timesformer_jax.explain.drawing import STRENGTH, WRITERS, Panel, overlay, png_bytes
 from timesformer_jax.explain.encoders import Gif
-from timesformer_jax.explain.film import draw_panels
+from timesformer_jax.explain.film import check_output, draw_panels
 from timesformer_jax.explain.video_sheet import SHEET_SIDE, draw_sheet
 from timesformer_jax.jobs.convert import add_load_arguments, load_options
 from timesformer_jax.jobs.videos import (
@@ -271,8 +271,7 @@ def _check(arguments: argparse.Namespace, output: Path) -> None:
         raise InputError("--strength and --max-side are for drawing on the video: omit them, or --draw-on=input.")
     if output.suffix.lower() not in WRITERS:
         raise InputError(f"--output must end in {', '.join(WRITERS)}, got {output}.")
-    if not output.parent.is_dir():
-        raise InputError(f"There is no folder {output.parent} to write {output.name} to.")
+    check_output(output, arguments.video)
     if arguments.method == "rollout" and arguments.label:
         raise InputError("Rollout is the same for all labels: omit --label, or use --method=relevance.")
 
