@@ -21,6 +21,8 @@ NAMES = ["abseiling", "air drumming", "answering, questions"]
         ("a.json", '{"\\"air drumming\\"": 1, "abseiling": 0, "\\"answering, questions\\"": 2}'),  # the format of Kinetics
         ("a.json", '{"air drumming": "1", "abseiling": "0", "answering, questions": "2"}'),  # the format of Something-Something
         ("a.csv", 'id,name\n0,abseiling\n1,air drumming\n2,"answering, questions"\n'),
+        ("A.CSV", 'id,name\n0,abseiling\n1,air drumming\n2,"answering, questions"\n'),
+        ("A.JSON", '["abseiling", "air drumming", "answering, questions"]'),
         ("a.csv", '1,air drumming\n0,abseiling\n2,"answering, questions"\n'),
     ],
 )
@@ -37,6 +39,8 @@ def test_labels_are_read_from_every_format(name: str, text: str, tmp_path: Path)
         ("a.json", '{"0": "a", "2": "b"}', "number its 2 names from 0 to 1"),
         ("a.json", '{"a": 0, "b": 0}', "number its|from 0"),
         ("a.json", '{"a": "x"}', "every name its number"),
+        ("a.json", '{"a": 0.9, "b": 1.2}', "every name its number, but 0.9 is no whole number"),
+        ("a.json", '{"a": Infinity}', "every name its number"),
         ("a.csv", "0,a,b\n", "two columns"),
         ("a.csv", "0,a\n0,b\n", "number its 2 names"),
     ],

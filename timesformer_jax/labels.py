@@ -35,7 +35,7 @@ def read_labels(path: str | Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Can't read the labels in {path}: {getattr(error, 'strerror', None) or error}.") from error
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -43,7 +43,7 @@ def read_labels(path: str | Path) -> list[str]:
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
             return [as_utf8(name) for name in value]
         return names_in_order(value, str(path))
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         rows = [row for row in csv.reader(text.splitlines()) if row]
         if rows and not any(cell.strip().isdigit() for cell in rows[0]):
             rows = rows[1:]  # a header
@@ -64,12 +64,18 @@ def _in_order(pairs: list[tuple[Any, Any]], source: str) -> list[str]:
     if not all(str(key).strip().isdigit() for key, _ in pairs):
         pairs = [(number, name) for name, number in pairs]
     try:
-        by_number = {int(number): _unquoted(as_utf8(name)) for number, name in pairs}
-    except (TypeError, ValueError) as error:
+        by_number = {_whole(number): _unquoted(as_utf8(name)) for number, name in pairs}
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{source} should give every name its number, but {first_line(error)[:100]}.") from error
     if sorted(by_number) != list(range(len(pairs))):
         raise InputError(f"{source} should number its {len(pairs)} names from 0 to {len(pairs) - 1}, each once.")
     return [by_number[number] for number in range(len(pairs))]
+
+
+def _whole(number: Any) -> int:
+    if isinstance(number, float) and not number.is_integer():
+        raise ValueError(f"{number} is no whole number")
+    return int(number)
 
 
 def _unquoted(name: str) -> str:

@@ -37,6 +37,18 @@ def test_segments_of_a_long_video_cover_a_window(video: Path):
     np.testing.assert_allclose(clip_at(segments, video, 0.5).times, [0.5, 1.5, 59 / 30, 59 / 30], atol=1e-3)
 
 
+def test_clip_of_a_varying_rate_begins_with_the_frame_that_is_shown(tmp_path: Path):
+    """Every other measure of a moment is in presentation times, such as the windows of a timeline."""
+    times = np.concatenate([np.arange(10.0), 10 + np.arange(100) / 50])
+    video = write_video(tmp_path / "uneven.mkv", moving_square(0, 0, num_frames=4)[np.arange(110) % 4], times=times)
+    clip = clip_at(tsf.Preprocess(num_frames=4, crop_size=32, sampling_rate=1.0), video, 5.5)
+    assert clip.times[0] == clip.seconds == pytest.approx(5.0, abs=1e-3)
+    for window in PREPROCESS.windows(video):
+        assert window.clip.seconds == window.clip.times[0]
+    with pytest.raises(InputError, match=r"less than the 12.\d seconds"):
+        clip_at(PREPROCESS, video, 12.5)
+
+
 def test_video_shorter_than_a_clip_has_a_single_one(tmp_path: Path):
     short = write_video(tmp_path / "short.mp4", moving_square(0, 0, num_frames=12))
     np.testing.assert_allclose(clip_at(PREPROCESS, short, 0.3).times, [0, 7 / 30, 11 / 30, 11 / 30], atol=1e-3)

@@ -6,16 +6,21 @@ from pathlib import Path
 import numpy as np
 
 from timesformer_jax.errors import InputError
+from timesformer_jax.video.checks import check_crops
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
+from timesformer_jax.video.opening import open_video
 from timesformer_jax.video.preprocess import Preprocess
 from timesformer_jax.video.reading import Clip, stream_clips
 from timesformer_jax.video.sampling import sliding_clips
+
+ROUNDING = 1e-3
+"""Seconds by which containers round timestamps."""
 
 
 def clip_at(
     preprocess: Preprocess, video: str | Path, start: float, *, num_crops: int = 1, limits: Limits = DEFAULT_LIMITS
 ) -> Clip:
-    """Prepare the clip of a video that begins at second `start`, or the last one of the video if it would begin later.
+    """Prepare the clip that begins with the frame shown at second `start` of a video, or the last clip if that is earlier.
 
     Args:
         preprocess: Preprocessing of the model.
@@ -30,17 +35,20 @@ def clip_at(
     """
     if not 0 <= start < math.inf:
         raise InputError(f"start must be at least 0 seconds, got {start}.")
-    if num_crops not in (1, 3):
-        raise InputError(f"num_crops must be 1 (centre) or 3 (along the long side), got {num_crops}.")
+    check_crops(num_crops)
     size, seconds = (0, 0), 0.0
+    with open_video(video, limits=limits) as source:
+        times, duration = source.times, source.seconds
 
     def choose(count: int, fps: float) -> np.ndarray:
         nonlocal seconds
-        seconds = count / fps
-        sizes = {"num_frames": preprocess.num_frames, "sampling": preprocess.sampling, "window": preprocess.window_seconds}
-        if start * fps < 1:
-            return sliding_clips(count, fps, stride=seconds, **sizes)[:1]
-        return sliding_clips(count, fps, stride=start, **sizes)[:2][-1:]  # the second of windows that are `start` apart
+        known = len(times) == count  # else frames can't be located by their times
+        seconds = duration if known and duration else count / fps
+        first = int(np.searchsorted(times, start + ROUNDING, side="right")) - 1 if known else int(start * fps)
+        sizes = {"num_frames": preprocess.num_frames, "sampling": preprocess.sampling}
+        # In units of frames, so that the second window begins at `first`.
+        windows = sliding_clips(count, 1.0, window=preprocess.window_seconds * fps, stride=max(first, 1), **sizes)
+        return windows[min(first, 1, len(windows) - 1)][None]
 
     def crop(frame: np.ndarray) -> np.ndarray:
         nonlocal size

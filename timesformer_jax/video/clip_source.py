@@ -17,6 +17,7 @@ import numpy as np
 from timesformer_jax.errors import InputError
 from timesformer_jax.labels import encode_label
 from timesformer_jax.printable import as_utf8
+from timesformer_jax.video.checks import check_whole
 from timesformer_jax.video.clip_seeds import clip_generator, epoch_order, identity_of
 from timesformer_jax.video.entry import Entry, entries_of_folder, entries_of_list
 from timesformer_jax.video.frame_reader import FrameReader
@@ -98,8 +99,7 @@ class ClipSource:
     ):
         side = options.short_side[0] if short_side is None else short_side
         for name, value, least in (("seed", seed, 0), ("short_side", side, 1)):
-            if not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"{name} must be a whole number, at least {least}, got {value!r}.")
+            check_whole(name, value, least=least)
         if not max_fps > 0:
             raise InputError(f"max_fps must be above 0, got {max_fps}.")
         names = None if label_names is None else tuple(map(as_utf8, label_names))

@@ -28,6 +28,9 @@ class Entry:
         fps: Frames per second of a folder of images.
         perhaps_cut: Whether the data set often comes as files already cut to their segments. If so, a file that is at most a
             second longer than the segment is used whole.
+
+    Raises:
+        InputError: If only one of `start` and `end` is given, or the segment is empty.
     """
 
     name: str
@@ -37,6 +40,12 @@ class Entry:
     end: float | None = None
     fps: float | None = None
     perhaps_cut: bool = False
+
+    def __post_init__(self) -> None:
+        if self.start is None and self.end is None:
+            return
+        if self.start is None or self.end is None or not 0 <= self.start < self.end:
+            raise InputError(f"{self.name}: expected 0 <= start < end in seconds, or neither, got {self.start} and {self.end}.")
 
     def span(self, seconds: float | None) -> tuple[float, float] | None:
         """Return the (start, end) to read from a file of `seconds` seconds; None to read all of it."""

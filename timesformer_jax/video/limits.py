@@ -56,7 +56,7 @@ class Limits:
     def check_size(self, path: str | Path, width: int, height: int) -> None:
         """Raise `OverLimitError` if frames are too large."""
         if width * height > self.max_pixels or max(width, height) > 2 * math.sqrt(self.max_pixels):
-            side = math.isqrt(4 * self.max_pixels)
+            side = math.isqrt(int(4 * self.max_pixels))
             raise OverLimitError(
                 path,
                 f"its frames have {width} x {height} pixels, and max_pixels={self.max_pixels} allows that many in total and "

@@ -90,7 +90,8 @@ def stream_clips(
     """
     for indices, fps, times, frames in _attempts(path, choose, transform, limits):
         for clip in join_clips(indices, fps, frames):
-            yield clip._replace(times=np.array([times[index] for index in indices[clip.number].tolist()]))
+            shown = np.array([times[index] for index in indices[clip.number].tolist()])
+            yield clip._replace(seconds=float(shown[0]), times=shown)
 
 
 def join_clips(indices: Int[ndarray, "K T"], fps: float, frames: Iterator[tuple[int, Any]]) -> Iterator[Clip]:
