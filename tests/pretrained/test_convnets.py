@@ -84,6 +84,24 @@ def test_checkpoints_of_this_project_are_read(tmp_path: Path):
         tsf.load(tmp_path, model=first.model.clone(width=16))
 
 
+def test_checkpoints_follow_the_arguments_or_refuse_them(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", **published(MODELS["i3d"], "pyslowfast"))  # pyright: ignore[reportArgumentType]
+    tsf.save(tsf.load(tmp_path / "a.npz"), tmp_path / "own")
+    longer = tsf.load(tmp_path / "own", num_frames=16)
+    assert (longer.model.num_frames, longer.preprocess.num_frames, longer.preprocess.crop_size) == (16, 16, 256)
+    smaller = tsf.load(tmp_path / "own", image_size=112)
+    assert smaller.preprocess.crop_size == 128
+    for options, words in (
+        ({"num_heads": 3}, "load has no argument num_heads for it"),
+        ({"prefix": "student."}, "omit prefix='student.'"),
+        ({"allow": "a.*"}, "omit allow="),
+    ):
+        with pytest.raises(tsf.InputError, match=words):
+            tsf.load(tmp_path / "own", **options)
+    with pytest.raises(tsf.InputError, match=r"omit prefix='student\.'"):
+        tsf.load(tmp_path / "a.npz", prefix="student.")
+
+
 def test_saved_files_are_read_back_with_equal_logits(tmp_path: Path):
     np.savez(tmp_path / "a.npz", **published(MODELS["slowfast"], "pyslowfast"))  # pyright: ignore[reportArgumentType]
     first = tsf.load(tmp_path / "a.npz", labels=["a", "b", "c"], num_frames=8, image_size=32)

@@ -182,9 +182,12 @@ def test_foreign_files_are_never_overwritten(pretrained: tsf.Pretrained, tmp_pat
         folder.mkdir()
         (folder / "precious.txt").write_text("")
     for write in (tsf.save, tsf.save_huggingface, save_official):
-        with pytest.raises(tsf.InputError, match="is a folder of other files"):
+        with pytest.raises(tsf.InputError, match=r"would delete precious\.txt"):
             write(pretrained, tmp_path / "home", overwrite=True)
     tsf.save_huggingface(pretrained, tmp_path / "empty")
+    (tmp_path / "empty" / ".git").mkdir()  # a clone of a repository on the Hub
+    with pytest.raises(tsf.InputError, match=r"would delete \.git"):
+        tsf.save_huggingface(pretrained, tmp_path / "empty", overwrite=True)
     assert all((folder / "precious.txt").exists() for folder in others.values())
 
 

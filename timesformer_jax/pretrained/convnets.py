@@ -85,6 +85,7 @@ def load_convnet(
     preprocess: Preprocess | None = None,
     objective: str | None = None,
     allow: Sequence[str] = (),
+    prefix: str | None = None,
     key: jax.Array | None = None,
 ) -> Pretrained:
     """Load the weights of an I3D or SlowFast.
@@ -99,6 +100,7 @@ def load_convnet(
         preprocess: As for `load`.
         objective: As for `load`.
         allow: Patterns of tensors to ignore, as for `load`.
+        prefix: Refused unless None: the names of these formats determine the tensors.
         key: Random key of a new classifier.
 
     Returns:
@@ -107,6 +109,7 @@ def load_convnet(
     Raises:
         InputError: If the weights don't fit the model.
     """
+    _check_no_choice(source, prefix=prefix)
     notes = notes_of_ours(tensors.notes)
     shapes = {path: tensors.shapes[name] for name, (_, path) in matched.places.items()}
     objective = check_objective(objective or objective_of_notes(notes) or "softmax")
@@ -148,6 +151,8 @@ def load_convnet_run(
     labels: str | Path | Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
     objective: str | None = None,
+    allow: Sequence[str] = (),
+    prefix: str | None = None,
     key: jax.Array | None = None,
 ) -> Pretrained:
     """Load an I3D or SlowFast from a checkpoint of this project, with the moving average of its parameters if it has one.
@@ -163,6 +168,8 @@ def load_convnet_run(
         labels: As for `load`.
         preprocess: As for `load`.
         objective: As for `load`.
+        allow: Refused unless empty, like `prefix`: the model has a place for all of a checkpoint's arrays.
+        prefix: Refused unless None.
         key: Random key of a new classifier.
 
     Returns:
@@ -171,10 +178,12 @@ def load_convnet_run(
     Raises:
         InputError: If the weights don't fit the model.
     """
+    _check_no_choice(source, prefix=prefix, allow=allow or None)
     notes = read_notes(checkpoint)
     kind, fields = _model_of_notes(checkpoint, notes["model"])
     stored = kind(**fields)
     objective = check_objective(objective or objective_of_notes(notes) or "softmax")
+    _check_known(kind, {} if model else wanted, source)
     target = model or kind(**{**fields, **wanted, "objective": objective})
     _check_given(target, {"num_pathways": len(kind.pathways)}, wanted)
     entry, others = checkpoint_entries(checkpoint, notes, entry)
@@ -197,9 +206,13 @@ def load_convnet_run(
     ]
     if wrong:
         raise InputError(f"{source} doesn't fit the {type(target).__name__}: {list_problems(wrong, 8)}.")
-    prepared = preprocess or Preprocess.from_dict(notes.get("preprocess") or {"num_frames": target.num_frames})
+    if preprocess is None:
+        stated = preprocess_of_notes(notes, None)
+        if target.image_size != stored.image_size:
+            stated = {name: value for name, value in stated.items() if name not in ("crop_size", "short_side")}
+        preprocess = _preprocess(target, stated, report)
     chosen = given or names
-    return Pretrained(target, params, prepared, tuple(chosen) if chosen else None, report, objective, batch_stats)
+    return Pretrained(target, params, preprocess, tuple(chosen) if chosen else None, report, objective, batch_stats)
 
 
 def is_convnet_run(checkpoint: Path) -> bool:
@@ -270,19 +283,33 @@ def _fields_of_notes(notes: Mapping[str, Any], own: Mapping[str, Any]) -> dict[s
 
 def _build(read: Mapping[str, Any], wanted: Mapping[str, Any], source: str | Path) -> ConvNet:
     kind = SlowFast if read["num_pathways"] == 2 else I3D
-    known = {field.name for field in dataclasses.fields(kind)} - {"parent", "name"}
+    known = _check_known(kind, wanted, source)
     for name, value in wanted.items():
-        if name not in known:
-            raise InputError(
-                f"{source} is a {kind.__name__}, and load has no argument {name} for it: a {kind.__name__} has no such field."
-                f"{did_you_mean(name, known)}"
-            )
         if name in ("width", "depths", "beta_inv") and read.get(name, value) != value:
             raise InputError(f"{name} is {read[name]} in {source}, but {value} by your arguments.")
     fields = {name: value for name, value in {**read, **wanted}.items() if name in known}
     if "num_classes" not in fields:
         raise InputError(f"{source} has no classifier: give num_classes=... (on the command line --num-classes).")
     return kind(**fields)
+
+
+def _check_known(kind: type[ConvNet], wanted: Mapping[str, Any], source: str | Path) -> set[str]:
+    """Return the names of a network's fields; raises `InputError` if the caller set another."""
+    known = {field.name for field in dataclasses.fields(kind)} - {"parent", "name"}
+    for name in wanted:
+        if name not in known:
+            raise InputError(
+                f"{source} is a {kind.__name__}, and load has no argument {name} for it: a {kind.__name__} has no such field."
+                f"{did_you_mean(name, known)}"
+            )
+    return known
+
+
+def _check_no_choice(source: str | Path, **given: Any) -> None:
+    """Raise `InputError` for arguments of `load` that choose among tensors, where there is no choice."""
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{source} holds an I3D or SlowFast, of which all weights are loaded: omit {name}={value!r}.")
 
 
 def _check_given(model: ConvNet, read: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -122,8 +122,9 @@ def load(
             held = matched.format.title if matched else "an I3D or SlowFast"
             raise InputError(f"{source} holds {held}, and the given model is a TimeSformer.")
         given = {"model": model, "labels": labels, "preprocess": preprocess, "objective": objective, "key": key}
+        given |= {"prefix": prefix, "allow": allow}
         if tensors is not None and matched:
-            return load_convnet(source, tensors, matched, wanted, allow=allow, **given)
+            return load_convnet(source, tensors, matched, wanted, **given)
         return load_convnet_run(source, cast(Path, checkpoint), wanted, entry=entry, **given)
     if isinstance(model, ConvNet):
         raise InputError(f"{source} holds no weights of {type(model).__name__} in a format of {', '.join(CONVNET_FORMATS)}.")

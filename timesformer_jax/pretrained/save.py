@@ -28,7 +28,7 @@ from timesformer_jax.pretrained.tensor_files import import_safetensors, import_t
 from timesformer_jax.pretrained.tensor_names import template
 from timesformer_jax.pretrained.weight_formats import FORMATS, Format
 from timesformer_jax.pretrained.writer_limits import OWN_FORMAT, TARGETS, unsupported
-from timesformer_jax.printable import as_utf8
+from timesformer_jax.printable import as_utf8, printable
 
 log = logging.getLogger("timesformer_jax")
 
@@ -198,6 +198,8 @@ WRITERS: dict[str, Callable[..., None]] = {
 }
 """Maps each format that `convert` writes to its function; `TARGETS` has their limits."""
 
+SAVED = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
+"""Files of a saved folder in Hugging Face's format."""
 SUFFIXES = {".pyth": "official", ".safetensors": "official", ".pth": "mmaction2", ".onnx": "onnx", "": "huggingface"}
 """Maps the suffix of a target to its default format."""
 
@@ -307,9 +309,15 @@ def _check_free(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"{target} exists: choose another name, or allow overwriting it (overwrite=True, --overwrite).")
-    ours = find_checkpoint(target) == target or (target / "model.safetensors").exists()
-    if target.is_dir() and not ours and any(target.iterdir()):
-        raise InputError(f"{target} is a folder of other files: only a folder of weights is overwritten.")
+    others = [] if not target.is_dir() or find_checkpoint(target) == target else _other_files(target)
+    if others:
+        raise InputError(f"Overwriting {target} would delete {', '.join(others)}: choose another name, or move what is there.")
+
+
+def _other_files(folder: Path) -> list[str]:
+    """Name at most three things in a folder that aren't part of saved weights."""
+    found = sorted(printable(entry.name) for entry in folder.iterdir() if entry.name not in SAVED)
+    return [*found[:3], *([f"{len(found) - 3} more"] if len(found) > 3 else [])]
 
 
 @contextlib.contextmanager
