@@ -11,6 +11,7 @@ import pytest
 
 from timesformer_jax.__main__ import main
 from timesformer_jax.jobs import check
+from timesformer_jax.jobs.journal import Journal
 
 
 def test_check_reports_unreadable_files_of_a_folder(
@@ -69,11 +70,29 @@ def test_check_reports_listed_videos_that_are_missing(tmp_path: Path, made_clips
         (["/no/such"], "There is no folder /no/such: give the one that holds the videos."),
         ([], "No FOLDER was given."),
         (["--dataset=video_list"], "--dataset=video_list needs two lists: --train=FILE.csv --val=FILE.csv."),
+        (["--dataset=diving48", "--fold=2"], "--fold is for --dataset=ucf101 or --dataset=hmdb51, got --dataset=diving48."),
+        (["--train=a.csv", "."], "--train is for --dataset=video_list, got no --dataset."),
     ],
 )
 def test_check_rejects_impossible_arguments(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):
     assert main(["check", *arguments]) == 1
     assert capsys.readouterr().err == f"Error: {words}\n"
+
+
+def test_negative_number_of_workers_is_refused(made_clips: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["check", str(made_clips), "--num-workers=-1"]) == 1
+    assert "Error: num_workers must be at least 0 (one per core), got -1." in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_journal_gives_up_on_a_full_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    journal = Journal("check", "full")
+    monkeypatch.setattr(journal, "path", Path("/dev/full"))
+    journal.begin()
+    for number in range(3):
+        journal.add(str(number), "finding")
+    journal.close(complete=False)
+    assert capsys.readouterr().err.count("Note: can't write /dev/full to resume") == 1
 
 
 def test_check_reports_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

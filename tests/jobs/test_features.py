@@ -1,5 +1,6 @@
 """`timesformer features` and `timesformer embed` as command lines."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from tests.pretrained.files import golden_tensors, write_safetensors
 from tests.support import random_variables
 from timesformer_jax.__main__ import main
 from timesformer_jax.features import FeatureWriter, read_features
+from timesformer_jax.jobs import embed
 from timesformer_jax.jobs import features as job
 
 
@@ -227,6 +229,13 @@ def test_embed_job_draws_one_column_per_feature_set(sets: list[str], tmp_path: P
     assert main([*command, f"--output={tmp_path / 'again.svg'}"]) == 0
     assert (tmp_path / "again.svg").read_text() == picture
     assert {path.name for path in tmp_path.iterdir()} == {"plot.svg", "again.svg"}
+
+
+@pytest.mark.parametrize(("model", "kind"), [({"attention_type": "axial"}, "axial"), ({"architecture": "i3d"}, "i3d")])
+def test_title_names_the_scheme_or_the_architecture(sets: list[str], model: dict[str, str], kind: str):
+    about = {"model": model, "kind": "cls", "weights": {"source": "runs/mine", "step": 7}}
+    features = dataclasses.replace(read_features(sets[0]), about=about)
+    assert embed.title_of(features) == f"{kind} (cls)\nmine, step 7"
 
 
 def test_embed_job_draws_selected_labels_and_points(sets: list[str], tmp_path: Path, capsys: Any):

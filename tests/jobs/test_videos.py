@@ -13,7 +13,7 @@ from tests.support import random_variables
 from timesformer_jax.__main__ import main
 from timesformer_jax.features import ShardRows
 from timesformer_jax.jobs import explain
-from timesformer_jax.jobs.videos import ahead, prepared
+from timesformer_jax.jobs.videos import ahead, find_files, prepared
 from timesformer_jax.video import Clip, Limits
 
 PREPROCESS = tsf.Preprocess(num_frames=2, crop_size=16, sampling_rate=2.0, placement="tiled")
@@ -41,6 +41,15 @@ def test_prefetch_is_bounded():
         asked.acquire()
     coming.close()
     assert made == [0, 1, 2]
+
+
+def test_what_a_folder_has_besides_videos_is_named(tmp_path: Path, made_clips: Path, capsys: pytest.CaptureFixture[str]):
+    """A link that leads nowhere may have been a video: it counts as one that can't be read."""
+    shutil.copy(next(made_clips.rglob("*.mp4")), tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").symlink_to(tmp_path / "unfetched.mp4")
+    (tmp_path / "notes.txt").write_text("")
+    assert list(find_files([str(tmp_path)])) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    assert capsys.readouterr().err == f"Note: {tmp_path}: Skipped files that aren't videos: 1 (notes.txt).\n"
 
 
 def test_every_video_yields_clips_or_an_error(made_clips: Path, broken_clips: Path):

@@ -63,6 +63,8 @@ def map_in_processes(
     from loky import cpu_count
     from loky.process_executor import TerminatedWorkerError
 
+    if num_workers < 0:
+        raise InputError(f"num_workers must be at least 0 (one per core), got {num_workers}.")
     num_workers = num_workers or cpu_count()
     remaining, pending = iter(items), deque[_Task]()
     # The kernel sends the signal when the thread that started the worker exits, so it is only useful from the main thread.

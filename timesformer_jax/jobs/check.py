@@ -36,6 +36,8 @@ from timesformer_jax.video.finding import BROKEN_LINKS
 EXAMPLES = 10
 """Number of missing videos to name per split."""
 NOWHERE = "it is a broken link"
+FLAGS = {"train": ("video_list",), "val": ("video_list",), "fold": ("ucf101", "hmdb51")}
+"""Maps arguments to the data sets that have them."""
 
 
 def add_arguments(job: argparse.ArgumentParser) -> None:
@@ -79,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
             report[split] = {"videos": facts, "unreadable": {**absent, **unreadable}, "labels": labels, "absent": absent}
     except BaseException:
         journal.close(complete=False)
-        print("The check was stopped; run the same command to continue it.", file=sys.stderr)
+        how = "run it again without --restart" if arguments.restart else "run the same command"
+        print(f"The check was stopped; {how} to continue it.", file=sys.stderr)
         raise
     journal.close(complete=True)
     if arguments.json:
@@ -177,6 +180,10 @@ class _Found(NamedTuple):
 
 def _entries(arguments: argparse.Namespace) -> _Found:
     name, folder = arguments.dataset, arguments.folder
+    for flag, datasets in FLAGS.items():
+        if getattr(arguments, flag) is not None and name not in datasets:
+            needed = " or ".join(f"--dataset={each}" for each in datasets)
+            raise InputError(f"--{flag} is for {needed}, got {f'--dataset={name}' if name else 'no --dataset'}.")
     if name == "video_list":
         if arguments.train is None or arguments.val is None:
             raise InputError("--dataset=video_list needs two lists: --train=FILE.csv --val=FILE.csv.")

@@ -86,5 +86,7 @@ def _plot(lines: list[Cost], path: str) -> None:
     try:
         figure.savefig(drawn, dpi=120, format=Path(path).suffix.removeprefix(".") or None)
         write_whole(Path(path), drawn.getvalue())
+    except InputError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib doesn't support
         raise InputError(f"Can't write {path}: {first_line(error)}.") from error

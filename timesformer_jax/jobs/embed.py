@@ -30,6 +30,7 @@ from timesformer_jax.explain.embedding import (
     nearest_neighbours,
 )
 from timesformer_jax.features import FeatureSet, read_features
+from timesformer_jax.modeling.description import ARCHITECTURE
 from timesformer_jax.os_errors import sentence
 from timesformer_jax.printable import printable
 
@@ -97,11 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def title_of(features: FeatureSet) -> str:
-    """Return a title of two lines: the attention scheme and kind of features, and the weights."""
+    """Return a title of two lines: the attention scheme or architecture with the kind of features, and the weights."""
     weights = features.about["weights"]
     source = Path(str(weights["source"])).name or str(weights["source"])
     step = "" if weights.get("step") is None else f", step {weights['step']}"
-    return f"{features.about['model']['attention_type']} ({features.about['kind']})\n{source}{step}"
+    model = features.about["model"]
+    return f"{model.get('attention_type') or model[ARCHITECTURE]} ({features.about['kind']})\n{source}{step}"
 
 
 def _single_labels(features: FeatureSet) -> np.ndarray | None:

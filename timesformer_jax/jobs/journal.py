@@ -23,7 +23,7 @@ class Journal:
     """
 
     def __init__(self, job: str, arguments: Any):
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
         self.path = cache / "timesformer_jax" / job / f"{_digest(ascii(arguments))}.jsonl"
         self._file: Any = None
 
@@ -44,18 +44,28 @@ class Journal:
             self._file = open(self.path, "wb" if anew else "ab")  # noqa: SIM115 (closed by `close`)
             self._file.write(b"" if anew else b"\n")  # ends a line that was cut off
         except OSError as error:
-            print(f"Note: can't write {self.path} to resume after an interruption: {first_line(error)}.", file=sys.stderr)
+            self._give_up(error)
 
     def add(self, key: str, finding: Any) -> None:
         """Add a finding, which must have JSON types."""
         if self._file is not None:
-            self._file.write(json.dumps([key, finding]).encode() + b"\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps([key, finding]).encode() + b"\n")
+                self._file.flush()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """Continue without the file."""
+        print(f"Note: can't write {self.path} to resume after an interruption: {first_line(error)}.", file=sys.stderr)
+        self.close(complete=False)
+        self._file = None
 
     def close(self, *, complete: bool) -> None:
         """Close the file, and delete it if the job is complete."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
         if complete:
             with contextlib.suppress(OSError):
                 self.path.unlink(missing_ok=True)

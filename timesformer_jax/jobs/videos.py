@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.pretrained import Pretrained
-from timesformer_jax.video import PLACEMENT_NAMES, VIDEO_SUFFIXES, Clip, Limits, Preprocess, find_videos
+from timesformer_jax.printable import printable
+from timesformer_jax.video import PLACEMENT_NAMES, VIDEO_SUFFIXES, Clip, FolderContents, Limits, Preprocess
+from timesformer_jax.video.finding import BROKEN_LINKS
 from timesformer_jax.video.limits import DEFAULT_LIMITS
 
 CHECKPOINT = "weights: a file, folder, workdir of a run, name listed by `timesformer zoo`, or hf:ORGANISATION/MODEL"
@@ -64,10 +66,18 @@ def check_at_least_1(arguments: argparse.Namespace, *names: str) -> None:
 
 
 def find_files(names: Iterable[str]) -> Iterator[Path]:
-    """Yield the given files, and every video in the given folders; a folder without videos is yielded itself."""
-    for name in names:
-        path = Path(name)
-        yield from (find_videos(path) or [path]) if path.is_dir() else [path]
+    """Yield the given files, and every video in the given folders, and say on stderr what else is in these.
+
+    Links that lead nowhere are yielded as well, and a folder without videos itself: reading them says what is wrong.
+    """
+    for path in map(Path, names):
+        if not path.is_dir():
+            yield path
+            continue
+        contents = FolderContents(path)
+        for note in contents.skipped.notes(without=[BROKEN_LINKS]):
+            print(f"Note: {printable(path)}: {note}", file=sys.stderr)
+        yield from sorted([*contents.videos, *(path / link for link in contents.broken_links)]) or [path]
 
 
 def check_classifier(pretrained: Pretrained, source: str, purpose: str) -> None:
