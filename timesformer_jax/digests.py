@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from timesformer_jax.errors import InputError, first_line
+from timesformer_jax.errors import InputError
 from timesformer_jax.extras import needs
+from timesformer_jax.os_errors import sentence
 
 log = logging.getLogger("timesformer_jax")
 
@@ -127,6 +128,9 @@ def find_damage(folder: Any, entries: Iterable[str] | None = (), share: tuple[in
 
     Returns:
         The damage, as part of a sentence; None if the checkpoint is intact.
+
+    Raises:
+        InputError: If a file can't be read at the moment, which says nothing about the checkpoint.
     """
     try:
         listed = _listed(folder)
@@ -140,7 +144,7 @@ def find_damage(folder: Any, entries: Iterable[str] | None = (), share: tuple[in
     except OSError as error:
         if not folder.exists():
             return "it is gone, since a newer one has replaced it: start the same command again"
-        return f"it can't be read: {error.strerror or first_line(error)}"
+        raise InputError(sentence(error, f"Can't read the checkpoint {folder}")) from error
 
 
 def check_digests(folder: Any, entries: Iterable[str] | None = ()) -> None:
@@ -174,9 +178,16 @@ def _remedy(folder: Any) -> str:
         return "Use a copy of it, or write it again."
     for step in reversed(steps_in(folder.parent)):
         earlier = folder.parent / str(step)
-        if step < int(folder.name) and find_damage(earlier, None) is None:
+        if step < int(folder.name) and _is_intact(earlier):
             return f"The one of step {step} before it is intact: to use that, move the folder {folder} away."
     return "There is no intact one before it: use a copy of it, or train again in another --workdir."
+
+
+def _is_intact(folder: Any) -> bool:
+    try:
+        return find_damage(folder, None) is None
+    except InputError:
+        return False
 
 
 def _compare(path: Any, digest: str) -> str | None:

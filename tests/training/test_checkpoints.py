@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import timesformer_jax as tsf
+from experiment.files import describe_fold
+from tests.runs import config_of
 from tests.training.saved_states import MODEL, OPTIMIZER, describe, kept, saved
 from timesformer_jax import training
 
@@ -232,3 +234,12 @@ def test_interrupt_waits_for_the_save_to_start(tmp_path: Path, monkeypatch: pyte
         checkpoints.save(state, 3)
     checkpoints.close()
     assert training.Checkpoints(str(tmp_path / "c"), describe(MODEL)).latest_step == 3
+
+
+def test_fold_is_compared_if_the_checkpoint_records_it():
+    """A run of another fold would be trained on its validation videos; checkpoints of older versions record none."""
+    described = {"run": {"seed": 0, **describe_fold(config_of("folder", "hmdb51", **{"data.fold": 2}))}}
+    training.check_description("runs/a", {"run": {"seed": 0}}, described)
+    with pytest.raises(tsf.InputError, match=r"another run \(run\.fold is 1 .*2"):
+        training.check_description("runs/a", {"run": {"seed": 0, "fold": 1}}, described)
+    assert describe_fold(config_of("folder", "video_folder")) == {}

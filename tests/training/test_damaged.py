@@ -1,5 +1,6 @@
 """Damaged checkpoints: detected by every reader, set aside on resuming; and the files that a save leaves open."""
 
+import errno
 import json
 import logging
 import os
@@ -140,6 +141,23 @@ def test_damaged_metrics_do_not_select_the_best(folder: Path):
     assert (checkpoints.latest_step, checkpoints.best_step) == (5, 2)
     checkpoints.close()
     assert (folder / "damaged-1").is_dir()
+
+
+def test_failed_read_is_no_damage(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """A network file system that stumbles must not cost a checkpoint."""
+
+    def fail(path: Path) -> str:
+        if "5/opt_state" in str(path):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return original(path)
+
+    original = digests.digest_file
+    with monkeypatch.context() as patch:
+        patch.setattr(digests, "digest_file", fail)
+        with pytest.raises(tsf.InputError, match=r"Can't read the checkpoint .*/5: the network file system lost .* again"):
+            training.Checkpoints(str(folder), describe(MODEL))
+    assert kept(folder) == [1, 2, 5]
+    assert not list(folder.glob("damaged-*"))
 
 
 def test_no_complete_checkpoint_is_an_error(folder: Path):

@@ -295,6 +295,10 @@ WRITTEN = "async_write_complete"
 """Substring of the name of Orbax's barrier between writing and committing."""
 
 
+ADDED_LATER = ("fold",)
+"""Entries that older checkpoints lack, and which then aren't compared."""
+
+
 def check_description(directory: str, metadata: Mapping[str, Any], description: Mapping[str, Mapping[str, Any]]) -> None:
     """Compare a checkpoint's metadata with a full or partial description.
 
@@ -311,7 +315,7 @@ def check_description(directory: str, metadata: Mapping[str, Any], description: 
         f"{group}.{name} is {_difference(theirs, ours)}"
         for group, entries in description.items()
         for name, ours in entries.items()
-        if (theirs := saved.get(group, {}).get(name)) != ours
+        if (theirs := saved.get(group, {}).get(name)) != ours and not (theirs is None and name in ADDED_LATER)
     ]
     if differences:
         raise InputError(

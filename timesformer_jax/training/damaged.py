@@ -37,7 +37,8 @@ def set_damaged_aside(directory: str, *, wholly: bool = True) -> int | None:
         The newest remaining step; None if there are no checkpoints.
 
     Raises:
-        InputError: If no checkpoint is intact; training would otherwise silently start from scratch.
+        InputError: If no checkpoint is intact, since training would otherwise silently start from scratch; or if one can't be
+            read at the moment.
     """
     folder = epath.Path(directory)
     steps = _agree_on_steps(folder)
@@ -94,11 +95,18 @@ def check_together(folder: Any, entries: Iterable[str] | None = ()) -> None:
 
 
 def find_damage_together(folder: Any, entries: Iterable[str] | None = ()) -> str | None:
-    """Call `find_damage` in all processes, each reading its share of the files; all agree on whether there is any."""
-    count = jax.process_count()
-    damage = find_damage(folder, entries, (jax.process_index(), count))
-    if count == 1:
-        return damage
+    """Call `find_damage` in all processes, each reading its share of the files; all agree on whether there is any.
+
+    Raises:
+        InputError: In all processes, if one of them can't read a file.
+    """
+    damage, failed = None, None
+    try:
+        damage = find_damage(folder, entries, (jax.process_index(), jax.process_count()))
+    except InputError as error:
+        failed = error
+    if _any_process(failed is not None):
+        raise failed or InputError(f"Another process can't read the checkpoint {folder}: its log says why.")
     return (damage or ELSEWHERE) if _any_process(damage is not None) else None
 
 
