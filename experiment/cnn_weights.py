@@ -3,7 +3,6 @@
 from typing import Any
 
 from timesformer_jax.errors import InputError
-from timesformer_jax.features import folder_at
 from timesformer_jax.modeling.description import ARCHITECTURE
 from timesformer_jax.pretrained import Architecture
 from timesformer_jax.pretrained.orbax import find_checkpoint, read_notes
@@ -22,9 +21,8 @@ def read_cnn(source: str, config: Any, sizes: Any) -> Architecture:
     Raises:
         InputError: If there are no such weights, or they belong to another architecture.
     """
-    checkpoint = find_checkpoint(folder_at(source))
+    checkpoint = find_checkpoint(locate(source))  # refused before the data are prepared if there is nothing
     if checkpoint is None:
-        locate(source)  # refused before the data are prepared
         return Architecture({}, Preprocess(num_frames=sizes["num_frames"], crop_size=sizes["image_size"]))
     notes = read_notes(checkpoint)
     fields = dict(notes["model"])

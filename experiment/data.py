@@ -70,20 +70,23 @@ class RunData:
             shard=(self.share.index, self.share.count),
         )
 
-    def eval_batches(self, split: str, views: EvalViews, shard: tuple[int, int] | None = None) -> SplitBatches:
+    def eval_batches(self, split: str, views: EvalViews | None, shard: tuple[int, int] | None = None) -> SplitBatches:
         """Batches with this process's videos of a split.
 
         Args:
             split: "train" or "val".
-            views: Views of each video.
+            views: Views of each video; None for a single one, even if the evaluation's clips cover the videos ("tiled").
             shard: (first, step), to read the videos `first`, `first + step`, ... instead of this process's.
         """
+        clips = self.clips
+        if views is None and clips.placement == "tiled":
+            clips = dataclasses.replace(clips, placement="centre")
         return eval_batches(
             self.dataset,
             split,
-            self.clips,
+            clips,
             batch_size=self.eval_batch_size // self.share.count,
-            views=views,
+            views=views or EvalViews(),
             shard=shard or (self.share.index, self.share.count),
         )
 

@@ -42,7 +42,8 @@ def evaluate(run: Run, params: Any, step: int) -> None:
         "split": options.split,
         "num_videos": len(predictions.names),
         "unreadable": len(unreadable),
-        **dataclasses.asdict(run.data.views),
+        "num_clips": _clips_per_video(run, predictions.num_views),
+        "num_crops": options.num_crops,
         "placement": run.data.clips.placement,
         "preprocess": run.files.preprocess.as_dict(),
         "average": options.average,
@@ -59,12 +60,12 @@ def evaluate(run: Run, params: Any, step: int) -> None:
         partial.delete()
     low, high = results["intervals"]["top1"]
     log.info(
-        "Evaluation on %d videos of '%s' (%d more can't be read), %d clip(s) x %d crop(s): top-1 %.2f %% (95 %% interval %.2f "
+        "Evaluation on %d videos of '%s' (%d more can't be read), %g clip(s) x %d crop(s): top-1 %.2f %% (95 %% interval %.2f "
         "to %.2f), top-5 %.2f %%. See %s/results.json.",
         results["num_videos"],
         options.split,
         len(unreadable),
-        options.num_clips,
+        results["num_clips"],
         options.num_crops,
         100 * results["top1"],
         100 * low,
@@ -111,7 +112,7 @@ def _score(run: Run, params: Any, step: int) -> tuple[ClipScores, PartialEvaluat
 
 
 def score_split(
-    run: Run, params: Any, split: str, views: EvalViews, *, between: Callable[[], None] | None = None
+    run: Run, params: Any, split: str, views: EvalViews | None, *, between: Callable[[], None] | None = None
 ) -> ClipScores:
     """Score every clip of a split; the scores are complete in every process.
 
@@ -119,7 +120,7 @@ def score_split(
         run: The run.
         params: Parameters of its model.
         split: "train" or "val".
-        views: Views of each video.
+        views: Views of each video; None for a single one.
         between: Called before every batch; may raise.
     """
 
@@ -129,8 +130,16 @@ def score_split(
                 between()
             yield batch
 
-    options: dict[str, Any] = {"num_crops": views.num_crops, "mesh": run.model.mesh, "objective": run.model.objective}
+    num_crops = 1 if views is None else views.num_crops
+    options: dict[str, Any] = {"num_crops": num_crops, "mesh": run.model.mesh, "objective": run.model.objective}
     return evaluation.score_clips(run.model.score, params, batches(), **options)
+
+
+def _clips_per_video(run: Run, num_views: np.ndarray) -> float:
+    """Number of clips of each video; their mean, rounded to a tenth, if they cover the videos ("tiled")."""
+    if run.data.clips.placement != "tiled":
+        return run.data.views.num_clips
+    return round(float(num_views.mean()) / run.data.views.num_crops, 1)
 
 
 def _subsets(run: Run, scores: ClipScores) -> dict[int, list[int]]:

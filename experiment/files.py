@@ -77,8 +77,13 @@ def describe_run(config: Any, module: nn.Module) -> dict[str, dict[str, Any]]:
             "ema": config.train.ema_decay > 0,
         },
         # The seed determines all random keys; steps and the schedule count batches.
-        "run": {"seed": config.seed, "batch_size": config.train.batch_size},
+        "run": {"seed": config.seed, "batch_size": config.train.batch_size, **describe_fold(config)},
     }
+
+
+def describe_fold(config: Any) -> dict[str, int]:
+    """Describe which of several official splits a run trains on; empty if its data set has one."""
+    return {"fold": config.data.fold} if "fold" in config.data else {}
 
 
 def lock_of(workdir: str, mode: str) -> tuple[Any, str]:

@@ -14,14 +14,9 @@ def choice_of_init_from(config: Any) -> dict[str, Any]:
     return {"entry": config.init_from_entry, "prefix": config.init_from_prefix}
 
 
-def _patterns(config: Any) -> tuple[Any, ...]:
-    """`init_from_allow`, which may be a single pattern."""
-    return (config.init_from_allow,) if isinstance(config.init_from_allow, str) else tuple(config.init_from_allow)
-
-
 def check_allow(config: Any) -> None:
     """Raise `InputError` unless `init_from_allow` holds regular expressions."""
-    for pattern in _patterns(config):
+    for pattern in config.init_from_allow:
         try:
             re.compile(pattern)
         except (re.error, TypeError) as error:
@@ -32,4 +27,5 @@ def check_allow(config: Any) -> None:
 
 def allowed_of_init_from(config: Any) -> tuple[str, ...]:
     """Return `allow` of `load` for `init_from`: the config's patterns, and the embeddings that it disables."""
-    return (*_patterns(config), *UNUSED_EMBEDDINGS.get(config.model.position_embedding, ()))  # unset for other architectures
+    unused = UNUSED_EMBEDDINGS.get(config.model.position_embedding, ())  # unset for other architectures
+    return (*config.init_from_allow, *unused)

@@ -17,7 +17,6 @@ from experiment.follow import make_model
 from experiment.frozen import check_frozen, frozen
 from experiment.probe_plan import ProbePlan, describe_edges, plan_probe
 from experiment.setup import Run
-from input_pipeline import EvalViews
 from timesformer_jax import evaluation, training
 from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import describe_model, variables_of, weights_of
@@ -167,7 +166,7 @@ def _evaluate(run: Run, score: Any, params: Any, num_heads: int) -> tuple[list[A
     predictions = evaluation.predict_videos(
         score,
         params,
-        run.data.eval_batches("val", EvalViews()),
+        run.data.eval_batches("val", None),
         average="probabilities",
         averages=("probabilities",),
         num_crops=1,

@@ -112,7 +112,7 @@ def _compare(config: Any, workdir: str, rows: Sequence[Row]) -> evaluation.Compa
     other = config.report.compare
     if not other:
         return None
-    others = [row for row in _read_results(epath.Path(other))[1] if "error" not in row]
+    others = [row for row in _read_results(epath.Path(other).expanduser())[1] if "error" not in row]
     return evaluation.compare_predictions(rows, others, names=(workdir, other))
 
 

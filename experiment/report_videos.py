@@ -13,9 +13,11 @@ from experiment.architectures import is_cnn
 from experiment.setup import Run
 from input_pipeline import WINDOW_AXES, EvalViews, VideoDataset, eval_batches, read_frames
 from timesformer_jax import evaluation, explain
+from timesformer_jax.errors import InputError
 from timesformer_jax.explain.drawing import scaled
 from timesformer_jax.features import extract
 from timesformer_jax.modeling import variables_of
+from timesformer_jax.printable import printable
 from timesformer_jax.progress import Progress
 from timesformer_jax.training import OBJECTIVES
 from timesformer_jax.video.sampling import TARGET_FPS
@@ -63,6 +65,11 @@ class ReportVideos:
         for number, name in enumerate(self._run.data.dataset.facts(self._split, "name")):
             if name in found:
                 found[name].append(number)
+        if missing := [name for name, numbers in found.items() if not numbers]:
+            raise InputError(
+                f"{len(missing)} evaluated video(s), such as {printable(missing[0])}, are not in the data set of this config: "
+                "give the data that were evaluated, or evaluate again (--mode=eval)."
+            )
         return found
 
     def pictures(self, records: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
@@ -162,6 +169,8 @@ class ReportVideos:
             return None
         starts, scores = [], []
         many = windows > MOST_WINDOWS
+        # Of a video in more parts than that, some are left out.
+        numbers = [numbers[place] for place in np.unique(np.linspace(0, len(numbers) - 1, MOST_WINDOWS).round().astype(int))]
         per_record = EvalViews(num_clips=math.ceil(MOST_WINDOWS / len(numbers))) if many else EvalViews()
         for batch, prepared in self._clips(numbers, AT_ONCE, per_record, placement="dense" if many else "tiled"):
             real = int(batch["mask"].sum())

@@ -18,7 +18,7 @@ from experiment.checks import (
     make_workdir,
 )
 from experiment.data import RunData, clip_options
-from experiment.files import RunFiles, describe_run, lock_workdir
+from experiment.files import RunFiles, describe_fold, describe_run, lock_workdir
 from experiment.follow import make_model
 from experiment.model import RunModel
 from experiment.modes import MODES, Mode
@@ -109,7 +109,8 @@ def _check_files(config: Any, workdir: str, module: Any, mode: Mode) -> None:
     """Raise `InputError` if the workdir, the checkpoint or the optimizer can't be used; checks only what needs no data."""
     check_workdir(workdir)
     if not mode.trains:
-        check_checkpoint(workdir, {"model": describe_model(module)}, needed=mode.needs_checkpoint)
+        same_videos = {"run": describe_fold(config)} if mode.needs_checkpoint else {}
+        check_checkpoint(workdir, {"model": describe_model(module), **same_videos}, needed=mode.needs_checkpoint)
         return
     times = {"num_epochs": config.train.num_epochs, "steps_per_epoch": 1000.0}  # the actual number depends on the data
     with arguments_of(config, "optimizer"):

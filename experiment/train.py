@@ -21,13 +21,13 @@ from experiment.evaluate import evaluate, score_split
 from experiment.files import lock_of
 from experiment.setup import Run
 from experiment.show import show
-from input_pipeline import EvalViews, mix_clips
+from input_pipeline import mix_clips
 from timesformer_jax import evaluation, training
 from timesformer_jax.cost import count_multiply_adds
 from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import num_blocks
 from timesformer_jax.pretrained.writer_limits import describe_unsupported
-from timesformer_jax.processes import from_first, wait_for_all
+from timesformer_jax.processes import from_first
 from timesformer_jax.run_lock import check_unlocked
 from timesformer_jax.state_files import write_json
 from timesformer_jax.training.damaged import set_damaged_aside
@@ -61,10 +61,7 @@ def _rehearsal(config: Any, workdir: str) -> tuple[Any, str]:
     """Apply `debug` and `overfit_batch` to a config, and empty their folder."""
     config = config.copy_and_resolve_references()
     folder = epath.Path(workdir) / ("overfit_batch" if config.overfit_batch else "debug")
-    if jax.process_index() == 0 and folder.exists():
-        check_unlocked(*lock_of(str(folder), "train"))
-        folder.rmtree()
-    wait_for_all("the old folder to be removed")
+    from_first(lambda: _empty(folder), "the folder of the rehearsal to be emptied")
     if config.overfit_batch:
         pixels = {name: getattr(config.pixels, name) for name in ("channel_order", "mean", "std")}
         config.pixels.update({name: type(value)() for name, value in config.pixels.items() if isinstance(value, float)})
@@ -75,6 +72,25 @@ def _rehearsal(config: Any, workdir: str) -> tuple[Any, str]:
         config.train.update({"label_smoothing": 0.0, "ema_decay": 0.0, "log_every_steps": 10})
         config.optimizer.update({"schedule": "constant", "warmup_epochs": 0.0, "weight_decay": 0.0})
     return config, str(folder)
+
+
+REHEARSAL = ".rehearsal"
+"""File that marks the folder of a rehearsal, which may be removed."""
+
+
+def _empty(folder: Any) -> None:
+    """Make an empty folder for a rehearsal, in place of that of an earlier one.
+
+    Raises:
+        InputError: If there is anything else.
+    """
+    if folder.exists():
+        check_unlocked(*lock_of(str(folder), "train"))
+        if not (folder / REHEARSAL).exists() and any(folder.iterdir()):
+            raise tsf.InputError(f"{folder} isn't the folder of an earlier rehearsal: move it away, or give another --workdir.")
+        folder.rmtree()
+    folder.mkdir(parents=True)
+    (folder / REHEARSAL).write_text("")
 
 
 def train(run: Run) -> None:
@@ -215,8 +231,9 @@ def _tell(run: Run, state: training.TrainState, total_steps: int) -> None:
         total_steps,
         config.train.num_epochs,
     )
-    late = [begin for begin, _ in config.optimizer.steps if not isinstance(begin, str) and begin >= config.train.num_epochs]
-    if config.optimizer.schedule == "steps" and late:
+    steps = config.optimizer.steps if config.optimizer.schedule == "steps" else ()
+    late = [begin for begin, _ in steps if not isinstance(begin, str) and begin >= config.train.num_epochs]
+    if late:
         log.warning(
             "optimizer.steps begin at epoch %s, which this run of %.4g epochs does not reach: the learning rate stays higher "
             'than intended. Use other epochs, or fractions of the run, such as ("11/15", 0.1).',
@@ -265,7 +282,7 @@ def _batches(run: Run, first_clip: int) -> Iterator[dict[str, np.ndarray]]:
 
 def _validate(run: Run, state: training.TrainState, check: Callable[[], None]) -> tuple[dict[str, float], float]:
     """Evaluate one clip and crop of every validation video; `check` is called between batches."""
-    scores = score_split(run, state.best_weights, "val", EvalViews(), between=check)
+    scores = score_split(run, state.best_weights, "val", None, between=check)
     found = evaluation.accuracies(scores.predictions(run.config.eval.average))
     figures = {"loss": evaluation.mean_loss(scores), **found}
     return {f"val/{name}": value for name, value in figures.items()}, found.get("map", found["top1"])

@@ -101,7 +101,7 @@ def _folder_config(base: VideoConfig, root: Path | None, layout: dict[str, Any])
 
 def _list_config(base: VideoConfig, root: Path | None, layout: dict[str, Any]) -> Callable[[], VideoConfig]:
     layout = dict(layout)
-    given = {split: layout.pop(split) for split in ("train", "val")}
+    given = {split: layout.pop(split, None) for split in ("train", "val")}
     for split, path in given.items():
         if path is None:
             raise InputError(f"data.{split} is not set: give the list of its videos as --config.data.{split}=FILE.csv.")
@@ -137,4 +137,9 @@ def open_dataset(*, name: str, check: CheckLabels | None = None, **options: Any)
     """
     if name not in DATASETS:
         raise InputError(f"data.name must be one of {', '.join(DATASETS)}, got {name!r}.")
+    try:
+        inspect.signature(DATASETS[name]).bind(check=check, **options)
+    except TypeError as error:
+        config = "configs/moving_digits.py" if name == "moving_digits" else f"configs/folder.py:{name}"
+        raise InputError(f"data.name={name} needs other fields of data ({error}): use --config={config}.") from error
     return DATASETS[name](check=check, **options)

@@ -210,7 +210,8 @@ class Preparation:
                             unreadable = len(part.left_out)
                             progress.update()
                             if part.end % ENTRIES_BEFORE_A_FORECAST == 0:
-                                _check_space(folder, state.num_bytes + part.num_bytes, part.end, len(mine), share)
+                                left = len(mine) - part.end + self._left_elsewhere(share)
+                                _check_space(folder, state.num_bytes + part.num_bytes, part.end, left)
                             if part.file_bytes >= PART_BYTES:
                                 break
                     part.finish()
@@ -224,6 +225,11 @@ class Preparation:
             doing = f"Writing to {folder} failed with {state.done} of {len(mine)} videos done"
             raise InputError(f"{sentence(error, doing)} Finished parts are kept.") from error
         return state.parts
+
+    def _left_elsewhere(self, share: Share) -> int:
+        """Count the videos that the other shares still have to process."""
+        others = [Share(number, share.count) for number in range(1, share.count + 1) if number != share.number]
+        return sum(len(self._mixed[other.of(len(self._mixed))]) - self._found(other).done for other in others)
 
     def _found(self, share: Share) -> _State:
         """Find the complete record files of a share."""
@@ -283,24 +289,22 @@ def _check_costs_one_video(entry: Entry, error: InputError) -> None:
         raise InputError(f"The folder {Path(entry.path).parent} is gone: is its disk, or the network's, still mounted?")
 
 
-def _check_space(folder: epath.Path, written: int, done: int, total: int, share: Share) -> None:
+def _check_space(folder: epath.Path, written: int, done: int, left: int) -> None:
     """Raise `InputError` if the disk is forecast to be too small for the whole split, other machines' shares included.
 
     Args:
         folder: Folder on the disk.
-        written: Bytes written so far.
-        done: Videos done so far.
-        total: Videos of the share.
-        share: The share of this machine.
+        written: Bytes that this machine has written for its share so far.
+        done: Videos that they hold.
+        left: Videos of all shares that are still to be written.
     """
     if "://" in os.fspath(folder):
         return
-    needed = written / done * (total - done) * share.count
+    needed = written / done * left
     free = shutil.disk_usage(Path(os.fspath(folder))).free
     if free < needed:
-        others = "" if share.is_all else f", and those of the other {share.count - 1} shares,"
         raise InputError(
-            f"{total - done} of {total} videos{others} need about {needed / 1e9:.1f} GB more, and the disk of {folder} "
+            f"The {left} videos that are left need about {needed / 1e9:.1f} GB more, and the disk of {folder} "
             f"has {free / 1e9:.1f} GB left: make room, or choose another folder, h264 storage or a smaller short side."
         )
 

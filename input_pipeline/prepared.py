@@ -104,7 +104,8 @@ def _open(
     builder = builder_class(data_dir=data_dir, config=listed)
     if isinstance(config, VideoConfig):
         known: Any = builder.builder_config
-        known.root, known.num_workers = config.root, config.num_workers
+        # What isn't part of the name. Of the storage these are the limits.
+        known.root, known.num_workers, known.storage = config.root, config.num_workers, config.storage
     return builder
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -208,6 +208,9 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _write(self, listing: Listing, max_examples: int | None) -> None:
         """Prepare every split as record files in a folder next to the data, and move them into place once all are complete."""
+        trained = sorted({label for entry in listing.splits["train"] for label in entry.labels})
+        if len(trained) < 2:
+            raise InputError(f"Expected two or more labels in the split 'train', got {', '.join(trained) or 'none'}.")
         infos = []
         finished: list[tuple[str, list[Part]]] = []
         for split, preparation in self._preparations(listing, max_examples).items():
@@ -217,11 +220,12 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 left_out.update(part.left_out)
                 self._left_out.damaged.update(part.damaged)
             finished.append((split, [part for part in parts if part.places]))
-        try:
-            self._check_readable(listing)
-        except InputError:
-            self._unfinished.rmtree()  # so that the next attempt reads the repaired files
-            raise
+        for split, entries in listing.splits.items():
+            try:
+                self._check_readable(split, entries)
+            except InputError:
+                (self._unfinished / split).rmtree()  # so that the next attempt reads the repaired files
+                raise
         for split, parts in finished:
             template = tfds.core.ShardedFileTemplate(
                 data_dir=epath.Path(self.data_path), dataset_name=self.name, split=split, filetype_suffix="tfrecord"
@@ -246,18 +250,17 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         metadata: Any = self.info.metadata
         metadata.update(write_left_out(self.data_path, self._left_out))
 
-    def _check_readable(self, listing: Listing) -> None:
+    def _check_readable(self, split: str, entries: Sequence[Entry]) -> None:
         """Raise `InputError` if too little of a split is readable to train on or to evaluate."""
-        for split, entries in listing.splits.items():
-            left_out = self._left_out.videos[split]
-            readable = [entry for entry in entries if entry.name not in left_out]
-            labels = {label for entry in readable for label in entry.labels}
-            if entries and (not readable or (split == "train" and len(labels) < 2)):
-                name, reason = next(iter(left_out.items()))
-                raise InputError(
-                    f"Too few of the {len(entries)} videos of the split '{split}' can be read: labels with a readable video "
-                    f"are {', '.join(sorted(labels)) or 'none'}. Replace the broken ones ({name}: {reason})."
-                )
+        left_out = self._left_out.videos[split]
+        readable = [entry for entry in entries if entry.name not in left_out]
+        labels = {label for entry in readable for label in entry.labels}
+        if left_out and (not readable or (split == "train" and len(labels) < 2)):
+            name, reason = next(iter(left_out.items()))
+            raise InputError(
+                f"Too few of the {len(entries)} videos of the split '{split}' can be read: labels with a readable video "
+                f"are {', '.join(sorted(labels)) or 'none'}. Replace the broken ones ({name}: {reason})."
+            )
 
     def _example(self, entry: Entry, part: int, video: StoredVideo) -> dict[str, Any]:
         labels = [storable_label(name) for name in entry.labels]

@@ -100,6 +100,7 @@ def test_tiled_clips_have_no_curve(run: Path, made_clips: Path, data_dir: str):
     main.run(small_folder(made_clips, data_dir, **options), str(run), "eval", typed=options)
     assert "by_num_clips" not in results(run)
     assert {row["views"] for row in predictions(run).values()} == {9}
+    assert results(run)["num_clips"] == 9 / results(run)["num_crops"]
 
 
 def test_killed_evaluation_resumes_with_the_same_results(

@@ -1,11 +1,16 @@
 """The report on an evaluation and its training."""
 
 import re
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from experiment.report import compare_with_validation
-from experiment.report_videos import num_windows
+from experiment.report_videos import ReportVideos, num_windows
+from input_pipeline import ClipOptions
+from timesformer_jax import InputError
 
 RESULTS = {"split": "val", "step": 20, "top1": 0.875, "num_clips": 5, "num_crops": 3}
 ONE_VIEW = {"num_clips": 1, "num_crops": 1}
@@ -47,6 +52,17 @@ def test_report_explains_why_validation_and_test_differ(validation: dict, change
     sentence = compare_with_validation({**RESULTS, **changes}, validation)
     assert re.search(words, sentence), sentence
     assert sentence.count(". ") == 0
+
+
+def test_report_of_other_data_names_a_video():
+    """Such as those of another fold."""
+    facts = {"name": np.array(["a.mp4", "b.mp4", "a.mp4"])}
+    data = SimpleNamespace(clips=ClipOptions(), dataset=SimpleNamespace(facts=lambda split, name: facts[name]))
+    run: Any = SimpleNamespace(data=data)
+    videos = ReportVideos(run, {}, "val", run)
+    assert videos.find(["a.mp4"]) == {"a.mp4": [0, 2]}
+    with pytest.raises(InputError, match=r"1 evaluated video\(s\), such as c\.mp4, are not in the data set of this config"):
+        videos.find(["a.mp4", "c.mp4"])
 
 
 @pytest.mark.parametrize(("seconds", "windows"), [(0.1, 1), (8.0, 1), (11.9, 1), (12.1, 2), (80.0, 10)])

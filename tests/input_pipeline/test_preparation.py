@@ -209,10 +209,23 @@ def test_full_disk_is_a_clear_error_and_the_next_attempt_resumes(
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "ENTRIES_BEFORE_A_FORECAST", 2)
         patch.setattr(preparation.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-        with pytest.raises(InputError, match=r"7 of 9 videos need about 0\.0 GB more, and the disk of .* has 0\.0 GB left"):
+        with pytest.raises(InputError, match=r"The 7 videos that are left need about 0\.0 GB more, .* has 0\.0 GB left"):
             folder(made_clips, tmp_path)
     assert not list(tmp_path.rglob("dataset_info.json"))
     assert folder(made_clips, tmp_path).num_videos("train") == 9
+
+
+def test_forecast_counts_what_the_other_shares_have_left(tmp_path: Path, made_clips: Path, monkeypatch: pytest.MonkeyPatch):
+    """A late share needs room for itself, not for those that are done."""
+    for shard in ("2/3", "3/3"):
+        with pytest.raises(SharePrepared):
+            folder(made_clips, tmp_path, shard=shard)
+    asked: list[int] = []
+    monkeypatch.setattr(preparation, "ENTRIES_BEFORE_A_FORECAST", 1)
+    monkeypatch.setattr(preparation, "_check_space", lambda folder, written, done, left: asked.append(left))
+    with pytest.raises(SharePrepared):
+        folder(made_clips, tmp_path, shard="1/3")
+    assert asked == [2, 1, 0, 0]  # three videos of train, one of val
 
 
 def without_descriptors(video: Labelled, **options: Any) -> Any:

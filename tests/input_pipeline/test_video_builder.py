@@ -13,11 +13,13 @@ from input_pipeline import VideoDataset, open_dataset
 from input_pipeline._tensorflow import tf, tfds
 from input_pipeline.builders import BUILDERS, own_config
 from input_pipeline.moving_digits import MovingDigits
+from input_pipeline.prepared import _open
 from input_pipeline.video_builder import VideoConfig
 from tests.input_pipeline.miniatures import MINIATURES, OPTIONS, csv, folder, make_folder, make_kinetics, video
 from timesformer_jax.datasets import LAYOUTS, Entry, Listing, Storage, store_video
 from timesformer_jax.datasets.storing import Labelled, write_records
 from timesformer_jax.errors import InputError
+from timesformer_jax.video import Limits
 
 
 def test_every_data_set_has_a_builder_and_a_miniature():
@@ -192,6 +194,31 @@ def test_too_few_readable_files_is_an_error_and_leaves_no_data_set(tmp_path: Pat
     with pytest.raises(InputError, match=r"labels with a readable video are across\..*Invalid data"):
         folder(tmp_path / "clips", tmp_path / "d")
     assert not list((tmp_path / "d").rglob("dataset_info.json"))
+    assert not list((tmp_path / "d").rglob("train/*/*.tfrecord*"))
+
+
+def test_unreadable_split_costs_no_other(tmp_path: Path, made_clips: Path):
+    """What is prepared of the others is kept for the next attempt."""
+    for split in ("train", "val"):
+        for label in ("down", "back"):
+            (tmp_path / "clips" / split / label).mkdir(parents=True)
+            shutil.copy(made_clips / label / "0.mp4", tmp_path / "clips" / split / label / "a.mp4")
+    for path in (tmp_path / "clips" / "val").rglob("*.mp4"):
+        path.write_text("broken")
+    with pytest.raises(InputError, match="the split 'val' can be read"):
+        folder(tmp_path / "clips", tmp_path / "d")
+    assert {path.parent.parent.name for path in (tmp_path / "d").rglob("*.tfrecord*")} == {"train"}
+
+
+def test_training_videos_need_two_labels(tmp_path: Path, made_clips: Path):
+    """Known before anything is encoded."""
+    csv(tmp_path / "train.csv", "path,label", "down/0.mp4,down", "down/1.mp4,down")
+    csv(tmp_path / "val.csv", "path,label", "down/2.mp4,down", "back/2.mp4,back")
+    csv(tmp_path / "labels.txt", "down", "back")
+    files = {"train": "train.csv", "val": "val.csv", "labels": "labels.txt"}
+    lists = {name: str(tmp_path / file) for name, file in files.items()}
+    with pytest.raises(InputError, match="Expected two or more labels in the split 'train', got down"):
+        open_dataset(name="video_list", root=str(made_clips), **lists, data_dir=str(tmp_path / "d"), **OPTIONS)
     assert not list((tmp_path / "d").rglob("*.tfrecord*"))
 
 
@@ -302,6 +329,30 @@ def test_skipped_videos_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixt
         folder(tmp_path / "videos", tmp_path / "prepared")
     assert "Skipped files that aren't videos: 1 (a b/notes.txt)." in caplog.messages
     assert "Videos listed with different labels: 1 (a b/1.mp4 = ü/linked.mp4 as a b and as ü)." in caplog.messages
+
+
+def test_published_data_sets_have_the_limits_of_the_config(tmp_path: Path):
+    """TFDS knows their usual names and would take its own config, with the default limits, by the name."""
+    storage = Storage(codec="h264", short_side=256, limits=Limits(max_seconds=60.0))
+    builder = _open(BUILDERS["kinetics400"], VideoConfig(storage=storage, root=str(tmp_path)), str(tmp_path))
+    assert builder.builder_config.name in BUILDERS["kinetics400"].builder_configs
+    assert builder.builder_config.storage == storage
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        (
+            "ucf101",
+            {"label": "motion"},
+            r"data\.name=ucf101 needs other fields of data \(.*\): use .*folder\.py:ucf101",
+        ),
+        ("moving_digits", {"storage": "h264"}, r"data\.name=moving_digits .*: use --config=configs/moving_digits\.py"),
+    ],
+)
+def test_fields_of_another_data_set_are_refused(name: str, fields: dict[str, Any], words: str):
+    with pytest.raises(InputError, match=words):
+        open_dataset(name=name, data_dir=None, **fields)
 
 
 def test_config_limits_exclude_videos(made_clips: Path, tmp_path: Path):

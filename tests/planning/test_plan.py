@@ -113,6 +113,12 @@ def test_mode_plan_refuses_bad_fields(file: str, changes: dict[str, Any], messag
         plan(config_of(name, argument or None, **changes))
 
 
+@pytest.mark.parametrize(("variant", "label", "classes"), [(None, "digit", 10), (None, "motion", 8), ("clutter", "sign", 20)])
+def test_moving_digits_are_planned_with_their_classes(variant: str | None, label: str, classes: int):
+    request = step_request(config_of("moving_digits", variant, **{**TINY, "data.label": label}))
+    assert request.model["num_classes"] == classes
+
+
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(environments, "ROOT", tmp_path)
     monkeypatch.setattr(environments, "_missing", lambda python, platform: list(environments.NEEDS[platform].values())[:-4])
@@ -124,7 +130,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         InputError, match=r"plan\.target=h100 needs jax-cuda12-plugin and nvidia-cuda-nvcc-cu12 \(CUDA's nvcc\), missing in"
     ):
         environments.find_python(find_target("h100"))
-    with pytest.raises(InputError, match=r"plan\.python=/no/python doesn't exist"):
+    with pytest.raises(InputError, match=r"plan\.python=/no/python is no file"):
         environments.find_python(find_target("h100"), "/no/python")
     monkeypatch.setattr(environments.platform, "machine", lambda: "aarch64")
     with pytest.raises(InputError, match=r"needs Linux on x86-64, .* this is Linux on aarch64: plan on another machine"):
@@ -139,6 +145,9 @@ def test_the_environment_with_the_compiler_is_found(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(environments, "_missing", lambda python, platform: [] if python == str(made) else ["libtpu"])
     assert environments.find_python(find_target("v5e-8")) == str(made)
     assert environments.environment_of(find_target("v5e-8"), str(made))["JAX_PLATFORMS"] == "cpu"
+    monkeypatch.chdir(tmp_path)
+    given = str(made.relative_to(tmp_path))  # the process that plans has another current folder
+    assert environments.find_python(find_target("v5e-8"), given) == str(made)
 
 
 def test_refused_steps_report_their_memory(planned: Plan):

@@ -40,7 +40,7 @@ LEAST_SAVED = 0.7
 """Bytes per pixel at the next lower quality of WebP, relative to the last attempt, are not expected to be fewer than this."""
 
 SMALLEST = 320
-"""Frames with a shorter long side are enlarged by a whole factor, without blurring them, until the next would exceed 640."""
+"""Frames with a shorter long side are enlarged by a whole factor, without blurring them, until the next would exceed this."""
 
 STRENGTH = 0.75
 """Opacity of a map at its maximum."""

@@ -39,13 +39,14 @@ def find_python(target: Target, given: str | None = None) -> str:
             f"plan.target={target.name} needs Linux on x86-64, where the compilers run, and this is {system} on {machine}: "
             "plan on another machine, or for the devices here with plan.target=local."
         )
-    candidates = [given] if given else [sys.executable, str(ROOT / PLAN_ENVIRONMENT / "bin" / "python")]
-    missing = {python: _missing(python, target.platform) for python in candidates if Path(python).exists()}
+    own = [sys.executable, str(ROOT / PLAN_ENVIRONMENT / "bin" / "python")]
+    candidates = [str(Path(given).expanduser().absolute())] if given else own  # unresolved, so that it stays an environment's
+    missing = {python: _missing(python, target.platform) for python in candidates if Path(python).is_file()}
     for python, packages in missing.items():
         if not packages:
             return python
     if given and not missing:
-        raise InputError(f"plan.python={given} doesn't exist: give the Python of an environment with the compiler.")
+        raise InputError(f"plan.python={given} is no file: give the Python of an environment with the compiler.")
     packages = next(reversed(missing.values()))
     raise InputError(
         f"plan.target={target.name} needs {' and '.join(packages)}, missing in {' and '.join(missing)}: run `make plan-env`, "
