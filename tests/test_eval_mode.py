@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 
 import main
+from experiment.data import RunData, clip_options
+from experiment.follow import follow_weights
+from input_pipeline import EvalViews, open_dataset
 from tests.runs import ROOT, figures, on_devices, predictions, results, small_folder
 from timesformer_jax import evaluation, training
 
@@ -101,6 +104,15 @@ def test_tiled_clips_have_no_curve(run: Path, made_clips: Path, data_dir: str):
     assert "by_num_clips" not in results(run)
     assert {row["views"] for row in predictions(run).values()} == {9}
     assert results(run)["num_clips"] == 9 / results(run)["num_crops"]
+
+
+def test_validation_takes_a_single_clip_of_tiled_videos(tmp_path: Path, made_clips: Path, data_dir: str):
+    """Of HowTo100M's videos, validation would otherwise take fifty."""
+    options = {"clips.placement": "tiled", "clips.sampling_rate": 2.0}
+    config = follow_weights(small_folder(made_clips, data_dir, **options), str(tmp_path), "train", typed=options)
+    data = RunData(config, open_dataset(**config.data), clip_options(config), EvalViews(), training.make_mesh())
+    rows = {views: sum(int(batch["mask"].sum()) for batch in data.eval_batches("val", views)) for views in (None, EvalViews())}
+    assert rows == {None: data.num_videos("val"), EvalViews(): 3 * data.num_videos("val")}
 
 
 def test_killed_evaluation_resumes_with_the_same_results(
