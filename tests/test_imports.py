@@ -143,7 +143,7 @@ def imports(path: Path) -> set[str]:
 GROUND = {
     f"timesformer_jax.{name}"
     for name in (
-        *("_typing", "atomic_write", "devices", "digests", "errors", "extras", "interpolation", "labels", "orbax_io"),
+        *("_typing", "atomic_write", "checks", "devices", "digests", "errors", "extras", "interpolation", "labels", "orbax_io"),
         *("os_errors", "peers", "preemption", "printable", "processes", "progress", "quiet_orbax", "renamed", "run_lock"),
         *("palette", "state_files", "version"),
     )

@@ -131,8 +131,8 @@ def test_lists_may_have_names_numbers_or_multiple_labels(made_clips: Path):
         ([("a.mp4", ("x", "y"))], {}, "a.mp4 has 2 labels instead of one: pass multi_label=True"),
         ([("a.mp4", "x")], {"label_names": ["y"]}, "a.mp4 has the label 'x', which is not in label_names"),
         ([("a.mp4", 2)], {"label_names": ["x", "y"]}, "a.mp4 has the label 2, but there are 2 label_names"),
-        ([("a.mp4", "x")], {"seed": -1}, "seed must be a whole number, at least 0, got -1"),
-        ([("a.mp4", "x")], {"short_side": 0}, "short_side must be a whole number, at least 1, got 0"),
+        ([("a.mp4", "x")], {"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+        ([("a.mp4", "x")], {"short_side": 0}, "short_side must be a whole number of at least 1, got 0"),
     ],
 )
 def test_unusable_sources_are_rejected_at_once(videos: Any, options: dict[str, Any], words: str):

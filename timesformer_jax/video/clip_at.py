@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from timesformer_jax.checks import check_crops
 from timesformer_jax.errors import InputError
-from timesformer_jax.video.checks import check_crops
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 from timesformer_jax.video.opening import open_video
 from timesformer_jax.video.preprocess import Preprocess

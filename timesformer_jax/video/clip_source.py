@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from timesformer_jax.checks import check_whole
 from timesformer_jax.errors import InputError
 from timesformer_jax.labels import encode_label
 from timesformer_jax.printable import as_utf8
-from timesformer_jax.video.checks import check_whole
 from timesformer_jax.video.clip_seeds import clip_generator, epoch_order, identity_of
 from timesformer_jax.video.entry import Entry, entries_of_folder, entries_of_list
 from timesformer_jax.video.frame_reader import FrameReader
