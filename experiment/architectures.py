@@ -8,6 +8,7 @@ from flax import linen as nn
 import timesformer_jax as tsf
 from configs.common import FOLLOWING, SECTIONS, defaults
 from timesformer_jax.architectures import ARCHITECTURES
+from timesformer_jax.checks import check_choice
 
 SECTION_OF = {"timesformer": "model", "i3d": "cnn", "slowfast": "cnn"}
 """Maps an architecture to the section of the config that has its fields."""
@@ -48,8 +49,7 @@ def following(config: Any) -> dict[str, Any]:
 
 def check_architecture(config: Any) -> None:
     """Raise `InputError` if the architecture is unknown, or if the config sets a field that it doesn't read."""
-    if config.architecture not in ARCHITECTURES:
-        raise tsf.InputError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {config.architecture!r}.")
+    check_choice("architecture", config.architecture, ARCHITECTURES)
     for section in dict.fromkeys(SECTION_OF.values()):
         unset = dict.fromkeys(FOLLOWING.get(section, {}))
         for name, default in {**defaults(section), **unset}.items():

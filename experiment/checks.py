@@ -9,6 +9,7 @@ import timesformer_jax as tsf
 from experiment.architectures import section_name, section_of
 from experiment.sections import arguments_of
 from timesformer_jax import evaluation, training
+from timesformer_jax.checks import check_choice
 from timesformer_jax.features import folder_at
 from timesformer_jax.os_errors import sentence
 from timesformer_jax.pretrained.orbax import find_checkpoint, read_notes
@@ -54,8 +55,7 @@ def check_config(config: Any, trains: bool) -> None:
         ("eval.checkpoint", config.eval.checkpoint, CHECKPOINTS),
         (dtype_field, dtype, DTYPES),
     ):
-        if value not in choices:
-            raise tsf.InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+        check_choice(name, value, choices)
 
 
 def check_workdir(workdir: str) -> None:

@@ -15,6 +15,7 @@ from input_pipeline.prepared import CheckLabels, prepared
 from input_pipeline.shares import Share
 from input_pipeline.video_builder import VideoConfig
 from input_pipeline.video_dataset import VideoDataset
+from timesformer_jax.checks import check_choice
 from timesformer_jax.datasets import EXPECTED_CLASSES, LAYOUTS, Storage
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import Limits
@@ -32,8 +33,7 @@ def _moving_digits(
     scene: str = "motion",
     check: CheckLabels | None = None,
 ) -> VideoDataset:
-    if scene not in SCENES:
-        raise InputError(f"data.scene must be one of {', '.join(SCENES)}, got {scene!r}.")
+    check_choice("data.scene", scene, SCENES)
     if label not in SCENES[scene].labels:
         raise InputError(f"data.label must be one of {', '.join(SCENES[scene].labels)} with data.scene={scene}, got {label!r}.")
     if min(train_clips, val_clips) < 1:
@@ -135,8 +135,7 @@ def open_dataset(*, name: str, check: CheckLabels | None = None, **options: Any)
         InputError: If the options or the videos are invalid.
         SharePrepared: Once a share of the data is prepared, if `shard` is given.
     """
-    if name not in DATASETS:
-        raise InputError(f"data.name must be one of {', '.join(DATASETS)}, got {name!r}.")
+    check_choice("data.name", name, DATASETS)
     try:
         inspect.signature(DATASETS[name]).bind(check=check, **options)
     except TypeError as error:

@@ -347,7 +347,7 @@ def test_bad_input_is_a_clear_error(trained: Path, made_clips: Path, data_dir: s
     ("overrides", "words"),
     [
         ({"eval.num_crops": 2}, "eval.num_crops must be 1"),
-        ({"eval.num_clips": 0}, "eval.num_clips must be at least 1"),
+        ({"eval.num_clips": 0}, "eval.num_clips must be a whole number of at least 1"),
         ({"clips.clips_per_video": 3}, "clips.clips_per_video=3 doesn't divide the 8 clips"),
         ({"pixels.std": (0.2, 0.0, 0.2)}, "pixels.std must be above 0"),
         ({"clips.short_side": ("a", "b")}, "clips.short_side must be .smallest, largest."),

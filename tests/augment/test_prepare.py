@@ -157,6 +157,8 @@ def test_labels_naming_a_side_are_detected():
     )
     assert sides_matter(["bright, turning left"])
     auto = PixelOptions(flip="auto", mean=MEAN, std=STD)
+    with pytest.raises(InputError, match=r"depends on the labels: pass options\.for_labels"):
+        prepare_training(jax.random.key(0), {}, options=auto)
     assert auto.for_labels(["bright"]).flip == "on"
     assert auto.for_labels(["turn right"]).flip == "off"
     assert PixelOptions(flip="on", mean=MEAN, std=STD).for_labels(["turn right"]).flip == "on"

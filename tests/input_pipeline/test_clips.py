@@ -181,7 +181,7 @@ def test_batches_leave_no_generated_code_behind(folder: VideoDataset, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("views", "words"), [((1, 2), "num_crops must be 1 .* or 3"), ((0, 1), "num_clips must be at least 1")]
+    ("views", "words"), [((1, 2), "num_crops must be 1 .* or 3"), ((0, 1), "num_clips must be a whole number of at least 1")]
 )
 def test_impossible_views_are_rejected(views: tuple[int, int], words: str):
     with pytest.raises(InputError, match=words):

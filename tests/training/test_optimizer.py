@@ -1,5 +1,7 @@
 """Optimizers, schedules and their tables, each against a few lines of NumPy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -216,6 +218,8 @@ def test_fractional_schedule_steps_scale_with_the_epochs(epochs: float):
         ({"rates": (".*",)}, r"rates must be \(pattern, factor of at least 0 or None\) pairs"),
         ({"rates": ((".*", -1.0),)}, r"rates must be .* got \(\('\.\*', -1\.0\),\)"),
         ({"rates": (("(", 1.0),)}, r"rates has '\(', which is not a regular expression"),
+        ({"schedule": "steps", "steps": ((0, -1.0),)}, "steps must have shares of learning_rate"),
+        ({"schedule": "steps", "steps": ((0, math.nan),)}, "steps must have shares of learning_rate"),
         ({"schedule": "steps"}, r"steps must be \(epoch, share of learning_rate\) pairs"),
         ({"schedule": "steps", "steps": ((0, 1.0), (11, 0.1), (10, 0.1))}, "each later than the one before"),
         ({"schedule": "steps", "steps": ((0, 1.0), ("11/15", 0.1), (10, 0.1))}, "each later than the one before"),

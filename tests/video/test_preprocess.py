@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -170,7 +171,8 @@ def test_files_without_frames_are_rejected(broken_clips: Path):
         ({"std": (1.0, 0.0, 1.0)}, "std positive"),
         ({"mean": (0.5,)}, "three numbers"),
         ({"std": (1.0, float("nan"), 1.0)}, "std positive"),
-        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
+        ({"num_frames": 0}, "num_frames must be a whole number of at least 1, got 0"),
+        ({"mean": (math.nan, 0.5, 0.5)}, "mean and std must be three numbers, std positive, got"),
         ({"sampling_rate": -5.0}, "sampling_rate must be above 0"),
     ],
 )
@@ -181,7 +183,7 @@ def test_impossible_values_are_rejected(changes: dict, words: str):
 
 def test_impossible_input_is_rejected():
     preprocess = tsf.Preprocess(num_frames=2, crop_size=8)
-    with pytest.raises(tsf.InputError, match="num_clips must be at least 1 and num_crops 1 or 3, got 1 and 2"):
+    with pytest.raises(tsf.InputError, match=r"num_crops must be 1 \(centre\) or 3 \(along the long side\), got 2"):
         preprocess(FRAMES, num_crops=2)
     with pytest.raises(tsf.InputError, match=r"Expected frames uint8 \[frames, height, width, 3\], got float32 \(2, 8, 8, 3\)"):
         preprocess(np.zeros((2, 8, 8, 3), np.float32))

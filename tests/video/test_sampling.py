@@ -2,11 +2,14 @@
 
 import json
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.support import GOLDEN
+from timesformer_jax.errors import InputError
 from timesformer_jax.video import (
     PLACEMENTS,
     clip_frames,
@@ -14,10 +17,14 @@ from timesformer_jax.video import (
     nearest_clips,
     segment_bounds,
     segment_frames,
+    sliding_clips,
     tiled_clips,
 )
 
 SAMPLING = json.loads((GOLDEN / "sampling.json").read_text())
+
+
+CLIPS: Any = {"num_clips": 2, "num_frames": 2, "sampling_rate": 2.0}
 
 
 def test_clip_sampling_matches_the_official_code():
@@ -104,3 +111,27 @@ def test_fewer_clips_keep_the_placement_of_a_smaller_evaluation(placement: str):
 
 def test_fewer_official_clips_are_a_subset():
     assert [nearest_clips(count, of=10, placement="official") for count in (1, 2, 5)] == [[0], [0, 5], [0, 2, 4, 6, 8]]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: eval_clips(8, 30.0, **CLIPS, sampling="segment", placement="official"),
+            "sampling must be one of uniform, segments",
+        ),
+        (
+            lambda: eval_clips(8, 30.0, **CLIPS, sampling="uniform", placement="center"),
+            "placement must be one of official, centre",
+        ),
+        (
+            lambda: eval_clips(0, 30.0, **CLIPS, sampling="uniform", placement="centre"),
+            "num_video_frames must be a whole number of at least 1",
+        ),
+        (lambda: nearest_clips(2, of=4, placement="tiled"), "placement must be one of official, centre, dense, got 'tiled'"),
+        (lambda: sliding_clips(8, 30.0, num_frames=2, sampling="segment", window=1.0, stride=1.0), "sampling must be one of"),
+    ],
+)
+def test_unknown_names_and_empty_videos_are_rejected(call: Callable[[], Any], words: str):
+    with pytest.raises(InputError, match=words):
+        call()

@@ -18,6 +18,7 @@ from timesformer_jax.augment._dm_pix import pix
 from timesformer_jax.augment.boxes import inside_box
 from timesformer_jax.augment.rand_augment import LARGEST_MAGNITUDE, rand_augment_batch
 from timesformer_jax.augment.sides import sides_matter
+from timesformer_jax.checks import check_choice
 from timesformer_jax.errors import InputError
 from timesformer_jax.video import CHANNEL_ORDERS, crop_and_scale, standardize
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD
@@ -64,8 +65,7 @@ class PixelOptions:
     def __post_init__(self) -> None:
         if self.flip not in ("auto", "on", "off"):
             raise InputError(f"flip must be auto, on or off, got {self.flip!r}.")
-        if self.channel_order not in CHANNEL_ORDERS:
-            raise InputError(f"channel_order must be one of {', '.join(CHANNEL_ORDERS)}, got {self.channel_order!r}.")
+        check_choice("channel_order", self.channel_order, CHANNEL_ORDERS)
         for name, largest in (("hue", 0.5), *((name, 1.0) for name in _SHARES)):
             if not 0 <= getattr(self, name) <= largest:
                 raise InputError(f"{name} must be from 0 to {largest:g}, got {getattr(self, name)}.")
@@ -129,7 +129,12 @@ def prepare_training(
         batch: The arrays of `WINDOW_AXES`.
         options: Augmentation and normalisation; `flip` must be resolved (see `PixelOptions.for_labels`).
         split: Sharding of the batch over devices, for RandAugment, which works clip by clip.
+
+    Raises:
+        InputError: If `flip` is "auto".
     """
+    if options.flip == "auto":
+        raise InputError('flip="auto" depends on the labels: pass options.for_labels(label_names), or flip="on" or "off".')
     change_key, erase_key = jax.random.split(key)
     clips = _crops(batch)
     num_ops, magnitude = options.rand_augment

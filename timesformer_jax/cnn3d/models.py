@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from timesformer_jax._typing import Array, Float
+from timesformer_jax.checks import check_choice, check_whole
 from timesformer_jax.cnn3d.head import MEAN_LOGITS, pool_windows
 from timesformer_jax.cnn3d.layers import ConvNorm, ResidualPathway
 from timesformer_jax.cnn3d.stages import FAST, INFLATED, SLOW, STAGES, Pathway
@@ -71,16 +72,14 @@ class ConvNet(nn.Module):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in self._whole_numbers:
-            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}.")
+            check_whole(name, getattr(self, name))
         if not _are_counts(self.depths, len(STAGES)):
             raise InputError(f"depths must be {len(STAGES)} whole numbers of at least 1, got {self.depths!r}.")
         if not _are_counts(self.image_sides, 2):
             raise InputError(f"image_size must be an int or (height, width), in pixels, got {self.image_size!r}.")
         if not 0 <= self.dropout_rate < 1:
             raise InputError(f"dropout_rate must be at least 0 and below 1, got {self.dropout_rate}.")
-        if self.objective not in MEAN_LOGITS:
-            raise InputError(f"objective must be one of {', '.join(MEAN_LOGITS)}, got {self.objective!r}.")
+        check_choice("objective", self.objective, MEAN_LOGITS)
         self._check_frames("num_frames", self.num_frames)
         super().__post_init__()
 

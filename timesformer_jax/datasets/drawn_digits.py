@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from timesformer_jax._typing import Int, ndarray
-from timesformer_jax.extras import MissingPackageError
+from timesformer_jax.extras import needs
 
 FRAME_SIZE, DIGIT_SIZE, NUM_FRAMES = 32, 16, 8
 VISIBLE = 0.2
@@ -35,10 +35,8 @@ def digit_images() -> tuple[np.ndarray, np.ndarray]:
     """Load scikit-learn's digits, enlarged to `[1797, DIGIT_SIZE, DIGIT_SIZE]` opacities in [0, 1], and their labels."""
     from scipy.ndimage import zoom
 
-    try:
+    with needs("sklearn", "The data set moving_digits"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingPackageError("sklearn", "The data set moving_digits") from error
 
     pixels, labels = load_digits(return_X_y=True)
     images = np.asarray(pixels).reshape(-1, 8, 8) / 16.0

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from timesformer_jax.checks import check_choice
 from timesformer_jax.errors import InputError
 from timesformer_jax.os_errors import ReadError
 from timesformer_jax.video.encoding import encode_h264, encode_jpeg
@@ -43,8 +44,7 @@ class Storage:
     """Largest video to accept."""
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise InputError(f"data.storage must be one of {', '.join(CODECS)}, got {self.codec!r}.")
+        check_choice("data.storage", self.codec, CODECS)
         if self.short_side < 1:
             raise InputError(f"data.short_side must be at least 1 pixel, got {self.short_side}.")
         if not self.max_fps > 0:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from timesformer_jax._typing import Array, Float, Int, Shaped, ndarray
-from timesformer_jax.errors import InputError
+from timesformer_jax.checks import check_choice
 from timesformer_jax.training.objective import OBJECTIVES
 
 GATHERED_BYTES = 2**26
@@ -56,8 +56,7 @@ AVERAGE_NAMES = tuple(AVERAGES["softmax"])
 
 def check_average(name: str) -> None:
     """Raise `InputError` if `name` is not one of `AVERAGE_NAMES`."""
-    if name not in AVERAGE_NAMES:
-        raise InputError(f"average must be one of {', '.join(AVERAGE_NAMES)}, got {name!r}.")
+    check_choice("average", name, AVERAGE_NAMES)
 
 
 class Predictions(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timesformer_jax._typing import Float, Int, ndarray
+from timesformer_jax.checks import check_choice
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import needs
 from timesformer_jax.printable import printable
@@ -51,8 +52,7 @@ def embed_points(values: Float[ndarray, "N D"], method: str = "tsne", *, seed: i
     `method` is a key of `METHODS`. Raises `InputError` if there are fewer than `FEWEST` vectors, if all vectors are equal, or
     if scikit-learn is not installed.
     """
-    if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+    check_choice("method", method, METHODS)
     _check_sklearn()
     if len(values) < FEWEST:
         raise InputError(f"Embedding needs at least {FEWEST} videos, got {len(values)}.")

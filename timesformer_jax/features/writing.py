@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 
 from timesformer_jax._typing import Float, ndarray
 from timesformer_jax.atomic_write import replacing
+from timesformer_jax.checks import check_choice
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import needs
 from timesformer_jax.features.kinds import KINDS, value_shape
@@ -50,8 +51,7 @@ TILED_CLIPS = 16
 def check_options(kind: str, dtype: str, videos_per_shard: int | None) -> None:
     """Raise `InputError` if the kind, dtype or shard size is invalid."""
     for name, value, choices in (("kind", kind, tuple(KINDS)), ("dtype", dtype, DTYPES)):
-        if value not in choices:
-            raise InputError(f"features.{name} must be one of {', '.join(choices)}, got {value!r}.")
+        check_choice(f"features.{name}", value, choices)
     if videos_per_shard is not None and videos_per_shard < 1:
         raise InputError(f"features.videos_per_shard must be at least 1, got {videos_per_shard}.")
 

@@ -1,9 +1,10 @@
 """Checks of a model's fields and input, each of which raises `InputError` with the value and the remedy."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
+from timesformer_jax.checks import check_choice
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling.implementations import IMPLEMENTATIONS
 from timesformer_jax.modeling.schemes import SCHEMES
@@ -15,12 +16,6 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     if not isinstance(sides, Sequence) or len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
         raise InputError(f"image_size must be an int or (height, width), in pixels, got {size!r}.")
     return int(sides[0]), int(sides[1])
-
-
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raise `InputError` if `value` is not one of `choices`."""
-    if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
 def check_patches(name: str, height: int, width: int, patch_size: int) -> None:

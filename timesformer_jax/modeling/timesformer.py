@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any, cast
 
 import jax
@@ -12,9 +11,10 @@ from flax.core import FrozenDict
 from flax.typing import Dtype
 
 from timesformer_jax._typing import Array, Bool, Float
+from timesformer_jax.checks import check_choice, check_whole
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling.block import Block, BlockOutput
-from timesformer_jax.modeling.checks import check_choice, check_implementations, check_patches, pair
+from timesformer_jax.modeling.checks import check_implementations, check_patches, pair
 from timesformer_jax.modeling.embeddings import RESIZES, PatchEmbed, resize_position_embedding, resize_time_embedding
 from timesformer_jax.modeling.features import AttentionMap, Features, Tokens, name_attention
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
@@ -133,9 +133,7 @@ class TimeSformer(nn.Module):
         check_choice("remat", self.remat, REMATS)
         check_implementations(self.attention_implementation, self.attention_type, self.attention_dropout_rate)
         for name in ("num_classes", "num_frames", "patch_size", "embed_dim", "depth", "num_heads", "num_channels"):
-            least = 0 if name == "num_classes" else 1
-            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < least:
-                raise InputError(f"{name} must be a whole number of at least {least}, got {getattr(self, name)!r}.")
+            check_whole(name, getattr(self, name), least=0 if name == "num_classes" else 1)
         if self.layer_norm_epsilon <= 0:
             raise InputError(f"layer_norm_epsilon must be positive, got {self.layer_norm_epsilon}.")
         if self.mlp_ratio * self.embed_dim < 1:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+from timesformer_jax.checks import check_choice
 from timesformer_jax.cnn3d import ConvNet
 from timesformer_jax.errors import InputError, did_you_mean, shown
 from timesformer_jax.labels import check_labels, read_labels
@@ -101,8 +102,7 @@ def load(
             doesn't fit.
     """
     format = kind if format is None else format
-    if resize not in POSITION_RESIZES:
-        raise InputError(f"resize must be one of {', '.join(POSITION_RESIZES)}, got {resize!r}.")
+    check_choice("resize", resize, POSITION_RESIZES)
     known = {**FORMATS, **CONVNET_FORMATS}
     if format is not None and format not in known:
         raise InputError(f"There is no weight format {format!r}; format must be one of {', '.join(known)}.")

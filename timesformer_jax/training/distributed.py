@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from timesformer_jax.checks import check_choice
 from timesformer_jax.errors import InputError
 from timesformer_jax.processes import joining_state, rank, with_rank
 
@@ -38,8 +39,7 @@ def start_distributed(mode: str = "auto") -> None:
     Raises:
         InputError: If some of the variables are missing or invalid, or the other processes can't be found.
     """
-    if mode not in MODES:
-        raise InputError(f"--distributed must be one of {', '.join(MODES)}, got {mode!r}.")
+    check_choice("--distributed", mode, MODES)
     if mode == "off":
         return
     try:

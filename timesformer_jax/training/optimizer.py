@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from timesformer_jax._typing import Array
+from timesformer_jax.checks import check_choice
 from timesformer_jax.errors import InputError
 from timesformer_jax.training.schedules import Steps, make_schedule
 from timesformer_jax.training.sharding import path_of
@@ -110,8 +111,7 @@ def make_optimizer(
     Raises:
         InputError: If a name is unknown, a pattern is not a regular expression, or a number is out of range.
     """
-    if name not in OPTIMIZERS:
-        raise InputError(f"name must be one of {', '.join(OPTIMIZERS)}, got {name!r}.")
+    check_choice("name", name, OPTIMIZERS)
     for field, value, valid in (
         ("weight_decay", weight_decay, weight_decay >= 0),
         ("clip_norm", clip_norm, clip_norm >= 0),

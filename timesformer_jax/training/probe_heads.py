@@ -13,6 +13,7 @@ from flax.typing import Dtype
 
 from timesformer_jax._typing import Array, Float
 from timesformer_jax.atomic_write import write_whole
+from timesformer_jax.checks import check_choice
 from timesformer_jax.errors import InputError
 from timesformer_jax.modeling import INITIALIZATIONS, clip_vector, flatten_params
 from timesformer_jax.modeling.attention import Attention
@@ -158,8 +159,7 @@ def make_probe(*, kind: str, model: nn.Module, depth: int, num_heads: int) -> An
     Raises:
         InputError: If the kind is unknown or a number is out of range.
     """
-    if kind not in PROBES:
-        raise InputError(f"probe.kind must be one of {', '.join(PROBES)}, got {kind!r}.")
+    check_choice("probe.kind", kind, PROBES)
     if depth < 1:
         raise InputError(f"probe.depth must be at least 1 (the block of cross-attention), got {depth}.")
     width = getattr(model, "embed_dim", 0)

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from timesformer_jax.checks import check_choice
 from timesformer_jax.errors import InputError
 
 Factor = Callable[[Any], Any]
@@ -42,6 +43,9 @@ def _steps(warmup: float, epochs: float, steps: Steps) -> Factor:
     Example steps: `(0, 1), (11, 0.1), (14, 0.01)`, or `("11/15", 0.1)` for any number of epochs.
     """
     begins = [_begin(step, epochs) for step in steps]
+    shares = [step[1] for step in steps if isinstance(step, Sequence) and len(step) == 2]
+    if not all(isinstance(share, int | float) and 0 <= share < math.inf for share in shares):
+        raise InputError(f"steps must have shares of learning_rate of at least 0, got {tuple(steps)}.")
     if None in begins or not begins or begins[0] != 0 or any(a >= b for a, b in itertools.pairwise(begins)):
         raise InputError(
             "steps must be (epoch, share of learning_rate) pairs, the first at epoch 0 and each later than the one "
@@ -63,7 +67,7 @@ def _begin(step: Any, epochs: float) -> Any:
     if not isinstance(step, Sequence) or len(step) != 2:
         return None
     if not isinstance(step[0], str):
-        return step[0]
+        return step[0] if isinstance(step[0], int | float) and math.isfinite(step[0]) else None
     try:
         share = Fraction(step[0])
     except (ValueError, ZeroDivisionError):
@@ -104,8 +108,7 @@ def make_schedule(
     Raises:
         InputError: If the name is unknown or a value is out of range.
     """
-    if name not in SCHEDULES:
-        raise InputError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}.")
+    check_choice("schedule", name, SCHEDULES)
     if not warmup_epochs >= 0 or not learning_rate > 0:  # also true of NaN
         raise InputError(
             f"learning_rate must be positive and warmup_epochs must not be negative, got {learning_rate} and {warmup_epochs}."

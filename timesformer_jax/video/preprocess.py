@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timesformer_jax._typing import Float, Int, UInt8, ndarray
+from timesformer_jax.checks import check_choice, check_crops, check_whole
 from timesformer_jax.errors import InputError
 from timesformer_jax.interpolation import linear
 from timesformer_jax.video.geometry import scale_short_side, view_crop_offset
@@ -16,6 +17,7 @@ from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD, denormalize
 from timesformer_jax.video.reading import Clip, join_clips, stream_clips
 from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, TARGET_FPS, eval_clips, sliding_clips
+from timesformer_jax.video.views import EvalViews
 
 CHANNEL_ORDERS = ("rgb", "bgr")
 """Valid values of `Preprocess.channel_order`."""
@@ -72,18 +74,20 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # JSON has lists; equal numbers must compare equal
-            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+            try:
+                object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+            except (TypeError, ValueError):
+                raise InputError(f"{name} must be three numbers, got {getattr(self, name)!r}.") from None
         for name, choices in (("sampling", SAMPLINGS), ("channel_order", CHANNEL_ORDERS), ("placement", PLACEMENT_NAMES)):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+            check_choice(name, getattr(self, name), choices)
         for name in ("num_frames", "crop_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            check_whole(name, getattr(self, name))
         if not 0 < self.sampling_rate < math.inf:
             raise InputError(f"sampling_rate must be above 0, got {self.sampling_rate}.")
         if self.short_side is not None and self.short_side < self.crop_size:
             raise InputError(f"short_side must be at least crop_size={self.crop_size}, got {self.short_side}.")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise InputError(f"mean and std must be three numbers, std positive, got {self.mean} and {self.std}.")
 
     def __call__(
@@ -148,8 +152,7 @@ class Preprocess:
         Yields:
             The clips in order. They may start over; see `Clip.number`.
         """
-        if num_clips < 1 or num_crops not in (1, 3):
-            raise InputError(f"num_clips must be at least 1 and num_crops 1 or 3, got {num_clips} and {num_crops}.")
+        EvalViews(num_clips=num_clips, num_crops=num_crops)  # refuses others
 
         def choose(count: int, fps: float) -> np.ndarray:
             return self.indices(count, fps, num_clips)
@@ -204,8 +207,7 @@ class Preprocess:
         for name, value in (("window", window), ("stride", stride)):
             if not 0 < value < math.inf:
                 raise InputError(f"{name} must be above 0 seconds, got {value}.")
-        if num_crops not in (1, 3):
-            raise InputError(f"num_crops must be 1 (centre) or 3 (along the long side), got {num_crops}.")
+        check_crops(num_crops)
 
         seconds = frame = 0.0
 

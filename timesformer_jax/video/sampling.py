@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from timesformer_jax._typing import Int, ndarray
+from timesformer_jax.checks import check_choice, check_whole
 
 TARGET_FPS = 30.0
 """Frame rate at which `sampling_rate` counts frames, whatever the video's own rate."""
@@ -94,7 +95,13 @@ def eval_clips(
         sampling: One of `SAMPLINGS`. With "segments" all clips are the same.
         sampling_rate: Frames at 30 fps per frame of a clip; used by "uniform".
         placement: Positions of the clips, one of `PLACEMENT_NAMES`.
+
+    Raises:
+        InputError: If the video has no frame, or a name is unknown.
     """
+    check_whole("num_video_frames", num_video_frames)
+    check_choice("sampling", sampling, SAMPLINGS)
+    check_choice("placement", placement, PLACEMENT_NAMES)
     if placement == "tiled" and sampling == "uniform":
         return tiled_clips(num_video_frames, fps, num_frames=num_frames, sampling_rate=sampling_rate)
     if sampling == "segments":
@@ -108,7 +115,10 @@ def nearest_clips(num_clips: int, *, of: int, placement: str) -> list[int]:
     """Choose `num_clips` out of `of` evaluated clips: those nearest to the positions that `num_clips` clips would have.
 
     With placement "official" the positions match exactly if `num_clips` divides `of`. Returns ascending clip numbers.
+
+    Raises `InputError` if `placement` is no key of `PLACEMENTS`.
     """
+    check_choice("placement", placement, PLACEMENTS)
     place = PLACEMENTS[placement]
     there = np.array([place(clip, of) for clip in range(of)])
     return [int(np.argmin(np.abs(there - place(clip, num_clips)))) for clip in range(num_clips)]
@@ -148,7 +158,12 @@ def sliding_clips(
             equal segments.
         window: Length of a window in seconds.
         stride: Seconds from the start of a window to the start of the next; at least one frame, and less before the last one.
+
+    Raises:
+        InputError: If the video has no frame, or `sampling` is unknown.
     """
+    check_whole("num_video_frames", num_video_frames)
+    check_choice("sampling", sampling, SAMPLINGS)
     span, last = window * fps, max(num_video_frames - window * fps, 0.0)
     step = max(stride * fps, 1.0)
     firsts = np.minimum(np.arange(math.ceil(last / step - 1e-9) + 1) * step, last)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from timesformer_jax._typing import Float, Int, UInt8, ndarray
+from timesformer_jax.checks import check_choice, check_crops, check_whole
 from timesformer_jax.errors import InputError
 from timesformer_jax.video.geometry import (
     crop_offset,
@@ -68,10 +69,8 @@ class EvalViews:
     num_crops: int = 1
 
     def __post_init__(self) -> None:
-        if self.num_crops not in (1, 3):
-            raise InputError(f"num_crops must be 1 (centre) or 3 (along the long side), got {self.num_crops}.")
-        if self.num_clips < 1:
-            raise InputError(f"num_clips must be at least 1, got {self.num_clips}.")
+        check_crops(self.num_crops)
+        check_whole("num_clips", self.num_clips)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,11 +112,12 @@ class ClipOptions:
     span: dataclasses.InitVar[float | None] = None
 
     def __post_init__(self, span: float | None) -> None:
+        for name in ("num_frames", "crop_size", "clips_per_video"):
+            check_whole(name, getattr(self, name))
         self._derive_rate(span)
         choices = {"sampling": SAMPLINGS, "placement": PLACEMENT_NAMES, "jitter": (*JITTERS, "resized_crop")}
         for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+            check_choice(name, getattr(self, name), known)
         if self.placement == "tiled" and self.sampling == "segments":
             raise InputError("placement=tiled needs sampling=uniform: a clip of segments already covers the whole video.")
         if self.eval_crop_size < 0:
@@ -133,8 +133,6 @@ class ClipOptions:
             raise InputError(f"area must be (smallest, largest), above 0 and at most 1, got {self.area}.")
         if not _ascending(self.aspect) or not self.aspect[0] > 0 or self.aspect[1] == math.inf:
             raise InputError(f"aspect must be (smallest, largest), above 0 and finite, got {self.aspect}.")
-        if self.clips_per_video < 1:
-            raise InputError(f"clips_per_video must be at least 1, got {self.clips_per_video}.")
         if not 0 < self.sampling_rate < math.inf:
             raise InputError(f"sampling_rate must be above 0 and finite, got {self.sampling_rate}.")
 
