@@ -1,4 +1,4 @@
-"""Repeat the paper's experiments at a size that two CPU cores finish in three hours; writes docs/paper_in_miniature.md.
+"""Repeat the paper's experiments at a size that two CPU cores finish in 3.5 hours; writes docs/paper_in_miniature.md.
 
 python benchmarks/paper_in_miniature.py                        runs what isn't finished, then draws the page
 python benchmarks/paper_in_miniature.py --folder=runs/again    runs everything anew and draws runs/again/results.md

@@ -224,22 +224,8 @@ def test_full_size_requires_its_data(capsys: pytest.CaptureFixture[str]):
     assert "give --ssv2=FOLDER" in capsys.readouterr().err
 
 
-EARLIER = "**These figures are of an earlier design**"
-
-
-def page_is_earlier() -> bool:
-    """Whether the page is of an earlier design and says so; it must not have any result of the present one then."""
-    if EARLIER not in (DOCS / "paper_in_miniature.md").read_text():
-        return False
-    results = DOCS / "paper_in_miniature"
-    assert not any(read_result(cell, MINIATURE, results) for cell in all_cells(MINIATURE))
-    return True
-
-
 def test_page_matches_its_results():
     """Text must match exactly, plots to a hundredth of a point, since processors differ."""
-    if page_is_earlier():
-        return
     text, plots = render(MINIATURE, DOCS / "paper_in_miniature", "paper_in_miniature")
     assert (DOCS / "paper_in_miniature.md").read_text() == text
     drawn = {path.name: path.read_text() for path in (DOCS / "paper_in_miniature").glob("*.svg")}
@@ -273,8 +259,6 @@ def all_finished(size: Size) -> str:
 
 def test_every_training_of_the_page_is_finished():
     """With the same versions of everything, and from committed code."""
-    if page_is_earlier():
-        return
     results = DOCS / "paper_in_miniature"
     found = [read_result(cell, MINIATURE, results) for cell in all_cells(MINIATURE)]
     assert None not in found
