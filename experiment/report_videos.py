@@ -169,7 +169,7 @@ class ReportVideos:
             return None
         starts, scores = [], []
         many = windows > MOST_WINDOWS
-        # Of a video in more parts than that, some are left out.
+        # Of a video in more parts than that, some are skipped.
         numbers = [numbers[place] for place in np.unique(np.linspace(0, len(numbers) - 1, MOST_WINDOWS).round().astype(int))]
         per_record = EvalViews(num_clips=math.ceil(MOST_WINDOWS / len(numbers))) if many else EvalViews()
         for batch, prepared in self._clips(numbers, AT_ONCE, per_record, placement="dense" if many else "tiled"):
