@@ -98,6 +98,8 @@ class Size:
     """Maps other architectures to their changes, among them a variant of the config."""
     only: Mapping[str, tuple[str, ...]] | None = None
     """Rows to run at this size, per experiment; None for all."""
+    fixed_in: str = "a commit"
+    """Commit that fixed the claims and the seeds, as the page names it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,9 +85,10 @@ def _introduction(size: Size, finished: Sequence[Result], minutes: int) -> list[
         "Figures are top-1 in %, mean and standard deviation over seeds. The rows of a claim share their seeds, hence order "
         "of videos and random numbers, and the 95 % t-interval of the paired difference decides: a claim holds if the "
         "interval lies above zero, it does not if the interval lies below, and it is inconclusive otherwise. A finding "
-        "holds in part if only some of its claims hold. The claims, the seeds and their number were fixed in a commit "
-        "before the trainings, and no result was looked at before all were finished. Intervals are not corrected for the "
-        "number of claims, so about one in forty comparisons of equally good models favours the first by chance.",
+        "holds in part if only some of its claims hold. The claims, the seeds and their number were fixed in "
+        f"{size.fixed_in} before the trainings, and no result was looked at before all were finished. Intervals are not "
+        "corrected for the number of claims, so about one in forty comparisons of equally good models favours the first by "
+        "chance.",
     ]
 
 

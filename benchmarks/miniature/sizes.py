@@ -87,6 +87,7 @@ SIZES: dict[str, Size] = {
         cost_model="timesformer-base",
         cost_frames=(8, 16, 32, 64, 96),
         cost_sizes=(224, 336, 448, 560),
+        fixed_in="commit 1186e50",
     ),
     # The main kinds of runs, each too short to learn much.
     "quick": Size(
