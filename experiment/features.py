@@ -92,7 +92,12 @@ def _write_split(run: Run, split: str, params: Any, source: dict[str, Any]) -> N
         preprocess=run.files.preprocess,
         **dataclasses.asdict(views),
         label_names=run.data.label_names,
-        videos={**run.data.dataset.describe(split), "listed": num_videos},
+        videos={
+            "data_set": run.data.dataset.builder.info.full_name,
+            "split": split,
+            "listed": num_videos,
+            "records": run.data.dataset.records(split).fingerprint,
+        },
     )
     writer = FeatureWriter(folder_at(run.workdir) / FOLDER / split, description, num_shards=num_shards)
     wait_for_all("every process to read the existing features")

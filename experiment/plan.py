@@ -13,7 +13,8 @@ from experiment.checks import OBJECTIVES, check_config
 from experiment.data import clip_options
 from experiment.follow import follow_weights
 from input_pipeline import MixingOptions, PixelOptions
-from input_pipeline.moving_digits import FRAME_SIZE, SCENES
+from input_pipeline.datasets import classes_of_digits
+from input_pipeline.moving_digits import FRAME_SIZE
 from timesformer_jax.planning import Plan, StepRequest, Target, find_target, plan_step, plan_text, run_elsewhere
 from timesformer_jax.planning.report import search_text
 from timesformer_jax.planning.search import Search, search_plans
@@ -121,7 +122,8 @@ def _figures(config: Any) -> Published:
     given = {"num_classes": config.plan.num_classes, "num_videos": config.plan.num_videos}
     known = DATA_SETS.get(name)
     if name == "moving_digits":
-        known = Published(len(SCENES[config.data.scene].labels[config.data.label]), config.data.train_clips)
+        classes = classes_of_digits(config.data.get("scene", "motion"), config.data.label)
+        known = Published(len(classes), config.data.train_clips)
     figures = []
     for field in Published._fields:
         value = getattr(known, field, None) if given[field] is None else given[field]

@@ -201,7 +201,7 @@ def compare_with_validation(results: Mapping[str, Any], curves: Mapping[str, Map
     why = []
     if shown.get(step, "") != tested and views > 1:
         why.append(
-            f"validation looks at one clip and crop of each video, the test at {results['num_clips']} clip(s) x "
+            f"validation looks at one clip and crop of each video, the test at {results['num_clips']:g} clip(s) x "
             f"{results['num_crops']} crop(s)"
         )
     if best != step and shown[best] != shown.get(step):
@@ -230,6 +230,6 @@ def _cost(run: Run, results: Mapping[str, Any]) -> dict[str, str]:
         "Parameters": f"{parameters:,}",
         "Memory of the parameters": f"{4 * parameters / 2**20:,.1f} MiB",
         "Multiply-adds of a view": f"{multiply_adds / 1e9:,.3f} x 10^9",
-        f"Multiply-adds of a video ({views} views)": f"{views * multiply_adds / 1e9:,.3f} x 10^9",
+        f"Multiply-adds of a video ({views:g} views)": f"{views * multiply_adds / 1e9:,.3f} x 10^9",
         "Floating-point operations of a training clip": f"{6 * for_logits / 1e9:,.3f} x 10^9",
     }

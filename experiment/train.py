@@ -26,6 +26,7 @@ from timesformer_jax import evaluation, training
 from timesformer_jax.cost import count_multiply_adds
 from timesformer_jax.features import folder_at
 from timesformer_jax.modeling import num_blocks
+from timesformer_jax.os_errors import sentence
 from timesformer_jax.pretrained.writer_limits import describe_unsupported
 from timesformer_jax.processes import from_first
 from timesformer_jax.run_lock import check_unlocked
@@ -82,15 +83,21 @@ def _empty(folder: Any) -> None:
     """Make an empty folder for a rehearsal, in place of that of an earlier one.
 
     Raises:
-        InputError: If there is anything else.
+        InputError: If there is anything else, or it can't be made.
     """
-    if folder.exists():
-        check_unlocked(*lock_of(str(folder), "train"))
-        if not (folder / REHEARSAL).exists() and any(folder.iterdir()):
-            raise tsf.InputError(f"{folder} isn't the folder of an earlier rehearsal: move it away, or give another --workdir.")
-        folder.rmtree()
-    folder.mkdir(parents=True)
-    (folder / REHEARSAL).write_text("")
+    try:
+        if folder.exists():
+            check_unlocked(*lock_of(str(folder), "train"))
+            if not (folder / REHEARSAL).exists() and any(folder.iterdir()):
+                raise tsf.InputError(
+                    f"{folder} may be more than a rehearsal, since it lacks the file {REHEARSAL}: delete it, move it away, or "
+                    "give another --workdir."
+                )
+            folder.rmtree()
+        folder.mkdir(parents=True)
+        (folder / REHEARSAL).write_text("")
+    except OSError as error:
+        raise tsf.InputError(sentence(error, f"{folder} can't be emptied for a rehearsal")) from error
 
 
 def train(run: Run) -> None:

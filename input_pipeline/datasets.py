@@ -23,6 +23,14 @@ from timesformer_jax.video import Limits
 log = logging.getLogger("timesformer_jax")
 
 
+def classes_of_digits(scene: str, label: str) -> tuple[str, ...]:
+    """Return the names of the classes of `moving_digits`; raises `InputError` for an unknown scene or label."""
+    check_choice("data.scene", scene, SCENES)
+    if label not in SCENES[scene].labels:
+        raise InputError(f"data.label must be one of {', '.join(SCENES[scene].labels)} with data.scene={scene}, got {label!r}.")
+    return SCENES[scene].labels[label]
+
+
 def _moving_digits(
     *,
     label: str,
@@ -33,9 +41,7 @@ def _moving_digits(
     scene: str = "motion",
     check: CheckLabels | None = None,
 ) -> VideoDataset:
-    check_choice("data.scene", scene, SCENES)
-    if label not in SCENES[scene].labels:
-        raise InputError(f"data.label must be one of {', '.join(SCENES[scene].labels)} with data.scene={scene}, got {label!r}.")
+    classes_of_digits(scene, label)
     if min(train_clips, val_clips) < 1:
         raise InputError(f"data.train_clips and data.val_clips must be at least 1, got {train_clips} and {val_clips}.")
     if num_frames not in range(2, NUM_FRAMES + 1, 2):

@@ -210,8 +210,8 @@ class Preparation:
                             unreadable = len(part.left_out)
                             progress.update()
                             if part.end % ENTRIES_BEFORE_A_FORECAST == 0:
-                                left = len(mine) - part.end + self._left_elsewhere(share)
-                                _check_space(folder, state.num_bytes + part.num_bytes, part.end, left)
+                                each = (state.num_bytes + part.num_bytes) / part.end
+                                self._check_space(folder, each, len(mine) - part.end, share)
                             if part.file_bytes >= PART_BYTES:
                                 break
                     part.finish()
@@ -226,10 +226,33 @@ class Preparation:
             raise InputError(f"{sentence(error, doing)} Finished parts are kept.") from error
         return state.parts
 
+    def _check_space(self, folder: epath.Path, each: float, left: int, share: Share) -> None:
+        """Raise `InputError` if the disk is forecast to be too small for the whole split, other machines' shares included.
+
+        Args:
+            folder: Folder on the disk.
+            each: Bytes of a video.
+            left: Videos that this share still has to process.
+            share: This machine's share.
+        """
+        free = math.inf if "://" in os.fspath(folder) else shutil.disk_usage(Path(os.fspath(folder))).free
+        elsewhere = len(self._mixed) - len(self._mixed[share.of(len(self._mixed))])
+        if free < each * (left + elsewhere):  # only then is it worth reading how far the others are
+            left += self._left_elsewhere(share)
+            if free < each * left:
+                raise InputError(
+                    f"The {left} videos that are left need about {each * left / 1e9:.1f} GB more, and the disk of {folder} "
+                    f"has {free / 1e9:.1f} GB left: make room, or choose another folder, h264 storage or a smaller short side."
+                )
+
     def _left_elsewhere(self, share: Share) -> int:
-        """Count the videos that the other shares still have to process."""
-        others = [Share(number, share.count) for number in range(1, share.count + 1) if number != share.number]
-        return sum(len(self._mixed[other.of(len(self._mixed))]) - self._found(other).done for other in others)
+        """Count the videos that the other shares still have to process; all of a share whose notes can't be read."""
+        left = 0
+        for other in (Share(number, share.count) for number in range(1, share.count + 1) if number != share.number):
+            left += len(self._mixed[other.of(len(self._mixed))])
+            with contextlib.suppress(OSError, InputError):
+                left -= self._found(other).done
+        return left
 
     def _found(self, share: Share) -> _State:
         """Find the complete record files of a share."""
@@ -287,26 +310,6 @@ def _check_costs_one_video(entry: Entry, error: InputError) -> None:
         raise error
     if not Path(entry.path).parent.exists():
         raise InputError(f"The folder {Path(entry.path).parent} is gone: is its disk, or the network's, still mounted?")
-
-
-def _check_space(folder: epath.Path, written: int, done: int, left: int) -> None:
-    """Raise `InputError` if the disk is forecast to be too small for the whole split, other machines' shares included.
-
-    Args:
-        folder: Folder on the disk.
-        written: Bytes that this machine has written for its share so far.
-        done: Videos that they hold.
-        left: Videos of all shares that are still to be written.
-    """
-    if "://" in os.fspath(folder):
-        return
-    needed = written / done * left
-    free = shutil.disk_usage(Path(os.fspath(folder))).free
-    if free < needed:
-        raise InputError(
-            f"The {left} videos that are left need about {needed / 1e9:.1f} GB more, and the disk of {folder} "
-            f"has {free / 1e9:.1f} GB left: make room, or choose another folder, h264 storage or a smaller short side."
-        )
 
 
 def places_of(parts: Iterable[Part]) -> list[np.ndarray]:

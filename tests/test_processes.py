@@ -92,7 +92,10 @@ def test_unreachable_coordinator_is_an_error(environment: dict, mode: str, words
         ("JAX_COORDINATOR_ADDRESS=a:1 PROCESS_ID=1", "PROCESS_ID=1 without NUM_PROCESSES: set both"),
         ("JAX_COORDINATOR_ADDRESS=a:1 PROCESS_ID=2 NUM_PROCESSES=2", r"processes are numbered from 0 to 1\."),
         ("JAX_COORDINATOR_ADDRESS=a:1 PROCESS_ID=0 NUM_PROCESSES=0", "NUM_PROCESSES must be at least 1, got 0"),
-        ("JAX_COORDINATOR_ADDRESS=a:99999 PROCESS_ID=0 NUM_PROCESSES=2", "Expected a port from 1 to 65535 .*, got 99999"),
+        (
+            "JAX_COORDINATOR_ADDRESS=a:99999 PROCESS_ID=0 NUM_PROCESSES=2",
+            "Expected a port from 1 to 65535 .*, got a:99999: set JAX_COORDINATOR_ADDRESS=a:PORT",
+        ),
         ("JAX_COORDINATOR_ADDRESS=a:1 PROCESS_ID=-1 NUM_PROCESSES=2", "PROCESS_ID must be a whole number, got '-1'"),
     ],
 )

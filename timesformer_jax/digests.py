@@ -144,6 +144,8 @@ def find_damage(folder: Any, entries: Iterable[str] | None = (), share: tuple[in
     except OSError as error:
         if not folder.exists():
             return "it is gone, since a newer one has replaced it: start the same command again"
+        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            return f"it can't be read: {error.strerror}"
         raise InputError(sentence(error, f"Can't read the checkpoint {folder}")) from error
 
 

@@ -185,9 +185,12 @@ def test_foreign_files_are_never_overwritten(pretrained: tsf.Pretrained, tmp_pat
         with pytest.raises(tsf.InputError, match=r"would delete precious\.txt"):
             write(pretrained, tmp_path / "home", overwrite=True)
     tsf.save_huggingface(pretrained, tmp_path / "empty")
-    (tmp_path / "empty" / ".git").mkdir()  # a clone of a repository on the Hub
-    with pytest.raises(tsf.InputError, match=r"would delete \.git"):
-        tsf.save_huggingface(pretrained, tmp_path / "empty", overwrite=True)
+    tsf.save(pretrained, tmp_path / "own")
+    for target, write in (("empty", tsf.save_huggingface), ("own", tsf.save)):
+        write(pretrained, tmp_path / target, overwrite=True)
+        (tmp_path / target / ".git").mkdir()  # a clone of a repository
+        with pytest.raises(tsf.InputError, match=r"would delete \.git"):
+            write(pretrained, tmp_path / target, overwrite=True)
     assert all((folder / "precious.txt").exists() for folder in others.values())
 
 

@@ -160,6 +160,22 @@ def test_failed_read_is_no_damage(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list(folder.glob("damaged-*"))
 
 
+def test_checkpoint_that_vanishes_while_it_is_read_is_ignored(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run in progress deletes the oldest one."""
+
+    def vanish(path: Path) -> str:
+        if "/1/" in str(path):
+            shutil.rmtree(folder / "1", ignore_errors=True)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return original(path)
+
+    original = digests.digest_file
+    monkeypatch.setattr(digests, "digest_file", vanish)
+    checkpoints = training.Checkpoints(str(folder), describe(MODEL), read_only=True)
+    assert checkpoints.latest_step == 5
+    checkpoints.close()
+
+
 def test_no_complete_checkpoint_is_an_error(folder: Path):
     for step in (1, 2, 5):
         (folder / str(step) / digests.FILE).unlink()

@@ -288,6 +288,10 @@ def _common(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+ADDED_LATER = ("records",)
+"""Entries that features of older versions lack, and which then aren't compared."""
+
+
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Describe the differences between two descriptions."""
     differences = []
@@ -298,7 +302,7 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str
                 differences.append(f"weights are from {_named(one)} there and from {_named(other)} here")
         elif isinstance(one, Mapping) and isinstance(other, Mapping):
             differences += [f"{name}.{difference}" for difference in _differences(one, other)]
-        elif one != other:
+        elif one != other and not (one is None and name in ADDED_LATER):
             long = len(f"{one}{other}") > 100
             differences.append(f"{name} differ" if long else f"{name} is {one!r} there and {other!r} here")
     return differences

@@ -40,6 +40,8 @@ class Journal:
     def begin(self, *, anew: bool = False) -> None:
         """Open the file for new findings; with `anew`, discard the old ones."""
         try:
+            if self.path.parts[0] == "~":
+                raise OSError("this user has no home folder")
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "wb" if anew else "ab")  # noqa: SIM115 (closed by `close`)
             self._file.write(b"" if anew else b"\n")  # ends a line that was cut off

@@ -200,6 +200,10 @@ WRITERS: dict[str, Callable[..., None]] = {
 
 SAVED = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
 """Files of a saved folder in Hugging Face's format."""
+CHECKPOINT = ("_CHECKPOINT_METADATA", "_METADATA", "orbax.checkpoint", "commit_success.txt", "digests.json", "metrics")
+"""Files of a checkpoint of this project besides `STATE`."""
+STATE = ("params", "batch_stats", "ema", "opt_state", "counters")
+"""Entries of a checkpoint: folders of arrays."""
 SUFFIXES = {".pyth": "official", ".safetensors": "official", ".pth": "mmaction2", ".onnx": "onnx", "": "huggingface"}
 """Maps the suffix of a target to its default format."""
 
@@ -309,14 +313,15 @@ def _check_free(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"{target} exists: choose another name, or allow overwriting it (overwrite=True, --overwrite).")
-    others = [] if not target.is_dir() or find_checkpoint(target) == target else _other_files(target)
+    others = _other_files(target) if target.is_dir() else []
     if others:
         raise InputError(f"Overwriting {target} would delete {', '.join(others)}: choose another name, or move what is there.")
 
 
 def _other_files(folder: Path) -> list[str]:
     """Name at most three things in a folder that aren't part of saved weights."""
-    found = sorted(printable(entry.name) for entry in folder.iterdir() if entry.name not in SAVED)
+    known = {*CHECKPOINT, *STATE} if find_checkpoint(folder) == folder else SAVED
+    found = sorted(printable(entry.name) for entry in folder.iterdir() if entry.name not in known)
     return [*found[:3], *([f"{len(found) - 3} more"] if len(found) > 3 else [])]
 
 

@@ -69,18 +69,23 @@ def set_damaged_aside(directory: str, *, wholly: bool = True) -> int | None:
 
 
 def check_metadata(directory: str) -> None:
-    """Raise `InputError` if the metadata or metrics of any checkpoint are damaged, since they select the best one.
+    """Raise `InputError` if the metadata or metrics of any checkpoint are damaged or can't be read: they select the best one.
 
     All processes must call it. Checkpoints that a run in progress deletes meanwhile are ignored.
     """
     folder = epath.Path(directory)
     for step in _agree_on_steps(folder):
-        damage = find_damage_together(folder / str(step))
-        if damage:
-            time.sleep(DELETING)
+        try:
+            damage = find_damage_together(folder / str(step))
+            fault = damaged(folder / str(step), damage) if damage else None
+        except InputError as error:
+            fault = error
+        if fault is None:
+            continue
+        time.sleep(DELETING)
         gone = jax.process_index() == 0 and not (folder / str(step)).exists()
-        if damage and not _any_process(gone):
-            raise damaged(folder / str(step), damage)
+        if not _any_process(gone):
+            raise fault
 
 
 def check_together(folder: Any, entries: Iterable[str] | None = ()) -> None:

@@ -108,9 +108,11 @@ def _check_port(environment: Mapping[str, str], found: Mapping[str, Any]) -> Non
         return
     if environment.get("JAX_COORDINATOR_BIND_ADDRESS"):  # one of several networks
         host, _, port = environment["JAX_COORDINATOR_BIND_ADDRESS"].rpartition(":")
-    if not 0 < int(port) < 1 << 16:
-        raise InputError(f"Expected a port from 1 to 65535 for the processes to join, got {port}: set {ADDRESS} or {PORT}.")
+        if not port.isdecimal():
+            return
     other = f"{ADDRESS}={host}:PORT" if environment.get(ADDRESS) else f"{PORT}=PORT"
+    if not 0 < int(port) < 1 << 16:
+        raise InputError(f"Expected a port from 1 to 65535 for the processes to join, got {host}:{port}: set {other}.")
     for family, everywhere in ((socket.AF_INET6, "::"), (socket.AF_INET, "")):
         try:
             with socket.socket(family) as probe:

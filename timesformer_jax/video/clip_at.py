@@ -20,7 +20,7 @@ ROUNDING = 1e-3
 def clip_at(
     preprocess: Preprocess, video: str | Path, start: float, *, num_crops: int = 1, limits: Limits = DEFAULT_LIMITS
 ) -> Clip:
-    """Prepare the clip that begins with the frame shown at second `start` of a video, or the last clip if that is earlier.
+    """Prepare the clip whose window begins with the frame shown at second `start`, or the video's last clip if that is earlier.
 
     Args:
         preprocess: Preprocessing of the model.
@@ -47,7 +47,7 @@ def clip_at(
         first = int(np.searchsorted(times, start + ROUNDING, side="right")) - 1 if known else int(start * fps)
         sizes = {"num_frames": preprocess.num_frames, "sampling": preprocess.sampling}
         # In units of frames, so that the second window begins at `first`.
-        windows = sliding_clips(count, 1.0, window=preprocess.window_seconds * fps, stride=max(first, 1), **sizes)
+        windows = sliding_clips(count, 1.0, window=preprocess.window_seconds * fps, stride=first or count, **sizes)
         return windows[min(first, 1, len(windows) - 1)][None]
 
     def crop(frame: np.ndarray) -> np.ndarray:
