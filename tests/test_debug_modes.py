@@ -1,8 +1,10 @@
 """`--config.debug` and `--config.overfit_batch`: short runs that look for mistakes in data and model."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 
 import main
@@ -10,6 +12,13 @@ from tests.runs import results, small_folder
 from timesformer_jax import InputError
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True, scope="module")
+def optax_promotes() -> Iterator[None]:
+    """Allow dtype promotion, since optax mixes dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def test_overfit_succeeds_on_one_batch(tmp_path: Path, made_clips: Path, data_dir: str, caplog):

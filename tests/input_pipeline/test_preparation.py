@@ -220,10 +220,13 @@ def test_forecast_counts_what_the_other_shares_have_left(tmp_path: Path, made_cl
     for shard in ("2/3", "3/3"):
         with pytest.raises(SharePrepared):
             folder(made_clips, tmp_path, shard=shard)
-    monkeypatch.setattr(preparation, "ENTRIES_BEFORE_A_FORECAST", 1)
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: usage._replace(free=0))
-    with pytest.raises(InputError, match="The 2 videos that are left need"):  # of three
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "ENTRIES_BEFORE_A_FORECAST", 1)
+        patch.setattr(preparation.shutil, "disk_usage", lambda path: usage._replace(free=0))
+        with pytest.raises(InputError, match="The 2 videos that are left need"):  # of three
+            folder(made_clips, tmp_path, shard="1/3")
+    with pytest.raises(SharePrepared):
         folder(made_clips, tmp_path, shard="1/3")
 
 
