@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -13,6 +14,8 @@ import timesformer_jax as tsf
 from tests.training.test_batch_stats import MODEL as CONVOLUTIONAL
 from timesformer_jax import training
 from timesformer_jax.modeling import SCHEMES, parameter_shapes, variables_of, weight_shapes
+from timesformer_jax.modeling.memory_order import row_major
+from timesformer_jax.training.activations import split_activations
 from timesformer_jax.training.mesh import AXES
 from timesformer_jax.training.sharding import path_of
 
@@ -163,3 +166,10 @@ def test_memory_table_adds_up():
 def test_unsuitable_meshes_are_rejected(changes: dict, sizes: dict, words: str):
     with pytest.raises(tsf.InputError, match=words):
         training.check_mesh(MODEL.clone(**changes), training.make_mesh(**sizes))
+
+
+def test_layout_of_tokens_needs_no_compilation():
+    """With `debug`, JAX runs a step that made a NaN again, operation by operation."""
+    tokens = jnp.ones((2, 4, 4, 8))
+    with split_activations(training.make_mesh(jax.devices()[:2])):
+        np.testing.assert_array_equal(row_major(tokens), tokens)
