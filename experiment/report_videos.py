@@ -20,7 +20,7 @@ from timesformer_jax.modeling import variables_of
 from timesformer_jax.printable import printable
 from timesformer_jax.progress import Progress
 from timesformer_jax.training import OBJECTIVES
-from timesformer_jax.video.sampling import TARGET_FPS
+from timesformer_jax.video.sampling import TARGET_FPS, evenly
 from timesformer_jax.video.views import Video, View
 
 Maps = Callable[[jax.Array, np.ndarray], jax.Array]
@@ -170,7 +170,7 @@ class ReportVideos:
         starts, scores = [], []
         many = windows > MOST_WINDOWS
         # Of a video in more parts than that, some are skipped.
-        numbers = [numbers[place] for place in np.unique(np.linspace(0, len(numbers) - 1, MOST_WINDOWS).round().astype(int))]
+        numbers = [numbers[place] for place in evenly(len(numbers), MOST_WINDOWS)]
         per_record = EvalViews(num_clips=math.ceil(MOST_WINDOWS / len(numbers))) if many else EvalViews()
         for batch, prepared in self._clips(numbers, AT_ONCE, per_record, placement="dense" if many else "tiled"):
             real = int(batch["mask"].sum())

@@ -189,7 +189,10 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return epath.Path(self.data_path).parent / f".unfinished_{self.version}"
 
     def _preparations(self, listing: Listing, max_examples: int | None = None) -> dict[str, Preparation]:
-        """Return the preparation of each split."""
+        """Return the preparation of each split; raises `InputError` if the labels of `train` leave nothing to learn."""
+        trained = sorted({label for entry in listing.splits["train"] for label in entry.labels})
+        if len(trained) < 2:
+            raise InputError(f"Expected two or more labels in the split 'train', got {', '.join(trained) or 'none'}.")
         features: Any = self.info.features
         label = features["labels"].feature if self.builder_config.several else features["label"]
         numbers = {name: label.str2int(storable_label(name)) for name in listing.label_names}
@@ -208,9 +211,6 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _write(self, listing: Listing, max_examples: int | None) -> None:
         """Prepare every split as record files in a folder next to the data, and move them into place once all are complete."""
-        trained = sorted({label for entry in listing.splits["train"] for label in entry.labels})
-        if len(trained) < 2:
-            raise InputError(f"Expected two or more labels in the split 'train', got {', '.join(trained) or 'none'}.")
         infos = []
         finished: list[tuple[str, list[Part]]] = []
         for split, preparation in self._preparations(listing, max_examples).items():

@@ -7,8 +7,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import numpy as np
-
 from timesformer_jax._typing import UInt8, ndarray
 from timesformer_jax.app.checkpoint import Checkpoint, Moments, Seen
 from timesformer_jax.app.stepwise import stepwise
@@ -19,6 +17,7 @@ from timesformer_jax.explain.drawing import STRENGTH
 from timesformer_jax.pretrained import Prediction, WindowScores
 from timesformer_jax.video import Limits
 from timesformer_jax.video.encoding import encode_jpeg
+from timesformer_jax.video.sampling import evenly
 
 BEST = 5
 """Number of labels with their probabilities."""
@@ -168,7 +167,7 @@ class Analysis:
         """Show the labels and the frames of the clip that a checkpoint saw."""
         column, seen = self.columns[number], self._seen[number]
         frames = column.checkpoint.frames(seen)
-        shown = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().astype(int))
+        shown = evenly(len(frames), MOST_FRAMES)
         before = column.frames
         column.frames = [self.upload.serve(".jpg", _jpeg(frames[index]))[1] for index in shown.tolist()]
         column.best, column.num_frames = column.checkpoint.best(seen, BEST), len(frames)

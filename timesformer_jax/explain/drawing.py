@@ -11,6 +11,7 @@ from timesformer_jax._typing import Array, Float, Shaped, UInt8, ndarray
 from timesformer_jax.extras import needs
 from timesformer_jax.interpolation import linear
 from timesformer_jax.printable import printable
+from timesformer_jax.video.sampling import evenly
 
 STRENGTH = 0.65
 """Opacity of the colour at the map's maximum."""
@@ -70,7 +71,7 @@ def side_by_side(panels: Sequence[Panel]) -> UInt8[ndarray, "T H W 3"]:
 def sheet(panels: Sequence[Panel]) -> UInt8[ndarray, "H W 3"]:
     """Arrange the panels in rows, each with all of its frames from left to right, or 8 evenly spaced ones if it has more."""
     count = len(panels[0].frames)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int))
+    chosen = evenly(count, MOST_COLUMNS)
     rows = []
     for panel in panels:
         frames = _enlarged(panel.frames[chosen])

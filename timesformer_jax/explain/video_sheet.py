@@ -14,6 +14,7 @@ from timesformer_jax.explain.mapped_clip import Overlay
 from timesformer_jax.printable import printable
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 from timesformer_jax.video.opening import open_video
+from timesformer_jax.video.sampling import evenly
 
 SHEET_SIDE = 320
 """Usual width or height of a frame, whichever is larger."""
@@ -47,7 +48,7 @@ def draw_sheet(
     """
     overlays = [Overlay(panel.clips, strength) for panel in panels]
     times = np.unique(np.concatenate([clip.times for panel in panels for clip in panel.clips]))
-    chosen = times[np.unique(np.linspace(0, len(times) - 1, min(len(times), MOST_COLUMNS)).round().astype(int))].tolist()
+    chosen = times[evenly(len(times), MOST_COLUMNS)].tolist()
 
     @of_first
     def size_of(width: int, height: int) -> tuple[int, int]:

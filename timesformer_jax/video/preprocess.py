@@ -17,7 +17,6 @@ from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 from timesformer_jax.video.pixels import OFFICIAL_MEAN, OFFICIAL_STD, denormalize
 from timesformer_jax.video.reading import Clip, join_clips, stream_clips
 from timesformer_jax.video.sampling import PLACEMENT_NAMES, SAMPLINGS, TARGET_FPS, eval_clips, sliding_clips
-from timesformer_jax.video.views import EvalViews
 
 CHANNEL_ORDERS = ("rgb", "bgr")
 """Valid values of `Preprocess.channel_order`."""
@@ -152,7 +151,8 @@ class Preprocess:
         Yields:
             The clips in order. They may start over; see `Clip.number`.
         """
-        EvalViews(num_clips=num_clips, num_crops=num_crops)  # refuses others
+        check_crops(num_crops)
+        check_whole("num_clips", num_clips)
 
         def choose(count: int, fps: float) -> np.ndarray:
             return self.indices(count, fps, num_clips)
