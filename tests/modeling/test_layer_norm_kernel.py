@@ -1,4 +1,4 @@
-"""The backward kernel of LayerNorm, in interpreter mode, equals automatic differentiation."""
+"""The kernels of LayerNorm, in interpreter mode, equal its definition and automatic differentiation."""
 
 import functools
 from typing import Any
@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from timesformer_jax.modeling import layers
 from timesformer_jax.modeling.kernels import layer_norm as module
-from timesformer_jax.modeling.kernels.layer_norm import residual_gradients
+from timesformer_jax.modeling.kernels.layer_norm import normalize, residual_gradients
 
 EPSILON = 1e-6
 
@@ -41,10 +41,10 @@ close = functools.partial(jax.tree.map, functools.partial(np.testing.assert_allc
 def test_residual_gradients_are_those_of_automatic_differentiation(
     shape: tuple[int, ...], programs: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "PROGRAMS", programs)
+    monkeypatch.setattr(module, "BACKWARD_PROGRAMS", programs)
     given = arrays(*shape)
-    close(module._call(EPSILON, True, *given)[0], wanted(*given)[0])
-    _, dscale, dbias = (part.sum((0, 1)) for part in module._call(EPSILON, True, *given))
+    close(module._call_backward(EPSILON, True, *given)[0], wanted(*given)[0])
+    _, dscale, dbias = (part.sum((0, 1)) for part in module._call_backward(EPSILON, True, *given))
     close((dscale, dbias), wanted(*given)[1:])
 
 
@@ -59,10 +59,32 @@ def test_residual_gradients_of_sharded_tokens_need_no_gathering():
     close(compiled(*placed), wanted(*given))
 
 
-def test_fork_is_differentiated_by_the_kernel(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("shape", [(2, 3, 5, 24), (1, 1, 7, 32)], ids=str)
+@pytest.mark.parametrize("programs", [1, 12, 1000])
+def test_tokens_are_normalized(shape: tuple[int, ...], programs: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "FORWARD_PROGRAMS", programs)
+    x, scale, *_ = arrays(*shape)
+    x, bias = 3 * x + 100, scale[::-1]  # far from zero, so that a variance computed as E[x^2] - mean^2 would fail
+    (y,) = module._call_forward(EPSILON, True, x, scale, bias)
+    wide = np.asarray(x, np.float64)
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + EPSILON)
+    np.testing.assert_allclose(y, expected * np.asarray(scale) + np.asarray(bias), atol=2e-4)
+
+
+def test_normalized_tokens_need_no_gathering():
+    mesh = jax.make_mesh((2, 2, 2), ("data", "time", "space"), axis_types=(AxisType.Auto,) * 3)
+    x, scale, *_ = arrays(4, 2, 6, 24)
+    placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data", "time", "space")))
+    call = jax.jit(functools.partial(normalize, epsilon=EPSILON, interpret=True))
+    compiled = call.lower(placed, scale, scale).compile()
+    assert not [name for name in ("all-gather", "all-to-all") if f"{name}(" in (compiled.as_text() or "")]
+    np.testing.assert_allclose(compiled(placed, scale, scale), layers.layer_norm(EPSILON, x, scale, scale), atol=1e-5)
+
+
+def test_fork_is_computed_and_differentiated_by_the_kernels(monkeypatch: pytest.MonkeyPatch):
     """The rule that GPUs use, in bfloat16, agrees with the one that other platforms use."""
-    interpreted = functools.partial(residual_gradients, interpret=True)
-    monkeypatch.setattr(layers, "residual_gradients", interpreted)
+    for kernel in (normalize, residual_gradients):
+        monkeypatch.setattr(layers, kernel.__name__, functools.partial(kernel, interpret=True))
     x, scale, gradient, residual = (part.astype(jnp.bfloat16) for part in arrays(2, 3, 5, 32))
     scale = scale.astype(jnp.float32)
     gradients = layers.Fork(residual, gradient)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from timesformer_jax._typing import Array, Bool, Float, PRNGKeyArray
-from timesformer_jax.modeling.kernels.layer_norm import residual_gradients, supports
+from timesformer_jax.modeling.kernels.layer_norm import normalize, residual_gradients, supports
 
 
 @jax.custom_jvp
@@ -167,7 +167,7 @@ def normalize_and_keep(epsilon: float, x: Array, scale: Array, bias: Array) -> F
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fork(epsilon: float, x: Array, scale: Array, bias: Array) -> Fork:
-    return Fork(x, layer_norm(epsilon, x, scale, bias))
+    return Fork(x, normalize(x, scale, bias, epsilon=epsilon))
 
 
 def _fork_forward(epsilon: float, x: Array, scale: Array, bias: Array) -> tuple[Fork, tuple[Array, Array]]:
