@@ -9,11 +9,12 @@ together, separated by a block-diagonal mask, or a single group whose tokens are
 powers of two (197 <= 128 + 64 + 16). The pieces stay in registers and shared memory, and are few enough that no running maximum
 is needed:
 
-    S = (Q + b_q) (K + b_k)^T / sqrt(d);   P = softmax(S);   O = P (V + b_v)
+    S = (Q + b_q) K^T / sqrt(d);   P = softmax(S);   O = P V + b_v
 
-The backward pass recomputes P, a few queries at a time, and returns the full gradient of the packed product:
+A bias of the keys would add the same to all scores of a query, which the softmax ignores; and each row of P sums to 1. The
+backward pass recomputes P, a few queries at a time, and returns the full gradient of the packed product:
 
-    dV = P^T dO;   dP = dO V^T;   dS = P * (dP - rowsum(P * dP)) / sqrt(d);   dQ = dS K;   dK = dS^T Q
+    dV = P^T dO;   dP = dO (V + b_v)^T;   dS = P * (dP - rowsum(P * dP)) / sqrt(d);   dQ = dS K;   dK = dS^T (Q + b_q)
 
 The gradients of all the keys of a long group exceed the registers. Its pieces are therefore processed in two passes over the
 queries, which need the logarithm of each softmax's denominator from the forward pass, and rowsum(dO * O) = rowsum(P * dP).
@@ -32,7 +33,7 @@ import jax.numpy as jnp
 
 from timesformer_jax._typing import Array, Float
 from timesformer_jax.modeling.kernels.partitioned import partitioned
-from timesformer_jax.modeling.kernels.tiles import Piece, Shape, shape_of
+from timesformer_jax.modeling.kernels.tiles import SMALLEST, Piece, Shape, shape_of
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -138,7 +139,7 @@ def _call(direction: str, shape: Shape, interpret: bool, *arrays: Array) -> tupl
     clips, x, length, strides, _, heads, head_dim = arrays[0].shape
     shape = shape._replace(strides=strides)  # of this device
     dim, groups, tiles = heads * head_dim, clips * x, -(-strides // shape.together)
-    last, count = shape.queries[-1]
+    queries = -(-shape.tokens // SMALLEST) * SMALLEST
     flat = {
         **dict.fromkeys(("qkv", "dqkv"), (groups, length, strides, 3 * dim)),
         **dict.fromkeys(("mixed", "gradient"), (groups, length, strides, dim)),
@@ -146,7 +147,7 @@ def _call(direction: str, shape: Shape, interpret: bool, *arrays: Array) -> tupl
         "cls": (-1, 3 * dim),
         **dict.fromkeys(("cls_mixed", "cls_gradient"), (groups, strides, dim)),
         "dcls": (groups, strides, 3 * dim),
-        "log_sums": (groups, strides, heads, last + count),
+        "log_sums": (groups, strides, heads, queries),
         "dbias": (groups, tiles, 3 * dim),
     }
     kernel = {"forward": _forward_kernel, "backward": _backward_kernel}[direction]
@@ -159,7 +160,7 @@ def _call(direction: str, shape: Shape, interpret: bool, *arrays: Array) -> tupl
         interpret=interpret,
         name=f"attention_{direction}",
     )(*(array.reshape(flat[name]) for name, array in zip(taken, arrays, strict=True)))
-    sizes = {"b": clips, "x": x, "l": length, "y": strides, "t": 3, "h": heads, "d": head_dim, "n": last + count}
+    sizes = {"b": clips, "x": x, "l": length, "y": strides, "t": 3, "h": heads, "d": head_dim, "n": queries}
     results = (part.sum(1) if name == "dbias" else part for name, part in zip(given, results, strict=True))
     return tuple(part.reshape([sizes[axis] for axis in AXES[name].split()]) for name, part in zip(given, results, strict=True))
 
@@ -204,12 +205,16 @@ class _Head:
             x = jnp.where(is_cls, cls.reshape(1, -1, self._shape.head_dim), x)
         return x.reshape(-1, self._shape.head_dim)
 
-    def load_biased(self, third: int, piece: Piece) -> Array:
-        """Load a piece of the queries, keys or values, with their bias."""
+    def bias(self, third: int) -> Array:
+        """Return the bias of the queries (0) or the values (2)."""
         from jax.experimental.pallas import triton
 
-        x, bias = self.load("qkv", third, piece), triton.load(self.refs["bias"].at[self.columns(third)])
-        return (x.astype(jnp.float32) + bias.astype(jnp.float32)[None]).astype(x.dtype)
+        return triton.load(self.refs["bias"].at[self.columns(third)]).astype(jnp.float32)
+
+    def load_biased(self, third: int, piece: Piece) -> Array:
+        """Load a piece of the queries or values, with their bias."""
+        x = self.load("qkv", third, piece)
+        return (x.astype(jnp.float32) + self.bias(third)[None]).astype(x.dtype)
 
     def store(self, name: str, third: int, piece: Piece, x: Array) -> None:
         """Store what `load` loads."""
@@ -264,6 +269,11 @@ class _Head:
         first, count = piece
         return self.refs["log_sums"].at[self._group, self._tile, self._head, pl.ds(first + 0 * self._group, count)]
 
+    def exist(self, queries: Piece) -> Array:
+        """Return which queries are tokens."""
+        first, count = queries
+        return first + jnp.arange(count) < self._shape.tokens
+
     def scores(self, query: Array, key: Array, queries: Piece, keys: Piece) -> Array:
         """Compute scores for base 2, since the hardware computes exp2; other groups and padding get a score of -1e30."""
         shape, (first, count) = self._shape, keys
@@ -296,15 +306,23 @@ def _forward_kernel(shape: Shape, groups_per_cls: int, interpret: bool, *refs: A
     from jax.experimental.pallas import triton
 
     head = _Head(shape, groups_per_cls, "forward", refs)
-    keys, values = ([head.load_biased(third, piece) for piece in shape.keys] for third in (1, 2))
-    for queries in shape.queries:
+    keys, values = ([head.load("qkv", third, piece) for piece in shape.keys] for third in (1, 2))
+    value_bias = head.bias(2)
+
+    def some_queries(queries: Piece) -> None:
         query = head.load_biased(0, queries)
         scores = [head.scores(query, key, queries, piece) for key, piece in zip(keys, shape.keys, strict=True)]
         exponentials, sums, log_sums = _softmax(scores)
         mixed = sum(_dot(part.astype(value.dtype), value) for part, value in zip(exponentials, values, strict=True))
-        head.store("mixed", 0, queries, mixed * (1.0 / sums)[:, None])
+        head.store("mixed", 0, queries, mixed * (1.0 / sums)[:, None] + value_bias[None])
         if shape.is_long:
-            triton.store(head.log_sums(queries), log_sums)
+            triton.store(head.log_sums(queries), log_sums, mask=head.exist(queries))
+
+    if shape.is_long:
+        at_once = shape.tile.queries
+        jax.lax.fori_loop(0, -(-shape.tokens // at_once), lambda i, _: some_queries((i * at_once, at_once)), None)
+    else:
+        some_queries(shape.keys[0])
 
 
 def _backward_kernel(shape: Shape, groups_per_cls: int, interpret: bool, *refs: Any) -> None:
@@ -332,7 +350,7 @@ def _backward_pass(
     """Add the gradients of queries due to some keys; return their sum, and the gradients of these keys and values."""
     from jax.experimental.pallas import triton
 
-    keys, values = ([head.load_biased(third, piece) for piece in pieces] for third in (1, 2))
+    keys, values = [head.load("qkv", 1, piece) for piece in pieces], [head.load_biased(2, piece) for piece in pieces]
 
     def some_queries(queries: Piece, totals: tuple[Any, ...]) -> tuple[Any, ...]:
         dqueries, dkeys, dvalues = totals
@@ -340,8 +358,7 @@ def _backward_pass(
         scores = [head.scores(query, key, queries, piece) for key, piece in zip(keys, pieces, strict=True)]
         dweights = [_dot(gradient, value.T) for value in values]
         if shape.is_long:
-            exists = queries[0] + jnp.arange(queries[1]) < shape.tokens
-            log_sums = triton.load(head.log_sums(queries), mask=exists, other=1e30)
+            log_sums = triton.load(head.log_sums(queries), mask=head.exist(queries), other=1e30)
             weights = [jnp.exp2(part - log_sums[:, None]) for part in scores]
             mixed = head.load("mixed", 0, queries).astype(jnp.float32)
             row_sums = (mixed * gradient.astype(jnp.float32)).sum(axis=1)

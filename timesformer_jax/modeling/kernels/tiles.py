@@ -79,11 +79,6 @@ class Shape(NamedTuple):
         """Pieces of the keys in each pass of the backward kernel over the queries."""
         return tuple(part for part in (self.keys[:1], self.keys[1:]) if part)
 
-    @property
-    def queries(self) -> tuple[Piece, ...]:
-        """Pieces of queries that the forward kernel processes one after another."""
-        return pieces_of(self.tokens, self.tile.queries) if self.is_long else self.keys
-
 
 def shape_of(qkv: Array, cls: Array | None) -> Shape:
     """Choose the tiling for the arguments of `fused_attention`."""
