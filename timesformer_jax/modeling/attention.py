@@ -114,6 +114,11 @@ class Attention(nn.Module):
         """Concatenate the heads and project the result (equation 8)."""
         return self.output_dropout(self.proj(mixed), deterministic=not train)
 
+    def projection(self) -> tuple[Float[Array, "h d D"], Float[Array, "D"]]:
+        """Return the kernel and the bias of equation 8, for a layer that applies them together with its own."""
+        params = self.proj.variables["params"]
+        return params["kernel"], params["bias"]
+
     @property
     def is_folded(self) -> bool:
         """True if `fold_for_inference` has merged the projection into the next layer."""
@@ -165,6 +170,42 @@ class HeadsToTokens(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,), jnp.float32)
         x, kernel, bias = (jnp.asarray(array, self.dtype) for array in (x, kernel, bias))
         return x.reshape(*tokens, shape[0]) @ kernel.reshape(shape) + jax.lax.expand_dims(bias, range(len(tokens)))
+
+
+class ProjectionAndLayer(nn.Module):
+    """Linear layer (B, b), applied together with the projection of heads (A, a) that precedes it, as one product.
+
+    `(x A + a) s B + b = s (x (A B) + a B) + b`: stochastic depth, whose factors s don't depend on the channel, may act
+    between the two layers; dropout may not. The products A B and a B take as many multiply-adds as D tokens; each token then
+    needs D^2 fewer, forward and backward.
+
+    Attributes:
+        embed_dim: Token width D.
+        kernel_init: Initializer of B. The bias starts at zero.
+        dtype: Dtype of the computation. Parameters are float32.
+    """
+
+    embed_dim: int
+    kernel_init: Initializer
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        mixed: Float[Array, "B T N h d"],
+        projection: tuple[Float[Array, "h d D"], Float[Array, "D"]],
+        factors: Float[Array, "B T N 1"] | None = None,
+    ) -> Float[Array, "B T N D"]:
+        kernel = self.param("kernel", self.kernel_init, (self.embed_dim, self.embed_dim), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,), jnp.float32)
+        mixed, *projection, kernel, bias = (jnp.asarray(array, self.dtype) for array in (mixed, *projection, kernel, bias))
+        first_kernel, first_bias = projection
+        composed = jnp.matmul(first_kernel.reshape(-1, self.embed_dim), kernel, precision="highest")
+        composed_bias = first_bias @ kernel
+        residual = mixed.reshape(*mixed.shape[:3], -1) @ composed
+        if factors is None:
+            return residual + (composed_bias + bias)[None, None, None]
+        return factors * (residual + composed_bias[None, None, None]) + bias[None, None, None]
 
 
 def _init_as_matrix(init: Initializer, rows: int, columns: int) -> Callable[[PRNGKeyArray, tuple[int, ...]], Array]:

@@ -1,6 +1,7 @@
 """One TimeSformer block: attention in space and time, then the MLP (paper section 3)."""
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ from flax.typing import Dtype
 
 from timesformer_jax._typing import Array, Bool, Float
 from timesformer_jax.errors import InputError
-from timesformer_jax.modeling.attention import Attention, HeadsToTokens
+from timesformer_jax.modeling.attention import Attention, HeadsToTokens, ProjectionAndLayer
 from timesformer_jax.modeling.initialization import INITIALIZATIONS
+from timesformer_jax.modeling.kernels.partitioned import has_constant_shape
 from timesformer_jax.modeling.layers import LayerNorm, Mlp, drop_path_scale, masked_mean, mlp_width
 from timesformer_jax.modeling.memory_order import row_major
 from timesformer_jax.modeling.projections import Mixed
@@ -160,15 +162,28 @@ class Block(nn.Module):
         folded = attention.is_folded
         if folded and request.train:
             raise InputError("These parameters were folded for inference and can't be trained: use the original ones.")
-        init = INITIALIZATIONS[self.initialization].extra_step_output
-        layer = HeadsToTokens if folded else nn.Dense
-        output = layer(self.embed_dim, kernel_init=init, dtype=self.dtype, name=f"{name}_fc")
+        fields = {
+            "kernel_init": INITIALIZATIONS[self.initialization].extra_step_output,
+            "dtype": self.dtype,
+            "name": f"{name}_fc",
+        }
         if folded:
-            return patches, output(mixed.patches), weights
+            return patches, HeadsToTokens(self.embed_dim, **fields)(mixed.patches), weights
         # Stochastic depth acts before the last layer, as in the official code, so a dropped residual still adds that layer's
         # bias.
-        residual, _ = self._drop_groups(request, grouping, attention.project(mixed.patches, train=request.train))
-        return patches, output(residual), weights
+        _, factors = self._group_factors(request, grouping, patches.shape[0])
+        if self._composes(patches, request):
+            layer = ProjectionAndLayer(self.embed_dim, **fields)
+            return patches, layer(mixed.patches, attention.projection(), factors), weights
+        residual = _times(attention.project(mixed.patches, train=request.train), factors)
+        return patches, nn.Dense(self.embed_dim, **fields)(residual), weights
+
+    @nn.nowrap
+    def _composes(self, patches: Float[Array, "B T N D"], request: Request) -> bool:
+        """Whether an extra step's last two layers are applied as one: there is no dropout between them, and it saves work."""
+        if self.is_initializing() or (request.train and self.dropout_rate > 0) or not has_constant_shape(patches):
+            return False
+        return math.prod(patches.shape[:3]) > self.embed_dim
 
     @nn.nowrap
     def _own_attention(
@@ -182,7 +197,8 @@ class Block(nn.Module):
         mixed, weights = self._mix(attention, scheme.groups, normal, norm(cls), queries, request)
         project = functools.partial(attention.project, train=request.train)
         residual = None if mixed.patches is None else project(mixed.patches)
-        residual, group_cls = self._drop_groups(request, scheme.groups, residual, project(mixed.cls))
+        factors, at_patches = self._group_factors(request, scheme.groups, cls.shape[0])
+        residual, group_cls = _times(residual, at_patches), _times(project(mixed.cls), factors)
         return group_cls, patches, residual, weights
 
     @nn.nowrap
@@ -265,20 +281,15 @@ class Block(nn.Module):
         return tuple(r * scale.reshape(scale.shape + (1,) * (r.ndim - rows)) for r in residuals)
 
     @nn.nowrap
-    def _drop_groups(
-        self,
-        request: Request,
-        grouping: Grouping,
-        patches: Float[Array, "B T N D"] | None,
-        group_cls: Float[Array, "B G D"] | None = None,
-    ) -> tuple[Any, Any]:
-        """Apply stochastic depth to the residuals of patches and of the groups' CLS copies, group by group."""
-        given = patches if group_cls is None else group_cls
-        if request.drop_path_rate is None or given is None:
-            return patches, group_cls
+    def _group_factors(self, request: Request, grouping: Grouping, batch: Any) -> tuple[Any, Any]:
+        """Draw stochastic depth's factors for the groups, `[B, G, 1]`, and at their patches, `[B, T, N, 1]`; or None twice."""
+        if request.drop_path_rate is None:
+            return None, None
         num_groups, length = grouping.shape(request.sizes)
-        rows = given.shape[0], num_groups
-        scale = drop_path_scale(self.make_rng("dropout"), request.drop_path_rate, rows, self.dtype)[:, :, None]  # [B, G, 1]
-        if patches is not None:
-            patches = patches * grouping.merge(jnp.broadcast_to(scale[:, :, None], (*rows, length, 1)), request.sizes)
-        return patches, None if group_cls is None else group_cls * scale
+        factors = drop_path_scale(self.make_rng("dropout"), request.drop_path_rate, (batch, num_groups), self.dtype)[..., None]
+        copies = jnp.broadcast_to(factors[:, :, None], (batch, num_groups, length, 1))
+        return factors, grouping.merge(copies, request.sizes)
+
+
+def _times(residual: Array | None, factors: Array | None) -> Any:
+    return residual if residual is None or factors is None else residual * factors
