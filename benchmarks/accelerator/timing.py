@@ -10,6 +10,8 @@ import jax
 from benchmarks.accelerator.compiling import quiet
 
 ROUNDS = 5
+FEWEST_CALLS = 4
+"""Calls per round, at least: dispatching the first and waiting for the last take about 3 ms, which a single call would bear."""
 
 
 class Measurement(NamedTuple):
@@ -78,7 +80,7 @@ def time_calls(call: Callable[[], Any], seconds: float) -> dict[str, float]:
 def _time_calls(call: Callable[[], Any], seconds: float) -> dict[str, float]:
     began = time.perf_counter()
     jax.block_until_ready(call())
-    calls = max(round(seconds / ROUNDS / max(time.perf_counter() - began, 1e-6)), 1)
+    calls = max(round(seconds / ROUNDS / max(time.perf_counter() - began, 1e-6)), FEWEST_CALLS)
     rounds = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
