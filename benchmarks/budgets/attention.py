@@ -13,10 +13,11 @@ from flax import linen as nn
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from benchmarks.budgets import hlo
+from benchmarks.budgets import programs
 from benchmarks.budgets.programs import CLIPS, TOPOLOGY
 from timesformer_jax.modeling.attention import Attention
 from timesformer_jax.modeling.schemes import SCHEMES, Scheme
+from timesformer_jax.planning.hlo import parse_program
 
 FRAMES, GRID, DIM, HEADS = 8, (14, 14), 768, 12
 SIZES = FRAMES, *GRID
@@ -46,7 +47,7 @@ def cycles(scheme: Scheme, step: str, implementation: str) -> int:
 
     gradients = jax.tree.map(lambda x: shape(x.shape, x.dtype), jax.eval_shape(apply, variables, patches, cls))
     compiled: Any = jax.jit(both_passes).lower(variables, patches, cls, gradients).compile()
-    return hlo.cycles(compiled.as_text())
+    return round(programs.cycles(parse_program(compiled.as_text())))
 
 
 def main() -> None:

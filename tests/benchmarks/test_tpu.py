@@ -1,51 +1,42 @@
 """benchmarks/tpu.py: what it reads from a compiled program, and what it finds fault with."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks import tpu
-from benchmarks.budgets import hlo
-from timesformer_jax.planning import step_time
-
-PROGRAM = """HloModule step, entry_computation_layout={()->f32[]}
-
-%all-reduce-scatter.1 (x: bf16[768,3072]) -> bf16[192,3072] {
-  %x = bf16[768,3072]{1,0} parameter(0)
-  %sum = bf16[768,3072]{1,0:T(8,128)(2,1)} all-reduce(%x), channel_id=1, to_apply=%add
-}
-
-%condition (state: (s32[], f32[8,128])) -> pred[] {
-  %end = s32[] constant(11)
-  %less = pred[] compare(%step, %end), direction=LT
-}
-
-%body (state: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
-  %fusion.1 = f32[8,128]{1,0} fusion(%y), kind=kLoop, backend_config={"estimated_cycles":"10"}
-}
-
-ENTRY %main (p: f32[]) -> f32[] {
-  %fusion.2 = f32[8,128]{1,0} fusion(%p), kind=kLoop, backend_config={"estimated_cycles":"5"}
-  %loop = (s32[], f32[8,128]{1,0}) while(%t), condition=%condition, body=%body
-  %kernel = bf16[8,128]{1,0} custom-call(%p), custom_call_target="tpu_custom_call", backend_config={"flops":"13107200"}
-  %gather = (bf16[192,12,64]{2,1,0}, bf16[768,12,64]{2,1,0:T(8,128)(2,1)}) all-gather-start(%w), channel_id=2, dimensions={0}
-  %move = bf16[8,4,196,768]{3,2,1,0:T(8,128)(2,1)} all-to-all(%z), channel_id=3
-  %again = bf16[8,4,196,768]{3,2,1,0:T(8,128)(2,1)} all-to-all(%z), channel_id=3
-}
-"""
+from benchmarks.budgets import programs
+from tests.planning.programs import BRANCHES, TPU
+from timesformer_jax.planning.step_time import KERNEL_SLOWDOWN
 
 
-def test_cycles_count_loops_and_kernels():
-    assert hlo.cycles(PROGRAM) == 5 + 11 * 10 + int(13107200 / hlo.KERNEL_FLOPS)
+def figures(text: str) -> dict[str, Any]:
+    memory = SimpleNamespace(temp_size_in_bytes=3 * 2**19)
+    return programs.figures(SimpleNamespace(as_text=lambda: text, memory_analysis=lambda: memory))
 
 
-def test_collectives_count_once_and_with_padding():
-    found = hlo.collectives(PROGRAM)
-    assert [(each.kind, each.dtypes, each.size) for each in found] == [
-        ("reduce-scatter", ("bf16",), 768 * 3072 * 2),
-        ("all-gather", ("bf16",), 768 * 16 * 128 * 2),  # 12 rows of 64 are padded to 16 of 128
-        ("all-to-all", ("bf16",), 8 * 4 * 200 * 768 * 2),
+def test_figures_of_a_program():
+    """Cycles and collectives count once per iteration, kernels by their FLOPs, and arrays with their padding."""
+    kernel = 'custom_call_target="tpu_custom_call", backend_config={"cost_estimate":{"flops":"200000000000"}}'
+    text = TPU.replace('custom_call_target="AllocateBuffer"', kernel).replace('cycles":"1000"', 'cycles":"5000000"')
+    found = figures(text)
+    assert found.pop("all") == [
+        {"kind": "all-gather", "dtypes": ["bf16"], "size": 8 * 512 * 2},
+        {"kind": "all-reduce", "dtypes": ["f32"], "size": 4 * 128 * 4},  # 4 x 96, padded
+        {"kind": "reduce-scatter", "dtypes": ["f32"], "size": 8 * 128 * 4},
     ]
+    kernels = KERNEL_SLOWDOWN * 2e11 / (4 * 2 * 128 * 128)  # a v5e has 4 matrix units
+    assert found.pop("mcycles") == pytest.approx((11 * 50 + 5e6 + kernels) / 1e6, rel=3e-3)
+    mib = {"all-gather_mib": 11 * 8 * 512 * 2, "all-reduce_mib": 4 * 128 * 4, "reduce-scatter_mib": 8 * 128 * 4}
+    assert found == {"temp_mib": 1.5, **{name: round(size / 2**20, 2) for name, size in mib.items()}}
+
+
+def test_figures_include_the_only_branch_of_a_condition():
+    text = BRANCHES.replace('cycles":"300"', 'cycles":"3000000"').replace('flops":"1000000000"', 'flops":"200000000000"')
+    found = figures(text)
+    assert [each["kind"] for each in found["all"]] == ["collective-permute"]
+    assert found["mcycles"] == pytest.approx((3e6 + KERNEL_SLOWDOWN * 2e11 / (4 * 2 * 128 * 128)) / 1e6, rel=3e-3)
 
 
 def collective(kind: str, dtype: str = "bf16") -> dict[str, Any]:
@@ -73,7 +64,3 @@ def test_growth():
     (fault,) = tpu.grown({"mcycles": 103.1, "all-gather_mib": 9.0}, budget)
     assert fault == "mcycles is 103.1, more than 3% above its budget of 100.0."
     assert len(tpu.grown({"temp_mib": 5.0}, budget)) == 1  # a figure without a budget
-
-
-def test_kernels_count_as_in_plans():
-    assert hlo.KERNEL_SLOWDOWN == step_time.KERNEL_SLOWDOWN

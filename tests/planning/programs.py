@@ -65,3 +65,49 @@ backend_config={"window_config":{"estimated_cycles":"1000"}}
 
 One collective is in the loop, one runs asynchronously in two fusions, one is a reduce-scatter.
 """
+
+BRANCHES = """\
+HloModule jit_train_step, is_scheduled=true
+
+%first (none: ()) -> s32[] {
+  %none = () parameter(0)
+  %zero = s32[]{:T(128)} constant(0)
+  ROOT %chosen = s32[]{:T(128)} copy(%zero)
+}
+
+%second (none.1: ()) -> s32[] {
+  %none.1 = () parameter(0)
+  %zero.1 = s32[]{:T(128)} constant(0)
+  ROOT %chosen.1 = s32[]{:T(128)} copy(%zero.1)
+}
+
+%backward (arrays: (f32[4,96])) -> f32[4,96] {
+  %arrays = (f32[4,96]{1,0:T(4,128)}) parameter(0)
+  %y = f32[4,96]{1,0:T(4,128)} get-tuple-element(%arrays), index=0
+  %transposed = f32[4,96]{1,0:T(4,128)} copy(%y), backend_config={"estimated_cycles":"300"}
+  %attention_backward = f32[4,96]{1,0:T(4,128)} custom-call(%transposed), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"cost_estimate":{"flops":"1000000000"}}}
+  %sent = f32[4,96]{1,0:T(4,128)} collective-permute(%attention_backward), channel_id=3, \
+source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  ROOT %product = f32[4,96]{1,0:T(4,128)} fusion(%sent), kind=kOutput, calls=%fused, backend_config={"estimated_cycles":"700"}
+}
+
+%fused (z: f32[4,96]) -> f32[4,96] {
+  %z = f32[4,96]{1,0:T(4,128)} parameter(0)
+  ROOT %dot = f32[4,96]{1,0:T(4,128)} negate(%z), backend_config={"estimated_cycles":"600"}
+}
+
+ENTRY %main (x: f32[4,96]) -> f32[4,96] {
+  %x = f32[4,96]{1,0:T(4,128)} parameter(0)
+  %platform = s32[]{:T(128)} constant(0)
+  %nothing = () tuple()
+  %index = s32[]{:T(128)} conditional(%platform, %nothing, %nothing), branch_computations={%first, %second}
+  %before = f32[4,96]{1,0:T(4,128)} copy(%x), backend_config={"estimated_cycles":"20"}
+  %arguments = (f32[4,96]{1,0:T(4,128)}) tuple(%before)
+  ROOT %gradient = f32[4,96]{1,0:T(4,128)} conditional(%index, %arguments), branch_computations={%backward}
+}
+"""
+"""A program for 4 TPUs whose backward pass of attention is the only branch of a condition.
+
+XLA:TPU leaves such conditions of a choice by platform in programs with `mesh.fsdp`.
+"""

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.planning.programs import TPU
+from tests.planning.programs import BRANCHES, TPU
 from timesformer_jax.planning.collectives import Collective, find_collectives, first_group
 from timesformer_jax.planning.flops import count_flops
 from timesformer_jax.planning.hlo import executed, parse_program
@@ -29,6 +29,14 @@ def test_loops_of_other_compilers_note_their_iterations():
     assert estimated_cycles(parse_program(noted)) == 3 * 50 + 1000
     unknown = TPU.replace("direction=LT", "direction=NE")
     assert estimated_cycles(parse_program(unknown)) == 50 + 1000
+
+
+def test_only_branch_of_a_condition_counts():
+    program = parse_program(BRANCHES)
+    assert estimated_cycles(program) == 20 + 300 + 700  # the fusion's own estimate, without that of its contents
+    assert kernel_flops(program) == (1e9, 0)
+    (sent,) = find_collectives(program, {"data": 1, "fsdp": 4, "tensor": 1, "context": 1})
+    assert (sent.kind, sent.axes, sent.count, sent.num_bytes) == ("collective-permute", "fsdp", 1, 4 * 128 * 4)
 
 
 def test_pallas_kernels_count_by_their_cost_estimate():
@@ -64,6 +72,13 @@ def test_collectives_have_kind_axes_count_and_bytes():
         Collective("all-reduce", "fsdp", 1, reduced, 2 * reduced * 3 // 4),
         Collective("reduce-scatter", "data", 1, scattered, scattered // 2),
     ]
+
+
+def test_started_collectives_count_without_their_operands():
+    start = "%result = (f32[4,96]{1,0:T(4,128)}, f32[16,96]{1,0:T(8,128)}) all-gather-start(%x), channel_id=5, dimensions={0}"
+    text = BRANCHES.replace("  %before = ", f"  {start}\n  %before = ")
+    sizes = {each.kind: each.num_bytes for each in find_collectives(parse_program(text), MESH)}
+    assert sizes["all-gather"] == 16 * 128 * 4
 
 
 @pytest.mark.parametrize(

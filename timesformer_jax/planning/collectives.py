@@ -1,7 +1,7 @@
 """Communication of a compiled program: kind, count, bytes and mesh axis of its collectives."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,14 +26,21 @@ class Collective(NamedTuple):
     """Bytes that a chip has to send per step, by the cheapest algorithm."""
 
 
-def find_collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
-    """Collectives of a program, the largest first.
+class Transfer(NamedTuple):
+    """A collective operation that runs."""
 
-    Args:
-        program: The compiled program.
-        mesh: Size of each axis of the mesh, in order.
-    """
-    totals: dict[tuple[str, str], list[int]] = {}
+    kind: str
+    """One of `KINDS`."""
+    instruction: Instruction
+    """Instruction that runs, or the one inside of its fusion."""
+    num_bytes: int
+    """Bytes of its arrays on a chip: what an all-gather returns, and what the others take."""
+    times: int
+    """Number of executions per step."""
+
+
+def transfers(program: Program) -> Iterator[Transfer]:
+    """Yield a program's collective operations; the parts of an asynchronous one count once."""
     seen: set[str] = set()
     for execution in executed(program):
         inner = fused(program, execution.instruction)
@@ -44,13 +51,24 @@ def find_collectives(program: Program, mesh: Mapping[str, int]) -> list[Collecti
             if kind is None or (channel and channel[1] in seen):
                 continue
             seen |= {channel[1]} if channel else set()
-            group = first_group(instruction.attributes, int(np.prod(list(mesh.values()))))
-            if len(group) < 2 and kind != "collective-permute":
-                continue
-            size = _size(kind, instruction, inner or execution.computation)
-            total = totals.setdefault((kind, _axes(group, mesh)), [0, 0, 0])
-            for index, value in enumerate((1, size, _sent(kind, size, len(group)))):
-                total[index] += execution.times * value
+            yield Transfer(kind, instruction, _size(kind, instruction, inner or execution.computation), execution.times)
+
+
+def find_collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
+    """Collectives of a program, the largest first.
+
+    Args:
+        program: The compiled program.
+        mesh: Size of each axis of the mesh, in order.
+    """
+    totals: dict[tuple[str, str], list[int]] = {}
+    for kind, instruction, size, times in transfers(program):
+        group = first_group(instruction.attributes, int(np.prod(list(mesh.values()))))
+        if len(group) < 2 and kind != "collective-permute":
+            continue
+        total = totals.setdefault((kind, _axes(group, mesh)), [0, 0, 0])
+        for index, value in enumerate((1, size, _sent(kind, size, len(group)))):
+            total[index] += times * value
     found = [Collective(kind, axes, *total) for (kind, axes), total in totals.items()]
     return sorted(found, key=lambda each: -each.sent)
 

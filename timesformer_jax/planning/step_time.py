@@ -64,6 +64,11 @@ def kernel_flops(program: Program) -> tuple[float, int]:
     return flops, unknown
 
 
+def kernel_cycles(flops: float, chip: Chip) -> float:
+    """Estimate the cycles of our own kernels from their FLOPs."""
+    return KERNEL_SLOWDOWN * flops / (chip.peak * 1e12) * chip.clock * 1e9
+
+
 def step_time(
     chip: Chip, *, flops: float, memory_bytes: float, link_bytes: float, cycles: int, kernels: tuple[float, int] = (0.0, 0)
 ) -> StepTime:
@@ -77,8 +82,8 @@ def step_time(
         cycles: Result of `estimated_cycles`.
         kernels: Result of `kernel_flops`.
     """
-    kernel_seconds, uncounted = KERNEL_SLOWDOWN * kernels[0] / (chip.peak * 1e12), kernels[1]
-    cycles += round(kernel_seconds * chip.clock * 1e9)
+    own, uncounted = kernels
+    cycles += round(kernel_cycles(own, chip))
     return StepTime(
         flops=flops,
         memory_bytes=memory_bytes,
