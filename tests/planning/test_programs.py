@@ -74,6 +74,13 @@ def test_collectives_have_kind_axes_count_and_bytes():
     ]
 
 
+def test_collectives_on_one_channel_count_unless_they_are_steps_of_one():
+    """A combined reduce-scatter may have the channel of another one; `%begun` and `%ended` are one all-reduce."""
+    twice = "%scattered.1 = f32[2,128]{1,0:T(2,128)} fusion(%arrived), kind=kCustom, calls=%all-reduce-scatter.1"
+    found = find_collectives(parse_program(TPU.replace("  %scattered = ", f"  {twice}\n  %scattered = ")), MESH)
+    assert {each.kind: each.count for each in found} == {"all-gather": 11, "all-reduce": 1, "reduce-scatter": 2}
+
+
 def test_started_collectives_count_without_their_operands():
     start = "%result = (f32[4,96]{1,0:T(4,128)}, f32[16,96]{1,0:T(8,128)}) all-gather-start(%x), channel_id=5, dimensions={0}"
     text = BRANCHES.replace("  %before = ", f"  {start}\n  %before = ")

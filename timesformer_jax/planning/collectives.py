@@ -47,10 +47,14 @@ def transfers(program: Program) -> Iterator[Transfer]:
         for instruction in [execution.instruction] if inner is None else inner.instructions.values():
             kind = _kind(instruction, inner)
             channel = re.search(r"channel_id=(\d+)", instruction.attributes)
-            # XLA:TPU runs an asynchronous collective in steps, as one instruction in several fusions, on one channel.
-            if kind is None or (channel and channel[1] in seen):
+            if kind is None:
                 continue
-            seen |= {channel[1]} if channel else set()
+            # XLA:TPU runs an asynchronous collective in steps, as one instruction in several fusions, on one channel. Other
+            # collectives on one channel are different ones: two that each combine several reduce-scatters may share it.
+            if inner and channel and kind != "reduce-scatter":
+                if channel[1] in seen:
+                    continue
+                seen.add(channel[1])
             yield Transfer(kind, instruction, _size(kind, instruction, inner or execution.computation), execution.times)
 
 
