@@ -1,7 +1,8 @@
 """All fields of the configs, with neutral default values.
 
-A config file starts from `new_config` and sets the fields that differ. Most fields are documented where they are used: `model`
-in `timesformer_jax.TimeSformer`, `cnn` in `timesformer_jax.SlowFast` and `timesformer_jax.I3D`, `clips` in
+A config file starts from `new_config` and sets the fields that differ. `experiment/unread.py` lists the fields that are read
+only with some values of another field. Most fields are documented where they are used: `model` in
+`timesformer_jax.TimeSformer`, `cnn` in `timesformer_jax.SlowFast` and `timesformer_jax.I3D`, `clips` in
 `timesformer_jax.video.ClipOptions`, `pixels` and `mixing` in `PixelOptions` and `MixingOptions` of `timesformer_jax.augment`,
 `optimizer` in `timesformer_jax.training.make_optimizer`, `mesh` in `timesformer_jax.training.make_mesh`. The others are
 documented here.
@@ -159,7 +160,7 @@ def new_config(**sections: Any) -> ConfigDict:
                 "split": "val",
                 # Clips over all devices, rounded up to a multiple of their number; results don't depend on it.
                 "batch_size": 64,
-                # Clips per video (ignored with `clips.placement` "tiled", which covers the video), and crops per clip: 1 or 3.
+                # Clips per video (not with `clips.placement` "tiled", which covers the video), and crops per clip: 1 or 3.
                 "num_clips": 1,
                 "num_crops": 3,
                 # Average over the views of "probabilities" (the paper) or "logits" (the official code). Selects the headline

@@ -21,6 +21,7 @@ from experiment.architectures import (
 from experiment.cnn_weights import read_cnn
 from experiment.init_from import allowed_of_init_from, check_allow, choice_of_init_from
 from experiment.modes import MODES
+from experiment.unread import check_unread
 from timesformer_jax.features import folder_at
 from timesformer_jax.pretrained import Architecture, read_architecture
 from timesformer_jax.pretrained.orbax import find_checkpoint
@@ -53,12 +54,13 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
         typed: Dotted paths of the fields that the command line sets, such as "pixels.mean".
 
     Raises:
-        InputError: If fields contradict the checkpoint or the weights, or the weights can't be read or don't fit.
+        InputError: If fields contradict the checkpoint or the weights, the weights can't be read or don't fit, or the config
+            sets a field that nothing reads.
     """
     checkpoint = find_checkpoint(folder_at(workdir) / "checkpoints")
     if checkpoint is None and MODES[mode].needs_checkpoint:
         raise tsf.InputError(f"There is no checkpoint in {workdir}: train first with --mode=train.")
-    config = config.copy_and_resolve_references()
+    given, config = config, config.copy_and_resolve_references()
     check_architecture(config)
     check_allow(config)
     source = str(checkpoint or config.init_from or "")
@@ -70,11 +72,11 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
         _check_fixed(config, weights, source, typed)
     span_decides = "clips.span" in typed and "clips.sampling_rate" not in typed
     if span_decides:  # it takes precedence over a recipe's rate
-        config.clips.sampling_rate, typed = None, (*typed, "clips.sampling_rate")
+        config.clips.sampling_rate = None
     choices = _Choices(
         "checkpoint" if checkpoint else "weights",
         training=MODES[mode].trains,
-        typed=frozenset(typed),
+        typed=frozenset(typed) | ({"clips.sampling_rate"} if span_decides else set()),
         span_decides=span_decides,
         guesses=_guesses(weights),
     )
@@ -85,6 +87,7 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
             f"{workdir} holds the checkpoint of a run with other settings: {'; '.join(choices.refused)}. Drop the "
             f"flag{'s'[: len(choices.refused) > 1]} to resume that run, or choose another --workdir."
         )
+    check_unread(given, config, mode, typed)
     if checkpoint is None and source and MODES[mode].loads_init_from:
         model, allow = make_model(config), allowed_of_init_from(config)
         if is_cnn(config):

@@ -139,7 +139,7 @@ def _follow(config: Any, typed: Collection[str]) -> Any:
     """Fill in the fields that follow the weights; weights that are not on this disk are not downloaded."""
     config, source = config.copy_and_resolve_references(), config.init_from
     if source and not Path(source).expanduser().exists():
-        config.init_from = None
+        config.update({"init_from": None, "init_from_entry": None, "init_from_prefix": None, "init_from_allow": ()})
         if source in ZOO and not is_cnn(config):
             published = ZOO[source]
             for name in ("num_frames", "image_size"):

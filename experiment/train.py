@@ -71,7 +71,7 @@ def _rehearsal(config: Any, workdir: str) -> tuple[Any, str]:
         model = section_of(config)
         model.update({name: 0.0 for name in model if name.endswith("_rate")})
         config.train.update({"label_smoothing": 0.0, "ema_decay": 0.0, "log_every_steps": 10})
-        config.optimizer.update({"schedule": "constant", "warmup_epochs": 0.0, "weight_decay": 0.0})
+        config.optimizer.update({"schedule": "constant", "steps": (), "warmup_epochs": 0.0, "weight_decay": 0.0})
     return config, str(folder)
 
 

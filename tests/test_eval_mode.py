@@ -100,6 +100,7 @@ def test_curve_reuses_the_clips_of_a_smaller_evaluation(run: Path, made_clips: P
 
 def test_tiled_clips_have_no_curve(run: Path, made_clips: Path, data_dir: str):
     options = {**VIEWS, "clips.placement": "tiled", "clips.sampling_rate": 2.0}
+    del options["eval.num_clips"]
     main.run(small_folder(made_clips, data_dir, **options), str(run), "eval", typed=options)
     assert "by_num_clips" not in results(run)
     assert {row["views"] for row in predictions(run).values()} == {9}

@@ -48,7 +48,7 @@ def probe_config(clips: Path, data_dir: str, **overrides: Any) -> ConfigDict:
         "probe.learning_rates": (1e-1, 1e-4),
         "probe.weight_decays": (0.0, 0.1),
         "probe.num_epochs": 24.0,
-        "probe.num_heads": 4,
+        **({"probe.num_heads": 4} if overrides.get("probe.kind") == "attentive" else {}),
     }
     return config_of("folder", **{**small, **overrides})
 
