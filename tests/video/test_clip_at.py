@@ -1,6 +1,7 @@
 """The clip at a chosen second: its frames, its end, and what can't be."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import timesformer_jax as tsf
 from tests.support import moving_square, write_video
 from timesformer_jax import InputError
 from timesformer_jax.video import clip_at
+from timesformer_jax.video.timeline import read_timeline
 
 PREPROCESS = tsf.Preprocess(num_frames=4, crop_size=32, sampling_rate=6.0)  # 24 frames at 30 fps
 
@@ -29,6 +31,19 @@ def test_clip_begins_at_the_second_or_ends_with_the_video(video: Path, start: fl
     np.testing.assert_array_equal(clip.views, every.views)
     assert clip.boxes.shape == (3, 4)
     assert (clip.number, clip.num_clips, clip.seconds) == (0, 1, pytest.approx(first / 30))
+
+
+def test_packets_are_read_once_before_decoding(video: Path, monkeypatch: pytest.MonkeyPatch):
+    """Times and frames come from the same open file."""
+    passes = []
+
+    def read(*args: Any, **options: Any) -> Any:
+        passes.append(args)
+        return read_timeline(*args, **options)
+
+    monkeypatch.setattr("timesformer_jax.video.decoding.read_timeline", read)
+    assert clip_at(PREPROCESS, video, 0.5).seconds == pytest.approx(0.5, abs=1e-3)
+    assert len(passes) == 1
 
 
 def test_segments_of_a_long_video_cover_a_window(video: Path):

@@ -7,10 +7,10 @@ import numpy as np
 
 from timesformer_jax.checks import check_crops
 from timesformer_jax.errors import InputError
+from timesformer_jax.video.decoding import VideoFile
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
-from timesformer_jax.video.opening import open_video
 from timesformer_jax.video.preprocess import Preprocess
-from timesformer_jax.video.reading import Clip, stream_clips
+from timesformer_jax.video.reading import Clip, stream_clips_of
 from timesformer_jax.video.sampling import sliding_clips
 
 ROUNDING = 1e-3
@@ -37,13 +37,12 @@ def clip_at(
         raise InputError(f"start must be at least 0 seconds, got {start}.")
     check_crops(num_crops)
     size, seconds = (0, 0), 0.0
-    with open_video(video, limits=limits) as source:
-        times, duration = source.times, source.seconds
 
-    def choose(count: int, fps: float) -> np.ndarray:
+    def choose(count: int, source: VideoFile) -> np.ndarray:
         nonlocal seconds
+        times, fps = source.times, source.fps
         known = len(times) == count  # else frames can't be located by their times
-        seconds = duration if known and duration else count / fps
+        seconds = source.seconds if known and source.seconds else count / fps
         first = int(np.searchsorted(times, start + ROUNDING, side="right")) - 1 if known else int(start * fps)
         sizes = {"num_frames": preprocess.num_frames, "sampling": preprocess.sampling}
         # In units of frames, so that the second window begins at `first`.
@@ -55,7 +54,7 @@ def clip_at(
         size = frame.shape[:2]
         return preprocess.crops(frame, num_crops)
 
-    *_, clip = stream_clips(video, choose, crop, limits=limits)  # the last one is of the video's real number of frames
+    *_, clip = stream_clips_of(video, choose, crop, limits=limits)  # the last one is of the video's real number of frames
     if start >= seconds:
         raise InputError(f"start must be less than the {seconds:.1f} seconds of {video}, got {start:g}.")
     return clip._replace(boxes=preprocess.boxes(*size, num_crops))

@@ -19,6 +19,10 @@ Choose = Callable[[int, float], np.ndarray]
 """Function from (number of frames, frames per second) to frame indices, which ascend along both axes if there are two."""
 
 
+ChooseOf = Callable[[int, VideoFile], np.ndarray]
+"""Like `Choose`, but receives the open video in place of its frames per second."""
+
+
 class Clip(NamedTuple):
     """One clip of a video, prepared for the model.
 
@@ -62,7 +66,7 @@ def sample_frames(
         UnreadableVideoError: If no frame can be decoded.
     """
     found: tuple[dict[int, Any], np.ndarray] = {}, np.zeros(0, np.int64)
-    for indices, _, _, frames in _attempts(path, choose, transform, limits):
+    for indices, _, _, frames in _attempts(path, _by_rate(choose), transform, limits):
         found = dict(frames), indices
     return found
 
@@ -88,6 +92,21 @@ def stream_clips(
     Raises:
         UnreadableVideoError: If no frame can be decoded.
     """
+    return stream_clips_of(path, _by_rate(choose), transform, limits=limits)
+
+
+def _by_rate(choose: Choose) -> ChooseOf:
+    return lambda num_frames, video: choose(num_frames, video.fps)
+
+
+def stream_clips_of(
+    path: str | Path,
+    choose: ChooseOf,
+    transform: Callable[[np.ndarray], Float[ndarray, "crops S S 3"]],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Iterator[Clip]:
+    """Yield clips as `stream_clips` does; `choose` receives the open video, with the presentation times of its frames."""
     for indices, fps, times, frames in _attempts(path, choose, transform, limits):
         for clip in join_clips(indices, fps, frames):
             shown = np.array([times[index] for index in indices[clip.number].tolist()])
@@ -108,7 +127,7 @@ def join_clips(indices: Int[ndarray, "K T"], fps: float, frames: Iterator[tuple[
 
 
 def _attempts(
-    path: str | Path, choose: Choose, transform: Callable[[np.ndarray], Any], limits: Limits
+    path: str | Path, choose: ChooseOf, transform: Callable[[np.ndarray], Any], limits: Limits
 ) -> Iterator[tuple[np.ndarray, float, dict[int, float], Iterator[tuple[int, Any]]]]:
     """Choose and decode frames based on the announced number of frames and, if that proves wrong, again based on the real one.
 
@@ -121,7 +140,7 @@ def _attempts(
         with open_video(path, limits=limits) as video:
             if not num_frames:
                 num_frames, certain = max(video.count_packets(), 1), video.count_is_certain
-            indices = choose(num_frames, video.fps)
+            indices = choose(num_frames, video)
             wanted: Sequence[int] = np.unique(indices).tolist()
             coming, times = video.frames(only=set(wanted)), {}
 
