@@ -62,6 +62,24 @@ def test_idle_uploads_are_removed(store: Store, now: list[float]):
         store.get(idle.token)
 
 
+def test_running_analysis_counts_as_use(store: Store, now: list[float]):
+    """However long a step takes; afterwards, or if nobody reads on, the upload is idle again."""
+    long, left = filled(store), filled(store)
+    running, abandoned = (store.while_used(upload, iter(["first", "second"])) for upload in (long, left))
+    assert (next(running), next(abandoned)) == ("first", "first")
+    abandoned.close()
+    now[0] = IDLE_SECONDS * 1.5
+    store.remove_idle()
+    assert (long.video.exists(), left.video.exists()) == (True, False)
+    assert list(running) == ["second"]
+    now[0] += IDLE_SECONDS * 0.9
+    store.remove_idle()
+    assert long.video.exists()
+    now[0] += IDLE_SECONDS * 0.2
+    store.remove_idle()
+    assert not long.video.exists()
+
+
 def test_work_on_a_removed_upload_stops(store: Store):
     upload = filled(store)
     upload.serve(".mp4", b"drawn")

@@ -1,8 +1,10 @@
 """Requests to `timesformer app` that its page wouldn't send: paths, other users' files, and Gradio's own routes."""
 
+import asyncio
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +15,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import timesformer_jax as tsf
 from tests.browser.conftest import MAX_BYTES, ROOT, started
+from timesformer_jax.app.checkpoint import Checkpoint
+from timesformer_jax.app.store import IDLE_SECONDS, Store
+from timesformer_jax.video import Limits
 
 pytestmark = pytest.mark.browser
 
@@ -138,6 +144,33 @@ def test_broken_off_upload_leaves_nothing(app: str, uploads: Path):
             break
         done.wait(0.1)
     assert sorted(uploads.rglob("video*")) == before
+
+
+def test_video_is_kept_while_it_is_analysed(checkpoints: list[Path], videos: dict[str, Path]):
+    """Its analysis may take longer than the time after which an idle video is removed."""
+    import gradio as gr
+
+    from timesformer_jax.app.page import build_page
+
+    now = [0.0]
+    store = Store(clock=lambda: now[0])
+
+    async def build() -> gr.Blocks:  # outside a running event loop, Gradio makes its own and doesn't close them
+        return build_page([Checkpoint("divided", tsf.load(checkpoints[0]))], store, Limits())
+
+    blocks = asyncio.run(build())
+    (uploaded,) = (each.fn for each in blocks.fns.values() if each.name == "uploaded")
+    upload = store.add("a.mp4")
+    shutil.copyfile(videos["across"], upload.video)
+    event = gr.EventData(None, {"token": upload.token})
+    for _ in uploaded("relevance", 0.5, event, gr.Request(session_hash="page")):
+        now[0] += 2 * IDLE_SECONDS
+        store.remove_idle()
+        assert upload.video.exists()
+    now[0] += 2 * IDLE_SECONDS
+    store.remove_idle()
+    assert not upload.video.exists()
+    store.close()
 
 
 def test_page_and_its_files_name_no_other_host(app: str):

@@ -100,7 +100,7 @@ def build_page(checkpoints: Sequence[Checkpoint], store: Store, limits: Limits, 
         def reported(upload: Any, steps: Iterator[dict[Any, Any]]) -> Iterator[dict[Any, Any]]:
             """Pass on what is to be shown, or else what went wrong."""
             try:
-                yield from steps
+                yield from store.while_used(upload, steps)
                 return
             except InputError as error:
                 message = upload.said(error)

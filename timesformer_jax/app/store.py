@@ -7,14 +7,16 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from timesformer_jax.errors import InputError
 
+Result = TypeVar("Result")
+
 IDLE_SECONDS = 3600.0
-"""Seconds without a request after which an upload is removed, even if its page is still open."""
+"""Seconds without a request or a running analysis after which an upload is removed, even if its page is still open."""
 PREFIX = "timesformer-app-"
 """Beginning of the name of a server's folder of uploads, in the system's folder for temporary files."""
 
@@ -33,7 +35,8 @@ class Upload:
         name: Name that the user's file had, which is only shown.
         kept: Intermediate results, by whatever they depend on.
         session: Session of the page that uses it; None until one does.
-        used: Time of the latest request, in seconds of `time.monotonic`.
+        used: Time of the latest request or the end of the latest analysis, in seconds of `time.monotonic`.
+        running: A mark for each analysis that has steps left.
         removed: Whether the files are gone.
         served: Files that the server gives to browsers, by name.
     """
@@ -44,6 +47,7 @@ class Upload:
     kept: dict[Any, Any] = dataclasses.field(default_factory=dict)
     session: str | None = None
     used: float = 0.0
+    running: set[object] = dataclasses.field(default_factory=set)
     removed: bool = False
     served: dict[str, Path] = dataclasses.field(default_factory=dict)
 
@@ -118,6 +122,16 @@ class Store:
         """Note that an upload is in use."""
         upload.used = self._clock()
 
+    def while_used(self, upload: Upload, steps: Iterable[Result]) -> Iterator[Result]:
+        """Pass on the steps of an analysis; an upload isn't idle before they end, however long they take."""
+        this = object()
+        upload.running.add(this)  # without the lock, which the thread may hold as it collects an abandoned generator
+        try:
+            yield from steps
+        finally:
+            upload.running.discard(this)
+            self.touch(upload)
+
     def claim(self, token: Any, session: str | None) -> Upload:
         """Return the upload for a session's page, and remove the session's earlier uploads."""
         upload = self.get(token)
@@ -143,10 +157,10 @@ class Store:
         shutil.rmtree(upload.folder, ignore_errors=True)
 
     def remove_idle(self) -> None:
-        """Remove uploads without a request for `IDLE_SECONDS`."""
+        """Remove uploads without a request or a running analysis for `IDLE_SECONDS`."""
         latest = self._clock() - IDLE_SECONDS
         with self._lock:
-            idle = [upload for upload in self._uploads.values() if upload.used < latest]
+            idle = [upload for upload in self._uploads.values() if not upload.running and upload.used < latest]
         for upload in idle:
             self.remove(upload)
 
