@@ -19,8 +19,9 @@ from timesformer_jax.features import extract
 from timesformer_jax.modeling import variables_of
 from timesformer_jax.printable import printable
 from timesformer_jax.progress import Progress
+from timesformer_jax.spacing import evenly
 from timesformer_jax.training import OBJECTIVES
-from timesformer_jax.video.sampling import TARGET_FPS, evenly
+from timesformer_jax.video.sampling import TARGET_FPS
 from timesformer_jax.video.views import Video, View
 
 Maps = Callable[[jax.Array, np.ndarray], jax.Array]

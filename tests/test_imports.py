@@ -145,7 +145,7 @@ GROUND = {
     for name in (
         *("_typing", "atomic_write", "checks", "devices", "digests", "errors", "extras", "interpolation", "labels", "orbax_io"),
         *("os_errors", "peers", "preemption", "printable", "processes", "progress", "quiet_orbax", "renamed", "run_lock"),
-        *("palette", "state_files", "version"),
+        *("palette", "spacing", "state_files", "version"),
     )
 }
 

@@ -15,9 +15,9 @@ from timesformer_jax.errors import InputError
 from timesformer_jax.explain import Film, MappedClip, draw_on_video
 from timesformer_jax.explain.drawing import STRENGTH
 from timesformer_jax.pretrained import Prediction, WindowScores
+from timesformer_jax.spacing import evenly
 from timesformer_jax.video import Limits
 from timesformer_jax.video.encoding import encode_jpeg
-from timesformer_jax.video.sampling import evenly
 
 BEST = 5
 """Number of labels with their probabilities."""

@@ -10,6 +10,7 @@ import numpy as np
 from timesformer_jax._typing import Float, UInt8, ndarray
 from timesformer_jax.evaluation.report import ShownVideo
 from timesformer_jax.extras import needs
+from timesformer_jax.spacing import evenly
 
 THUMBNAIL = 240
 """Long side of a single frame in pixels."""
@@ -103,8 +104,7 @@ def _num_pixels(video: ShownVideo, quality: Quality) -> float:
 
 
 def _encoded(video: ShownVideo, quality: Quality) -> Clip:
-    total = len(video.frames)
-    chosen = np.unique(np.linspace(0, total - 1, min(total, quality.frames)).round().astype(int))
+    chosen = evenly(len(video.frames), quality.frames)
     frames = np.stack([np.asarray(_resized(video.frames[i], quality.side)) for i in chosen])
     columns = int(np.ceil(np.sqrt(len(chosen))))
     file = io.BytesIO()

@@ -11,7 +11,7 @@ from timesformer_jax._typing import Array, Float, Shaped, UInt8, ndarray
 from timesformer_jax.extras import needs
 from timesformer_jax.interpolation import linear
 from timesformer_jax.printable import printable
-from timesformer_jax.video.sampling import evenly
+from timesformer_jax.spacing import evenly
 
 STRENGTH = 0.65
 """Opacity of the colour at the map's maximum."""

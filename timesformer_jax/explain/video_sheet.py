@@ -12,9 +12,9 @@ from timesformer_jax.explain.drawing import MOST_COLUMNS, STRENGTH
 from timesformer_jax.explain.film import of_first
 from timesformer_jax.explain.mapped_clip import Overlay
 from timesformer_jax.printable import printable
+from timesformer_jax.spacing import evenly
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits
 from timesformer_jax.video.opening import open_video
-from timesformer_jax.video.sampling import evenly
 
 SHEET_SIDE = 320
 """Usual width or height of a frame, whichever is larger."""

@@ -124,11 +124,6 @@ def nearest_clips(num_clips: int, *, of: int, placement: str) -> list[int]:
     return [int(np.argmin(np.abs(there - place(clip, num_clips)))) for clip in range(num_clips)]
 
 
-def evenly(count: int, most: int) -> Int[ndarray, "chosen"]:
-    """Choose at most `most` of `count` frames, evenly spaced, the first and the last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
-
-
 def tiled_clips(
     num_video_frames: int, fps: float, *, num_frames: int, sampling_rate: float
 ) -> Int[ndarray, "num_clips num_frames"]:
