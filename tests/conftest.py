@@ -90,11 +90,31 @@ def digits(data_dir: str):
     return open_dataset(name="moving_digits", label="motion", train_clips=96, val_clips=21, data_dir=data_dir)
 
 
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory, made_clips: Path, data_dir: str) -> Path:
+    """Workdir of a small training, for `trained` to copy."""
+    import main
+    from tests.runs import small_folder
+
+    workdir = tmp_path_factory.mktemp("trained_once")
+    with jax.numpy_dtype_promotion("standard"):
+        main.run(small_folder(made_clips, data_dir), str(workdir), "train")
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, trained_once: Path) -> Path:
+    """Workdir of a small training, which the tests of one file may evaluate again."""
+    return Path(shutil.copytree(trained_once, tmp_path_factory.mktemp("runs") / "trained"))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def optax_promotes(request: pytest.FixtureRequest) -> Iterator[None]:
     """Allow dtype promotion, since optax mixes dtypes (step counts with rates)."""
     relaxed = request.path.parent.name == "training" or request.path.name in (
         "test_main.py",
+        "test_main_errors.py",
+        "test_report_mode.py",
         "test_docs.py",
         "test_pointing.py",
     )

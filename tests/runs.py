@@ -44,6 +44,16 @@ def small_folder(clips: Path, data_dir: str, argument: str = "video_folder", **o
     return config_of("folder", argument, **{**small, **overrides})
 
 
+OTHER_SETTINGS = {
+    "clips.placement": "centre",
+    "clips.sampling_rate": 2.0,
+    "clips.short_side": (36, 40),
+    "pixels.mean": (0.5, 0.5, 0.5),
+    "pixels.channel_order": "bgr",
+}
+"""Overrides that differ from the settings of a `small_folder`, but leave the model as it is."""
+
+
 def run_of_steps(num_steps: int, clips: Path, data_dir: str) -> dict[str, Any]:
     """Fields of a folder-config run on the generated clips: nine for training, in batches of eight."""
     places = {"data.root": str(clips), "data.data_dir": data_dir, "data.val_fraction": 0.3}

@@ -1,18 +1,26 @@
 """The report on an evaluation and its training."""
 
+import json
 import re
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import main
 from experiment.report import compare_with_validation
 from experiment.report_videos import ReportVideos, num_windows
 from input_pipeline import ClipOptions
-from timesformer_jax import InputError
+from tests.runs import predictions, results, small_folder
+from timesformer_jax import InputError, evaluation
+from timesformer_jax.state_files import sealed
 
 RESULTS = {"split": "val", "step": 20, "top1": 0.875, "num_clips": 5, "num_crops": 3}
+
+
 ONE_VIEW = {"num_clips": 1, "num_crops": 1}
 
 
@@ -68,3 +76,56 @@ def test_report_of_other_data_names_a_video():
 @pytest.mark.parametrize(("seconds", "windows"), [(0.1, 1), (8.0, 1), (11.9, 1), (12.1, 2), (80.0, 10)])
 def test_timeline_has_a_window_per_clip_of_the_video(seconds: float, windows: int):
     assert num_windows(seconds, 8.0) == windows
+
+
+def test_report_of_an_evaluation(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
+    """It shows every evaluated video with its label, predictions and map, the settings of training, and another run."""
+    main.run(small_folder(made_clips, data_dir, **{"eval.num_clips": 2}), str(trained), "eval")
+    shutil.copytree(trained, tmp_path / "other")
+    main.run(small_folder(made_clips, data_dir, **{"report.compare": str(tmp_path / "other")}), str(trained), "report")
+    page = (trained / "report.html").read_text()
+    examples = re.findall(r'<article class="example.*?</article>', page, re.DOTALL)
+    assert len(examples) == len(predictions(trained)) == 3
+    for name, row in predictions(trained).items():
+        (example,) = [each for each in examples if f'<p class="file">{name}</p>' in each]
+        assert row["label"] in re.search("<h3>.*</h3>", example)[0]
+        assert re.search(r'<span class="name">(.*?)<', example)[1] == row["best"][0][0]
+        assert (f"taken for {row['best'][0][0]}" in example) == (row["label"] != row["best"][0][0])
+        assert 'class="maps" src="data:image/png;base64,' in example
+        area = [float(value) for value in re.search('data-area="(.*?)"', example)[1].split()]
+        assert area == pytest.approx([0, 5 / 42, 1, 32 / 42])  # the middle square of 48 x 64 pixels, scaled to 32 x 42
+    found = results(trained)
+    assert re.search(rf"{100 * found['top1']:.2f} %\s+<small>\({100 * found['intervals']['top1'][0]:.2f} to", page)
+    assert "Accuracy by number of clips" in page
+    assert re.search(r">optimizer\.name</th><td>adamw</td>", page)
+    assert "±0.0 percentage points" in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_videos", -1), ("num_points", 0)])
+def test_report_options_are_checked_first(trained: Path, tmp_path: Path, field: str, value: int):
+    with pytest.raises(InputError, match=f"--config.report.{field} must be at least {value + 1}, got {value}"):
+        main.run(small_folder(Path("/no/such/folder"), str(tmp_path), **{f"report.{field}": value}), str(trained), "report")
+
+
+def test_report_checks_what_it_compares_with_first(trained: Path, tmp_path: Path):
+    config = small_folder(Path("/no/such/folder"), str(tmp_path), **{"report.compare": str(tmp_path / "none")})
+    with pytest.raises(InputError, match=r"There are no evaluation results in .*none"):
+        main.run(config, str(trained), "report")
+    (tmp_path / "other").mkdir()
+    rows = [*predictions(trained).values()][1:]
+    evaluation.write_results(str(tmp_path / "other"), results(trained), rows)
+    config.report.compare = str(tmp_path / "other")
+    with pytest.raises(InputError, match=r"have evaluated different videos \(3 and 2, of which 2 are the same"):
+        main.run(config, str(trained), "report")
+
+
+def test_report_needs_an_evaluation_with_its_checkpoint(trained: Path, tmp_path: Path, made_clips: Path, data_dir: str):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "results.json").write_text(json.dumps(sealed({**results(trained), "step": 7})))
+    with pytest.raises(InputError, match=r"results.json is of step 7, whose checkpoint isn't kept any more .there are \d+"):
+        main.run(small_folder(made_clips, data_dir), str(tmp_path / "run"), "report")
+    (tmp_path / "run" / "results.json").unlink()
+    with pytest.raises(InputError, match=r"There are no evaluation results in .*run: evaluate the run"):
+        main.run(small_folder(made_clips, data_dir), str(tmp_path / "run"), "report")
