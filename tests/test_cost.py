@@ -110,6 +110,13 @@ def test_count_parameters():
     assert count_parameters(tsf.create("timesformer-base", num_classes=174)) == 121_392_558
 
 
+def test_same_costs_give_the_same_plot(tmp_path: Path):
+    plots = [tmp_path / "one.svg", tmp_path / "other.svg"]
+    for plot in plots:
+        assert main(["cost", "--frames", "8", "--sizes", "224", f"--plot={plot}"]) == 0
+    assert plots[0].read_bytes() == plots[1].read_bytes()
+
+
 def test_cost_command_writes_tables_and_plots(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     plot = tmp_path / "cost.png"
     assert main(["cost", "--frames", "8", "96", "--sizes", "224", "--csv", f"--plot={plot}"]) == 0

@@ -145,7 +145,7 @@ GROUND = {
     for name in (
         *("_typing", "atomic_write", "checks", "devices", "digests", "errors", "extras", "interpolation", "labels", "orbax_io"),
         *("os_errors", "peers", "preemption", "printable", "processes", "progress", "quiet_orbax", "renamed", "run_lock"),
-        *("palette", "spacing", "state_files", "version"),
+        *("palette", "plotting", "spacing", "state_files", "version"),
     )
 }
 
@@ -222,11 +222,10 @@ def test_every_room_has_an_import_rule():
         (
             "matplotlib",
             [
-                "input_pipeline/contact_sheet.py",
                 "timesformer_jax/explain/drawing.py",
                 "timesformer_jax/explain/embedding.py",
                 "timesformer_jax/explain/timeline_plot.py",
-                "timesformer_jax/jobs/cost.py",
+                "timesformer_jax/plotting.py",
             ],
         ),
         ("sklearn", ["timesformer_jax/datasets/drawn_digits.py", "timesformer_jax/explain/embedding.py"]),

@@ -1,6 +1,5 @@
 """Two-dimensional embeddings of video features, coloured by label, and how well the features separate labels (Figure 8)."""
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from timesformer_jax._typing import Float, Int, ndarray
 from timesformer_jax.checks import check_choice
 from timesformer_jax.errors import InputError
 from timesformer_jax.extras import needs
+from timesformer_jax.plotting import encode_figure, new_figure
 from timesformer_jax.printable import printable
 
 FEWEST = 5
@@ -156,15 +156,13 @@ def draw_points(
         InputError: If matplotlib is not installed.
     """
     with needs("matplotlib", "Drawing"):
-        import matplotlib
-        from matplotlib.figure import Figure
+        from matplotlib import colormaps
 
     columns, names = max(map(len, panels)), [printable(name) for name in label_names or ()]
-    colours = [matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20"](i) for i in range(max(len(names), 1))]
+    colours = [colormaps["tab10" if len(names) <= 10 else "tab20"](i) for i in range(max(len(names), 1))]
     longest = max(map(len, names), default=0)
     width = 3.6 * columns + (0.5 + 0.07 * min(longest, 40) if names else 0)
-    with matplotlib.rc_context({"svg.hashsalt": "timesformer_jax", "text.parse_math": False}):
-        figure = Figure(figsize=(width, 3.9 * len(panels)), layout="constrained")
+    with new_figure(width, 3.9 * len(panels)) as figure:
         for axes, row in zip(figure.subplots(len(panels), columns, squeeze=False), panels, strict=True):
             for axis, panel in zip(axes, row, strict=False):
                 _draw_panel(axis, panel, colours)
@@ -174,9 +172,7 @@ def draw_points(
             dots = [_dot(figure, colour) for colour in colours]
             shown = [name if len(name) <= 40 else f"{name[:39]}…" for name in names]
             figure.legend(dots, shown, loc="outside right upper", fontsize=7, frameon=False)
-        written = io.BytesIO()
-        figure.savefig(written, format=format, dpi=dpi, metadata={"Date": None} if format == "svg" else {"Software": None})
-    return written.getvalue()
+        return encode_figure(figure, format=format, dpi=dpi)
 
 
 def _draw_panel(axis: Any, panel: Panel, colours: Sequence[Any]) -> None:

@@ -1,14 +1,13 @@
 """Plot of a long video's labels over time: coloured bars of the best labels above curves of their probabilities."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from timesformer_jax._typing import Float, Int, ndarray
-from timesformer_jax.extras import needs
 from timesformer_jax.palette import OTHER, SERIES, colour, ink_on
+from timesformer_jax.plotting import encode_figure, new_figure
 from timesformer_jax.printable import printable
 
 FORMATS = ("png", "svg", "pdf")
@@ -64,23 +63,11 @@ def draw_timeline(
     Raises:
         InputError: If matplotlib is not installed.
     """
-    with needs("matplotlib", "Drawing"):
-        import matplotlib
-        from matplotlib.figure import Figure
-
     chosen: list[int] = labels_over_time(edges, probabilities).tolist()
     colours = {label: colour(number) for number, label in enumerate(chosen)}
     shown = {label: _short(names[label], 32) for label in chosen}
-    settings: Any = {
-        "svg.hashsalt": "timesformer_jax",
-        "text.parse_math": False,
-        "font.size": 9,
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-    }
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
+    settings = {"font.size": 9, "text.color": INK, "xtick.color": INK, "ytick.color": INK}
+    with new_figure(9, 3.6, **settings) as figure:
         bars, curves = figure.subplots(2, 1, sharex=True, height_ratios=(1, 6))
         _draw_bars(bars, edges, probabilities.argmax(axis=1), colours, shown)
         _draw_curves(curves, edges, probabilities, colours)
@@ -89,10 +76,7 @@ def draw_timeline(
         figure.legend(handles, list(shown.values()), loc="outside right upper", frameon=False, handlelength=1.4)
         if note:
             figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color="#666666")
-        written = io.BytesIO()
-        metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[format]
-        figure.savefig(written, format=format, dpi=dpi, metadata=metadata)
-    return written.getvalue()
+        return encode_figure(figure, format=format, dpi=dpi)
 
 
 def _draw_bars(axis: Any, edges: np.ndarray, best: np.ndarray, colours: dict[int, str], shown: dict[int, str]) -> None:

@@ -2,15 +2,14 @@
 
 import argparse
 import csv
-import io
 import sys
 from pathlib import Path
 
 from timesformer_jax.atomic_write import write_whole
 from timesformer_jax.cost import Cost, cost_table, systems_table
 from timesformer_jax.errors import InputError, first_line
-from timesformer_jax.extras import needs
 from timesformer_jax.modeling import SCHEMES, TimeSformer
+from timesformer_jax.plotting import encode_figure, new_figure
 from timesformer_jax.variants import VARIANTS, create
 
 TIMESFORMERS = [name for name, variant in VARIANTS.items() if variant.model is TimeSformer]
@@ -65,28 +64,24 @@ def _print_systems(num_classes: int) -> None:
 
 
 def _plot(lines: list[Cost], path: str) -> None:
-    with needs("matplotlib", "Drawing"):
-        from matplotlib.figure import Figure
-
     sizes = sorted({line.image_size for line in lines})
-    figure = Figure(figsize=(4 * len(sizes), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
-    for axis, size in zip(axes, sizes, strict=True):
-        for attention_type in SCHEMES:
-            part = [line for line in lines if (line.attention_type, line.image_size) == (attention_type, size)]
-            axis.plot(
-                [line.num_frames for line in part], [line.multiply_adds / 1e12 for line in part], "o-", label=attention_type
-            )
-        axis.set(xlabel="frames", title=f"{size} x {size} pixels", xscale="log", yscale="log")
-        axis.set_xticks([line.num_frames for line in part], [str(line.num_frames) for line in part])
-        axis.minorticks_off()
-    axes[0].set_ylabel("10^12 multiply-adds per clip")
-    axes[0].legend(fontsize=7)
-    drawn = io.BytesIO()
-    try:
-        figure.savefig(drawn, dpi=120, format=Path(path).suffix.removeprefix(".") or None)
-        write_whole(Path(path), drawn.getvalue())
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib doesn't support
-        raise InputError(f"Can't write {path}: {first_line(error)}.") from error
+    with new_figure(4 * len(sizes), 3.6) as figure:
+        axes = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+        for axis, size in zip(axes, sizes, strict=True):
+            for attention_type in SCHEMES:
+                part = [line for line in lines if (line.attention_type, line.image_size) == (attention_type, size)]
+                axis.plot(
+                    [line.num_frames for line in part], [line.multiply_adds / 1e12 for line in part], "o-", label=attention_type
+                )
+            axis.set(xlabel="frames", title=f"{size} x {size} pixels", xscale="log", yscale="log")
+            axis.set_xticks([line.num_frames for line in part], [str(line.num_frames) for line in part])
+            axis.minorticks_off()
+        axes[0].set_ylabel("10^12 multiply-adds per clip")
+        axes[0].legend(fontsize=7)
+        try:
+            drawn = encode_figure(figure, format=Path(path).suffix.removeprefix(".") or None, dpi=120)
+            write_whole(Path(path), drawn)
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib doesn't support
+            raise InputError(f"Can't write {path}: {first_line(error)}.") from error
