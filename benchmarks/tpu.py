@@ -135,8 +135,12 @@ def check(name: str, found: list[dict[str, Any]], log: str) -> list[str]:
     if "nvoluntary full rematerialization" in log:
         faults.append("the compiler gathers a whole array that it can't reshard (involuntary full rematerialization).")
     if "fsdp" in name:
-        if whole := [each for each in large if each["kind"] == "all-reduce"]:
-            faults.append(f"{len(whole)} large gradients are summed on every chip instead of being scattered.")
+        # The gradient of a temporal projection composed with temporal_fc is summed whole, since it enters those of both.
+        whole, scattered = (
+            sum(each["size"] for each in large if each["kind"] == kind) for kind in ("all-reduce", "reduce-scatter")
+        )
+        if whole > scattered / 10:
+            faults.append(f"{whole / 2**20:.1f} MiB of gradients are summed on every chip instead of being scattered.")
         if wide := [each for each in large if each["kind"] == "all-gather" and each["dtypes"] != ["bf16"]]:
             # The classifier computes in float32.
             faults += ["weights are gathered in float32."] if sum(each["size"] for each in wide) > 4 * 2**20 else []

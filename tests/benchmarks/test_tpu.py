@@ -46,7 +46,7 @@ def collective(kind: str, dtype: str = "bf16") -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "found", "log", "words"),
     [
-        ("training, fsdp 4", [collective("all-reduce")], "", "1 large gradients are summed on every chip"),
+        ("training, fsdp 4", [collective("all-reduce")], "", "4.0 MiB of gradients are summed on every chip"),
         ("training, fsdp 4", [collective("all-gather", "f32")] * 2, "", "gathered in float32"),
         ("training, context 4", [collective("all-to-all")] * 7, "", "expected 4 all-to-alls in bf16 per block"),
         ("training, context 4", [collective("all-to-all", "f32")] * 8, "", "expected 4 all-to-alls in bf16 per block"),

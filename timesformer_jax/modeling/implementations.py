@@ -14,6 +14,7 @@ from timesformer_jax.modeling.kernels.fused_attention import fused_attention
 from timesformer_jax.modeling.kernels.partitioned import has_constant_shape
 from timesformer_jax.modeling.kernels.tiles import LONGEST, TILES, fits
 from timesformer_jax.modeling.kernels.tpu_attention import tpu_attention
+from timesformer_jax.modeling.per_device import platform_dependent
 from timesformer_jax.modeling.projections import Mixed, Projections
 
 Mask = Bool[Array, "b G L"] | None
@@ -143,7 +144,7 @@ def _fused(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
         )
     interpreted = functools.partial(fused_attention, interpret=True)
     return _packed_attention(
-        lambda *arrays: jax.lax.platform_dependent(*arrays, cuda=fused_attention, default=interpreted), qkv, strides, queries
+        lambda *arrays: platform_dependent(*arrays, cuda=fused_attention, default=interpreted), qkv, strides, queries
     )
 
 
@@ -193,7 +194,7 @@ def _auto(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
         name = next(name for where, name, takes in AUTOMATIC if where in (platform, "any") and takes(qkv, mask))
         return lambda qkv: IMPLEMENTATIONS[name](qkv, mask, queries)
 
-    return jax.lax.platform_dependent(qkv, cuda=chosen("cuda"), tpu=chosen("tpu"), default=chosen("default"))
+    return platform_dependent(qkv, cuda=chosen("cuda"), tpu=chosen("tpu"), default=chosen("default"))
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {

@@ -12,6 +12,7 @@ from flax.typing import Dtype, Initializer
 
 from timesformer_jax._typing import Array, Bool, Float, PRNGKeyArray
 from timesformer_jax.modeling.kernels.layer_norm import normalize, residual_gradients, supports
+from timesformer_jax.modeling.per_device import platform_dependent
 
 
 @jax.custom_jvp
@@ -162,7 +163,7 @@ def normalize_and_keep(epsilon: float, x: Array, scale: Array, bias: Array) -> F
 
     if not supports(x):
         return plain(x, scale, bias)
-    return jax.lax.platform_dependent(x, scale, bias, cuda=functools.partial(_fork, epsilon), default=plain)
+    return platform_dependent(x, scale, bias, cuda=functools.partial(_fork, epsilon), default=plain)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -5,10 +5,11 @@ Modules name the meaning of each axis ("clips", "frames"), and the code that sha
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Names = tuple[str | None, ...]
@@ -41,6 +42,30 @@ def current_placement() -> Placement | None:
     Derivatives may be traced after the context has ended, so functions with custom derivatives must keep it.
     """
     return _PLACEMENT.get()
+
+
+def platform_dependent(*arrays: Any, default: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
+    """Apply the function for the platform that the program is compiled for, as `jax.lax.platform_dependent` does.
+
+    The mesh of sharded models tells the platform while they are traced, so that only its function is part of the program. JAX
+    would keep a conditional wherever a checkpoint hides the platform from the compiler, which can't optimize across it.
+
+    Args:
+        *arrays: Arguments of the functions.
+        default: Function for platforms that have none of their own.
+        **functions: Maps a platform ("cuda", "tpu") to its function.
+    """
+    placement = current_placement()
+    if placement is None:
+        return jax.lax.platform_dependent(*arrays, default=default, **functions)
+    return functions.get(_platform_of(placement.mesh), default)(*arrays)
+
+
+def _platform_of(mesh: Mesh) -> str:
+    device = mesh.devices.flat[0]
+    if device.platform == "gpu":  # JAX's name for both kinds
+        return "rocm" if "rocm" in device.client.platform_version else "cuda"
+    return device.platform
 
 
 def sharding_of_axes(placement: Placement | None, shape: tuple[Any, ...], names: Names) -> NamedSharding | None:
