@@ -26,14 +26,20 @@ def write_page(files: Sequence[Path], document: Path) -> Path:
 
 
 def render(files: Sequence[Path]) -> str:
-    """Return Markdown for all files, with a heading per card."""
-    return "\n\n".join(_card(read_record(path), path.name) for path in files) or NOT_YET
+    """Return Markdown for all files, with a heading per card; further files of a card add their names to it."""
+    cards, headings = [], set[str]()
+    for path in files:
+        content = read_record(path)
+        device = find(content, "card", "device") or {"kind": "unknown device", "versions": {}, "settings": {}}
+        heading = f"{device['kind']} ({path.stem})" if device["kind"] in headings else device["kind"]
+        headings.add(heading)
+        cards.append(_card(heading, content, device, path.name))
+    return "\n\n".join(cards) or NOT_YET
 
 
-def _card(content: dict[str, Any], name: str) -> str:
-    device = find(content, "card", "device") or {"kind": "unknown device", "versions": {}, "settings": {}}
+def _card(heading: str, content: dict[str, Any], device: dict[str, Any], name: str) -> str:
     parts = [
-        f"### {device['kind']}",
+        f"### {heading}",
         _conditions(content, device, name),
         _yardsticks(content),
         *(part for section in TABLES if (part := _table(content, section))),

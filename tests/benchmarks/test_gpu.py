@@ -241,8 +241,8 @@ def test_every_section_runs(tmp_path: Path):
     failures = {entry["failure"] for entry in content["entries"] if "failure" in entry}
     assert failures <= set(FAILURES)
     for entry in content["entries"]:
-        if "failure" in entry:  # needs an NVIDIA GPU
-            assert "cuDNN" in entry["message"] or "NVIDIA" in entry["message"], entry
+        if "failure" in entry:  # needs an NVIDIA GPU, or wider heads than those of the tiny model
+            assert any(word in entry["message"] for word in ("cuDNN", "NVIDIA", "needs dtype")), entry
         else:
             assert entry["result"].get("agrees", True)
             assert entry["result"].get("loss_is_finite", True)
