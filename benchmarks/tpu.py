@@ -139,7 +139,7 @@ def check(name: str, found: list[dict[str, Any]], log: str) -> list[str]:
         whole, scattered = (
             sum(each["size"] for each in large if each["kind"] == kind) for kind in ("all-reduce", "reduce-scatter")
         )
-        if whole > scattered / 10:
+        if whole > scattered / 8:
             faults.append(f"{whole / 2**20:.1f} MiB of gradients are summed on every chip instead of being scattered.")
         if wide := [each for each in large if each["kind"] == "all-gather" and each["dtypes"] != ["bf16"]]:
             # The classifier computes in float32.

@@ -193,13 +193,14 @@ class ProjectionAndLayer(nn.Module):
     def __call__(
         self,
         mixed: Float[Array, "B T N h d"],
+        *,
         projection: tuple[Float[Array, "h d D"], Float[Array, "D"]],
         factors: Float[Array, "B T N 1"] | None = None,
     ) -> Float[Array, "B T N D"]:
         kernel = self.param("kernel", self.kernel_init, (self.embed_dim, self.embed_dim), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,), jnp.float32)
-        mixed, *projection, kernel, bias = (jnp.asarray(array, self.dtype) for array in (mixed, *projection, kernel, bias))
-        first_kernel, first_bias = projection
+        arrays = (mixed, *projection, kernel, bias)
+        mixed, first_kernel, first_bias, kernel, bias = (jnp.asarray(array, self.dtype) for array in arrays)
         composed = jnp.matmul(first_kernel.reshape(-1, self.embed_dim), kernel, precision="highest")
         composed_bias = first_bias @ kernel
         residual = mixed.reshape(*mixed.shape[:3], -1) @ composed

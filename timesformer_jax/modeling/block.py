@@ -174,7 +174,7 @@ class Block(nn.Module):
         _, factors = self._group_factors(request, grouping, patches.shape[0])
         if self._composes(patches, request):
             layer = ProjectionAndLayer(self.embed_dim, **fields)
-            return patches, layer(mixed.patches, attention.projection(), factors), weights
+            return patches, layer(mixed.patches, projection=attention.projection(), factors=factors), weights
         residual = _times(attention.project(mixed.patches, train=request.train), factors)
         return patches, nn.Dense(self.embed_dim, **fields)(residual), weights
 
