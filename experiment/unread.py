@@ -1,4 +1,4 @@
-"""Config fields that only some values of another field read."""
+"""Config fields that are read only with some values of another field."""
 
 from collections.abc import Collection
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Figures drawn with matplotlib, which is loaded only then."""
+"""Figures of matplotlib, which is imported only when one is drawn."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ UNDATED: dict[str | None, dict[str, None]] = {
     "svg": {"Date": None},
     "pdf": {"CreationDate": None},
 }
-"""Maps a format to the metadata to omit, so that the same values give the same bytes."""
+"""Maps a format to the metadata to omit, so that the same values always give the same bytes."""
 
 
 @contextlib.contextmanager

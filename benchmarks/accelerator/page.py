@@ -26,7 +26,7 @@ def write_page(files: Sequence[Path], document: Path) -> Path:
 
 
 def render(files: Sequence[Path]) -> str:
-    """Return Markdown for all files, with a heading per card; further files of a card add their names to it."""
+    """Return Markdown for all files, each under the name of its card; further files of the same card add their own name."""
     cards, headings = [], set[str]()
     for path in files:
         content = read_record(path)

@@ -11,7 +11,7 @@ from benchmarks.accelerator.compiling import quiet
 
 ROUNDS = 5
 FEWEST_CALLS = 4
-"""Calls per round, at least: dispatching the first and waiting for the last take about 3 ms, which a single call would bear."""
+"""Minimum number of calls per round. Dispatching the first and waiting for the last add about 3 ms, which they share."""
 
 
 class Measurement(NamedTuple):

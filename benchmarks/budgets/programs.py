@@ -97,7 +97,7 @@ def figures(compiled: Any) -> dict[str, Any]:
 
 
 def cycles(program: Program) -> float:
-    """Estimated cycles of a program: the compiler's, and ours for the kernels of which it estimates none."""
+    """Estimate the cycles of a program: the compiler's estimate, and ours for the kernels, for which it has none."""
     own, uncounted = kernel_flops(program)
     assert not uncounted, f"{uncounted} calls of kernels have no estimate of their FLOPs"
     return estimated_cycles(program) + kernel_cycles(own, CHIPS["v5e"])

@@ -11,7 +11,7 @@ import optax
 import timesformer_jax as tsf
 from benchmarks.contenders.sizes import CLASSES, FRAMES, SIZE
 from benchmarks.contenders.turns import Runs
-from timesformer_jax.cost import SYSTEMS
+from timesformer_jax.cost import SYSTEMS, count_multiply_adds
 from timesformer_jax.modeling import apply_and_update, init_weights, variables_of
 
 PRODUCTS = 10
@@ -117,17 +117,20 @@ def training_step(model: Any, batch_size: int) -> tuple[Callable[[], None], floa
 
 
 def multiply_adds() -> dict[str, float]:
-    """Return XLA's count for one clip: with the whole last block (as the peer computes it), for logits alone, and folded."""
+    """Return the count for one clip: of all features in separate layers (as the peer computes them), and XLA's for our logits.
+
+    The latter with the temporal layers as one product in each call, and folded.
+    """
     model = tsf.create("timesformer-base", num_classes=CLASSES)
     video = jax.ShapeDtypeStruct((1, FRAMES, SIZE, SIZE, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
     folded = jax.eval_shape(lambda v: {"params": tsf.fold_for_inference(v["params"])}, variables)
 
-    def count(variables: Any, **options: Any) -> float:
-        analysis: Any = jax.jit(lambda v, x: model.apply(v, x, **options)).lower(variables, video).cost_analysis()
+    def count(variables: Any) -> float:
+        analysis: Any = jax.jit(model.apply).lower(variables, video).cost_analysis()
         return analysis["flops"] / 2
 
-    return {"features": count(variables, method="features"), "logits": count(variables), "folded": count(folded)}
+    return {"features": count_multiply_adds(model), "logits": count(variables), "folded": count(folded)}
 
 
 def dtype() -> Any:

@@ -211,8 +211,11 @@ def test_composed_and_folded_layers_reduce_flops_at_8_frames_of_224():
     assert multiply_adds(model, variables, videos) < 0.905 * 4 * whole
 
 
-@pytest.mark.parametrize("fields", [{}, {"drop_path_rate": 0.5}, {"scan_layers": True, "remat": "full"}], ids=str)
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "train"),
+    [({}, False), ({"drop_path_rate": 0.5}, True), ({"scan_layers": True, "remat": "full"}, True)],
+    ids=["plain", "stochastic depth", "scan"],
+)
 def test_composed_layers_equal_the_two_layers(fields: dict[str, Any], train: bool, monkeypatch: pytest.MonkeyPatch):
     """In outputs and gradients; stochastic depth drops the same groups."""
     model, variables, video = made(**fields)

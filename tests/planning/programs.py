@@ -109,5 +109,5 @@ ENTRY %main (x: f32[4,96]) -> f32[4,96] {
 """
 """A program for 4 TPUs whose backward pass of attention is the only branch of a condition.
 
-XLA:TPU leaves such conditions of a choice by platform in programs with `mesh.fsdp`.
+XLA:TPU leaves such conditions where a checkpoint hides a choice by platform from it.
 """

@@ -123,7 +123,7 @@ class Store:
         upload.used = self._clock()
 
     def while_used(self, upload: Upload, steps: Iterable[Result]) -> Iterator[Result]:
-        """Pass on the steps of an analysis; an upload isn't idle before they end, however long they take."""
+        """Pass on the steps of an analysis; the upload isn't idle until they end, however long they take."""
         this = object()
         upload.running.add(this)  # without the lock, which the thread may hold as it collects an abandoned generator
         try:

@@ -180,7 +180,7 @@ class Block(nn.Module):
 
     @nn.nowrap
     def _composes(self, patches: Float[Array, "B T N D"], request: Request) -> bool:
-        """Whether an extra step's last two layers are applied as one: there is no dropout between them, and it saves work."""
+        """Decide whether to apply an extra step's last two layers as one: if no dropout lies between them and it saves work."""
         if self.is_initializing() or (request.train and self.dropout_rate > 0) or not has_constant_shape(patches):
             return False
         return math.prod(patches.shape[:3]) > self.embed_dim
@@ -282,7 +282,7 @@ class Block(nn.Module):
 
     @nn.nowrap
     def _group_factors(self, request: Request, grouping: Grouping, batch: Any) -> tuple[Any, Any]:
-        """Draw stochastic depth's factors for the groups, `[B, G, 1]`, and at their patches, `[B, T, N, 1]`; or None twice."""
+        """Draw the factors of stochastic depth for groups, `[B, G, 1]`, and for patches, `[B, T, N, 1]`; None without it."""
         if request.drop_path_rate is None:
             return None, None
         num_groups, length = grouping.shape(request.sizes)

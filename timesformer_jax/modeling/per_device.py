@@ -1,6 +1,7 @@
 """Functions that the compiler can't partition, applied on each device to its own part of the arrays.
 
-Modules name the meaning of each axis ("clips", "frames"), and the code that shards them says which mesh axes these are.
+Modules name the meaning of each axis ("clips", "frames"), and the code that shards them says which mesh axes these are. The
+mesh also determines the platform whose functions are traced.
 """
 
 import contextlib
@@ -47,12 +48,13 @@ def current_placement() -> Placement | None:
 def platform_dependent(*arrays: Any, default: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
     """Apply the function for the platform that the program is compiled for, as `jax.lax.platform_dependent` does.
 
-    The mesh of sharded models tells the platform while they are traced, so that only its function is part of the program. JAX
-    would keep a conditional wherever a checkpoint hides the platform from the compiler, which can't optimize across it.
+    While sharded models are traced, their mesh determines the platform, so that the program contains only its function.
+    Otherwise a conditional would remain wherever a checkpoint hides the platform from the compiler, which can't optimize
+    across it.
 
     Args:
         *arrays: Arguments of the functions.
-        default: Function for platforms that have none of their own.
+        default: Function for all other platforms.
         **functions: Maps a platform ("cuda", "tpu") to its function.
     """
     placement = current_placement()
@@ -63,7 +65,7 @@ def platform_dependent(*arrays: Any, default: Callable[..., Any], **functions: C
 
 def _platform_of(mesh: Mesh) -> str:
     device = mesh.devices.flat[0]
-    if device.platform == "gpu":  # JAX's name for both kinds
+    if device.platform == "gpu":  # JAX's name for both CUDA and ROCm
         return "rocm" if "rocm" in device.client.platform_version else "cuda"
     return device.platform
 

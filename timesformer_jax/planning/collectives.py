@@ -27,12 +27,12 @@ class Collective(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """A collective operation that runs."""
+    """A collective operation, as executed."""
 
     kind: str
     """One of `KINDS`."""
     instruction: Instruction
-    """Instruction that runs, or the one inside of its fusion."""
+    """Executed instruction, or the one inside its fusion."""
     num_bytes: int
     """Bytes of its arrays on a chip: what an all-gather returns, and what the others take."""
     times: int
@@ -40,7 +40,7 @@ class Transfer(NamedTuple):
 
 
 def transfers(program: Program) -> Iterator[Transfer]:
-    """Yield a program's collective operations; the parts of an asynchronous one count once."""
+    """Yield a program's collective operations; the steps of an asynchronous one count once."""
     seen: set[str] = set()
     for execution in executed(program):
         inner = fused(program, execution.instruction)

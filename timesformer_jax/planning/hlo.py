@@ -169,7 +169,7 @@ def executed(program: Program) -> Iterator[Execution]:
     """Yield every instruction that runs, in the order of the text, with its number of executions.
 
     Loops count by their number of iterations; a loop whose number isn't known counts once, and all branches of a condition do.
-    In programs with `mesh.fsdp`, XLA:TPU leaves conditions with a single branch, which always runs.
+    XLA:TPU may leave a condition with a single branch, which always runs.
     """
 
     def walk(name: str, times: int) -> Iterator[Execution]:

@@ -11,8 +11,9 @@ is needed:
 
     S = (Q + b_q) K^T / sqrt(d);   P = softmax(S);   O = P V + b_v
 
-A bias of the keys would add the same to all scores of a query, which the softmax ignores; and each row of P sums to 1. The
-backward pass recomputes P, a few queries at a time, and returns the full gradient of the packed product:
+The bias of the keys would add the same to all scores of a query, which the softmax ignores. That of the values is added to the
+output, since each row of P sums to 1. The backward pass recomputes P, a few queries at a time, and returns the full gradient of
+the packed product:
 
     dV = P^T dO;   dP = dO (V + b_v)^T;   dS = P * (dP - rowsum(P * dP)) / sqrt(d);   dQ = dS K;   dK = dS^T (Q + b_q)
 
@@ -270,7 +271,7 @@ class _Head:
         return self.refs["log_sums"].at[self._group, self._tile, self._head, pl.ds(first + 0 * self._group, count)]
 
     def exist(self, queries: Piece) -> Array:
-        """Return which queries are tokens."""
+        """Return which queries are tokens, not padding."""
         first, count = queries
         return first + jnp.arange(count) < self._shape.tokens
 

@@ -1,4 +1,4 @@
-"""LayerNorm in a residual branch, GPU kernels written in Pallas for Triton.
+"""LayerNorm in a residual branch: GPU kernels written in Pallas for Triton.
 
 Each program processes some tokens of a frame, one after another, and keeps a token in registers. So the forward pass reads the
 tokens once; XLA would read them once for the statistics and again to normalise them. With n = (x - mean) / sqrt(variance +
@@ -25,11 +25,11 @@ from timesformer_jax.modeling.kernels.partitioned import has_constant_shape, par
 from timesformer_jax.modeling.kernels.tiles import power_of_two
 
 WIDEST = 2048
-"""Maximum token width that the kernel supports."""
+"""Maximum token width that the kernels support."""
 BACKWARD_PROGRAMS = 1536
-"""Number of programs of the backward pass that was the fastest on an H200."""
+"""Fastest number of programs of the backward pass on an H200."""
 FORWARD_PROGRAMS = 12544
-"""Likewise, of the forward pass."""
+"""The same for the forward pass."""
 
 
 def supports(x: Any) -> bool:
@@ -118,7 +118,7 @@ def _call_backward(epsilon: float, interpret: bool, x: Array, scale: Array, *gra
 
 
 def _shapes(x: Array, programs: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Return the shapes of tokens, and of each program's sums."""
+    """Return the shapes of the tokens and of the programs' sums."""
     batch, frames, patches, dim = x.shape
     groups = batch * frames
     parts = min(-(-programs // groups), patches)
@@ -129,7 +129,7 @@ def _shapes(x: Array, programs: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDty
 
 
 def _launch(kernel: Any, epsilon: float, given: tuple[jax.ShapeDtypeStruct, ...], parts: int, interpret: bool) -> Any:
-    """Return the launch of a kernel by `parts` programs per frame."""
+    """Return a function that launches a kernel with `parts` programs per frame."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
@@ -145,7 +145,7 @@ def _launch(kernel: Any, epsilon: float, given: tuple[jax.ShapeDtypeStruct, ...]
 
 
 class _Tokens:
-    """A program's tokens, one after another, each as one array in registers."""
+    """Tokens of a program, which are processed one after another, each as an array in registers."""
 
     def __init__(self, ref: Any):
         from jax.experimental import pallas as pl
