@@ -2,10 +2,12 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import pytest
 
 import timesformer_jax as tsf
@@ -13,6 +15,7 @@ from timesformer_jax.__main__ import main
 from timesformer_jax.cnn3d import ConvNet, count_layer_multiply_adds
 from timesformer_jax.cost import cost_table, count_multiply_adds, count_parameters, systems_table
 from timesformer_jax.modeling import weight_shapes
+from timesformer_jax.modeling.block import Block
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,13 @@ def test_cost_of_joint_and_divided_attention(frames: int, size: int, divided: fl
     )
 
 
+@pytest.fixture
+def separate_layers(monkeypatch: pytest.MonkeyPatch):
+    """Keeps the temporal projection and `temporal_fc` apart, as the paper's count does."""
+    monkeypatch.setattr(Block, "_composes", lambda *_: False)
+
+
+@pytest.mark.usefixtures("separate_layers")
 @pytest.mark.parametrize(
     ("attention_type", "cls_key"), [("divided_space_time", True), *((attention_type, False) for attention_type in tsf.SCHEMES)]
 )
@@ -75,6 +85,7 @@ def test_cost_matches_xla(attention_type: str, cls_key: bool):
     assert analysis["flops"] / 2 == pytest.approx(count_multiply_adds(model), rel=0.02)
 
 
+@pytest.mark.usefixtures("separate_layers")
 @pytest.mark.parametrize(
     ("attention_type", "fields"),
     [
@@ -115,6 +126,16 @@ def test_same_costs_give_the_same_plot(tmp_path: Path):
     for plot in plots:
         assert main(["cost", "--frames", "8", "--sizes", "224", f"--plot={plot}"]) == 0
     assert plots[0].read_bytes() == plots[1].read_bytes()
+
+
+def test_ticks_of_the_plot_are_typeset(tmp_path: Path):
+    """Powers of ten, which are formulas to matplotlib."""
+    plot = tmp_path / "cost.svg"
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        assert main(["cost", "--frames", "8", "--sizes", "224", f"--plot={plot}"]) == 0
+    drawn = re.sub("<!--.*?-->", "", plot.read_text(), flags=re.DOTALL)
+    assert "<text" in drawn
+    assert "mathdefault" not in drawn
 
 
 def test_cost_command_writes_tables_and_plots(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -29,8 +29,8 @@ def count_multiply_adds(
     also in the padding; 30 views of 256 px are 1.11 and 1.97. The number of floating-point operations is twice the count.
 
     Args:
-        model: A TimeSformer of any scheme, an I3D or a SlowFast. `scan_layers`, `remat` and folded parameters don't affect
-            the count.
+        model: A TimeSformer of any scheme, an I3D or a SlowFast. `scan_layers`, `remat`, and temporal layers
+            that are folded or applied as one product, don't affect the count.
         num_frames: Number of frames; the model's own by default.
         image_size: Height and width in pixels; the model's own by default.
         for_logits: Count only what the logits need, which excludes whatever the CLS doesn't depend on in the last block. This

@@ -40,5 +40,5 @@ def new_figure(width: float, height: float, **settings: Any) -> Iterator[Any]:
 def encode_figure(figure: Any, *, format: str | None = "png", dpi: int) -> bytes:
     """Encode a figure; raises `ValueError` if matplotlib doesn't know the format."""
     written = io.BytesIO()
-    figure.savefig(written, format=format, dpi=dpi, metadata=UNDATED.get(format))
+    figure.savefig(written, format=format, dpi=dpi, metadata=UNDATED.get(format and format.lower()))
     return written.getvalue()

@@ -179,6 +179,7 @@ def test_weights_are_gathered_once_per_block_and_pass():
     assert gathered.count((1, 12, 24)) == 2 * passes  # their projections
     assert [gathered.count(shape) for shape in [(24, 24), (24, 48), (48, 24)]] == [passes] * 3  # temporal_fc, fc1, fc2
     assert not [shape for shape in gathered if shape[-2:] == (2, 12)]
+    assert {shape for shape in gathered if len(shape) > 3} == {(24, 3, 1, 12)}  # no tokens
 
 
 @pytest.mark.slow

@@ -65,7 +65,8 @@ def _print_systems(num_classes: int) -> None:
 
 def _plot(lines: list[Cost], path: str) -> None:
     sizes = sorted({line.image_size for line in lines})
-    with new_figure(4 * len(sizes), 3.6) as figure:
+    # The ticks of a logarithmic axis are formulas.
+    with new_figure(4 * len(sizes), 3.6, **{"text.parse_math": True}) as figure:
         axes = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
         for axis, size in zip(axes, sizes, strict=True):
             for attention_type in SCHEMES:

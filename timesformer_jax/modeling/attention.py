@@ -202,7 +202,7 @@ class ProjectionAndLayer(nn.Module):
         arrays = (mixed, *projection, kernel, bias)
         mixed, first_kernel, first_bias, kernel, bias = (jnp.asarray(array, self.dtype) for array in arrays)
         composed = jnp.matmul(first_kernel.reshape(-1, self.embed_dim), kernel, precision="highest")
-        composed_bias = first_bias @ kernel
+        composed_bias = jnp.matmul(first_bias, kernel, precision="highest")
         residual = mixed.reshape(*mixed.shape[:3], -1) @ composed
         if factors is None:
             return residual + (composed_bias + bias)[None, None, None]

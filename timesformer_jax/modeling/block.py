@@ -16,6 +16,7 @@ from timesformer_jax.modeling.initialization import INITIALIZATIONS
 from timesformer_jax.modeling.kernels.partitioned import has_constant_shape
 from timesformer_jax.modeling.layers import LayerNorm, Mlp, drop_path_scale, masked_mean, mlp_width
 from timesformer_jax.modeling.memory_order import row_major
+from timesformer_jax.modeling.per_device import current_placement, sharding_of_axes
 from timesformer_jax.modeling.projections import Mixed
 from timesformer_jax.modeling.schemes import SCHEMES, Grouping
 
@@ -183,7 +184,9 @@ class Block(nn.Module):
         """Decide whether to apply an extra step's last two layers as one: if no dropout lies between them and it saves work."""
         if self.is_initializing() or (request.train and self.dropout_rate > 0) or not has_constant_shape(patches):
             return False
-        return math.prod(patches.shape[:3]) > self.embed_dim
+        sharding = sharding_of_axes(current_placement(), patches.shape, ("clips", "frames", None, None))
+        on_each_device = patches.shape if sharding is None else sharding.shard_shape(patches.shape)
+        return math.prod(on_each_device[:3]) > self.embed_dim
 
     @nn.nowrap
     def _own_attention(

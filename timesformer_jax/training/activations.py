@@ -27,20 +27,25 @@ TOKENS: Axes = (BATCH_AXES, "context")
 """Sharding of tokens `[B, T, ...]` by frame."""
 PLACES: Axes = (BATCH_AXES, None, "context", None)
 """Sharding of temporal attention's tokens `[B, T, N, D]` by position; the CLS `[B, F, D]` has none."""
+HEADS: Axes = (BATCH_AXES, "context", None, "tensor", None)
+"""Sharding of mixed values `[B, T, N, h, d]` by frame, and of their heads."""
+HEADS_AT_PLACES: Axes = (BATCH_AXES, None, "context", "tensor", None)
+"""Sharding of temporal attention's mixed values by position, and of their heads."""
 
 ACTIVATIONS: tuple[tuple[str, tuple[Axes, ...], tuple[Axes, ...]], ...] = (
     (r"patch_embed", (TOKENS,), (TOKENS,)),
     (r"blocks(_\d+)?", (TOKENS,), (TOKENS,)),
     # Both changes of sharding are constrained before and after, so that each moves the tokens once and in their own dtype.
     (r"blocks(_\d+)?/temporal_norm1", (TOKENS,), (TOKENS, PLACES)),
-    (r"blocks(_\d+)?/temporal_fc", (PLACES,), (PLACES, TOKENS)),
+    (r"blocks(_\d+)?/temporal_fc", (PLACES, HEADS_AT_PLACES), (PLACES, TOKENS)),
     (r"blocks(_\d+)?/(.*_)?norm1", (TOKENS,), (TOKENS,)),
-    (r"blocks(_\d+)?/.*_fc", (TOKENS,), (TOKENS,)),
+    (r"blocks(_\d+)?/.*_fc", (TOKENS, HEADS), (TOKENS,)),
     (r"blocks(_\d+)?/(.*_)?attn", (TOKENS,), (TOKENS,)),
 )
 """(pattern of a module's path, shardings of its inputs, shardings of its outputs); constraints are applied in order.
 
-The first match applies. An axis of size 1 (the frames of the CLS token) isn't sharded.
+The first match applies. An axis of size 1 (the frames of the CLS token) isn't sharded. Where values by head have a sharding of
+their own (5 axes), no other applies to them.
 """
 
 
@@ -76,7 +81,8 @@ def split_activations(mesh: Mesh, *, regather: bool = True) -> Iterator[None]:
         def one(x: Any) -> Any:
             if getattr(x, "ndim", 0) < 3:  # no tokens
                 return x
-            return functools.reduce(lambda x, axes: split_clips(x, mesh, axes), ways, x)
+            by_head = [axes for axes in ways if len(axes) == 5 == x.ndim]
+            return functools.reduce(lambda x, axes: split_clips(x, mesh, axes), by_head or ways, x)
 
         return jax.tree.map(one, values)
 
