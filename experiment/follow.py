@@ -70,7 +70,8 @@ def follow_weights(config: Any, workdir: str, mode: str, typed: Collection[str] 
     weights = _read(config, source, {} if checkpoint else choice_of_init_from(config)) if source else NO_WEIGHTS
     if source and checkpoint is None:
         _check_fixed(config, weights, source, typed)
-    span_decides = "clips.span" in typed and "clips.sampling_rate" not in typed
+    span, rate = (path in typed and _value(config, path) is not None for path in ("clips.span", "clips.sampling_rate"))
+    span_decides = span and not rate
     if span_decides:  # it takes precedence over a recipe's rate
         config.clips.sampling_rate = None
     choices = _Choices(

@@ -59,7 +59,7 @@ def check_unread(given: Any, config: Any, mode: str, typed: Collection[str] = ()
         mode: The job. Fields of `probe` are only checked by `--mode=probe`.
         typed: Dotted paths of the fields that the command line sets.
     """
-    if {"clips.span", "clips.sampling_rate"} <= set(typed):
+    if all(path in typed and _value(given, path) is not None for path in ("clips.span", "clips.sampling_rate")):
         raise InputError("clips.span and clips.sampling_rate both set the distance between frames: drop one of them.")
     defaults = new_config()
     for path, (decides, values) in READERS.items():

@@ -95,6 +95,22 @@ def test_span_and_rate_on_the_command_line_are_refused():
         follow({"clips.span": 64.0, "clips.sampling_rate": 4.0}, typed=("clips.span", "clips.sampling_rate"))
 
 
+@pytest.mark.parametrize(
+    ("values", "rate"),
+    [
+        ({"clips.span": 96.0, "clips.sampling_rate": None}, None),
+        ({"clips.span": None, "clips.sampling_rate": 4.0}, 4.0),
+        ({"clips.span": None}, 32.0),
+    ],
+    ids=str,
+)
+def test_one_of_span_and_rate_may_be_unset(values: dict[str, Any], rate: float | None):
+    """An unset span leaves the recipe's rate alone."""
+    config = config_of("k400", **values, init_from=None)
+    follow_weights(config, "/no/such/workdir", "train", tuple(values))
+    assert config.clips.sampling_rate == rate
+
+
 def test_probe_is_only_checked_by_its_mode():
     follow({"probe.depth": 4}, typed=("probe.depth",), mode="train")
 
