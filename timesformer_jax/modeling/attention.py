@@ -117,7 +117,7 @@ class Attention(nn.Module):
     def projection(self) -> tuple[Float[Array, "h d D"], Float[Array, "D"]]:
         """Return the kernel and the bias of equation 8, for a layer that applies them together with its own."""
         params = self.proj.variables["params"]
-        return params["kernel"], params["bias"]
+        return jnp.asarray(params["kernel"]), jnp.asarray(params["bias"])  # NumPy arrays outside `jit`
 
     @property
     def is_folded(self) -> bool:

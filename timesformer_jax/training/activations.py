@@ -44,8 +44,8 @@ ACTIVATIONS: tuple[tuple[str, tuple[Axes, ...], tuple[Axes, ...]], ...] = (
 )
 """(pattern of a module's path, shardings of its inputs, shardings of its outputs); constraints are applied in order.
 
-The first match applies. An axis of size 1 (the frames of the CLS token) isn't sharded. Where values by head have a sharding of
-their own (5 axes), no other applies to them.
+The first match applies. An axis of size 1 (the frames of the CLS token) isn't sharded. Arrays of 5 axes take only
+a sharding of 5 axes, if there is one.
 """
 
 
