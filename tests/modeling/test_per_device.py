@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh
 import timesformer_jax as tsf
 from tests.modeling.test_computation import TINY, equations
 from timesformer_jax.modeling import per_device
+from timesformer_jax.modeling.block import Block
 from timesformer_jax.modeling.per_device import placed_on, platform_dependent
 from timesformer_jax.training.activations import split_activations
 from timesformer_jax.training.mesh import make_mesh
@@ -52,3 +53,19 @@ def test_sharded_programs_have_no_conditionals(attention_type: str):
     assert conditionals() > 0
     with split_activations(make_mesh(jax.devices(), fsdp=8)):
         assert conditionals() == 0
+
+
+@pytest.mark.parametrize(("clips", "composed"), [(8, False), (16, True)])
+def test_layers_are_composed_if_a_device_has_enough_patches(clips: int, composed: bool, monkeypatch: pytest.MonkeyPatch):
+    """A clip has 16 patches, each of 8 devices a share of the clips, and the composition costs as much as 24 patches."""
+    model = tsf.TimeSformer(**TINY)
+    video = jnp.ones((clips, 4, 16, 16, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), video)
+
+    def products() -> int:
+        with split_activations(make_mesh(jax.devices())):
+            return equations(jax.make_jaxpr(lambda v: model.apply(v, video))(variables).jaxpr, "dot_general")
+
+    chosen = products()
+    monkeypatch.setattr(Block, "_composes", lambda *_: False)
+    assert (chosen != products()) == composed
