@@ -9,6 +9,7 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from timesformer_jax._typing import Array, Bool, Float, PRNGKeyArray
+from timesformer_jax.modeling.folding import compose
 from timesformer_jax.modeling.implementations import IMPLEMENTATIONS, attention_weights
 from timesformer_jax.modeling.projections import Mixed, Projections
 from timesformer_jax.modeling.schemes import Grouping
@@ -201,8 +202,7 @@ class ProjectionAndLayer(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,), jnp.float32)
         arrays = (mixed, *projection, kernel, bias)
         mixed, first_kernel, first_bias, kernel, bias = (jnp.asarray(array, self.dtype) for array in arrays)
-        composed = jnp.matmul(first_kernel.reshape(-1, self.embed_dim), kernel, precision="highest")
-        composed_bias = jnp.matmul(first_bias, kernel, precision="highest")
+        composed, composed_bias = compose(first_kernel, first_bias, kernel)
         residual = mixed.reshape(*mixed.shape[:3], -1) @ composed
         if factors is None:
             return residual + (composed_bias + bias)[None, None, None]

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from timesformer_jax._typing import Array
+from timesformer_jax._typing import Array, Float
 from timesformer_jax.errors import InputError
 
 Params = Mapping[str, Any]
@@ -37,10 +37,17 @@ def _fold_block(block: Params) -> dict[str, Any]:
 
 
 def _compose(first: Params, second: Params) -> dict[str, Array]:
-    """Compose two linear layers: (x A + a) B + b = x (A B) + (a B + b).
+    """Compose two linear layers: (x A + a) B + b = x (A B) + (a B + b)."""
+    kernel, bias = compose(first["kernel"], first["bias"], second["kernel"])
+    return {"kernel": kernel.reshape(*first["kernel"].shape[:-1], -1), "bias": bias + second["bias"]}
 
-    Computed in full precision, since it runs only once.
-    """
-    kernel = jnp.einsum("...hdk,...kD->...hdD", first["kernel"], second["kernel"], precision="highest")
-    bias = jnp.einsum("...k,...kD->...D", first["bias"], second["kernel"], precision="highest") + second["bias"]
-    return {"kernel": kernel, "bias": bias}
+
+def compose(
+    kernel: Float[Any, "*blocks h d k"], bias: Float[Any, "*blocks k"], second: Float[Any, "*blocks k D"]
+) -> tuple[Float[Array, "*blocks hd D"], Float[Array, "*blocks D"]]:
+    """Return A B and a B for a projection of heads (A, a) and the kernel B of the layer that follows it, in full precision."""
+    matrix = kernel.reshape(*kernel.shape[:-3], -1, kernel.shape[-1])
+    return (
+        jnp.matmul(matrix, second, precision="highest"),
+        jnp.einsum("...k,...kD->...D", bias, second, precision="highest"),
+    )
