@@ -195,6 +195,19 @@ def test_weights_tables_are_complete():
         assert ("BGR" in cells[3]) == (row.preprocess.channel_order == "bgr")
 
 
+def test_map_of_the_code_names_every_part_of_the_library():
+    """docs/code.md lists the folders and single modules of the package, and none that is gone."""
+    places = [line.split(" | ")[0] for line in (ROOT / "docs/code.md").read_text().splitlines() if line.startswith("| `")]
+    listed = [
+        name.removeprefix("timesformer_jax/").rstrip("/")
+        for cell in places
+        if cell.startswith("| `timesformer_jax/")
+        for name in re.findall(r"`([^`]+)`", cell)
+    ]
+    parts = [path.name for path in (ROOT / "timesformer_jax").iterdir() if path.is_dir() or path.suffix == ".py"]
+    assert sorted(listed) == sorted(part for part in parts if not part.startswith("__"))
+
+
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name)
 def test_links_resolve(path: Path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
