@@ -200,20 +200,19 @@ def _compile_step(frames: int, size: int, **fields: Any) -> tuple[float, float, 
 
 
 def compile_(arguments: argparse.Namespace) -> None:
-    """Print the times of scanned and unrolled blocks, alternating, as medians over rounds."""
-    times: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    """Print the times of scanned and unrolled blocks in float32 and bfloat16, alternating, as medians over rounds."""
+    ways = [(dtype, scan) for dtype in ("float32", "bfloat16") for scan in (True, False)]
+    times: dict[tuple[str, bool], list[tuple[float, float]]] = {way: [] for way in ways}
     _compile_step(1, 32, scan_layers=True)  # warms up one-time costs
     for _ in range(arguments.rounds):
-        for scan in times:
-            times[scan].append(_compile_step(FRAMES, SIZE, scan_layers=scan)[:2])
+        for dtype, scan in ways:
+            times[dtype, scan].append(_compile_step(FRAMES, SIZE, scan_layers=scan, dtype=dtype)[:2])
     print(f"Training step of base, {FRAMES} x {SIZE}, {arguments.rounds} rounds, median seconds")
-    print(f"{'':<14}{'trace':>8}{'compile':>10}{'together':>10}")
-    sums = {}
-    for scan, pairs in times.items():
-        trace, compiling = (statistics.median(column) for column in zip(*pairs, strict=True))
-        sums[scan] = statistics.median(sum(pair) for pair in pairs)
-        print(f"{'scan_layers' if scan else 'unrolled':<14}{trace:>8.1f}{compiling:>10.1f}{sums[scan]:>10.1f}")
-    print(f"scan_layers takes {sums[True] / sums[False]:.2f} of the unrolled time")
+    print(f"{'':<24}{'trace':>8}{'compile':>10}{'together':>10}")
+    for (dtype, scan), pairs in times.items():
+        figures = (statistics.median(column) for column in (*zip(*pairs, strict=True), [sum(pair) for pair in pairs]))
+        name = f"{'scan_layers' if scan else 'unrolled'}, {dtype}"
+        print(f"{name:<24}" + "".join(f"{figure:>{width}.1f}" for figure, width in zip(figures, (8, 10, 10), strict=True)))
 
 
 def memory(arguments: argparse.Namespace) -> None:

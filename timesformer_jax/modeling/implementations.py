@@ -190,11 +190,18 @@ def _takes_fused_tpu(qkv: Projections, mask: Mask) -> bool:
 def _auto(qkv: Projections, mask: Mask, queries: slice) -> Mixed:
     """Use the first applicable row of `AUTOMATIC`, chosen when the program is lowered for a platform, not when it is traced."""
 
-    def chosen(platform: str) -> Callable[[Projections], Mixed]:
-        name = next(name for where, name, takes in AUTOMATIC if where in (platform, "any") and takes(qkv, mask))
+    def first_for(platform: str) -> str:
+        return next(name for where, name, takes in AUTOMATIC if where in (platform, "any") and takes(qkv, mask))
+
+    def implementation(name: str) -> Callable[[Projections], Mixed]:
         return lambda qkv: IMPLEMENTATIONS[name](qkv, mask, queries)
 
-    return platform_dependent(qkv, cuda=chosen("cuda"), tpu=chosen("tpu"), default=chosen("default"))
+    default = first_for("default")
+    others = {platform: first_for(platform) for platform in ("cuda", "tpu")}
+    functions = {platform: implementation(name) for platform, name in others.items() if name != default}
+    if not functions:  # one trace suffices
+        return implementation(default)(qkv)
+    return platform_dependent(qkv, default=implementation(default), **functions)
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {

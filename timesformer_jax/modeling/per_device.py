@@ -1,10 +1,11 @@
 """Functions that the compiler can't partition, applied on each device to its own part of the arrays.
 
 Modules name the meaning of each axis ("clips", "frames"), and the code that shards them says which mesh axes these are. The
-mesh also determines the platform whose functions are traced.
+mesh, even of one device, also determines the platform whose functions are traced.
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -18,19 +19,26 @@ Names = tuple[str | None, ...]
 
 
 class Placement(NamedTuple):
-    """Mesh that computations being traced are sharded over, and the mesh axes of each named axis."""
+    """Mesh that computations being traced run on, and the mesh axes of each named axis."""
 
     mesh: Mesh
     axes: tuple[tuple[str, Any], ...]
 
 
 _PLACEMENT: ContextVar[Placement | None] = ContextVar("placement", default=None)
+_PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
+"""Platform of the innermost `platform_dependent` whose function is being traced."""
 
 
 @contextlib.contextmanager
 def placed_on(mesh: Mesh, axes: Mapping[str, Any]) -> Iterator[None]:
-    """Say how the models traced within the context are sharded: maps a name to a mesh axis, or to a tuple of them."""
-    token = _PLACEMENT.set(Placement(mesh, tuple(axes.items())) if mesh.size > 1 else None)
+    """Say where the models traced within the context run, and how they are sharded.
+
+    Args:
+        mesh: The devices.
+        axes: Maps a name to a mesh axis, or to a tuple of them.
+    """
+    token = _PLACEMENT.set(Placement(mesh, tuple(axes.items())))
     try:
         yield
     finally:
@@ -42,25 +50,36 @@ def current_placement() -> Placement | None:
 
     Derivatives may be traced after the context has ended, so functions with custom derivatives must keep it.
     """
-    return _PLACEMENT.get()
+    placement = _PLACEMENT.get()
+    return placement if placement and placement.mesh.size > 1 else None
 
 
 def platform_dependent(*arrays: Any, default: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
     """Apply the function for the platform that the program is compiled for, as `jax.lax.platform_dependent` does.
 
-    While sharded models are traced, their mesh determines the platform, so that the program contains only its function.
-    Otherwise a conditional would remain wherever a checkpoint hides the platform from the compiler, which can't optimize
-    across it.
+    Where the platform is known, only its function is traced: within `placed_on`, by the mesh, and within another function for
+    one platform. Otherwise a conditional would remain wherever a checkpoint hides the platform from the compiler, which can't
+    optimize across it.
 
     Args:
         *arrays: Arguments of the functions.
         default: Function for all other platforms.
         **functions: Maps a platform ("cuda", "tpu") to its function.
     """
-    placement = current_placement()
-    if placement is None:
-        return jax.lax.platform_dependent(*arrays, default=default, **functions)
-    return functions.get(_platform_of(placement.mesh), default)(*arrays)
+    placement = _PLACEMENT.get()
+    platform = _platform_of(placement.mesh) if placement else _PLATFORM.get()
+    if platform is not None:
+        return functions.get(platform, default)(*arrays)
+    traced_for = {platform: functools.partial(_apply_for, platform, apply) for platform, apply in functions.items()}
+    return jax.lax.platform_dependent(*arrays, default=default, **traced_for)
+
+
+def _apply_for(platform: str, apply: Callable[..., Any], *arrays: Any) -> Any:
+    token = _PLATFORM.set(platform)
+    try:
+        return apply(*arrays)
+    finally:
+        _PLATFORM.reset(token)
 
 
 def _platform_of(mesh: Mesh) -> str:

@@ -55,6 +55,7 @@ def partitioned(call: Callable[..., Sequence[Array]], taken: Named, given: Named
 @functools.cache
 def _split_over_devices(call: Callable[..., Sequence[Array]], taken: Named, given: Named, summed: tuple[str, ...]) -> Any:
     first = taken[0][1].split()
+    call = jax.jit(call, inline=True)  # so that the blocks of a model share the trace of a kernel
 
     def partition(mesh: Any, arguments: Any, results: Any) -> Any:
         specs = (*arguments[0].sharding.spec, *[None] * len(first))
