@@ -30,7 +30,7 @@ def read_labels(path: str | Path) -> list[str]:
 
     Raises `InputError` if the file can't be read, or the indices are not 0, 1, 2, ...
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

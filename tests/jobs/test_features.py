@@ -120,6 +120,18 @@ def test_jobs_that_need_a_classifier_report_its_absence(
     assert not list(tmp_path.iterdir())
 
 
+def test_untrained_classifiers_predict_nothing(checkpoint: Path, made_clips: Path, tmp_path: Path, capsys: Any):
+    """New rows would give random labels; rows that are kept still predict."""
+    video, labels = str(made_clips / "down" / "0.mp4"), tmp_path / "labels.txt"
+    command = ["predict", video, f"--checkpoint={checkpoint}", "--num-crops=1"]
+    assert main([*command, "--num-classes=7"]) == 1
+    assert "has no classifier of 7 classes to predict with" in capsys.readouterr().err
+    known = tsf.load(checkpoint).labels
+    labels.write_text("\n".join([known[0], "unknown"]))
+    assert main([*command, "--num-classes=2", f"--labels={labels}"]) == 0
+    assert "Note: rows of the classifier are untrained, and their labels mean nothing: 1 rows kept" in capsys.readouterr().err
+
+
 def test_rollout_needs_no_classifier(image_model: Path, made_clips: Path, tmp_path: Path):
     command = ["explain", str(made_clips / "down" / "0.mp4"), "--method=rollout", f"--output={tmp_path / 'out.png'}"]
     assert main([*command, "--num-heads=3", f"--checkpoint={image_model}"]) == 0

@@ -128,6 +128,15 @@ def test_match_rows(labels: list[str] | None, names: list[str] | None, origins: 
     assert rows.account.startswith(account)
 
 
+def test_first_labels_keep_their_rows(tmp_path: Path):
+    """The number of classes differs, though the rows that are kept are in the weights' order."""
+    old = tsf.load(own(tmp_path / "weights"))
+    new = tsf.load(tmp_path / "weights", num_classes=2, labels=NAMES[:2])
+    for leaf in ("kernel", "bias"):
+        np.testing.assert_array_equal(new.params["head"][leaf], old.params["head"][leaf][..., :2])
+    assert new.report.classifier == "2 rows kept by label, 0 fresh, 3 dropped ('a', 'b', 'c')"
+
+
 def test_match_rows_of_ten_thousand_classes():
     names = [f"class {number}" for number in range(10_000)]
     rows = match_rows(10_001, [*names[::-1], "one more"], 10_000, names)

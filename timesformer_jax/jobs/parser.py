@@ -1,17 +1,23 @@
 """Parser of the command `timesformer`, with one-line errors, suggestions for misspelled names, and defaults in the help."""
 
 import argparse
+import os
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from timesformer_jax.errors import did_you_mean
 from timesformer_jax.printable import printable
 
+PATHS = ("FILE", "FOLDER", "PATH", "VIDEO", "SOURCE", "TARGET", "FEATURES")
+"""Metavars of arguments that are paths."""
+
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` that reports usage errors in one line, with exit code 2.
 
-    Flags can't be abbreviated, so that new flags never change the meaning of a command.
+    Flags can't be abbreviated, so that new flags never change the meaning of a command. A ~ at the beginning of a path is the
+    user's home; shells leave the one in `--output=~/clips` as it is.
     """
 
     def __init__(self, **options: Any):
@@ -24,6 +30,9 @@ class Parser(argparse.ArgumentParser):
         """Add an argument as `ArgumentParser` does, and append its default to `help` unless `help` mentions it."""
         if options.get("type") in (int, float) and "choices" not in options:
             options.setdefault("metavar", "N")
+        if options.get("metavar") in PATHS:
+            kind = options.get("type", str)
+            options["type"] = lambda text: kind(os.path.expanduser(text))
         default, text = options.get("default"), options.get("help")
         if isinstance(text, str) and text != argparse.SUPPRESS:
             is_value = isinstance(default, int | float | str | list) and not isinstance(default, bool) and default != []
@@ -42,6 +51,8 @@ class Parser(argparse.ArgumentParser):
                 return
             if name.startswith("--") and name not in self._accepted:
                 self.error(f"there is no flag {name}.{did_you_mean(name, self.known).replace(chr(39), '')}")
+            if re.match(r"-[^-\d.]", name) and name not in self._accepted:
+                self.error(f"there is no flag {argument}; a file whose name begins with - is given as ./{argument}")
 
     def error(self, message: str) -> NoReturn:
         """Print the message as one line, and exit with code 2."""

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.pretrained import Pretrained
+from timesformer_jax.pretrained.fit_to_model import HEAD
 from timesformer_jax.printable import printable
 from timesformer_jax.video import PLACEMENT_NAMES, VIDEO_SUFFIXES, Clip, FolderContents, Limits, Preprocess
 from timesformer_jax.video.finding import BROKEN_LINKS
@@ -81,12 +83,27 @@ def find_files(names: Iterable[str]) -> Iterator[Path]:
 
 
 def check_classifier(pretrained: Pretrained, source: str, purpose: str) -> None:
-    """Raise `InputError` for weights without a classifier; `purpose` says what needs it, and what works without it."""
+    """Raise `InputError` for weights without a trained classifier, and note untrained rows of one on stderr.
+
+    Args:
+        pretrained: The loaded weights.
+        source: The weights, for the error.
+        purpose: What needs the classifier, and what works without it.
+    """
     if not pretrained.model.num_classes:
         raise InputError(
             f"{source} has no classifier {purpose}. Train one with main.py (mode train, or mode probe for the classifier "
             f"alone), starting from init_from={source}."
         )
+    report = pretrained.report
+    if report and any(re.fullmatch(HEAD, path) for path in report.initialised):
+        raise InputError(
+            f"{source} has no classifier of {pretrained.model.num_classes} classes {purpose}. A new one is untrained: train it "
+            f"with main.py, starting from init_from={source}, or leave out --num-classes for the weights' own classes."
+        )
+    if report and report.num_untrained:
+        text = f"Note: rows of the classifier are untrained, and their labels mean nothing: {report.classifier}."
+        print(printable(text), file=sys.stderr)
 
 
 def place_clips(pretrained: Pretrained, placement: str | None) -> Pretrained:

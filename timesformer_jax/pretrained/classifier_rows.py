@@ -35,9 +35,13 @@ class Rows(NamedTuple):
         return bool((self.origins >= 0).any())
 
     @property
-    def unchanged(self) -> bool:
-        """True if the rows are in the weights' order, given an equal number of classes."""
-        return np.array_equal(self.origins, np.arange(len(self.origins)))
+    def num_fresh(self) -> int:
+        """Number of fresh rows."""
+        return int((self.origins < 0).sum())
+
+    def unchanged(self, theirs: int | None) -> bool:
+        """Return True if the rows are all rows of weights with `theirs` classes, in their order."""
+        return len(self.origins) == theirs and np.array_equal(self.origins, np.arange(len(self.origins)))
 
     def fill(self, fresh: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         """Return `fresh` with the kept rows of `theirs`; rows are the last axis of both."""
@@ -113,7 +117,7 @@ def take_rows(
         theirs = None
     names = None if theirs is None or contents.labels is None else check_labels(contents.labels, theirs, source)
     rows = match_rows(target.num_classes, labels, theirs, names)
-    if not rows.kept or rows.unchanged:
+    if not rows.kept or rows.unchanged(theirs):
         return rows
     fresh = initialise(target, list(shapes), key)
     for path, shape in shapes.items():

@@ -193,6 +193,7 @@ def _take_classifier(
     classes = target.num_classes
     report.classifier = rows.account if classes else None
     if rows.kept:
+        report.num_untrained = rows.num_fresh
         return False
     allowed[HEAD] = f"a fresh classifier of {classes} classes" if classes else "a model for its features alone"
     for path in [path for path in contents.given if re.fullmatch(HEAD, path)]:

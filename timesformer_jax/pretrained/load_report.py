@@ -51,6 +51,8 @@ class Report:
     """Maps parameters to the number of their loaded values that are NaN or infinite."""
     classifier: str | None = None
     """Counts of classifier rows kept, fresh and dropped; None unless a number of classes was given."""
+    num_untrained: int = 0
+    """Number of fresh rows in a classifier of which others are kept."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """Conclusions that may be wrong, such as the preprocessing, including all guesses."""
     guesses: list[str] = dataclasses.field(default_factory=list)
