@@ -7,14 +7,14 @@ clip regardless of the number of workers, hosts or restarts. The order of an epo
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from input_pipeline._tensorflow import tf
 from input_pipeline.video_dataset import VideoDataset
-from input_pipeline.windows import Batch, as_numpy, decode_windows, videos_at_once
+from input_pipeline.windows import Batch, as_numpy, clips_at_once, decode_windows, videos_at_once
 from timesformer_jax.errors import InputError
 from timesformer_jax.video.clip_seeds import clip_generator, epoch_order
 from timesformer_jax.video.views import ClipOptions, EvalViews, Video, View
@@ -127,8 +127,8 @@ def eval_batches(
     * `seconds`: float32 `[batch_size, crops]`, the time at which the clip begins in its video;
     * `mask`: bool `[batch_size]`, False for padding.
 
-    The clips of a video are consecutive, and the video is decoded once. The last batches are padded with zeros, so that every
-    host yields the same number of batches.
+    The clips of a video are consecutive, and the video is decoded once, a long one in pieces. The last batches are padded with
+    zeros, so that every host yields the same number of batches.
 
     Args:
         dataset: Prepared data set.
@@ -139,6 +139,15 @@ def eval_batches(
         shard: This host's (index, count), as in `training_batches`.
     """
     return SplitBatches(dataset, split, options, batch_size, views, shard or _every_host())
+
+
+class _Piece(NamedTuple):
+    """Consecutive clips of a video that are decoded together."""
+
+    example: int
+    first: int
+    """Number of the first clip within the video."""
+    count: int
 
 
 class SplitBatches(Iterator[Batch]):
@@ -180,23 +189,18 @@ class SplitBatches(Iterator[Batch]):
         return self
 
     def _from(self, first_batch: int) -> Iterator[Batch]:
-        options, num_crops, total = self._options, self._views.num_crops, self._dataset.num_videos(self._split)
+        options, num_crops = self._options, self._views.num_crops
         window, size = options.eval_window(self._dataset.short_side, num_crops), options.eval_crop
-        ends = np.cumsum(self._counts)
-        first_row = first_batch * self._batch_size
-        first_video = int(np.searchsorted(ends, first_row, side="right"))  # among this host's videos
-        # Clips of that video that belong to skipped batches.
-        done = first_row - int(ends[first_video - 1] if first_video else 0) if first_video < len(ends) else 0
-        first_example = self._host + first_video * self._hosts
+        pieces = self._pieces(first_batch * self._batch_size, clips_at_once(num_crops, options.num_frames, window))
 
         def choose(which: tuple[int, int], video: Video, identity: int) -> list[View]:
-            views = options.eval_views(video, self._views)
-            return views[done * num_crops :] if which[1] == first_example else views
+            _, first, count = pieces[which[0]]
+            return options.eval_views(video, self._views)[first * num_crops : (first + count) * num_crops]
 
-        mine = tf.data.Dataset.range(first_example, max(total, first_example), self._hosts)
-        parallel = videos_at_once(int(self._counts.max(initial=1)) * num_crops, options.num_frames, window)
+        parallel = videos_at_once(max((each.count for each in pieces), default=1) * num_crops, options.num_frames, window)
         failed: list[InputError] = []
-        decode = (self._dataset, self._split, mine, choose, lambda number: (0, number), window, failed, parallel)
+        numbers = tf.data.Dataset.range(len(pieces))
+        decode = (self._dataset, self._split, numbers, choose, lambda i: (i, pieces[i].example), window, failed, parallel)
         videos = decode_windows(*decode).prefetch(2 * parallel)
         shapes = {
             "video": (num_crops, options.num_frames, window, window, 3),
@@ -218,13 +222,11 @@ class SplitBatches(Iterator[Batch]):
         }
 
         def clips() -> Iterator[dict[str, Any]]:
-            before = done
-            for video in as_numpy(videos, self._dataset, failed):
+            for piece, video in zip(pieces, as_numpy(videos, self._dataset, failed), strict=False):
                 parts = {name: video[name].reshape(-1, *shape) for name, shape in shapes.items()}  # [clips, crops, ...]
                 for clip in range(len(parts["video"])):
-                    place = np.array([video["part"], before + clip], np.int32)
+                    place = np.array([video["part"], piece.first + clip], np.int32)
                     yield {**video, **{name: each[clip] for name, each in parts.items()}, "clip": place, "mask": np.True_}
-                before = 0
             yield from itertools.repeat(nothing)
 
         rows = clips()
@@ -233,6 +235,15 @@ class SplitBatches(Iterator[Batch]):
             yield {name: np.array([row[name] for row in batch]) for name in nothing if name != "name"} | {
                 "name": np.array([row["name"] for row in batch], object)  # NumPy's bytes type would strip trailing zeros
             }
+
+    def _pieces(self, skipped: int, at_once: int) -> list[_Piece]:
+        """Cut this host's clips, but for the first `skipped` ones, into pieces of at most `at_once` clips of a video."""
+        pieces, before = [], 0
+        for number, count in enumerate(self._counts.tolist()):
+            for first in range(max(skipped - before, 0), count, at_once):
+                pieces.append(_Piece(self._host + number * self._hosts, first, min(at_once, count - first)))
+            before += count
+        return pieces
 
 
 @functools.lru_cache(maxsize=4)  # called for every shard of a split

@@ -17,6 +17,8 @@ Batch = dict[str, np.ndarray]
 
 MAX_DECODED_BYTES = 2**31
 """Upper limit on the windows of all videos that are decoded at once, unless a single one is larger."""
+PIECE_BYTES = 2**27
+"""Upper limit on the windows of an evaluated video that are decoded together, unless those of a single clip are larger."""
 
 
 def decode_windows(
@@ -35,8 +37,8 @@ def decode_windows(
         dataset: Prepared data set.
         split: Name of the split.
         examples: Data set of numbers, which `number_of` maps to examples.
-        choose: Called with (epoch, example), the video's facts and its `identity_of`; returns the views to decode.
-        number_of: Maps a number in `examples` to (epoch, example).
+        choose: Called with the result of `number_of`, the video's facts and its `identity_of`; returns the views to decode.
+        number_of: Maps a number in `examples` to a number for `choose`, such as the epoch, and the example.
         window: Side of the windows in pixels.
         failed: List that receives the errors of unreadable records, of which TensorFlow would pass on only the text.
         parallel: Number of videos to decode at once.
@@ -110,6 +112,11 @@ def videos_at_once(clips: int, frames: int, window: int) -> int:
     """Number of videos, of `clips` windows of `frames` frames each, to decode at once: one per core, if memory allows."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, MAX_DECODED_BYTES // (clips * frames * window**2 * 3)))
+
+
+def clips_at_once(crops: int, frames: int, window: int) -> int:
+    """Number of an evaluated video's clips, of `crops` windows of `frames` frames each, to decode together."""
+    return max(1, PIECE_BYTES // (crops * frames * window**2 * 3))
 
 
 DAMAGE = (tf.errors.InvalidArgumentError, tf.errors.DataLossError)

@@ -213,6 +213,22 @@ def test_eval_batches_start_at_any_batch_without_decoding_earlier_ones(
             assert all(same(*pair) for pair in zip(later, whole[first:], strict=True))
 
 
+@pytest.mark.parametrize("skipped", [0, 1, 2])
+def test_long_videos_are_decoded_in_pieces(folder: VideoDataset, monkeypatch: pytest.MonkeyPatch, skipped: int):
+    """Memory doesn't grow with a video's length, and the batches are the same."""
+    options = dataclasses.replace(OPTIONS, placement="tiled", sampling_rate=2.0)
+    given = {"batch_size": 4, "views": EvalViews(num_crops=3)}
+    whole = list(eval_batches(folder, "val", options, **given))[skipped:]
+    planned: list[int] = []
+    plan = windows_module.plan_windows
+    monkeypatch.setattr(windows_module, "plan_windows", lambda views, *rest: planned.append(len(views)) or plan(views, *rest))
+    clip = 3 * options.num_frames * options.eval_window(folder.short_side, 3) ** 2 * 3
+    monkeypatch.setattr(windows_module, "PIECE_BYTES", 2 * clip + 1)
+    assert all(same(*pair) for pair in zip(eval_batches(folder, "val", options, **given).skip(skipped), whole, strict=True))
+    assert max(planned) == 2 * 3
+    assert sum(planned) == sum(int(batch["mask"].sum()) for batch in whole) * 3
+
+
 def test_eval_resumed_within_a_video_decodes_only_the_remaining_frames(folder: VideoDataset, monkeypatch: pytest.MonkeyPatch):
     """If an evaluation begins in the middle of a video, only the frames of the remaining clips are decoded."""
     planned: list[int] = []
