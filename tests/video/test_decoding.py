@@ -204,6 +204,18 @@ def test_video_whose_frames_all_fail_conversion_is_rejected(made_clips: Path, mo
     assert video.num_damaged == 40
 
 
+def test_animated_webp_is_rejected_with_a_remedy(tmp_path: Path):
+    from PIL import Image
+
+    first, *others = (Image.fromarray(frame) for frame in moving_square(0, 0, num_frames=3))
+    first.save(tmp_path / "a.webp", save_all=True, append_images=others)
+    with (
+        pytest.raises(UnreadableVideoError, match=r"FFmpeg doesn't read animated WebP; convert it to GIF or MP4\.$"),
+        open_video(tmp_path / "a.webp") as video,
+    ):
+        list(video.frames())
+
+
 def test_audio_file_is_rejected(tmp_path: Path):
     import av
 

@@ -75,6 +75,48 @@ def test_segment_has_exactly_its_frames(tmp_path: Path, kind: str):
         assert video.count_packets() == 90
 
 
+def test_segments_of_avi_with_b_frames_have_exactly_their_frames(tmp_path: Path):
+    """FFmpeg guesses the presentation times in AVI, those of B-frames wrongly."""
+    path = write(tmp_path / "a.avi", range(120), g="30", bf="2", **X264, **{"x264-params": "b-adapt=0"})
+    with av.open(str(path)) as container:
+        guessed = [frame.pts for frame in container.decode(video=0)]
+    assert guessed != sorted(guessed)  # else there are no B-frames
+    for span in ((0, 0.5), (1, 2), (2.5, 3.2), (3.5, 4)):
+        assert shown(path, span=span) == list(range(round(30 * span[0]), round(30 * span[1])))
+    with open_video(path) as video:
+        times = [video.shown for _ in video.frames()]
+        assert times == pytest.approx(video.times.tolist(), abs=1e-6)
+        assert times[-1] <= video.seconds
+
+
+@pytest.mark.parametrize(("first", "end"), [(0, 15), (60, 90), (61, 63), (118, 122), (181, 183)])
+def test_segment_that_begins_during_a_gradual_refresh_is_complete(tmp_path: Path, first: int, end: int):
+    """With intra refresh, the decoder shows no frame between a key frame and the end of the refresh that it begins."""
+    options = {"x264-params": "intra-refresh=1:keyint=60:scenecut=0"}
+    path = write(tmp_path / "a.mp4", range(183), preset="veryfast", **options)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        container.seek(round(2.03 / stream.time_base), stream=stream)
+        assert next(container.decode(stream)).time > 2.01  # else there is no refresh to wait for
+    with open_video(path) as video:
+        assert [number(frame) for frame in video.frames(span=(first / 30, end / 30))] == list(range(first, end))
+        assert video.num_damaged == 0
+
+
+def test_damaged_key_frame_of_a_segment_is_counted_once(tmp_path: Path):
+    path = write(tmp_path / "a.mp4", range(60), codec="mpeg4", g="10")
+    with av.open(str(path)) as container:
+        key = next(packet for packet in container.demux(video=0) if packet.is_keyframe and packet.pts * packet.time_base > 0.9)
+        second, damaged = float(key.pts * key.time_base), bytes(key)
+    data = path.read_bytes()
+    assert data.count(damaged) == 1
+    path.write_bytes(data.replace(damaged, bytes(len(damaged))))
+    with open_video(path) as video:
+        assert video.entry_point(second) == pytest.approx(second)
+        assert len(list(video.frames(span=(second, second + 0.5)))) == 14
+        assert video.num_damaged == 1
+
+
 def test_seeking_is_used_if_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A segment at the end of a file with many key frames is reached without decoding earlier frames."""
     path = write(tmp_path / "a.mp4", range(90), g="10", **X264)

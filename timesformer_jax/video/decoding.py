@@ -14,8 +14,10 @@ from timesformer_jax._typing import Float, UInt8, ndarray
 from timesformer_jax.os_errors import NOT_THE_FILES, raise_if_not_the_files
 from timesformer_jax.video.containers import open_container
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, OverLimitError, UnreadableVideoError
+from timesformer_jax.video.orientation import is_mirrored
 from timesformer_jax.video.sound import Sound, open_sound
-from timesformer_jax.video.timeline import JUMPING_FORMATS, Clock, Key, read_timeline
+from timesformer_jax.video.timeline import DTS_FORMATS, JUMPING_FORMATS, Clock, Key, read_timeline
+from timesformer_jax.video.webp import is_animated_webp
 
 log = logging.getLogger("timesformer_jax")
 
@@ -40,7 +42,9 @@ class VideoFile:
         self.num_damaged = 0
         limits.check_bytes(path, Path(path).stat().st_size)
         self._open()
-        self._jumps_ahead = any(name in self._container.format.name.split(",") for name in JUMPING_FORMATS)
+        formats = self._container.format.name.split(",")
+        self._jumps_ahead = any(name in formats for name in JUMPING_FORMATS)
+        self._by_dts = any(name in formats for name in DTS_FORMATS)
         self._timeline = read_timeline(self._packets(), self._stream, jumps_ahead=self._jumps_ahead)
         limits.check_seconds(path, self._timeline.seconds)
         self.fps = self._timeline.fps
@@ -129,6 +133,8 @@ class VideoFile:
             self.num_decoded += 1
             yield rgb
         if not self.num_decoded:
+            if is_animated_webp(self._path):
+                raise UnreadableVideoError(self._path, "FFmpeg doesn't read animated WebP; convert it to GIF or MP4")
             where = "" if span is None else f" from {span[0]:g} to {span[1]:g} s"
             large = f", or only ones of more than max_pixels={self._limits.max_pixels}" if self._size_is_unknown else ""
             raise UnreadableVideoError(self._path, f"it holds no frame that can be decoded{where}{large}")
@@ -138,7 +144,7 @@ class VideoFile:
         # `frame.rotation` is the angle of the rows. If that of the columns differs, the frame was flipped before the rotation.
         turns = round(frame.rotation / 90) % 4  # counter-clockwise
         if turns not in self._mirrored:
-            self._mirrored[turns] = _is_mirrored(frame)
+            self._mirrored[turns] = is_mirrored(frame, self._encoded)
         return np.ascontiguousarray(np.rot90(rgb[::-1] if self._mirrored[turns] else rgb, turns))
 
     def _stored_size(self, frame: Any, size_of: Callable[[int, int], tuple[int, int]]) -> tuple[int, int]:
@@ -186,11 +192,32 @@ class VideoFile:
     def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
         """Yield PyAV's frames within `span`, all by default."""
         key = None if span is None else self._timeline.key_before(span[0])
+        frames = self._timed(key)
+        timed = next(frames, None)
+        if key is not None and span is not None:
+            reached = max(span[0], key.time - self._timeline.first) + 1e-6
+            if timed is None or timed[0] > reached:
+                # The frames after the key frame weren't shown: it only begins a gradual refresh of the image, until whose end
+                # the decoder needs earlier frames.
+                self.num_damaged = 0
+                frames = self._timed(None)
+                timed = next(frames, None)
+        while timed is not None:
+            now, frame = timed
+            if span is not None and now >= span[1] - 1e-6:
+                return
+            if span is None or now >= span[0] - 1e-6:
+                self.shown = now
+                yield frame
+            timed = next(frames, None)
+
+    def _timed(self, key: Key | None) -> Iterator[tuple[float, Any]]:
+        """Decode from a key frame, or from the start, and yield presentation times and PyAV's frames."""
         packets = self._from_start() if key is None else self._from_key(key)
-        clock, checked = Clock(self._timeline, self._jumps_ahead), None
-        for packet in packets:
+        clock, checked = Clock(self._timeline, self._jumps_ahead, self._by_dts), None
+        for self._packet in packets:
             try:
-                frames = self._stream.decode(packet)
+                frames = self._stream.decode(self._packet)
             except Exception as error:
                 self._note_damage(error)
                 continue
@@ -202,11 +229,11 @@ class VideoFile:
                     checked = size
                 if now > self._limits.max_seconds:
                     self._limits.check_seconds(self._path, now)
-                if span is not None and now >= span[1] - 1e-6:
-                    return
-                if span is None or now >= span[0] - 1e-6:
-                    self.shown = now
-                    yield frame
+                yield now, frame
+
+    def _encoded(self) -> bytes:
+        """Return the image file from which the latest frame was decoded, for codecs whose packets are image files."""
+        return bytes(self._packet)
 
     def _from_start(self) -> Iterator[Any]:
         """Yield all packets and the empty one that flushes the decoder."""
@@ -287,23 +314,6 @@ WIDEST_PIXEL = 8.0
 
 MOST_FAILURES = 10_000
 """Consecutive unreadable packets after which the file is considered ended."""
-
-
-def _is_mirrored(frame: Any) -> bool:
-    """Return True if a frame's display matrix, which maps (x, y) to (a x + c y, b x + d y), mirrors the frame."""
-    from av.video.reformatter import VideoReformatter
-
-    # PyAV links a frame and its side data in both directions, so the frame would stay in memory until Python's garbage
-    # collector runs, seldom enough to hold thousands of frames. A tiny copy has the same side data.
-    tiny = VideoReformatter().reformat(frame, 2, 2, "gray")
-    try:
-        matrix = tiny.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV 18 returns no side data at all if it doesn't know one kind, such as EXIF
-        return False
-    if matrix is None:
-        return False
-    a, b, _, c, d, *_ = memoryview(matrix).cast("B").cast("i").tolist()
-    return a * d - b * c < 0
 
 
 PICTURE_FORMATS = re.compile("image2|apng|ico|tty|bin|xbin|adf|idf|.+_pipe")

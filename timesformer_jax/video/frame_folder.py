@@ -12,11 +12,16 @@ from timesformer_jax._typing import Float, ndarray
 from timesformer_jax.video.containers import open_container
 from timesformer_jax.video.decoding import VideoFile
 from timesformer_jax.video.files import PICTURE_SUFFIXES
+from timesformer_jax.video.frame_names import check_names
 from timesformer_jax.video.limits import DEFAULT_LIMITS, Limits, OverLimitError
 
 
 class FrameFolder(VideoFile):
-    """A video stored as a folder of images, in the natural order of their names (frame9 before frame10)."""
+    """A video stored as a folder of images, in the natural order of their names (frame9 before frame10).
+
+    Raises:
+        UnreadableVideoError: If there are no images, their names are of several videos, or they exceed `limits`.
+    """
 
     def __init__(self, path: Path, fps: float, limits: Limits = DEFAULT_LIMITS):
         self._path, self._limits, self._size_is_unknown = path, limits, False
@@ -24,6 +29,7 @@ class FrameFolder(VideoFile):
             file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
         )
         self._pictures = sorted(pictures, key=_natural)
+        check_names(path, self._pictures)
         self.fps = fps
         self.num_damaged = self.num_decoded = 0
         self.shown, self._pixel_aspect = 0.0, 1.0
@@ -63,7 +69,7 @@ class FrameFolder(VideoFile):
     def _decoded(self, span: tuple[float, float] | None = None) -> Iterator[Any]:
         first, last = (0, None) if span is None else (self._picture_at(second) for second in span)
         for number, picture in enumerate(self._pictures[first:last], first):
-            self.shown, self._mirrored = number / self.fps, {}
+            self._picture, self.shown, self._mirrored = picture, number / self.fps, {}
             try:
                 with open_container(picture, self._limits, picture=True) as container:
                     self._size_is_unknown |= not container.streams.video[0].codec_context.width
@@ -74,6 +80,9 @@ class FrameFolder(VideoFile):
                 self._note_damage(error, picture)
                 continue
             yield frame
+
+    def _encoded(self) -> bytes:
+        return self._picture.read_bytes()
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -16,6 +16,8 @@ from timesformer_jax._typing import Float, ndarray
 
 JUMPING_FORMATS = ("mpegts", "mpeg")
 """Formats whose clock may jump ahead where recordings were joined."""
+DTS_FORMATS = ("avi",)
+"""Formats that store no presentation timestamps: FFmpeg guesses those of B-frames wrongly."""
 LARGEST_GAP = 10.0
 """Longest pause between frames in seconds; in `JUMPING_FORMATS` a longer gap is a jump of the clock."""
 RATES_AGREE = 0.02
@@ -67,10 +69,18 @@ class Timeline(NamedTuple):
 
 
 class Clock:
-    """Presentation times of decoded frames, in seconds from the first frame; monotonic even if the container's clock jumps."""
+    """Presentation times of decoded frames, in seconds from the first frame; monotonic even if the container's clock jumps.
 
-    def __init__(self, timeline: Timeline, jumps_ahead: bool):
+    Args:
+        timeline: The file's timeline.
+        jumps_ahead: True for the formats `JUMPING_FORMATS`.
+        by_dts: Advance from the first frame's time by the decoding timestamps; True for the formats `DTS_FORMATS`.
+    """
+
+    def __init__(self, timeline: Timeline, jumps_ahead: bool, by_dts: bool = False):
         self._offset = -timeline.first
+        self._by_dts = by_dts
+        self._dts_lead: float | None = None
         self._frame_seconds = 1 / timeline.fps
         self._largest_gap = LARGEST_GAP if jumps_ahead else math.inf
         self._last: float | None = None
@@ -78,12 +88,25 @@ class Clock:
     def time(self, frame: Any) -> float:
         """Return the time of the next frame; a frame without a timestamp follows its predecessor by one frame period."""
         follows = 0.0 if self._last is None else self._last + self._frame_seconds
-        now = follows if frame.time is None else frame.time + self._offset
+        stamp = self._dts_time(frame) if self._by_dts else frame.time
+        now = follows if stamp is None else stamp + self._offset
         if self._last is not None and not 0 < now - self._last <= self._largest_gap:
             self._offset += follows - now
             now = follows
         self._last = now
         return now
+
+    def _dts_time(self, frame: Any) -> float | None:
+        """Return a frame's time on the container's clock, according to its DTS; None if it has none, as when flushed."""
+        if frame.dts is None:
+            return frame.time if self._last is None else None
+        # A decoded frame has the DTS of the packet that released it, which ascends at a fixed distance from its time. The first
+        # frame is a key frame, for which FFmpeg's guess is right.
+        seconds = float(frame.dts * frame.time_base)
+        lead = self._dts_lead
+        if lead is None:
+            lead = self._dts_lead = 0.0 if frame.time is None else seconds - frame.time
+        return seconds - lead
 
 
 def read_timeline(packets: Iterable[Any], stream: Any, *, jumps_ahead: bool) -> Timeline:
