@@ -36,6 +36,20 @@ def test_links_to_one_file_are_duplicates(tmp_path: Path):
     ]
 
 
+def test_hard_links_to_one_file_are_duplicates(tmp_path: Path):
+    root = grow(tmp_path, "train/run/0.mp4", "train/walk/1.mp4", "val/run/2.mp4", "val/walk/3.mp4")
+    (root / "val" / "run" / "linked.mp4").hardlink_to(root / "train" / "run" / "0.mp4")
+    (root / "train" / "walk" / "4.mp4").hardlink_to(root / "train" / "run" / "0.mp4")
+    (root / "elsewhere.mp4").hardlink_to(root / "train" / "walk" / "1.mp4")
+    (root / "val" / "walk" / "5.mp4").symlink_to("../../elsewhere.mp4")
+    (root / "unused.mp4").hardlink_to(root / "val" / "walk" / "3.mp4")
+    assert describe_duplicates(read_video_folder(root)) == [
+        "Videos in more than one split, so that evaluation sees what training has seen: 2 "
+        "(train/run/0.mp4 = val/run/linked.mp4 in train and val, train/walk/1.mp4 = val/walk/5.mp4 in train and val).",
+        "Videos listed with different labels: 1 (train/run/0.mp4 = train/walk/4.mp4 as run and as walk).",
+    ]
+
+
 def test_linked_label_folders_are_duplicates(tmp_path: Path):
     root = grow(tmp_path, "train/run/0.mp4", "train/walk/1.mp4")
     (root / "val").symlink_to("train")

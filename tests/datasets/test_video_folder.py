@@ -1,6 +1,7 @@
 """Folders of videos: splits, stray files, and folders that can't be trained on."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -89,7 +90,18 @@ def test_names_that_are_not_utf8_are_escaped(tmp_path: Path):
         (("a/1.mp4", "b/1.mp4"), r"No video file for the split 'val'.* two files or more in each label"),
         (("a/1.mp4", "a/2.mp4"), r"Only one label .*'a'"),
         (("training/a/1.mp4", "validation/a/1.mp4"), r"holds training, validation: call the folders .* 'train' and 'val'"),
-        (("train/a/1.mp4", "train/b/1.mp4", "val/c/1.mp4"), r"val has labels that .*train lacks: c"),
+        (
+            ("train/a/1.mp4", "train/b/1.mp4", "val/c/1.mp4"),
+            r"val has .* that .*train lacks: c. Add videos or remove them.$",
+        ),
+        (
+            ("train/caf\u00e9/1.mp4", "train/b/1.mp4", "val/cafe\u0301/1.mp4"),
+            r"train lacks: .* 'cafe\\u0301' differs from 'café' of train only in case, spaces or Unicode form: rename one.$",
+        ),
+        (
+            ("train/a/1.mp4", "train/b/1.mp4", "val/A/1.mp4", "val/c/1.mp4"),
+            r"train lacks: A, c. 'A' differs from 'a' of train only in .*: rename one. Add videos or remove them.$",
+        ),
     ],
 )
 def test_unusable_folders_are_rejected(tmp_path: Path, files: tuple[str, ...] | None, words: str):
@@ -117,6 +129,36 @@ def test_files_next_to_given_splits_are_counted(tmp_path: Path):
         "Skipped files that aren't videos: 1 (README.md).",
         "Skipped videos outside the folders 'train' and 'val': 3 (Test/a/3.mp4, c/4.mp4, loose.mp4).",
     )
+
+
+def test_label_folders_without_a_video_are_named(tmp_path: Path):
+    grow(tmp_path, *(f"{label}/{i}.mp4" for label in "ab" for i in range(2)), "swim/links.txt", "dance/frames/1.jpg", ".git/1")
+    for empty in ("jump/deeper", "test"):
+        (tmp_path / empty).mkdir(parents=True)
+    (tmp_path / "loop").symlink_to("loop")
+    assert "Folders of labels without a video: dance, jump, swim." in read_video_folder(tmp_path).notes
+
+
+def test_label_folders_without_a_video_are_named_in_given_splits(tmp_path: Path):
+    grow(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "val/a/1.mp4", "val/b/1.txt", "elsewhere/1.txt")
+    (tmp_path / "train" / "jump\n").mkdir()
+    assert read_video_folder(tmp_path).notes[-1] == r"Folders of labels without a video: train/jump\n, val/b."
+
+
+def test_labels_that_are_alike_are_noted_visibly(tmp_path: Path):
+    alike = ("Run", "run", "caf\u00e9", "cafe\u0301", "walk", "walk ", "sit", "sit\u200d", "stand")
+    listing = read_video_folder(grow(tmp_path, *(f"{label}/{i}.mp4" for label in alike for i in range(2))))
+    assert listing.notes == (
+        "Labels that differ only in case, spaces or Unicode form: 4 "
+        r"('Run' = 'run', 'cafe\u0301' = 'café', 'sit' = 'sit\u200d', ...).",
+    )
+
+
+def test_videos_of_unknown_suffixes_are_named(tmp_path: Path, made_clips: Path):
+    grow(tmp_path, *(f"{label}/{i}.mp4" for label in "ab" for i in range(2)))
+    for name in ("a/2.dat", "b/3"):
+        shutil.copy(made_clips / "down" / "0.mp4", tmp_path / name)
+    assert read_video_folder(tmp_path).notes == ("Read as videos despite an unknown suffix: 2 (a/2.dat, b/3).",)
 
 
 @pytest.mark.parametrize("split", ["test", "Test", "validation"])

@@ -110,6 +110,9 @@ GOOD = "path,label\na b.mp4,run\nframes,sit\n"
         ("path,label,start,end\na b.mp4,x,nan,2\n", GOOD, r"line 2: expected a time in seconds, got 'nan'"),
         ("path,label,start\na b.mp4,x,1\n", GOOD, r"line 2: expected a start and an end"),
         ("path,label,fps\nframes,x,0\n", GOOD, r"line 2: expected fps above 0"),
+        ("path,label,label\nframes,x,y\n", GOOD, r"train.csv, line 1: expected different columns, got label twice"),
+        ("path,path,label\nframes,x,y\n", GOOD, r"train.csv, line 1: expected different columns, got path twice"),
+        (GOOD, "path,label,FPS\nframes,run,2\n", r"val.csv, line 1: expected the column fps, got FPS: rename it"),
         (GOOD, GOOD + "frames,fly\n", r"val.csv, line 4: the label 'fly' isn't in .*train.csv"),
         (GOOD, "path,labels\nframes,run;sit\n", r"train.csv has label for each video, but .*val.csv has labels"),
         (GOOD + "frames,run\n", GOOD, r"lists frames twice, as sit and as run"),
@@ -133,11 +136,64 @@ def test_malformed_csv_is_rejected(tmp_path: Path, train: str, val: str, words: 
         ('{"path": "frames", "labels": "run"}\n', r"train.jsonl, line 1: expected text as labels, got 'run'"),
         ('{"path": "a b.mp4", "label": "run"}\n{"path": "frames", "labels": []}\n', r"line 2: expected label, as in the lines"),
         ("", r"train.jsonl: expected a JSON object in each line, got an empty file"),
+        ('{"path": "a", "label": "run", "path": "b"}\n', r"train.jsonl, line 1: expected different keys, got path twice"),
+        ('{"path": "frames", "label": "run", "begin": 1, "end": 2}\n', r"line 1: expected the column start, got begin: rename"),
     ],
 )
 def test_malformed_jsonl_is_rejected(tmp_path: Path, train: str, words: str):
     with pytest.raises(InputError, match=words):
         read(tmp_path, train, lines({"path": "frames", "label": "run"}), "jsonl")
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("start_time", "end_time"),
+        ("Start", "End"),
+        ("start_frame", "end_frame"),
+        ("t-start", "t-end"),
+        ("startSec", "endSec"),
+        ("begin (s)", "stop (s)"),
+    ],
+)
+def test_columns_that_look_like_those_of_segments_are_rejected(tmp_path: Path, start: str, end: str):
+    for columns, wanted, got in ((f"{start},{end}", "start", start), (f"start,{end}", "end", end)):
+        with pytest.raises(InputError) as raised:
+            read(tmp_path, f"path,label,{columns}\na b.mp4,x,0,1\n", GOOD)
+        assert f"train.csv, line 1: expected the column {wanted}, got {got}: rename it" in str(raised.value)
+        assert "start and end are in seconds, so convert frame numbers" in str(raised.value)
+
+
+def test_columns_that_are_not_read_are_noted(tmp_path: Path):
+    train = ",path,label,source,start,end,start_frame,,\n0,a b.mp4,run,web,1,2,30,,\n1,frames,sit,,,,,,\n"
+    listing = read(tmp_path, train, "path,label,source,trend\nframes,run,web,up\n")
+    assert listing.notes == ("Columns that aren't read: source, start_frame, trend.",)
+    assert listing.splits["train"][0].start == 1
+    objects = lines({"path": "a b.mp4", "label": "run", "id": 1}, {"path": "frames", "label": "sit", "split": "a"})
+    assert read(tmp_path, objects, objects, "jsonl").notes == ("Columns that aren't read: id, split.",)
+    many = ",".join(f"column {number}" for number in range(11))
+    (note,) = read(tmp_path, f"path,label,{many}\na b.mp4,run\nframes,sit\n", GOOD).notes
+    assert note.endswith("column 8, column 9, ....")
+
+
+@pytest.mark.parametrize("other", ["Run  fast", "Run\u00a0fast", "Run fast\u200b", "run fast", "\uff32un fast"])
+def test_labels_that_are_alike_are_noted(tmp_path: Path, other: str):
+    train = f"path,label\na b.mp4,Run fast\nframes,sit\n./a b.mp4,{other}\n"
+    listing = read(tmp_path, train, "path,label\na b.mp4,sit\n")
+    assert listing.label_names == tuple(sorted(["Run fast", "sit", other]))
+    (note,) = listing.notes
+    assert note.startswith("Labels that differ only in case, spaces or Unicode form: 1 (")
+    assert "'Run fast'" in note
+    with pytest.raises(
+        InputError, match=r"isn't in .*train.csv. It differs from 'Run fast' only in case, spaces or .*: rename one"
+    ):
+        read(tmp_path, "path,label\na b.mp4,Run fast\nframes,sit\n", f"path,label\na b.mp4,{other}\n")
+
+
+def test_label_that_is_listed_twice_is_named(tmp_path: Path):
+    write(tmp_path, {"names.txt": "run\nsit\nrun\n"})
+    with pytest.raises(InputError, match=r"The label 'run' is listed twice: remove one"):
+        read(tmp_path, GOOD, GOOD, labels=tmp_path / "names.txt")
 
 
 def test_files_other_than_lists_are_rejected(tmp_path: Path):

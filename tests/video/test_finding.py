@@ -26,7 +26,7 @@ def clip(made_clips: Path) -> Path:
 
 
 def test_files_of_unknown_suffixes_are_videos_if_ffmpeg_finds_one(tmp_path: Path, clip: Path):
-    videos = ["a.dat", "b", "c.MP4 ", "d.2021", "e.part", "f.MXF", "..."]
+    videos = ["a.dat", "b", "c.MP4 ", "d.2021", "e.odd", "f.MXF", "..."]
     for name in videos:
         shutil.copy(clip, tmp_path / name)
     shutil.copy(clip, tmp_path / "known.txt")
@@ -40,6 +40,15 @@ def test_files_of_unknown_suffixes_are_videos_if_ffmpeg_finds_one(tmp_path: Path
     assert [path.name for path in contents.videos] == sorted(videos)
     (skipped,) = kinds(contents).items()
     assert skipped == (finding.NO_VIDEO, (9, "known.txt, x.JSON, notes, ..."))
+
+
+def test_copies_of_videos_are_skipped(tmp_path: Path, clip: Path):
+    copies = ("1.mp4.part", "2.MP4.CRDOWNLOAD", "3.tmp", "4.mp4.bak", "5.LRV", "6.mp4~", "~")
+    for name in ("~1.mp4", *copies):
+        shutil.copy(clip, tmp_path / name)
+    contents = FolderContents(tmp_path)
+    assert [path.name for path in contents.videos] == ["~1.mp4"]
+    assert kinds(contents) == {finding.COPIES: (len(copies), "1.mp4.part, 2.MP4.CRDOWNLOAD, 3.tmp, ...")}
 
 
 def test_other_files_are_counted_by_kind(tmp_path: Path):

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 from timesformer_jax.datasets.entries import Entry, Listing
@@ -16,13 +17,13 @@ IN_ONE_SPLIT = "listed more than once in a split"
 def describe_duplicates(listing: Listing) -> list[str]:
     """Return a line per kind of duplicate, with the number of files and a few examples.
 
-    Entries are duplicates if they have the same path after resolving links and, for pieces of a video, if the pieces overlap.
-    No file is opened.
+    Entries are duplicates if they have the same path after resolving links, or are hard links to one file, and, for pieces of a
+    video, if the pieces overlap. No file is opened.
     """
-    found: dict[str, dict[str, str]] = {IN_SPLITS: {}, WITH_LABELS: {}, IN_ONE_SPLIT: {}}
-    for real, uses in _uses(listing).items():
+    found: dict[str, dict[Hashable, str]] = {IN_SPLITS: {}, WITH_LABELS: {}, IN_ONE_SPLIT: {}}
+    for file, uses in _uses(listing).items():
         for kind, example in _compare(uses):
-            found[kind].setdefault(real, example)
+            found[kind].setdefault(file, example)
     return [
         f"Videos {kind}: {len(examples)} ({show(list(examples.values())[:EXAMPLES], len(examples))})."
         for kind, examples in found.items()
@@ -30,28 +31,38 @@ def describe_duplicates(listing: Listing) -> list[str]:
     ]
 
 
-def _uses(listing: Listing) -> dict[str, list[tuple[str, Entry]]]:
-    """Map the resolved path of every file with several entries to those entries."""
-    first: dict[str, tuple[str, Entry]] = {}
-    several: dict[str, list[tuple[str, Entry]]] = {}
+def _uses(listing: Listing) -> dict[Hashable, list[tuple[str, Entry]]]:
+    """Map the identity of every file with several entries to those entries."""
+    first: dict[Hashable, tuple[str, Entry]] = {}
+    several: dict[Hashable, list[tuple[str, Entry]]] = {}
     folders: dict[str, str] = {}
     for split, entries in listing.splits.items():
         for entry in entries:
-            real = _resolved(entry.path, folders)
-            if real in first:
-                several.setdefault(real, [first[real]]).append((split, entry))
+            file = _identity(entry.path, folders)
+            if file in first:
+                several.setdefault(file, [first[file]]).append((split, entry))
             else:
-                first[real] = split, entry
+                first[file] = split, entry
     return several
 
 
-def _resolved(path: Path, folders: dict[str, str]) -> str:
-    """Return the real path; `folders` caches the real paths of folders, which take most of the time."""
+def _identity(path: Path, folders: dict[str, str]) -> Hashable:
+    """Return the real path, or device and inode of a file with hard links.
+
+    `folders` caches the real paths of folders, which take most of the time.
+    """
     folder, name = os.path.split(os.path.abspath(path))
     if folder not in folders:
         folders[folder] = os.path.realpath(folder)
     real = os.path.join(folders[folder], name)
-    return os.path.realpath(real) if os.path.islink(real) else real
+    try:
+        info = os.lstat(real)
+        if stat.S_ISLNK(info.st_mode):
+            real = os.path.realpath(real)
+            info = os.stat(real)
+    except (OSError, ValueError):  # reading the video will report what is wrong
+        return real
+    return (info.st_dev, info.st_ino) if stat.S_ISREG(info.st_mode) and info.st_nlink > 1 else real
 
 
 def _compare(uses: list[tuple[str, Entry]]) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Listing of a data set: its videos, with their labels and splits."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from timesformer_jax.errors import InputError
@@ -14,8 +15,8 @@ class Listing:
     """A data set as its files describe it.
 
     Raises:
-        InputError: If a name occurs twice in a split, a label is not in `label_names`, there are fewer than two classes, or
-            `train` or `val` has no video.
+        InputError: If a name occurs twice in a split, a label is not in `label_names` or is twice in it, there are fewer than
+            two classes, or `train` or `val` has no video.
     """
 
     label_names: tuple[str, ...]
@@ -31,7 +32,10 @@ class Listing:
 
     def __post_init__(self) -> None:
         known = set(self.label_names)
-        if len(known) < max(len(self.label_names), 2):
+        if len(known) < len(self.label_names):
+            repeated = next(name for name, count in Counter(self.label_names).items() if count > 1)
+            raise InputError(f"The label {repeated!r} is listed twice: remove one, since each label is one class.")
+        if len(known) < 2:
             raise InputError(f"Expected two different labels or more, got {', '.join(self.label_names) or 'none'}.")
         for split, entries in self.splits.items():
             if not entries and split in ("train", "val"):

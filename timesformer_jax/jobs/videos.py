@@ -99,7 +99,7 @@ def check_classifier(pretrained: Pretrained, source: str, purpose: str) -> None:
     if report and any(re.fullmatch(HEAD, path) for path in report.initialised):
         raise InputError(
             f"{source} has no classifier of {pretrained.model.num_classes} classes {purpose}. A new one is untrained: train it "
-            f"with main.py, starting from init_from={source}, or leave out --num-classes for the weights' own classes."
+            f"with main.py, starting from init_from={source}, or omit --num-classes for the weights' own classes."
         )
     if report and report.num_untrained:
         text = f"Note: rows of the classifier are untrained, and their labels mean nothing: {report.classifier}."

@@ -28,13 +28,18 @@ SEEN = "linked folders that were read under another path"
 CLOSED = "folders that can't be opened"
 SPECIAL = "pipes, sockets or devices"
 LOOSE = "videos outside any label's folder"
+COPIES = "unfinished downloads, backups and previews of videos"
+ODD_SUFFIX = "Read as videos despite an unknown suffix"
+
+COPY_SUFFIXES = frozenset({".part", ".crdownload", ".tmp", ".bak", ".lrv"})
+"""Suffixes of `COPIES`, next to a final "~". Most of them decode, but they repeat another file or end early."""
 
 SPLIT_LIKE = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 """Folder names of splits: a folder whose labels are all among these holds splits, not labels."""
 
 
 class Tally:
-    """Count of skipped files by kind, with a few examples of each."""
+    """Count of skipped files, and of those in `ODD_SUFFIX`, by kind, with a few examples of each."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, list[str]]] = {}
@@ -49,7 +54,10 @@ class Tally:
     def notes(self, without: Collection[str] = ()) -> tuple[str, ...]:
         """Return a printable line per kind not in `without`: "Skipped links that lead nowhere: 2 (a.mp4, b.mp4)."."""
         found = {kind: found for kind, found in self._found.items() if kind not in without}
-        return tuple(f"Skipped {kind}: {count} ({show(examples, count)})." for kind, (count, examples) in found.items())
+        return tuple(
+            f"{kind if kind == ODD_SUFFIX else f'Skipped {kind}'}: {count} ({show(examples, count)})."
+            for kind, (count, examples) in found.items()
+        )
 
 
 def show(examples: Collection[str], count: int) -> str:
@@ -65,8 +73,8 @@ class FolderContents:
     if there is one, so the walk ends even if links form a cycle. Hidden files and folders are skipped, except for names made of
     dots alone ("...").
 
-    Files with a suffix in `VIDEO_SUFFIXES` are videos and those with one in `NOT_VIDEO_SUFFIXES` aren't. For every other
-    suffix, the first `PROBES` files are opened.
+    Files with a suffix in `VIDEO_SUFFIXES` are videos; those with one in `NOT_VIDEO_SUFFIXES` aren't, nor are `COPIES`. For
+    every other suffix, the first `PROBES` files are opened.
 
     Args:
         folder: Folder to walk.
@@ -77,6 +85,7 @@ class FolderContents:
     Attributes:
         videos: Sorted paths of the videos.
         frame_folders: Sorted paths of the folders of images.
+        subfolders: Sorted names of the direct subfolders, except for hidden and ignored ones.
         broken_links: Names of broken links that may have been videos.
         skipped: `Tally` of everything else.
     """
@@ -93,6 +102,7 @@ class FolderContents:
         self._prefix = os.path.join(os.fspath(base or folder), "")
         self.skipped = Tally()
         self.broken_links: list[str] = []
+        self.subfolders: list[str] = []
         found: list[str] = []
         unknown: dict[str, list[str]] = {}
         self._frames: list[str] = []
@@ -102,6 +112,8 @@ class FolderContents:
                 found.append(path)
             elif suffix in NOT_VIDEO_SUFFIXES:
                 self.skipped.add(NO_VIDEO, self.name(path))
+            elif suffix in COPY_SUFFIXES or path.endswith("~"):
+                self.skipped.add(COPIES, self.name(path))
             else:
                 unknown.setdefault(suffix if re.fullmatch(r"\.[a-z0-9]*[a-z][a-z0-9]*", suffix) else "", []).append(path)
         found += self._probe(unknown)
@@ -147,6 +159,8 @@ class FolderContents:
                 if _is_hidden(entry.name):
                     self.skipped.add(HIDDEN, self.name(entry.path))
                 elif _is(entry, "is_dir"):
+                    if where == self._folder:
+                        self.subfolders.append(entry.name)
                     if entry.name in self._names and is_frame_folder(entry.path):
                         self._frames.append(entry.path)
                     else:
@@ -189,6 +203,8 @@ def find_videos(folder: Path) -> list[Path]:
 def labelled_videos(contents: FolderContents, folder: Path) -> list[tuple[Path, str]]:
     """List (file, label) of every video below a label's folder; other videos are counted as skipped.
 
+    Videos with an unknown suffix are counted too, since they may be copies of others.
+
     Raises:
         InputError: If the names of two folders are the same label once encoded as UTF-8.
     """
@@ -201,6 +217,8 @@ def labelled_videos(contents: FolderContents, folder: Path) -> list[tuple[Path, 
         label = as_utf8(parts[0])
         if folders.setdefault(label, parts[0]) != parts[0]:
             raise InputError(f"Two folders of {folder} give the same label {label!r} when written as UTF-8: rename one.")
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            contents.skipped.add(ODD_SUFFIX, contents.name(path))
         found.append((path, label))
     return found
 

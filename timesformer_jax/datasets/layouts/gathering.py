@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from timesformer_jax.datasets.alike import describe_alike
 from timesformer_jax.datasets.entries import Entry, Listing
 from timesformer_jax.datasets.layouts.files import FileIndex
 from timesformer_jax.printable import as_utf8
@@ -67,7 +68,7 @@ class Gathered:
         notes: Sequence[str] = (),
         files: FileIndex | None = None,
     ) -> Listing:
-        """Return the listing of all added videos.
+        """Return the listing of all added videos, with a note if some labels are alike.
 
         Args:
             label_names: Names of the labels, in the order of the classes.
@@ -84,10 +85,11 @@ class Gathered:
                 if path not in listed:
                     files.contents.skipped.add(UNLISTED, files.contents.name(path))
             notes = (*notes, *files.contents.skipped.notes(without=(NO_VIDEO,)))  # which include the lists themselves
+        label_names = tuple(map(as_utf8, label_names))
         return Listing(
-            label_names=tuple(map(as_utf8, label_names)),
+            label_names=label_names,
             splits=self._splits,
             missing=self._missing,
             several=several,
-            notes=notes,
+            notes=(*notes, *describe_alike(label_names)),
         )

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 def read_table(path: Path, required: Collection[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, column -> cell) for every row of a csv file with a header; missing cells are empty.
 
-    Raises `InputError` if a column of `required` is missing, or a row has more cells than the header.
+    Raises `InputError` if a column of `required` is missing, two columns have the same name, or a row has more cells than the
+    header. Columns without a name may repeat: spreadsheets add them.
     """
     rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
     header: list[str] = []
@@ -49,6 +50,10 @@ def read_table(path: Path, required: Collection[str]) -> Iterator[tuple[int, dic
                 f"{path}, line {max(rows.line_num, 1)}: expected a header with {', '.join(lacking)}, got "
                 f"{', '.join(header) or 'nothing'}."
             )
+        if (repeated := find_repeated(name for name in header if name)) is not None:
+            raise InputError(
+                f"{path}, line {rows.line_num}: expected different columns, got {repeated} twice: rename or remove one."
+            )
         for row in rows:
             cells = [cell.strip() for cell in row]
             if not any(cells):
@@ -64,10 +69,29 @@ def read_table(path: Path, required: Collection[str]) -> Iterator[tuple[int, dic
         raise InputError(f"{path}, line {max(rows.line_num, 1)}: expected comma separated cells, but {error}.") from error
 
 
-def parse_json(text: str, path: Path, first_line: int = 1) -> Any:
-    """Parse a JSON text that starts at line `first_line` of a file."""
+def find_repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that occurs a second time, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def parse_json(text: str, path: Path, first_line: int = 1, *, unique_keys: bool = False) -> Any:
+    """Parse a JSON text that starts at line `first_line` of a file.
+
+    With `unique_keys`, an object that has a key twice is an error; otherwise the last value counts.
+    """
+
+    def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if (repeated := find_repeated(key for key, _ in pairs)) is not None:
+            raise InputError(f"{path}, line {first_line}: expected different keys, got {repeated} twice: remove one.")
+        return dict(pairs)
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=as_object if unique_keys else None)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {first_line + error.lineno - 1}: expected JSON, but {error.msg}.") from error
     except RecursionError as error:

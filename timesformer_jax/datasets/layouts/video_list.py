@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from timesformer_jax.datasets.alike import DIFFERENCE, find_alike, visible
 from timesformer_jax.datasets.entries import Listing
+from timesformer_jax.datasets.layouts.columns import check_columns, describe_unread
 from timesformer_jax.datasets.layouts.files import check_root, resolve
 from timesformer_jax.datasets.layouts.gathering import Gathered
 from timesformer_jax.datasets.layouts.lists import parse_json, parse_seconds, parse_span, read_lines, read_table
@@ -40,7 +42,8 @@ def read_video_list(
     - `name` (optional): by default the path, followed by the piece if there is one.
     - `fps` (optional): frame rate of a folder of pictures, 30 by default.
 
-    Whitespace around cells of a csv, and around the labels in them, is removed; labels in `.jsonl` aren't changed.
+    Whitespace around cells of a csv, and around the labels in them, is removed; labels in `.jsonl` aren't changed. Other
+    columns aren't read, which the listing's `notes` mention.
 
     Args:
         train: The training list.
@@ -50,14 +53,17 @@ def read_video_list(
             `train`, sorted; if all are numbers, by value.
 
     Raises:
-        InputError: If a list is malformed, or if its listing is invalid (see `Listing`).
+        InputError: If a list is malformed or has a column that looks like one of these (`start_time`), or if its listing is
+            invalid (see `Listing`).
     """
     files = {"train": Path(train), "val": Path(val)}
     if root is not None:
         check_root(Path(root))
     kinds, rows = {}, {}
+    unread: list[str] = []
     for split, file in files.items():
-        kinds[split], rows[split] = _read(file)
+        kinds[split], rows[split], columns = _read(file)
+        unread += columns
         if kinds[split] != kinds["train"]:
             raise InputError(f"{files['train']} has {kinds['train']} for each video, but {file} has {kinds[split]}.")
     label_names = read_labels(labels) if labels else _sorted({label for row in rows["train"] for label in row.labels})
@@ -66,9 +72,11 @@ def read_video_list(
     for split, file in files.items():
         for row in rows[split]:
             if unknown := [label for label in row.labels if label not in known]:
-                raise InputError(f"{file}, line {row.line}: the label {unknown[0]!r} isn't in {source}.")
+                alike = find_alike(unknown[0], label_names)
+                hint = f" It differs from {visible(alike)} {DIFFERENCE}: rename one." if alike is not None else ""
+                raise InputError(f"{file}, line {row.line}: the label {visible(unknown[0])} isn't in {source}.{hint}")
             _add(gathered, split, row, file, Path(root) if root is not None else file.parent)
-    return gathered.listing(label_names, several=kinds["train"] == "labels")
+    return gathered.listing(label_names, several=kinds["train"] == "labels", notes=describe_unread(unread))
 
 
 def _add(gathered: Gathered, split: str, row: Row, file: Path, root: Path) -> None:
@@ -96,18 +104,18 @@ def _sorted(labels: Iterable[str]) -> list[str]:
     return sorted(labels, key=int) if all(label.isdecimal() for label in labels) else labels
 
 
-def _read(file: Path) -> tuple[str, list[Row]]:
-    """Return "label" or "labels", whichever the videos have, and the videos."""
+def _read(file: Path) -> tuple[str, list[Row], list[str]]:
+    """Return "label" or "labels", whichever the videos have, the videos, and the columns that aren't read."""
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
     if file.suffix.lower() not in readers:
         raise InputError(f"{file}: expected a list with the suffix .csv or .jsonl.")
-    kind, rows = readers[file.suffix.lower()](file)
+    kind, rows, unread = readers[file.suffix.lower()](file)
     for row in rows:
         if not row.fields.get("path"):
             raise InputError(f"{file}, line {row.line}: expected the path of a video, got none.")
         if kind == "label" and len(row.labels) != 1:
             raise InputError(f"{file}, line {row.line}: expected a label, got none.")
-    return kind, rows
+    return kind, rows, unread
 
 
 def _kind(keys: Iterable[str], file: Path, line: int) -> str:
@@ -118,29 +126,32 @@ def _kind(keys: Iterable[str], file: Path, line: int) -> str:
     return kinds[0]
 
 
-def _read_csv(file: Path) -> tuple[str, list[Row]]:
+def _read_csv(file: Path) -> tuple[str, list[Row], list[str]]:
     rows = list(read_table(file, ("path",)))
     if not rows:
         raise InputError(f"{file}: expected videos below the header, got none.")
     kind = _kind(rows[0][1], file, 1)
+    unread = check_columns(rows[0][1], file, 1)
     found = []
     for line, fields in rows:
         labels = fields[kind].split(";") if kind == "labels" else [fields[kind]]
         found.append(Row(line, fields, tuple(dict.fromkeys(label.strip() for label in labels if label.strip()))))
-    return kind, found
+    return kind, found, unread
 
 
-def _read_jsonl(file: Path) -> tuple[str, list[Row]]:
+def _read_jsonl(file: Path) -> tuple[str, list[Row], list[str]]:
     rows = []
+    unread: dict[str, None] = {}
     kind = ""
     for line, text in read_lines(file):
-        value = parse_json(text, file, line)
+        value = parse_json(text, file, line, unique_keys=True)
         if not isinstance(value, dict):
             raise InputError(f"{file}, line {line}: expected an object with path and label, got {text}.")
         here = _kind(value, file, line)
         kind = kind or here
         if here != kind:
             raise InputError(f"{file}, line {line}: expected {kind}, as in the lines before, got {here}.")
+        unread.update(dict.fromkeys(check_columns(value, file, line)))
         given = value[kind] if kind == "labels" else [value[kind]]
         if not isinstance(given, list) or not all(_is_text(label) for label in given):
             raise InputError(f"{file}, line {line}: expected text as {kind}, got {value[kind]!r}.")
@@ -148,7 +159,7 @@ def _read_jsonl(file: Path) -> tuple[str, list[Row]]:
         rows.append(Row(line, fields, tuple(dict.fromkeys(str(label) for label in given if str(label).strip()))))
     if not rows:
         raise InputError(f"{file}: expected a JSON object in each line, got an empty file.")
-    return kind, rows
+    return kind, rows, list(unread)
 
 
 def _is_text(value: Any) -> bool:
