@@ -15,9 +15,11 @@ import timesformer_jax as tsf
 from tests.support import moving_square, write_video
 from timesformer_jax.explain import MappedClip, draw_on_video
 from timesformer_jax.explain.caption import MapPanel
+from timesformer_jax.explain.encoders import ENCODERS
 from timesformer_jax.explain.film import draw_panels, join_stretches
 from timesformer_jax.explain.mapped_clip import Overlay, dimmed
 from timesformer_jax.explain.video_sheet import draw_sheet
+from timesformer_jax.video import open_video
 
 RATE = 8000
 MAPS = np.zeros((2, 2, 2))
@@ -294,3 +296,11 @@ def test_panels_have_titles_and_a_caption(tmp_path: Path):
     lines = (picture.max(axis=(1, 2)) > 120).astype(int)
     assert (np.diff(lines[-200:]) == 1).sum() >= 4  # lines of text below
     assert film.height > 240 + 100
+
+
+def test_pictures_that_the_codec_refuses_end_in_a_sentence(tmp_path: Path):
+    """A video of a few pixels' width, enlarged for its caption, may exceed what H.264 allows."""
+    video = flash_and_beep(tmp_path / "a.mp4", [0.0, 0.1], 9.0)
+    refused = pytest.raises(tsf.InputError, match="libx264 can't encode pictures of 64 x 20000 pixels")
+    with open_video(video) as source, refused, ENCODERS[".mp4"](tmp_path / "b.mp4", source, 0.0) as film:
+        film.add(np.zeros((20_000, 64, 3), np.uint8), 0.0)

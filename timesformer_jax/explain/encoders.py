@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from timesformer_jax._typing import UInt8, ndarray
+from timesformer_jax.errors import InputError
 from timesformer_jax.explain.drawing import pillow
 from timesformer_jax.explain.soundtrack import Soundtrack
 from timesformer_jax.extras import needs
@@ -75,6 +76,7 @@ class Encoder(abc.ABC):
             context.height, context.width = picture.shape[:2]
             context.time_base = Fraction(1, self._clock)
             self._set_up(context)
+            self._open(context)
         else:
             ticks = max(ticks, self._last + 1)  # pictures may be closer than a tick
         self._last = ticks
@@ -82,6 +84,17 @@ class Encoder(abc.ABC):
         frame.pts, frame.time_base = ticks, Fraction(1, self._clock)
         self._container.mux(self._stream.encode(frame))
         self.end(at)
+
+    def _open(self, context: Any) -> None:
+        from av import FFmpegError
+
+        try:
+            context.open(strict=False)
+        except FFmpegError as error:
+            raise InputError(
+                f"The codec {self._codec} can't encode pictures of {context.width} x {context.height} pixels: choose a smaller "
+                "max_side (--max-side), or write a .gif or .png."
+            ) from error
 
     def end(self, at: float) -> None:
         """Write the sound up to second `at` of the output."""
