@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import timesformer_jax as tsf
 from timesformer_jax.cnn3d import ConvNet
@@ -66,6 +67,28 @@ def test_published_formats_are_read(format: str, name: str, tmp_path: Path):
     assert pretrained.report is not None
     assert len(pretrained.report.loaded) == len(tensors)
     assert type(MODELS[name]).__name__ in str(pretrained.report)
+
+
+@pytest.mark.parametrize(("reverse", "order"), [("true", "rgb"), ("False", "bgr"), ("", "bgr")])
+def test_ssv2_channels_follow_the_switch_of_pyslowfast(reverse: str, order: str, tmp_path: Path):
+    """OpenCV reads BGR frames, which PySlowFast's switch turns into RGB."""
+    switch = f"  REVERSE_INPUT_CHANNEL: {reverse}\n" if reverse else ""
+    pretrained = official_slowfast(tmp_path, f"DATA:\n  SAMPLING_RATE: 2\n{switch}TEST:\n  DATASET: ssv2\n")
+    assert pretrained.preprocess.channel_order == order
+
+
+@pytest.mark.parametrize(
+    ("lines", "objective"), [("  LOSS_FUNC: bce_logit\n", "sigmoid"), ("  HEAD_ACT: softmax\n", "softmax")]
+)
+def test_multi_label_config_of_pyslowfast_is_read(lines: str, objective: str, tmp_path: Path):
+    assert official_slowfast(tmp_path, f"MODEL:\n  NUM_CLASSES: 3\n{lines}").objective == objective
+
+
+def official_slowfast(folder: Path, config: str) -> tsf.Pretrained:
+    """Load a SlowFast from tensors that PySlowFast's YAML accompanies, as in its `.pyth` files."""
+    tensors = {name: np.ascontiguousarray(array) for name, array in published(MODELS["slowfast"], "pyslowfast").items()}
+    save_file(tensors, folder / "a.safetensors", metadata={"cfg": config})
+    return tsf.load(folder / "a.safetensors")
 
 
 def test_checkpoints_of_this_project_are_read(tmp_path: Path):

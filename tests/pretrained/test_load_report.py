@@ -64,7 +64,7 @@ def test_report_notes_inferred_fields(tmp_path: Path):
     assert guessed.model.num_heads == 3
     assert guessed.report.notes[0].startswith("num_heads 3 (guessed from width 192; num_heads= decides")
     assert str(guessed.report).splitlines()[2].strip().partition(" ")[0] == "guess"
-    assert str(guessed.report).count("guessed") == 1
+    assert str(guessed.report).count("guessed") == 2  # and the pixels
     assert tsf.load(bare, num_heads=12).model == model
     other = tsf.load(bare, model=model.clone(activation="quick_gelu"))
     assert not any("activation" in note for note in other.report.notes)  # the tensors don't determine it

@@ -178,7 +178,7 @@ def test_config_of_another_model_is_ignored(config: dict[str, Any], tensors: dic
         ({"model_args__num_heads": [3, 4]}, "config.json's model_args's num_heads should be a whole number above 0, got"),
         ({"model_args": [1]}, "config.json's model_args should be an object"),
         ({"model_args__act_layer": "relu"}, "config.json's act_layer must be one of gelu"),
-        ({"pretrained_cfg__mean": 0.5}, "config.json's mean should be three numbers, got 0.5"),
+        ({"pretrained_cfg__mean": [0.5]}, "config.json's mean should be three numbers, got [0.5]"),
         ({"pretrained_cfg__std": [0.5, "a", 0.5]}, "config.json's std should be three numbers"),
         ({"pretrained_cfg__input_size": 224}, "config.json's input_size should be channels, height and width"),
         ({"global_pool": ["avg"]}, "config.json's global_pool should be text"),
@@ -212,6 +212,8 @@ def test_malformed_configs_are_rejected(entries: dict[str, Any], words: str, tmp
         ({"size": {"shortest_edge": 20}, "crop_size": 16, "do_center_crop": False}, (None, None, None)),
         ({"size": {"height": 16, "width": 16}, "do_normalize": False}, ((0.0,) * 3, (1.0,) * 3, 16)),
         ({"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [51] * 3}, ((0.5,) * 3, (0.2,) * 3, None)),
+        ({"image_mean": 0.5, "image_std": 0.25}, ((0.5,) * 3, (0.25,) * 3, None)),
+        ({"do_normalize": False, "rescale_factor": 1 / 127.5, "offset": True}, ((0.5,) * 3, (0.5,) * 3, None)),
     ],
     ids=str,
 )

@@ -58,13 +58,15 @@ def read_statistics(config: Mapping[str, Any], mean: str, std: str, source: str)
         source: Name of the configuration, for errors.
 
     Raises:
-        InputError: If an entry isn't a list of three numbers.
+        InputError: If an entry is neither a list of three numbers nor one number, which counts for all channels.
     """
     values: dict[str, Any] = {}
     for theirs, ours in ((mean, "mean"), (std, "std")):
         value = config.get(theirs)
         if value is None:
             continue
+        if _is_number(value):
+            value = [value] * 3
         if not isinstance(value, list | tuple) or len(value) != 3 or not all(map(_is_number, value)):
             raise InputError(f"{source}'s {theirs} should be three numbers, got {shown(value)}.")
         values[ours] = [float(number) for number in value]

@@ -23,6 +23,7 @@ from timesformer_jax.pretrained.file_notes import (
     labels_of_notes,
     notes_of_ours,
     objective_of_notes,
+    objective_of_official_config,
     preprocess_of_notes,
 )
 from timesformer_jax.pretrained.load_report import Report
@@ -112,7 +113,8 @@ def load_convnet(
     _check_no_choice(source, prefix=prefix)
     notes = notes_of_ours(tensors.notes)
     shapes = {path: tensors.shapes[name] for name, (_, path) in matched.places.items()}
-    objective = check_objective(objective or objective_of_notes(notes) or "softmax")
+    stated = objective_of_notes(notes) or objective_of_official_config(tensors.notes.get("cfg"))
+    objective = check_objective(objective or stated or "softmax")
     read = {**_fields_of_shapes(shapes, str(source)), **_fields_of_notes(tensors.notes, notes)}
     target = model or _build(read, {**wanted, "objective": objective}, source)
     if model is not None:
@@ -128,8 +130,8 @@ def load_convnet(
         )
     variables = _fill(tensors, matched, target, report, allow, key if fresh_head else None, fresh_head=fresh_head)
     if preprocess is None:
-        stated = preprocess_of_notes(notes, tensors.notes.get("cfg"))
-        preprocess = _preprocess(target, stated, report)
+        values = preprocess_of_notes(notes, tensors.notes.get("cfg"), convnet=True)
+        preprocess = _preprocess(target, values, report)
     if labels is not None:
         names = read_labels(labels) if isinstance(labels, str | Path) else labels
     else:

@@ -59,11 +59,26 @@ def labels_of_notes(notes: Mapping[str, Any], own: Mapping[str, Any]) -> list[st
     return [str(name) for name in classes] if isinstance(classes, list | tuple) and classes else None
 
 
-def preprocess_of_notes(own: Mapping[str, Any], cfg: Any) -> dict[str, Any]:
-    """Return entries of `Preprocess`: those of our notes, overridden by those of an official file's `cfg`."""
+def preprocess_of_notes(own: Mapping[str, Any], cfg: Any, *, convnet: bool = False) -> dict[str, Any]:
+    """Return entries of `Preprocess`: those of our notes, overridden by those of an official file's `cfg`.
+
+    Args:
+        own: Our notes.
+        cfg: The official trainer's YAML; anything but text is ignored.
+        convnet: Whether the file is PySlowFast's of a convolutional network.
+    """
     values = own.get("preprocess")
     values = dict(values) if isinstance(values, Mapping) else {}
-    return {**values, **_preprocess_of_official_config(cfg)} if isinstance(cfg, str) else values
+    return {**values, **_preprocess_of_official_config(cfg, convnet=convnet)} if isinstance(cfg, str) else values
+
+
+def objective_of_official_config(config: Any) -> str | None:
+    """Return "sigmoid" for the YAML of a multi-label model of the official trainer or PySlowFast, else None."""
+    if not isinstance(config, str):
+        return None
+    said = entries_of_yaml(config)
+    loss, activation = (said.get(name, "").strip("'\"").lower() for name in ("LOSS_FUNC", "HEAD_ACT"))
+    return "sigmoid" if loss.startswith("bce") or activation == "sigmoid" else None
 
 
 def fields_of_official_config(config: Any) -> dict[str, Any]:
@@ -82,7 +97,7 @@ def fields_of_official_config(config: Any) -> dict[str, Any]:
     return fields
 
 
-def _preprocess_of_official_config(config: str) -> dict[str, Any]:
+def _preprocess_of_official_config(config: str, *, convnet: bool) -> dict[str, Any]:
     """Return the entries of `Preprocess` in the official YAML."""
     said = entries_of_yaml(config)
     values: dict[str, Any] = {}
@@ -94,7 +109,10 @@ def _preprocess_of_official_config(config: str) -> dict[str, Any]:
             values[ours] = numbers
     if said.get("DATASET"):
         dataset = DATASETS["ssv2"] if said["DATASET"].lower() == "ssv2" else DATASETS["k400"]
-        values |= {"sampling": dataset.sampling, "channel_order": dataset.channel_order}
+        # PySlowFast swaps the channels of the frames for its convolutional networks, but not for a TimeSformer.
+        swapped = convnet and said.get("REVERSE_INPUT_CHANNEL", "").lower() == "true"
+        order = {"bgr": "rgb", "rgb": "bgr"}[dataset.channel_order] if swapped else dataset.channel_order
+        values |= {"sampling": dataset.sampling, "channel_order": order}
     return values
 
 

@@ -45,6 +45,9 @@ HUGGINGFACE_ACTIVATIONS = {
 
 MULTI_LABEL = "multi_label_classification"
 """`problem_type` of a Hugging Face configuration for multi-label models."""
+REGRESSION = "regression"
+"""`problem_type` of a Hugging Face configuration for models whose outputs are quantities rather than scores of classes."""
+PREPROCESSOR = "preprocessor_config.json"
 
 
 def is_huggingface(config: Mapping[str, Any]) -> bool:
@@ -83,40 +86,56 @@ def labels_of_config(config: Mapping[str, Any]) -> list[str] | None:
 
 
 def objective_of_config(config: Mapping[str, Any]) -> str | None:
-    """Return the objective; None if the configuration doesn't state it."""
-    return "sigmoid" if config.get("problem_type") == MULTI_LABEL else None
+    """Return the objective, or `REGRESSION`, which is none; None if the configuration doesn't state it."""
+    problem = config.get("problem_type")
+    return "sigmoid" if problem == MULTI_LABEL else REGRESSION if problem == REGRESSION else None
 
 
-def preprocess_of_preprocessor(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
-    """Return entries of `Preprocess` in a `preprocessor_config.json`: its pixels, and those that `save_huggingface` adds."""
+def preprocess_of_preprocessor(preprocessor: Mapping[str, Any], source: str = PREPROCESSOR) -> dict[str, Any]:
+    """Return entries of `Preprocess` in a `preprocessor_config.json`: its pixels, and those that `save_huggingface` adds.
+
+    Args:
+        preprocessor: The preprocessing.
+        source: Name of its file, for errors.
+    """
     own = preprocessor.get(KEY)
-    return {**_statistics(preprocessor), **(own if isinstance(own, Mapping) else {})}
+    values = _statistics(preprocessor, source)
+    if entry_of(preprocessor, "do_flip_channel_order", bool, source):
+        # transformers flips the channels after it normalises them, so its statistics are in the order RGB.
+        values = {**{name: numbers[::-1] for name, numbers in values.items()}, "channel_order": "bgr"}
+    return {**values, **(own if isinstance(own, Mapping) else {})}
 
 
-PREPROCESSOR = "preprocessor_config.json"
-
-
-def _statistics(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
+def _statistics(preprocessor: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return the mean and standard deviation, for pixels from 0 to 1."""
-    if entry_of(preprocessor, "do_normalize", bool, PREPROCESSOR) is False:
-        return {"mean": [0.0] * 3, "std": [1.0] * 3}
-    values = read_statistics(preprocessor, "image_mean", "image_std", PREPROCESSOR)
-    factor = read_entries(preprocessor, {"rescale_factor": ("factor", float)}, PREPROCESSOR).get("factor", 1 / 255)
-    scale = 255.0 if entry_of(preprocessor, "do_rescale", bool, PREPROCESSOR) is False else 255 * factor
-    if math.isclose(scale, 1, rel_tol=1e-3):
+    if entry_of(preprocessor, "do_normalize", bool, source) is False:
+        values = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    else:
+        values = read_statistics(preprocessor, "image_mean", "image_std", source)
+    factor = read_entries(preprocessor, {"rescale_factor": ("factor", float)}, source).get("factor", 1 / 255)
+    rescales = entry_of(preprocessor, "do_rescale", bool, source) is not False
+    scale = 255 * factor if rescales else 255.0
+    # ViViT's processor subtracts 1 from the scaled pixels before it normalises them.
+    subtracted = {"mean": 1.0 if rescales and entry_of(preprocessor, "offset", bool, source) else 0.0, "std": 0.0}
+    if math.isclose(scale, 1, rel_tol=1e-3) and not subtracted["mean"]:
         return values
-    return {name: [number / scale for number in numbers] for name, numbers in values.items()}
+    return {name: [(number + subtracted[name]) / scale for number in numbers] for name, numbers in values.items()}
 
 
 RESAMPLINGS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Names of Pillow's filters, indexed by `resample` of a `preprocessor_config.json`."""
 
 
-def scaling_of_images(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sizes and the interpolation in an image model's `preprocessor_config.json`, as entries of `Preprocess`."""
+def scaling_of_images(preprocessor: Mapping[str, Any], source: str = PREPROCESSOR) -> dict[str, Any]:
+    """Return the sizes and the interpolation in an image model's `preprocessor_config.json`, as entries of `Preprocess`.
+
+    Args:
+        preprocessor: The preprocessing.
+        source: Name of its file, for errors.
+    """
     values: dict[str, Any] = {}
-    size, crop = (_side(preprocessor, name) for name in ("size", "crop_size"))
-    crop = None if entry_of(preprocessor, "do_center_crop", bool, PREPROCESSOR) is False else crop
+    size, crop = (_side(preprocessor, name, source) for name in ("size", "crop_size"))
+    crop = None if entry_of(preprocessor, "do_center_crop", bool, source) is False else crop
     if size or crop:
         values["crop_size"] = crop or size
         values["short_side"] = max(size or 0, crop or 0)
@@ -126,9 +145,22 @@ def scaling_of_images(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _side(preprocessor: Mapping[str, Any], name: str) -> int | None:
+def scaling_of_videos(preprocessor: Mapping[str, Any], source: str = PREPROCESSOR) -> dict[str, Any]:
+    """Return the sizes in a video model's `preprocessor_config.json` if frames are scaled to more than the crop, else nothing.
+
+    Equal sizes are those of the published models' folders, whose accuracies are of the official short side of 256 pixels.
+
+    Args:
+        preprocessor: The preprocessing.
+        source: Name of its file, for errors.
+    """
+    sizes = {name: side for name, side in scaling_of_images(preprocessor, source).items() if name != "interpolation"}
+    return sizes if sizes and sizes["short_side"] > sizes["crop_size"] else {}
+
+
+def _side(preprocessor: Mapping[str, Any], name: str, source: str) -> int | None:
     """Return the short side of `size` or `crop_size`: a number, or an object with `shortest_edge` or `height` and `width`."""
     value = preprocessor.get(name)
     given = value if isinstance(value, Mapping) else {"shortest_edge": value}
     table = {entry: (entry, int) for entry in ("shortest_edge", "height", "width")}
-    return min(read_entries(given, table, f"{PREPROCESSOR}'s {name}").values(), default=None)
+    return min(read_entries(given, table, f"{source}'s {name}").values(), default=None)

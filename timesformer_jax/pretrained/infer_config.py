@@ -56,8 +56,11 @@ def fields_of_parameters(given: Mapping[str, np.ndarray], format: Format) -> dic
     return fields
 
 
-def merge_fields(*sources: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge the fields of several sources, each (name, fields); raises `InputError` that lists every contradiction."""
+def merge_fields(*sources: tuple[str, Mapping[str, Any]], remedy: str = "") -> dict[str, Any]:
+    """Merge the fields of several sources, each (name, fields).
+
+    Raises `InputError` that lists every contradiction, followed by `remedy`, the sentence that says what to do.
+    """
     merged: dict[str, tuple[str, Any]] = {}
     problems = []
     for source, fields in sources:
@@ -66,7 +69,7 @@ def merge_fields(*sources: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
                 problems.append(f"{name} is {shown(merged[name][1])} by {merged[name][0]}, but {shown(value)} by {source}")
             merged.setdefault(name, (source, value))
     if problems:
-        raise InputError("Conflicting fields of the model: " + "; ".join(problems) + ".")
+        raise InputError("Conflicting fields of the model: " + "; ".join(problems) + "." + (f" {remedy}" if remedy else ""))
     return {name: value for name, (_, value) in merged.items()}
 
 
@@ -130,6 +133,15 @@ def choose_preprocess(
         why = "from the official video models, whatever the image model was trained with"
         pixels = f"with mean {_short(format.mean)} and std {_short(format.std)}"
         report.guess("pixels", pixels, "from most models of this kind" if format.config else why)
+    if not format.image and format is not OWN and name is None:
+        if "mean" not in said:
+            pixels = f"with mean {_short(format.mean)} and std {_short(format.std)}"
+            report.guess("pixels", pixels, "from the published models in this format")
+        if not said.keys() & {"sampling", "sampling_rate"}:
+            report.notes.append(
+                "videos are sampled as for most published models (uniform, every "
+                f"{Preprocess.sampling_rate:g} frames at 30 fps): give preprocess= if that is wrong"
+            )
     if format.image and said.get("interpolation", "bilinear") != "bilinear":
         report.notes.append(f"images were resized by {said['interpolation']} interpolation, but frames are by bilinear")
     check_fields({name: value for name, value in said.items() if value is not None}, "The description of the weights")

@@ -18,15 +18,22 @@ from timesformer_jax.pretrained.file_notes import (
     labels_of_notes,
     notes_of_ours,
     objective_of_notes,
+    objective_of_official_config,
     preprocess_of_notes,
 )
 from timesformer_jax.pretrained.fit_to_model import HEAD
-from timesformer_jax.pretrained.huggingface_config import PREPROCESSOR, preprocess_of_preprocessor, scaling_of_images
+from timesformer_jax.pretrained.huggingface_config import (
+    REGRESSION,
+    preprocess_of_preprocessor,
+    scaling_of_images,
+    scaling_of_videos,
+)
 from timesformer_jax.pretrained.infer_config import HEADS, fields_of_parameters, known_heads, merge_fields
 from timesformer_jax.pretrained.matching import ESSENTIAL, Recognised, count_heads, recognise, translate, width
 from timesformer_jax.pretrained.orbax import checkpoint_entries, checkpoint_fields, find_checkpoint, read_checkpoint, read_notes
+from timesformer_jax.pretrained.processor_files import read_processor
 from timesformer_jax.pretrained.rewrite_parameters import rewrite
-from timesformer_jax.pretrained.sidecar import read_json_next_to, read_sidecars
+from timesformer_jax.pretrained.sidecar import read_sidecars
 from timesformer_jax.pretrained.tensor_files import Tensors, open_tensors
 from timesformer_jax.pretrained.weight_formats import OWN, Format
 
@@ -120,10 +127,10 @@ def read_contents(
         shapes = tensors.shapes
         tensors = tensors._replace(take=lambda name: np.broadcast_to(np.float32(0), shapes[name]))
     found = recognise(tensors, str(path), format, prefix, allow)
-    own = notes_of_ours(tensors.notes)
+    own, cfg = notes_of_ours(tensors.notes), tensors.notes.get("cfg")
     size = width(tensors, found)
     stated, notes = read_sidecars(path, found.format, size)
-    said = {**stated.fields, **fields_of_official_config(tensors.notes.get("cfg")), **fields_of_notes(own)}
+    said = {**stated.fields, **fields_of_official_config(cfg), **fields_of_notes(own)}
     notes = [*found.notes, *notes]
     check_fields(said, f"The description of {path}")
     shown_heads = count_heads(tensors, found) or said.get("num_heads")
@@ -151,15 +158,25 @@ def read_contents(
         said.pop("num_classes", None)
     if labels is not None:
         said["num_classes"] = len(labels)
-    fields = merge_fields(("the description", said), ("the tensors", shown), ("num_heads=", {"num_heads": heads}))
-    preprocessor = read_json_next_to(path, PREPROCESSOR) if found.format.config else {}
-    scaling = scaling_of_images(preprocessor) if found.format.image else {}
+    fields = merge_fields(
+        ("the description", said),
+        ("the tensors", shown),
+        ("num_heads=", {"num_heads": heads}),
+        remedy=_remedy(path, stated.fields),
+    )
+    preprocessor, file = read_processor(path) if found.format.config else ({}, "")
+    scaling = scaling_of_images(preprocessor, file) if found.format.image else scaling_of_videos(preprocessor, file)
     prepared = {
         **stated.preprocess,
         **scaling,
-        **preprocess_of_preprocessor(preprocessor),
-        **preprocess_of_notes(own, tensors.notes.get("cfg")),
+        **preprocess_of_preprocessor(preprocessor, file),
+        **preprocess_of_notes(own, cfg),
     }
+    objective = objective_of_notes(own) or objective_of_official_config(cfg) or stated.objective
+    if objective == REGRESSION:
+        objective = None
+        if "num_classes" in shown:
+            notes.append(QUANTITIES)
     title = found.format.title + (f" with LayerScale ({', '.join(found.scales)})" if rewritten.folded else "")
     return Contents(
         found.format._replace(title=title),
@@ -171,7 +188,7 @@ def read_contents(
         prepared,
         labels,
         notes,
-        objective_of_notes(own) or stated.objective,
+        objective,
         found.short,
         tensors.wrapper,
         tensors.others,
@@ -180,6 +197,15 @@ def read_contents(
         rewritten.folded,
         stated.pooled or rewritten.pooled,
     )
+
+
+def _remedy(path: Path, stated: Mapping[str, Any]) -> str:
+    """Return what to do if the configurations next to the weights, which state these fields, contradict the tensors."""
+    folder = path if path.is_dir() else path.parent
+    files = [name for name in ("config.json", "open_clip_config.json") if stated and (folder / name).exists()]
+    if not files:
+        return ""
+    return f"If {' and '.join(files)} in {folder} is another model's, correct it, or load the weights from a folder without it."
 
 
 def _guesses(format: Format, said: Mapping[str, Any], size: int, shown_heads: int | None) -> dict[str, Guess]:
@@ -200,6 +226,10 @@ def _guesses(format: Format, said: Mapping[str, Any], size: int, shown_heads: in
     return {name: Guess(usual[name], reason) for name, reason in why.items() if name not in said}
 
 
+QUANTITIES = (
+    "config.json's problem_type is regression: the outputs are quantities, and the probabilities that predict makes of them "
+    "mean nothing; give num_classes= for a new classifier"
+)
 CLIP_ACTIVATIONS = "because no tensor shows it: OpenAI's models have quick_gelu, most of OpenCLIP's and timm's gelu"
 
 

@@ -182,7 +182,13 @@ def fetch(name: str) -> Path:
     return _fetch_repository(published.repository)
 
 
-SIDECARS = ("config.json", "preprocessor_config.json", "open_clip_config.json")
+SIDECARS = (
+    "config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "preprocessor_config.json",
+    "open_clip_config.json",
+)
 """Configurations downloaded with the weights."""
 REPOSITORY_WEIGHTS = (
     ("model*.safetensors", "model*.safetensors.index*.json"),
