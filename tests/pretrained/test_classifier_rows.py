@@ -104,6 +104,9 @@ def test_classifier_rows_follow_their_labels(make: Callable[[Path], Path], into_
     np.testing.assert_array_equal(renamed.params["head"]["kernel"], old.params["head"]["kernel"])
     assert renamed.labels == MORE[1:]
     assert renamed.report.classifier is None
+    reordered, same = (tsf.load(source, labels=names) for names in (NAMES[::-1], NAMES))
+    for pretrained, noted in ((reordered, True), (new, False), (renamed, False), (same, False)):
+        assert any("own class names in another order" in note for note in pretrained.report.notes) is noted
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tests.pretrained.files import golden_huggingface, golden_tensors, official_
 from tests.support import load_golden
 from timesformer_jax.pretrained.matching import recognise
 from timesformer_jax.pretrained.tensor_files import open_tensors
+from timesformer_jax.pretrained.tensor_names import choose_one
 
 
 def assert_divided(pretrained: tsf.Pretrained):
@@ -70,6 +71,32 @@ def test_moving_average_in_the_names_is_ignored(tmp_path: Path):
     assert "not under the prefix ema_model." in str(average.report)
 
 
+def test_moving_average_of_a_compiled_pair_is_ignored(tmp_path: Path):
+    """`torch.compile` outside the container of both models, whose names it precedes."""
+    tensors = golden_tensors("official_divided_space_time")
+    both = {f"_orig_mod.{prefix}.{k}": v + i for i, prefix in enumerate(("model", "ema")) for k, v in tensors.items()}
+    pretrained = tsf.load(write_safetensors(tmp_path / "a", both), num_heads=3)
+    assert_divided(pretrained)
+    assert len(pretrained.report.ignored) == len(tensors)
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (("semantic.", "motion."), None),
+        (("swap.", "motion."), None),
+        (("model", "model_ema"), "model"),
+        (("state_dict_ema", "state_dict"), "state_dict"),
+        (("EMA.net.", "net."), "net."),
+        (("swa_model.", "net."), "net."),
+        (("net.", "averaged."), "net."),
+        (("semantic",), "semantic"),
+    ],
+)
+def test_averages_are_recognised_by_whole_words(names: tuple[str, ...], chosen: str | None):
+    assert choose_one(names) == chosen
+
+
 def test_multiple_models_need_a_choice(tmp_path: Path):
     tensors = golden_tensors("official_divided_space_time")
     both = {f"student.net.{k}": v for k, v in tensors.items()} | {f"teacher.net.{k}": v + 1 for k, v in tensors.items()}
@@ -88,6 +115,25 @@ def test_allow_patterns_match_names_without_their_prefix(tmp_path: Path):
         tsf.load(path, num_heads=3)
     for pattern in ("decoder_.*", r"module\.decoder_.*"):
         assert tsf.load(path, num_heads=3, allow=pattern).report.ignored.keys() == {"module.decoder_norm.weight"}
+
+
+@pytest.mark.parametrize("head", ["fc", "heads", "classifier", "linear_head", "dino_head"])
+def test_allowed_heads_of_other_tasks_leave_the_classifier(head: str, tmp_path: Path):
+    tensors = golden_tensors("official_divided_space_time")
+    others = {f"{head}.weight": np.ones((7, 24), np.float32), f"{head}.bias": np.ones(7, np.float32)}
+    path = write_safetensors(tmp_path / "a", {f"module.{name}": tensor for name, tensor in (tensors | others).items()})
+    for options in ({}, {"num_classes": 5}):
+        pretrained = tsf.load(path, num_heads=3, allow=[f"{head}.*"], **options)
+        np.testing.assert_array_equal(pretrained.params["head"]["kernel"].T, tensors["head.weight"])
+        assert pretrained.report.ignored.keys() == {f"module.{name}" for name in others}
+    with pytest.raises(tsf.InputError, match="classifier of another task, or of several layers"):
+        tsf.load(path, num_heads=3)
+
+
+def test_allowed_layers_before_the_classifier_still_drop_it(tmp_path: Path):
+    tensors = golden_tensors("official_divided_space_time") | {"pre_logits.fc.weight": np.ones((24, 24), np.float32)}
+    with pytest.raises(tsf.InputError, match="classifier of another layer after the CLS"):
+        tsf.load(write_safetensors(tmp_path / "a", tensors), num_heads=3, allow=["pre_logits.*"])
 
 
 def test_entry_of_a_file_without_entries_is_rejected(tmp_path: Path):

@@ -364,6 +364,12 @@ def _labels(
     given: tuple[str, ...] | None, contents: Contents, target: TimeSformer, fresh_head: bool, report: Report
 ) -> tuple[str, ...] | None:
     if given is not None:
+        theirs = tuple(contents.labels or ())
+        if not fresh_head and given != theirs and sorted(given) == sorted(theirs) and report.classifier is None:
+            report.notes.append(
+                "labels= has the weights' own class names in another order and renames the classes: omit it to keep "
+                "the weights' names, or give num_classes= to reorder the classifier instead"
+            )
         return given
     if contents.labels is None or fresh_head:
         report.notes.append("the names of the classes are unknown: give labels=FILE")

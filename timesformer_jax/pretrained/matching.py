@@ -45,6 +45,8 @@ class Recognised(NamedTuple):
     """Name -> the name without its prefix and without wrapper components."""
     notes: list[str]
     """Conclusions that may be wrong."""
+    allowed: frozenset[str] = frozenset()
+    """Names that match a pattern in the caller's `allow`."""
 
     @property
     def complete(self) -> bool:
@@ -103,7 +105,7 @@ def recognise(
     found = sorted_out[best]
     if found.complete and prefix is None:
         found = _only_one_model(source, tried[best], found)
-    _check_features(tensors, source, found, allow)
+    _check_features(tensors, source, found)
     if not found.complete:
         raise InputError(_no_format(tensors, source, found))
     if prefix is not None:
@@ -128,14 +130,13 @@ _SURE = 8
 """Minimum number of matching tensors for a file to count as being in a format; fewer may match by coincidence."""
 
 
-def _check_features(tensors: Tensors, source: str, found: Recognised, allow: Sequence[str]) -> None:
+def _check_features(tensors: Tensors, source: str, found: Recognised) -> None:
     """Raise `InputError` for models that TimeSformer doesn't compute; note features that the caller allowed.
 
     Args:
         tensors: Tensors of the file.
         source: The weights, for errors.
         found: Tensor names, matched to the rows of the format; receives the notes.
-        allow: Patterns of tensor names that opt in to features which are refused otherwise.
     """
     shapes = {found.short[name]: tensors.shapes[name] for name in (*found.places, *found.unknown)}
     paths = {path for _, path in found.places.values()}
@@ -147,7 +148,7 @@ def _check_features(tensors: Tensors, source: str, found: Recognised, allow: Seq
         if path in ("blocks_0/mlp/fc1/kernel", "blocks_0/mlp/fc2/kernel") and row.layout is LINEAR
     }
     mlp = (layers["blocks_0/mlp/fc1/kernel"], layers["blocks_0/mlp/fc2/kernel"]) if len(layers) == 2 else None
-    allowed = [found.short[name] for name in found.short if _matches(allow, name, found.short[name])]
+    allowed = [found.short[name] for name in found.allowed]
     found.notes.extend(refuse(source, find_refused(shapes, missing, mlp), allowed))
 
 
@@ -160,9 +161,10 @@ def _no_format(tensors: Tensors, source: str, found: Recognised) -> str:
     names = collapse_blocks(sorted(tensors.shapes))
     examples = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     known = "; ".join(format.title for format in FORMATS.values())
+    others = f" (the file has other entries: {', '.join(tensors.others[:8])}; choose one with entry=)" if tensors.others else ""
     return (
-        f"{source} is in no known format of weights. Its tensors: {examples or 'none'}. The nearest is {found.format.title}, "
-        f"but nothing in the file is its {', '.join(sorted(missing))}. Known formats: {known}."
+        f"{source} is in no known format of weights. Its tensors: {examples or 'none'}{others}. The nearest is "
+        f"{found.format.title}, but nothing in the file is its {', '.join(sorted(missing))}. Known formats: {known}."
     )
 
 
@@ -201,7 +203,7 @@ def _only_one_model(source: str, tried: list[Recognised], best: Recognised) -> R
         )
     found = by_prefix[chosen]
     for name in list(found.unknown):
-        other = next((prefix for prefix in by_prefix if prefix != chosen and name.startswith(prefix)), None)
+        other = next((prefix for prefix in by_prefix if prefix != chosen and without_wrappers(name).startswith(prefix)), None)
         if other is not None:
             del found.unknown[name]
             found.ignored[name] = f"part of another model in the file; prefix={other!r} chooses that one"
@@ -229,7 +231,7 @@ def _sort_out(tensors: Tensors, names: dict[str, str], format: Format, prefix: s
             found.ignored[name] = "not part of the model"
         else:
             found.unknown[name] = tensors.shapes[name]
-    return found
+    return found._replace(allowed=frozenset(name for name in names if _matches(allow, name, found.short[name])))
 
 
 def _spell(format: Format, unwrapped: str, prefix: str) -> tuple[str, str]:

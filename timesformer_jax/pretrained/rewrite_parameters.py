@@ -20,6 +20,9 @@ GAMMA = r"(blocks_\d+/(?:attn/proj|mlp/fc2))/gamma"
 path."""
 
 
+OTHER_TASK = OTHER_CLASSIFIERS[-1][1]
+"""Input of heads that may accompany the classifier without being part of it."""
+
 POOLED_NORM = "fc_norm, which normalises the mean of the patches, becomes the last LayerNorm: tokens are exact up to it"
 
 
@@ -189,7 +192,9 @@ def _ambiguous(source: str, rows: int, side: int, wanted: tuple[int, int], patch
 
 def _drop_classifier(given: dict[str, np.ndarray], found: Recognised) -> str | None:
     """Remove a classifier whose input isn't the CLS alone, and return its input; None if the classifier can be kept."""
-    spoiled = {name: reason for name in found.short for pattern, reason in OTHER_CLASSIFIERS if _is_head(found, name, pattern)}
+    spoiled = {
+        name: reason for name in found.short for pattern, reason in OTHER_CLASSIFIERS if _spoils(found, name, pattern, reason)
+    }
     if not spoiled:
         return None
     names = ", ".join(collapse_blocks(found.short[name] for name in spoiled)[:3])
@@ -203,6 +208,8 @@ def _drop_classifier(given: dict[str, np.ndarray], found: Recognised) -> str | N
     return pooled
 
 
-def _is_head(found: Recognised, name: str, pattern: str) -> bool:
+def _spoils(found: Recognised, name: str, pattern: str, reason: str) -> bool:
+    """Return True for a tensor of another classifier, unless it is another task's, which the caller allows to ignore."""
     other = name in found.unknown or (name in found.places and found.places[name][0].ours.startswith("norm/"))
-    return other and re.fullmatch(pattern, found.short[name]) is not None
+    ignored = name in found.allowed and reason == OTHER_TASK
+    return other and not ignored and re.fullmatch(pattern, found.short[name]) is not None

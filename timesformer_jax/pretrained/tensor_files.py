@@ -1,8 +1,7 @@
 """Open a weight file, detected by its content, or a Hugging Face folder: names and shapes first, values on demand."""
 
 import contextlib
-import functools
-import re
+import json
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +23,8 @@ from timesformer_jax.pretrained.file_checks import (
     check_names,
     check_numbers,
     check_regular,
-    read_json,
 )
+from timesformer_jax.pretrained.folder_weights import folder_weights
 from timesformer_jax.pretrained.integrity import check_crcs, check_seal
 from timesformer_jax.pretrained.torch_pickles import FEWEST, choose_entry, load_torch, tensors_by_entry
 
@@ -55,7 +54,7 @@ def open_tensors(path: Path, entry: str | None = None) -> Tensors:
 
     Raises `InputError` if the path holds no weights, and says what it holds instead.
     """
-    files = _folder_weights(path) if path.is_dir() else [path]
+    files = folder_weights(path) if path.is_dir() else [path]
     size = sum(check_regular(file) for file in files)
     tensors = _reader(files, path)(files, entry)
     check_names(tensors.shapes, path)
@@ -73,6 +72,7 @@ def open_safetensors(paths: list[Path], entry: str | None = None) -> Tensors:
     safe_open = import_safetensors("Reading").safe_open
     where: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    eight_bits: dict[str, np.dtype[Any]] = {}
     notes: dict[str, Any] = {}
     for path in paths:
         _check_header(path)
@@ -80,14 +80,29 @@ def open_safetensors(paths: list[Path], entry: str | None = None) -> Tensors:
             check_seal(path, file.metadata() or {})
             notes |= file.metadata() or {}
             for name in file.keys():  # noqa: SIM118  (not a dict)
-                where[name], shapes[name] = path, tuple(file.get_slice(name).get_shape())
+                tensor = file.get_slice(name)
+                where[name], shapes[name] = path, tuple(tensor.get_shape())
+                if tensor.get_dtype() in _EIGHT_BITS:
+                    eight_bits[name] = np.dtype(_EIGHT_BITS[tensor.get_dtype()])
 
     def take(name: str) -> np.ndarray:
+        if name in eight_bits:
+            return _take_raw(where[name], name, eight_bits[name]).astype(np.float32)
         # Reopened for every tensor, so that the mapped pages of the tensors read before don't stay in memory.
         with broken(where[name], "safetensors"), safe_open(where[name], framework="numpy") as file:
             return _as_float32(name, file.get_tensor(name))
 
     return Tensors(shapes, take, notes=notes)
+
+
+def _take_raw(path: Path, name: str, dtype: np.dtype[Any]) -> np.ndarray:
+    """Read a tensor of a number type that safetensors can't give to NumPy, which lacks it."""
+    with broken(path, "safetensors"), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        held = json.loads(file.read(length))[name]
+        start, end = held["data_offsets"]
+        file.seek(8 + length + start)
+        return np.frombuffer(file.read(end - start), dtype).reshape(held["shape"])
 
 
 def _check_header(path: Path) -> None:
@@ -153,7 +168,10 @@ def open_torch(paths: list[Path], entry: str | None = None) -> Tensors:
 
     def take(name: str) -> np.ndarray:
         with broken(paths[0], "PyTorch"):
-            tensor = found.pop(name).detach()
+            held = found.pop(name)
+            if isinstance(held, np.ndarray):
+                return _as_float32(name, held)
+            tensor = held.detach()
             if not tensor.is_floating_point():
                 raise _not_real(name, tensor.dtype)
             return tensor.to(torch.float32).numpy()
@@ -204,12 +222,13 @@ def import_torch(what: str) -> Any:
 
 
 def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
-    if not (np.issubdtype(array.dtype, np.floating) or array.dtype in (jnp.bfloat16, *_EIGHT_BITS)):
+    if not (np.issubdtype(array.dtype, np.floating) or array.dtype in (jnp.bfloat16, *_EIGHT_BITS.values())):
         raise _not_real(name, array.dtype)
     return array.astype(np.float32, copy=False)
 
 
-_EIGHT_BITS = (jnp.float8_e4m3fn, jnp.float8_e5m2)
+_EIGHT_BITS = {"F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2}
+"""Maps the names of 8-bit floating-point numbers in safetensors files to the types."""
 
 
 def _not_real(name: str, dtype: Any) -> InputError:
@@ -217,9 +236,18 @@ def _not_real(name: str, dtype: Any) -> InputError:
 
 
 def _reader(files: list[Path], path: Path) -> Reader:
-    """Choose the reader of a folder's files by their suffix, or that of a single file by its content."""
+    """Choose the reader of a folder's files by their suffix, or that of a single file by its content.
+
+    Raises `InputError` for the first file whose content isn't that of a weight file.
+    """
+    readers = [_reader_of(file) for file in files]
     if path.is_dir():
         return open_safetensors if files[0].suffix == ".safetensors" else open_torch
+    return readers[0]
+
+
+def _reader_of(path: Path) -> Reader:
+    """Choose the reader of a file by its content."""
     try:
         with path.open("rb") as file:
             start = file.read(1 << 16)
@@ -234,11 +262,14 @@ def _reader(files: list[Path], path: Path) -> Reader:
     )
 
 
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+"""Number that PyTorch's files before 1.6 begin with, as pickled."""
+
 READERS: tuple[tuple[Callable[[bytes], bool], Reader], ...] = (
     (lambda start: start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 30, open_safetensors),
     (lambda start: start.startswith(b"PK"), open_zip),
-    (lambda start: start.startswith(b"\x80") and b"blobs" in start, open_caffe2),
-    (lambda start: start.startswith(b"\x80"), open_torch),  # PyTorch's files before 1.6, or any pickle
+    (lambda start: start.startswith(b"\x80") and TORCH_MAGIC in start[:32], open_torch),  # PyTorch's files before 1.6
+    (lambda start: start.startswith(b"\x80"), open_caffe2),  # any other pickle
 )
 """Maps the first bytes of a file, by a predicate, to its reader."""
 
@@ -251,62 +282,3 @@ def _looks_like(start: bytes) -> str:
     if start.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
         return "it is a web page; download the file itself"
     return f"it begins with {start[:12]!r}"
-
-
-WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""Names of a folder's weight file, in order of precedence; the last two are OpenCLIP's."""
-
-
-def _folder_weights(path: Path) -> list[Path]:
-    """Return the weight files of a Hugging Face folder."""
-    for name in WEIGHTS:
-        if (path / name).exists():
-            return [path / name]
-        index = path / f"{name}.index.json"
-        if index.exists():
-            return _shards(index)
-    variants = _variants(path)
-    if len(variants) == 1:
-        return next(iter(variants.values()))()
-    if variants:
-        raise InputError(
-            f"The folder {path} only holds the variants {', '.join(sorted(variants))} of its weights: give the path of one of "
-            "the files."
-        )
-    inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-    raise InputError(f"The folder {path} holds no weights (expected model.safetensors, or a run's checkpoints), but {inside}.")
-
-
-VARIANTS: tuple[tuple[str, Callable[[Path], list[Path]]], ...] = (
-    (r"model\.(\w+)\.safetensors", lambda file: [file]),
-    (r"model\.safetensors\.index\.(\w+)\.json", lambda index: _shards(index)),
-    (r"pytorch_model\.(\w+)\.bin", lambda file: [file]),
-    (r"pytorch_model\.bin\.index\.(\w+)\.json", lambda index: _shards(index)),
-)
-"""Maps files that transformers writes with `variant="fp16"` to the weight files, in order of precedence for each variant."""
-
-
-def _variants(path: Path) -> dict[str, Callable[[], list[Path]]]:
-    """Map each variant in a folder, such as "fp16", to a function that returns its files."""
-    found: dict[str, Callable[[], list[Path]]] = {}
-    for pattern, files in VARIANTS:
-        for entry in sorted(path.iterdir()):
-            if match := re.fullmatch(pattern, entry.name):
-                found.setdefault(match[1], functools.partial(files, entry))
-    return found
-
-
-def _shards(index: Path) -> list[Path]:
-    """Return the files that an index lists, all in the index's folder."""
-    places = read_json(index).get("weight_map")
-    names = sorted(set(places.values())) if isinstance(places, Mapping) and all(map(_is_name, places.values())) else []
-    if not names:
-        raise InputError(f"{index} should have a weight_map from tensors to files in its folder.")
-    missing = [name for name in names if not (index.parent / name).exists()]
-    if missing:
-        raise InputError(f"The folder {index.parent} lacks {', '.join(missing)}: download it again.")
-    return [index.parent / name for name in names]
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value == Path(value).name

@@ -12,7 +12,7 @@ _WRAPPED = re.compile(rf"(?:(?<=\.)|^)(?:(?:{'|'.join(WRAPPERS)})\.)+")
 BOOKKEEPING = r"(.*\.)?n_averaged"
 """Tensors that wrappers add to the model's (PyTorch's `AveragedModel`)."""
 
-AVERAGE = re.compile(r"ema|averag|shadow|swa", re.IGNORECASE)
+AVERAGE = re.compile(r"(?<![a-z])(?:ema|swa)(?![a-z])|averag|shadow", re.IGNORECASE)
 """Pattern in the names of moving averages of a model."""
 
 _MOST = 8

@@ -4,7 +4,7 @@ import argparse
 import functools
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from timesformer_jax.pretrained.tensor_names import choose_one
 def plain_values() -> tuple[Any, ...]:
     """Return entries for PyTorch's allow-list: harmless types in published files besides tensors and Python's own types.
 
-    These are argparse's `Namespace`, NumPy's numbers and arrays of numbers, and paths, which become pure paths.
+    These are argparse's `Namespace`, NumPy's numbers and arrays of numbers, and paths, which become pure paths. Types whose
+    values aren't read, such as mmengine's logs and dates, become empty objects. Containers become plain ones, which are all
+    that PyTorch's unpickler fills.
     """
     from numpy._core.multiarray import _reconstruct, scalar  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -35,7 +37,42 @@ def plain_values() -> tuple[Any, ...]:
         *((scalar, f"{module}.scalar") for module in modules),
         *((_no_bytes, f"{module}.bytes") for module in ("builtins", "__builtin__")),
         *((pure, f"{module}.{prefix}{name}") for name, pure in paths for prefix in ("", "Pure") for module in PATH_MODULES),
+        *((Unread, name) for name in UNREAD),
+        (_empty_dict, "collections.defaultdict"),
+        (_empty_list, "collections.deque"),
     )
+
+
+class Unread:
+    """Stand-in for an object whose values aren't read; discards its arguments and state."""
+
+    def __new__(cls, *_: Any) -> "Unread":
+        """Ignore the arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+UNREAD = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",  # names the methods in mmengine's logs; `Unread` looks nothing up
+    "torch.torch_version.TorchVersion",
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    *(f"builtins.{name}" for name in ("list", "dict", "int", "float", "str")),  # factories of a defaultdict
+)
+"""Types and functions in published files that become `Unread`."""
+
+
+def _empty_dict(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
+def _empty_list(*_: Any) -> list[Any]:
+    return []
 
 
 def _no_bytes() -> bytes:
@@ -99,7 +136,18 @@ _DEEPEST = 3
 
 
 def tensors_by_entry(loaded: Any) -> dict[str, dict[str, Any]]:
-    """Map each entry that holds tensors by name, a path of keys joined by dots ("" for the top level), to its tensors."""
+    """Map each entry that holds tensors by name, a path of keys joined by dots ("" for the top level), to its tensors.
+
+    NumPy arrays count as tensors only in a file without PyTorch's, since others hold them as logs and random states.
+    """
+    return _entries_of(loaded, lambda value: hasattr(value, "detach")) or _entries_of(loaded, _is_array)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
+
+
+def _entries_of(loaded: Any, is_tensor: Callable[[Any], bool]) -> dict[str, dict[str, Any]]:
     entries: dict[str, dict[str, Any]] = {}
     seen = set()
 
@@ -108,7 +156,7 @@ def tensors_by_entry(loaded: Any) -> dict[str, dict[str, Any]]:
             return
         seen.add(id(value))
         named = {key: inner for key, inner in value.items() if isinstance(key, str)}
-        tensors = {key: inner for key, inner in named.items() if hasattr(inner, "detach")}
+        tensors = {key: inner for key, inner in named.items() if is_tensor(inner)}
         if tensors:
             entries[".".join(place)] = tensors
         if len(place) < _DEEPEST:
@@ -139,10 +187,10 @@ def choose_entry(path: Path, loaded: Any, entries: Mapping[str, Mapping[str, Any
         raise InputError(
             f"{path} has no entry {wanted!r} of tensors by name, but {listed or 'none at all'}.{did_you_mean(wanted, entries)}"
         )
-    for wrapper in WRAPPERS:
-        if wrapper in entries:
-            return wrapper
     likely = [name for name in entries if len(entries[name]) >= FEWEST]
+    for wrapper in WRAPPERS:
+        if wrapper in (likely or entries):
+            return wrapper
     if "" in entries and (len(entries) == 1 or "" in likely):
         return ""
     chosen = choose_one(likely or entries)
