@@ -86,7 +86,7 @@ class Encoder(abc.ABC):
         self.end(at)
 
     def _open(self, context: Any) -> None:
-        from av import FFmpegError
+        from av.error import FFmpegError
 
         try:
             context.open(strict=False)
