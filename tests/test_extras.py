@@ -14,6 +14,7 @@ from timesformer_jax import InputError
 from timesformer_jax.__main__ import JOBS as COMMANDS
 from timesformer_jax.__main__ import main
 from timesformer_jax.extras import EXTRAS, JOBS, TITLES, MissingPackageError, check_installed
+from timesformer_jax.pretrained.tensor_files import TORCH_MAGIC
 from timesformer_jax.video import open_video
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +83,7 @@ def test_job_names_one_command_for_all_it_needs(
     for place in ("FOLDER", "run"):
         Path(place).mkdir()
     Path("run/_CHECKPOINT_METADATA").touch()
-    Path("a.pyth").write_bytes(b"\x80 and more")
+    Path("a.pyth").write_bytes(b"\x80\x02\x8a\n" + TORCH_MAGIC)
     for name in ("FOLDER/a.mp4", "FOLDER/b.mp4"):
         Path(name).touch()
     uninstall(monkeypatch, *missing)

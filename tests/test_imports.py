@@ -238,6 +238,7 @@ def test_every_room_has_an_import_rule():
                 "timesformer_jax/video/containers.py",
                 "timesformer_jax/video/decoding.py",
                 "timesformer_jax/video/encoding.py",
+                "timesformer_jax/video/orientation.py",
                 "timesformer_jax/video/sound.py",
             ],
         ),
