@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 
-from timesformer_jax.video.finding import EXAMPLES
+from timesformer_jax.video.finding import show
 
 DIFFERENCE = "only in case, spaces or Unicode form"
 
@@ -14,8 +14,7 @@ def describe_alike(labels: Iterable[str]) -> tuple[str, ...]:
     for label in dict.fromkeys(labels):
         groups.setdefault(_folded(label), []).append(label)
     found = [" = ".join(map(visible, group)) for group in groups.values() if len(group) > 1]
-    more = ", ..." if len(found) > EXAMPLES else ""
-    return (f"Labels that differ {DIFFERENCE}: {len(found)} ({', '.join(found[:EXAMPLES])}{more}).",) if found else ()
+    return (f"Labels that differ {DIFFERENCE}: {len(found)} ({show(found, len(found))}).",) if found else ()
 
 
 def find_alike(label: str, known: Iterable[str]) -> str | None:

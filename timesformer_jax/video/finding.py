@@ -60,9 +60,9 @@ class Tally:
         )
 
 
-def show(examples: Collection[str], count: int) -> str:
-    """Join the first few of `count` examples with commas, in printable form."""
-    shown = [printable(name) for name in examples][:EXAMPLES]
+def show(examples: Collection[str], count: int, most: int = EXAMPLES) -> str:
+    """Join the first `most` of `count` examples with commas, in printable form."""
+    shown = [printable(name) for name in examples][:most]
     return ", ".join(shown) + (", ..." if count > len(shown) else "")
 
 

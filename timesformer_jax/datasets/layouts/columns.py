@@ -7,6 +7,7 @@ from pathlib import Path
 
 from timesformer_jax.errors import InputError
 from timesformer_jax.printable import printable
+from timesformer_jax.video.finding import show
 
 COLUMNS = ("path", "label", "labels", "start", "end", "name", "fps")
 """Columns, or keys, that are read."""
@@ -46,8 +47,7 @@ def check_columns(names: Iterable[str], path: Path, line: int) -> list[str]:
 def describe_unread(unread: Iterable[str]) -> tuple[str, ...]:
     """Return a note that names the columns that aren't read, or no note if there are none."""
     names = list(dict.fromkeys(unread))
-    more = ", ..." if len(names) > MAX_NAMED else ""
-    return (f"Columns that aren't read: {', '.join(map(printable, names[:MAX_NAMED]))}{more}.",) if names else ()
+    return (f"Columns that aren't read: {show(names, len(names), MAX_NAMED)}.",) if names else ()
 
 
 @functools.lru_cache(maxsize=1024)

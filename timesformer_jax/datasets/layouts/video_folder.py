@@ -12,8 +12,8 @@ from timesformer_jax.datasets.layouts.files import check_root
 from timesformer_jax.datasets.layouts.gathering import Gathered
 from timesformer_jax.datasets.layouts.shares import check_fraction, val_share
 from timesformer_jax.errors import InputError
-from timesformer_jax.printable import as_utf8, printable
-from timesformer_jax.video.finding import SPLIT_LIKE, FolderContents, Tally, labelled_videos
+from timesformer_jax.printable import as_utf8
+from timesformer_jax.video.finding import SPLIT_LIKE, FolderContents, Tally, labelled_videos, show
 
 SPLITS = ("train", "val")
 
@@ -118,8 +118,7 @@ def _without_video(contents: FolderContents, found: Labelled, folder: Path) -> l
 
 
 def _describe_without(folders: list[str]) -> tuple[str, ...]:
-    more = ", ..." if len(folders) > MAX_NAMED else ""
-    return (f"Folders of labels without a video: {', '.join(map(printable, folders[:MAX_NAMED]))}{more}.",) if folders else ()
+    return (f"Folders of labels without a video: {show(folders, len(folders), MAX_NAMED)}.",) if folders else ()
 
 
 def _without_other_splits(everything: Labelled, root: Path, skipped: Tally) -> Labelled:
